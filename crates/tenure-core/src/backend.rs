@@ -1,0 +1,294 @@
+//! The contract between the engine and a store.
+
+use std::any::Any;
+use std::fmt;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use futures_core::Stream;
+
+use crate::{
+    Capabilities, Error, FencingToken, Identity, LockName, PublishedValue, SharedClock, Time,
+};
+
+/// A lock in a shared store: what every backend implements and the engine drives.
+///
+/// One value is one connection to a store; all elections of a process share it. It is object
+/// safe: the engine holds an `Arc<dyn LockBackend>`.
+///
+/// # Contract
+///
+/// 1. **At most one live grant.** Between the moment `acquire` returns [`Acquired::Held`] and the
+///    end of the granted lease after the last [`Renewal::Renewed`], no other candidate is told
+///    `Held` for that lock, unless the grant was released or the lock was deleted at the store.
+/// 2. **Proof before request.** [`Grant::proven_at`] is read from [`clock`](Self::clock) *before*
+///    the request that proves it is sent (invariant I1, hazard 2: an answer that is read late
+///    must not stretch the lease).
+/// 3. **One token per term**, larger than those of all earlier terms of the lock, as far as
+///    [`Capabilities::fencing`] claims (I6).
+/// 4. **Renew and release act on the term**, not on the identity or the name: they never create a
+///    lock, never take one over and never touch a successor's (hazards 16 and 20).
+/// 5. **Lost answers.** Each call may be repeated after a timeout, whether or not the store had
+///    applied it. `acquire` finds what an earlier attempt of the same [`CampaignId`] left behind
+///    and adopts it, with a fresh proof.
+/// 6. **Dropped futures.** Each future can be dropped at any await point. What a dropped
+///    `acquire` may leave in the store is gone by itself when the lease ends (the backend never
+///    keeps alive what no caller holds), and at once with [`withdraw`](Self::withdraw).
+/// 7. **Late judgement.** Expiry is never decided by comparing another host's timestamps (I5).
+/// 8. **Deadlines.** The engine puts a deadline on every call by dropping its future; a backend
+///    needs no overall one of its own, only that nothing it waits on blocks the thread.
+///
+/// The suite in `tenure-conformance` turns each of these into test cases.
+#[async_trait]
+pub trait LockBackend: fmt::Debug + Send + Sync + 'static {
+    /// What this store promises.
+    fn capabilities(&self) -> Capabilities;
+
+    /// The clock that `proven_at` is read from. The engine judges validity by the same one.
+    fn clock(&self) -> SharedClock;
+
+    /// Tries once to take `lock` for `candidate` with a lease of `lease`; does not wait for it to
+    /// become free.
+    ///
+    /// Adopts what an earlier attempt of the same campaign has left. On a store with an order a
+    /// `Taken` answer may leave the candidate queued, until it wins or withdraws.
+    async fn acquire(
+        &self,
+        lock: &LockName,
+        candidate: &Candidate,
+        lease: Duration,
+    ) -> Result<Acquired, Error>;
+
+    /// Extends the term of `grant` by its lease and writes its candidate's published value.
+    ///
+    /// The proof must be of a request sent at or after `not_before`, a time of
+    /// [`clock`](Self::clock): a session backend answers the heartbeats of many elections from
+    /// one proof by this.
+    async fn renew(&self, grant: &Grant, not_before: Time) -> Result<Renewal, Error>;
+
+    /// Ends the term of `grant` and wakes the next candidate. `Ok` when the term is over at the
+    /// store, also when it had been before; a successor's lock is left alone.
+    async fn release(&self, grant: &Grant) -> Result<(), Error>;
+
+    /// Takes back every trace of a campaign that holds no grant: a place in the queue, or the
+    /// lock itself when an attempt was applied but its answer was lost.
+    async fn withdraw(&self, lock: &LockName, candidate: &Candidate) -> Result<(), Error>;
+
+    /// Who leads, for observers without write rights.
+    async fn holder(&self, lock: &LockName) -> Result<Occupancy, Error>;
+
+    /// Hints that something about `lock` has changed. A hint may be late, missing or wrong:
+    /// correctness never hangs on it. The stream ends only when no more hints can come; then
+    /// the caller polls.
+    fn changes(&self, lock: &LockName) -> Changes;
+}
+
+/// A stream of hints, see [`LockBackend::changes`].
+pub type Changes = Pin<Box<dyn Stream<Item = Hint> + Send>>;
+
+/// What a store has told about a lock without being asked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Hint {
+    /// The lock may have become free, or has changed in a way that only a look can tell.
+    MayBeFree,
+    /// The lock is held and cannot become free by expiry for so long: no need to look.
+    HeldFor(Duration),
+}
+
+/// A number drawn for each campaign, by which a store's record is known to be of this very
+/// campaign and not of an earlier one with the same identity.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub struct CampaignId(u64);
+
+impl CampaignId {
+    /// The campaign with this number.
+    pub const fn new(number: u64) -> Self {
+        Self(number)
+    }
+
+    /// The number.
+    pub const fn get(self) -> u64 {
+        self.0
+    }
+
+    /// Reads what [`Display`](fmt::Display) wrote: 16 hexadecimal digits.
+    pub fn parse(text: &str) -> Option<Self> {
+        if text.len() != 16 {
+            return None;
+        }
+        u64::from_str_radix(text, 16).ok().map(Self)
+    }
+}
+
+impl fmt::Display for CampaignId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:016x}", self.0)
+    }
+}
+
+impl fmt::Debug for CampaignId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+/// One campaign of one candidate: it wins at most one term.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Candidate {
+    /// Who it is.
+    pub identity: Identity,
+    /// Which of its campaigns this is.
+    pub campaign: CampaignId,
+    /// What it publishes while it leads.
+    pub value: Option<PublishedValue>,
+}
+
+impl Candidate {
+    /// A campaign that publishes nothing.
+    pub fn new(identity: Identity, campaign: CampaignId) -> Self {
+        Self {
+            identity,
+            campaign,
+            value: None,
+        }
+    }
+
+    /// The same campaign with a published value.
+    #[must_use]
+    pub fn with_value(mut self, value: PublishedValue) -> Self {
+        self.value = Some(value);
+        self
+    }
+}
+
+/// A term as the store granted it.
+#[derive(Clone)]
+#[non_exhaustive]
+pub struct Grant {
+    /// The lock.
+    pub lock: LockName,
+    /// The campaign that won it.
+    pub candidate: Candidate,
+    /// The term's fencing token.
+    pub token: FencingToken,
+    /// The lease as granted, which may differ from the one asked for.
+    pub lease: Duration,
+    /// When the request that proves this grant was sent, on the backend's clock.
+    pub proven_at: Time,
+    state: Option<Arc<dyn Any + Send + Sync>>,
+}
+
+impl Grant {
+    /// A grant; see the fields.
+    pub fn new(
+        lock: LockName,
+        candidate: Candidate,
+        token: FencingToken,
+        lease: Duration,
+        proven_at: Time,
+    ) -> Self {
+        Self {
+            lock,
+            candidate,
+            token,
+            lease,
+            proven_at,
+            state: None,
+        }
+    }
+
+    /// Attaches what the backend needs to renew or release this grant: a record's version, say.
+    #[must_use]
+    pub fn with_state(mut self, state: impl Any + Send + Sync) -> Self {
+        self.state = Some(Arc::new(state));
+        self
+    }
+
+    /// What the backend attached, if it is of type `S`.
+    pub fn state<S: Any>(&self) -> Option<&S> {
+        self.state.as_deref().and_then(|state| state.downcast_ref())
+    }
+}
+
+impl fmt::Debug for Grant {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Grant")
+            .field("lock", &self.lock)
+            .field("candidate", &self.candidate)
+            .field("token", &self.token)
+            .field("lease", &self.lease)
+            .field("proven_at", &self.proven_at)
+            .finish_non_exhaustive()
+    }
+}
+
+/// The answer to [`LockBackend::acquire`].
+#[derive(Clone, Debug)]
+pub enum Acquired {
+    /// The lock is ours.
+    Held(Grant),
+    /// Somebody else has it.
+    Taken {
+        /// Who, where the store tells.
+        holder: Option<Holder>,
+        /// The earliest moment at which it can become free without a release, where it is known.
+        free_in: Option<Duration>,
+    },
+}
+
+/// The answer to [`LockBackend::renew`].
+#[derive(Clone, Debug)]
+pub enum Renewal {
+    /// The term goes on; this grant replaces the one that was renewed.
+    Renewed(Grant),
+    /// The term is over at the store.
+    Lost {
+        /// Who has the lock now, if anybody.
+        holder: Option<Holder>,
+    },
+}
+
+/// A holder as the store records it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
+#[non_exhaustive]
+pub struct Holder {
+    /// Its identity, as it stands in the store. Other programs may have written it: it is not
+    /// checked, so show it escaped.
+    pub identity: String,
+    /// Its fencing token, where it is known.
+    pub token: Option<FencingToken>,
+    /// What it publishes.
+    pub value: Option<String>,
+    /// What is left of its lease unless it renews, where it is known.
+    pub expires_in: Option<Duration>,
+}
+
+impl Holder {
+    /// A holder of whom only the identity is known.
+    pub fn new(identity: impl Into<String>) -> Self {
+        Self {
+            identity: identity.into(),
+            token: None,
+            value: None,
+            expires_in: None,
+        }
+    }
+}
+
+/// The answer to [`LockBackend::holder`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Occupancy {
+    /// The lock is held.
+    Led(Holder),
+    /// The lock is free.
+    Free,
+    /// The record names a holder, but whether it still lives cannot be told yet (stores judged by
+    /// observation: it was not seen renewing so far).
+    Unknown(Holder),
+}

@@ -1,0 +1,198 @@
+//! The memory backend: elections among the tasks of one process.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use futures_util::stream;
+use tokio::sync::watch;
+
+use crate::record::{
+    Liveness, Record, RecordEvent, RecordEvents, RecordLock, RecordStore, Step, Versioned, Written,
+};
+use crate::{
+    BootClock, Capabilities, Error, Expiry, FencingGuarantee, FencingToken, LockName, Order, Rises,
+    SharedClock, Time, Wakeup,
+};
+
+/// Elections among the tasks of one process: for tests, and for a service that runs alone.
+///
+/// Clones share their locks, as does everything that was opened with [`MemoryBackend::shared`].
+pub type MemoryBackend = RecordLock<MemoryStore>;
+
+impl MemoryBackend {
+    /// A backend with locks of its own, on the boot clock.
+    pub fn private() -> Self {
+        Self::with_clock(BootClock::shared())
+    }
+
+    /// A backend with locks of its own, on another clock: for tests.
+    pub fn with_clock(clock: SharedClock) -> Self {
+        Self::new(MemoryStore {
+            shared: Arc::default(),
+            clock,
+        })
+    }
+
+    /// The backend behind the URL `memory:`: all of a process share its locks.
+    pub fn shared() -> Self {
+        static SHARED: OnceLock<MemoryBackend> = OnceLock::new();
+        SHARED.get_or_init(Self::private).clone()
+    }
+}
+
+/// The records behind [`MemoryBackend`].
+#[derive(Clone, Debug)]
+pub struct MemoryStore {
+    shared: Arc<Mutex<Shared>>,
+    clock: SharedClock,
+}
+
+#[derive(Debug, Default)]
+struct Shared {
+    slots: HashMap<LockName, Slot>,
+    /// One counter for all locks, so that tokens rise over a deletion too.
+    last_version: u64,
+}
+
+#[derive(Debug, Default)]
+struct Slot {
+    stored: Option<Stored>,
+    /// Made by the first watcher: most locks of a process with many elections have none.
+    changed: Option<watch::Sender<()>>,
+}
+
+#[derive(Clone, Debug)]
+struct Stored {
+    record: Record,
+    version: u64,
+    ends: Time,
+}
+
+impl Stored {
+    fn versioned(&self) -> Versioned {
+        Versioned::new(self.record.clone(), self.version).with_liveness(Liveness::Until(self.ends))
+    }
+}
+
+impl MemoryStore {
+    /// Deletes a lock's record, as an operator would at a real store.
+    pub fn delete(&self, lock: &LockName) {
+        let mut shared = self.lock();
+        if let Some(slot) = shared.slots.get_mut(lock) {
+            slot.stored = None;
+            slot.announce();
+        }
+    }
+
+    fn write(
+        &self,
+        lock: &LockName,
+        record: &Record,
+        step: Step,
+        expected: Option<u64>,
+    ) -> Result<Written, Error> {
+        let mut shared = self.lock();
+        let current = shared.slots.get(lock).and_then(|slot| slot.stored.as_ref());
+        if current.map(|stored| stored.version) != expected {
+            return Ok(Written::Conflict);
+        }
+        shared.last_version += 1;
+        let version = shared.last_version;
+        let mut record = record.clone();
+        if step == Step::Acquire
+            && let Some(holder) = &mut record.holder
+        {
+            holder.token = Some(FencingToken::from_counter(version)?);
+        }
+        let stored = Stored {
+            ends: self.clock.now() + record.lease,
+            record,
+            version,
+        };
+        let written = stored.versioned();
+        let slot = shared.slots.entry(lock.clone()).or_default();
+        slot.stored = Some(stored);
+        slot.announce();
+        Ok(Written::Applied(written))
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Shared> {
+        // Each change is made by one assignment, so a panic elsewhere leaves it whole.
+        self.shared.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Slot {
+    fn announce(&self) {
+        if let Some(changed) = &self.changed {
+            changed.send_replace(());
+        }
+    }
+}
+
+#[async_trait]
+impl RecordStore for MemoryStore {
+    fn capabilities(&self) -> Capabilities {
+        Capabilities {
+            store: "memory",
+            min_lease: Duration::from_millis(10),
+            lease_granularity: Duration::from_nanos(1),
+            expiry: Expiry::Store,
+            expiry_lag: Duration::ZERO,
+            wakeup: Wakeup::Push,
+            order: Order::Race,
+            fencing: FencingGuarantee {
+                over_crash: Rises::Never,
+                over_failover: Rises::NotApplicable,
+                over_deletion: Rises::Always,
+                over_restore: Rises::NotApplicable,
+            },
+        }
+    }
+
+    fn clock(&self) -> SharedClock {
+        self.clock.clone()
+    }
+
+    async fn get(&self, lock: &LockName) -> Result<Option<Versioned>, Error> {
+        let shared = self.lock();
+        let stored = shared.slots.get(lock).and_then(|slot| slot.stored.as_ref());
+        Ok(stored.map(Stored::versioned))
+    }
+
+    async fn create(&self, lock: &LockName, record: &Record) -> Result<Written, Error> {
+        self.write(lock, record, Step::Acquire, None)
+    }
+
+    async fn replace(
+        &self,
+        lock: &LockName,
+        record: &Record,
+        step: Step,
+        expected: &Versioned,
+    ) -> Result<Written, Error> {
+        self.write(lock, record, step, Some(expected.version))
+    }
+
+    fn watch(&self, lock: &LockName) -> RecordEvents {
+        let receiver = {
+            let mut shared = self.lock();
+            let slot = shared.slots.entry(lock.clone()).or_default();
+            slot.changed
+                .get_or_insert_with(|| watch::Sender::new(()))
+                .subscribe()
+        };
+        let (store, lock) = (self.clone(), lock.clone());
+        Box::pin(stream::unfold(receiver, move |mut receiver| {
+            let (store, lock) = (store.clone(), lock.clone());
+            async move {
+                receiver.changed().await.ok()?;
+                let stored = store.get(&lock).await.ok()?;
+                let event = stored.map_or(RecordEvent::Gone, RecordEvent::Is);
+                Some((event, receiver))
+            }
+        }))
+    }
+}

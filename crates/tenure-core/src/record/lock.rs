@@ -1,0 +1,365 @@
+//! [`RecordLock`]: the lock protocol over compare-and-swap, written once.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use futures_util::StreamExt as _;
+
+use super::observation::{Observations, Standing};
+use super::{Record, RecordEvent, RecordHolder, RecordStore, Step, Versioned, Written};
+use crate::{
+    Acquired, Candidate, Capabilities, Changes, Error, ErrorKind, FencingToken, Grant, Hint,
+    Holder, LockBackend, LockName, Occupancy, Operation, Renewal, SharedClock, Time,
+};
+
+/// How often one call reads the record again after somebody else's write came in between.
+const ATTEMPTS: usize = 3;
+
+/// The lease written with a released record; client-go writes the same second.
+const RELEASED_LEASE: Duration = Duration::from_secs(1);
+
+/// A [`LockBackend`] on any [`RecordStore`].
+///
+/// Every write is conditional on the exact version that was judged, so of all candidates that see
+/// a lease end only one succeeds. The fencing token is the version of the acquiring write.
+#[derive(Debug)]
+pub struct RecordLock<S> {
+    inner: Arc<Inner<S>>,
+}
+
+#[derive(Debug)]
+struct Inner<S> {
+    store: S,
+    observations: Observations,
+}
+
+impl<S> Clone for RecordLock<S> {
+    fn clone(&self) -> Self {
+        Self {
+            inner: self.inner.clone(),
+        }
+    }
+}
+
+impl<S: RecordStore> RecordLock<S> {
+    /// A lock on `store`.
+    pub fn new(store: S) -> Self {
+        Self {
+            inner: Arc::new(Inner {
+                store,
+                observations: Observations::default(),
+            }),
+        }
+    }
+
+    /// The store.
+    pub fn store(&self) -> &S {
+        &self.inner.store
+    }
+}
+
+impl<S: RecordStore> Inner<S> {
+    fn now(&self) -> Time {
+        self.store.clock().now()
+    }
+
+    fn judge(&self, lock: &LockName, found: &Versioned) -> Standing {
+        self.observations.judge(lock, found, self.now())
+    }
+
+    async fn get(&self, lock: &LockName) -> Result<Option<Versioned>, Error> {
+        self.store.get(lock).await
+    }
+
+    async fn acquire(
+        &self,
+        lock: &LockName,
+        candidate: &Candidate,
+        lease: Duration,
+    ) -> Result<Acquired, Error> {
+        let record = Record {
+            holder: Some(holder_record(candidate, None)),
+            lease,
+        };
+        for _ in 0..ATTEMPTS {
+            let found = self.get(lock).await?;
+            // What an earlier attempt of this campaign wrote, without our having had the answer,
+            // is taken over like a free lock: nobody was told of its token yet.
+            if let Some(found) = &found
+                && !is_of_campaign(found, candidate)
+                && let Some(taken) = self.taken(lock, found)
+            {
+                return Ok(taken);
+            }
+            // Read before the write is sent: the lease counts from here (I1).
+            let proven_at = self.now();
+            let written = match &found {
+                Some(found) => {
+                    self.store
+                        .replace(lock, &record, Step::Acquire, found)
+                        .await?
+                }
+                None => self.store.create(lock, &record).await?,
+            };
+            if let Written::Applied(written) = written {
+                let token = FencingToken::from_counter(written.version)?;
+                return Ok(Acquired::Held(
+                    self.grant(lock, candidate, token, lease, proven_at, written),
+                ));
+            }
+        }
+        Err(conflict(Operation::Acquire))
+    }
+
+    /// `Taken` if the lock is held by somebody whose lease is not over.
+    fn taken(&self, lock: &LockName, found: &Versioned) -> Option<Acquired> {
+        match self.judge(lock, found) {
+            Standing::Free => None,
+            Standing::Alive(left) | Standing::Unproven(left) => Some(Acquired::Taken {
+                holder: holder_of(found, left),
+                free_in: Some(left),
+            }),
+        }
+    }
+
+    async fn renew(&self, grant: &Grant) -> Result<Renewal, Error> {
+        let record = Record {
+            holder: Some(holder_record(&grant.candidate, Some(grant.token))),
+            lease: grant.lease,
+        };
+        let mut expected = state_of(grant)?.clone();
+        for _ in 0..ATTEMPTS {
+            let proven_at = self.now();
+            let written = self
+                .store
+                .replace(&grant.lock, &record, Step::Renew, &expected)
+                .await?;
+            if let Written::Applied(written) = written {
+                return Ok(Renewal::Renewed(self.grant(
+                    &grant.lock,
+                    &grant.candidate,
+                    grant.token,
+                    grant.lease,
+                    proven_at,
+                    written,
+                )));
+            }
+            // Perhaps our own earlier renewal was applied and only its answer lost.
+            match self.get(&grant.lock).await? {
+                Some(found) if is_of_term(&found, grant) => expected = reread(found, &expected),
+                Some(found) => {
+                    let holder = match self.judge(&grant.lock, &found) {
+                        Standing::Free => None,
+                        Standing::Alive(left) | Standing::Unproven(left) => holder_of(&found, left),
+                    };
+                    return Ok(Renewal::Lost { holder });
+                }
+                // Deleted under the leader. Writing it again would be an upsert: another
+                // candidate may have created and lost it in between (hazard 16).
+                None => return Ok(Renewal::Lost { holder: None }),
+            }
+        }
+        Err(conflict(Operation::Renew))
+    }
+
+    async fn release(&self, grant: &Grant) -> Result<(), Error> {
+        let mut expected = state_of(grant)?.clone();
+        for _ in 0..ATTEMPTS {
+            let written = self
+                .store
+                .replace(&grant.lock, &released(), Step::Release, &expected)
+                .await?;
+            if let Written::Applied(_) = written {
+                return Ok(());
+            }
+            match self.get(&grant.lock).await? {
+                Some(found) if is_of_term(&found, grant) => expected = reread(found, &expected),
+                // Released before, deleted, or a successor's: not ours to touch.
+                Some(_) | None => return Ok(()),
+            }
+        }
+        Err(conflict(Operation::Release))
+    }
+
+    async fn withdraw(&self, lock: &LockName, candidate: &Candidate) -> Result<(), Error> {
+        for _ in 0..ATTEMPTS {
+            let Some(found) = self.get(lock).await? else {
+                return Ok(());
+            };
+            if !is_of_campaign(&found, candidate) {
+                return Ok(());
+            }
+            let written = self
+                .store
+                .replace(lock, &released(), Step::Release, &found)
+                .await?;
+            if let Written::Applied(_) = written {
+                return Ok(());
+            }
+        }
+        Err(conflict(Operation::Withdraw))
+    }
+
+    async fn holder(&self, lock: &LockName) -> Result<Occupancy, Error> {
+        let Some(found) = self.get(lock).await? else {
+            return Ok(Occupancy::Free);
+        };
+        let occupancy = match self.judge(lock, &found) {
+            Standing::Free => None,
+            Standing::Alive(left) => holder_of(&found, left).map(Occupancy::Led),
+            Standing::Unproven(left) => holder_of(&found, left).map(Occupancy::Unknown),
+        };
+        Ok(occupancy.unwrap_or(Occupancy::Free))
+    }
+
+    async fn hint(&self, lock: &LockName, event: RecordEvent) -> Hint {
+        let found = match event {
+            RecordEvent::Is(found) => Some(found),
+            RecordEvent::Gone => None,
+            // Look before waking anybody: most changes are the leader's heartbeats. A look that
+            // fails is left to the candidate, which knows how to back off.
+            RecordEvent::Changed => self.get(lock).await.ok().flatten(),
+        };
+        match found.map(|found| self.judge(lock, &found)) {
+            None | Some(Standing::Free) => Hint::MayBeFree,
+            Some(Standing::Alive(left) | Standing::Unproven(left)) => Hint::HeldFor(left),
+        }
+    }
+
+    fn grant(
+        &self,
+        lock: &LockName,
+        candidate: &Candidate,
+        token: FencingToken,
+        lease: Duration,
+        proven_at: Time,
+        written: Versioned,
+    ) -> Grant {
+        self.observations.wrote(lock, written.version, self.now());
+        Grant::new(lock.clone(), candidate.clone(), token, lease, proven_at).with_state(written)
+    }
+}
+
+/// The record a candidate writes; `token` is `None` in the write that mints it.
+fn holder_record(candidate: &Candidate, token: Option<FencingToken>) -> RecordHolder {
+    RecordHolder {
+        identity: candidate.identity.as_str().to_owned(),
+        campaign: Some(candidate.campaign),
+        token,
+        value: candidate
+            .value
+            .as_ref()
+            .map(|value| value.as_str().to_owned()),
+    }
+}
+
+fn released() -> Record {
+    Record {
+        holder: None,
+        lease: RELEASED_LEASE,
+    }
+}
+
+fn holder_of(found: &Versioned, left: Duration) -> Option<Holder> {
+    let holder = found.record.holder.as_ref()?;
+    Some(Holder {
+        identity: holder.identity.clone(),
+        token: holder.token,
+        value: holder.value.clone(),
+        expires_in: Some(left),
+    })
+}
+
+fn is_of_campaign(found: &Versioned, candidate: &Candidate) -> bool {
+    found.record.holder.as_ref().is_some_and(|holder| {
+        holder.identity == candidate.identity.as_str()
+            && holder.campaign == Some(candidate.campaign)
+    })
+}
+
+/// Whether a record is of this very term (I6): identity alone would do for two terms of one
+/// candidate, or for two candidates that share a host name (hazards 19 and 20).
+fn is_of_term(found: &Versioned, grant: &Grant) -> bool {
+    is_of_campaign(found, &grant.candidate)
+        && found
+            .record
+            .holder
+            .as_ref()
+            .and_then(|holder| holder.token)
+            .is_none_or(|token| token == grant.token)
+}
+
+fn state_of(grant: &Grant) -> Result<&Versioned, Error> {
+    grant.state::<Versioned>().ok_or_else(|| {
+        Error::new(
+            ErrorKind::InvalidInput,
+            Operation::Renew,
+            "this grant comes from another backend",
+        )
+    })
+}
+
+/// A record of our own term that was read again, with what the store attached to it then, or
+/// else when we wrote it.
+fn reread(found: Versioned, ours: &Versioned) -> Versioned {
+    Versioned {
+        state: found.state.or_else(|| ours.state.clone()),
+        ..found
+    }
+}
+
+fn conflict(operation: Operation) -> Error {
+    Error::new(
+        ErrorKind::Conflict,
+        operation,
+        format!("others changed the record {ATTEMPTS} times in a row"),
+    )
+}
+
+#[async_trait]
+impl<S: RecordStore> LockBackend for RecordLock<S> {
+    fn capabilities(&self) -> Capabilities {
+        self.inner.store.capabilities()
+    }
+
+    fn clock(&self) -> SharedClock {
+        self.inner.store.clock()
+    }
+
+    async fn acquire(
+        &self,
+        lock: &LockName,
+        candidate: &Candidate,
+        lease: Duration,
+    ) -> Result<Acquired, Error> {
+        self.inner.acquire(lock, candidate, lease).await
+    }
+
+    async fn renew(&self, grant: &Grant, _not_before: Time) -> Result<Renewal, Error> {
+        // Every renewal is a write of its own, so its proof is always fresh.
+        self.inner.renew(grant).await
+    }
+
+    async fn release(&self, grant: &Grant) -> Result<(), Error> {
+        self.inner.release(grant).await
+    }
+
+    async fn withdraw(&self, lock: &LockName, candidate: &Candidate) -> Result<(), Error> {
+        self.inner.withdraw(lock, candidate).await
+    }
+
+    async fn holder(&self, lock: &LockName) -> Result<Occupancy, Error> {
+        self.inner.holder(lock).await
+    }
+
+    fn changes(&self, lock: &LockName) -> Changes {
+        let inner = self.inner.clone();
+        let lock = lock.clone();
+        let events = self.inner.store.watch(&lock);
+        Box::pin(events.then(move |event| {
+            let (inner, lock) = (inner.clone(), lock.clone());
+            async move { inner.hint(&lock, event).await }
+        }))
+    }
+}

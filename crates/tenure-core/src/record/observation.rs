@@ -1,0 +1,101 @@
+//! What a candidate has seen of records it cannot judge in any other way.
+
+use std::collections::HashMap;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use super::{Liveness, MAX_LEASE, Versioned};
+use crate::{LockName, Time};
+
+/// What is known of a record's holder.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Standing {
+    /// There is no holder, or its lease is over.
+    Free,
+    /// It is alive, and its lease lasts so long.
+    Alive(Duration),
+    /// Its lease may last so long, but it was never seen to renew.
+    Unproven(Duration),
+}
+
+/// The last version of each lock's record, and when it was received.
+///
+/// Holds one small entry for each lock this process has ever looked at.
+#[derive(Debug, Default)]
+pub(super) struct Observations {
+    seen: Mutex<HashMap<LockName, Seen>>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Seen {
+    version: u64,
+    at: Time,
+    /// Whether the version has changed while we looked on, so somebody wrote it since.
+    fresh: bool,
+}
+
+impl Observations {
+    /// Judges `found`, which was received at `now`.
+    pub(super) fn judge(&self, lock: &LockName, found: &Versioned, now: Time) -> Standing {
+        // The record's own duration counts, not the observer's: fleets run mixed policies
+        // (hazard 26, kubernetes#114872).
+        let lease = found.record.lease.min(MAX_LEASE);
+        let seen = self.note(lock, found.version, now);
+        if found.record.holder.is_none() {
+            return Standing::Free;
+        }
+        match found.liveness {
+            Liveness::Gone => Standing::Free,
+            // At most one lease from now, whatever nonsense the record holds.
+            Liveness::Until(end) => alive(end.since(now).min(lease), true),
+            Liveness::Observed => alive((seen.at + lease).since(now), seen.fresh),
+        }
+    }
+
+    /// Remembers a record that this process wrote itself: it is alive.
+    pub(super) fn wrote(&self, lock: &LockName, version: u64, now: Time) {
+        let seen = Seen {
+            version,
+            at: now,
+            fresh: true,
+        };
+        self.lock().insert(lock.clone(), seen);
+    }
+
+    /// The lease runs from the receipt of a CHANGED version (I5).
+    fn note(&self, lock: &LockName, version: u64, now: Time) -> Seen {
+        let mut all = self.lock();
+        let Some(seen) = all.get_mut(lock) else {
+            let seen = Seen {
+                version,
+                at: now,
+                fresh: false,
+            };
+            all.insert(lock.clone(), seen);
+            return seen;
+        };
+        if seen.version != version {
+            *seen = Seen {
+                version,
+                at: now,
+                fresh: true,
+            };
+        }
+        *seen
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<LockName, Seen>> {
+        // No code panics while it holds this lock; even so each entry is whole on its own.
+        self.seen.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn alive(left: Duration, proven: bool) -> Standing {
+    if left.is_zero() {
+        Standing::Free
+    } else if proven {
+        Standing::Alive(left)
+    } else {
+        Standing::Unproven(left)
+    }
+}
