@@ -208,6 +208,13 @@ impl Grant {
         self
     }
 
+    /// The same grant under another token: for backends that wrap another one.
+    #[must_use]
+    pub fn with_token(mut self, token: FencingToken) -> Self {
+        self.token = token;
+        self
+    }
+
     /// What the backend attached, if it is of type `S`.
     pub fn state<S: Any>(&self) -> Option<&S> {
         self.state.as_deref().and_then(|state| state.downcast_ref())

@@ -153,6 +153,11 @@ impl Error {
         self.inner.kind
     }
 
+    /// What is wrong and what to do, without the operation.
+    pub fn message(&self) -> &str {
+        &self.inner.message
+    }
+
     /// What was being done.
     pub fn operation(&self) -> Operation {
         self.inner.operation

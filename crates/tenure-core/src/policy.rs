@@ -494,7 +494,9 @@ mod tests {
             (Policy::builder().lease(u32::MAX * SECOND), "outside"),
             (Policy::builder().heartbeat(25 * SECOND), "25s"),
             (
-                Policy::builder().heartbeat(2 * SECOND),
+                Policy::builder()
+                    .heartbeat(2 * SECOND)
+                    .request_timeout(3 * SECOND),
                 "request timeout of 3s",
             ),
             (

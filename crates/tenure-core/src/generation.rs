@@ -1,0 +1,134 @@
+//! Tokens that go on rising when a service moves to another store.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+
+use crate::{
+    Acquired, Candidate, Capabilities, Changes, Error, FencingToken, Generation, Grant, Holder,
+    LockBackend, LockName, Occupancy, Renewal, SharedClock, Time,
+};
+
+/// A backend whose tokens carry a [`Generation`].
+///
+/// When a service moves to another store, whose counter starts anew, its operator raises the
+/// generation by one, so that every token from there is larger than every earlier one. All
+/// candidates and observers of one lock must have the same generation.
+#[derive(Clone, Debug)]
+pub struct InGeneration {
+    inner: Arc<dyn LockBackend>,
+    generation: Generation,
+}
+
+impl InGeneration {
+    /// `inner` with its tokens in `generation`.
+    pub fn new(inner: Arc<dyn LockBackend>, generation: Generation) -> Self {
+        Self { inner, generation }
+    }
+
+    fn raise(&self, grant: Grant) -> Grant {
+        let token = grant.token.in_generation(self.generation);
+        grant.with_token(token)
+    }
+
+    /// As the inner backend granted it.
+    fn lower(grant: &Grant) -> Grant {
+        let token = grant.token.in_generation(Generation::default());
+        grant.clone().with_token(token)
+    }
+
+    fn raise_holder(&self, mut holder: Holder) -> Holder {
+        let raise = |token: FencingToken| token.in_generation(self.generation);
+        holder.token = holder.token.map(raise);
+        holder
+    }
+}
+
+#[async_trait]
+impl LockBackend for InGeneration {
+    fn capabilities(&self) -> Capabilities {
+        self.inner.capabilities()
+    }
+
+    fn clock(&self) -> SharedClock {
+        self.inner.clock()
+    }
+
+    async fn acquire(
+        &self,
+        lock: &LockName,
+        candidate: &Candidate,
+        lease: Duration,
+    ) -> Result<Acquired, Error> {
+        Ok(match self.inner.acquire(lock, candidate, lease).await? {
+            Acquired::Held(grant) => Acquired::Held(self.raise(grant)),
+            Acquired::Taken { holder, free_in } => Acquired::Taken {
+                holder: holder.map(|holder| self.raise_holder(holder)),
+                free_in,
+            },
+        })
+    }
+
+    async fn renew(&self, grant: &Grant, not_before: Time) -> Result<Renewal, Error> {
+        Ok(
+            match self.inner.renew(&Self::lower(grant), not_before).await? {
+                Renewal::Renewed(grant) => Renewal::Renewed(self.raise(grant)),
+                Renewal::Lost { holder } => Renewal::Lost {
+                    holder: holder.map(|holder| self.raise_holder(holder)),
+                },
+            },
+        )
+    }
+
+    async fn release(&self, grant: &Grant) -> Result<(), Error> {
+        self.inner.release(&Self::lower(grant)).await
+    }
+
+    async fn withdraw(&self, lock: &LockName, candidate: &Candidate) -> Result<(), Error> {
+        self.inner.withdraw(lock, candidate).await
+    }
+
+    async fn holder(&self, lock: &LockName) -> Result<Occupancy, Error> {
+        Ok(match self.inner.holder(lock).await? {
+            Occupancy::Led(holder) => Occupancy::Led(self.raise_holder(holder)),
+            Occupancy::Unknown(holder) => Occupancy::Unknown(self.raise_holder(holder)),
+            Occupancy::Free => Occupancy::Free,
+        })
+    }
+
+    fn changes(&self, lock: &LockName) -> Changes {
+        self.inner.changes(lock)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{CampaignId, Identity, MemoryBackend};
+
+    #[tokio::test]
+    async fn a_term_keeps_its_generation_through_renewal_and_release() {
+        let memory = MemoryBackend::private();
+        let generation = Generation::new(3).unwrap();
+        let backend = InGeneration::new(Arc::new(memory.clone()), generation);
+        let lock = LockName::new("moved").unwrap();
+        let candidate = Candidate::new(Identity::new("a").unwrap(), CampaignId::new(1));
+        let lease = Duration::from_secs(20);
+
+        let Acquired::Held(grant) = backend.acquire(&lock, &candidate, lease).await.unwrap() else {
+            panic!("the lock was free");
+        };
+        assert_eq!(grant.token.generation(), generation);
+        let Renewal::Renewed(grant) = backend.renew(&grant, Time::ZERO).await.unwrap() else {
+            panic!("the term was ours");
+        };
+        assert_eq!(grant.token.generation(), generation);
+        let Occupancy::Led(holder) = backend.holder(&lock).await.unwrap() else {
+            panic!("the lock is held");
+        };
+        assert_eq!(holder.token, Some(grant.token));
+        backend.release(&grant).await.unwrap();
+        assert_eq!(memory.holder(&lock).await.unwrap(), Occupancy::Free);
+    }
+}

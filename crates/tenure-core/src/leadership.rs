@@ -1,0 +1,122 @@
+//! The owner of a term.
+
+use std::fmt;
+use std::ops::Deref;
+use std::sync::Arc;
+
+use crate::election::Occupied;
+use crate::engine::{Control, Order};
+use crate::machine::Cause;
+use crate::term::TermState;
+use crate::{Error, ErrorKind, Operation, PublishedValue, Term};
+
+/// The owner of one term: as long as it lives the engine renews the term, and dropping it gives
+/// the term back in the background.
+///
+/// Keep it where the work is supervised, and give clones of the [`Term`] to the work. Drop or
+/// [`resign`](Self::resign) only after the work has returned: from that moment on the next
+/// leader may start.
+#[must_use = "dropping a leadership gives the term back at once"]
+pub struct Leadership {
+    term: Term,
+    state: Arc<TermState>,
+    control: Arc<Control>,
+    /// `None` once the engine was told that the work is over.
+    occupied: Option<Occupied>,
+}
+
+impl Leadership {
+    pub(crate) fn new(state: Arc<TermState>, control: Arc<Control>, occupied: Occupied) -> Self {
+        Self {
+            term: Term::new(state.clone()),
+            state,
+            control,
+            occupied: Some(occupied),
+        }
+    }
+
+    /// A handle on the term for the work.
+    pub fn term(&self) -> Term {
+        self.term.clone()
+    }
+
+    /// Gives the term back and waits until the store has it.
+    ///
+    /// Every [`Term`] is invalid from the call on. Retries for at most one lease; after an error
+    /// the others have to wait for the lease to end. Dropping the future leaves the release going
+    /// on in the background.
+    pub async fn resign(mut self) -> Result<(), Error> {
+        let Some(occupied) = self.occupied.take() else {
+            return Ok(());
+        };
+        self.state.end(Cause::Resigned);
+        let answer = self
+            .control
+            .ask(|reply| Order::WorkEnded(Some(reply)))
+            .await;
+        drop(occupied);
+        match answer {
+            Some(Ok(())) => Ok(()),
+            Some(Err(error)) => Err(Error::new(
+                error.kind(),
+                Operation::Release,
+                format!("the lock stays taken until its lease ends: {error}"),
+            )),
+            None => Err(Error::new(
+                ErrorKind::Internal,
+                Operation::Release,
+                "the engine was stopped before it could give the lock back; it stays taken until \
+                 its lease ends",
+            )),
+        }
+    }
+
+    /// Tells the work to stop, and keeps the term up while it does, for at most the election's
+    /// drain limit. The term goes on until the leadership is dropped or resigned.
+    pub fn stop(&self, cause: Cause) {
+        self.control.send(Order::Stop(cause));
+    }
+
+    /// Changes the value that is published beside the leader's identity, and waits until the
+    /// store has it; `None` takes it away.
+    ///
+    /// On an error the store may have it or not; it goes out again with the next heartbeat.
+    pub async fn publish(&self, value: Option<PublishedValue>) -> Result<(), Error> {
+        match self.control.ask(|reply| Order::Publish(value, reply)).await {
+            Some(Ok(())) => Ok(()),
+            Some(Err(error)) => Err(Error::new(
+                error.kind(),
+                Operation::Renew,
+                format!("the value was not confirmed: {error}"),
+            )),
+            None => Err(Error::new(
+                ErrorKind::Conflict,
+                Operation::Renew,
+                "the value was not published: the term is over",
+            )),
+        }
+    }
+}
+
+impl Deref for Leadership {
+    type Target = Term;
+
+    fn deref(&self) -> &Term {
+        &self.term
+    }
+}
+
+impl Drop for Leadership {
+    fn drop(&mut self) {
+        if self.occupied.is_some() {
+            self.state.end(Cause::Resigned);
+            self.control.send(Order::WorkEnded(None));
+        }
+    }
+}
+
+impl fmt::Debug for Leadership {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Leadership").field(&self.term).finish()
+    }
+}

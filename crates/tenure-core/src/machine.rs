@@ -1,0 +1,567 @@
+//! The election machine: every decision of a campaign and its term, without clock or I/O.
+//!
+//! Events go in with the time at which they are handled; commands come out. The tokio engine
+//! drives it, and so does the simulator: the same code. The machine never trusts the driver's
+//! timers: whatever event comes in, it first looks at the time, so that an answer which arrives
+//! after the validity has ended (a stopped process, a starved runtime) cannot bring a term back.
+//!
+//! ```text
+//!  Campaign          Held                       WorkEnded            Released
+//! ----------> Candidate --------> Leader ------------------> Releasing ------> Finished
+//!              |  ^  |              |  validity over, lost       ^
+//!         Taken+--+  | WorkEnded    +-----------> Ended ---------+
+//!                    +------------> Withdrawing --------------------------> Finished
+//! ```
+
+use std::time::Duration;
+
+use crate::{Hint, Policy, Time, Wakeup};
+
+/// What has happened.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Input {
+    /// Start to campaign.
+    Campaign,
+    /// The time given out by [`Machine::next_wake`] has come (or not: the machine looks).
+    Timer,
+    /// The store hinted at a change.
+    Hint(Hint),
+    /// The store will send no more hints.
+    HintsEnded,
+    /// `acquire` was answered: the lock is ours.
+    Held {
+        /// When the request that proves it was sent.
+        proven_at: Time,
+        /// The lease the store granted.
+        lease: Duration,
+    },
+    /// `acquire` was answered: somebody else has the lock.
+    Taken {
+        /// When it can expire, where it is known.
+        free_in: Option<Duration>,
+    },
+    /// `renew` was answered: the term goes on.
+    Renewed {
+        /// When the request that proves it was sent.
+        proven_at: Time,
+        /// The lease the store granted.
+        lease: Duration,
+    },
+    /// `renew` was answered: the term is over at the store.
+    Lost,
+    /// The call under way has failed, or got no answer in time.
+    Failed(Failure),
+    /// `release` or `withdraw` was answered.
+    Done,
+    /// The work shall stop; it is not over yet.
+    Stop(Cause),
+    /// The work is over, or the campaign's owner has gone: give everything back.
+    WorkEnded,
+    /// Somebody wants fresh proof of the term.
+    Confirm,
+}
+
+/// How a call failed, as far as the machine cares.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Failure {
+    /// Trying again cannot help unless somebody mends something: permissions, configuration.
+    pub permanent: bool,
+    /// How long the store asked to wait.
+    pub retry_after: Option<Duration>,
+}
+
+/// Why a term ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Cause {
+    /// Its owner gave it back.
+    Resigned,
+    /// The service shuts down.
+    Shutdown,
+    /// No heartbeat got through in time; the validity is about to end.
+    HeartbeatsMissed,
+    /// The validity had ended before anything could be done: the process was stopped, say.
+    Expired,
+    /// The store says that the term is over: the lock was deleted or somebody else has it.
+    Lost,
+}
+
+impl Cause {
+    /// The cause as a label of metrics.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Resigned => "resigned",
+            Self::Shutdown => "shutdown",
+            Self::HeartbeatsMissed => "heartbeats_missed",
+            Self::Expired => "expired",
+            Self::Lost => "lost",
+        }
+    }
+
+    /// The cause in words.
+    pub const fn describe(self) -> &'static str {
+        match self {
+            Self::Resigned => "the term was given back",
+            Self::Shutdown => "the service shuts down",
+            Self::HeartbeatsMissed => "no heartbeat got through to the store",
+            Self::Expired => "the term ran out before anything could be done",
+            Self::Lost => "the lock was deleted or somebody else holds it",
+        }
+    }
+}
+
+/// What to do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Command {
+    /// Call `acquire`; its future replaces any call under way, as with the three below.
+    Acquire,
+    /// Call `renew` for a proof not older than the time given.
+    Renew {
+        /// The oldest proof that will do.
+        not_before: Time,
+    },
+    /// Call `release`.
+    Release,
+    /// Call `withdraw`.
+    Withdraw,
+    /// The candidate leads: start the work.
+    Elect(Span),
+    /// The term goes on for longer.
+    Extend(Span),
+    /// Tell the work to stop; it is still exclusive until the validity ends.
+    Cancel(Cause),
+    /// The validity is over: nothing may be done in the term's name any more.
+    End(Cause),
+    /// The work still runs although the validity is over.
+    Overrun,
+    /// The campaign cannot succeed: report the failure of the last call to its owner.
+    GiveUp,
+    /// Nothing more will be done.
+    Finish,
+}
+
+/// Until when a term is valid.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Span {
+    /// From then on the work must be stopping (I4).
+    pub cancel_at: Time,
+    /// From then on the term must not be acted on (I1).
+    pub valid_until: Time,
+}
+
+/// What the machine needs to know besides the policy.
+#[derive(Clone, Copy, Debug)]
+pub struct Settings {
+    /// How waiting candidates are woken.
+    pub wakeup: Wakeup,
+    /// How long the term is kept up for work that was told to stop and has not.
+    pub drain_limit: Duration,
+    /// Seeds the jitter.
+    pub seed: u64,
+}
+
+/// One campaign, from its start to the release of the term it won.
+#[derive(Debug)]
+pub struct Machine {
+    policy: Policy,
+    wakeup: Wakeup,
+    drain_limit: Duration,
+    rng: fastrand::Rng,
+    state: State,
+}
+
+#[derive(Debug)]
+enum State {
+    Idle,
+    Candidate(Candidacy),
+    Leader(Leading),
+    /// The validity is over, but the work still runs.
+    Ended {
+        cause: Cause,
+        overrun_at: Option<Time>,
+    },
+    /// `Release` or `Withdraw` is being repeated until it succeeds or makes no difference.
+    GivingBack {
+        command: Command,
+        retry_at: Option<Time>,
+        until: Time,
+    },
+    Finished,
+}
+
+#[derive(Debug)]
+struct Candidacy {
+    /// When to call `acquire`; `None` while a call is under way.
+    acquire_at: Option<Time>,
+    /// Whether a hint may bring that forward: yes while waiting for the holder, no while backing
+    /// off from a failure.
+    heeds_hints: bool,
+    /// A hint came while a call was under way, whose answer may be older than the hint.
+    hinted: bool,
+    /// The store has answered once, so what fails now is an event and not a wrong set-up.
+    answered: bool,
+}
+
+#[derive(Debug)]
+struct Leading {
+    span: Span,
+    /// When to call `renew`; `None` while a call is under way.
+    renew_at: Option<Time>,
+    /// Somebody asked then for a proof no older than that.
+    fresh_from: Option<Time>,
+    /// Why the work was told to stop.
+    cancelled: Option<Cause>,
+    /// Until then the term is kept up for work that is stopping.
+    drain_until: Option<Time>,
+}
+
+impl Machine {
+    /// A machine that has not started yet.
+    pub fn new(policy: Policy, settings: Settings) -> Self {
+        Self {
+            policy,
+            wakeup: settings.wakeup,
+            drain_limit: settings.drain_limit,
+            rng: fastrand::Rng::with_seed(settings.seed),
+            state: State::Idle,
+        }
+    }
+
+    /// When [`Input::Timer`] is to be given, if ever.
+    pub fn next_wake(&self) -> Option<Time> {
+        match &self.state {
+            State::Idle | State::Finished => None,
+            State::Candidate(candidacy) => candidacy.acquire_at,
+            State::Leader(leading) => {
+                let mut wake = leading.span.valid_until;
+                if leading.cancelled.is_none() {
+                    wake = wake.min(leading.span.cancel_at);
+                }
+                if let Some(renew_at) = leading.renew_at
+                    && leading.drain_until.is_none_or(|until| renew_at < until)
+                {
+                    wake = wake.min(renew_at);
+                }
+                Some(wake)
+            }
+            State::Ended { overrun_at, .. } => *overrun_at,
+            State::GivingBack {
+                retry_at, until, ..
+            } => Some(retry_at.unwrap_or(*until)),
+        }
+    }
+
+    /// Whether hints are of use now.
+    pub fn wants_hints(&self) -> bool {
+        matches!(self.state, State::Candidate(_)) && self.wakeup == Wakeup::Push
+    }
+
+    /// Handles one event at `now`, and appends what is to be done to `commands`, in order.
+    pub fn handle(&mut self, now: Time, input: Input, commands: &mut Vec<Command>) {
+        self.look_at_the_time(now, commands);
+        match &self.state {
+            State::Idle => {
+                if input == Input::Campaign {
+                    self.state = State::Candidate(Candidacy {
+                        acquire_at: None,
+                        heeds_hints: false,
+                        hinted: false,
+                        answered: false,
+                    });
+                    commands.push(Command::Acquire);
+                }
+            }
+            State::Candidate(_) => self.candidate(now, input, commands),
+            State::Leader(_) => self.leader(now, input, commands),
+            State::Ended { cause, .. } => {
+                if input == Input::WorkEnded {
+                    let cause = *cause;
+                    self.after_the_end(now, cause, commands);
+                }
+            }
+            State::GivingBack { .. } => self.giving_back(now, input, commands),
+            State::Finished => {}
+        }
+    }
+
+    /// What is due by time alone comes before any event: an answer that was read late must not
+    /// undo it.
+    fn look_at_the_time(&mut self, now: Time, commands: &mut Vec<Command>) {
+        match &mut self.state {
+            State::Leader(leading) => {
+                if now >= leading.span.valid_until {
+                    let cause = leading.cancelled.unwrap_or(Cause::Expired);
+                    commands.push(Command::End(cause));
+                    commands.push(Command::Overrun);
+                    self.state = State::Ended {
+                        cause,
+                        overrun_at: None,
+                    };
+                } else if now >= leading.span.cancel_at {
+                    leading.cancel(Cause::HeartbeatsMissed, now + self.drain_limit, commands);
+                }
+            }
+            State::Ended { overrun_at, .. } if overrun_at.is_some_and(|at| now >= at) => {
+                *overrun_at = None;
+                commands.push(Command::Overrun);
+            }
+            _ => {}
+        }
+    }
+
+    fn candidate(&mut self, now: Time, input: Input, commands: &mut Vec<Command>) {
+        let poll = self.poll_interval();
+        let retry = self.retry_pause(input);
+        let State::Candidate(candidacy) = &mut self.state else {
+            return;
+        };
+        match input {
+            Input::Timer if candidacy.acquire_at.is_some_and(|at| now >= at) => {
+                candidacy.call(commands);
+            }
+            Input::Hint(Hint::MayBeFree) => {
+                if candidacy.acquire_at.is_none() {
+                    candidacy.hinted = true;
+                } else if candidacy.heeds_hints {
+                    candidacy.call(commands);
+                }
+            }
+            Input::Hint(Hint::HeldFor(left))
+                if candidacy.acquire_at.is_some() && candidacy.heeds_hints =>
+            {
+                candidacy.acquire_at = Some(now + at_least_a_tick(left));
+            }
+            Input::HintsEnded => {
+                self.wakeup = Wakeup::Poll;
+                if candidacy.heeds_hints {
+                    candidacy.acquire_at = candidacy.acquire_at.map(|at| at.min(now + retry));
+                }
+            }
+            Input::Taken { free_in } => {
+                candidacy.answered = true;
+                candidacy.heeds_hints = true;
+                if candidacy.hinted {
+                    candidacy.call(commands);
+                    return;
+                }
+                let wait = match (free_in, self.wakeup) {
+                    (Some(free_in), Wakeup::Push) => free_in,
+                    (Some(free_in), Wakeup::Poll) => free_in.min(poll),
+                    (None, _) => poll,
+                };
+                candidacy.acquire_at = Some(now + at_least_a_tick(wait));
+            }
+            Input::Held { proven_at, lease } => self.held(now, proven_at, lease, commands),
+            Input::Failed(failure) => {
+                if failure.permanent && !candidacy.answered {
+                    commands.push(Command::GiveUp);
+                    self.give_back(now, Command::Withdraw, commands);
+                    return;
+                }
+                candidacy.heeds_hints = false;
+                candidacy.hinted = false;
+                candidacy.acquire_at = Some(now + retry);
+            }
+            Input::WorkEnded => self.give_back(now, Command::Withdraw, commands),
+            _ => {}
+        }
+    }
+
+    fn held(&mut self, now: Time, proven_at: Time, lease: Duration, commands: &mut Vec<Command>) {
+        let Some(span) = self.span(proven_at, lease) else {
+            // The store granted less than the policy can live with.
+            commands.push(Command::GiveUp);
+            self.give_back(now, Command::Withdraw, commands);
+            return;
+        };
+        if now >= span.cancel_at {
+            // The answer was read too late to be worth anything. The lock may still be ours at
+            // the store: acquiring again adopts it with a fresh proof.
+            commands.push(Command::Acquire);
+            return;
+        }
+        commands.push(Command::Elect(span));
+        self.state = State::Leader(Leading {
+            span,
+            renew_at: Some(proven_at + self.policy.heartbeat()),
+            fresh_from: None,
+            cancelled: None,
+            drain_until: None,
+        });
+    }
+
+    fn leader(&mut self, now: Time, input: Input, commands: &mut Vec<Command>) {
+        let heartbeat = self.policy.heartbeat();
+        // A leader cannot wait longer than a heartbeat, whatever the store asks for.
+        let retry = self.retry_pause(input).min(heartbeat);
+        let new_span = match input {
+            Input::Renewed { proven_at, lease } => self.span(proven_at, lease),
+            _ => None,
+        };
+        let drain_limit = self.drain_limit;
+        let State::Leader(leading) = &mut self.state else {
+            return;
+        };
+        match input {
+            Input::Renewed { proven_at, .. } => {
+                if let Some(span) = new_span
+                    && span.valid_until > leading.span.valid_until
+                {
+                    leading.span = span;
+                    commands.push(Command::Extend(span));
+                }
+                leading.fresh_from = leading.fresh_from.filter(|asked| *asked > proven_at);
+                leading.renew_at = Some(match leading.fresh_from {
+                    Some(_) => now,
+                    None => proven_at + heartbeat,
+                });
+            }
+            Input::Lost => {
+                commands.push(Command::End(Cause::Lost));
+                // Work that is quick to stop gets the chance before it is called an overrun.
+                let grace = now + self.policy.stop_grace();
+                let overrun_at = Some(grace.min(leading.span.valid_until));
+                self.state = State::Ended {
+                    cause: Cause::Lost,
+                    overrun_at,
+                };
+                return;
+            }
+            Input::Failed(_) => leading.renew_at = Some(now + retry),
+            Input::Confirm => {
+                leading.fresh_from = Some(now);
+                // A call under way was sent before: the next one follows its answer.
+                leading.renew_at = leading.renew_at.map(|_| now);
+            }
+            Input::Stop(cause) => {
+                leading.cancel(cause, now + drain_limit, commands);
+            }
+            Input::WorkEnded => {
+                commands.push(Command::End(Cause::Resigned));
+                self.give_back(now, Command::Release, commands);
+                return;
+            }
+            _ => {}
+        }
+        leading.renew_if_due(now, heartbeat, commands);
+    }
+
+    /// The work has returned after its term had ended.
+    fn after_the_end(&mut self, now: Time, cause: Cause, commands: &mut Vec<Command>) {
+        if cause == Cause::Lost {
+            self.state = State::Finished;
+            commands.push(Command::Finish);
+            return;
+        }
+        // The store may still hold the lock for us: giving it back spares the others the wait.
+        self.give_back(now, Command::Release, commands);
+    }
+
+    fn give_back(&mut self, now: Time, command: Command, commands: &mut Vec<Command>) {
+        commands.push(command);
+        self.state = State::GivingBack {
+            command,
+            retry_at: None,
+            // By then the lease has ended by itself, unless its request was held up on the way.
+            until: now + self.policy.lease(),
+        };
+    }
+
+    fn giving_back(&mut self, now: Time, input: Input, commands: &mut Vec<Command>) {
+        let retry = self.retry_pause(input);
+        let State::GivingBack {
+            command,
+            retry_at,
+            until,
+        } = &mut self.state
+        else {
+            return;
+        };
+        let hopeless = matches!(input, Input::Failed(failure) if failure.permanent);
+        if input == Input::Done || hopeless || now >= *until {
+            self.state = State::Finished;
+            commands.push(Command::Finish);
+            return;
+        }
+        match input {
+            Input::Failed(_) => *retry_at = Some(now + retry),
+            _ if retry_at.is_some_and(|at| now >= at) => {
+                *retry_at = None;
+                commands.push(*command);
+            }
+            _ => {}
+        }
+    }
+
+    /// How long a grant is good for; `None` if it is too short for one heartbeat (I3).
+    fn span(&self, proven_at: Time, lease: Duration) -> Option<Span> {
+        let valid_until = proven_at + self.policy.validity_of(lease);
+        let cancel_at = valid_until.minus(self.policy.stop_grace());
+        let needed = self.policy.heartbeat() + self.policy.request_timeout();
+        (cancel_at.since(proven_at) >= needed).then_some(Span {
+            cancel_at,
+            valid_until,
+        })
+    }
+
+    /// The pause before the next attempt after `input`: longer if a failed call asks for it.
+    fn retry_pause(&mut self, input: Input) -> Duration {
+        let pause = self.jittered(self.policy.retry_interval());
+        match input {
+            Input::Failed(failure) => pause.max(failure.retry_after.unwrap_or_default()),
+            _ => pause,
+        }
+    }
+
+    /// How soon to look again when neither a hint nor an expiry is to be expected.
+    fn poll_interval(&mut self) -> Duration {
+        match self.wakeup {
+            Wakeup::Poll => self.jittered(self.policy.retry_interval()),
+            Wakeup::Push => self.jittered(self.policy.heartbeat()),
+        }
+    }
+
+    /// Shortened at random, so that a herd spreads and nobody gets later than the policy says.
+    fn jittered(&mut self, duration: Duration) -> Duration {
+        let share = f64::from(self.policy.jitter_percent()) / 100.0 * self.rng.f64();
+        duration.mul_f64(1.0 - share)
+    }
+}
+
+impl Candidacy {
+    fn call(&mut self, commands: &mut Vec<Command>) {
+        self.acquire_at = None;
+        self.hinted = false;
+        commands.push(Command::Acquire);
+    }
+}
+
+impl Leading {
+    /// Tells the work to stop, once. The term is kept up for it until `drain_until`.
+    fn cancel(&mut self, cause: Cause, drain_until: Time, commands: &mut Vec<Command>) {
+        if self.cancelled.is_none() {
+            self.cancelled = Some(cause);
+            self.drain_until = Some(drain_until);
+            commands.push(Command::Cancel(cause));
+        }
+    }
+
+    fn renew_if_due(&mut self, now: Time, heartbeat: Duration, commands: &mut Vec<Command>) {
+        let due = self.renew_at.is_some_and(|at| now >= at);
+        if !due || self.drain_until.is_some_and(|until| now >= until) {
+            return;
+        }
+        self.renew_at = None;
+        // A proof of the last half heartbeat will do, unless somebody asked for a fresh one: so
+        // a session answers many elections' heartbeats at once.
+        let not_before = self.fresh_from.unwrap_or(now.minus(heartbeat / 2));
+        commands.push(Command::Renew { not_before });
+    }
+}
+
+/// A wait of nothing would ask the store in a tight loop when it answers "taken, free now".
+fn at_least_a_tick(wait: Duration) -> Duration {
+    wait.max(Duration::from_millis(1))
+}

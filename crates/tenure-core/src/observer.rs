@@ -1,0 +1,243 @@
+//! Watching an election without being a candidate.
+
+use std::sync::Arc;
+
+use futures_core::Stream;
+use futures_util::stream;
+
+use crate::{
+    Changes, Error, FencingToken, Holder, LockBackend, LockName, Occupancy, Operation, Policy,
+    SharedClock, Time, Wakeup,
+};
+
+/// Watches who leads, without being a candidate and without write rights.
+///
+/// ```
+/// use std::sync::Arc;
+/// use tenure_core::{LockName, MemoryBackend, Observation, Observer, Policy};
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), tenure_core::Error> {
+/// let backend = Arc::new(MemoryBackend::private());
+/// let observer = Observer::new(backend, LockName::new("batch")?, Policy::default());
+/// assert_eq!(observer.look().await?, Observation::Free);
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Clone, Debug)]
+pub struct Observer {
+    backend: Arc<dyn LockBackend>,
+    clock: SharedClock,
+    lock: LockName,
+    policy: Policy,
+}
+
+/// What an [`Observer`] sees.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Observation {
+    /// Somebody leads.
+    Led {
+        /// The leader's identity, as it stands in the store: show it escaped.
+        identity: String,
+        /// What the leader publishes.
+        value: Option<String>,
+        /// The term's token, where it is known.
+        token: Option<FencingToken>,
+        /// When the store was asked, on the backend's clock.
+        as_of: Time,
+    },
+    /// Nobody leads.
+    Free,
+    /// It cannot be told: the store does not answer, or its record has not been seen to change
+    /// yet (stores judged by observation).
+    Unknown {
+        /// Whom the record names, where it could be read.
+        recorded: Option<Holder>,
+    },
+}
+
+impl Observer {
+    /// An observer of `lock`. The policy says how soon a call counts as failed and how often to
+    /// look where the store does not tell of changes.
+    pub fn new(backend: Arc<dyn LockBackend>, lock: LockName, policy: Policy) -> Self {
+        Self {
+            clock: backend.clock(),
+            backend,
+            lock,
+            policy,
+        }
+    }
+
+    /// One look. Cancel safe; ends within the request timeout.
+    pub async fn look(&self) -> Result<Observation, Error> {
+        Ok(self.ask().await?.1)
+    }
+
+    /// What is seen now, and then each change of it. Never ends; a store that does not answer is
+    /// [`Observation::Unknown`] until it does.
+    ///
+    /// Cancel safe; dropping the stream ends the watch.
+    pub fn watch(&self) -> impl Stream<Item = Observation> + Send + Unpin + 'static {
+        let watch = Watch {
+            changes: self.subscribe(),
+            observer: self.clone(),
+            look_at: self.clock.now(),
+            last: None,
+        };
+        Box::pin(stream::unfold(watch, |mut watch| async move {
+            let observation = watch.next().await;
+            Some((observation, watch))
+        }))
+    }
+
+    fn subscribe(&self) -> Option<Changes> {
+        let pushes = self.backend.capabilities().wakeup == Wakeup::Push;
+        pushes.then(|| self.backend.changes(&self.lock))
+    }
+
+    /// What is seen, and when to look again at the latest.
+    async fn ask(&self) -> Result<(Time, Observation), Error> {
+        let limit = self.policy.request_timeout();
+        let as_of = self.clock.now();
+        let occupancy = tokio::select! {
+            biased;
+            answer = self.backend.holder(&self.lock) => answer?,
+            () = self.clock.sleep_until(as_of + limit) => {
+                return Err(Error::timeout(Operation::Holder, limit));
+            }
+        };
+        let ends = |holder: &Holder| holder.expires_in.map(|left| self.clock.now() + left);
+        let (ends, observation) = match occupancy {
+            Occupancy::Led(holder) => {
+                let ends = ends(&holder);
+                let Holder {
+                    identity,
+                    value,
+                    token,
+                    ..
+                } = holder;
+                (
+                    ends,
+                    Observation::Led {
+                        identity,
+                        value,
+                        token,
+                        as_of,
+                    },
+                )
+            }
+            Occupancy::Free => (None, Observation::Free),
+            Occupancy::Unknown(holder) => {
+                let ends = ends(&holder);
+                (
+                    ends,
+                    Observation::Unknown {
+                        recorded: Some(holder),
+                    },
+                )
+            }
+        };
+        let look_at = self.clock.now() + self.interval();
+        Ok((ends.map_or(look_at, |ends| ends.min(look_at)), observation))
+    }
+
+    fn interval(&self) -> std::time::Duration {
+        match self.backend.capabilities().wakeup {
+            Wakeup::Push => self.policy.heartbeat(),
+            Wakeup::Poll => self.policy.retry_interval(),
+        }
+    }
+}
+
+struct Watch {
+    observer: Observer,
+    changes: Option<Changes>,
+    look_at: Time,
+    last: Option<Observation>,
+}
+
+impl Watch {
+    async fn next(&mut self) -> Observation {
+        loop {
+            if self.last.is_some() {
+                self.wait().await;
+            }
+            let observation = self.look().await;
+            if self
+                .last
+                .as_ref()
+                .is_none_or(|last| !same(last, &observation))
+            {
+                self.last = Some(observation.clone());
+                return observation;
+            }
+        }
+    }
+
+    async fn look(&mut self) -> Observation {
+        let tick = self.observer.clock.now() + std::time::Duration::from_millis(1);
+        match self.observer.ask().await {
+            Ok((look_at, observation)) => {
+                self.look_at = look_at.max(tick);
+                observation
+            }
+            Err(error) => {
+                tracing::debug!(lock = %self.observer.lock, error = ?error.to_string(), "cannot look");
+                let pause = self.observer.policy.retry_interval();
+                let pause = pause.max(error.retry_after().unwrap_or_default());
+                self.look_at = self.observer.clock.now() + pause;
+                Observation::Unknown { recorded: None }
+            }
+        }
+    }
+
+    /// Waits for a reason to look again.
+    async fn wait(&mut self) {
+        let clock = self.observer.clock.clone();
+        loop {
+            let Some(changes) = &mut self.changes else {
+                return clock.sleep_until(self.look_at).await;
+            };
+            let hint = std::future::poll_fn(|cx| changes.as_mut().poll_next(cx));
+            tokio::select! {
+                () = clock.sleep_until(self.look_at) => return,
+                // Also after "held for so long": the leader or its value may have changed.
+                hint = hint => match hint {
+                    Some(_) => return,
+                    None => self.changes = None,
+                },
+            }
+        }
+    }
+}
+
+/// Whether two observations tell a watcher the same.
+fn same(a: &Observation, b: &Observation) -> bool {
+    match (a, b) {
+        (
+            Observation::Led {
+                identity,
+                value,
+                token,
+                ..
+            },
+            Observation::Led {
+                identity: identity2,
+                value: value2,
+                token: token2,
+                ..
+            },
+        ) => (identity, value, token) == (identity2, value2, token2),
+        (
+            Observation::Unknown { recorded },
+            Observation::Unknown {
+                recorded: recorded2,
+            },
+        ) => {
+            let name = |holder: &Option<Holder>| holder.as_ref().map(|h| h.identity.clone());
+            name(recorded) == name(recorded2)
+        }
+        _ => a == b,
+    }
+}

@@ -1,0 +1,102 @@
+//! Where engines run.
+
+use std::fmt;
+use std::future::Future;
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::thread;
+
+use tokio::runtime::{Builder, Handle};
+use tokio::sync::oneshot;
+
+use crate::{Error, ErrorKind, Operation};
+
+/// A task to run to its end.
+pub type Task = Pin<Box<dyn Future<Output = ()> + Send>>;
+
+/// Runs the engine of an election beside the application's work.
+pub trait Spawn: fmt::Debug + Send + Sync + 'static {
+    /// Runs `task` in the background.
+    fn spawn(&self, task: Task) -> Result<(), Error>;
+}
+
+/// The tokio runtime that `campaign` is called on: the default.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct CurrentRuntime;
+
+impl Spawn for CurrentRuntime {
+    fn spawn(&self, task: Task) -> Result<(), Error> {
+        let handle = Handle::try_current().map_err(|error| {
+            Error::new(
+                ErrorKind::Misconfigured,
+                Operation::Campaign,
+                "there is no tokio runtime here; campaign within one, or use a HeartbeatThread",
+            )
+            .with_source(error)
+        })?;
+        drop(handle.spawn(task));
+        Ok(())
+    }
+}
+
+/// A thread of their own for heartbeats, so that blocked application workers do not lose the
+/// lease: with both workers of a runtime blocked a heartbeat was 2 s late, on its own thread 51 ms.
+///
+/// Connect the backend on it as well ([`run`](Self::run)): a store's client does its I/O on the
+/// runtime it was made on. Clones share the thread, and one serves any number of elections. The
+/// thread ends when the last clone is gone.
+#[derive(Clone)]
+pub struct HeartbeatThread {
+    handle: Handle,
+    _alive: Arc<oneshot::Sender<()>>,
+}
+
+impl HeartbeatThread {
+    /// Starts the thread.
+    pub fn start() -> io::Result<Self> {
+        let runtime = Builder::new_current_thread().enable_all().build()?;
+        let handle = runtime.handle().clone();
+        let (alive, ended) = oneshot::channel::<()>();
+        thread::Builder::new()
+            .name("tenure-heartbeat".to_owned())
+            // An error says that the last clone is gone: nothing is ever sent.
+            .spawn(move || drop(runtime.block_on(ended)))?;
+        Ok(Self {
+            handle,
+            _alive: Arc::new(alive),
+        })
+    }
+
+    /// Runs `future` on the thread and returns its output: for connecting a backend.
+    ///
+    /// Dropping the returned future leaves `future` running to its end.
+    pub async fn run<F>(&self, future: F) -> Result<F::Output, Error>
+    where
+        F: Future + Send + 'static,
+        F::Output: Send + 'static,
+    {
+        self.handle.spawn(future).await.map_err(|error| {
+            Error::new(ErrorKind::Internal, Operation::Connect, "the task panicked")
+                .with_source(error)
+        })
+    }
+}
+
+impl Spawn for HeartbeatThread {
+    fn spawn(&self, task: Task) -> Result<(), Error> {
+        // The engine keeps the thread alive until it has given the lock back.
+        let this = self.clone();
+        drop(self.handle.spawn(async move {
+            task.await;
+            drop(this);
+        }));
+        Ok(())
+    }
+}
+
+impl fmt::Debug for HeartbeatThread {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("HeartbeatThread").finish_non_exhaustive()
+    }
+}

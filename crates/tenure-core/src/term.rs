@@ -1,0 +1,291 @@
+//! The term of a leader, as its work sees it.
+
+use std::fmt;
+use std::future::Future;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use tokio::sync::Notify;
+
+use crate::engine::{Control, Order};
+use crate::machine::{Cause, Span};
+use crate::{Error, FencingToken, Identity, LockName, SharedClock, Time};
+
+/// One uninterrupted leadership, as a handle for the work: cheap to clone and to ask.
+///
+/// Every answer compares the clock at the moment of the call, so it is right even when the engine
+/// is starved, or dead: a term ends by itself.
+#[derive(Clone)]
+pub struct Term {
+    state: Arc<TermState>,
+}
+
+pub(crate) struct TermState {
+    pub(crate) lock: LockName,
+    pub(crate) identity: Identity,
+    pub(crate) token: FencingToken,
+    clock: SharedClock,
+    control: Arc<Control>,
+    /// The validity's end in the clock's nanoseconds; [`OVER`] once the term has ended.
+    valid_until: AtomicU64,
+    /// When the work must stop; [`OVER`] once it was told to. Never moves away from there.
+    cancel_at: AtomicU64,
+    cause: OnceLock<Cause>,
+    changed: Notify,
+}
+
+/// No time is before the clock's start, so this is "always in the past".
+const OVER: u64 = 0;
+
+impl TermState {
+    pub(crate) fn new(
+        lock: LockName,
+        identity: Identity,
+        token: FencingToken,
+        span: Span,
+        clock: SharedClock,
+        control: Arc<Control>,
+    ) -> Arc<Self> {
+        Arc::new(Self {
+            lock,
+            identity,
+            token,
+            clock,
+            control,
+            valid_until: AtomicU64::new(span.valid_until.as_nanos()),
+            cancel_at: AtomicU64::new(span.cancel_at.as_nanos()),
+            cause: OnceLock::new(),
+            changed: Notify::new(),
+        })
+    }
+
+    /// Moves both ends; says whether the work had been told to stop meanwhile, by its own look at
+    /// the clock: what it was told once is not taken back.
+    pub(crate) fn extend(&self, span: Span) -> bool {
+        let cancel_at = span.cancel_at.as_nanos();
+        let kept = self
+            .cancel_at
+            .fetch_update(Ordering::AcqRel, Ordering::Acquire, |at| {
+                (at != OVER).then_some(cancel_at)
+            });
+        let valid_until = span.valid_until.as_nanos();
+        // An ended term stays ended, though nobody but the engine and the owner's drop end it.
+        let _ended = self
+            .valid_until
+            .fetch_update(Ordering::AcqRel, Ordering::Acquire, |at| {
+                (at != OVER).then_some(valid_until)
+            });
+        kept.is_err()
+    }
+
+    pub(crate) fn cancel(&self, cause: Cause) {
+        // The first cause is the one to tell; later ones follow from it.
+        let _first = self.cause.set(cause);
+        self.cancel_at.store(OVER, Ordering::Release);
+        self.changed.notify_waiters();
+    }
+
+    pub(crate) fn end(&self, cause: Cause) {
+        self.valid_until.store(OVER, Ordering::Release);
+        self.cancel(cause);
+    }
+
+    pub(crate) fn valid_until(&self) -> Time {
+        Time::from_nanos(self.valid_until.load(Ordering::Acquire))
+    }
+
+    pub(crate) fn cancel_at(&self) -> Time {
+        Time::from_nanos(self.cancel_at.load(Ordering::Acquire))
+    }
+
+    /// Returns once `end` of the term has come: moved by heartbeats, and checked on the clock.
+    async fn reached(&self, end: impl Fn(&Self) -> Time) {
+        loop {
+            // Registered before the look, so that no change between the two is missed.
+            let changed = self.changed.notified();
+            let at = end(self);
+            if self.clock.now() >= at {
+                return;
+            }
+            tokio::select! {
+                () = changed => {}
+                () = self.clock.sleep_until(at) => {}
+            }
+        }
+    }
+}
+
+impl Term {
+    pub(crate) fn new(state: Arc<TermState>) -> Self {
+        Self { state }
+    }
+
+    /// Whether the term is still valid: one atomic load and one look at the clock.
+    pub fn is_valid(&self) -> bool {
+        self.state.clock.now() < self.state.valid_until()
+    }
+
+    /// How long the term is valid for if no further heartbeat gets through; zero when it is over.
+    pub fn remaining(&self) -> Duration {
+        self.state.valid_until().since(self.state.clock.now())
+    }
+
+    /// Leave to act, if the term is valid for at least `at_least` longer: ask beside each side
+    /// effect, with the longest time that the effect can take.
+    ///
+    /// A pause between this check and the effect can outlast any check; only a resource that
+    /// compares [`token`](Self::token) closes that gap.
+    pub fn permit(&self, at_least: Duration) -> Result<Permit, NotLeading> {
+        let remaining = self.remaining();
+        if remaining.is_zero() {
+            return Err(self.over());
+        }
+        if remaining < at_least {
+            return Err(NotLeading::TooShort {
+                lock: self.state.lock.clone(),
+                remaining,
+                at_least,
+            });
+        }
+        Ok(Permit {
+            token: self.state.token,
+            remaining,
+        })
+    }
+
+    /// The term's fencing token.
+    pub fn token(&self) -> FencingToken {
+        self.state.token
+    }
+
+    /// The lock that is held.
+    pub fn lock(&self) -> &LockName {
+        &self.state.lock
+    }
+
+    /// The identity that leads.
+    pub fn identity(&self) -> &Identity {
+        &self.state.identity
+    }
+
+    /// Whether the work must stop now.
+    pub fn is_cancelled(&self) -> bool {
+        let due = self.state.clock.now() >= self.state.cancel_at();
+        if due {
+            self.state.cancel(Cause::HeartbeatsMissed);
+        }
+        due
+    }
+
+    /// Why the work was told to stop, once it was.
+    pub fn cause(&self) -> Option<Cause> {
+        if self.is_cancelled() {
+            self.state.cause.get().copied()
+        } else {
+            None
+        }
+    }
+
+    /// Returns when the work must stop: the stop grace before the validity ends, or earlier when
+    /// the lock is lost, the owner resigns or the service shuts down. Never taken back.
+    ///
+    /// Cancel safe.
+    pub async fn cancelled(&self) {
+        self.state.reached(TermState::cancel_at).await;
+        self.state.cancel(Cause::HeartbeatsMissed);
+    }
+
+    /// Returns when the validity is over: nothing may be done in the term's name any more.
+    ///
+    /// Cancel safe.
+    pub async fn lost(&self) {
+        self.state.reached(TermState::valid_until).await;
+    }
+
+    /// Runs `work` until the term is cancelled, and drops it at its next await point then.
+    pub async fn until_cancelled<F: Future>(&self, work: F) -> Result<F::Output, NotLeading> {
+        tokio::select! {
+            biased;
+            () = self.cancelled() => Err(self.over()),
+            output = work => Ok(output),
+        }
+    }
+
+    /// Asks the store, by a heartbeat sent after this call, whether the term goes on.
+    ///
+    /// Costs a round trip. Cancel safe. Fails when the store says no, and when it cannot be
+    /// reached within the request timeout; the term may be valid then all the same.
+    pub async fn confirm(&self) -> Result<Permit, NotLeading> {
+        let answer = self.state.control.ask(Order::Confirm).await;
+        match answer {
+            Some(Ok(())) => self.permit(Duration::ZERO),
+            Some(Err(error)) => Err(NotLeading::Unconfirmed {
+                lock: self.state.lock.clone(),
+                error,
+            }),
+            None => Err(self.over()),
+        }
+    }
+
+    fn over(&self) -> NotLeading {
+        NotLeading::Over {
+            lock: self.state.lock.clone(),
+            cause: self.state.cause.get().copied().unwrap_or(Cause::Expired),
+        }
+    }
+}
+
+impl fmt::Debug for Term {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Term")
+            .field("lock", &self.state.lock)
+            .field("identity", &self.state.identity)
+            .field("token", &self.state.token)
+            .field("remaining", &self.remaining())
+            .finish_non_exhaustive()
+    }
+}
+
+/// Leave to act, as of the moment it was given: see [`Term::permit`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+#[must_use = "a permit says something about the moment it was given; use its token"]
+pub struct Permit {
+    /// The token to send along with the side effect.
+    pub token: FencingToken,
+    /// How long the term was valid for when the permit was given.
+    pub remaining: Duration,
+}
+
+/// Why there is no leave to act.
+#[derive(Clone, Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum NotLeading {
+    /// The term is over, or its work was told to stop.
+    #[error("not leading {lock}: {}", cause.describe())]
+    Over {
+        /// The lock.
+        lock: LockName,
+        /// Why.
+        cause: Cause,
+    },
+    /// The term is valid, but not for long enough.
+    #[error("leading {lock} for another {remaining:?} only, {at_least:?} are needed")]
+    TooShort {
+        /// The lock.
+        lock: LockName,
+        /// What is left.
+        remaining: Duration,
+        /// What was asked for.
+        at_least: Duration,
+    },
+    /// The store could not be asked.
+    #[error("leading {lock} could not be confirmed: {error}")]
+    Unconfirmed {
+        /// The lock.
+        lock: LockName,
+        /// Why not.
+        error: Arc<Error>,
+    },
+}
