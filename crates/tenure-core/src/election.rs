@@ -112,22 +112,23 @@ impl Election {
             candidate,
             control.clone(),
             seed,
-            (elected, occupied),
+            elected,
             turn,
         );
         self.inner.spawner.spawn(Box::pin(engine.run()))?;
         let mut pending = PendingCampaign {
-            control: Some(control),
+            control: control.clone(),
+            over: false,
         };
-        let outcome = outcome.await;
-        pending.control = None;
-        outcome.unwrap_or_else(|_| {
+        let outcome = outcome.await.unwrap_or_else(|_| {
             Err(Error::new(
                 ErrorKind::Internal,
                 Operation::Campaign,
                 "the engine was stopped: is its runtime shutting down?",
             ))
-        })
+        });
+        pending.over = true;
+        Ok(Leadership::new(outcome?, control, occupied))
     }
 
     /// Waits until what a dropped campaign or leadership gives back in the background is given
@@ -384,15 +385,17 @@ impl Drop for Occupied {
     }
 }
 
-/// Withdraws when the future of a campaign is dropped before it is elected.
+/// Withdraws when the future of a campaign is dropped before it is elected, or after that but
+/// before its owner has got the leadership.
 struct PendingCampaign {
-    control: Option<Arc<Control>>,
+    control: Arc<Control>,
+    over: bool,
 }
 
 impl Drop for PendingCampaign {
     fn drop(&mut self) {
-        if let Some(control) = self.control.take() {
-            control.send(Order::WorkEnded(None));
+        if !self.over {
+            self.control.send(Order::WorkEnded(None));
         }
     }
 }

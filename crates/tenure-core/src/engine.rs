@@ -11,9 +11,8 @@ use std::time::Duration;
 
 use tokio::sync::{Notify, OwnedMutexGuard, oneshot};
 
-use crate::election::{Inner, Occupied};
+use crate::election::Inner;
 use crate::event::{ElectionState, Event};
-use crate::leadership::Leadership;
 use crate::machine::{Cause, Command, Failure, Input, Machine, Settings, Span};
 use crate::term::TermState;
 use crate::{
@@ -94,7 +93,7 @@ enum Happening {
 }
 
 /// Who waits for the outcome of a campaign.
-pub(crate) type Elected = oneshot::Sender<Result<Leadership, Error>>;
+pub(crate) type Elected = oneshot::Sender<Result<Arc<TermState>, Error>>;
 
 pub(crate) struct Engine {
     election: Arc<Inner>,
@@ -106,7 +105,7 @@ pub(crate) struct Engine {
     changes: Option<Changes>,
     grant: Option<Grant>,
     term: Option<Arc<TermState>>,
-    elected: Option<(Elected, Occupied)>,
+    elected: Option<Elected>,
     /// Those who wait for a proof no older than the time.
     confirming: Vec<(Time, Reply)>,
     resigned: Vec<Reply>,
@@ -126,7 +125,7 @@ impl Engine {
         candidate: Candidate,
         control: Arc<Control>,
         seed: u64,
-        elected: (Elected, Occupied),
+        elected: Elected,
         turn: OwnedMutexGuard<()>,
     ) -> Self {
         let settings = Settings {
@@ -432,7 +431,7 @@ impl Engine {
     }
 
     fn elect(&mut self, span: Span) {
-        let (Some(grant), Some((elected, occupied))) = (&self.grant, self.elected.take()) else {
+        let (Some(grant), Some(elected)) = (&self.grant, self.elected.take()) else {
             return;
         };
         let token = grant.token;
@@ -448,8 +447,9 @@ impl Engine {
         self.term = Some(term.clone());
         self.election
             .tell(ElectionState::Leader { token }, Event::Elected { token });
-        // If nobody waits any more, the leadership comes back and is dropped, which resigns.
-        let _unwanted = elected.send(Ok(Leadership::new(term, self.control.clone(), occupied)));
+        // Nobody waits any more when the campaign was dropped; the order to give the term back
+        // is on its way then.
+        let _unwanted = elected.send(Ok(term));
     }
 
     fn extend(&mut self, span: Span) {
@@ -503,7 +503,7 @@ impl Engine {
             Some(error) => Error::new(error.kind(), error.operation(), error.message()),
             None => too_short(self.election.policy.lease(), self.grant.as_ref()),
         };
-        if let Some((elected, _occupied)) = self.elected.take() {
+        if let Some(elected) = self.elected.take() {
             // Nobody to tell when the campaign was dropped meanwhile.
             let _unheard = elected.send(Err(error));
         }

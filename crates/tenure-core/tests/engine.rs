@@ -1,0 +1,506 @@
+//! The engine on paused time: what a service relies on, one behaviour a test.
+#![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
+
+use std::future::{self, Future as _};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use tenure_core::testing::TestBackend;
+use tenure_core::{
+    Cause, Election, ElectionBuilder, ElectionState, ErrorKind, Event, Identity, LockBackend as _,
+    LockName, Next, NotLeading, Observation, Observer, Occupancy, Policy, PublishedValue, RunError,
+    Time,
+};
+use tokio::sync::oneshot;
+
+const SECOND: Duration = Duration::from_secs(1);
+
+fn lock() -> LockName {
+    LockName::new("test").unwrap()
+}
+
+fn candidate(store: &TestBackend, identity: &str) -> ElectionBuilder {
+    Election::builder(Arc::new(store.clone()), lock()).identity(Identity::new(identity).unwrap())
+}
+
+fn election(store: &TestBackend, identity: &str) -> Election {
+    candidate(store, identity).build().unwrap()
+}
+
+fn now(store: &TestBackend) -> Time {
+    store.clock().now()
+}
+
+async fn event(events: &mut tokio::sync::broadcast::Receiver<Event>, wanted: fn(&Event) -> bool) {
+    while !wanted(&events.recv().await.unwrap()) {}
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_free_lock_is_taken_at_once_and_handed_over_at_once() {
+    let store = TestBackend::new();
+    let first = election(&store, "first").campaign().await.unwrap();
+    let second = election(&store, "second");
+    let waiting = tokio::spawn(async move { second.campaign().await });
+    tokio::time::sleep(30 * SECOND).await;
+    assert!(first.is_valid() && !waiting.is_finished());
+
+    let term = first.term();
+    let before = now(&store);
+    first.resign().await.unwrap();
+    assert!(!term.is_valid());
+    let second = waiting.await.unwrap().unwrap();
+    assert!(second.token() > term.token());
+    assert!(
+        now(&store).since(before) < Duration::from_millis(10),
+        "woken, not polled"
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn when_the_store_is_frozen_the_leader_stops_before_its_lease_ends() {
+    let store = TestBackend::new();
+    let leadership = election(&store, "a").campaign().await.unwrap();
+    let policy = Policy::default();
+    store.freeze();
+    let start = now(&store);
+
+    leadership.cancelled().await;
+    let worked = now(&store).since(start);
+    // tokio's timer rounds up to the next millisecond or two.
+    let deadline = policy.validity().checked_sub(policy.stop_grace()).unwrap();
+    assert!(worked <= deadline + Duration::from_millis(2), "{worked:?}");
+    assert!(worked > 14 * SECOND, "{worked:?}");
+    assert!(
+        leadership.is_valid(),
+        "the work is exclusive while it stops"
+    );
+    assert_eq!(leadership.cause(), Some(Cause::HeartbeatsMissed));
+
+    leadership.lost().await;
+    assert!(!leadership.is_valid());
+    assert!(now(&store).since(start) < policy.lease());
+    assert!(matches!(
+        leadership.permit(Duration::ZERO),
+        Err(NotLeading::Over { .. })
+    ));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_failed_heartbeat_is_retried_until_it_gets_through() {
+    let store = TestBackend::new();
+    let election = election(&store, "a");
+    let mut events = election.events();
+    let leadership = election.campaign().await.unwrap();
+    store.fail_with(Some(ErrorKind::Unavailable));
+    event(&mut events, |event| {
+        matches!(event, Event::HeartbeatMissed { attempts: 2, .. })
+    })
+    .await;
+    store.fail_with(None);
+    event(&mut events, |event| matches!(event, Event::Renewed { .. })).await;
+    tokio::time::sleep(100 * SECOND).await;
+    assert!(leadership.is_valid() && !leadership.is_cancelled());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_deleted_lock_is_noticed_with_the_next_heartbeat_and_not_written_again() {
+    let store = TestBackend::new();
+    let leadership = election(&store, "a").campaign().await.unwrap();
+    let start = now(&store);
+    store.lose(&lock());
+    leadership.lost().await;
+    let policy = Policy::default();
+    assert!(now(&store).since(start) <= policy.heartbeat() + policy.request_timeout());
+    assert_eq!(leadership.cause(), Some(Cause::Lost));
+    assert_eq!(store.holder(&lock()).await.unwrap(), Occupancy::Free);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_term_that_ran_out_in_a_pause_is_not_brought_back() {
+    let store = TestBackend::new();
+    let leadership = election(&store, "a").campaign().await.unwrap();
+    let token = leadership.token();
+    // The heartbeat is under way when the process is stopped; its answer comes after the pause.
+    store.freeze();
+    tokio::time::sleep(11 * SECOND).await;
+    store.jump(60 * SECOND);
+    assert!(
+        !leadership.is_valid(),
+        "right at once, whatever the engine does"
+    );
+    store.thaw();
+    tokio::time::sleep(60 * SECOND).await;
+    assert!(!leadership.is_valid());
+    drop(leadership);
+    let next = election(&store, "b").campaign().await.unwrap();
+    assert!(next.token() > token);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_dropped_campaign_withdraws_and_a_dropped_leadership_releases() {
+    let store = TestBackend::new();
+    let first = election(&store, "first");
+    let leadership = first.campaign().await.unwrap();
+    let second = election(&store, "second");
+    let campaign = tokio::time::timeout(5 * SECOND, second.campaign()).await;
+    assert!(campaign.is_err());
+    second.settled().await;
+    drop(leadership);
+    first.settled().await;
+    assert_eq!(store.holder(&lock()).await.unwrap(), Occupancy::Free);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_answer_that_came_too_late_leaves_no_orphan() {
+    let store = TestBackend::new();
+    let election = election(&store, "a");
+    store.freeze();
+    let campaign = tokio::time::timeout(SECOND, election.campaign()).await;
+    assert!(campaign.is_err());
+    store.thaw();
+    election.settled().await;
+    assert_eq!(store.holder(&lock()).await.unwrap(), Occupancy::Free);
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_election_has_one_campaign_or_term_at_a_time() {
+    let store = TestBackend::new();
+    let election = election(&store, "a");
+    let leadership = election.campaign().await.unwrap();
+    let second = election.campaign().await.unwrap_err();
+    assert_eq!(second.kind(), ErrorKind::InvalidInput);
+    let token = leadership.token();
+    drop(leadership);
+    assert!(election.campaign().await.unwrap().token() > token);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_somebody_has_to_mend_fails_at_the_start_and_is_an_event_later() {
+    let store = TestBackend::new();
+    store.fail_with(Some(ErrorKind::Forbidden));
+    let election = election(&store, "a");
+    let error = election.campaign().await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Forbidden);
+
+    store.fail_with(None);
+    let leadership = election.campaign().await.unwrap();
+    store.fail_with(Some(ErrorKind::Forbidden));
+    let mut events = election.events();
+    event(&mut events, |event| {
+        matches!(event, Event::HeartbeatMissed { .. })
+    })
+    .await;
+    store.fail_with(None);
+    event(&mut events, |event| matches!(event, Event::Renewed { .. })).await;
+    assert!(leadership.is_valid());
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_outage_at_the_start_is_waited_out() {
+    let store = TestBackend::new();
+    store.fail_with(Some(ErrorKind::Unavailable));
+    let election = election(&store, "a");
+    let mut events = election.events();
+    let campaign = tokio::spawn({
+        let election = election.clone();
+        async move { election.campaign().await }
+    });
+    event(&mut events, |event| matches!(event, Event::StoreFailed(_))).await;
+    store.fail_with(None);
+    assert!(campaign.await.unwrap().unwrap().is_valid());
+}
+
+#[tokio::test(start_paused = true)]
+async fn on_shutdown_the_term_is_kept_up_until_the_work_has_returned() {
+    let store = TestBackend::new();
+    let election = election(&store, "a");
+    let (stop, stopped) = oneshot::channel::<()>();
+    let (started, running) = oneshot::channel();
+    let mut started = Some(started);
+    let observed = store.clone();
+    let run = tokio::spawn(async move {
+        let shutdown = async { drop(stopped.await) };
+        election
+            .run_until(shutdown, move |term| {
+                let started = started.take().unwrap();
+                let store = observed.clone();
+                async move {
+                    started.send(()).unwrap();
+                    term.cancelled().await;
+                    assert_eq!(term.cause(), Some(Cause::Shutdown));
+                    // Longer than the validity: only heartbeats keep the term up meanwhile.
+                    tokio::time::sleep(22 * SECOND).await;
+                    assert!(term.is_valid());
+                    assert!(matches!(
+                        store.holder(&lock()).await.unwrap(),
+                        Occupancy::Led(_)
+                    ));
+                    Ok::<_, std::io::Error>(Next::Campaign)
+                }
+            })
+            .await
+    });
+    running.await.unwrap();
+    stop.send(()).unwrap();
+    run.await.unwrap().unwrap();
+    assert_eq!(store.holder(&lock()).await.unwrap(), Occupancy::Free);
+}
+
+#[tokio::test(start_paused = true)]
+async fn work_that_never_stops_is_kept_exclusive_for_the_drain_limit_only() {
+    let store = TestBackend::new();
+    let election = candidate(&store, "a")
+        .drain_limit(30 * SECOND)
+        .build()
+        .unwrap();
+    let mut events = election.events();
+    let leadership = election.campaign().await.unwrap();
+    leadership.stop(Cause::Shutdown);
+    let start = now(&store);
+    event(&mut events, |event| matches!(event, Event::Overrun)).await;
+    let kept = now(&store).since(start);
+    assert!(kept >= 30 * SECOND && kept < 50 * SECOND, "{kept:?}");
+    assert!(!leadership.is_valid());
+}
+
+#[tokio::test(start_paused = true)]
+async fn work_that_overruns_is_reported_and_delays_the_release() {
+    let store = TestBackend::new();
+    let election = election(&store, "a");
+    let mut events = election.events();
+    let leadership = election.campaign().await.unwrap();
+    store.freeze();
+    event(&mut events, |event| {
+        matches!(event, Event::SteppedDown(Cause::HeartbeatsMissed))
+    })
+    .await;
+    event(&mut events, |event| matches!(event, Event::Overrun)).await;
+    store.thaw();
+    tokio::time::sleep(5 * SECOND).await;
+    let state = election.state().borrow().clone();
+    assert!(
+        matches!(state, ElectionState::SteppingDown { .. }),
+        "{state:?}"
+    );
+    drop(leadership);
+    election.settled().await;
+    assert_eq!(*election.state().borrow(), ElectionState::Idle);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_panic_of_the_work_gives_the_term_back() {
+    let store = TestBackend::new();
+    let election = election(&store, "a");
+    let running = election.clone();
+    let task = tokio::spawn(async move {
+        let work = |_| async { panic!("the work's own bug") };
+        let outcome: Result<(), RunError<std::io::Error>> =
+            running.run_until(future::pending(), work).await;
+        outcome
+    });
+    assert!(task.await.unwrap_err().is_panic());
+    election.settled().await;
+    assert_eq!(store.holder(&lock()).await.unwrap(), Occupancy::Free);
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_work_says_what_comes_next() {
+    let store = TestBackend::new();
+    let election = election(&store, "a");
+    let mut terms = 0;
+    election
+        .run_until(future::pending(), |term| {
+            terms += 1;
+            let next = if terms < 3 {
+                Next::Campaign
+            } else {
+                Next::Stop
+            };
+            async move {
+                assert!(term.is_valid());
+                Ok::<_, std::io::Error>(next)
+            }
+        })
+        .await
+        .unwrap();
+    assert_eq!(terms, 3);
+
+    let failed = election
+        .run_until(future::pending(), |_| async {
+            Err(std::io::Error::other("broken"))
+        })
+        .await;
+    assert!(matches!(failed, Err(RunError::Work(_))));
+    assert_eq!(store.holder(&lock()).await.unwrap(), Occupancy::Free);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_unhealthy_application_loses_the_lead_and_gets_it_back() {
+    let store = TestBackend::new();
+    let healthy = Arc::new(AtomicBool::new(true));
+    let probe = healthy.clone();
+    let election = candidate(&store, "a")
+        .health(move || probe.load(Ordering::Relaxed))
+        .build()
+        .unwrap();
+    let leadership = election.campaign().await.unwrap();
+    healthy.store(false, Ordering::Relaxed);
+    leadership.lost().await;
+    drop(leadership);
+    let again = tokio::time::timeout(60 * SECOND, election.campaign()).await;
+    assert!(again.is_err(), "it does not campaign while it is unhealthy");
+    healthy.store(true, Ordering::Relaxed);
+    assert!(election.campaign().await.unwrap().is_valid());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_published_value_is_seen_by_observers() {
+    let store = TestBackend::new();
+    let value = |text: &str| PublishedValue::new(text).unwrap();
+    let leadership = candidate(&store, "a")
+        .value(value("10.0.0.1:80"))
+        .build()
+        .unwrap()
+        .campaign()
+        .await
+        .unwrap();
+    let observer = Observer::new(Arc::new(store.clone()), lock(), Policy::default());
+    let Observation::Led {
+        value: published,
+        token,
+        ..
+    } = observer.look().await.unwrap()
+    else {
+        panic!("somebody leads");
+    };
+    assert_eq!(published.as_deref(), Some("10.0.0.1:80"));
+    assert_eq!(token, Some(leadership.token()));
+
+    leadership
+        .publish(Some(value("10.0.0.2:80")))
+        .await
+        .unwrap();
+    let Observation::Led {
+        value: published, ..
+    } = observer.look().await.unwrap()
+    else {
+        panic!("somebody leads");
+    };
+    assert_eq!(published.as_deref(), Some("10.0.0.2:80"));
+
+    store.lose(&lock());
+    assert!(leadership.publish(None).await.is_err());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_term_is_confirmed_by_a_heartbeat_sent_after_the_question() {
+    let store = TestBackend::new();
+    let leadership = election(&store, "a").campaign().await.unwrap();
+    let calls = store.calls();
+    let _permit = leadership.confirm().await.unwrap();
+    assert_eq!(store.calls(), calls + 1);
+
+    store.fail_with(Some(ErrorKind::Unavailable));
+    assert!(matches!(
+        leadership.confirm().await,
+        Err(NotLeading::Unconfirmed { .. })
+    ));
+    store.fail_with(None);
+    store.lose(&lock());
+    assert!(matches!(
+        leadership.confirm().await,
+        Err(NotLeading::Over { .. })
+    ));
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_observer_sees_each_change_and_a_silent_store() {
+    use futures_util::StreamExt as _;
+
+    let store = TestBackend::new();
+    let observer = Observer::new(Arc::new(store.clone()), lock(), Policy::default());
+    let mut seen = observer.watch();
+    assert_eq!(seen.next().await, Some(Observation::Free));
+    let leadership = election(&store, "a").campaign().await.unwrap();
+    let led = seen.next().await.unwrap();
+    assert!(
+        matches!(&led, Observation::Led { identity, .. } if identity == "a"),
+        "{led:?}"
+    );
+    store.freeze();
+    assert_eq!(
+        seen.next().await,
+        Some(Observation::Unknown { recorded: None })
+    );
+    store.thaw();
+    assert!(matches!(seen.next().await, Some(Observation::Led { .. })));
+    leadership.resign().await.unwrap();
+    assert_eq!(seen.next().await, Some(Observation::Free));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_permit_asks_for_enough_time() {
+    let store = TestBackend::new();
+    let leadership = election(&store, "a").campaign().await.unwrap();
+    assert!(leadership.permit(19 * SECOND).is_ok());
+    assert!(matches!(
+        leadership.permit(21 * SECOND),
+        Err(NotLeading::TooShort { .. })
+    ));
+    let term = leadership.term();
+    let work = term.until_cancelled(future::pending::<()>());
+    store.freeze();
+    assert!(work.await.is_err());
+}
+
+#[tokio::test(start_paused = true)]
+async fn ten_candidates_lead_one_after_the_other() {
+    let store = TestBackend::new();
+    let mut tasks = Vec::new();
+    for number in 0..10 {
+        let election = election(&store, &format!("candidate-{number}"));
+        tasks.push(tokio::spawn(async move {
+            let leadership = election.campaign().await.unwrap();
+            tokio::time::sleep(SECOND).await;
+            assert!(leadership.is_valid());
+            let token = leadership.token();
+            leadership.resign().await.unwrap();
+            token
+        }));
+    }
+    let mut tokens = Vec::new();
+    for task in tasks {
+        tokens.push(task.await.unwrap());
+    }
+    tokens.sort_unstable();
+    tokens.dedup();
+    assert_eq!(tokens.len(), 10);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_policy_the_store_cannot_grant_is_refused_with_the_numbers() {
+    let store = TestBackend::new();
+    let mut capabilities = store.capabilities();
+    capabilities.min_lease = 60 * SECOND;
+    let error = Policy::default()
+        .check_for(&capabilities)
+        .unwrap_err()
+        .to_string();
+    assert!(error.contains("20s") && error.contains("60s"), "{error}");
+    capabilities.min_lease = SECOND;
+    capabilities.lease_granularity = 3 * SECOND;
+    assert!(Policy::default().check_for(&capabilities).is_err());
+}
+
+#[test]
+fn without_a_runtime_a_campaign_fails_with_what_to_do() {
+    let backend = Arc::new(tenure_core::MemoryBackend::private());
+    let election = Election::builder(backend, lock()).build().unwrap();
+    let mut campaign = std::pin::pin!(election.campaign());
+    let mut context = std::task::Context::from_waker(std::task::Waker::noop());
+    let std::task::Poll::Ready(Err(error)) = campaign.as_mut().poll(&mut context) else {
+        panic!("nothing to wait for");
+    };
+    assert!(error.to_string().contains("runtime"), "{error}");
+}
