@@ -1,0 +1,4 @@
+//! Benchmarks of tenure; run them with `cargo bench -p tenure-benches`.
+//!
+//! - `guard`: what asking a term costs, beside a bare read of the boot clock.
+//! - `idle`: what 10,000 elections cost that have nothing to do but their heartbeats.

@@ -1,0 +1,8 @@
+//! Examples for tenure. Each runs without a server:
+//!
+//! - `cargo run -p tenure-examples --example elect`: campaign, guard side effects, resign.
+//! - `cargo run -p tenure-examples --example run_while_leader`: work that runs only while leading.
+//! - `cargo run -p tenure-examples --example observe`: watch who leads without being a candidate.
+//!
+//! Each takes a store's URL as its argument, so that several processes can elect among them:
+//! `cargo run -p tenure-examples --example run_while_leader -- file:///var/tmp/tenure-example`.
