@@ -381,7 +381,12 @@ impl Engine {
         if self.election.is_healthy() {
             self.start(call);
         } else {
-            self.called_at = self.election.clock.now();
+            let error = Error::new(
+                ErrorKind::Unavailable,
+                Operation::Renew,
+                "the health probe says no, so no heartbeat is sent",
+            );
+            answer_all(mem::take(&mut self.confirming), &Err(Arc::new(error)));
             self.missed(None, Failure::default());
         }
     }
