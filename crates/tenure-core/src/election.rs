@@ -137,6 +137,7 @@ impl Election {
     pub async fn settled(&self) {
         let deadline = self.inner.clock.now() + self.inner.policy.request_timeout();
         tokio::select! {
+            biased;
             _turn = self.inner.turn.lock() => {}
             () = self.inner.clock.sleep_until(deadline) => {}
         }

@@ -201,6 +201,7 @@ impl Watch {
             };
             let hint = std::future::poll_fn(|cx| changes.as_mut().poll_next(cx));
             tokio::select! {
+                biased;
                 () = clock.sleep_until(self.look_at) => return,
                 // Also after "held for so long": the leader or its value may have changed.
                 hint = hint => match hint {

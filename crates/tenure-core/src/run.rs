@@ -90,6 +90,7 @@ impl Election {
             }
             if !told_to_stop {
                 tokio::select! {
+                    biased;
                     () = &mut shutdown => return Ok(()),
                     () = self.pause() => {}
                 }

@@ -109,6 +109,7 @@ impl TermState {
                 return;
             }
             tokio::select! {
+                biased;
                 () = changed => {}
                 () = self.clock.sleep_until(at) => {}
             }

@@ -217,6 +217,7 @@ impl Clock for TestClock {
                 return;
             }
             tokio::select! {
+                biased;
                 () = tokio::time::sleep(deadline.since(now)) => {}
                 () = jumped => {}
             }

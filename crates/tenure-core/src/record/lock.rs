@@ -16,6 +16,9 @@ use crate::{
 /// How often one call reads the record again after somebody else's write came in between.
 const ATTEMPTS: usize = 3;
 
+/// How long a look that follows a change may take.
+const LOOK_LIMIT: Duration = Duration::from_secs(1);
+
 /// The lease written with a released record; client-go writes the same second.
 const RELEASED_LEASE: Duration = Duration::from_secs(1);
 
@@ -219,11 +222,22 @@ impl<S: RecordStore> Inner<S> {
             RecordEvent::Gone => None,
             // Look before waking anybody: most changes are the leader's heartbeats. A look that
             // fails is left to the candidate, which knows how to back off.
-            RecordEvent::Changed => self.get(lock).await.ok().flatten(),
+            RecordEvent::Changed => self.look(lock).await,
         };
         match found.map(|found| self.judge(lock, &found)) {
             None | Some(Standing::Free) => Hint::MayBeFree,
             Some(Standing::Alive(left) | Standing::Unproven(left)) => Hint::HeldFor(left),
+        }
+    }
+
+    /// One look under a deadline of its own: nobody puts one on a stream of hints, and a look
+    /// without an answer (hazard 6) would hold back all later ones.
+    async fn look(&self, lock: &LockName) -> Option<Versioned> {
+        let clock = self.store.clock();
+        tokio::select! {
+            biased;
+            found = self.get(lock) => found.ok().flatten(),
+            () = clock.sleep_until(clock.now() + LOOK_LIMIT) => None,
         }
     }
 
