@@ -377,3 +377,71 @@ impl<S: RecordStore> LockBackend for RecordLock<S> {
         }))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicBool, Ordering};
+
+    use futures_util::stream;
+
+    use super::super::{RecordEvents, RecordStore};
+    use super::*;
+    use crate::{MemoryBackend, MemoryStore};
+
+    /// A store that tells of two changes and swallows the first `get`.
+    #[derive(Debug)]
+    struct Swallowing {
+        store: MemoryStore,
+        swallowed: AtomicBool,
+    }
+
+    #[async_trait]
+    impl RecordStore for Swallowing {
+        fn capabilities(&self) -> Capabilities {
+            self.store.capabilities()
+        }
+
+        fn clock(&self) -> SharedClock {
+            self.store.clock()
+        }
+
+        async fn get(&self, lock: &LockName) -> Result<Option<Versioned>, Error> {
+            if !self.swallowed.swap(true, Ordering::Relaxed) {
+                std::future::pending::<()>().await;
+            }
+            self.store.get(lock).await
+        }
+
+        async fn create(&self, lock: &LockName, record: &Record) -> Result<Written, Error> {
+            self.store.create(lock, record).await
+        }
+
+        async fn replace(
+            &self,
+            lock: &LockName,
+            record: &Record,
+            step: Step,
+            expected: &Versioned,
+        ) -> Result<Written, Error> {
+            self.store.replace(lock, record, step, expected).await
+        }
+
+        fn watch(&self, _: &LockName) -> RecordEvents {
+            Box::pin(stream::iter([RecordEvent::Changed, RecordEvent::Changed]))
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_look_without_an_answer_does_not_hold_back_later_hints() {
+        let clock = std::sync::Arc::new(crate::testing::TestClock::new());
+        let lock = RecordLock::new(Swallowing {
+            store: MemoryBackend::with_clock(clock).store().clone(),
+            swallowed: AtomicBool::new(false),
+        });
+        let hints = lock
+            .changes(&LockName::new("test").unwrap())
+            .collect::<Vec<_>>();
+        let hints = tokio::time::timeout(Duration::from_secs(60), hints).await;
+        assert_eq!(hints.unwrap(), [Hint::MayBeFree, Hint::MayBeFree]);
+    }
+}

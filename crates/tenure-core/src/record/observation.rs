@@ -99,3 +99,85 @@ fn alive(left: Duration, proven: bool) -> Standing {
         Standing::Unproven(left)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::{Record, RecordHolder};
+    use super::*;
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    fn lock() -> LockName {
+        LockName::new("test").unwrap()
+    }
+
+    fn at(seconds: u64) -> Time {
+        Time::from_nanos(seconds * 1_000_000_000)
+    }
+
+    fn held(version: u64, lease: Duration) -> Versioned {
+        let holder = RecordHolder {
+            identity: "other".to_owned(),
+            campaign: None,
+            token: None,
+            value: None,
+        };
+        let record = Record {
+            holder: Some(holder),
+            lease,
+        };
+        Versioned::new(record, version)
+    }
+
+    #[test]
+    fn a_lease_runs_from_the_receipt_of_a_changed_version() {
+        let seen = Observations::default();
+        let judge = |version, now| seen.judge(&lock(), &held(version, 20 * SECOND), at(now));
+        assert_eq!(judge(1, 100), Standing::Unproven(20 * SECOND));
+        assert_eq!(
+            judge(1, 110),
+            Standing::Unproven(10 * SECOND),
+            "the same version again"
+        );
+        assert_eq!(judge(2, 115), Standing::Alive(20 * SECOND));
+        assert_eq!(judge(2, 134), Standing::Alive(SECOND));
+        assert_eq!(judge(2, 135), Standing::Free);
+        assert_eq!(judge(3, 200), Standing::Alive(20 * SECOND), "it came back");
+    }
+
+    #[test]
+    fn the_records_own_duration_counts_up_to_an_hour() {
+        let seen = Observations::default();
+        let years = Duration::from_secs(68 * 365 * 24 * 60 * 60);
+        let judge = |lease, now| seen.judge(&lock(), &held(1, lease), at(now));
+        assert_eq!(judge(years, 0), Standing::Unproven(MAX_LEASE));
+        assert_eq!(judge(5 * SECOND, 4), Standing::Unproven(SECOND));
+        assert_eq!(judge(Duration::ZERO, 4), Standing::Free);
+    }
+
+    #[test]
+    fn what_the_store_knows_comes_before_what_was_seen() {
+        let seen = Observations::default();
+        let until = |end| held(1, 20 * SECOND).with_liveness(Liveness::Until(end));
+        let gone = held(1, 20 * SECOND).with_liveness(Liveness::Gone);
+        assert_eq!(
+            seen.judge(&lock(), &until(at(7)), at(5)),
+            Standing::Alive(2 * SECOND)
+        );
+        assert_eq!(seen.judge(&lock(), &until(at(7)), at(7)), Standing::Free);
+        assert_eq!(
+            seen.judge(&lock(), &until(at(9_000_000)), at(7)),
+            Standing::Alive(20 * SECOND),
+            "never more than one lease"
+        );
+        assert_eq!(seen.judge(&lock(), &gone, at(5)), Standing::Free);
+    }
+
+    #[test]
+    fn a_released_record_is_free_at_once() {
+        let mut released = held(1, 20 * SECOND);
+        released.record.holder = None;
+        let seen = Observations::default();
+        assert_eq!(seen.judge(&lock(), &released, at(5)), Standing::Free);
+    }
+}
