@@ -1,1 +1,96 @@
-//! To come.
+//! Leader election among the processes of one host, in a directory that they share.
+//!
+//! No server and no set-up: every candidate opens the same directory. What it promises:
+//!
+//! - **A leader that dies is noticed at once.** It keeps a file open and locked for as long as it
+//!   leads; when its process ends, in whatever way, the operating system unlocks the file and
+//!   wakes the other candidates.
+//! - **A leader that hangs loses the lock when its lease ends**, judged on the host's boot clock,
+//!   which all processes share and which runs on during suspend. A reboot ends every term.
+//! - **No process can block the others.** The directory is changed without any lock of its own,
+//!   so a process that is stopped between any two steps holds nobody up.
+//! - **Fencing tokens rise** over crashes of processes and of the host: the counter is part of
+//!   the record, which is written to disk before anybody is told of it. Only removing the lock's
+//!   directory, or restoring it from a backup, sets it back.
+//!
+//! ```
+//! use std::time::Duration;
+//!
+//! use tenure_core::{Acquired, CampaignId, Candidate, Identity, LockBackend, LockName};
+//! use tenure_file::FileConfig;
+//!
+//! # #[tokio::main(flavor = "current_thread")]
+//! # async fn main() -> Result<(), tenure_core::Error> {
+//! # let temporary = tempfile::tempdir().unwrap();
+//! # let directory = temporary.path();
+//! let backend = tenure_file::open(FileConfig::new(directory)?).await?;
+//!
+//! let lock = LockName::new("nightly-batch")?;
+//! let candidate = Candidate::new(Identity::of_this_process(), CampaignId::new(1));
+//! let lease = Duration::from_secs(20);
+//! let Acquired::Held(grant) = backend.acquire(&lock, &candidate, lease).await? else {
+//!     panic!("nobody else campaigns");
+//! };
+//! println!("leading with fencing token {}", grant.token);
+//! backend.release(&grant).await?;
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! # What the directory must be
+//!
+//! A directory on a local file system (ext4, XFS, Btrfs, ZFS, tmpfs, overlayfs and the like) of one
+//! host, used by processes under one kernel. Containers may share it when they share the kernel.
+//! Network, cluster and FUSE file systems are refused with
+//! [`Unsupported`](tenure_core::ErrorKind::Unsupported): neither their locks nor their
+//! notifications tell of a process that died elsewhere, and every host has a boot clock of its
+//! own. The check is made on Linux only. File systems without hard links (FAT) are refused at the
+//! first attempt to acquire. Sandboxes that keep file locks to themselves (gVisor) must not share
+//! a directory.
+//!
+//! A candidate needs read, write and search permission (`rwx`) on the directory and the lock's
+//! directory in it, and read permission on the files that others put there: candidates of several
+//! users share a group, a set-group-id directory and a umask that lets the group write. An
+//! observer needs `r-x`; it never writes.
+//!
+//! # What is in it
+//!
+//! `<directory>/<lock name>/` holds
+//!
+//! - `record-<version>.json`: the record, a new file for each write; the highest version counts,
+//!   the one before it is kept for readers that are late. Its format carries a version; a record
+//!   of a newer format is an [`Unsupported`](tenure_core::ErrorKind::Unsupported) error.
+//! - `alive-<campaign>-<number>`: the file a leader keeps locked. Left over ones are removed when
+//!   the next leader is elected.
+//! - `tmp-<number>`: a file that is being written.
+//!
+//! A term is a file descriptor, and each lock that is waited for is an inotify watch: raise
+//! `ulimit -n` and `fs.inotify.max_user_watches` for thousands of elections in one process. Where
+//! no watch can be had, a warning is logged and candidates look at the directory every retry
+//! interval.
+//!
+//! # When something is damaged
+//!
+//! - **An unreadable record** (cut off, not JSON, a lease that is zero or negative): if no alive
+//!   file of the lock is locked by anybody, there is no leader, and the next candidate takes over
+//!   at once. Else somebody may lead, and the lock counts as held until the record has stood there
+//!   unchanged for as long as the longest lease among those alive files, an hour at most. A leader
+//!   that is alive mends the record with its next heartbeat. Tokens go on rising either way.
+//! - **A lease of many years** in a record is believed for an hour at most.
+//! - **A version beyond the 48 bits of a token** is a
+//!   [`Corrupted`](tenure_core::ErrorKind::Corrupted) error that names the file to remove.
+//! - **A full disk** is [`Unavailable`](tenure_core::ErrorKind::Unavailable): no heartbeat can be
+//!   written, so the leader steps down in time, and nobody is elected until there is space.
+//! - **The lock's directory is removed**: the leader's next heartbeat finds it lost; the next
+//!   leader starts with token 1. Never remove it while a process campaigns.
+
+mod alive;
+mod backend;
+mod config;
+mod format;
+mod record_file;
+mod trouble;
+mod watch;
+
+pub use backend::{FileBackend, FileStore, open};
+pub use config::FileConfig;

@@ -1,0 +1,301 @@
+//! Files that live as long as the process that made them: by them a death is noticed.
+//!
+//! Such a file is open and locked (`flock`) from before anybody can know its name, and is neither
+//! closed nor unlocked while it means anything. So whoever gets a lock on it knows that its maker
+//! is through with it or dead: the kernel closes the files of a killed process, and only then.
+//!
+//! The lock also tells leftovers apart. Between the creation of a file and its locking it looks
+//! like a leftover, and may be removed; therefore it begins under a temporary name, and its maker
+//! starts again when it finds that name gone.
+
+use std::fs::{self, File, OpenOptions, TryLockError};
+use std::io::{self, Read as _, Write as _};
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use rustix::fs::OFlags;
+use tenure_core::CampaignId;
+use tenure_core::record::MAX_LEASE;
+
+use crate::trouble::{Action, During as _, Trouble};
+
+const ALIVE: &str = "alive-";
+const TEMPORARY: &str = "tmp-";
+
+/// How often a file is made anew because its name was taken for a leftover's.
+pub(crate) const ATTEMPTS: usize = 8;
+
+/// No file of ours is larger. One that is was not written by us.
+const MAX_BYTES: u64 = 64 * 1024;
+
+/// Whether this is the name of an alive file.
+pub(crate) fn is_alive_name(name: &str) -> bool {
+    // The name stands in the record, which anybody may have damaged: nothing in it may lead out
+    // of the lock's directory.
+    name.strip_prefix(ALIVE).is_some_and(|rest| {
+        !rest.is_empty() && rest.bytes().all(|b| b.is_ascii_hexdigit() || b == b'-')
+    })
+}
+
+/// Whether this is the name of a file that means nothing once its maker is gone.
+pub(crate) fn is_claimed_name(name: &str) -> bool {
+    name.starts_with(ALIVE) || name.starts_with(TEMPORARY)
+}
+
+/// A locked file under a temporary name, which is removed on drop.
+#[derive(Debug)]
+pub(crate) struct Temporary {
+    file: Option<File>,
+    path: PathBuf,
+}
+
+impl Temporary {
+    pub(crate) fn create(dir: &Path) -> Result<Self, Trouble> {
+        for _ in 0..ATTEMPTS {
+            let path = dir.join(format!("{TEMPORARY}{:016x}", fastrand::u64(..)));
+            let file = OpenOptions::new()
+                .write(true)
+                .create_new(true)
+                .open(&path)
+                .during(Action::Create, &path)?;
+            let locked = file.try_lock();
+            let temporary = Self {
+                file: Some(file),
+                path,
+            };
+            match locked {
+                Ok(()) => return Ok(temporary),
+                // Somebody is just looking whether it is a leftover.
+                Err(TryLockError::WouldBlock) => {}
+                Err(TryLockError::Error(error)) => {
+                    return Err(error).during(Action::Lock, &temporary.path);
+                }
+            }
+        }
+        Err(io::Error::from(io::ErrorKind::WouldBlock)).during(Action::Lock, dir)
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    pub(crate) fn write(&mut self, content: &[u8]) -> Result<(), Trouble> {
+        match &mut self.file {
+            Some(file) => file.write_all(content).during(Action::Write, &self.path),
+            None => Ok(()),
+        }
+    }
+
+    pub(crate) fn sync(&self) -> Result<(), Trouble> {
+        match &self.file {
+            Some(file) => file.sync_all().during(Action::Sync, &self.path),
+            None => Ok(()),
+        }
+    }
+}
+
+impl Drop for Temporary {
+    fn drop(&mut self) {
+        if self.file.is_some() {
+            // Gone already if it was taken for a leftover; else the next leader removes it.
+            let _gone = fs::remove_file(&self.path);
+        }
+    }
+}
+
+/// The file a leader keeps open and locked for its whole term.
+///
+/// Dropping it closes it, which unlocks it and wakes everybody who waits. It is not removed then:
+/// a record may still name it, and must not come to name nothing.
+#[derive(Debug)]
+pub(crate) struct Alive {
+    _locked: File,
+    path: PathBuf,
+    name: String,
+}
+
+impl Alive {
+    /// Makes one for a campaign whose leases are at most `lease`.
+    pub(crate) fn create(
+        dir: &Path,
+        campaign: CampaignId,
+        lease: Duration,
+    ) -> Result<Self, Trouble> {
+        for _ in 0..ATTEMPTS {
+            let name = format!("{ALIVE}{campaign}-{:016x}", fastrand::u64(..));
+            let path = dir.join(&name);
+            let mut temporary = Temporary::create(dir)?;
+            // For whoever finds the record unreadable.
+            temporary.write(format!("{}\n", millis_up(lease)).as_bytes())?;
+            match fs::rename(temporary.path(), &path) {
+                Ok(()) => {}
+                Err(error) if error.kind() == io::ErrorKind::NotFound && dir.exists() => continue,
+                Err(error) => return Err(error).during(Action::Create, &path),
+            }
+            if let Some(file) = temporary.file.take() {
+                return Ok(Self {
+                    _locked: file,
+                    path,
+                    name,
+                });
+            }
+        }
+        Err(io::Error::from(io::ErrorKind::WouldBlock)).during(Action::Create, dir)
+    }
+
+    pub(crate) fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Removes the file's name, once no record names it.
+    pub(crate) fn remove(&self) {
+        // The next leader removes it otherwise.
+        let _gone = fs::remove_file(&self.path);
+    }
+}
+
+/// What a look at somebody's alive or temporary file tells.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Pulse {
+    /// Its maker has it open; an alive file also tells the longest lease of its term.
+    Alive { lease: Duration },
+    /// Its maker is through with it, or dead.
+    Dead,
+    /// There is no such file, or it cannot be looked at: nothing is known.
+    Unknown,
+}
+
+/// Looks whether the maker of a file still has it locked.
+pub(crate) fn pulse(dir: &Path, name: &str) -> Pulse {
+    // Opened for reading only, so that closing it wakes nobody.
+    let Ok(mut file) = open_plain(&dir.join(name)) else {
+        return Pulse::Unknown;
+    };
+    match file.try_lock_shared() {
+        Ok(()) => Pulse::Dead,
+        Err(TryLockError::WouldBlock) => Pulse::Alive {
+            lease: lease_in(&mut file),
+        },
+        Err(TryLockError::Error(_)) => Pulse::Unknown,
+    }
+}
+
+fn lease_in(file: &mut File) -> Duration {
+    read_some(file)
+        .ok()
+        .and_then(|bytes| String::from_utf8(bytes).ok())
+        .and_then(|text| text.trim().parse().ok())
+        .map_or(MAX_LEASE, Duration::from_millis)
+        .min(MAX_LEASE)
+}
+
+/// A duration in whole milliseconds, rounded up: nobody may believe a lease shorter than the
+/// holder does.
+pub(crate) fn millis_up(lease: Duration) -> u64 {
+    u64::try_from(lease.as_nanos().div_ceil(1_000_000)).unwrap_or(u64::MAX)
+}
+
+/// Opens a file for reading without ever waiting: a pipe put in its place must not hang us, and a
+/// symbolic link must not lead us elsewhere.
+pub(crate) fn open_plain(path: &Path) -> io::Result<File> {
+    let flags = OFlags::NONBLOCK | OFlags::NOFOLLOW;
+    OpenOptions::new()
+        .read(true)
+        .custom_flags(flags.bits().cast_signed())
+        .open(path)
+}
+
+/// Opens whatever has this name, without following a link, only to ask which file it is: needs no
+/// permission to read it.
+pub(crate) fn open_handle(path: &Path) -> io::Result<File> {
+    #[cfg(target_os = "linux")]
+    let flags = OFlags::PATH | OFlags::NOFOLLOW;
+    #[cfg(not(target_os = "linux"))]
+    let flags = OFlags::NONBLOCK | OFlags::NOFOLLOW;
+    OpenOptions::new()
+        .read(true)
+        .custom_flags(flags.bits().cast_signed())
+        .open(path)
+}
+
+/// Reads a file as far as one of ours can reach.
+pub(crate) fn read_some(file: &mut File) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    file.take(MAX_BYTES).read_to_end(&mut bytes)?;
+    Ok(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_alive_file_is_dead_when_it_is_dropped() {
+        let dir = tempfile::tempdir().unwrap();
+        let lease = Duration::from_micros(1_500);
+        let alive = Alive::create(dir.path(), CampaignId::new(7), lease).unwrap();
+        let name = alive.name().to_owned();
+        assert!(is_alive_name(&name) && is_claimed_name(&name));
+        let rounded = Duration::from_millis(2);
+        assert_eq!(pulse(dir.path(), &name), Pulse::Alive { lease: rounded });
+        drop(alive);
+        assert_eq!(pulse(dir.path(), &name), Pulse::Dead);
+        fs::remove_file(dir.path().join(&name)).unwrap();
+        assert_eq!(pulse(dir.path(), &name), Pulse::Unknown);
+    }
+
+    #[test]
+    fn an_alive_file_whose_text_was_damaged_stands_for_the_longest_lease() {
+        let dir = tempfile::tempdir().unwrap();
+        let alive = Alive::create(dir.path(), CampaignId::new(7), Duration::from_secs(1)).unwrap();
+        for text in ["", "soon", "-5", "99999999999999999999"] {
+            fs::write(dir.path().join(alive.name()), text).unwrap();
+            let found = pulse(dir.path(), alive.name());
+            assert_eq!(found, Pulse::Alive { lease: MAX_LEASE });
+        }
+    }
+
+    #[test]
+    fn names_that_lead_elsewhere_are_no_alive_files() {
+        for name in [
+            "alive-",
+            "alive-../x",
+            "alive-a/b",
+            "../alive-a",
+            "tmp-a",
+            "alive-g",
+        ] {
+            assert!(!is_alive_name(name), "{name}");
+        }
+    }
+
+    #[test]
+    fn a_file_removed_as_a_leftover_is_made_again() {
+        let dir = tempfile::tempdir().unwrap();
+        let sweeper = {
+            let dir = dir.path().to_owned();
+            std::thread::spawn(move || {
+                while dir.exists() {
+                    for entry in fs::read_dir(&dir).into_iter().flatten().flatten() {
+                        let name = entry.file_name().into_string().unwrap();
+                        if pulse(&dir, &name) == Pulse::Dead {
+                            let _gone = fs::remove_file(dir.join(name));
+                        }
+                    }
+                }
+            })
+        };
+        for number in 0..500 {
+            let campaign = CampaignId::new(number);
+            // May give up, as it would after eight chance meetings; must not lose a live file.
+            if let Ok(alive) = Alive::create(dir.path(), campaign, Duration::from_secs(1)) {
+                assert!(dir.path().join(alive.name()).exists());
+                let found = pulse(dir.path(), alive.name());
+                assert!(matches!(found, Pulse::Alive { .. }), "{found:?}");
+            }
+        }
+        drop(dir);
+        sweeper.join().unwrap();
+    }
+}

@@ -1,0 +1,148 @@
+//! Failed file operations, and what they mean for the caller.
+
+use std::fmt;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use tenure_core::{Error, ErrorKind, Operation};
+
+/// A failed file operation: what was tried, and on which path.
+#[derive(Debug)]
+pub(crate) struct Trouble {
+    action: Action,
+    path: PathBuf,
+    error: io::Error,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Action {
+    Create,
+    List,
+    Read,
+    Write,
+    Lock,
+    Link,
+    Sync,
+}
+
+impl fmt::Display for Action {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Create => "create",
+            Self::List => "list",
+            Self::Read => "read",
+            Self::Write => "write",
+            Self::Lock => "lock",
+            Self::Link => "link",
+            Self::Sync => "sync",
+        })
+    }
+}
+
+/// Says what was being done when an I/O error arose.
+pub(crate) trait During<T> {
+    fn during(self, action: Action, path: &Path) -> Result<T, Trouble>;
+}
+
+impl<T> During<T> for io::Result<T> {
+    fn during(self, action: Action, path: &Path) -> Result<T, Trouble> {
+        self.map_err(|error| Trouble {
+            action,
+            path: path.to_owned(),
+            error,
+        })
+    }
+}
+
+impl Trouble {
+    /// Whether a file or directory was not there.
+    pub(crate) fn is_missing(&self) -> bool {
+        self.error.kind() == io::ErrorKind::NotFound
+    }
+
+    /// Whether this process may not do it, or nobody can.
+    pub(crate) fn is_refused(&self) -> bool {
+        matches!(
+            self.error.kind(),
+            io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem
+        )
+    }
+
+    /// What it means, with what to do about it.
+    pub(crate) fn into_error(self, operation: Operation) -> Error {
+        let (kind, advice) = self.meaning();
+        let message = format!(
+            "cannot {} {}: {}; {advice}",
+            self.action,
+            self.path.display(),
+            self.error
+        );
+        Error::new(kind, operation, message).with_source(self.error)
+    }
+
+    fn meaning(&self) -> (ErrorKind, &'static str) {
+        let code = self.error.raw_os_error();
+        let is = |errno: rustix::io::Errno| code == Some(errno.raw_os_error());
+        if self.action == Action::Link && (is(rustix::io::Errno::PERM) || self.is_unsupported()) {
+            return (
+                ErrorKind::Unsupported,
+                "this file system has no hard links; use a directory on ext4, XFS, Btrfs or tmpfs",
+            );
+        }
+        if self.action == Action::Lock && self.is_unsupported() {
+            return (
+                ErrorKind::Unsupported,
+                "this file system has no file locks; use a directory on ext4, XFS, Btrfs or tmpfs",
+            );
+        }
+        if is(rustix::io::Errno::MFILE) || is(rustix::io::Errno::NFILE) {
+            return (
+                ErrorKind::Unavailable,
+                "no file descriptors are left: raise the limit (ulimit -n); each term needs one",
+            );
+        }
+        match self.error.kind() {
+            io::ErrorKind::PermissionDenied => (ErrorKind::Forbidden, self.permission()),
+            io::ErrorKind::ReadOnlyFilesystem => (
+                ErrorKind::Misconfigured,
+                "a candidate must be able to write; remount the file system read-write or use \
+                 another directory",
+            ),
+            io::ErrorKind::NotADirectory | io::ErrorKind::AlreadyExists => (
+                ErrorKind::Misconfigured,
+                "something that is no directory is in the way; use another directory",
+            ),
+            io::ErrorKind::NotFound => (
+                ErrorKind::Misconfigured,
+                "the directory does not exist; create it, or correct the path",
+            ),
+            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => (
+                ErrorKind::Unavailable,
+                "free some space; until then nobody can be elected here and a leader cannot \
+                 extend its term",
+            ),
+            _ => (
+                ErrorKind::Unavailable,
+                "it is tried again; if it stays, check the disk",
+            ),
+        }
+    }
+
+    fn is_unsupported(&self) -> bool {
+        self.error.kind() == io::ErrorKind::Unsupported
+    }
+
+    fn permission(&self) -> &'static str {
+        match self.action {
+            Action::Create | Action::Write | Action::Link | Action::Lock | Action::Sync => {
+                "a candidate needs read, write and search permission on the directory: grant it \
+                 with chmod u+rwx or, for a shared group, chgrp and chmod g+rwxs"
+            }
+            Action::List | Action::Read => {
+                "read and search permission on the directory and read permission on its files \
+                 are needed: grant them with chmod u+rx or, for a shared group, chgrp and chmod \
+                 g+rx"
+            }
+        }
+    }
+}
