@@ -1,2 +1,31 @@
-//! To come.
-fn main() {}
+//! The workspace's own commands, run as `cargo xtask <command>`.
+
+#[cfg(not(unix))]
+fn main() {
+    eprintln!("cargo xtask runs servers as child processes and needs a Unix system");
+    std::process::exit(1);
+}
+
+#[cfg(unix)]
+mod cli;
+#[cfg(unix)]
+mod interrupt;
+#[cfg(unix)]
+mod net;
+#[cfg(unix)]
+mod paths;
+#[cfg(unix)]
+mod process;
+#[cfg(unix)]
+mod provision;
+#[cfg(unix)]
+mod shell;
+#[cfg(unix)]
+mod stores;
+#[cfg(unix)]
+mod suite;
+
+#[cfg(unix)]
+fn main() -> std::process::ExitCode {
+    cli::main()
+}

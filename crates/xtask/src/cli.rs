@@ -1,0 +1,245 @@
+//! The command line.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::Result;
+use clap::{Args, Parser, Subcommand};
+
+use crate::interrupt;
+use crate::paths::Dirs;
+use crate::process::{self, Ending, Hold};
+use crate::stores::{self, Kind, Request, Session, State, Stop};
+use crate::suite::{self, Backend};
+
+/// The workspace's own commands
+#[derive(Debug, Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask")]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Real etcd, Redis, Postgres and kube-apiserver on loopback
+    #[command(subcommand)]
+    Stores(Stores),
+    /// Format, lints, all tests, and every backend on its real store
+    Test {
+        /// Only the conformance suite of these backends, for quick work
+        #[arg(long, value_name = "BACKEND")]
+        only: Vec<Backend>,
+    },
+    /// The documentation, with warnings as errors
+    Docs,
+    /// Records a server's process and becomes it
+    #[command(name = "__child", hide = true)]
+    Child {
+        spec: PathBuf,
+        #[arg(long)]
+        record: PathBuf,
+        #[arg(long)]
+        holder: Option<i32>,
+    },
+    /// Becomes a server that dies with its parent
+    #[command(name = "__become", hide = true)]
+    Become {
+        #[arg(long)]
+        holder: Option<i32>,
+        #[arg(long, default_value = "plain")]
+        ending: Ending,
+        #[arg(last = true)]
+        command: Vec<OsString>,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+enum Stores {
+    /// Start stores; those that run already are left as they are
+    Up(Up),
+    /// Stop everything that `up` or a test run has started, and remove its data
+    Down,
+    /// Show what runs and whether it serves
+    Status,
+    /// Print the URLs for tests as shell exports
+    Env,
+    /// Write and read back on every store that runs, with its own tools
+    Check,
+    /// Stop a store and start it again on its data and ports
+    Restart {
+        /// The store
+        store: Kind,
+        /// End it as a crash does
+        #[arg(long)]
+        crash: bool,
+    },
+}
+
+#[derive(Debug, Args)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a flag of its own")]
+struct Up {
+    /// Which stores [default: kube etcd redis postgres]
+    stores: Vec<Kind>,
+    /// The number of etcd members
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=7))]
+    etcd_members: u8,
+    /// Also a replica of the Redis server
+    #[arg(long)]
+    redis_replica: bool,
+    /// Also a Redis Cluster of three masters
+    #[arg(long)]
+    redis_cluster: bool,
+    /// Also a Redis master and replica under three sentinels
+    #[arg(long)]
+    redis_sentinel: bool,
+    /// Also pgbouncer in transaction mode, in front of Postgres
+    #[arg(long)]
+    pgbouncer: bool,
+    /// Stay, and stop the stores when this command ends
+    #[arg(long)]
+    foreground: bool,
+}
+
+impl Up {
+    fn request(&self) -> Request {
+        let mut kinds = self.stores.clone();
+        if kinds.is_empty() {
+            kinds.extend(Kind::DEFAULT);
+        }
+        for (wanted, kind) in [
+            (self.etcd_members > 1, Kind::Etcd),
+            (self.redis_replica, Kind::RedisReplica),
+            (self.redis_cluster, Kind::RedisCluster),
+            (self.redis_sentinel, Kind::RedisSentinel),
+            (self.pgbouncer, Kind::Pgbouncer),
+        ] {
+            if wanted {
+                kinds.push(kind);
+            }
+        }
+        Request::new(kinds, self.etcd_members)
+    }
+}
+
+/// Runs the command of the command line.
+pub(crate) fn main() -> ExitCode {
+    match run(Cli::parse().command) {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(command: Command) -> Result<ExitCode> {
+    match command {
+        Command::Child {
+            spec,
+            record,
+            holder,
+        } => match process::become_child(&spec, &record, holder)? {},
+        Command::Become {
+            holder,
+            ending,
+            command,
+        } => match process::become_server(holder, ending, &command)? {},
+        Command::Stores(command) => {
+            interrupt::install()?;
+            run_stores(command)
+        }
+        Command::Test { only } => {
+            interrupt::install()?;
+            suite::test(&only)
+        }
+        Command::Docs => {
+            interrupt::install()?;
+            suite::docs()
+        }
+    }
+}
+
+fn run_stores(command: Stores) -> Result<ExitCode> {
+    let dirs = Dirs::open()?;
+    match command {
+        Stores::Up(up) if up.foreground => {
+            let session = stores::up(&dirs, &up.request(), Hold::Held)?;
+            stay(session)?;
+        }
+        Stores::Up(up) => {
+            stores::up(&dirs, &up.request(), Hold::Detached)?;
+        }
+        Stores::Down => {
+            let stopped = stores::down(&dirs)?;
+            if stopped.is_empty() {
+                eprintln!("nothing was running");
+            } else {
+                eprintln!("stopped {}", stopped.join(", "));
+            }
+        }
+        Stores::Status => {
+            if !stores::status(&dirs)? {
+                return Ok(ExitCode::FAILURE);
+            }
+        }
+        Stores::Env => {
+            for (name, value) in State::load(&dirs)?.env() {
+                println!("export {name}='{}'", value.replace('\'', r"'\''"));
+            }
+        }
+        Stores::Check => {
+            for (kind, running) in State::load(&dirs)?.stores {
+                let done = running.round_trip()?;
+                println!("{:15} {}: {done}", kind.name(), running.describe());
+            }
+        }
+        Stores::Restart { store, crash } => {
+            let how = if crash { Stop::Crash } else { Stop::Polite };
+            stores::restart(&dirs, store, how)?;
+            eprintln!("{}: restarted and serving", store.name());
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Holds stores until somebody ends this command, or stops them all from elsewhere.
+fn stay(mut session: Session) -> Result<()> {
+    if !session.has_started() {
+        eprintln!("all of it ran before: nothing to hold");
+        return Ok(());
+    }
+    eprintln!("Ctrl-C stops the stores; `cargo xtask stores env` prints their URLs");
+    while !interrupt::raised() {
+        session.tend();
+        if !session.is_alive() {
+            eprintln!("the stores were stopped from elsewhere");
+            break;
+        }
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    session.stop()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_sound() {
+        use clap::CommandFactory;
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn options_add_to_what_is_named() {
+        let cli = Cli::try_parse_from(["xtask", "stores", "up", "redis", "--pgbouncer"]).unwrap();
+        let Command::Stores(Stores::Up(up)) = cli.command else {
+            panic!("not up");
+        };
+        let kinds: Vec<Kind> = up.request().kinds.into_iter().collect();
+        assert_eq!(kinds, [Kind::Redis, Kind::Postgres, Kind::Pgbouncer]);
+    }
+}

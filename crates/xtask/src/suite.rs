@@ -1,0 +1,326 @@
+//! `cargo xtask test`: everything, with the real stores up, and one table at the end.
+
+use std::collections::BTreeSet;
+use std::fmt;
+use std::process::{Command, ExitCode};
+use std::time::{Duration, Instant};
+
+use anyhow::Result;
+
+use crate::paths::{self, Dirs};
+use crate::process::Hold;
+use crate::provision::{self, Need};
+use crate::shell::run_shown;
+use crate::stores::{self, Kind, Request, Session, State};
+
+/// The backends, in the order of the table.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, clap::ValueEnum)]
+pub(crate) enum Backend {
+    /// inside one process
+    Memory,
+    /// a directory on one host
+    File,
+    /// a Kubernetes Lease
+    KubeLease,
+    /// an annotation on a Kubernetes config map
+    KubeConfigmap,
+    /// etcd
+    Etcd,
+    /// Redis
+    Redis,
+    /// Postgres
+    Postgres,
+}
+
+impl Backend {
+    const ALL: [Self; 7] = [
+        Self::Memory,
+        Self::File,
+        Self::KubeLease,
+        Self::KubeConfigmap,
+        Self::Etcd,
+        Self::Redis,
+        Self::Postgres,
+    ];
+
+    fn name(self) -> &'static str {
+        match self {
+            Self::Memory => "memory",
+            Self::File => "file",
+            Self::KubeLease => "kube-lease",
+            Self::KubeConfigmap => "kube-configmap",
+            Self::Etcd => "etcd",
+            Self::Redis => "redis",
+            Self::Postgres => "postgres",
+        }
+    }
+
+    /// The server it runs on, if it needs one.
+    fn store(self) -> Option<Kind> {
+        match self {
+            Self::Memory | Self::File => None,
+            Self::KubeLease | Self::KubeConfigmap => Some(Kind::Kube),
+            Self::Etcd => Some(Kind::Etcd),
+            Self::Redis => Some(Kind::Redis),
+            Self::Postgres => Some(Kind::Postgres),
+        }
+    }
+}
+
+/// What became of one row of the table.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Outcome {
+    /// It ran and all is well; the text says what ran.
+    Passed(String),
+    /// There is nothing to run yet; the text says what was seen all the same.
+    Nothing(String),
+    /// It ran and failed, or could not run: a store that is missing is a failure.
+    Failed(String),
+}
+
+impl fmt::Display for Outcome {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Passed(text) => write!(f, "ok      {text}"),
+            Self::Nothing(text) => write!(f, "-       {text}"),
+            Self::Failed(text) => write!(f, "FAILED  {text}"),
+        }
+    }
+}
+
+/// One row of the final table.
+#[derive(Debug)]
+struct Row {
+    name: String,
+    outcome: Outcome,
+    took: Duration,
+}
+
+/// `cargo xtask test`
+pub(crate) fn test(only: &[Backend]) -> Result<ExitCode> {
+    let begin = Instant::now();
+    let backends: BTreeSet<Backend> = if only.is_empty() {
+        Backend::ALL.into_iter().collect()
+    } else {
+        only.iter().copied().collect()
+    };
+    let mut rows = Vec::new();
+    if only.is_empty() {
+        // Before anything is built: the etcd client's build runs it.
+        provision::ensure(&[Need::Protoc])?;
+        for (name, arguments, environment) in CARGO_STEPS {
+            rows.push(cargo_step(name, arguments, environment)?);
+        }
+    }
+    let dirs = Dirs::open()?;
+    let (mut session, store_rows) = bring_up(&dirs, &backends)?;
+    rows.extend(store_rows);
+    let state = State::load(&dirs)?;
+    for backend in backends {
+        let start = Instant::now();
+        let outcome = conformance(backend, &state, session.as_mut())?;
+        rows.push(Row {
+            name: format!("backend {}", backend.name()),
+            outcome,
+            took: start.elapsed(),
+        });
+    }
+    if only.is_empty() {
+        let start = Instant::now();
+        let outcome = cross_store(&state, session.as_mut())?;
+        rows.push(Row {
+            name: "across stores".to_owned(),
+            outcome,
+            took: start.elapsed(),
+        });
+    }
+    if let Some(mut session) = session {
+        session.stop()?;
+    }
+    Ok(report(&rows, begin.elapsed()))
+}
+
+/// `cargo xtask docs`
+pub(crate) fn docs() -> Result<ExitCode> {
+    let row = cargo_step(
+        "documentation",
+        &["doc", "--workspace", "--all-features", "--no-deps"],
+        &[("RUSTDOCFLAGS", "-D warnings")],
+    )?;
+    Ok(report(&[row], Duration::ZERO))
+}
+
+type CargoStep = (
+    &'static str,
+    &'static [&'static str],
+    &'static [(&'static str, &'static str)],
+);
+
+/// What needs no store.
+const CARGO_STEPS: [CargoStep; 4] = [
+    ("format", &["fmt", "--all", "--check"], &[]),
+    (
+        "lints",
+        &[
+            "clippy",
+            "--workspace",
+            "--all-targets",
+            "--all-features",
+            "--",
+            "-D",
+            "warnings",
+        ],
+        &[],
+    ),
+    (
+        "unit and integration tests",
+        &[
+            "test",
+            "--workspace",
+            "--all-features",
+            "--lib",
+            "--bins",
+            "--tests",
+            "--examples",
+        ],
+        &[],
+    ),
+    (
+        "doc tests",
+        &["test", "--workspace", "--all-features", "--doc"],
+        &[],
+    ),
+];
+
+/// Runs cargo; its failure is a row of the table, so that the steps after it still run.
+fn cargo_step(name: &str, arguments: &[&str], environment: &[(&str, &str)]) -> Result<Row> {
+    eprintln!("\n== {name}: cargo {}", arguments.join(" "));
+    let start = Instant::now();
+    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    let mut command = Command::new(cargo);
+    command
+        .args(arguments)
+        .envs(environment.iter().copied())
+        .current_dir(paths::workspace());
+    // Those that name this package were set for this program and would confuse another build.
+    for (variable, _) in std::env::vars_os() {
+        if variable.to_string_lossy().starts_with("CARGO_PKG_")
+            || variable.to_string_lossy().starts_with("CARGO_MANIFEST_")
+        {
+            command.env_remove(variable);
+        }
+    }
+    let status = run_shown(&mut command, || {})?;
+    let outcome = if status.success() {
+        Outcome::Passed(format!("cargo {}", arguments[0]))
+    } else {
+        Outcome::Failed(format!("cargo {} ended with {status}", arguments.join(" ")))
+    };
+    Ok(Row {
+        name: name.to_owned(),
+        outcome,
+        took: start.elapsed(),
+    })
+}
+
+/// Brings up every store that the backends need, and writes and reads back on each.
+fn bring_up(dirs: &Dirs, backends: &BTreeSet<Backend>) -> Result<(Option<Session>, Vec<Row>)> {
+    let kinds: BTreeSet<Kind> = backends
+        .iter()
+        .filter_map(|backend| backend.store())
+        .collect();
+    if kinds.is_empty() {
+        return Ok((None, Vec::new()));
+    }
+    eprintln!("\n== stores");
+    let start = Instant::now();
+    let session = match stores::up(dirs, &Request::new(kinds.iter().copied(), 1), Hold::Held) {
+        Ok(session) => session,
+        Err(error) => {
+            crate::interrupt::check()?;
+            eprintln!("{error:#}");
+            let rows = kinds.iter().map(|kind| Row {
+                name: format!("store {}", kind.name()),
+                outcome: Outcome::Failed("not up, see above".to_owned()),
+                took: start.elapsed(),
+            });
+            return Ok((None, rows.collect()));
+        }
+    };
+    let up = start.elapsed();
+    let state = session.state()?;
+    let mut rows = Vec::new();
+    for kind in kinds {
+        let start = Instant::now();
+        let outcome = match state.stores.get(&kind) {
+            None => Outcome::Failed("it is gone".to_owned()),
+            Some(running) => match running.round_trip() {
+                Ok(done) => Outcome::Passed(format!("{}: {done}", running.describe())),
+                Err(error) => Outcome::Failed(format!("{error:#}")),
+            },
+        };
+        rows.push(Row {
+            name: format!("store {}", kind.name()),
+            outcome,
+            took: up + start.elapsed(),
+        });
+    }
+    Ok((Some(session), rows))
+}
+
+/// Runs the conformance suite on one backend.
+///
+/// This is the place to wire a backend in: run its cases with `state.env()` in the environment,
+/// through [`run_shown`] with `session.tend()` as what happens meanwhile (it is what lets a case
+/// restart its store by `stores restart`), and count cases run, passed and left out.
+#[expect(
+    clippy::unnecessary_wraps,
+    reason = "running the cases can be interrupted"
+)]
+fn conformance(backend: Backend, state: &State, _: Option<&mut Session>) -> Result<Outcome> {
+    let seen = match backend.store() {
+        None => "needs no server".to_owned(),
+        Some(kind) => match state.stores.get(&kind) {
+            Some(running) => format!("server up ({})", running.describe()),
+            None => return Ok(Outcome::Failed(format!("{} is not up", kind.name()))),
+        },
+    };
+    Ok(Outcome::Nothing(format!("{seen}, no backend yet")))
+}
+
+/// Runs the tests that involve several stores. To be wired as [`conformance`] is.
+#[expect(
+    clippy::unnecessary_wraps,
+    reason = "running the tests can be interrupted"
+)]
+fn cross_store(_: &State, _: Option<&mut Session>) -> Result<Outcome> {
+    Ok(Outcome::Nothing("no tests yet".to_owned()))
+}
+
+/// Prints the table; the exit code says whether all is well.
+fn report(rows: &[Row], took: Duration) -> ExitCode {
+    let width = rows
+        .iter()
+        .map(|row| row.name.len())
+        .max()
+        .unwrap_or_default();
+    println!();
+    for row in rows {
+        let seconds = row.took.as_secs_f32();
+        println!("{:width$}  {seconds:7.1} s  {}", row.name, row.outcome);
+    }
+    let failed = rows
+        .iter()
+        .filter(|row| matches!(row.outcome, Outcome::Failed(_)))
+        .count();
+    if took > Duration::ZERO {
+        println!("{:width$}  {:7.1} s", "in all", took.as_secs_f32());
+    }
+    if failed == 0 {
+        println!("all is well");
+        ExitCode::SUCCESS
+    } else {
+        println!("{failed} failed");
+        ExitCode::FAILURE
+    }
+}
