@@ -63,12 +63,8 @@ const GENESIS: &[u8] = b"{\"format\":1,\"holder\":null}\n";
 /// that takes two writes each time.
 const ATTEMPTS: usize = 16;
 
-/// Whether this is the name of a record.
-pub(crate) fn is_record_name(name: &str) -> bool {
-    version_of(name).is_some()
-}
-
-fn version_of(name: &str) -> Option<u64> {
+/// The version in the name of a record.
+pub(crate) fn version_of(name: &str) -> Option<u64> {
     let digits = name.strip_prefix(PREFIX)?.strip_suffix(SUFFIX)?;
     // Exactly our own form, so that no two names stand for one version.
     (digits.len() == 20 && digits.bytes().all(|byte| byte.is_ascii_digit()))

@@ -36,6 +36,8 @@ type Topics = Mutex<HashMap<PathBuf, watch::Sender<Seen>>>;
 pub(crate) struct Seen {
     /// How many alive files were closed.
     pub(crate) closed: u64,
+    /// The highest version that was seen to appear.
+    highest: u64,
 }
 
 /// Why a directory cannot be watched.
@@ -145,28 +147,38 @@ fn dispatch(topics: &Topics, event: notify::Result<Event>) {
         }
     };
     for path in &event.paths {
-        let name = path.file_name().and_then(|name| name.to_str());
-        let parent = path.parent();
-        match (event.kind, name, parent) {
-            (
-                EventKind::Create(_) | EventKind::Modify(ModifyKind::Name(RenameMode::To)),
-                Some(name),
-                Some(dir),
-            ) if record_file::is_record_name(name) => {
-                if let Some(sender) = topics.get(dir) {
-                    sender.send_modify(|_| {});
+        let (Some(dir), Some(name)) = (path.parent(), path.file_name()) else {
+            continue;
+        };
+        let name = name.to_str().unwrap_or_default();
+        let version = record_file::version_of(name);
+        match event.kind {
+            EventKind::Create(_) | EventKind::Modify(ModifyKind::Name(RenameMode::To)) => {
+                if let (Some(sender), Some(version)) = (topics.get(dir), version) {
+                    sender.send_modify(|seen| seen.highest = seen.highest.max(version));
                 }
             }
-            (EventKind::Access(AccessKind::Close(AccessMode::Write)), Some(name), Some(dir))
-                if alive::is_alive_name(name) =>
-            {
-                if let Some(sender) = topics.get(dir) {
+            EventKind::Access(AccessKind::Close(AccessMode::Write)) => {
+                if let Some(sender) = topics.get(dir)
+                    && alive::is_alive_name(name)
+                {
                     sender.send_modify(|seen| seen.closed = seen.closed.wrapping_add(1));
                 }
             }
-            (EventKind::Remove(_) | EventKind::Modify(ModifyKind::Name(RenameMode::From)), ..) => {
+            EventKind::Remove(_) | EventKind::Modify(ModifyKind::Name(RenameMode::From)) => {
                 // If this is a watched directory itself: its subscribers find the sender gone.
+                // The kernel tells only when no file in it is open any more, the leader's say;
+                // so it also counts that the highest record is removed, which no sweep does.
                 topics.remove(path);
+                if let (Some(sender), Some(version)) = (topics.get(dir), version) {
+                    sender.send_if_modified(|seen| {
+                        let was_highest = version >= seen.highest;
+                        if was_highest {
+                            seen.highest = 0;
+                        }
+                        was_highest
+                    });
+                }
             }
             _ => {}
         }
