@@ -130,6 +130,9 @@ pub(crate) fn main() -> ExitCode {
         Ok(code) => code,
         Err(error) => {
             eprintln!("error: {error:#}");
+            if interrupt::raised() {
+                return ExitCode::from(interrupt::EXIT_INTERRUPTED);
+            }
             ExitCode::FAILURE
         }
     }

@@ -14,7 +14,7 @@ use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 static RAISED: OnceLock<Arc<AtomicBool>> = OnceLock::new();
 
 /// The exit status of a shell for a process that SIGINT ended.
-const EXIT_INTERRUPTED: i32 = 130;
+pub(crate) const EXIT_INTERRUPTED: u8 = 130;
 
 /// Installs the handlers. To be called once, before anything is started.
 pub(crate) fn install() -> Result<()> {
@@ -23,7 +23,7 @@ pub(crate) fn install() -> Result<()> {
         // The order matters: the flag is still down when the first signal comes.
         signal_hook::flag::register_conditional_shutdown(
             signal,
-            EXIT_INTERRUPTED,
+            i32::from(EXIT_INTERRUPTED),
             Arc::clone(&flag),
         )
         .and_then(|_| signal_hook::flag::register(signal, Arc::clone(&flag)))

@@ -116,7 +116,11 @@ pub(crate) fn start(dirs: &Dirs, spec: &Spec, hold: Hold) -> Result<Child> {
     write_file(&spec_file, 0o600, &serde_json::to_vec_pretty(spec)?)?;
     remove_file(&record_file(dirs, &spec.name))?;
 
-    let log = File::create(&spec.log)
+    // A process that is started again goes on with its log.
+    let log = File::options()
+        .create(true)
+        .append(true)
+        .open(&spec.log)
         .with_context(|| format!("cannot write the log {}", spec.log.display()))?;
     let mut command = Command::new(own_program()?);
     command
@@ -237,6 +241,21 @@ fn die_with_parent(_: Ending) -> Result<()> {
     Ok(())
 }
 
+/// A command that is killed when this program dies, whatever way that happens. Call it on the main
+/// thread.
+pub(crate) fn bound(program: impl Into<OsString>) -> Result<Command> {
+    let mut command = Command::new(own_program()?);
+    command
+        .args([
+            "__become",
+            "--holder",
+            &std::process::id().to_string(),
+            "--",
+        ])
+        .arg(program.into());
+    Ok(command)
+}
+
 /// This program's file, also after a build has replaced it under its path.
 fn own_program() -> Result<PathBuf> {
     if cfg!(target_os = "linux") {
@@ -266,7 +285,12 @@ pub(crate) fn read_record(dirs: &Dirs, name: &str) -> Result<Option<Record>> {
 /// All records there are.
 pub(crate) fn read_records(dirs: &Dirs) -> Result<Vec<Record>> {
     let mut records = Vec::new();
-    for entry in fs::read_dir(dirs.run())? {
+    let entries = match fs::read_dir(dirs.run()) {
+        // `down` was called from elsewhere.
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(records),
+        entries => entries.context("cannot read the records of processes")?,
+    };
+    for entry in entries {
         let file = entry?.file_name();
         if let Some(name) = file
             .to_str()
@@ -388,11 +412,13 @@ fn identify(pid: i32) -> Option<Identity> {
     // The program's name may hold spaces and brackets; the last bracket ends it.
     let mut fields = stat.rsplit_once(')')?.1.split_ascii_whitespace();
     let state = fields.next()?;
-    // Field 22 of the line, and the state was field 3.
-    let started = fields.nth(18)?.to_owned();
+    // Fields 20 and 22 of the line; the state was field 3.
+    let threads = fields.nth(16)?;
+    let started = fields.nth(1)?.to_owned();
     Some(Identity {
         started,
-        ended: matches!(state, "Z" | "X"),
+        // The first thread of a process can be through while others still run.
+        ended: matches!(state, "Z" | "X") && matches!(threads, "0" | "1"),
     })
 }
 

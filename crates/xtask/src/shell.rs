@@ -167,7 +167,20 @@ pub(crate) fn tail(path: &Path, lines: usize) -> String {
 }
 
 fn name_of(command: &Command) -> String {
-    command.get_program().to_string_lossy().into_owned()
+    // A command bound to this program (see `process::bound`) names its own program as an argument.
+    let mut bound = command.get_args().skip_while(|argument| *argument != "--");
+    let program = match bound.next().and_then(|_| bound.next()) {
+        Some(program)
+            if command
+                .get_args()
+                .next()
+                .is_some_and(|first| first == "__become") =>
+        {
+            program
+        }
+        _ => command.get_program(),
+    };
+    program.to_string_lossy().into_owned()
 }
 
 fn drain(pipe: Option<impl Read + Send + 'static>) -> mpsc::Receiver<String> {

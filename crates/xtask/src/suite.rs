@@ -2,13 +2,13 @@
 
 use std::collections::BTreeSet;
 use std::fmt;
-use std::process::{Command, ExitCode};
+use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
 
 use crate::paths::{self, Dirs};
-use crate::process::Hold;
+use crate::process::{self, Hold};
 use crate::provision::{self, Need};
 use crate::shell::run_shown;
 use crate::stores::{self, Kind, Request, Session, State};
@@ -197,7 +197,7 @@ fn cargo_step(name: &str, arguments: &[&str], environment: &[(&str, &str)]) -> R
     eprintln!("\n== {name}: cargo {}", arguments.join(" "));
     let start = Instant::now();
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-    let mut command = Command::new(cargo);
+    let mut command = process::bound(cargo)?;
     command
         .args(arguments)
         .envs(environment.iter().copied())

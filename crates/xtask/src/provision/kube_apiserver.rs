@@ -9,6 +9,7 @@ use anyhow::{Context, Result, bail};
 
 use super::apt;
 use crate::paths::{self, Dirs};
+use crate::process;
 use crate::shell::{capture, find, is_executable, run_with_progress};
 
 /// The Go module that pins the release.
@@ -146,7 +147,7 @@ fn build_module(go: &Path, version: &str, target: &Path) -> Result<()> {
     let module = paths::workspace().join(MODULE);
     let dirs = Dirs::open()?;
     let command = |arguments: &[&str]| {
-        let mut command = Command::new(go);
+        let mut command = process::bound(go)?;
         command
             .args(arguments)
             .current_dir(&module)
@@ -155,15 +156,15 @@ fn build_module(go: &Path, version: &str, target: &Path) -> Result<()> {
             .env("GOTOOLCHAIN", "local")
             .env("GOWORK", "off")
             .env_remove("GOFLAGS");
-        command
+        Ok::<_, anyhow::Error>(command)
     };
     run_with_progress(
-        &mut command(&["mod", "download", "-x"]),
+        &mut command(&["mod", "download", "-x"])?,
         &format!("fetching the sources of {PROGRAM} {version}"),
         &dirs.log("kube-apiserver-sources"),
         |lines, _| format!("{lines} steps"),
     )?;
-    let packages = capture(&mut command(&["list", "-deps", "."]))?
+    let packages = capture(&mut command(&["list", "-deps", "."])?)?
         .lines()
         .count();
 
@@ -194,7 +195,7 @@ fn build_module(go: &Path, version: &str, target: &Path) -> Result<()> {
             "-o",
             &output,
             ".",
-        ]),
+        ])?,
         &format!("building {PROGRAM} {version}"),
         &dirs.log("kube-apiserver-build"),
         |lines, last| format!("{lines} of at most {packages} packages compiled, now {last}"),
@@ -264,7 +265,7 @@ fn build_from_debian(cache: &Path, target: &Path) -> Result<()> {
             .find(|path| path.is_dir())
             .context("the source package holds no folder")?;
         run_with_progress(
-            Command::new("make")
+            process::bound("make")?
                 .arg("WHAT=cmd/kube-apiserver")
                 .env("GOTOOLCHAIN", "local")
                 .env("GOFLAGS", "-mod=vendor")

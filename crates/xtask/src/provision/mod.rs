@@ -16,7 +16,7 @@ use crate::shell::{capture, find, is_executable};
 pub(crate) use kube_apiserver::{KubeApiserver, provide as kube_apiserver};
 
 /// Something that may be missing, with the Debian packages that bring it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Need {
     /// `etcd` and `etcdctl`.
     Etcd,
@@ -72,11 +72,13 @@ impl Need {
 
 /// Installs what is missing.
 pub(crate) fn ensure(needs: &[Need]) -> Result<()> {
-    let missing: Vec<Need> = needs
+    let mut missing: Vec<Need> = needs
         .iter()
         .copied()
         .filter(|need| !need.is_met())
         .collect();
+    missing.sort_unstable();
+    missing.dedup();
     if missing.is_empty() {
         return Ok(());
     }

@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use super::{Env, Kind, Launch, Server, random_hex};
 use crate::net::free_ports;
 use crate::paths::write_file;
-use crate::process::{Ending, User};
+use crate::process::{self, Ending, User};
 use crate::provision::postgres_folder;
 use crate::shell::{capture, capture_with_input};
 
@@ -46,7 +46,7 @@ impl Postgres {
         let handed = folder.join("password");
         write_file(&handed, 0o600, secret.as_bytes())?;
         give(&handed, user.as_ref())?;
-        let mut initdb = Command::new(programs.join("initdb"));
+        let mut initdb = process::bound(programs.join("initdb"))?;
         initdb
             .args(["--pgdata=data", "--auth=scram-sha-256", "--pwfile=password"])
             .args(["--encoding=UTF8", "--locale=C"])

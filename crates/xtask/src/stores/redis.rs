@@ -62,6 +62,9 @@ fn launch_server(launch: &mut Launch<'_>, name: &str, port: u16, more: &[&str]) 
         "no",
         "--dir",
         ".",
+        // A master waits five seconds for further replicas before it serves the first.
+        "--repl-diskless-sync-delay",
+        "0",
     ]
     .iter()
     .chain(more)
@@ -260,6 +263,14 @@ impl Sentinel {
         launch_server(launch, "redis-sentinel-server-0", master, &[])?;
         let follow = ["--replicaof", "127.0.0.1", &first];
         launch_server(launch, "redis-sentinel-server-1", replica, &follow)?;
+        // A sentinel looks for replicas when it starts and then every ten seconds.
+        super::eventually("the master has its replica", || {
+            let info = cli(replica, &["INFO", "replication"])?;
+            match field(&info, "master_link_status").as_deref() {
+                Some("up") => Ok(()),
+                other => bail!("the replica says {other:?} of its link"),
+            }
+        })?;
         for (index, port) in sentinels.iter().enumerate() {
             let name = format!("redis-sentinel-{index}");
             let folder = launch.folder(&name, None)?;
