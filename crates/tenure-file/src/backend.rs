@@ -247,6 +247,12 @@ impl Directory {
         let (mut record, mut alive) = (write.record, write.alive);
         if write.step == Step::Acquire {
             ensure_dir(files.dir()).map_err(failed)?;
+            // Of a thousand that were woken all but the first turn round here, before they have
+            // made any file.
+            let highest = files.highest().map_err(failed)?;
+            if highest.is_some_and(|highest| highest > write.expected) {
+                return Ok(record::Written::Conflict);
+            }
             if let Some(holder) = &mut record.holder {
                 holder.token = Some(token);
                 let campaign = holder.campaign.unwrap_or(CampaignId::new(0));

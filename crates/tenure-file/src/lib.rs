@@ -14,25 +14,25 @@
 //!   directory, or restoring it from a backup, sets it back.
 //!
 //! ```
+//! use std::sync::Arc;
 //! use std::time::Duration;
 //!
-//! use tenure_core::{Acquired, CampaignId, Candidate, Identity, LockBackend, LockName};
+//! use tenure_core::{Election, LockName};
 //! use tenure_file::FileConfig;
 //!
 //! # #[tokio::main(flavor = "current_thread")]
 //! # async fn main() -> Result<(), tenure_core::Error> {
 //! # let temporary = tempfile::tempdir().unwrap();
 //! # let directory = temporary.path();
+//! // Or `FileConfig::from_url("file:///var/lib/my-service/locks")?`.
 //! let backend = tenure_file::open(FileConfig::new(directory)?).await?;
+//! let election = Election::builder(Arc::new(backend), LockName::new("nightly-batch")?).build()?;
 //!
-//! let lock = LockName::new("nightly-batch")?;
-//! let candidate = Candidate::new(Identity::of_this_process(), CampaignId::new(1));
-//! let lease = Duration::from_secs(20);
-//! let Acquired::Held(grant) = backend.acquire(&lock, &candidate, lease).await? else {
-//!     panic!("nobody else campaigns");
-//! };
-//! println!("leading with fencing token {}", grant.token);
-//! backend.release(&grant).await?;
+//! let leadership = election.campaign().await?;
+//! if let Ok(permit) = leadership.permit(Duration::from_secs(1)) {
+//!     println!("leading with fencing token {}", permit.token);
+//! }
+//! leadership.resign().await?;
 //! # Ok(())
 //! # }
 //! ```
