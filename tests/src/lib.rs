@@ -1,1 +1,3 @@
-//! To come.
+//! Tests across stores, and the simulator.
+
+pub mod sim;

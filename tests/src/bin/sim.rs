@@ -1,0 +1,129 @@
+//! Runs seeds of the simulator and reports what they break.
+
+use std::collections::BTreeMap;
+use std::process::ExitCode;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use clap::Parser;
+use tenure_tests::sim::run::{Report, quiet_livelocks, run};
+
+/// Runs seeds of the deterministic simulator.
+#[derive(Debug, Parser)]
+struct Options {
+    /// How many seeds to run.
+    #[arg(long, default_value_t = 100)]
+    seeds: u64,
+    /// The first seed.
+    #[arg(long, default_value_t = 1)]
+    first: u64,
+    /// Only this seed.
+    #[arg(long, conflicts_with_all = ["seeds", "first"])]
+    seed: Option<u64>,
+    /// Print everything that happens; with --seed.
+    #[arg(long, requires = "seed")]
+    trace: bool,
+    /// How long each seed is simulated, in hours.
+    #[arg(long, default_value_t = 1.0)]
+    hours: f64,
+    /// How many threads; by default one for each core.
+    #[arg(long)]
+    jobs: Option<usize>,
+    /// Stop at the first seed that fails.
+    #[arg(long)]
+    fail_fast: bool,
+}
+
+fn main() -> ExitCode {
+    let options = Options::parse();
+    quiet_livelocks();
+    let length = Duration::from_secs_f64(options.hours * 3600.0);
+    if let Some(seed) = options.seed {
+        return one(seed, length, options.trace);
+    }
+    many(&options, length)
+}
+
+fn one(seed: u64, length: Duration, trace: bool) -> ExitCode {
+    let report = run(seed, length, trace);
+    if trace {
+        print!("{}", report.trace());
+    }
+    for violation in &report.violations {
+        println!("BROKEN {violation}");
+    }
+    println!(
+        "seed {seed}: {} terms, {} events, history {:016x}, {} violations",
+        report.history.terms.len(),
+        report.history.events.len(),
+        report.history.hash(),
+        report.violations.len()
+    );
+    code(report.violations.is_empty())
+}
+
+/// What all seeds together came to.
+#[derive(Default)]
+struct Totals {
+    terms: usize,
+    events: usize,
+    failed: BTreeMap<u64, String>,
+}
+
+fn many(options: &Options, length: Duration) -> ExitCode {
+    let started = Instant::now();
+    let next = AtomicU64::new(options.first);
+    let end = options.first.saturating_add(options.seeds);
+    let stop = AtomicBool::new(false);
+    let totals = Mutex::new(Totals::default());
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    std::thread::scope(|scope| {
+        for _ in 0..options.jobs.unwrap_or(cores) {
+            scope.spawn(|| {
+                while !stop.load(Ordering::Relaxed) {
+                    let seed = next.fetch_add(1, Ordering::Relaxed);
+                    if seed >= end {
+                        return;
+                    }
+                    let report = run(seed, length, false);
+                    if !report.violations.is_empty() && options.fail_fast {
+                        stop.store(true, Ordering::Relaxed);
+                    }
+                    if let Ok(mut totals) = totals.lock() {
+                        add(&mut totals, &report);
+                    }
+                }
+            });
+        }
+    });
+    let totals = totals.into_inner().unwrap_or_default();
+    println!(
+        "{} seeds of {} h simulated in {:.1?}: {} terms, {} events, {} seeds failed",
+        options.seeds,
+        options.hours,
+        started.elapsed(),
+        totals.terms,
+        totals.events,
+        totals.failed.len()
+    );
+    code(totals.failed.is_empty())
+}
+
+fn add(totals: &mut Totals, report: &Report) {
+    totals.terms += report.history.terms.len();
+    totals.events += report.history.events.len();
+    if let Some(first) = report.violations.first() {
+        let seed = report.plan.seed;
+        println!("FAILED seed {seed}: {first}\n       {}", report.replay());
+        totals.failed.insert(seed, first.to_string());
+    }
+}
+
+fn code(good: bool) -> ExitCode {
+    if good {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    }
+}

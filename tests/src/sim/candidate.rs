@@ -1,0 +1,359 @@
+//! What an application does with its election.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tenure_core::{
+    Clock as _, Election, Event as Told, Identity, LockBackend, Next, PublishedValue, RunError,
+    Term,
+};
+use tokio::select;
+use tokio::sync::broadcast::error::RecvError;
+
+use super::history::{Event, TermId, TermInfo};
+use super::plan::CandidatePlan;
+use super::process::{OnProcess, Process};
+
+/// The application of one life of a candidate.
+#[derive(Clone, Debug)]
+pub struct Application {
+    /// Its process.
+    pub process: Arc<Process>,
+    plan: CandidatePlan,
+    election: Election,
+}
+
+/// The work's own error.
+#[derive(Debug)]
+pub struct WorkFailed;
+
+/// How long a work that does not care goes on after it was told to stop, at most.
+pub const LONGEST_OVERRUN: Duration = Duration::from_secs(40);
+
+impl Application {
+    /// An application on `backend`.
+    pub fn new(
+        process: Arc<Process>,
+        plan: CandidatePlan,
+        backend: Arc<dyn LockBackend>,
+        identity: Identity,
+    ) -> Result<Self, tenure_core::Error> {
+        let seed = process.world.rng().u64(..);
+        let probe = Arc::downgrade(&process);
+        let election = Election::builder(backend, process.world.lock.clone())
+            .identity(identity)
+            .policy(plan.policy.clone())
+            .drain_limit(plan.drain_limit)
+            .spawn_on(OnProcess(process.clone()))
+            .health(move || {
+                probe.upgrade().is_some_and(|process| {
+                    let unwell = process.unwell_until.lock();
+                    let until = unwell.map_or(Duration::ZERO, |until| *until);
+                    process.world.now() >= until
+                })
+            })
+            .seed(seed)
+            .build()?;
+        Ok(Self {
+            process,
+            plan,
+            election,
+        })
+    }
+
+    /// Starts it.
+    pub fn start(self) {
+        self.clone().report();
+        let process = self.process.clone();
+        process.clone().run(async move {
+            self.main().await;
+            process.exit();
+        });
+    }
+
+    /// Writes down what the election tells, seen from outside of the process.
+    fn report(self) {
+        let mut events = self.election.events();
+        let process = Arc::downgrade(&self.process);
+        let plan = self.plan.clone();
+        drop(self);
+        drop(tokio::spawn(async move {
+            loop {
+                let told = match events.recv().await {
+                    Ok(told) => told,
+                    Err(RecvError::Lagged(_)) => continue,
+                    Err(RecvError::Closed) => return,
+                };
+                let Some(process) = process.upgrade() else {
+                    return;
+                };
+                let world = &process.world;
+                match told {
+                    Told::Renewed { .. } => world.renewed(process.candidate, process.life),
+                    Told::SteppingDown(cause) => {
+                        if let Some((term, left)) =
+                            world.latest(process.candidate, process.life)
+                        {
+                            let grace = plan.policy.stop_grace() + Duration::from_secs(1);
+                            let lately = world.now().saturating_sub(grace);
+                            let late = world.plan.late_timers && world.faults().stormy;
+                            world.record(Event::SteppingDown {
+                                term,
+                                cause: cause.into(),
+                                left,
+                                disturbed: late || process.frozen_since(lately),
+                            });
+                        }
+                    }
+                    _ => {}
+                }
+            }
+        }));
+    }
+
+    async fn main(&self) {
+        let world = self.process.world.clone();
+        while !*self.process.shutdown.borrow() {
+            if world.chance(60) {
+                self.run_until().await;
+            } else {
+                self.guard().await;
+            }
+            let longest = if world.faults().stormy { 3_000 } else { 100 };
+            let pause = world.between(Duration::from_millis(10), Duration::from_millis(longest));
+            select! {
+                biased;
+                () = self.process.told_to_shut_down() => {}
+                () = self.process.clock.pause(pause) => {}
+            }
+        }
+        self.election.settled().await;
+    }
+
+    /// The application that hands its work over.
+    async fn run_until(&self) {
+        let shutdown = self.process.told_to_shut_down();
+        let outcome = self
+            .election
+            .run_until(shutdown, |term| async move {
+                let id = self.begins(&term);
+                self.work(id, &term).await
+            })
+            .await;
+        debug_assert!(
+            !matches!(outcome, Err(RunError::Election(_))),
+            "no simulated store is set up wrong: {outcome:?}"
+        );
+    }
+
+    /// The application that keeps a guard.
+    async fn guard(&self) {
+        let world = &self.process.world;
+        let patience = world.between(Duration::from_millis(10), Duration::from_secs(120));
+        let impatient = world.faults().stormy && world.chance(30);
+        let campaign = self.election.campaign();
+        let elected = select! {
+            biased;
+            () = self.process.told_to_shut_down() => return,
+            elected = campaign => elected,
+            () = self.process.clock.pause(patience), if impatient => return,
+        };
+        let Ok(leadership) = elected else {
+            return;
+        };
+        let term = leadership.term();
+        let id = self.begins(&term);
+        if world.chance(30) {
+            let value = PublishedValue::new(format!("life-{}", self.process.life));
+            let publish = leadership.publish(value.ok());
+            // Lost or not: what is published decides nothing.
+            let _unpublished = select! {
+                biased;
+                outcome = publish => outcome.is_ok(),
+                () = self.process.clock.pause(Duration::from_secs(20)) => false,
+            };
+        }
+        let result = {
+            let work = self.work(id, &term);
+            let mut work = std::pin::pin!(work);
+            select! {
+                biased;
+                result = &mut work => result,
+                () = self.process.told_to_shut_down() => {
+                    leadership.stop(tenure_core::Cause::Shutdown);
+                    work.await
+                }
+            }
+        };
+        if result.is_ok() {
+            // The release may fail; then the lease ends by itself.
+            let _unreleased = leadership.resign().await;
+        } else {
+            drop(leadership);
+        }
+    }
+
+    fn begins(&self, term: &Term) -> TermId {
+        let process = &self.process;
+        let info = TermInfo {
+            candidate: process.candidate,
+            life: process.life,
+            token: term.token().as_u64(),
+            policy: self.plan.policy.clone(),
+            drain_limit: self.plan.drain_limit,
+        };
+        let id = process.world.elected(info, term, &process.clock);
+        let (world, watched) = (process.world.clone(), term.clone());
+        drop(tokio::spawn(async move {
+            watched.lost().await;
+            world.record(Event::Ended(id));
+        }));
+        id
+    }
+
+    async fn work(&self, id: TermId, term: &Term) -> Result<Next, WorkFailed> {
+        let world = &self.process.world;
+        let mut resignations = self.process.resignations();
+        let working = Working::start(&self.process, id, term);
+        if world.chance(20) {
+            self.straggle(id, term);
+        }
+        self.effect(id, term, Duration::ZERO).await;
+        let enough = world.now() + world.between(Duration::from_secs(1), Duration::from_secs(900));
+        loop {
+            let pause = world.between(Duration::from_millis(200), Duration::from_secs(8));
+            select! {
+                biased;
+                () = term.cancelled() => break,
+                Ok(()) = resignations.changed() => break,
+                () = self.process.clock.pause(pause) => {}
+            }
+            if world.now() >= enough && world.faults().stormy {
+                break;
+            }
+            if world.chance(5) {
+                self.confirm(id, term).await;
+            }
+            let at_least = world.between(Duration::ZERO, self.plan.policy.stop_grace());
+            self.effect(id, term, at_least).await;
+        }
+        if !term.is_cancelled() {
+            drop(working);
+            return Ok(Next::Campaign);
+        }
+        let asked = self.process.stop.lock().ok().and_then(|mut stop| stop.take());
+        let goes_on = asked.map(|(goes_on, _)| goes_on).unwrap_or_else(|| {
+            if world.faults().stormy && world.chance(15) {
+                world.between(Duration::ZERO, LONGEST_OVERRUN)
+            } else {
+                // What it was promised: the stop grace, less what a timer needs.
+                let grace = self.plan.policy.stop_grace();
+                world.between(Duration::ZERO, grace.saturating_sub(Duration::from_millis(5)))
+            }
+        });
+        let until = self.process.clock.now() + goes_on;
+        loop {
+            let left = until.since(self.process.clock.now());
+            if left.is_zero() {
+                break;
+            }
+            let pause = left.min(Duration::from_millis(700));
+            self.process.clock.pause(pause).await;
+            self.effect(id, term, Duration::from_millis(50)).await;
+        }
+        if asked.is_some_and(|(_, must_stand)| must_stand) {
+            world.record(Event::MustStand {
+                term: id,
+                what: "a drain within its limit",
+                stands: term.is_valid(),
+            });
+        }
+        drop(working);
+        if world.chance(10) {
+            return Err(WorkFailed);
+        }
+        Ok(Next::Campaign)
+    }
+
+    async fn confirm(&self, id: TermId, term: &Term) {
+        let world = &self.process.world;
+        let asked = world.now();
+        if let Ok(_permit) = term.confirm().await {
+            let applied = world.last_applied(term.token().as_u64());
+            world.record(Event::Confirmed {
+                term: id,
+                proven: applied.is_some_and(|applied| applied.at >= asked),
+            });
+        }
+    }
+
+    /// Asks for a permit, and acts under it as late as it allows.
+    async fn effect(&self, id: TermId, term: &Term, at_least: Duration) {
+        let (world, clock) = (&self.process.world, &self.process.clock);
+        let Ok(permit) = term.permit(at_least) else {
+            return;
+        };
+        let permitted = clock.now();
+        let pause = if world.chance(30) {
+            at_least
+        } else {
+            world.between(Duration::ZERO, at_least)
+        };
+        // A timer is a millisecond late at best.
+        let pause = pause.saturating_sub(Duration::from_millis(2));
+        if !pause.is_zero() {
+            clock.pause(pause).await;
+        }
+        let (accepted, seen) = world.write_fenced(permit.token);
+        world.record(Event::Effect {
+            term: id,
+            at_least,
+            after: clock.now().since(permitted),
+            valid: term.is_valid(),
+            accepted,
+            seen,
+        });
+    }
+
+    /// A thread that the application has forgotten: it asks, as it should, and must be refused
+    /// from the moment on that the work has stopped.
+    fn straggle(&self, id: TermId, term: &Term) {
+        let (process, term) = (self.process.clone(), term.clone());
+        self.process.run(async move {
+            let mut asked_after_the_end = 0;
+            while asked_after_the_end < 20 {
+                process.clock.pause(Duration::from_millis(900)).await;
+                let working = process.world.is_working(id);
+                if !working {
+                    asked_after_the_end += 1;
+                    if term.permit(Duration::ZERO).is_ok() {
+                        process.world.record(Event::LatePermit(id));
+                    }
+                }
+            }
+        });
+    }
+}
+
+/// The work is running as long as this lives, however it ends.
+struct Working {
+    process: Arc<Process>,
+    id: TermId,
+}
+
+impl Working {
+    fn start(process: &Arc<Process>, id: TermId, term: &Term) -> Self {
+        process.world.work_started(id, term.token());
+        Self {
+            process: process.clone(),
+            id,
+        }
+    }
+}
+
+impl Drop for Working {
+    fn drop(&mut self) {
+        let crashed = !self.process.is_alive();
+        self.process.world.work_stopped(self.id, crashed);
+    }
+}

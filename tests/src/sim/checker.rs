@@ -1,0 +1,458 @@
+//! Goes through a history and asserts the invariants.
+//!
+//! What a candidate cannot know (did the store apply a request whose answer was lost?) counts
+//! neither as done nor as not done: only the store's own log and the terms' own answers count.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::time::Duration;
+
+use super::Moment;
+use super::history::{Event, Fault, History, TermId, TermInfo};
+
+/// What was broken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Invariant {
+    /// Two terms were valid at the same moment.
+    Exclusive,
+    /// A term was valid for longer than the store promised it (I1, I2).
+    Covered,
+    /// A term that was over came back.
+    OverForGood,
+    /// Tokens are unique and rise (I6).
+    Tokens,
+    /// A permit held less than it said, or was given after the work had stopped.
+    Permits,
+    /// Each start of work has exactly one stop.
+    StartStop,
+    /// The lock was given back while the work still ran.
+    ReleaseAfterWork,
+    /// The work is told to stop a stop grace before the end (I4).
+    ToldInTime,
+    /// A drain stands within its limit, and ends with it.
+    Drain,
+    /// A deletion is noticed with the next heartbeat (hazard 16).
+    Noticed,
+    /// The time without a leader is within the formula.
+    Leaderless,
+    /// After faults cease somebody leads, and goes on leading.
+    Recovery,
+    /// A leader survives what its policy says.
+    Tolerance,
+    /// Nothing is left in the store of a candidate that has gone.
+    Orphans,
+    /// The observer sees who leads.
+    Observer,
+    /// `confirm` proves what it says.
+    Confirm,
+    /// A store that asks to wait is not called.
+    Patience,
+    /// It gets on.
+    Livelock,
+}
+
+/// A broken invariant.
+#[derive(Clone, Debug)]
+pub struct Violation {
+    /// When it showed.
+    pub at: Moment,
+    /// Which.
+    pub invariant: Invariant,
+    /// What happened.
+    pub what: String,
+}
+
+impl fmt::Display for Violation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:?} at {:?}: {}", self.invariant, self.at, self.what)
+    }
+}
+
+/// What two clocks at the drift bound make of a duration, and a timer's granularity.
+fn at_most(duration: Duration) -> Duration {
+    duration + duration / 1_000 + Duration::from_millis(5)
+}
+
+/// All that is wrong with a history.
+pub fn check(history: &History) -> Vec<Violation> {
+    let mut checker = Checker {
+        history,
+        ..Checker::new(history)
+    };
+    for (at, event) in &history.events {
+        checker.now = *at;
+        checker.event(event);
+    }
+    checker.finish();
+    checker.violations
+}
+
+struct Checker<'a> {
+    history: &'a History,
+    now: Moment,
+    violations: Vec<Violation>,
+    /// When the lock was deleted under a term's token.
+    deleted: BTreeMap<u64, Moment>,
+    /// From here on the store's promise does not hold.
+    state_lost: bool,
+    minted: BTreeMap<u64, Moment>,
+    last_minted: u64,
+    /// When terms began, and the largest token until then.
+    elected: Vec<(Moment, u64)>,
+    tokens: BTreeSet<u64>,
+    started: BTreeSet<TermId>,
+    stopped: BTreeSet<TermId>,
+    stepping_down: BTreeMap<TermId, Moment>,
+    ended: BTreeMap<TermId, Moment>,
+    provoked: BTreeSet<TermId>,
+    vacant: Vec<(Moment, &'static str)>,
+    must_notice: Vec<(TermId, Moment)>,
+    calm: bool,
+    settled: bool,
+}
+
+impl<'a> Checker<'a> {
+    fn new(history: &'a History) -> Self {
+        Self {
+            history,
+            now: Moment::ZERO,
+            violations: Vec::new(),
+            deleted: BTreeMap::new(),
+            state_lost: false,
+            minted: BTreeMap::new(),
+            last_minted: 0,
+            elected: Vec::new(),
+            tokens: BTreeSet::new(),
+            started: BTreeSet::new(),
+            stopped: BTreeSet::new(),
+            stepping_down: BTreeMap::new(),
+            ended: BTreeMap::new(),
+            provoked: BTreeSet::new(),
+            vacant: Vec::new(),
+            must_notice: Vec::new(),
+            calm: false,
+            settled: false,
+        }
+    }
+
+    fn broken(&mut self, invariant: Invariant, what: impl Into<String>) {
+        self.violations.push(Violation {
+            at: self.now,
+            invariant,
+            what: what.into(),
+        });
+    }
+
+    fn term(&self, id: TermId) -> Option<&'a TermInfo> {
+        self.history.terms.get(id)
+    }
+
+    /// Whether the store's promise for a term was broken by a fault that no lock survives: then
+    /// the term may be valid until its last proof ends, beside another.
+    fn is_excused(&self, id: TermId) -> bool {
+        let Some(term) = self.term(id) else {
+            return false;
+        };
+        let validity = term.policy.validity();
+        let deleted = self.deleted.get(&term.token);
+        self.state_lost || deleted.is_some_and(|at| self.now <= *at + at_most(validity))
+    }
+
+    fn event(&mut self, event: &Event) {
+        match event {
+            Event::Fault(Fault::Deleted { token }) => {
+                if let Some(token) = token {
+                    self.deleted.entry(*token).or_insert(self.now);
+                }
+            }
+            Event::Fault(Fault::StateLost) => self.state_lost = true,
+            Event::Minted { token, .. } => self.minted(*token),
+            Event::Released {
+                token,
+                working: Some(term),
+            } if !self.state_lost => self.broken(
+                Invariant::ReleaseAfterWork,
+                format!("token {token} was released while the work of term {term} ran"),
+            ),
+            Event::Elected {
+                term,
+                until,
+                covered,
+            } => {
+                self.elected(*term);
+                self.covered(*term, *until, *covered);
+            }
+            Event::Renewed {
+                term,
+                until,
+                covered,
+            } => self.covered(*term, *until, *covered),
+            Event::Overlap { older, newer } => {
+                if !self.is_excused(*older) && !self.is_excused(*newer) {
+                    self.broken(
+                        Invariant::Exclusive,
+                        format!("terms {older} and {newer} are both valid"),
+                    );
+                }
+            }
+            Event::Resurrected(term) => self.broken(
+                Invariant::OverForGood,
+                format!("term {term} was over and is valid again"),
+            ),
+            Event::Orphan { candidate } => self.broken(
+                Invariant::Orphans,
+                format!("candidate {candidate} has left and the store holds something for it"),
+            ),
+            Event::Impatient { candidate, left } => self.broken(
+                Invariant::Patience,
+                format!("candidate {candidate} called {left:?} before it was asked to"),
+            ),
+            Event::Confirmed {
+                term,
+                proven: false,
+            } => self.broken(
+                Invariant::Confirm,
+                format!("term {term} was confirmed without a proof"),
+            ),
+            Event::Livelock => self.broken(Invariant::Livelock, "nothing gets on"),
+            Event::Calm(calm) => {
+                self.calm = *calm;
+                self.settled = false;
+            }
+            _ => self.work_event(event),
+        }
+    }
+
+    fn work_event(&mut self, event: &Event) {
+        match event {
+            Event::WorkStarted(term) if !self.started.insert(*term) => {
+                self.broken(Invariant::StartStop, format!("term {term} started twice"));
+            }
+            Event::WorkStopped { term, .. }
+                if !self.started.contains(term) || !self.stopped.insert(*term) =>
+            {
+                self.broken(Invariant::StartStop, format!("term {term} stopped twice"));
+            }
+            Event::LatePermit(term) => self.broken(
+                Invariant::Permits,
+                format!("term {term} gave a permit after its work had stopped"),
+            ),
+            Event::Effect {
+                term,
+                at_least,
+                after,
+                valid,
+                accepted,
+                seen,
+            } if after <= at_least && !self.is_excused(*term) => {
+                if !valid {
+                    self.broken(
+                        Invariant::Permits,
+                        format!(
+                            "term {term} gave a permit for {at_least:?} and was over {after:?} later"
+                        ),
+                    );
+                } else if !accepted {
+                    self.broken(
+                        Invariant::Tokens,
+                        format!("a valid term {term} was refused: the resource had seen {seen}"),
+                    );
+                }
+            }
+            Event::SteppingDown {
+                term,
+                cause,
+                left,
+                disturbed,
+            } => self.stepping_down(*term, cause.0, *left, *disturbed),
+            Event::Ended(term) => self.ended(*term),
+            _ => self.calm_event(event),
+        }
+    }
+
+    fn calm_event(&mut self, event: &Event) {
+        match event {
+            Event::Settled { led, observed } => {
+                self.settled = self.calm;
+                if !led {
+                    self.broken(Invariant::Recovery, "nobody leads in calm weather");
+                }
+                if !observed {
+                    self.broken(Invariant::Observer, "the observer names another leader");
+                }
+            }
+            Event::Provoked(term) => {
+                self.provoked.insert(*term);
+            }
+            Event::Vacant { how, bound } => self.vacant.push((self.now + *bound, how)),
+            Event::MustStand { term, what, stands } => {
+                if !stands && !self.is_excused(*term) {
+                    let invariant = if what.contains("drain") {
+                        Invariant::Drain
+                    } else {
+                        Invariant::Tolerance
+                    };
+                    self.broken(invariant, format!("term {term} did not survive {what}"));
+                }
+            }
+            Event::MustNotice { term, bound } => {
+                self.must_notice.push((*term, self.now + *bound));
+            }
+            Event::Over {
+                working,
+                running,
+                held,
+            } => {
+                if *working > 0 || *running > 0 {
+                    self.broken(
+                        Invariant::StartStop,
+                        format!("after the shutdown {working} works and {running} tasks are left"),
+                    );
+                }
+                if *held {
+                    self.broken(
+                        Invariant::Orphans,
+                        "after everybody's shutdown the lock is held",
+                    );
+                }
+            }
+            _ => {}
+        }
+    }
+
+    fn minted(&mut self, token: u64) {
+        if token <= self.last_minted && !self.state_lost {
+            let last = self.last_minted;
+            self.broken(
+                Invariant::Tokens,
+                format!("the store minted {token} after {last}"),
+            );
+        }
+        self.last_minted = token;
+        self.minted.insert(token, self.now);
+    }
+
+    fn elected(&mut self, id: TermId) {
+        let Some(term) = self.term(id) else {
+            return;
+        };
+        let token = term.token;
+        if let Some((until, how)) = self.vacant.pop() {
+            let late = self.now.saturating_sub(until);
+            if !late.is_zero() {
+                self.broken(
+                    Invariant::Leaderless,
+                    format!("the new leader after {how} came {late:?} too late"),
+                );
+            }
+        }
+        if self.state_lost {
+            return;
+        }
+        if !self.tokens.insert(token) {
+            self.broken(Invariant::Tokens, format!("token {token} was used before"));
+        }
+        // Terms that began before this token was minted must have smaller ones.
+        match self.minted.get(&token) {
+            Some(minted) => {
+                let before = self.elected.partition_point(|(at, _)| at < minted);
+                let largest = before.checked_sub(1).and_then(|i| self.elected.get(i));
+                if let Some((_, largest)) = largest
+                    && *largest >= token
+                {
+                    let largest = *largest;
+                    self.broken(
+                        Invariant::Tokens,
+                        format!("token {token} came after {largest}"),
+                    );
+                }
+            }
+            None => self.broken(
+                Invariant::Tokens,
+                format!("token {token} was never minted"),
+            ),
+        }
+        let largest = self.elected.last().map_or(0, |(_, largest)| *largest);
+        self.elected.push((self.now, largest.max(token)));
+    }
+
+    fn covered(&mut self, id: TermId, until: Moment, covered: Option<Moment>) {
+        if self.is_excused(id) || until <= self.now {
+            return;
+        }
+        let beyond = until.saturating_sub(covered.unwrap_or_default());
+        if beyond > Duration::from_micros(1) {
+            self.broken(
+                Invariant::Covered,
+                format!("term {id} is valid until {until:?}, {beyond:?} beyond its lease"),
+            );
+        }
+    }
+
+    fn stepping_down(&mut self, id: TermId, cause: &str, left: Duration, disturbed: bool) {
+        self.stepping_down.entry(id).or_insert(self.now);
+        let grace = self.term(id).map_or(Duration::ZERO, |t| t.policy.stop_grace());
+        if cause == "heartbeats_missed" && !disturbed && at_most(left) < grace {
+            self.broken(
+                Invariant::ToldInTime,
+                format!("the work of term {id} was told {left:?} before the end, not {grace:?}"),
+            );
+        }
+        self.changes_in_calm(id);
+    }
+
+    fn ended(&mut self, id: TermId) {
+        self.ended.entry(id).or_insert(self.now);
+        self.drained(id);
+        self.changes_in_calm(id);
+    }
+
+    /// Terms end only when they are made to.
+    fn changes_in_calm(&mut self, id: TermId) {
+        if self.settled && self.provoked.insert(id) {
+            self.broken(
+                Invariant::Recovery,
+                format!("term {id} ends in calm weather for no reason"),
+            );
+        }
+    }
+
+    /// A term is not kept up beyond the drain limit.
+    fn drained(&mut self, id: TermId) {
+        let (Some(term), Some(since)) = (self.term(id), self.stepping_down.get(&id)) else {
+            return;
+        };
+        let limit = *since + at_most(term.drain_limit + term.policy.validity());
+        if self.now > limit {
+            let beyond = self.now - limit;
+            self.broken(
+                Invariant::Drain,
+                format!("term {id} was kept up {beyond:?} beyond its drain limit"),
+            );
+        }
+    }
+
+    fn finish(&mut self) {
+        for (until, how) in std::mem::take(&mut self.vacant) {
+            if self.now > until {
+                self.broken(Invariant::Leaderless, format!("nobody leads after {how}"));
+            }
+        }
+        for (id, until) in std::mem::take(&mut self.must_notice) {
+            let ended = self.ended.get(&id).copied().unwrap_or(self.now);
+            if ended > until {
+                let late = ended - until;
+                self.broken(
+                    Invariant::Noticed,
+                    format!("term {id} noticed the deletion of its lock {late:?} too late"),
+                );
+            }
+        }
+        let going_on: Vec<TermId> = self.stepping_down.keys().copied().collect();
+        for id in going_on {
+            if !self.ended.contains_key(&id) {
+                self.drained(id);
+            }
+        }
+    }
+}

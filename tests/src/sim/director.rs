@@ -1,0 +1,467 @@
+//! Bad weather, and in calm weather the scripted scenes whose outcome must be exact.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use futures_util::StreamExt as _;
+use tenure_core::{Observation, Observer, Wakeup};
+use tokio::time::sleep;
+
+use super::Moment;
+use super::candidate::LONGEST_OVERRUN;
+use super::clock::SimClock;
+use super::faults::{Faults, SLOWEST};
+use super::fleet::Fleet;
+use super::history::{Event, Fault};
+use super::network::Link;
+use super::plan::Family;
+use super::world::{Leading, World};
+
+/// Lets things happen to a fleet.
+#[derive(Debug)]
+pub struct Director {
+    fleet: Arc<Fleet>,
+    world: Arc<World>,
+    /// The token the observer has seen last.
+    observed: Arc<AtomicU64>,
+}
+
+const SECOND: Duration = Duration::from_secs(1);
+
+/// What a round trip takes in calm weather, with room for a lost race.
+const CALM_TRIP: Duration = Duration::from_millis(200);
+
+impl Director {
+    /// A director of `fleet`.
+    pub fn new(fleet: Arc<Fleet>) -> Self {
+        Self {
+            world: fleet.world.clone(),
+            fleet,
+            observed: Arc::default(),
+        }
+    }
+
+    /// The whole play.
+    pub async fn direct(&self) {
+        self.observe();
+        drop(tokio::spawn(look_now_and_then(self.world.clone())));
+        let length = self.world.plan.length;
+        while self.world.now() < length {
+            let storm = self.world.between(30 * SECOND, 300 * SECOND);
+            self.storm(storm).await;
+            self.calm().await;
+            if self.world.now() >= length {
+                break;
+            }
+            let scenes = self.world.rng().u32(2..7);
+            for _ in 0..scenes {
+                self.scene().await;
+            }
+            self.world.record(Event::Calm(false));
+        }
+        self.finish().await;
+    }
+
+    fn observe(&self) {
+        let (world, fleet) = (&self.world, &self.fleet);
+        let number = world.plan.candidates.len();
+        let clock = SimClock::new(world.clone(), SECOND, 0);
+        let backend = fleet.backend(Link::new(world.clone(), number, 0), clock, None);
+        let observer = Observer::new(backend, world.lock.clone(), fleet.policy(0));
+        let (world, observed) = (world.clone(), self.observed.clone());
+        drop(tokio::spawn(async move {
+            let mut seen = observer.watch();
+            while let Some(observation) = seen.next().await {
+                let token = match observation {
+                    Observation::Led { token, .. } => token.map(|token| token.as_u64()),
+                    _ => None,
+                };
+                observed.store(token.unwrap_or(0), Ordering::Relaxed);
+                world.record(Event::Observed { token });
+            }
+        }));
+    }
+
+    /// Bad weather for so long.
+    async fn storm(&self, lasts: Duration) {
+        let until = self.world.now() + lasts;
+        self.world.faults().stormy = true;
+        while self.world.now() < until {
+            self.blow();
+            let pause = self.world.between(SECOND / 2, 20 * SECOND);
+            sleep(pause).await;
+            for process in self.fleet.processes() {
+                if self.world.chance(40) {
+                    self.fleet.restart(process.candidate);
+                }
+            }
+        }
+    }
+
+    /// One fault, or a bundle.
+    fn blow(&self) {
+        let (world, fleet) = (&self.world, &self.fleet);
+        let now = world.now();
+        let leader = world.leader().map(|leader| leader.candidate);
+        let anybody = world.rng().usize(0..fleet.len());
+        // Half of all blows meet the leader, who has the most to lose.
+        let whom = leader.filter(|_| world.chance(50)).unwrap_or(anybody);
+        let lease = fleet.policy(whom).lease();
+        let lasts = world.between(SECOND / 2, 2 * lease);
+        let blow = world.rng().u8(0..23);
+        match blow {
+            0..4 => {
+                let direction = world.rng().u8(0..3);
+                let (requests, replies) = match direction {
+                    0 => (true, true),
+                    1 => (true, false),
+                    _ => (false, true),
+                };
+                let mut faults = world.faults();
+                if requests && let Some(until) = faults.requests_cut_until.get_mut(whom) {
+                    *until = now + lasts;
+                }
+                if replies && let Some(until) = faults.replies_cut_until.get_mut(whom) {
+                    *until = now + lasts;
+                }
+                drop(faults);
+                world.fault(Fault::Partition {
+                    candidate: whom,
+                    requests,
+                    replies,
+                    lasts,
+                });
+            }
+            4..7 => self.freeze(whom, lasts),
+            7..9 => fleet.crash(whom),
+            9..12 => {
+                world.faults().slow_until = now + lasts;
+                world.fault(Fault::Slow { lasts });
+            }
+            12 => {
+                world.faults().outage_until = now + lasts;
+                world.fault(Fault::Outage { lasts });
+            }
+            13 => {
+                world.faults().down_until = now + lasts;
+                world.fault(Fault::Down { lasts });
+            }
+            14 => {
+                world.faults().throttled_until = now + lasts;
+                world.fault(Fault::Throttled { lasts });
+            }
+            15 => self.make_unwell(whom, lasts),
+            16 => {
+                if world.plan.amnesia && world.chance(50) {
+                    fleet.lose_state();
+                } else {
+                    fleet.delete();
+                }
+            }
+            17 | 18 => {
+                if let Some(process) = fleet.process(whom) {
+                    world.fault(Fault::Resign { candidate: whom });
+                    process.resign();
+                }
+            }
+            19 => self.shut_down(whom, None),
+            20 => fleet.poke(anybody),
+            // The combination that a deadline from the reply's time does not survive: slow
+            // answers, then nothing.
+            _ => {
+                let mut faults = world.faults();
+                faults.slow_until = now + 2 * lease;
+                drop(faults);
+                world.fault(Fault::Slow { lasts: 2 * lease });
+                self.freeze(whom, lasts.min(3 * SECOND));
+            }
+        }
+    }
+
+    fn freeze(&self, whom: usize, lasts: Duration) {
+        if let Some(process) = self.fleet.process(whom) {
+            self.world.fault(Fault::Freeze {
+                candidate: whom,
+                lasts,
+            });
+            process.freeze();
+            drop(tokio::spawn(async move {
+                sleep(lasts).await;
+                process.thaw();
+            }));
+        }
+    }
+
+    fn make_unwell(&self, whom: usize, lasts: Duration) {
+        if let Some(process) = self.fleet.process(whom)
+            && let Ok(mut until) = process.unwell_until.lock()
+        {
+            self.world.fault(Fault::Unwell {
+                candidate: whom,
+                lasts,
+            });
+            *until = self.world.now() + lasts;
+        }
+    }
+
+    /// Tells an application to shut down; its work goes on for so long.
+    fn shut_down(&self, whom: usize, stop: Option<(Duration, bool)>) {
+        if let Some(process) = self.fleet.process(whom) {
+            self.world.fault(Fault::Shutdown { candidate: whom });
+            if let Ok(mut asked) = process.stop.lock() {
+                *asked = stop;
+            }
+            process.shutdown.send_replace(true);
+        }
+    }
+
+    /// Ends all faults and waits until everything must be well again.
+    async fn calm(&self) {
+        let (world, fleet) = (&self.world, &self.fleet);
+        *world.faults() = Faults::none(fleet.len());
+        for process in fleet.processes() {
+            process.thaw();
+            if let Ok(mut until) = process.unwell_until.lock() {
+                *until = Duration::ZERO;
+            }
+        }
+        world.record(Event::Calm(true));
+        self.settle(self.settling_time()).await;
+    }
+
+    /// Messages and repetitions still on their way; work that goes on; a lease seen late once and
+    /// waited for once.
+    fn settling_time(&self) -> Duration {
+        let drains = self.world.plan.candidates.iter().map(|c| c.drain_limit);
+        2 * SLOWEST
+            + LONGEST_OVERRUN
+            + drains.max().unwrap_or_default()
+            + self.world.plan.longest_lease() * 5 / 2
+            + 10 * SECOND
+    }
+
+    /// Starts again whoever has left, meanwhile.
+    async fn settle(&self, time: Duration) {
+        let until = self.world.now() + time;
+        while self.world.now() < until {
+            for candidate in 0..self.fleet.len() {
+                self.fleet.restart(candidate);
+            }
+            sleep(SECOND).await;
+        }
+        let leader = self.world.leader();
+        let token = leader.as_ref().map(|leader| leader.term.token().as_u64());
+        self.world.record(Event::Settled {
+            led: leader.is_some(),
+            // An observer that is not told looks now and then.
+            observed: time < self.settling_time()
+                || token.is_none_or(|token| token == self.observed.load(Ordering::Relaxed)),
+        });
+    }
+
+    /// How soon a candidate looks after the lock has become free.
+    fn wake(&self) -> Duration {
+        let plan = &self.world.plan;
+        if plan.wakeup == Wakeup::Poll || plan.hints_end {
+            plan.longest(tenure_core::Policy::retry_interval)
+        } else {
+            Duration::ZERO
+        }
+    }
+
+    /// One scene in calm weather.
+    async fn scene(&self) {
+        // At any point of the heartbeat's rhythm.
+        sleep(self.world.between(Duration::ZERO, 15 * SECOND)).await;
+        let Some(leader) = self.world.leader() else {
+            self.world.record(Event::Settled {
+                led: false,
+                observed: true,
+            });
+            return;
+        };
+        let scene = self.world.rng().u8(0..10);
+        match scene {
+            0 | 1 => self.resignation(&leader).await,
+            2 | 3 => self.crash(&leader).await,
+            4 => self.short_outage(&leader).await,
+            5 => self.long_outage(&leader).await,
+            6 => self.drain(&leader, false).await,
+            7 => self.drain(&leader, true).await,
+            8 => self.deletion(&leader).await,
+            _ => self.withdrawal(&leader).await,
+        }
+    }
+
+    fn provoke(&self, leader: &Leading) {
+        self.world.record(Event::Provoked(leader.id));
+    }
+
+    /// Graceful: wake-up latency and two requests.
+    async fn resignation(&self, leader: &Leading) {
+        self.provoke(leader);
+        let candidate = leader.candidate;
+        self.world.fault(Fault::Resign { candidate });
+        if let Some(process) = self.fleet.process(candidate) {
+            process.resign();
+        }
+        let grace = self.fleet.policy(candidate).stop_grace();
+        let bound = grace + self.wake() + CALM_TRIP * 2;
+        self.world.record(Event::Vacant {
+            how: "a resignation",
+            bound,
+        });
+        self.settle(bound + SECOND).await;
+    }
+
+    /// Crash: the lease on a slow clock, the store's sweep, wake-up latency and two requests.
+    async fn crash(&self, leader: &Leading) {
+        self.provoke(leader);
+        let lease = self.fleet.policy(leader.candidate).lease();
+        self.fleet.crash(leader.candidate);
+        let bound = lease + lease / 1_000 + self.fleet.lag() + self.wake() + CALM_TRIP * 2;
+        self.world.record(Event::Vacant {
+            how: "a crash",
+            bound,
+        });
+        sleep(bound).await;
+        self.settle(3 * SECOND).await;
+    }
+
+    /// What the policy says it survives.
+    async fn short_outage(&self, leader: &Leading) {
+        let policy = self.fleet.policy(leader.candidate);
+        let outage = policy.tolerance().outage.saturating_sub(CALM_TRIP);
+        if outage.is_zero() {
+            return;
+        }
+        self.world.faults().outage_until = self.world.now() + outage;
+        self.world.fault(Fault::Outage { lasts: outage });
+        sleep(outage + policy.lease()).await;
+        self.world.record(Event::MustStand {
+            term: leader.id,
+            what: "an outage that the policy tolerates",
+            stands: leader.term.is_valid() && !leader.term.is_cancelled(),
+        });
+        self.settle(self.settling_time()).await;
+    }
+
+    /// What no policy survives: the work is told in time, and all is well afterwards.
+    async fn long_outage(&self, leader: &Leading) {
+        self.provoke(leader);
+        let outage = self.fleet.policy(leader.candidate).lease() * 2;
+        self.world.faults().outage_until = self.world.now() + outage;
+        self.world.fault(Fault::Outage { lasts: outage });
+        sleep(outage).await;
+        self.settle(self.settling_time()).await;
+    }
+
+    /// On shutdown the term is kept up for the work, up to a limit.
+    async fn drain(&self, leader: &Leading, beyond: bool) {
+        let limit = self.world.plan.candidates.get(leader.candidate);
+        let limit = limit.map_or(Duration::ZERO, |plan| plan.drain_limit);
+        let policy = self.fleet.policy(leader.candidate);
+        self.provoke(leader);
+        let stop = if beyond {
+            limit + policy.lease() * 2
+        } else {
+            limit.saturating_sub(policy.stop_grace() + 2 * SECOND)
+        };
+        self.shut_down(leader.candidate, Some((stop, !beyond)));
+        if !beyond {
+            self.world.record(Event::Vacant {
+                how: "a drain",
+                bound: policy.stop_grace() + stop + stop / 1_000 + self.wake() + CALM_TRIP * 2,
+            });
+        }
+        sleep(policy.stop_grace() + stop).await;
+        self.settle(self.settling_time()).await;
+    }
+
+    /// Hazard 16: noticed with the next heartbeat.
+    async fn deletion(&self, leader: &Leading) {
+        self.provoke(leader);
+        let policy = self.fleet.policy(leader.candidate);
+        let proof_age = match self.world.plan.family {
+            // A heartbeat may be answered by a proof of the last half heartbeat.
+            Family::Session => policy.heartbeat() / 2,
+            Family::Records | Family::Ttl => Duration::ZERO,
+        };
+        let beat = policy.heartbeat() + proof_age;
+        let bound = beat + beat / 500 + CALM_TRIP;
+        self.fleet.delete();
+        self.world.record(Event::MustNotice {
+            term: leader.id,
+            bound,
+        });
+        sleep(bound + policy.lease()).await;
+        self.settle(self.settling_time()).await;
+    }
+
+    /// A candidate leaves in the very moment in which it may be winning.
+    async fn withdrawal(&self, leader: &Leading) {
+        self.provoke(leader);
+        let others: Vec<usize> = (0..self.fleet.len())
+            .filter(|candidate| *candidate != leader.candidate)
+            .collect();
+        let pick = self.world.rng().usize(0..others.len());
+        let Some(process) = others.get(pick).and_then(|other| self.fleet.process(*other)) else {
+            return;
+        };
+        if let Some(leading) = self.fleet.process(leader.candidate) {
+            let candidate = leader.candidate;
+            self.world.fault(Fault::Resign { candidate });
+            leading.resign();
+        }
+        sleep(self.world.between(Duration::ZERO, Duration::from_millis(60))).await;
+        if let Some(won) = self.world.leader() {
+            self.provoke(&won);
+        }
+        self.shut_down(process.candidate, None);
+        if let Some(won) = self.world.leader() {
+            self.provoke(&won);
+        }
+        let patience = self.world.now() + 30 * SECOND;
+        while !process.has_exited() && self.world.now() < patience {
+            sleep(SECOND / 10).await;
+        }
+        sleep(SECOND).await;
+        let left = (process.candidate, process.life);
+        if process.has_exited() && self.fleet.owners().contains(&left) {
+            self.world.record(Event::Orphan { candidate: left.0 });
+        }
+        self.settle(self.settling_time()).await;
+    }
+
+    /// Everybody leaves in good order.
+    async fn finish(&self) {
+        if let Some(leader) = self.world.leader() {
+            self.provoke(&leader);
+        }
+        self.world.record(Event::Calm(false));
+        for candidate in 0..self.fleet.len() {
+            self.shut_down(candidate, None);
+        }
+        let patience: Moment = self.world.now() + self.settling_time();
+        while self.world.now() < patience && self.left_over() > 0 {
+            sleep(SECOND).await;
+        }
+        self.world.record(Event::Over {
+            working: self.world.working(),
+            running: self.left_over(),
+            held: !self.fleet.owners().is_empty(),
+        });
+    }
+
+    fn left_over(&self) -> usize {
+        self.fleet.processes().iter().map(|p| p.running()).sum()
+    }
+}
+
+async fn look_now_and_then(world: Arc<World>) {
+    loop {
+        sleep(Duration::from_millis(500)).await;
+        world.look();
+    }
+}

@@ -1,0 +1,285 @@
+//! What has happened: the ground truth that the checker goes through.
+
+use std::hash::{Hash, Hasher};
+use std::time::Duration;
+
+use tenure_core::{Cause, Policy};
+
+use super::Moment;
+use super::faults::Fate;
+
+/// A term as its user saw it begin: an index into [`History::terms`].
+pub type TermId = usize;
+
+/// One thing that happened.
+#[derive(Clone, Debug, Hash)]
+pub enum Event {
+    /// A message was sent to the store.
+    Sent {
+        /// The sender.
+        candidate: usize,
+        /// What becomes of it.
+        fate: Fate,
+    },
+    /// A fault began.
+    Fault(Fault),
+    /// The store began a term.
+    Minted {
+        /// For whom.
+        candidate: usize,
+        /// Which of its lives.
+        life: u32,
+        /// The term's token.
+        token: u64,
+    },
+    /// The store applied a renewal (or the adoption of a term).
+    Prolonged {
+        /// The term's token.
+        token: u64,
+    },
+    /// The store ended a term on its holder's request.
+    Released {
+        /// The term's token.
+        token: u64,
+        /// Its work was still running.
+        working: Option<TermId>,
+    },
+    /// A user got hold of a term.
+    Elected {
+        /// The term.
+        term: TermId,
+        /// Until when it is valid, on its own clock, in true time.
+        until: Moment,
+        /// Before then the store gives the lock to nobody else.
+        covered: Option<Moment>,
+    },
+    /// A heartbeat got through.
+    Renewed {
+        /// The term.
+        term: TermId,
+        /// As in `Elected`.
+        until: Moment,
+        /// As in `Elected`.
+        covered: Option<Moment>,
+    },
+    /// Two terms say that they are valid at the same moment.
+    Overlap {
+        /// The one that began earlier.
+        older: TermId,
+        /// The other.
+        newer: TermId,
+    },
+    /// A term that was over is valid again.
+    Resurrected(TermId),
+    /// The engine told the work to stop.
+    SteppingDown {
+        /// The term.
+        term: TermId,
+        /// Why.
+        cause: CauseLabel,
+        /// The validity left.
+        left: Duration,
+        /// The host was frozen or its timers were late not long ago.
+        disturbed: bool,
+    },
+    /// The validity is over.
+    Ended(TermId),
+    /// The work was started.
+    WorkStarted(TermId),
+    /// The work has returned or was dropped.
+    WorkStopped {
+        /// The term.
+        term: TermId,
+        /// By a crash of its process.
+        crashed: bool,
+    },
+    /// A side effect under a permit.
+    Effect {
+        /// The term.
+        term: TermId,
+        /// For how long the permit was asked.
+        at_least: Duration,
+        /// How long after the permit the effect happened, on the host's clock.
+        after: Duration,
+        /// Whether the term was still valid at the effect.
+        valid: bool,
+        /// Whether the fenced register took it.
+        accepted: bool,
+        /// The largest token the register had seen.
+        seen: u64,
+    },
+    /// A permit was given after the work had stopped.
+    LatePermit(TermId),
+    /// `confirm` said yes.
+    Confirmed {
+        /// The term.
+        term: TermId,
+        /// Whether the store had applied something for it since it was asked.
+        proven: bool,
+    },
+    /// A candidate called although the store had asked it to wait.
+    Impatient {
+        /// Who.
+        candidate: usize,
+        /// What was left of the wait.
+        left: Duration,
+    },
+    /// An observer saw this token lead.
+    Observed {
+        /// The token.
+        token: Option<u64>,
+    },
+    /// The faults have ended: from the settling time on everything must be well.
+    Calm(bool),
+    /// From here on terms must not change unless provoked.
+    Settled {
+        /// Somebody leads.
+        led: bool,
+        /// The observer names the leader.
+        observed: bool,
+    },
+    /// The director is about to end a term itself.
+    Provoked(TermId),
+    /// The director has seen to it that the lock becomes free: somebody must lead by then.
+    Vacant {
+        /// How.
+        how: &'static str,
+        /// How long that may take.
+        bound: Duration,
+    },
+    /// A term that must have survived what was done to it.
+    MustStand {
+        /// The term.
+        term: TermId,
+        /// What it must survive.
+        what: &'static str,
+        /// Whether it did.
+        stands: bool,
+    },
+    /// The lock was deleted in calm weather: its holder must have noticed by then.
+    MustNotice {
+        /// The term.
+        term: TermId,
+        /// How long that may take.
+        bound: Duration,
+    },
+    /// The store holds something for a candidate that has left for good.
+    Orphan {
+        /// The candidate.
+        candidate: usize,
+    },
+    /// The end: what was left over.
+    Over {
+        /// Works that have not stopped.
+        working: usize,
+        /// Engines and applications that have not ended.
+        running: usize,
+        /// The lock is not free.
+        held: bool,
+    },
+    /// The simulation did not get on: so many steps at one moment.
+    Livelock,
+}
+
+/// A fault of the director.
+#[derive(Clone, Debug, Hash)]
+#[expect(missing_docs, reason = "the names say it")]
+pub enum Fault {
+    Partition { candidate: usize, requests: bool, replies: bool, lasts: Duration },
+    Freeze { candidate: usize, lasts: Duration },
+    Crash { candidate: usize },
+    Start { candidate: usize, life: u32 },
+    Slow { lasts: Duration },
+    Outage { lasts: Duration },
+    Down { lasts: Duration },
+    Throttled { lasts: Duration },
+    Unwell { candidate: usize, lasts: Duration },
+    Deleted { token: Option<u64> },
+    StateLost,
+    Resign { candidate: usize },
+    Shutdown { candidate: usize },
+    Hint { candidate: usize },
+}
+
+/// A cause as something that can be hashed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct CauseLabel(pub &'static str);
+
+impl From<Cause> for CauseLabel {
+    fn from(cause: Cause) -> Self {
+        Self(cause.name())
+    }
+}
+
+/// What is known of a term from its begin.
+#[derive(Clone, Debug)]
+pub struct TermInfo {
+    /// Its candidate.
+    pub candidate: usize,
+    /// Which life of it.
+    pub life: u32,
+    /// Its token.
+    pub token: u64,
+    /// Its policy.
+    pub policy: Policy,
+    /// The drain limit of its election.
+    pub drain_limit: Duration,
+}
+
+/// Everything that has happened, in order.
+#[derive(Debug, Default)]
+pub struct History {
+    /// The events.
+    pub events: Vec<(Moment, Event)>,
+    /// The terms.
+    pub terms: Vec<TermInfo>,
+    hash: Fnv,
+    /// Keeps messages too, for a trace.
+    verbose: bool,
+}
+
+impl History {
+    /// An empty history; a verbose one keeps messages too.
+    pub fn new(verbose: bool) -> Self {
+        Self {
+            verbose,
+            ..Self::default()
+        }
+    }
+
+    /// Appends an event.
+    pub fn push(&mut self, at: Moment, event: Event) {
+        (at, &event).hash(&mut self.hash);
+        if self.verbose || !matches!(event, Event::Sent { .. }) {
+            self.events.push((at, event));
+        }
+    }
+
+    /// A fingerprint: equal histories have equal ones.
+    pub fn hash(&self) -> u64 {
+        self.hash.finish()
+    }
+}
+
+/// FNV-1a: a hash that is the same on every run and platform.
+#[derive(Clone, Debug)]
+struct Fnv(u64);
+
+impl Default for Fnv {
+    fn default() -> Self {
+        Self(0xcbf2_9ce4_8422_2325)
+    }
+}
+
+impl Hasher for Fnv {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+
+    fn write(&mut self, bytes: &[u8]) {
+        for byte in bytes {
+            self.0 ^= u64::from(*byte);
+            self.0 = self.0.wrapping_mul(0x0100_0000_01b3);
+        }
+    }
+}

@@ -1,0 +1,135 @@
+//! The network between one candidate and the store.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use tenure_core::{Error, ErrorKind, Operation};
+use tokio::sync::oneshot;
+use tokio::time::sleep;
+
+use super::Moment;
+use super::faults::SLOWEST;
+use super::world::World;
+
+/// One candidate's way to the store.
+#[derive(Clone, Debug)]
+pub struct Link {
+    /// The world.
+    pub world: Arc<World>,
+    /// The candidate; an observer's number is past the last candidate's.
+    pub candidate: usize,
+    /// Which of its lives: messages outlive the process that sent them.
+    pub life: u32,
+    /// How much the store's clock runs fast: see [`Link::store_time`].
+    store_ppm: i64,
+    /// When the last message arrives: in calm weather they stay in order, as on a connection.
+    arrival: Arc<Mutex<Moment>>,
+}
+
+impl Link {
+    /// The link of a candidate.
+    pub fn new(world: Arc<World>, candidate: usize, life: u32) -> Self {
+        Self {
+            store_ppm: world.plan.store_ppm,
+            world,
+            candidate,
+            life,
+            arrival: Arc::default(),
+        }
+    }
+
+    /// Now on the store's clock, as a duration since its start.
+    pub fn store_time(&self) -> Duration {
+        let rate = u128::try_from(1_000_000 + self.store_ppm).unwrap_or(1_000_000);
+        let nanos = self.world.now().as_nanos() * rate / 1_000_000;
+        Duration::from_nanos(u64::try_from(nanos).unwrap_or(u64::MAX))
+    }
+
+    /// When the store's clock shows this.
+    pub fn true_time(&self, store: Duration) -> Moment {
+        let rate = u128::try_from(1_000_000 + self.store_ppm).unwrap_or(1_000_000);
+        let nanos = store.as_nanos() * 1_000_000 / rate;
+        Duration::from_nanos(u64::try_from(nanos).unwrap_or(u64::MAX))
+    }
+
+    /// Sends a request and waits for the reply, which may never come.
+    ///
+    /// The message is on its own once it is sent: dropping this future, or a crash of the sender,
+    /// does not stop it from being applied later.
+    pub async fn call<R: Send + 'static>(
+        &self,
+        operation: Operation,
+        apply: impl FnMut() -> Result<R, Error> + Send + 'static,
+    ) -> Result<R, Error> {
+        let (reply, answer) = oneshot::channel();
+        drop(tokio::spawn(self.clone().carry(operation, apply, reply)));
+        match answer.await {
+            Ok(answer) => answer,
+            Err(_) => std::future::pending().await,
+        }
+    }
+
+    async fn carry<R: Send + 'static>(
+        self,
+        operation: Operation,
+        mut apply: impl FnMut() -> Result<R, Error> + Send + 'static,
+        reply: oneshot::Sender<Result<R, Error>>,
+    ) {
+        let world = &self.world;
+        let fate = world.fate(self.candidate);
+        let cut = world.faults().cuts_requests(self.candidate, world.now());
+        if fate.lose_request || cut {
+            return;
+        }
+        let there = self.there(fate.there);
+        if !there.is_zero() {
+            sleep(there).await;
+        }
+        let result = match self.refusal(operation) {
+            Some(error) => Err(error),
+            None => apply(),
+        };
+        if !fate.back.is_zero() {
+            sleep(fate.back).await;
+        }
+        let cut = world.faults().cuts_replies(self.candidate, world.now());
+        if !fate.lose_reply && !cut {
+            // The sender may have given up.
+            let _late = reply.send(result);
+        } else {
+            drop(reply);
+        }
+        if let Some(after) = fate.repeat_after {
+            sleep(after.saturating_sub(fate.back)).await;
+            if self.refusal(operation).is_none() {
+                let _unheard = apply();
+            }
+        }
+    }
+
+    fn there(&self, drawn: Duration) -> Duration {
+        let now = self.world.now();
+        let mut last = self.arrival.lock().unwrap_or_else(PoisonError::into_inner);
+        let in_order = !self.world.faults().stormy && *last <= now + SLOWEST;
+        let arrives = if in_order {
+            (now + drawn).max(*last)
+        } else {
+            now + drawn
+        };
+        *last = if in_order { arrives } else { now };
+        arrives - now
+    }
+
+    /// The store is up but does not serve.
+    fn refusal(&self, operation: Operation) -> Option<Error> {
+        let now = self.world.now();
+        let faults = self.world.faults();
+        if now < faults.down_until {
+            return Some(Error::new(ErrorKind::Unavailable, operation, "restarting"));
+        }
+        (now < faults.throttled_until).then(|| {
+            let retry_after = Some(faults.throttled_until - now);
+            Error::new(ErrorKind::Throttled { retry_after }, operation, "too busy")
+        })
+    }
+}

@@ -1,0 +1,178 @@
+//! What a seed decides before a simulation starts.
+
+use std::time::Duration;
+
+use fastrand::Rng;
+use tenure_core::{Policy, Wakeup};
+
+/// The bound on the drift of every clock that the policies rely on.
+pub const DRIFT_PPM: i64 = 500;
+
+/// The kind of store.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Family {
+    /// A record with compare-and-swap, judged by observation, like a Kubernetes Lease.
+    Records,
+    /// A key that expires by the store's own clock, like Redis.
+    Ttl,
+    /// Sessions that hold locks and stand in a queue for them, like etcd.
+    Session,
+}
+
+/// How a simulation is set up.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    /// The seed.
+    pub seed: u64,
+    /// The store.
+    pub family: Family,
+    /// How candidates of the store are woken.
+    pub wakeup: Wakeup,
+    /// Whether hints say only that something has changed.
+    pub terse_hints: bool,
+    /// The candidates.
+    pub candidates: Vec<CandidatePlan>,
+    /// The drift of the store's clock.
+    pub store_ppm: i64,
+    /// Streams of hints end at times.
+    pub hints_end: bool,
+    /// Timers fire late in bad weather.
+    pub late_timers: bool,
+    /// The store may lose its state: then only what needs no durable store is asserted.
+    pub amnesia: bool,
+    /// How much true time is simulated before everybody is told to stop.
+    pub length: Duration,
+    /// How bad the network is while it is bad.
+    pub storm: Storm,
+}
+
+/// One candidate.
+#[derive(Clone, Debug)]
+pub struct CandidatePlan {
+    /// Its policy.
+    pub policy: Policy,
+    /// Its clock's drift.
+    pub ppm: i64,
+    /// Where its clock started.
+    pub offset: Duration,
+    /// Its name; two candidates of a badly set up fleet share one (hazard 19).
+    pub name: String,
+    /// How long its term is kept up for work that is stopping.
+    pub drain_limit: Duration,
+}
+
+/// Probabilities of what happens to a message, in percent.
+#[derive(Clone, Copy, Debug)]
+pub struct Storm {
+    /// The request is lost.
+    pub lose_request: u8,
+    /// The request is applied, the reply lost.
+    pub lose_reply: u8,
+    /// The request is applied a second time, later.
+    pub repeat: u8,
+    /// The message takes up to 12 s.
+    pub slow: u8,
+    /// A hint is lost.
+    pub lose_hint: u8,
+}
+
+impl Plan {
+    /// The plan of `seed`.
+    pub fn new(seed: u64, length: Duration) -> Self {
+        let mut rng = Rng::with_seed(seed ^ 0x7465_6e75_7265);
+        let family = match rng.u8(0..20) {
+            0..9 => Family::Records,
+            9..15 => Family::Ttl,
+            _ => Family::Session,
+        };
+        let wakeup = if rng.u8(0..5) == 0 {
+            Wakeup::Poll
+        } else {
+            Wakeup::Push
+        };
+        let long = rng.u8(0..10) == 0;
+        let uniform = (rng.u8(0..3) == 0).then(|| policy(&mut rng, long));
+        let twins = rng.u8(0..8) == 0;
+        let candidates = (0..rng.usize(3..=7))
+            .map(|index| CandidatePlan {
+                policy: uniform.clone().unwrap_or_else(|| policy(&mut rng, long)),
+                ppm: drift(&mut rng),
+                offset: Duration::from_millis(rng.u64(1_000_000..100_000_000)),
+                name: if twins && index < 2 {
+                    "twin".to_owned()
+                } else {
+                    format!("host-{index}")
+                },
+                drain_limit: Duration::from_secs(rng.u64(5..35)),
+            })
+            .collect();
+        Self {
+            seed,
+            family,
+            wakeup,
+            terse_hints: rng.u8(0..3) == 0,
+            candidates,
+            store_ppm: drift(&mut rng),
+            hints_end: rng.u8(0..6) == 0,
+            late_timers: rng.u8(0..3) == 0,
+            amnesia: rng.u8(0..20) == 0,
+            length,
+            storm: Storm {
+                lose_request: rng.u8(0..15),
+                lose_reply: rng.u8(0..15),
+                repeat: rng.u8(0..20),
+                slow: rng.u8(0..30),
+                lose_hint: rng.u8(0..50),
+            },
+        }
+    }
+
+    /// The longest lease of all candidates.
+    pub fn longest_lease(&self) -> Duration {
+        self.longest(Policy::lease)
+    }
+
+    /// The longest of one duration of all policies.
+    pub fn longest(&self, of: impl Fn(&Policy) -> Duration) -> Duration {
+        let durations = self.candidates.iter().map(|c| of(&c.policy));
+        durations.max().unwrap_or_default()
+    }
+}
+
+/// Often at the very bound, since that is where the margins are used up.
+fn drift(rng: &mut Rng) -> i64 {
+    match rng.u8(0..4) {
+        0 => DRIFT_PPM,
+        1 => -DRIFT_PPM,
+        _ => rng.i64(-DRIFT_PPM..=DRIFT_PPM),
+    }
+}
+
+fn policy(rng: &mut Rng, long: bool) -> Policy {
+    let millis = Duration::from_millis;
+    let builder = match rng.u8(0..if long { 9 } else { 7 }) {
+        0 | 1 => return Policy::default(),
+        2 => return Policy::client_go(),
+        3 => return Policy::fast(),
+        4 => Policy::builder().lease(millis(6_000)),
+        5 => Policy::builder()
+            .lease(millis(10_000))
+            .heartbeat(millis(2_000))
+            .request_timeout(millis(1_000))
+            .retry_interval(millis(500))
+            .stop_grace(millis(1_500))
+            .jitter_percent(0),
+        6 => Policy::builder()
+            .lease(millis(5_000))
+            .heartbeat(millis(1_500))
+            .request_timeout(millis(1_500))
+            .retry_interval(millis(300))
+            .stop_grace(Duration::ZERO)
+            .jitter_percent(80),
+        _ => Policy::builder()
+            .lease(millis(120_000))
+            .request_timeout(millis(5_000)),
+    };
+    // Each of these is within the inequalities; a change of those shows up here at once.
+    builder.build().unwrap_or_default()
+}

@@ -1,0 +1,440 @@
+//! A store of sessions that hold locks and queue for them, like etcd.
+//!
+//! A client keeps one session alive for everything it holds; one keepalive answers the renewals
+//! of all its elections, as far as its proof is fresh enough. Candidates queue; the first in the
+//! queue whose session lives holds the lock.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use futures_util::StreamExt as _;
+use tenure_core::{
+    Acquired, Candidate, Capabilities, Changes, Error, Expiry, FencingGuarantee,
+    FencingToken, Grant, Hint, Holder, LockBackend, LockName, Occupancy, Operation, Order, Renewal,
+    Rises, SharedClock, Time,
+};
+
+use super::Moment;
+use super::history::Event;
+use super::hints::Watchers;
+use super::network::Link;
+use super::process::Process;
+use super::world::World;
+
+/// The server: one queue, and the counter that tokens come from.
+#[derive(Debug, Default)]
+pub struct SessionServer {
+    queue: Vec<Place>,
+    counter: u64,
+    watchers: Watchers<Hint>,
+}
+
+/// A place in the queue; each campaign has a session of its own here.
+#[derive(Clone, Debug)]
+struct Place {
+    candidate: Candidate,
+    lease: Duration,
+    /// When the session ends, on the server's clock.
+    expires: Duration,
+    token: Option<FencingToken>,
+    owner: (usize, u32),
+}
+
+/// A server that several links share.
+pub type Shared = Arc<Mutex<SessionServer>>;
+
+impl SessionServer {
+    /// Deletes the holder's key.
+    pub fn delete(&mut self, world: &World) -> Option<u64> {
+        if self.queue.is_empty() {
+            return None;
+        }
+        let token = self.queue.remove(0).token;
+        self.watchers.tell(world, &Hint::MayBeFree);
+        token.map(FencingToken::as_u64)
+    }
+
+    /// Everything is gone, the counter too.
+    pub fn lose_state(&mut self, world: &World) {
+        self.counter = 0;
+        self.queue.clear();
+        self.watchers.tell(world, &Hint::MayBeFree);
+    }
+
+    /// All who hold the lock or stand in the queue.
+    pub fn owners(&self, now: Duration) -> Vec<(usize, u32)> {
+        let alive = self.queue.iter().filter(|place| now < place.expires);
+        alive.map(|place| place.owner).collect()
+    }
+
+    /// A hint without a reason.
+    pub fn poke(&mut self, world: &World, candidate: usize) {
+        self.watchers.poke(world, candidate, &Hint::MayBeFree);
+    }
+
+    fn expire(&mut self, link: &Link) {
+        let now = link.store_time();
+        let held = self.queue.first().map(|place| place.candidate.campaign);
+        self.queue.retain(|place| now < place.expires);
+        if held != self.queue.first().map(|place| place.candidate.campaign) {
+            self.watchers.tell(&link.world, &Hint::MayBeFree);
+        }
+    }
+
+    /// Takes a place, or looks at it again; `Held` at the head of the queue.
+    fn acquire(
+        &mut self,
+        link: &Link,
+        candidate: &Candidate,
+        lease: Duration,
+    ) -> Result<Result<FencingToken, Holder>, Error> {
+        self.expire(link);
+        let expires = link.store_time() + lease;
+        let found = self
+            .queue
+            .iter()
+            .position(|place| place.candidate.campaign == candidate.campaign);
+        let position = found.unwrap_or_else(|| {
+            self.queue.push(Place {
+                candidate: candidate.clone(),
+                lease,
+                expires,
+                token: None,
+                owner: (link.candidate, link.life),
+            });
+            self.queue.len() - 1
+        });
+        if let Some(place) = self.queue.get_mut(position) {
+            place.expires = expires;
+        }
+        if position > 0 {
+            let name = self.queue.first().map(|p| p.candidate.identity.as_str());
+            return Ok(Err(Holder::new(name.unwrap_or_default())));
+        }
+        let Some(place) = self.queue.first_mut() else {
+            return Ok(Err(Holder::new("nobody")));
+        };
+        let token = if let Some(token) = place.token {
+            token
+        } else {
+            self.counter += 1;
+            let token = FencingToken::from_counter(self.counter)?;
+            place.token = Some(token);
+            link.world.record(Event::Minted {
+                candidate: link.candidate,
+                life: link.life,
+                token: token.as_u64(),
+            });
+            token
+        };
+        link.world.applied(token.as_u64(), link.true_time(expires));
+        Ok(Ok(token))
+    }
+
+    /// A keepalive of one session; `false` when it has ended.
+    fn keep_alive(
+        &mut self,
+        link: &Link,
+        candidate: &Candidate,
+        token: Option<FencingToken>,
+    ) -> bool {
+        self.expire(link);
+        let now = link.store_time();
+        let mut queue = self.queue.iter_mut();
+        let Some(place) = queue.find(|p| p.candidate.campaign == candidate.campaign) else {
+            return false;
+        };
+        if token.is_some() && place.token != token {
+            return false;
+        }
+        place.expires = now + place.lease;
+        if let Some(token) = place.token {
+            let token = token.as_u64();
+            link.world.applied(token, link.true_time(place.expires));
+            link.world.record(Event::Prolonged { token });
+        }
+        true
+    }
+
+    /// Gives a place back.
+    fn leave(&mut self, link: &Link, candidate: &Candidate) {
+        self.expire(link);
+        let campaign = candidate.campaign;
+        let Some(position) = self
+            .queue
+            .iter()
+            .position(|place| place.candidate.campaign == campaign)
+        else {
+            return;
+        };
+        let place = self.queue.remove(position);
+        if let Some(token) = place.token {
+            let token = token.as_u64();
+            let working = link.world.working_under(token);
+            link.world.record(Event::Released { token, working });
+        }
+        if position == 0 {
+            self.watchers.tell(&link.world, &Hint::MayBeFree);
+        }
+    }
+}
+
+/// One candidate's client, with its keepalives.
+#[derive(Clone, Debug)]
+pub struct SimSessions {
+    /// The network.
+    pub link: Link,
+    /// The server.
+    pub server: Shared,
+    /// The candidate's clock.
+    pub clock: SharedClock,
+    /// Where keepalives run: they stop when it is frozen or killed.
+    pub process: Option<Arc<Process>>,
+    session: Arc<Mutex<Option<Session>>>,
+}
+
+/// The session of the campaign under way.
+#[derive(Debug)]
+struct Session {
+    candidate: Candidate,
+    /// When the last keepalive that was answered was sent.
+    proven_at: Time,
+    /// The term's token: a session of another term proves nothing for this one.
+    token: Option<FencingToken>,
+    alive: bool,
+}
+
+impl SimSessions {
+    /// A client.
+    pub fn new(
+        link: Link,
+        server: Shared,
+        clock: SharedClock,
+        process: Option<Arc<Process>>,
+    ) -> Self {
+        Self {
+            link,
+            server,
+            clock,
+            process,
+            session: Arc::default(),
+        }
+    }
+
+    fn server(server: &Shared) -> MutexGuard<'_, SessionServer> {
+        server.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn session(&self) -> MutexGuard<'_, Option<Session>> {
+        self.session.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    async fn ask<R: Send + 'static>(
+        &self,
+        operation: Operation,
+        mut question: impl FnMut(&mut SessionServer, &Link) -> R + Send + 'static,
+    ) -> Result<R, Error> {
+        let (link, server) = (self.link.clone(), self.server.clone());
+        self.link
+            .call(operation, move || {
+                Ok(question(&mut Self::server(&server), &link))
+            })
+            .await
+    }
+
+    /// Keeps a queued or leading campaign alive, until it ends here or at the server.
+    fn keep(&self, candidate: &Candidate, lease: Duration) {
+        {
+            let mut session = self.session();
+            let known = session
+                .as_ref()
+                .is_some_and(|session| {
+                    session.alive && session.candidate.campaign == candidate.campaign
+                });
+            if known {
+                return;
+            }
+            *session = Some(Session {
+                candidate: candidate.clone(),
+                proven_at: Time::ZERO,
+                token: None,
+                alive: true,
+            });
+        }
+        let Some(process) = &self.process else {
+            return;
+        };
+        let (this, candidate) = (self.clone(), candidate.clone());
+        process.run(async move {
+            while this.is_current(&candidate) {
+                let pause = lease / 4;
+                this.clock.sleep_until(this.clock.now() + pause).await;
+                if this.is_current(&candidate) {
+                    tokio::select! {
+                        biased;
+                        _ = this.keep_alive(&candidate) => {}
+                        () = this.clock.sleep_until(this.clock.now() + pause) => {}
+                    }
+                }
+            }
+        });
+    }
+
+    fn is_current(&self, candidate: &Candidate) -> bool {
+        self.session().as_ref().is_some_and(|session| {
+            session.alive && session.candidate.campaign == candidate.campaign
+        })
+    }
+
+    /// One keepalive; notes what it proves.
+    async fn keep_alive(&self, candidate: &Candidate) -> Result<bool, Error> {
+        let sent = self.clock.now();
+        let ours = candidate.clone();
+        let token = self.session().as_ref().and_then(|session| session.token);
+        let alive = self
+            .ask(Operation::Renew, move |server, link| {
+                server.keep_alive(link, &ours, token)
+            })
+            .await?;
+        let mut session = self.session();
+        if let Some(session) = session
+            .as_mut()
+            .filter(|session| session.candidate.campaign == candidate.campaign)
+        {
+            session.alive &= alive;
+            if alive {
+                session.proven_at = session.proven_at.max(sent);
+            }
+        }
+        Ok(alive)
+    }
+
+    fn forget(&self, candidate: &Candidate) {
+        self.session()
+            .take_if(|session| session.candidate.campaign == candidate.campaign);
+    }
+
+    fn proof(&self, candidate: &Candidate) -> Option<(Time, bool)> {
+        let session = self.session();
+        let session = session.as_ref()?;
+        (session.candidate.campaign == candidate.campaign)
+            .then_some((session.proven_at, session.alive))
+    }
+}
+
+#[async_trait]
+impl LockBackend for SimSessions {
+    fn capabilities(&self) -> Capabilities {
+        Capabilities {
+            store: "simulated sessions",
+            min_lease: Duration::from_millis(10),
+            lease_granularity: Duration::from_millis(1),
+            expiry: Expiry::Session,
+            expiry_lag: Duration::from_secs(1),
+            wakeup: self.link.world.plan.wakeup,
+            order: Order::Fifo,
+            fencing: FencingGuarantee {
+                over_crash: Rises::Always,
+                over_failover: Rises::Always,
+                over_deletion: Rises::Always,
+                over_restore: Rises::Never,
+            },
+        }
+    }
+
+    fn clock(&self) -> SharedClock {
+        self.clock.clone()
+    }
+
+    async fn acquire(
+        &self,
+        lock: &LockName,
+        candidate: &Candidate,
+        lease: Duration,
+    ) -> Result<Acquired, Error> {
+        self.keep(candidate, lease);
+        let proven_at = self.clock.now();
+        let asking = candidate.clone();
+        let answer = self
+            .ask(Operation::Acquire, move |server, link| {
+                server.acquire(link, &asking, lease)
+            })
+            .await??;
+        if let (Ok(token), Some(session)) = (&answer, self.session().as_mut()) {
+            session.token = Some(*token);
+        }
+        Ok(match answer {
+            Ok(token) => Acquired::Held(Grant::new(
+                lock.clone(),
+                candidate.clone(),
+                token,
+                lease,
+                proven_at,
+            )),
+            Err(holder) => Acquired::Taken {
+                holder: Some(holder),
+                free_in: None,
+            },
+        })
+    }
+
+    async fn renew(&self, grant: &Grant, not_before: Time) -> Result<Renewal, Error> {
+        let proof = self.proof(&grant.candidate);
+        let proven_at = match proof {
+            None | Some((_, false)) => return Ok(Renewal::Lost { holder: None }),
+            Some((proven_at, true)) if proven_at >= not_before => proven_at,
+            Some(_) => {
+                let sent = self.clock.now();
+                if !self.keep_alive(&grant.candidate).await? {
+                    return Ok(Renewal::Lost { holder: None });
+                }
+                sent
+            }
+        };
+        let mut grant = grant.clone();
+        grant.proven_at = proven_at;
+        Ok(Renewal::Renewed(grant))
+    }
+
+    async fn release(&self, grant: &Grant) -> Result<(), Error> {
+        self.withdraw(&grant.lock, &grant.candidate).await
+    }
+
+    async fn withdraw(&self, _lock: &LockName, candidate: &Candidate) -> Result<(), Error> {
+        self.forget(candidate);
+        let ours = candidate.clone();
+        self.ask(Operation::Withdraw, move |server, link| {
+            server.leave(link, &ours);
+        })
+        .await
+    }
+
+    async fn holder(&self, _lock: &LockName) -> Result<Occupancy, Error> {
+        self.ask(Operation::Holder, |server, link| {
+            server.expire(link);
+            server.queue.first().map_or(Occupancy::Free, |place| {
+                let mut holder = Holder::new(place.candidate.identity.as_str());
+                holder.token = place.token;
+                Occupancy::Led(holder)
+            })
+        })
+        .await
+    }
+
+    fn changes(&self, _lock: &LockName) -> Changes {
+        let link = &self.link;
+        Self::server(&self.server)
+            .watchers
+            .watch(&link.world, link.candidate)
+            .boxed()
+    }
+}
+
+/// The server's sweep: sessions end, and the next in the queue is told.
+pub async fn sweep(server: Shared, link: Link) {
+    loop {
+        tokio::time::sleep(Moment::from_secs(1)).await;
+        SimSessions::server(&server).expire(&link);
+    }
+}

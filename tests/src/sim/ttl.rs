@@ -1,0 +1,312 @@
+//! A store whose keys expire by its own clock, with atomic scripts, like Redis.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use futures_util::StreamExt as _;
+use tenure_core::{
+    Acquired, CampaignId, Candidate, Capabilities, Changes, Error, Expiry, FencingGuarantee, FencingToken,
+    Grant, Hint, Holder, LockBackend, LockName, Occupancy, Operation, Order, Renewal, Rises,
+    SharedClock, Time,
+};
+
+use super::Moment;
+use super::hints::Watchers;
+use super::history::Event;
+use super::network::Link;
+use super::world::World;
+
+/// The server: one key, and the counter that tokens come from.
+#[derive(Debug, Default)]
+pub struct TtlServer {
+    key: Option<Key>,
+    counter: u64,
+    watchers: Watchers<Hint>,
+}
+
+#[derive(Clone, Debug)]
+struct Key {
+    candidate: Candidate,
+    token: FencingToken,
+    /// On the server's clock.
+    expires: Duration,
+    owner: (usize, u32),
+}
+
+/// A server that several links share.
+pub type Shared = Arc<Mutex<TtlServer>>;
+
+impl TtlServer {
+    /// Deletes the key; the counter stays.
+    pub fn delete(&mut self, world: &World) -> Option<u64> {
+        let key = self.key.take()?;
+        self.watchers.tell(world, &Hint::MayBeFree);
+        Some(key.token.as_u64())
+    }
+
+    /// Everything is gone, the counter too.
+    pub fn lose_state(&mut self, world: &World) {
+        self.counter = 0;
+        self.delete(world);
+    }
+
+    /// The candidate that holds the lock, in which of its lives.
+    pub fn owner(&self, now: Duration) -> Option<(usize, u32)> {
+        let key = self.key.as_ref().filter(|key| now < key.expires)?;
+        Some(key.owner)
+    }
+
+    /// A hint without a reason.
+    pub fn poke(&mut self, world: &World, candidate: usize) {
+        self.watchers.poke(world, candidate, &Hint::MayBeFree);
+    }
+
+    /// Every script begins with this: a key that has expired is not there.
+    fn expire(&mut self, now: Duration) {
+        self.key = self.key.take().filter(|key| now < key.expires);
+    }
+
+    fn acquire(
+        &mut self,
+        link: &Link,
+        candidate: &Candidate,
+        lease: Duration,
+    ) -> Result<Result<FencingToken, (Holder, Duration)>, Error> {
+        let now = link.store_time();
+        self.expire(now);
+        let expires = now + lease;
+        if let Some(key) = &mut self.key {
+            if key.candidate.campaign != candidate.campaign {
+                return Ok(Err((holder(key, now), key.expires - now)));
+            }
+            // An earlier attempt whose answer was lost: adopted, with a new lease.
+            key.expires = expires;
+            link.world.applied(key.token.as_u64(), link.true_time(expires));
+            link.world.record(Event::Prolonged {
+                token: key.token.as_u64(),
+            });
+            return Ok(Ok(key.token));
+        }
+        self.counter += 1;
+        let token = FencingToken::from_counter(self.counter)?;
+        self.key = Some(Key {
+            candidate: candidate.clone(),
+            token,
+            expires,
+            owner: (link.candidate, link.life),
+        });
+        link.world.record(Event::Minted {
+            candidate: link.candidate,
+            life: link.life,
+            token: token.as_u64(),
+        });
+        link.world.applied(token.as_u64(), link.true_time(expires));
+        Ok(Ok(token))
+    }
+
+    fn renew(&mut self, link: &Link, grant: &Grant) -> Result<(), Option<Holder>> {
+        let now = link.store_time();
+        self.expire(now);
+        match &mut self.key {
+            Some(key) if key.token == grant.token => {
+                key.expires = now + grant.lease;
+                key.candidate.value.clone_from(&grant.candidate.value);
+                let token = key.token.as_u64();
+                link.world.applied(token, link.true_time(key.expires));
+                link.world.record(Event::Prolonged { token });
+                Ok(())
+            }
+            Some(key) => Err(Some(holder(key, now))),
+            None => Err(None),
+        }
+    }
+
+    fn end(&mut self, link: &Link, is_ours: impl Fn(&Key) -> bool) {
+        self.expire(link.store_time());
+        if let Some(key) = self.key.take_if(|key| is_ours(key)) {
+            let token = key.token.as_u64();
+            let working = link.world.working_under(token);
+            link.world.record(Event::Released { token, working });
+            self.watchers.tell(&link.world, &Hint::MayBeFree);
+        }
+    }
+}
+
+fn holder(key: &Key, now: Duration) -> Holder {
+    let mut holder = Holder::new(key.candidate.identity.as_str());
+    holder.token = Some(key.token);
+    holder.expires_in = Some(key.expires - now);
+    holder
+}
+
+/// One candidate's client.
+#[derive(Clone, Debug)]
+pub struct SimTtl {
+    /// The network.
+    pub link: Link,
+    /// The server.
+    pub server: Shared,
+    /// The candidate's clock.
+    pub clock: SharedClock,
+    /// Which campaign was asked to wait, and until when.
+    throttled: Arc<Mutex<Option<(CampaignId, Moment)>>>,
+}
+
+impl SimTtl {
+    /// A client.
+    pub fn new(link: Link, server: Shared, clock: SharedClock) -> Self {
+        Self {
+            link,
+            server,
+            clock,
+            throttled: Arc::default(),
+        }
+    }
+
+    /// Writes down an attempt that comes sooner than the store had asked.
+    fn check_patience(&self, campaign: CampaignId) {
+        let throttled = self.throttled.lock().map_or(None, |throttled| *throttled);
+        if let Some((asked, until)) = throttled
+            && asked == campaign
+        {
+            let left = until.saturating_sub(self.link.world.now());
+            if !left.is_zero() {
+                let candidate = self.link.candidate;
+                self.link.world.record(Event::Impatient { candidate, left });
+            }
+        }
+    }
+
+    fn note_throttling(&self, campaign: CampaignId, error: &Error) {
+        if let Some(wait) = error.retry_after()
+            && let Ok(mut throttled) = self.throttled.lock()
+        {
+            // Less what the candidate's clock may run fast.
+            *throttled = Some((campaign, self.link.world.now() + wait - wait / 1_000));
+        }
+    }
+
+    fn server(server: &Shared) -> MutexGuard<'_, TtlServer> {
+        server.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    async fn script<R: Send + 'static>(
+        &self,
+        operation: Operation,
+        mut script: impl FnMut(&mut TtlServer, &Link) -> R + Send + 'static,
+    ) -> Result<R, Error> {
+        let (link, server) = (self.link.clone(), self.server.clone());
+        self.link
+            .call(operation, move || {
+                Ok(script(&mut Self::server(&server), &link))
+            })
+            .await
+    }
+}
+
+#[async_trait]
+impl LockBackend for SimTtl {
+    fn capabilities(&self) -> Capabilities {
+        Capabilities {
+            store: "simulated keys with a lifetime",
+            min_lease: Duration::from_millis(10),
+            lease_granularity: Duration::from_millis(1),
+            expiry: Expiry::Store,
+            expiry_lag: Duration::ZERO,
+            wakeup: self.link.world.plan.wakeup,
+            order: Order::Race,
+            fencing: FencingGuarantee {
+                over_crash: Rises::Always,
+                over_failover: Rises::Never,
+                over_deletion: Rises::Always,
+                over_restore: Rises::Never,
+            },
+        }
+    }
+
+    fn clock(&self) -> SharedClock {
+        self.clock.clone()
+    }
+
+    async fn acquire(
+        &self,
+        lock: &LockName,
+        candidate: &Candidate,
+        lease: Duration,
+    ) -> Result<Acquired, Error> {
+        self.check_patience(candidate.campaign);
+        let proven_at = self.clock.now();
+        let asking = candidate.clone();
+        let answer = self
+            .script(Operation::Acquire, move |server, link| {
+                server.acquire(link, &asking, lease)
+            })
+            .await
+            .inspect_err(|error| self.note_throttling(candidate.campaign, error))??;
+        Ok(match answer {
+            Ok(token) => Acquired::Held(Grant::new(
+                lock.clone(),
+                candidate.clone(),
+                token,
+                lease,
+                proven_at,
+            )),
+            Err((holder, left)) => Acquired::Taken {
+                holder: Some(holder),
+                free_in: Some(left),
+            },
+        })
+    }
+
+    async fn renew(&self, grant: &Grant, _not_before: Time) -> Result<Renewal, Error> {
+        let proven_at = self.clock.now();
+        let ours = grant.clone();
+        let answer = self
+            .script(Operation::Renew, move |server, link| {
+                server.renew(link, &ours)
+            })
+            .await?;
+        Ok(match answer {
+            Ok(()) => {
+                let mut grant = grant.clone();
+                grant.proven_at = proven_at;
+                Renewal::Renewed(grant)
+            }
+            Err(holder) => Renewal::Lost { holder },
+        })
+    }
+
+    async fn release(&self, grant: &Grant) -> Result<(), Error> {
+        let token = grant.token;
+        self.script(Operation::Release, move |server, link| {
+            server.end(link, |key| key.token == token);
+        })
+        .await
+    }
+
+    async fn withdraw(&self, _lock: &LockName, candidate: &Candidate) -> Result<(), Error> {
+        let campaign = candidate.campaign;
+        self.script(Operation::Withdraw, move |server, link| {
+            server.end(link, |key| key.candidate.campaign == campaign);
+        })
+        .await
+    }
+
+    async fn holder(&self, _lock: &LockName) -> Result<Occupancy, Error> {
+        self.script(Operation::Holder, |server, link| {
+            let now = link.store_time();
+            let key = server.key.as_ref().filter(|key| now < key.expires);
+            key.map_or(Occupancy::Free, |key| Occupancy::Led(holder(key, now)))
+        })
+        .await
+    }
+
+    fn changes(&self, _lock: &LockName) -> Changes {
+        let link = &self.link;
+        Self::server(&self.server)
+            .watchers
+            .watch(&link.world, link.candidate)
+            .boxed()
+    }
+}

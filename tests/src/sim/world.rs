@@ -1,0 +1,419 @@
+//! What all parts of a simulation share: true time, chance, faults and the history.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use fastrand::Rng;
+use tenure_core::{FencingToken, LockName, Term};
+use tokio::time::Instant;
+
+use super::Moment;
+use super::clock::SimClock;
+use super::faults::{Fate, Faults, SLOWEST};
+use super::history::{Event, Fault, History, TermId, TermInfo};
+use super::plan::Plan;
+
+/// So many looks at clocks at one moment are a livelock.
+const STEPS_AT_ONE_MOMENT: u64 = 100_000;
+
+/// Panicked with when a livelock is found: inside one poll nothing else can stop it.
+pub const LIVELOCK: &str = "livelock in the simulation";
+
+/// The shared part of one simulation.
+pub struct World {
+    /// The plan.
+    pub plan: Plan,
+    /// The one lock.
+    pub lock: LockName,
+    start: Instant,
+    rng: Mutex<Rng>,
+    faults: Mutex<Faults>,
+    history: Mutex<History>,
+    terms: Mutex<Terms>,
+    applied: Mutex<BTreeMap<u64, Applied>>,
+    register: AtomicU64,
+    moment: AtomicU64,
+    steps: AtomicU64,
+    stuck: AtomicBool,
+}
+
+/// The last thing the store has applied for a term.
+#[derive(Clone, Copy, Debug)]
+pub struct Applied {
+    /// When.
+    pub at: Moment,
+    /// Until when the store gives the lock to nobody else.
+    pub covered: Moment,
+}
+
+#[derive(Default)]
+struct Terms {
+    /// Those that are valid or were lately.
+    recent: Vec<Watched>,
+    working: BTreeMap<TermId, u64>,
+    overlaps: Vec<(TermId, TermId)>,
+}
+
+struct Watched {
+    id: TermId,
+    term: Term,
+    candidate: usize,
+    life: u32,
+    clock: Arc<SimClock>,
+    /// Until when it is valid, in true time, by the last heartbeat.
+    until: Moment,
+    over_since: Option<Moment>,
+    resurrected: bool,
+}
+
+fn latest(recent: &mut [Watched], candidate: usize, life: u32) -> Option<&mut Watched> {
+    let mut recent = recent.iter_mut().rev();
+    recent.find(|watched| watched.candidate == candidate && watched.life == life)
+}
+
+/// The leader as the world sees it.
+#[derive(Clone, Debug)]
+pub struct Leading {
+    /// Its term.
+    pub id: TermId,
+    /// The candidate.
+    pub candidate: usize,
+    /// The term's handle.
+    pub term: Term,
+}
+
+/// After this a term that is over is not watched any longer.
+const WATCHED_AFTER_THE_END: Duration = Duration::from_secs(60);
+
+impl World {
+    /// A world at its start; call it on the simulation's runtime.
+    pub fn new(plan: Plan, lock: LockName, verbose: bool) -> Arc<Self> {
+        Arc::new(Self {
+            lock,
+            start: Instant::now(),
+            rng: Mutex::new(Rng::with_seed(plan.seed)),
+            faults: Mutex::new(Faults::none(plan.candidates.len())),
+            history: Mutex::new(History::new(verbose)),
+            terms: Mutex::default(),
+            applied: Mutex::default(),
+            register: AtomicU64::new(0),
+            moment: AtomicU64::new(0),
+            steps: AtomicU64::new(0),
+            stuck: AtomicBool::new(false),
+            plan,
+        })
+    }
+
+    /// True time.
+    pub fn now(&self) -> Moment {
+        self.start.elapsed()
+    }
+
+    /// Counts a step, and stops a simulation that does not get on.
+    pub fn step(&self) {
+        let now = u64::try_from(self.now().as_nanos()).unwrap_or(u64::MAX);
+        if self.moment.swap(now, Ordering::Relaxed) != now {
+            self.steps.store(0, Ordering::Relaxed);
+        }
+        if self.steps.fetch_add(1, Ordering::Relaxed) == STEPS_AT_ONE_MOMENT {
+            self.stuck.store(true, Ordering::Relaxed);
+            self.record(Event::Livelock);
+        }
+        assert!(!self.stuck.load(Ordering::Relaxed), "{LIVELOCK}");
+    }
+
+    /// Whether nothing gets on any more.
+    pub fn is_stuck(&self) -> bool {
+        self.stuck.load(Ordering::Relaxed)
+    }
+
+    /// Chance. Drawn in the order in which a single thread runs, so always the same.
+    pub fn rng(&self) -> MutexGuard<'_, Rng> {
+        self.rng.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// True with this probability in percent.
+    pub fn chance(&self, percent: u8) -> bool {
+        self.rng().u8(0..100) < percent
+    }
+
+    /// A duration between two others, in whole milliseconds.
+    pub fn between(&self, low: Duration, high: Duration) -> Duration {
+        let millis = |d: Duration| u64::try_from(d.as_millis()).unwrap_or(u64::MAX);
+        Duration::from_millis(self.rng().u64(millis(low)..=millis(high).max(millis(low))))
+    }
+
+    /// The faults in force.
+    pub fn faults(&self) -> MutexGuard<'_, Faults> {
+        self.faults.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Writes to the history.
+    pub fn record(&self, event: Event) {
+        self.history().push(self.now(), event);
+    }
+
+    /// Writes a fault to the history.
+    pub fn fault(&self, fault: Fault) {
+        self.record(Event::Fault(fault));
+    }
+
+    /// The history.
+    pub fn history(&self) -> MutexGuard<'_, History> {
+        self.history.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn terms(&self) -> MutexGuard<'_, Terms> {
+        self.terms.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What becomes of a message.
+    pub fn fate(&self, candidate: usize) -> Fate {
+        let now = self.now();
+        let (stormy, slow) = {
+            let faults = self.faults();
+            (faults.stormy, now < faults.slow_until)
+        };
+        let storm = self.plan.storm;
+        let mut rng = self.rng();
+        let millis = Duration::from_millis;
+        let mut fate = Fate {
+            // A third takes no time at all: that is where margins are needed.
+            there: millis(rng.u64(0..20).saturating_sub(7)),
+            back: millis(rng.u64(0..20).saturating_sub(7)),
+            ..Fate::default()
+        };
+        if stormy {
+            let mut hit = |percent: u8| rng.u8(0..100) < percent;
+            fate.lose_request = hit(storm.lose_request);
+            fate.lose_reply = hit(storm.lose_reply);
+            let (repeat, late, late_reply) = (hit(storm.repeat), hit(storm.slow), hit(storm.slow));
+            if repeat {
+                fate.repeat_after = Some(millis(rng.u64(0..12_000)));
+            }
+            if late {
+                fate.there = millis(rng.u64(100..12_000));
+            }
+            if late_reply {
+                fate.back = millis(rng.u64(100..12_000));
+            }
+        }
+        if slow {
+            fate.there = millis(rng.u64(1_000..12_000)) / 2;
+            fate.back = millis(rng.u64(1_000..12_000)) / 2;
+        }
+        drop(rng);
+        debug_assert!(fate.there <= SLOWEST && fate.back <= SLOWEST);
+        self.record(Event::Sent { candidate, fate });
+        fate
+    }
+
+    /// How long a hint takes to a candidate; `None` when it is lost.
+    pub fn hint_delay(&self, candidate: usize) -> Option<Duration> {
+        let now = self.now();
+        let stormy = {
+            let faults = self.faults();
+            if faults.cuts_replies(candidate, now) {
+                return None;
+            }
+            faults.stormy
+        };
+        let mut rng = self.rng();
+        if stormy && rng.u8(0..100) < self.plan.storm.lose_hint {
+            return None;
+        }
+        let late = stormy && rng.u8(0..100) < self.plan.storm.slow;
+        Some(Duration::from_millis(rng.u64(0..if late { 12_000 } else { 20 })))
+    }
+
+    /// By how much a timer fires late.
+    pub fn timer_delay(&self) -> Duration {
+        if self.plan.late_timers && self.faults().stormy && self.chance(2) {
+            self.between(Duration::from_millis(10), Duration::from_secs(4))
+        } else {
+            Duration::ZERO
+        }
+    }
+
+    /// The store has applied something for the term with this token.
+    pub fn applied(&self, token: u64, covered: Moment) {
+        let applied = Applied {
+            at: self.now(),
+            covered,
+        };
+        self.all_applied().insert(token, applied);
+    }
+
+    /// The last thing the store has applied for a term.
+    pub fn last_applied(&self, token: u64) -> Option<Applied> {
+        self.all_applied().get(&token).copied()
+    }
+
+    fn all_applied(&self) -> MutexGuard<'_, BTreeMap<u64, Applied>> {
+        self.applied.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Which work runs under this token.
+    pub fn working_under(&self, token: u64) -> Option<TermId> {
+        let terms = self.terms();
+        let mut working = terms.working.iter();
+        working.find(|(_, t)| **t == token).map(|(id, _)| *id)
+    }
+
+    /// Whether the work of a term is running.
+    pub fn is_working(&self, id: TermId) -> bool {
+        self.terms().working.contains_key(&id)
+    }
+
+    /// Lets go of all terms, which hold clocks, which hold this.
+    pub fn close(&self) {
+        self.terms().recent.clear();
+    }
+
+    /// How much work is running.
+    pub fn working(&self) -> usize {
+        self.terms().working.len()
+    }
+
+    /// A user got hold of a term.
+    pub fn elected(&self, info: TermInfo, term: &Term, clock: &Arc<SimClock>) -> TermId {
+        let (candidate, life, token) = (info.candidate, info.life, info.token);
+        let id = {
+            let mut history = self.history();
+            history.terms.push(info);
+            history.terms.len() - 1
+        };
+        let until = self.now() + clock.true_time(term.remaining());
+        self.record(Event::Elected {
+            term: id,
+            until,
+            covered: self.last_applied(token).map(|applied| applied.covered),
+        });
+        self.terms().recent.push(Watched {
+            id,
+            term: term.clone(),
+            candidate,
+            life,
+            clock: clock.clone(),
+            until,
+            over_since: None,
+            resurrected: false,
+        });
+        self.look();
+        id
+    }
+
+    /// A heartbeat of this life of a candidate got through.
+    pub fn renewed(&self, candidate: usize, life: u32) {
+        let event = {
+            let mut terms = self.terms();
+            let Some(watched) = latest(&mut terms.recent, candidate, life) else {
+                return;
+            };
+            watched.until = self.now() + watched.clock.true_time(watched.term.remaining());
+            let token = watched.term.token().as_u64();
+            Event::Renewed {
+                term: watched.id,
+                until: watched.until,
+                covered: self.last_applied(token).map(|applied| applied.covered),
+            }
+        };
+        self.record(event);
+        self.look();
+    }
+
+    /// The last term of this life of a candidate, and what is left of it by its last heartbeat:
+    /// its user may have given it back in the meantime.
+    pub fn latest(&self, candidate: usize, life: u32) -> Option<(TermId, Duration)> {
+        let mut terms = self.terms();
+        let watched = latest(&mut terms.recent, candidate, life)?;
+        Some((watched.id, watched.until.saturating_sub(self.now())))
+    }
+
+    /// Looks at all terms: each is asked on its own clock whether it is valid.
+    ///
+    /// Called whenever a term begins or is extended, so no overlap escapes; and now and then, so
+    /// that no term that is over comes back unseen.
+    pub fn look(&self) {
+        let now = self.now();
+        let mut found = Vec::new();
+        {
+            let mut terms = self.terms();
+            let Terms { recent, overlaps, .. } = &mut *terms;
+            recent.retain(|watched| {
+                watched
+                    .over_since
+                    .is_none_or(|since| now < since + WATCHED_AFTER_THE_END)
+            });
+            let mut valid: Vec<TermId> = Vec::new();
+            for watched in recent.iter_mut() {
+                if !watched.term.is_valid() {
+                    watched.over_since.get_or_insert(now);
+                    continue;
+                }
+                if watched.over_since.is_some() && !watched.resurrected {
+                    watched.resurrected = true;
+                    found.push(Event::Resurrected(watched.id));
+                }
+                for older in &valid {
+                    if !overlaps.contains(&(*older, watched.id)) {
+                        overlaps.push((*older, watched.id));
+                        found.push(Event::Overlap {
+                            older: *older,
+                            newer: watched.id,
+                        });
+                    }
+                }
+                valid.push(watched.id);
+            }
+        }
+        for event in found {
+            self.record(event);
+        }
+    }
+
+    /// The leader: a valid term whose work runs.
+    pub fn leader(&self) -> Option<Leading> {
+        let terms = self.terms();
+        let mut recent = terms.recent.iter().rev();
+        recent
+            .find(|watched| {
+                terms.working.contains_key(&watched.id) && watched.term.is_valid()
+            })
+            .map(|watched| Leading {
+                id: watched.id,
+                candidate: watched.candidate,
+                term: watched.term.clone(),
+            })
+    }
+
+    /// The work of a term starts.
+    pub fn work_started(&self, id: TermId, token: FencingToken) {
+        self.terms().working.insert(id, token.as_u64());
+        self.record(Event::WorkStarted(id));
+    }
+
+    /// The work of a term has stopped.
+    pub fn work_stopped(&self, id: TermId, crashed: bool) {
+        self.terms().working.remove(&id);
+        self.record(Event::WorkStopped { term: id, crashed });
+    }
+
+    /// A write to the fenced register: accepted unless a larger token was seen. Returns what had
+    /// been seen.
+    pub fn write_fenced(&self, token: FencingToken) -> (bool, u64) {
+        let token = token.as_u64();
+        let seen = self.register.fetch_max(token, Ordering::Relaxed);
+        (token >= seen, seen)
+    }
+}
+
+impl std::fmt::Debug for World {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("World")
+            .field("seed", &self.plan.seed)
+            .finish_non_exhaustive()
+    }
+}
