@@ -44,6 +44,14 @@ enum Command {
         #[arg(long)]
         holder: Option<i32>,
     },
+    /// Runs a command that ends with its parent, and all it has started with it
+    #[command(name = "__watch", hide = true)]
+    Watch {
+        #[arg(long)]
+        holder: i32,
+        #[arg(last = true)]
+        command: Vec<OsString>,
+    },
     /// Becomes a server that dies with its parent
     #[command(name = "__become", hide = true)]
     Become {
@@ -150,6 +158,10 @@ fn run(command: Command) -> Result<ExitCode> {
             ending,
             command,
         } => match process::become_server(holder, ending, &command)? {},
+        Command::Watch { holder, command } => {
+            let code = process::watch(holder, &command)?;
+            Ok(ExitCode::from(u8::try_from(code).unwrap_or(1)))
+        }
         Command::Stores(command) => {
             interrupt::install()?;
             run_stores(command)

@@ -218,8 +218,7 @@ pub(crate) fn become_server(
     if let Some(holder) = holder {
         die_with_parent(ending)?;
         // Too late when the parent died before the request: then the parent is another one by now.
-        let parent = rustix::process::getppid().map(|pid| pid.as_raw_nonzero().get());
-        if parent != Some(holder) {
+        if parent() != Some(holder) {
             bail!("the command that wanted this server is gone");
         }
     }
@@ -254,6 +253,57 @@ pub(crate) fn bound(program: impl Into<OsString>) -> Result<Command> {
         ])
         .arg(program.into());
     Ok(command)
+}
+
+/// The same for a command that starts others, which are to end as well: it runs in a process group of
+/// its own under a watcher, see [`watch`].
+pub(crate) fn watched(program: impl Into<OsString>) -> Result<Command> {
+    let mut command = Command::new(own_program()?);
+    command
+        .args(["__watch", "--holder", &std::process::id().to_string(), "--"])
+        .arg(program.into());
+    Ok(command)
+}
+
+/// `xtask __watch`: runs a command, and ends it with all it has started when the parent dies or asks
+/// for it. Gives the command's exit status.
+pub(crate) fn watch(holder: i32, command: &[OsString]) -> Result<i32> {
+    const PATIENCE: Duration = Duration::from_secs(2);
+    let (program, args) = command.split_first().context("no program named")?;
+    interrupt::install()?;
+    rustix::process::setpgid(None, None).context("no process group of its own")?;
+    #[cfg(target_os = "linux")]
+    rustix::process::set_parent_process_death_signal(Some(Signal::TERM))
+        .context("the parent-death signal cannot be set")?;
+    if parent() != Some(holder) {
+        bail!("the command that wanted this one is gone");
+    }
+    let mut child = Command::new(program)
+        .args(args)
+        .spawn()
+        .with_context(|| format!("{} cannot be run", program.to_string_lossy()))?;
+    let mut asked: Option<Instant> = None;
+    loop {
+        let ended = child.try_wait()?;
+        if interrupt::raised() && asked.is_none() {
+            asked = Some(Instant::now());
+        }
+        match (ended, asked) {
+            (Some(status), None) => return Ok(status.code().unwrap_or(1)),
+            // Time for the command to end in order when it was asked to; what it leaves behind has
+            // had its time then.
+            (None, Some(since)) if since.elapsed() < PATIENCE && parent() == Some(holder) => {}
+            (_, Some(_)) => {
+                rustix::process::kill_process_group(rustix::process::getpgrp(), Signal::KILL)?;
+            }
+            (None, None) => {}
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
+
+fn parent() -> Option<i32> {
+    rustix::process::getppid().map(|pid| pid.as_raw_nonzero().get())
 }
 
 /// This program's file, also after a build has replaced it under its path.

@@ -174,7 +174,7 @@ fn name_of(command: &Command) -> String {
             if command
                 .get_args()
                 .next()
-                .is_some_and(|first| first == "__become") =>
+                .is_some_and(|first| first == "__become" || first == "__watch") =>
         {
             program
         }

@@ -55,6 +55,19 @@ impl Backend {
         }
     }
 
+    /// The crate that holds it.
+    fn folder(self) -> &'static str {
+        match self {
+            Self::Memory => "crates/tenure-core",
+            Self::File => "crates/tenure-file",
+            Self::KubeLease => "crates/tenure-kube-lease",
+            Self::KubeConfigmap => "crates/tenure-kube-configmap",
+            Self::Etcd => "crates/tenure-etcd",
+            Self::Redis => "crates/tenure-redis",
+            Self::Postgres => "crates/tenure-postgres",
+        }
+    }
+
     /// The server it runs on, if it needs one.
     fn store(self) -> Option<Kind> {
         match self {
@@ -197,7 +210,7 @@ fn cargo_step(name: &str, arguments: &[&str], environment: &[(&str, &str)]) -> R
     eprintln!("\n== {name}: cargo {}", arguments.join(" "));
     let start = Instant::now();
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-    let mut command = process::bound(cargo)?;
+    let mut command = process::watched(cargo)?;
     command
         .args(arguments)
         .envs(environment.iter().copied())
@@ -285,7 +298,13 @@ fn conformance(backend: Backend, state: &State, _: Option<&mut Session>) -> Resu
             None => return Ok(Outcome::Failed(format!("{} is not up", kind.name()))),
         },
     };
-    Ok(Outcome::Nothing(format!("{seen}, no backend yet")))
+    let written = paths::workspace().join(backend.folder()).exists();
+    let rest = if written {
+        "its cases are not wired in yet"
+    } else {
+        "no backend yet"
+    };
+    Ok(Outcome::Nothing(format!("{seen}, {rest}")))
 }
 
 /// Runs the tests that involve several stores. To be wired as [`conformance`] is.

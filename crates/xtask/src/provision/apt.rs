@@ -1,12 +1,15 @@
 //! Debian's packages.
 
 use std::collections::BTreeSet;
+use std::fs;
 use std::path::Path;
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 
+use crate::interrupt;
 use crate::paths::Dirs;
 use crate::shell::{capture, find, run_with_progress};
 
@@ -23,22 +26,31 @@ pub(crate) fn install(packages: &[&str]) -> Result<()> {
     if find("apt-get").is_none() {
         bail!("this system has no apt-get");
     }
+    let packages: Vec<&str> = packages
+        .iter()
+        .copied()
+        .filter(|package| !is_installed(package))
+        .collect();
+    if packages.is_empty() {
+        return Ok(());
+    }
     let log = Dirs::open()?.log("apt-get");
-    update(&log)?;
+    if let Err(error) = update(&log) {
+        // The lists that are there may do.
+        interrupt::check()?;
+        eprintln!("{error:#}");
+    }
     let before: BTreeSet<&str> = SERVICES
         .iter()
         .filter(|(package, _)| is_installed(package))
         .map(|(package, _)| *package)
         .collect();
-    let mut command = as_root("apt-get")?;
-    command
-        .args(["install", "--yes", "--no-install-recommends"])
-        .args(packages);
-    run_with_progress(
-        &mut command,
+    let mut arguments = vec!["install", "--yes", "--no-install-recommends"];
+    arguments.extend(&packages);
+    run(
+        &arguments,
         &format!("installing {}", packages.join(" ")),
         &log,
-        |_, line| line.to_owned(),
     )?;
     // The services of packages that somebody else installed are somebody else's.
     for (package, service) in SERVICES {
@@ -50,21 +62,39 @@ pub(crate) fn install(packages: &[&str]) -> Result<()> {
 }
 
 /// Refreshes the lists of packages, once a run.
-pub(crate) fn update(log: &Path) -> Result<()> {
+fn update(log: &Path) -> Result<()> {
     static DONE: AtomicBool = AtomicBool::new(false);
     if DONE.swap(true, Ordering::Relaxed) {
         return Ok(());
     }
-    run_with_progress(
-        as_root("apt-get")?.arg("update"),
-        "refreshing the package lists",
-        log,
-        |_, line| line.to_owned(),
-    )
+    run(&["update"], "refreshing the package lists", log)
+}
+
+/// Runs apt-get; while somebody else's apt is at work it waits for that one's end.
+fn run(arguments: &[&str], title: &str, log: &Path) -> Result<()> {
+    const PATIENCE: Duration = Duration::from_secs(300);
+    let begin = Instant::now();
+    loop {
+        let mut command = as_root("apt-get")?;
+        command.args(arguments);
+        let Err(error) = run_with_progress(&mut command, title, log, |_, line| line.to_owned())
+        else {
+            return Ok(());
+        };
+        let locked = fs::read_to_string(log).is_ok_and(|log| log.contains("Could not get lock"));
+        if !locked || begin.elapsed() > PATIENCE {
+            return Err(error);
+        }
+        eprintln!("{title}: waiting for another apt to end");
+        for _ in 0..30 {
+            interrupt::check()?;
+            std::thread::sleep(Duration::from_millis(100));
+        }
+    }
 }
 
 /// A command run as root: directly, or through a sudo that asks nothing.
-pub(crate) fn as_root(program: &str) -> Result<Command> {
+fn as_root(program: &str) -> Result<Command> {
     let mut command;
     if rustix::process::geteuid().is_root() {
         command = Command::new(program);

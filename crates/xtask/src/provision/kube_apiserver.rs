@@ -147,7 +147,7 @@ fn build_module(go: &Path, version: &str, target: &Path) -> Result<()> {
     let module = paths::workspace().join(MODULE);
     let dirs = Dirs::open()?;
     let command = |arguments: &[&str]| {
-        let mut command = process::bound(go)?;
+        let mut command = process::watched(go)?;
         command
             .args(arguments)
             .current_dir(&module)
@@ -265,7 +265,7 @@ fn build_from_debian(cache: &Path, target: &Path) -> Result<()> {
             .find(|path| path.is_dir())
             .context("the source package holds no folder")?;
         run_with_progress(
-            process::bound("make")?
+            process::watched("make")?
                 .arg("WHAT=cmd/kube-apiserver")
                 .env("GOTOOLCHAIN", "local")
                 .env("GOFLAGS", "-mod=vendor")

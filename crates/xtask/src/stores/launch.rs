@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::Child;
 
@@ -26,9 +27,15 @@ impl Launch<'_> {
         if user.is_some_and(|user| !postgres::can_reach(user, &parent)) {
             // A checkout inside somebody's private home, say.
             parent = outside(self.dirs);
-            if !parent.is_dir() {
-                fs::create_dir(&parent)
-                    .with_context(|| format!("cannot create {}", parent.display()))?;
+            if let Err(error) = fs::create_dir(&parent) {
+                // Everybody may write there: what is found must be ours, and no link.
+                let ours = fs::symlink_metadata(&parent).is_ok_and(|seen| {
+                    seen.is_dir() && seen.uid() == rustix::process::geteuid().as_raw()
+                });
+                if !ours {
+                    return Err(error)
+                        .with_context(|| format!("cannot create {}", parent.display()));
+                }
             }
             paths::make_dir(&parent, 0o711)?;
         }
