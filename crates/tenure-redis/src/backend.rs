@@ -1,0 +1,340 @@
+//! The lock on Redis.
+
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use tenure_core::{
+    Acquired, BootClock, Candidate, Capabilities, Changes, Error, ErrorKind, Expiry,
+    FencingGuarantee, Grant, LockBackend, LockName, Occupancy, Operation, Order, Renewal, Rises,
+    SharedClock, Time, Wakeup,
+};
+use tokio::runtime::Handle;
+
+use crate::checks::{self, Finding};
+use crate::config::{RedisConfig, Replicas};
+use crate::connection::Dialer;
+use crate::errors::{Trouble, acl_line};
+use crate::scripts::{self, Acquire, Names, Renew};
+use crate::topology::Topology;
+use crate::wakeups::Wakeups;
+
+/// A key still answers in the last millisecond of its expiry.
+const PAST_EXPIRY: Duration = Duration::from_millis(1);
+
+/// Elections on Redis or Valkey: one server, the master that sentinels name, or a cluster.
+///
+/// Clones share their connections. All I/O is done on the tokio runtime that the backend was made
+/// on, which must live as long as its elections; see
+/// [`HeartbeatThread`](tenure_core::HeartbeatThread).
+#[derive(Clone)]
+pub struct RedisBackend {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    topology: Arc<Topology>,
+    dialer: Arc<Dialer>,
+    wakeups: Wakeups,
+    clock: SharedClock,
+    findings: Vec<Finding>,
+    epoch_changes: AtomicU64,
+    silent_release_told: AtomicBool,
+}
+
+impl RedisBackend {
+    /// Connects, and looks at the server's settings: see [`findings`](Self::findings).
+    ///
+    /// Fails within about twice the connect timeout and the response timeout, with
+    /// [`Misconfigured`](ErrorKind::Misconfigured) when the server is a replica, and with
+    /// [`Forbidden`](ErrorKind::Forbidden), [`Unavailable`](ErrorKind::Unavailable) or
+    /// [`Timeout`](ErrorKind::Timeout) as the message says. Cancel safe.
+    pub async fn connect(config: RedisConfig) -> Result<Self, Error> {
+        let mut this = Self::lazy(config)?;
+        let found = this
+            .shared
+            .topology
+            .call_any(|live| Box::pin(checks::look(live)))
+            .await;
+        let findings = found.map_err(|mut trouble| {
+            if trouble.is_replica {
+                trouble.kind = ErrorKind::Misconfigured;
+            }
+            trouble.into_error(Operation::Connect)
+        })?;
+        for finding in &findings {
+            tracing::warn!("Redis: {finding}");
+        }
+        if let Some(shared) = Arc::get_mut(&mut this.shared) {
+            shared.findings = findings;
+        }
+        Ok(this)
+    }
+
+    /// Does not connect before the first call, and looks at no settings: for a service that
+    /// starts before its store does.
+    ///
+    /// Fails with [`InvalidInput`](ErrorKind::InvalidInput) or
+    /// [`Misconfigured`](ErrorKind::Misconfigured) on a configuration that cannot work, or outside
+    /// a tokio runtime.
+    pub fn lazy(config: RedisConfig) -> Result<Self, Error> {
+        config.check()?;
+        let runtime = Handle::try_current().map_err(|error| {
+            Error::misconfigured("there is no tokio runtime here; connect within one")
+                .with_source(error)
+        })?;
+        let response_timeout = config.response_timeout;
+        let dialer = Arc::new(Dialer::new(config, runtime.clone()));
+        let topology = Arc::new(Topology::new(dialer.clone()));
+        Ok(Self {
+            shared: Arc::new(Shared {
+                wakeups: Wakeups::new(topology.clone(), runtime, response_timeout),
+                topology,
+                dialer,
+                clock: BootClock::shared(),
+                findings: Vec::new(),
+                epoch_changes: AtomicU64::new(0),
+                silent_release_told: AtomicBool::new(false),
+            }),
+        })
+    }
+
+    /// What was found at [`connect`](Self::connect) that weakens the promises of this backend;
+    /// each was logged as a warning.
+    pub fn findings(&self) -> &[Finding] {
+        &self.shared.findings
+    }
+
+    /// How often this backend has found that a server had been restarted or replaced since the
+    /// last term, so that terms may have been forgotten. Each was logged as a warning, and the
+    /// lock was kept free for a lease.
+    pub fn epoch_changes(&self) -> u64 {
+        self.shared.epoch_changes.load(Ordering::Relaxed)
+    }
+
+    /// Uses another password from the next connection on; those that are open stay open, and no
+    /// term is lost.
+    pub fn set_password(&self, password: impl Into<String>) {
+        self.shared.dialer.set_password(password.into());
+    }
+
+    fn names(&self, lock: &LockName) -> Names {
+        Names::new(&self.shared.dialer.config.prefix, lock)
+    }
+
+    fn replicas(&self) -> Option<Replicas> {
+        self.shared.dialer.config.replicas
+    }
+
+    async fn give_back(
+        &self,
+        lock: &LockName,
+        candidate: &Candidate,
+        token: Option<tenure_core::FencingToken>,
+    ) -> Result<(), Trouble> {
+        let names = &self.names(lock);
+        let unheard = self
+            .shared
+            .topology
+            .call(lock, |seat| {
+                Box::pin(async move { scripts::release(&seat, names, candidate, token).await })
+            })
+            .await?;
+        if let Some(problem) = unheard
+            && !self
+                .shared
+                .silent_release_told
+                .swap(true, Ordering::Relaxed)
+        {
+            tracing::warn!(
+                problem,
+                grant = acl_line(&self.shared.dialer.config.prefix),
+                "a lock was released, but its waiters could not be told; they wait for the lease \
+                 to end, or poll"
+            );
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Debug for RedisBackend {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RedisBackend")
+            .field("config", &self.shared.dialer.config)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Leases are kept in whole milliseconds; what is cut off is not granted.
+fn in_millis(lease: Duration, operation: Operation) -> Result<u64, Error> {
+    match u64::try_from(lease.as_millis()) {
+        Ok(millis) if millis > 0 && lease <= tenure_core::record::MAX_LEASE => Ok(millis),
+        _ => Err(Error::new(
+            ErrorKind::InvalidInput,
+            operation,
+            format!("a lease of {lease:?} is outside 1ms to an hour"),
+        )),
+    }
+}
+
+#[async_trait]
+impl LockBackend for RedisBackend {
+    fn capabilities(&self) -> Capabilities {
+        Capabilities {
+            store: "redis",
+            min_lease: Duration::from_millis(10),
+            lease_granularity: Duration::from_millis(1),
+            expiry: Expiry::Store,
+            expiry_lag: Duration::from_millis(5),
+            wakeup: Wakeup::Push,
+            order: Order::Race,
+            fencing: FencingGuarantee {
+                over_crash: Rises::If(
+                    "the server has an append-only file that is synced with each write, or its \
+                     wall clock is not set back",
+                ),
+                over_failover: Rises::If(
+                    "the servers' wall clocks differ by less than the time between the two terms",
+                ),
+                over_deletion: Rises::Always,
+                over_restore: Rises::If("the server's wall clock is not set back"),
+            },
+        }
+    }
+
+    fn clock(&self) -> SharedClock {
+        self.shared.clock.clone()
+    }
+
+    /// One script, and `WAIT` where replicas are asked for. Dropped or unanswered, it may have
+    /// been applied: repeat it, `withdraw`, or wait for the lease to end.
+    async fn acquire(
+        &self,
+        lock: &LockName,
+        candidate: &Candidate,
+        lease: Duration,
+    ) -> Result<Acquired, Error> {
+        let millis = in_millis(lease, Operation::Acquire)?;
+        let names = &self.names(lock);
+        let (clock, replicas) = (&self.shared.clock, self.replicas());
+        let (sent_at, outcome) = self
+            .shared
+            .topology
+            .call(lock, |seat| {
+                Box::pin(async move {
+                    // Before the request that proves it (I1, hazard 2).
+                    let sent_at = clock.now();
+                    let outcome = scripts::acquire(&seat, names, candidate, millis).await?;
+                    if let (Acquire::Held(token), Some(replicas)) = (&outcome, replicas)
+                        && let Err(trouble) = seat.live.replicated(replicas).await
+                    {
+                        // Not held. If giving it back fails as well, it ends with its lease.
+                        let _ended = scripts::release(&seat, names, candidate, Some(*token)).await;
+                        return Err(trouble);
+                    }
+                    Ok((sent_at, outcome))
+                })
+            })
+            .await
+            .map_err(|trouble| trouble.into_error(Operation::Acquire))?;
+        Ok(match outcome {
+            Acquire::Held(token) => Acquired::Held(Grant::new(
+                lock.clone(),
+                candidate.clone(),
+                token,
+                Duration::from_millis(millis),
+                sent_at,
+            )),
+            Acquire::Taken { holder, left } => Acquired::Taken {
+                holder,
+                free_in: Some(left + PAST_EXPIRY),
+            },
+            Acquire::NewEpoch { wait, before, now } => {
+                self.shared.epoch_changes.fetch_add(1, Ordering::Relaxed);
+                tracing::warn!(
+                    lock = lock.as_str(),
+                    before,
+                    now,
+                    ?wait,
+                    "the Redis server was restarted or replaced since the last term, and may have \
+                     forgotten one that still goes on: nobody is elected for a lease; if this \
+                     server lost terms, tokens go on above its clock"
+                );
+                Acquired::Taken {
+                    holder: None,
+                    free_in: Some(wait + PAST_EXPIRY),
+                }
+            }
+        })
+    }
+
+    /// One script, and `WAIT` where replicas are asked for. Unanswered, it may have been applied,
+    /// which does no harm.
+    async fn renew(&self, grant: &Grant, _not_before: Time) -> Result<Renewal, Error> {
+        let millis = in_millis(grant.lease, Operation::Renew)?;
+        let names = &self.names(&grant.lock);
+        let (clock, replicas) = (&self.shared.clock, self.replicas());
+        let (sent_at, outcome) = self
+            .shared
+            .topology
+            .call(&grant.lock, |seat| {
+                Box::pin(async move {
+                    let sent_at = clock.now();
+                    let outcome =
+                        scripts::renew(&seat, names, &grant.candidate, grant.token, millis).await?;
+                    if let (Renew::Renewed, Some(replicas)) = (&outcome, replicas) {
+                        seat.live.replicated(replicas).await?;
+                    }
+                    Ok((sent_at, outcome))
+                })
+            })
+            .await
+            .map_err(|trouble| trouble.into_error(Operation::Renew))?;
+        Ok(match outcome {
+            Renew::Renewed => {
+                let mut renewed = grant.clone();
+                renewed.proven_at = sent_at;
+                renewed.lease = Duration::from_millis(millis);
+                Renewal::Renewed(renewed)
+            }
+            Renew::Lost(holder) => Renewal::Lost { holder },
+        })
+    }
+
+    /// One script. Unanswered, it may have been applied; repeat it.
+    async fn release(&self, grant: &Grant) -> Result<(), Error> {
+        self.give_back(&grant.lock, &grant.candidate, Some(grant.token))
+            .await
+            .map_err(|trouble| trouble.into_error(Operation::Release))
+    }
+
+    /// One script. Unanswered, it may have been applied; repeat it.
+    async fn withdraw(&self, lock: &LockName, candidate: &Candidate) -> Result<(), Error> {
+        self.give_back(lock, candidate, None)
+            .await
+            .map_err(|trouble| trouble.into_error(Operation::Withdraw))
+    }
+
+    /// `GET` and `PTTL`, which a user without the right to write may be allowed.
+    async fn holder(&self, lock: &LockName) -> Result<Occupancy, Error> {
+        let names = &self.names(lock);
+        let holder = self
+            .shared
+            .topology
+            .call(lock, |seat| {
+                Box::pin(async move { scripts::look(&seat, names).await })
+            })
+            .await
+            .map_err(|trouble| trouble.into_error(Operation::Holder))?;
+        Ok(holder.map_or(Occupancy::Free, Occupancy::Led))
+    }
+
+    /// Releases as they are told on the lock's channel, and one hint after each subscription. Ends
+    /// when subscribing is forbidden.
+    fn changes(&self, lock: &LockName) -> Changes {
+        let channel = scripts::channel(&self.shared.dialer.config.prefix, lock);
+        self.shared.wakeups.subscribe(channel)
+    }
+}

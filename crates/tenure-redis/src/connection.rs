@@ -1,0 +1,606 @@
+//! Connections to one server: made within a deadline, shared by all calls, and made anew when
+//! they are lost.
+//!
+//! The client library's own reconnecting connection is not used: its first call after a lost
+//! connection fails, and connecting to a closed port takes it 9 s.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::{Duration, Instant};
+
+use redis::aio::{MultiplexedConnection, PubSub};
+use redis::{AsyncConnectionConfig, Cmd, Pipeline, RedisConnectionInfo, Value, cmd};
+use tenure_core::ErrorKind;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpStream;
+use tokio::runtime::Handle;
+use tokio::sync::{Mutex, watch};
+use tokio::time::{sleep, timeout};
+
+use crate::config::{Address, Credentials, RedisConfig, Replicas};
+use crate::errors::{Cure, Trouble};
+use crate::topology::Sentinels;
+
+/// The pause after the first failed attempt to connect; it doubles up to the longest.
+const SHORTEST_PAUSE: Duration = Duration::from_millis(10);
+const LONGEST_PAUSE: Duration = Duration::from_millis(250);
+
+/// A connection from which nothing has come for so long, although it was asked, is given up.
+const SILENCE: Duration = Duration::from_millis(100);
+
+/// Calls that can wait to be written; more of them wait without harm.
+const CALLS_AHEAD: usize = 1024;
+
+/// What is needed to connect, shared by all connections of a backend.
+#[derive(Debug)]
+pub(crate) struct Dialer {
+    pub(crate) config: RedisConfig,
+    credentials: RwLock<Credentials>,
+    /// The runtime that the backend was made on: connections live there, whoever calls.
+    pub(crate) runtime: Handle,
+}
+
+trait Transport: AsyncRead + AsyncWrite + Send + Unpin {}
+impl<T: AsyncRead + AsyncWrite + Send + Unpin> Transport for T {}
+
+impl Dialer {
+    pub(crate) fn new(config: RedisConfig, runtime: Handle) -> Self {
+        Self {
+            credentials: RwLock::new(config.credentials.clone()),
+            config,
+            runtime,
+        }
+    }
+
+    pub(crate) fn set_password(&self, password: String) {
+        let mut credentials = self
+            .credentials
+            .write()
+            .unwrap_or_else(PoisonError::into_inner);
+        credentials.password = Some(password);
+    }
+
+    fn credentials(&self) -> Credentials {
+        self.credentials
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
+    }
+
+    /// Bounds `connecting` as a whole: names, TCP, TLS, authentication and the first answer.
+    pub(crate) async fn bounded<T>(
+        &self,
+        address: &Address,
+        connecting: impl Future<Output = Result<T, Trouble>>,
+    ) -> Result<T, Trouble> {
+        let limit = self.config.connect_timeout;
+        timeout(limit, connecting)
+            .await
+            .unwrap_or_else(|_| Err(Trouble::silent(address, limit)))
+    }
+
+    async fn transport(&self, address: &Address) -> Result<Box<dyn Transport>, Trouble> {
+        let trouble = |error| Trouble::connecting(address, error);
+        let stream = TcpStream::connect((address.host.as_str(), address.port))
+            .await
+            .map_err(trouble)?;
+        stream.set_nodelay(true).map_err(trouble)?;
+        match &self.config.tls {
+            None => Ok(Box::new(stream)),
+            #[cfg(feature = "_tls")]
+            Some(tls) => Ok(Box::new(crate::tls::connect(tls, address, stream).await?)),
+            // The configuration was checked.
+            #[cfg(not(feature = "_tls"))]
+            Some(_) => Err(Trouble::new(ErrorKind::Internal, "TLS is not compiled in")),
+        }
+    }
+
+    /// A connection for calls, authenticated and in the right database, not yet bounded.
+    async fn open(
+        self: &Arc<Self>,
+        address: &Address,
+        credentials: &Credentials,
+        database: u32,
+    ) -> Result<Live, Trouble> {
+        let stream = self.transport(address).await?;
+        let trouble = |error| Trouble::answered(address, &self.config.prefix, error);
+        let settings = AsyncConnectionConfig::new()
+            // Each call has a deadline of ours.
+            .set_response_timeout(None)
+            .set_connection_timeout(None)
+            .set_pipeline_buffer_size(CALLS_AHEAD);
+        let info = RedisConnectionInfo::default().set_skip_set_lib_name();
+        let (connection, driver) = MultiplexedConnection::new_with_config(&info, stream, settings)
+            .await
+            .map_err(trouble)?;
+        let driver = AbortOnDrop(self.runtime.spawn(driver).abort_handle());
+        let live = Live(Arc::new(Connected {
+            address: address.clone(),
+            prefix: self.config.prefix.clone(),
+            connection,
+            answers: AtomicU64::new(0),
+            silent_since: std::sync::Mutex::default(),
+            written: AtomicU64::new(0),
+            confirmed: Mutex::new(Confirmed::default()),
+            _driver: driver,
+        }));
+        // Not left to the client, whose error would not say what the server has answered.
+        if let Some(password) = &credentials.password {
+            let mut auth = cmd("AUTH");
+            if let Some(username) = &credentials.username {
+                auth.arg(username);
+            }
+            live.query(auth.arg(password)).await.map_err(auth_trouble)?;
+        }
+        if database != 0 {
+            live.query(cmd("SELECT").arg(database)).await?;
+        }
+        Ok(live)
+    }
+
+    /// A connection to a master, not yet bounded.
+    pub(crate) async fn open_master(self: &Arc<Self>, address: &Address) -> Result<Live, Trouble> {
+        let live = self
+            .open(address, &self.credentials(), self.config.database)
+            .await?;
+        // A replica would answer, and be wrong. This also is the first sign of life through
+        // everything that may stand in between.
+        match live.query(cmd("INFO").arg("replication")).await {
+            Ok(info) if field(&info, "role") == Some("slave") => Err(Trouble::replica(address)),
+            Ok(_) => Ok(live),
+            // May be forbidden; then a write will tell.
+            Err(trouble) if trouble.kind == ErrorKind::Forbidden && live.has_answered() => {
+                live.query(&cmd("PING")).await.map(|_| live)
+            }
+            Err(trouble) => Err(trouble),
+        }
+    }
+
+    /// A connection to any node of a cluster, master or replica, not yet bounded.
+    pub(crate) async fn open_node(self: &Arc<Self>, address: &Address) -> Result<Live, Trouble> {
+        self.open(address, &self.credentials(), 0).await
+    }
+
+    /// A connection to a sentinel, not yet bounded.
+    pub(crate) async fn open_sentinel(
+        self: &Arc<Self>,
+        address: &Address,
+    ) -> Result<Live, Trouble> {
+        self.open(address, &self.config.sentinel_credentials, 0)
+            .await
+    }
+
+    /// A connection for subscriptions, bounded.
+    pub(crate) async fn subscriber(&self, address: &Address) -> Result<PubSub, Trouble> {
+        self.bounded(address, async {
+            let stream = self.transport(address).await?;
+            let Credentials { username, password } = self.credentials();
+            let mut info = RedisConnectionInfo::default().set_skip_set_lib_name();
+            if let Some(password) = password {
+                info = info.set_password(password);
+                if let Some(username) = username {
+                    info = info.set_username(username);
+                }
+            }
+            PubSub::new(&info, stream)
+                .await
+                .map_err(|error| Trouble::answered(address, &self.config.prefix, error))
+        })
+        .await
+    }
+}
+
+/// Whatever `AUTH` fails with is about the credentials: a server without a password says `ERR`.
+fn auth_trouble(mut trouble: Trouble) -> Trouble {
+    if trouble.cure == Cure::None {
+        trouble.kind = ErrorKind::Forbidden;
+    }
+    trouble
+}
+
+/// One field of an answer to `INFO`.
+pub(crate) fn field<'a>(info: &'a Value, name: &str) -> Option<&'a str> {
+    let text = match info {
+        Value::BulkString(bytes) => std::str::from_utf8(bytes).ok()?,
+        Value::SimpleString(text) | Value::VerbatimString { text, .. } => text,
+        _ => return None,
+    };
+    text.lines().find_map(|line| {
+        let (key, value) = line.split_once(':')?;
+        (key == name).then(|| value.trim())
+    })
+}
+
+struct AbortOnDrop(tokio::task::AbortHandle);
+
+impl Drop for AbortOnDrop {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+/// A connection that was alive when it was last used. Clones are the same connection.
+#[derive(Clone)]
+pub(crate) struct Live(Arc<Connected>);
+
+struct Connected {
+    address: Address,
+    prefix: String,
+    connection: MultiplexedConnection,
+    /// How many answers have come.
+    answers: AtomicU64,
+    /// How many answers there were, and when the call was sent, when a caller first gave up.
+    silent_since: std::sync::Mutex<Option<(u64, Instant)>>,
+    /// How many writes have been answered that replicas are to confirm.
+    written: AtomicU64,
+    confirmed: Mutex<Confirmed>,
+    _driver: AbortOnDrop,
+}
+
+/// What the last `WAIT` has told.
+#[derive(Default)]
+struct Confirmed {
+    /// It covers the writes up to this one.
+    up_to: u64,
+    by: u64,
+}
+
+impl Live {
+    pub(crate) fn address(&self) -> &Address {
+        &self.0.address
+    }
+
+    fn has_answered(&self) -> bool {
+        self.0.answers.load(Ordering::Relaxed) > 0
+    }
+
+    fn trouble(&self, error: redis::RedisError) -> Trouble {
+        if error.code().is_some() {
+            self.0.answers.fetch_add(1, Ordering::Relaxed);
+        }
+        Trouble::answered(&self.0.address, &self.0.prefix, error)
+    }
+
+    /// Sends one command, without a deadline.
+    pub(crate) async fn query(&self, command: &Cmd) -> Result<Value, Trouble> {
+        let mut connection = self.0.connection.clone();
+        let value = command
+            .query_async(&mut connection)
+            .await
+            .map_err(|error| self.trouble(error))?;
+        self.0.answers.fetch_add(1, Ordering::Relaxed);
+        Ok(value)
+    }
+
+    /// Sends some commands at once, without a deadline; an error of one is the whole's.
+    pub(crate) async fn query_all(&self, commands: &Pipeline) -> Result<Vec<Value>, Trouble> {
+        let mut connection = self.0.connection.clone();
+        let values = connection
+            .send_packed_commands(commands, 0, commands.len())
+            .await
+            .and_then(|values| {
+                values
+                    .into_iter()
+                    .map(Value::extract_error)
+                    .collect::<Result<Vec<_>, _>>()
+            })
+            .map_err(|error| self.trouble(error))?;
+        self.0.answers.fetch_add(1, Ordering::Relaxed);
+        Ok(values)
+    }
+
+    /// Waits until as many replicas as `wanted` have confirmed what was written before.
+    ///
+    /// While a `WAIT` is under way the server reads nothing else from this connection. So calls
+    /// that come meanwhile share the next one, instead of each waiting in its turn.
+    pub(crate) async fn replicated(&self, wanted: Replicas) -> Result<(), Trouble> {
+        let this = &*self.0;
+        let mine = this.written.fetch_add(1, Ordering::AcqRel) + 1;
+        let mut confirmed = this.confirmed.lock().await;
+        if confirmed.up_to < mine {
+            let up_to = this.written.load(Ordering::Acquire);
+            let millis = u64::try_from(wanted.timeout.as_millis()).unwrap_or(u64::MAX);
+            let answer = self
+                .query(cmd("WAIT").arg(wanted.count).arg(millis))
+                .await?;
+            let Value::Int(by) = answer else {
+                return Err(Trouble::unreadable("WAIT"));
+            };
+            *confirmed = Confirmed {
+                up_to,
+                by: u64::try_from(by).unwrap_or(0),
+            };
+        }
+        if confirmed.by < u64::from(wanted.count) {
+            return Err(Trouble::new(
+                ErrorKind::Unavailable,
+                format!(
+                    "only {} of the {} replicas asked for have confirmed the write within {:?}, \
+                     so it does not count; are they running, and linked to their master?",
+                    confirmed.by, wanted.count, wanted.timeout
+                ),
+            ));
+        }
+        Ok(())
+    }
+
+    /// Whether callers have given up on it since the last answer, the first a while ago.
+    fn is_silent(&self) -> bool {
+        let answers = self.0.answers.load(Ordering::Relaxed);
+        matches!(*hold(&self.0.silent_since), Some((then, since))
+            if then == answers && since.elapsed() >= SILENCE)
+    }
+
+    fn is(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
+    }
+}
+
+impl std::fmt::Debug for Live {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Live({})", self.0.address)
+    }
+}
+
+/// Where a link leads.
+#[derive(Debug)]
+pub(crate) enum Target {
+    Address(Address),
+    /// Wherever the sentinels say, asked for each connection anew.
+    Sentinels(Sentinels),
+}
+
+impl Target {
+    async fn connect(&self, dialer: &Arc<Dialer>) -> Result<Live, Trouble> {
+        match self {
+            Self::Address(address) => dialer.bounded(address, dialer.open_master(address)).await,
+            Self::Sentinels(sentinels) => {
+                let address = sentinels.master(dialer).await?;
+                dialer.bounded(&address, dialer.open_master(&address)).await
+            }
+        }
+    }
+
+    /// Opens a connection for subscriptions.
+    pub(crate) async fn subscribe(&self, dialer: &Arc<Dialer>) -> Result<PubSub, Trouble> {
+        match self {
+            Self::Address(address) => dialer.subscriber(address).await,
+            Self::Sentinels(sentinels) => {
+                let address = sentinels.master(dialer).await?;
+                dialer.subscriber(&address).await
+            }
+        }
+    }
+}
+
+/// The way to one server: a connection when there is one, and the attempts to get one when not.
+#[derive(Clone, Debug)]
+pub(crate) struct Link {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    target: Arc<Target>,
+    dialer: Arc<Dialer>,
+    state: watch::Sender<State>,
+}
+
+#[derive(Debug)]
+enum State {
+    /// Nobody has needed a connection since the last one was lost.
+    Idle,
+    Dialing,
+    Up(Live),
+    /// The last attempt has failed; the next one comes after a pause.
+    Down(Trouble),
+    /// The task that connects was ended from outside.
+    Gone,
+}
+
+/// A call: boxed, so that links need not be generic over it.
+pub(crate) type Call<'a, T> = Pin<Box<dyn Future<Output = Result<T, Trouble>> + Send + 'a>>;
+
+impl Link {
+    pub(crate) fn new(target: Arc<Target>, dialer: Arc<Dialer>) -> Self {
+        Self {
+            inner: Arc::new(Inner {
+                target,
+                dialer,
+                state: watch::Sender::new(State::Idle),
+            }),
+        }
+    }
+
+    /// Makes one call, each of whose steps is bounded. When the connection turns out to be lost,
+    /// or to lead to a replica, it is made once more on a new one: all calls may be repeated.
+    ///
+    /// Dropping the future leaves a call that was sent to the server.
+    pub(crate) async fn call<'a, T>(
+        &self,
+        mut call: impl FnMut(Live) -> Call<'a, T> + Send,
+    ) -> Result<T, Trouble> {
+        match self.attempt(&mut call).await {
+            Err(trouble)
+                if trouble.cure == Cure::Reconnect && trouble.kind != ErrorKind::Timeout =>
+            {
+                self.attempt(&mut call).await
+            }
+            outcome => outcome,
+        }
+    }
+
+    async fn attempt<'a, T>(
+        &self,
+        call: &mut (impl FnMut(Live) -> Call<'a, T> + Send),
+    ) -> Result<T, Trouble> {
+        let mut live = self.live().await?;
+        if live.is_silent() {
+            self.lose(&live);
+            live = self.live().await?;
+        }
+        let limit = self.inner.dialer.config.response_timeout;
+        let watch = Unanswered {
+            answers: live.0.answers.load(Ordering::Relaxed),
+            sent_at: Instant::now(),
+            live: &live,
+        };
+        let outcome = match timeout(limit, call(live.clone())).await {
+            Ok(outcome) => outcome,
+            Err(_) => Err(Trouble::silent(live.address(), limit)),
+        };
+        drop(watch);
+        if let Err(trouble) = &outcome
+            && trouble.cure == Cure::Reconnect
+        {
+            self.lose(&live);
+        }
+        outcome
+    }
+
+    /// The connection, made if need be. Waits for at most one attempt to connect, and the pause
+    /// before it; bounded.
+    async fn live(&self) -> Result<Live, Trouble> {
+        let connect_timeout = self.inner.dialer.config.connect_timeout;
+        // Sentinels are asked first, each within the same time.
+        let limit = connect_timeout * 2 + LONGEST_PAUSE;
+        timeout(limit, self.connected()).await.unwrap_or_else(|_| {
+            Err(Trouble::new(
+                ErrorKind::Timeout,
+                format!("no connection to the server within {limit:?}"),
+            ))
+        })
+    }
+
+    async fn connected(&self) -> Result<Live, Trouble> {
+        let mut state = self.inner.state.subscribe();
+        let mut waited = false;
+        loop {
+            let idle = match &*state.borrow_and_update() {
+                State::Up(live) => return Ok(live.clone()),
+                State::Down(trouble) if waited => return Err(trouble.clone()),
+                State::Gone => {
+                    return Err(Trouble::new(
+                        ErrorKind::Unavailable,
+                        "the tokio runtime that this backend was connected on has ended; connect \
+                         on one that lives as long as the elections",
+                    ));
+                }
+                State::Idle => true,
+                State::Down(_) | State::Dialing => false,
+            };
+            if idle {
+                self.dial();
+            } else {
+                waited = true;
+                // The sender lives as long as `self`.
+                let _changed = state.changed().await;
+            }
+        }
+    }
+
+    /// Starts to connect, in the background and for all who wait, unless that is under way.
+    fn dial(&self) {
+        let start = self.inner.state.send_if_modified(|state| {
+            let idle = matches!(state, State::Idle);
+            if idle {
+                *state = State::Dialing;
+            }
+            idle
+        });
+        if start {
+            let keeper = Keeper(self.inner.clone());
+            drop(self.inner.dialer.runtime.spawn(keeper.run()));
+        }
+    }
+
+    /// Forgets a connection that does not work.
+    fn lose(&self, lost: &Live) {
+        self.inner.state.send_if_modified(|state| {
+            let current = matches!(state, State::Up(live) if live.is(lost));
+            if current {
+                *state = State::Idle;
+            }
+            current
+        });
+    }
+}
+
+/// Connects until it succeeds or nobody waits any more.
+struct Keeper(Arc<Inner>);
+
+impl Keeper {
+    async fn run(self) {
+        let Inner {
+            target,
+            dialer,
+            state,
+        } = &*self.0;
+        let mut pause = SHORTEST_PAUSE;
+        loop {
+            match target.connect(dialer).await {
+                Ok(live) => {
+                    state.send_replace(State::Up(live));
+                    return;
+                }
+                Err(trouble) => {
+                    tracing::debug!(error = %trouble, "cannot connect to Redis");
+                    state.send_replace(State::Down(trouble));
+                }
+            }
+            // At random, so that a fleet does not come back as one.
+            sleep(pause.mul_f64(0.5 + fastrand::f64() / 2.0)).await;
+            pause = (pause * 2).min(LONGEST_PAUSE);
+            if state.receiver_count() == 0 {
+                state.send_replace(State::Idle);
+                return;
+            }
+            state.send_replace(State::Dialing);
+        }
+    }
+}
+
+impl Drop for Keeper {
+    fn drop(&mut self) {
+        // Left in another state only when the task was ended from outside, with its runtime.
+        self.0.state.send_if_modified(|state| {
+            let ended = matches!(state, State::Dialing | State::Down(_));
+            if ended {
+                *state = State::Gone;
+            }
+            ended
+        });
+    }
+}
+
+/// Watches a call that its caller may drop. If nothing at all comes from the server for a while
+/// then, the connection may be dead without having been closed (hazard 6): otherwise callers with
+/// a shorter deadline than ours would wait on it for ever.
+///
+/// It is not given up at once, because on one connection a `withdraw` cannot overtake the
+/// `acquire` that was dropped before it.
+struct Unanswered<'a> {
+    live: &'a Live,
+    answers: u64,
+    sent_at: Instant,
+}
+
+impl Drop for Unanswered<'_> {
+    fn drop(&mut self) {
+        let connected = &self.live.0;
+        if connected.answers.load(Ordering::Relaxed) == self.answers {
+            let mut silent_since = hold(&connected.silent_since);
+            match &*silent_since {
+                Some((answers, _)) if *answers == self.answers => {}
+                _ => *silent_since = Some((self.answers, self.sent_at)),
+            }
+        }
+    }
+}
+
+fn hold<T>(mutex: &std::sync::Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    // Each change is one assignment, so a panic elsewhere leaves it whole.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

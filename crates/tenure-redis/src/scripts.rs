@@ -1,0 +1,406 @@
+//! The steps of the protocol, each one script that the server runs as a whole, and the values
+//! that they keep.
+//!
+//! The lock's key holds `1 <campaign> <token> <lease in ms> <identity>[ <published value>]` and
+//! expires with the lease. `1` is the format's version. None of the first five fields can hold a
+//! space; the published value comes last because it can.
+//!
+//! The mark's key, `...:fence`, holds `<last token> <epoch> <lease in ms>` of the last term and
+//! never expires. The epoch is the server's replication id, which every restart and every
+//! promotion of a replica changes.
+
+use std::sync::OnceLock;
+use std::time::Duration;
+
+use redis::{Value, cmd};
+use tenure_core::record::MAX_LEASE;
+use tenure_core::{Candidate, FencingToken, Holder, LockName};
+
+use crate::errors::{Cure, Trouble};
+use crate::topology::Seat;
+
+/// Takes the lock, or adopts what an earlier attempt of this campaign has left.
+///
+/// KEYS: the lock, its mark. ARGV: campaign, lease, identity with value, longest lease.
+///
+/// - The token is one more than the last, and at least the server's time in milliseconds: so it
+///   rises too when the mark was lost, if the clocks did not go back.
+/// - An epoch other than the mark's means that terms may have been granted that this server never
+///   heard of, the last of which may still be going on. So the lock is kept from everybody for a
+///   lease (with `-` in place of a campaign).
+/// - The mark is written first: with a full memory (OOM) nothing is written at all then.
+/// - Somebody may have taken the expiry away (PERSIST); the lock would never be free again.
+static ACQUIRE: Script = Script::new(
+    r"
+local function value(campaign, token, lease, rest)
+  return '1 ' .. campaign .. ' ' .. token .. ' ' .. lease .. ' ' .. rest
+end
+local held = redis.call('GET', KEYS[1])
+if held then
+  local campaign, token, lease = string.match(held, '^1 (%S+) (%d+) (%d+) ')
+  if campaign == ARGV[1] then
+    redis.call('PEXPIRE', KEYS[1], ARGV[2])
+    local mine = value(campaign, token, ARGV[2], ARGV[3])
+    if mine ~= held then redis.call('SET', KEYS[1], mine, 'PX', ARGV[2]) end
+    return {1, token}
+  end
+  local left = redis.call('PTTL', KEYS[1])
+  if left == -1 then
+    lease = tonumber(lease)
+    if not lease or lease < 1 then return {3, KEYS[1]} end
+    left = math.min(lease, tonumber(ARGV[4]))
+    redis.call('PEXPIRE', KEYS[1], left)
+  end
+  return {0, held, left}
+end
+local last, before, lease = '0', '', ''
+local mark = redis.call('GET', KEYS[2])
+if mark then
+  last, before, lease = string.match(mark, '^(%d+) ?(%w*) ?(%d*)$')
+  if not last then return {3, KEYS[2]} end
+end
+local info = redis.pcall('INFO', 'replication')
+local epoch = type(info) == 'string' and string.match(info, 'master_replid:(%w+)') or ''
+if epoch == '' then epoch = before end
+if before ~= '' and epoch ~= before then
+  local wait = math.max(tonumber(ARGV[2]), math.min(tonumber(lease) or 0, tonumber(ARGV[4])))
+  redis.call('SET', KEYS[2], last .. ' ' .. epoch .. ' ' .. ARGV[2])
+  redis.call('SET', KEYS[1], value('-', 0, wait, ''), 'PX', wait)
+  return {2, wait, before, epoch}
+end
+local now = redis.call('TIME')
+local token = math.max(tonumber(last) + 1, now[1] * 1000 + math.floor(now[2] / 1000))
+if token >= 281474976710656 then return {3, KEYS[2]} end
+token = string.format('%.0f', token)
+redis.call('SET', KEYS[2], token .. ' ' .. epoch .. ' ' .. ARGV[2])
+redis.call('SET', KEYS[1], value(ARGV[1], token, ARGV[2], ARGV[3]), 'PX', ARGV[2])
+return {1, token}
+",
+);
+
+/// Extends a term.
+///
+/// KEYS: the lock. ARGV: campaign, token, lease, identity with value.
+///
+/// The expiry comes first: it needs no memory, and after it the server lets the script go on when
+/// its memory is full. The value is written only when it has changed.
+static RENEW: Script = Script::new(
+    r"
+local held = redis.call('GET', KEYS[1])
+if not held then return {0, '', 0} end
+local mine = '1 ' .. ARGV[1] .. ' ' .. ARGV[2] .. ' '
+if string.sub(held, 1, #mine) ~= mine then
+  return {0, held, redis.call('PTTL', KEYS[1])}
+end
+redis.call('PEXPIRE', KEYS[1], ARGV[3])
+mine = mine .. ARGV[3] .. ' ' .. ARGV[4]
+if held ~= mine then redis.call('SET', KEYS[1], mine, 'PX', ARGV[3]) end
+return {1}
+",
+);
+
+/// Ends a term, or takes back an attempt: deletes the lock if its value begins as told, and wakes
+/// those who wait.
+///
+/// KEYS: the lock. ARGV: beginning of the value, channel.
+///
+/// A message that may not be sent does not keep the lock from being released.
+static RELEASE: Script = Script::new(
+    r"
+local held = redis.call('GET', KEYS[1])
+if not held or string.sub(held, 1, #ARGV[1]) ~= ARGV[1] then return {0, ''} end
+redis.call('DEL', KEYS[1])
+local sent = redis.pcall('PUBLISH', ARGV[2], '')
+if type(sent) == 'table' and sent.err then return {1, sent.err} end
+return {1, ''}
+",
+);
+
+/// A script and the hash by which a server remembers it.
+struct Script {
+    text: &'static str,
+    hash: OnceLock<String>,
+}
+
+impl Script {
+    const fn new(text: &'static str) -> Self {
+        Self {
+            text,
+            hash: OnceLock::new(),
+        }
+    }
+
+    fn hash(&self) -> &str {
+        let hash_of = || redis::Script::new(self.text).get_hash().to_owned();
+        self.hash.get_or_init(hash_of)
+    }
+
+    /// Runs it by its hash, or by its text on a server that has forgotten it (SCRIPT FLUSH,
+    /// restart, failover). Its numbered answer, without a deadline.
+    async fn run(&self, seat: &Seat, keys: &[&str], arguments: &[&str]) -> Result<Answer, Trouble> {
+        let command = |name: &str, script: &str| {
+            let mut command = cmd(name);
+            command.arg(script).arg(keys.len()).arg(keys).arg(arguments);
+            command
+        };
+        let answer = match seat.query(&command("EVALSHA", self.hash())).await {
+            Err(trouble) if trouble.cure == Cure::SendScript => {
+                seat.query(&command("EVAL", self.text)).await?
+            }
+            answer => answer?,
+        };
+        match answer {
+            Value::Array(parts) => match parts.first() {
+                Some(Value::Int(number)) => Ok(Answer {
+                    number: *number,
+                    parts,
+                }),
+                _ => Err(unreadable()),
+            },
+            _ => Err(unreadable()),
+        }
+    }
+}
+
+fn unreadable() -> Trouble {
+    Trouble::unreadable("a script")
+}
+
+/// What a script has returned: a number that says what it means, and what belongs to it.
+struct Answer {
+    number: i64,
+    parts: Vec<Value>,
+}
+
+impl Answer {
+    fn text(&self, index: usize) -> Result<String, Trouble> {
+        match self.parts.get(index) {
+            Some(Value::BulkString(bytes)) => Ok(String::from_utf8_lossy(bytes).into_owned()),
+            _ => Err(unreadable()),
+        }
+    }
+
+    fn millis(&self, index: usize) -> Result<Duration, Trouble> {
+        match self.parts.get(index) {
+            Some(Value::Int(millis)) => Ok(millis_from(*millis)),
+            _ => Err(unreadable()),
+        }
+    }
+}
+
+/// Negative numbers stand for "no expiry" and "no key".
+fn millis_from(millis: i64) -> Duration {
+    Duration::from_millis(u64::try_from(millis).unwrap_or(0))
+}
+
+/// The names of a lock's keys and of its channel. The braces put both keys into one slot of a
+/// cluster.
+#[derive(Debug)]
+pub(crate) struct Names {
+    pub(crate) lock: String,
+    pub(crate) mark: String,
+    pub(crate) channel: String,
+}
+
+impl Names {
+    pub(crate) fn new(prefix: &str, lock: &LockName) -> Self {
+        let key = format!("{prefix}:{{{lock}}}");
+        Self {
+            mark: format!("{key}:fence"),
+            channel: channel(prefix, lock),
+            lock: key,
+        }
+    }
+}
+
+/// The channel on which releases of a lock are told.
+pub(crate) fn channel(prefix: &str, lock: &LockName) -> String {
+    format!("{prefix}:{{{lock}}}:released")
+}
+
+pub(crate) enum Acquire {
+    Held(FencingToken),
+    Taken {
+        holder: Option<Holder>,
+        left: Duration,
+    },
+    /// The server is not the one that granted the last term, or has been restarted since.
+    NewEpoch {
+        wait: Duration,
+        before: String,
+        now: String,
+    },
+}
+
+/// `lease` in milliseconds, at least one.
+pub(crate) async fn acquire(
+    seat: &Seat,
+    names: &Names,
+    candidate: &Candidate,
+    lease: u64,
+) -> Result<Acquire, Trouble> {
+    let answer = ACQUIRE
+        .run(
+            seat,
+            &[&names.lock, &names.mark],
+            &[
+                &candidate.campaign.to_string(),
+                &lease.to_string(),
+                &identity_and_value(candidate),
+                &MAX_LEASE.as_millis().to_string(),
+            ],
+        )
+        .await?;
+    match answer.number {
+        1 => {
+            let token = answer.text(1)?.parse().ok();
+            let token = token.and_then(|token| FencingToken::from_counter(token).ok());
+            let corrupted = || Trouble::corrupted(&names.lock, "holds no fencing token");
+            Ok(Acquire::Held(token.ok_or_else(corrupted)?))
+        }
+        0 => {
+            let left = answer.millis(2)?;
+            Ok(Acquire::Taken {
+                holder: holder(&answer.text(1)?, left),
+                left,
+            })
+        }
+        2 => Ok(Acquire::NewEpoch {
+            wait: answer.millis(1)?,
+            before: answer.text(2)?,
+            now: answer.text(3)?,
+        }),
+        _ => Err(Trouble::corrupted(
+            &answer.text(1)?,
+            "holds something that this library has not written",
+        )),
+    }
+}
+
+pub(crate) enum Renew {
+    Renewed,
+    Lost(Option<Holder>),
+}
+
+/// `lease` in milliseconds, at least one.
+pub(crate) async fn renew(
+    seat: &Seat,
+    names: &Names,
+    candidate: &Candidate,
+    token: FencingToken,
+    lease: u64,
+) -> Result<Renew, Trouble> {
+    let answer = RENEW
+        .run(
+            seat,
+            &[&names.lock],
+            &[
+                &candidate.campaign.to_string(),
+                &token.counter().to_string(),
+                &lease.to_string(),
+                &identity_and_value(candidate),
+            ],
+        )
+        .await?;
+    if answer.number == 1 {
+        return Ok(Renew::Renewed);
+    }
+    Ok(Renew::Lost(holder(&answer.text(1)?, answer.millis(2)?)))
+}
+
+/// Ends the campaign's term with this token, or any of its terms. Returns why the message to
+/// those who wait could not be sent, if it could not.
+pub(crate) async fn release(
+    seat: &Seat,
+    names: &Names,
+    candidate: &Candidate,
+    token: Option<FencingToken>,
+) -> Result<Option<String>, Trouble> {
+    let campaign = candidate.campaign;
+    let beginning = match token {
+        Some(token) => format!("1 {campaign} {} ", token.counter()),
+        None => format!("1 {campaign} "),
+    };
+    let answer = RELEASE
+        .run(seat, &[&names.lock], &[&beginning, &names.channel])
+        .await?;
+    Ok(Some(answer.text(1)?).filter(|problem| !problem.is_empty()))
+}
+
+/// Who holds the lock; `None` when it is free. Needs no right to write or to run scripts.
+pub(crate) async fn look(seat: &Seat, names: &Names) -> Result<Option<Holder>, Trouble> {
+    let value = match seat.query(cmd("GET").arg(&names.lock)).await? {
+        Value::Nil => return Ok(None),
+        Value::BulkString(bytes) => String::from_utf8_lossy(&bytes).into_owned(),
+        _ => return Err(Trouble::unreadable("GET")),
+    };
+    match seat.query(cmd("PTTL").arg(&names.lock)).await? {
+        // It has expired between the two.
+        Value::Int(-2) => Ok(None),
+        Value::Int(-1) => {
+            let without_expiry = holder(&value, Duration::ZERO).map(|mut holder| {
+                holder.expires_in = None;
+                holder
+            });
+            without_expiry.map(Some).ok_or_else(|| {
+                Trouble::corrupted(
+                    &names.lock,
+                    "holds something that this library has not written",
+                )
+            })
+        }
+        Value::Int(left) => Ok(holder(&value, millis_from(left))),
+        _ => Err(Trouble::unreadable("PTTL")),
+    }
+}
+
+fn identity_and_value(candidate: &Candidate) -> String {
+    match &candidate.value {
+        Some(value) => format!("{} {value}", candidate.identity),
+        None => candidate.identity.to_string(),
+    }
+}
+
+/// Whom a lock's value names: nobody when it is not of this version, or keeps the lock from
+/// everybody after a change of epoch.
+fn holder(value: &str, left: Duration) -> Option<Holder> {
+    let mut fields = value.splitn(6, ' ');
+    if fields.next() != Some("1") {
+        return None;
+    }
+    let campaign = fields.next()?;
+    let token = fields.next()?.parse().ok();
+    let _lease = fields.next()?;
+    let identity = fields.next()?;
+    if campaign == "-" {
+        return None;
+    }
+    let mut holder = Holder::new(identity);
+    holder.token = token.and_then(|token| FencingToken::from_counter(token).ok());
+    holder.value = fields.next().map(str::to_owned);
+    holder.expires_in = Some(left);
+    Some(holder)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn values_are_read_whatever_stands_in_them() {
+        let left = Duration::from_millis(7);
+        let read = |value| holder(value, left);
+        let found = read("1 00000000000000ab 12 500 host:\"1\" http://a/ two  words grün").unwrap();
+        assert_eq!(found.identity, "host:\"1\"");
+        assert_eq!(found.token.unwrap().as_u64(), 12);
+        assert_eq!(found.value.unwrap(), "http://a/ two  words grün");
+        assert_eq!(found.expires_in, Some(left));
+
+        assert_eq!(read("1 ab 12 500 host").unwrap().value, None);
+        assert_eq!(read("1 ab 12 500 host ").unwrap().value.unwrap(), "");
+        assert_eq!(read("1 ab x 500 host").unwrap().token, None);
+        for foreign in ["", "1", "1 ab 12", "2 ab 12 500 host", "1 - 0 500 ", "{}"] {
+            assert_eq!(read(foreign), None, "{foreign:?}");
+        }
+    }
+}

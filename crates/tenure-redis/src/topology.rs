@@ -1,0 +1,478 @@
+//! Which server holds a lock: the one there is, the master that sentinels name, or the node of a
+//! cluster that has the lock's slot.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use futures_util::stream::{FuturesUnordered, StreamExt as _};
+use redis::aio::PubSub;
+use redis::{Cmd, Pipeline, RedisError, Value, cmd};
+use tenure_core::{ErrorKind, LockName};
+
+use crate::config::{Address, Servers};
+use crate::connection::{Call, Dialer, Link, Live, Target};
+use crate::errors::{Cure, Trouble};
+
+/// How often a call follows the cluster to another node.
+const REDIRECTS: usize = 4;
+
+const SLOTS: u16 = 16384;
+
+/// All servers of a backend.
+#[derive(Debug)]
+pub(crate) enum Topology {
+    /// One master at a time: a single server, or the one that sentinels name.
+    Master(Link, Arc<Dialer>, Arc<Target>),
+    Cluster(Cluster),
+}
+
+/// A connection to the server that holds a lock.
+#[derive(Clone, Debug)]
+pub(crate) struct Seat {
+    pub(crate) live: Live,
+    /// The lock's slot is being moved to this node, which answers only when asked like that.
+    asking: bool,
+}
+
+impl Seat {
+    /// Sends one command, without a deadline.
+    pub(crate) async fn query(&self, command: &Cmd) -> Result<Value, Trouble> {
+        if !self.asking {
+            return self.live.query(command).await;
+        }
+        let mut both = Pipeline::with_capacity(2);
+        both.add_command(cmd("ASKING")).add_command(command.clone());
+        let answers = self.live.query_all(&both).await?;
+        answers
+            .into_iter()
+            .nth(1)
+            .ok_or_else(|| Trouble::unreadable("ASKING"))
+    }
+}
+
+impl Topology {
+    pub(crate) fn new(dialer: Arc<Dialer>) -> Self {
+        let target = match &dialer.config.servers {
+            Servers::Single(address) => Target::Address(address.clone()),
+            Servers::Sentinel { sentinels, master } => Target::Sentinels(Sentinels {
+                sentinels: sentinels.clone(),
+                master: master.clone(),
+            }),
+            Servers::Cluster(nodes) => return Self::Cluster(Cluster::new(nodes.clone(), dialer)),
+        };
+        let target = Arc::new(target);
+        let link = Link::new(target.clone(), dialer.clone());
+        Self::Master(link, dialer, target)
+    }
+
+    /// Makes a call on the server that holds `lock`. Each step is bounded; dropping the future
+    /// leaves a call that was sent.
+    pub(crate) async fn call<'a, T>(
+        &self,
+        lock: &LockName,
+        mut call: impl FnMut(Seat) -> Call<'a, T> + Send,
+    ) -> Result<T, Trouble> {
+        match self {
+            Self::Master(link, ..) => {
+                link.call(|live| {
+                    call(Seat {
+                        live,
+                        asking: false,
+                    })
+                })
+                .await
+            }
+            Self::Cluster(cluster) => cluster.call(slot_of(lock), &mut call).await,
+        }
+    }
+
+    /// Makes a call on any one master, to see whether anything answers.
+    pub(crate) async fn call_any<'a, T>(
+        &self,
+        call: impl FnMut(Live) -> Call<'a, T> + Send,
+    ) -> Result<T, Trouble> {
+        match self {
+            Self::Master(link, ..) => link.call(call).await,
+            Self::Cluster(cluster) => {
+                let address = cluster.holder_of(0).await?;
+                cluster.link(&address).call(call).await
+            }
+        }
+    }
+
+    /// An error on a connection for subscriptions.
+    pub(crate) fn trouble(&self, error: RedisError) -> Trouble {
+        let dialer = match self {
+            Self::Master(_, dialer, _) => dialer,
+            Self::Cluster(cluster) => &cluster.dialer,
+        };
+        let address = match &dialer.config.servers {
+            Servers::Single(address) => Some(address),
+            Servers::Sentinel {
+                sentinels: nodes, ..
+            }
+            | Servers::Cluster(nodes) => nodes.first(),
+        };
+        match address {
+            Some(address) => Trouble::answered(address, &dialer.config.prefix, error),
+            None => Trouble::unreadable("a subscription"),
+        }
+    }
+
+    /// Opens a connection for subscriptions. In a cluster it is to any node: messages reach all.
+    pub(crate) async fn subscriber(&self) -> Result<PubSub, Trouble> {
+        match self {
+            Self::Master(_, dialer, target) => target.subscribe(dialer).await,
+            Self::Cluster(cluster) => cluster.subscriber().await,
+        }
+    }
+}
+
+/// The sentinels that watch one master.
+#[derive(Clone, Debug)]
+pub(crate) struct Sentinels {
+    sentinels: Vec<Address>,
+    master: String,
+}
+
+impl Sentinels {
+    /// The master that more than half of the sentinels name.
+    ///
+    /// Not the first answer: a sentinel that is cut off together with the old master goes on
+    /// naming it, and who followed would lead beside the leader on the new one.
+    pub(crate) async fn master(&self, dialer: &Arc<Dialer>) -> Result<Address, Trouble> {
+        let mut votes: HashMap<Address, usize> = HashMap::new();
+        let mut unknown = 0;
+        let mut failure = None;
+        let mut answers: FuturesUnordered<_> = self
+            .sentinels
+            .iter()
+            .map(|sentinel| dialer.bounded(sentinel, self.ask(dialer, sentinel)))
+            .collect();
+        let majority = self.sentinels.len() / 2 + 1;
+        while let Some(answer) = answers.next().await {
+            match answer {
+                Ok(Some(address)) => {
+                    let count = votes.entry(address.clone()).or_default();
+                    *count += 1;
+                    if *count >= majority {
+                        return Ok(address);
+                    }
+                }
+                Ok(None) => unknown += 1,
+                Err(trouble) => failure = Some(trouble),
+            }
+        }
+        Err(match failure {
+            None if unknown == self.sentinels.len() => Trouble::new(
+                ErrorKind::Misconfigured,
+                format!(
+                    "the sentinels know no master named {:?}; it is the name in their line \
+                     \"sentinel monitor <name> ...\"",
+                    self.master
+                ),
+            ),
+            Some(trouble) if votes.is_empty() && unknown == 0 => trouble,
+            _ => Trouble::new(
+                ErrorKind::Unavailable,
+                format!(
+                    "no more than half of the {} sentinels agree on the master's address; a \
+                     failover may be under way",
+                    self.sentinels.len()
+                ),
+            ),
+        }
+        .cured_by(Cure::None))
+    }
+
+    async fn ask(
+        &self,
+        dialer: &Arc<Dialer>,
+        sentinel: &Address,
+    ) -> Result<Option<Address>, Trouble> {
+        let live = dialer.open_sentinel(sentinel).await?;
+        let mut question = cmd("SENTINEL");
+        question.arg("get-master-addr-by-name").arg(&self.master);
+        match live.query(&question).await? {
+            Value::Nil => Ok(None),
+            Value::Array(parts) => {
+                let mut parts = parts.iter().map(text);
+                match (parts.next().flatten(), parts.next().flatten()) {
+                    (Some(host), Some(port)) => Ok(port.parse().ok().map(|port| Address {
+                        host: host.to_owned(),
+                        port,
+                    })),
+                    _ => Err(Trouble::unreadable("SENTINEL")),
+                }
+            }
+            _ => Err(Trouble::unreadable("SENTINEL")),
+        }
+    }
+}
+
+fn text(value: &Value) -> Option<&str> {
+    match value {
+        Value::BulkString(bytes) => std::str::from_utf8(bytes).ok(),
+        Value::SimpleString(text) => Some(text),
+        _ => None,
+    }
+}
+
+/// The nodes of a cluster, as far as they are known.
+#[derive(Debug)]
+pub(crate) struct Cluster {
+    seeds: Vec<Address>,
+    dialer: Arc<Dialer>,
+    map: Mutex<Map>,
+    links: Mutex<HashMap<Address, Link>>,
+    refreshing: tokio::sync::Mutex<()>,
+}
+
+/// Which node has which slots.
+#[derive(Debug, Default)]
+struct Map {
+    ranges: Vec<(u16, u16, Address)>,
+    /// What nodes have told since the ranges were asked for.
+    moved: HashMap<u16, Address>,
+    version: u64,
+}
+
+impl Map {
+    fn holder_of(&self, slot: u16) -> Option<&Address> {
+        self.moved.get(&slot).or_else(|| {
+            let range = self
+                .ranges
+                .iter()
+                .find(|(first, last, _)| (*first..=*last).contains(&slot));
+            range.map(|(_, _, address)| address)
+        })
+    }
+}
+
+impl Cluster {
+    fn new(seeds: Vec<Address>, dialer: Arc<Dialer>) -> Self {
+        Self {
+            seeds,
+            dialer,
+            map: Mutex::default(),
+            links: Mutex::default(),
+            refreshing: tokio::sync::Mutex::default(),
+        }
+    }
+
+    async fn call<'a, T>(
+        &self,
+        slot: u16,
+        call: &mut (impl FnMut(Seat) -> Call<'a, T> + Send),
+    ) -> Result<T, Trouble> {
+        let mut address = self.holder_of(slot).await?;
+        let mut asking = false;
+        let mut redirects = 0;
+        loop {
+            let version = hold(&self.map).version;
+            let outcome = self
+                .link(&address)
+                .call(|live| call(Seat { live, asking }))
+                .await;
+            let Err(trouble) = outcome else {
+                return outcome;
+            };
+            redirects += 1;
+            if redirects > REDIRECTS {
+                return Err(trouble);
+            }
+            match &trouble.cure {
+                Cure::Moved(target) => {
+                    address = Self::named(target, &address);
+                    asking = false;
+                    hold(&self.map).moved.insert(slot, address.clone());
+                }
+                Cure::Ask(target) => {
+                    address = Self::named(target, &address);
+                    asking = true;
+                }
+                // The node is down or no master any more: another one has its slots, or will.
+                Cure::Reconnect => {
+                    self.refresh(version).await?;
+                    let now = self.holder_of(slot).await?;
+                    if now == address {
+                        return Err(trouble);
+                    }
+                    address = now;
+                    asking = false;
+                }
+                Cure::None | Cure::SendScript => return Err(trouble),
+            }
+        }
+    }
+
+    /// A node that does not know its own host's name leaves it out.
+    fn named(target: &Address, by: &Address) -> Address {
+        let mut target = target.clone();
+        if target.host.is_empty() || target.host == "?" {
+            target.host.clone_from(&by.host);
+        }
+        target
+    }
+
+    async fn holder_of(&self, slot: u16) -> Result<Address, Trouble> {
+        let (found, version) = {
+            let map = hold(&self.map);
+            (map.holder_of(slot).cloned(), map.version)
+        };
+        if let Some(address) = found {
+            return Ok(address);
+        }
+        self.refresh(version).await?;
+        let found = hold(&self.map).holder_of(slot).cloned();
+        found.ok_or_else(|| {
+            Trouble::new(
+                ErrorKind::Unavailable,
+                format!("no node of the cluster has slot {slot}; see CLUSTER INFO"),
+            )
+        })
+    }
+
+    fn link(&self, address: &Address) -> Link {
+        let new = || Link::new(Target::Address(address.clone()).into(), self.dialer.clone());
+        hold(&self.links)
+            .entry(address.clone())
+            .or_insert_with(new)
+            .clone()
+    }
+
+    fn known(&self) -> Vec<Address> {
+        let mut nodes = self.seeds.clone();
+        for (_, _, address) in &hold(&self.map).ranges {
+            if !nodes.contains(address) {
+                nodes.push(address.clone());
+            }
+        }
+        nodes
+    }
+
+    /// Asks for the map, unless another call has meanwhile.
+    async fn refresh(&self, seen: u64) -> Result<(), Trouble> {
+        let _turn = self.refreshing.lock().await;
+        if hold(&self.map).version != seen {
+            return Ok(());
+        }
+        let nodes = self.known();
+        let mut answers: FuturesUnordered<_> = nodes
+            .iter()
+            .map(|node| self.dialer.bounded(node, self.ranges(node)))
+            .collect();
+        let mut failure = None;
+        while let Some(answer) = answers.next().await {
+            match answer {
+                Ok(ranges) => {
+                    hold(&self.links)
+                        .retain(|address, _| ranges.iter().any(|(_, _, known)| known == address));
+                    let mut map = hold(&self.map);
+                    map.ranges = ranges;
+                    map.moved.clear();
+                    map.version += 1;
+                    return Ok(());
+                }
+                Err(trouble) => failure = Some(trouble),
+            }
+        }
+        Err(failure
+            .unwrap_or_else(|| Trouble::new(ErrorKind::Internal, "a cluster without nodes"))
+            .cured_by(Cure::None))
+    }
+
+    async fn ranges(&self, node: &Address) -> Result<Vec<(u16, u16, Address)>, Trouble> {
+        let live = self.dialer.open_node(node).await?;
+        let answer = live.query(cmd("CLUSTER").arg("SLOTS")).await;
+        let answer = answer.map_err(|mut trouble| {
+            if trouble.to_string().contains("cluster support disabled") {
+                trouble.kind = ErrorKind::Misconfigured;
+            }
+            trouble
+        })?;
+        let unreadable = || Trouble::unreadable("CLUSTER SLOTS");
+        let Value::Array(ranges) = answer else {
+            return Err(unreadable());
+        };
+        ranges
+            .iter()
+            .map(|range| read_range(range, node).ok_or_else(unreadable))
+            .collect()
+    }
+
+    async fn subscriber(&self) -> Result<PubSub, Trouble> {
+        let mut failure = None;
+        for node in self.known() {
+            match self.dialer.subscriber(&node).await {
+                Ok(subscriber) => return Ok(subscriber),
+                Err(trouble) => failure = Some(trouble),
+            }
+        }
+        Err(failure.unwrap_or_else(|| Trouble::new(ErrorKind::Internal, "a cluster without nodes")))
+    }
+}
+
+/// First slot, last slot, and the master's host and port.
+fn read_range(range: &Value, asked: &Address) -> Option<(u16, u16, Address)> {
+    let Value::Array(parts) = range else {
+        return None;
+    };
+    let [
+        Value::Int(first),
+        Value::Int(last),
+        Value::Array(master),
+        ..,
+    ] = parts.as_slice()
+    else {
+        return None;
+    };
+    let [host, Value::Int(port), ..] = master.as_slice() else {
+        return None;
+    };
+    let address = Address {
+        host: text(host).unwrap_or_default().to_owned(),
+        port: u16::try_from(*port).ok()?,
+    };
+    let address = Cluster::named(&address, asked);
+    Some((
+        u16::try_from(*first).ok()?,
+        u16::try_from(*last).ok()?,
+        address,
+    ))
+}
+
+/// The slot of a lock's keys: of what stands between the braces, which is the lock's name.
+fn slot_of(lock: &LockName) -> u16 {
+    let mut crc: u16 = 0;
+    for byte in lock.as_str().bytes() {
+        crc ^= u16::from(byte) << 8;
+        for _ in 0..8 {
+            let carry = crc & 0x8000 != 0;
+            crc <<= 1;
+            if carry {
+                crc ^= 0x1021;
+            }
+        }
+    }
+    crc % SLOTS
+}
+
+fn hold<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // Each change under these locks leaves them whole at every step.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn slots_are_those_of_redis() {
+        // CRC16 as the cluster specification gives it for "123456789".
+        assert_eq!(slot_of(&LockName::new("123456789").unwrap()), 0x31C3);
+        // By `CLUSTER KEYSLOT`.
+        assert_eq!(slot_of(&LockName::new("foo").unwrap()), 12182);
+        assert_eq!(slot_of(&LockName::new("bar").unwrap()), 5061);
+    }
+}

@@ -1,0 +1,315 @@
+//! Wake-ups: one connection on which the releases of all locks of a backend are heard.
+//!
+//! It is a second connection, open while somebody waits, and not the calls' own with RESP3: so it
+//! works on servers and through proxies without RESP3, a `WAIT` on the calls' connection does not
+//! hold wake-ups back, and a process that leads everything it campaigns for has one connection.
+//!
+//! A message is a hint. Nothing is missed for good: after each subscription everybody looks again,
+//! and each waiter has the timer at which the lock can expire. Keyspace events are not used; with
+//! many keys that expire they come seconds late.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use futures_util::{StreamExt as _, stream};
+use redis::aio::{PubSubSink, PubSubStream};
+use tenure_core::{Changes, ErrorKind, Hint};
+use tokio::runtime::Handle;
+use tokio::sync::{Notify, watch};
+use tokio::time::{sleep, timeout};
+
+use crate::errors::Trouble;
+use crate::topology::Topology;
+
+/// How often a silent connection is asked whether it is still there.
+const PING_EVERY: Duration = Duration::from_secs(5);
+
+const SHORTEST_PAUSE: Duration = Duration::from_millis(20);
+const LONGEST_PAUSE: Duration = Duration::from_secs(2);
+
+/// The subscriptions of a backend.
+pub(crate) struct Wakeups {
+    topology: Arc<Topology>,
+    runtime: Handle,
+    response_timeout: Duration,
+    shared: Arc<Shared>,
+}
+
+#[derive(Default)]
+struct Shared {
+    channels: Mutex<Channels>,
+    /// Somebody has begun or ceased to wait for a lock.
+    changed: Notify,
+}
+
+#[derive(Default)]
+struct Channels {
+    by_name: HashMap<String, Channel>,
+    /// Whether the task that listens is there.
+    listening: bool,
+}
+
+struct Channel {
+    /// Counts the messages. Its end tells those who wait that no more will come.
+    messages: watch::Sender<u64>,
+    subscribed: bool,
+}
+
+impl Wakeups {
+    pub(crate) fn new(
+        topology: Arc<Topology>,
+        runtime: Handle,
+        response_timeout: Duration,
+    ) -> Self {
+        Self {
+            topology,
+            runtime,
+            response_timeout,
+            shared: Arc::default(),
+        }
+    }
+
+    /// The hints about one lock. Ends when hints are forbidden, or the backend's runtime is gone.
+    pub(crate) fn subscribe(&self, channel: String) -> Changes {
+        let (receiver, start) = {
+            let mut channels = hold(&self.shared.channels);
+            let new = || Channel {
+                messages: watch::Sender::new(0),
+                subscribed: false,
+            };
+            let entry = channels.by_name.entry(channel.clone()).or_insert_with(new);
+            let receiver = entry.messages.subscribe();
+            let start = !channels.listening;
+            channels.listening = true;
+            (receiver, start)
+        };
+        if start {
+            let listener = Listener {
+                topology: self.topology.clone(),
+                response_timeout: self.response_timeout,
+                shared: self.shared.clone(),
+                retired: false,
+            };
+            drop(self.runtime.spawn(listener.run()));
+        } else {
+            self.shared.changed.notify_one();
+        }
+        let subscription = Subscription {
+            receiver: Some(receiver),
+            channel,
+            shared: self.shared.clone(),
+        };
+        Box::pin(stream::unfold(subscription, |mut subscription| async {
+            subscription.receiver.as_mut()?.changed().await.ok()?;
+            Some((Hint::MayBeFree, subscription))
+        }))
+    }
+}
+
+impl fmt::Debug for Wakeups {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Wakeups").finish_non_exhaustive()
+    }
+}
+
+/// One waiter; the channel goes with its last one.
+struct Subscription {
+    /// `None` only while it is dropped.
+    receiver: Option<watch::Receiver<u64>>,
+    channel: String,
+    shared: Arc<Shared>,
+}
+
+impl Drop for Subscription {
+    fn drop(&mut self) {
+        let mut channels = hold(&self.shared.channels);
+        self.receiver = None;
+        let unused = channels
+            .by_name
+            .get(&self.channel)
+            .is_some_and(|channel| channel.messages.receiver_count() == 0);
+        if unused {
+            channels.by_name.remove(&self.channel);
+            self.shared.changed.notify_one();
+        }
+    }
+}
+
+/// The task that holds the connection.
+struct Listener {
+    topology: Arc<Topology>,
+    response_timeout: Duration,
+    shared: Arc<Shared>,
+    /// Ended by itself: another one may be there already.
+    retired: bool,
+}
+
+/// Why listening on a connection has ended.
+enum Ended {
+    /// Nobody waits any more.
+    Unneeded,
+    Lost(Trouble),
+}
+
+impl Listener {
+    async fn run(mut self) {
+        let mut pause = SHORTEST_PAUSE;
+        loop {
+            let trouble = match self.listen(&mut pause).await {
+                Ended::Unneeded => return,
+                Ended::Lost(trouble) => trouble,
+            };
+            if trouble.kind == ErrorKind::Forbidden {
+                tracing::warn!(
+                    error = %trouble,
+                    "may not subscribe to releases of locks: candidates will poll"
+                );
+                self.retire_with_all();
+                return;
+            }
+            tracing::debug!(error = %trouble, "no wake-ups from Redis just now");
+            // At random, so that a fleet does not come back as one.
+            sleep(pause.mul_f64(0.5 + fastrand::f64() / 2.0)).await;
+            pause = (pause * 2).min(LONGEST_PAUSE);
+            if self.is_unneeded() {
+                return;
+            }
+        }
+    }
+
+    /// Whether nobody waits any more; then whoever comes next starts a new task.
+    fn is_unneeded(&mut self) -> bool {
+        let mut channels = hold(&self.shared.channels);
+        let unneeded = channels.by_name.is_empty();
+        channels.listening = !unneeded;
+        self.retired = unneeded;
+        unneeded
+    }
+
+    /// Ends the streams of all who wait.
+    fn retire_with_all(&mut self) {
+        let mut channels = hold(&self.shared.channels);
+        channels.by_name.clear();
+        channels.listening = false;
+        self.retired = true;
+    }
+
+    async fn listen(&mut self, pause: &mut Duration) -> Ended {
+        let (mut sink, mut messages) = match self.topology.subscriber().await {
+            Ok(subscriber) => subscriber.split(),
+            Err(trouble) => return Ended::Lost(trouble),
+        };
+        for channel in hold(&self.shared.channels).by_name.values_mut() {
+            channel.subscribed = false;
+        }
+        let mut subscribed = Vec::new();
+        loop {
+            if let Err(trouble) = self.update(&mut sink, &mut subscribed).await {
+                return Ended::Lost(trouble);
+            }
+            *pause = SHORTEST_PAUSE;
+            if self.is_unneeded() {
+                return Ended::Unneeded;
+            }
+            if let Err(trouble) = self.hear(&mut sink, &mut messages).await {
+                return Ended::Lost(trouble);
+            }
+        }
+    }
+
+    /// Subscribes to what is new, and unsubscribes from what nobody waits for.
+    async fn update(
+        &self,
+        sink: &mut PubSubSink,
+        subscribed: &mut Vec<String>,
+    ) -> Result<(), Trouble> {
+        let (new, old) = {
+            let channels = hold(&self.shared.channels);
+            let new: Vec<String> = channels
+                .by_name
+                .iter()
+                .filter(|(_, channel)| !channel.subscribed)
+                .map(|(name, _)| name.clone())
+                .collect();
+            let is_old = |name: &String| !channels.by_name.contains_key(name);
+            let (old, kept) = subscribed.drain(..).partition(is_old);
+            *subscribed = kept;
+            (new, old)
+        };
+        let old: Vec<String> = old;
+        if !old.is_empty() {
+            self.bounded(sink.unsubscribe(&old)).await?;
+        }
+        if !new.is_empty() {
+            self.bounded(sink.subscribe(&new)).await?;
+            let mut channels = hold(&self.shared.channels);
+            for name in &new {
+                if let Some(channel) = channels.by_name.get_mut(name) {
+                    channel.subscribed = true;
+                    // What was released before has not been heard.
+                    channel.messages.send_modify(|count| *count += 1);
+                }
+            }
+            // A channel that was given up and taken again meanwhile is subscribed all the same.
+            subscribed.retain(|name| !new.contains(name));
+            subscribed.extend(new);
+        }
+        Ok(())
+    }
+
+    /// Passes messages on until the subscriptions have to be changed.
+    async fn hear(
+        &self,
+        sink: &mut PubSubSink,
+        messages: &mut PubSubStream,
+    ) -> Result<(), Trouble> {
+        loop {
+            tokio::select! {
+                message = messages.next() => {
+                    let Some(message) = message else {
+                        return Err(Trouble::new(ErrorKind::Unavailable, "the connection is lost"));
+                    };
+                    let channels = hold(&self.shared.channels);
+                    if let Some(channel) = channels.by_name.get(message.get_channel_name()) {
+                        channel.messages.send_modify(|count| *count += 1);
+                    }
+                }
+                () = self.shared.changed.notified() => return Ok(()),
+                () = sleep(PING_EVERY) => {
+                    self.bounded(sink.ping::<redis::Value>()).await?;
+                }
+            }
+        }
+    }
+
+    async fn bounded<T>(
+        &self,
+        answer: impl Future<Output = redis::RedisResult<T>>,
+    ) -> Result<T, Trouble> {
+        let limit = self.response_timeout;
+        match timeout(limit, answer).await {
+            Ok(Ok(value)) => Ok(value),
+            Ok(Err(error)) => Err(self.topology.trouble(error)),
+            Err(_) => Err(Trouble::new(
+                ErrorKind::Timeout,
+                format!("no answer to a subscription within {limit:?}"),
+            )),
+        }
+    }
+}
+
+impl Drop for Listener {
+    fn drop(&mut self) {
+        // When the runtime ends the task, nothing will feed the streams any more.
+        if !self.retired {
+            self.retire_with_all();
+        }
+    }
+}
+
+fn hold<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // Each change under the lock leaves it whole at every step.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -1,0 +1,308 @@
+//! Private Redis servers on loopback ports, for one test each.
+#![allow(
+    dead_code,
+    unreachable_pub,
+    clippy::unwrap_used,
+    reason = "each test binary uses a part; a failed unwrap is a failed test"
+)]
+
+use std::env;
+use std::fs;
+use std::net::TcpListener;
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use tempfile::TempDir;
+use tenure_core::{Acquired, CampaignId, Candidate, Grant, Identity, LockName, Renewal};
+use tenure_redis::{RedisBackend, RedisConfig};
+
+/// How long anything may take before the test has failed.
+pub const LIMIT: Duration = Duration::from_secs(60);
+
+/// A lease that no test outlives.
+pub const LONG: Duration = Duration::from_secs(600);
+
+/// The server's program; `None`, and a line that says so, where there is none.
+fn program() -> Option<PathBuf> {
+    let found = env::var_os("PATH").and_then(|path| {
+        env::split_paths(&path)
+            .map(|dir| dir.join("redis-server"))
+            .find(|file| file.is_file())
+    });
+    if found.is_none() {
+        let left_out = "LEFT OUT: no redis-server on PATH";
+        assert!(env::var_os("TENURE_TEST_STRICT").is_none(), "{left_out}");
+        eprintln!("{left_out}");
+    }
+    found
+}
+
+/// A running server; killed on drop.
+pub struct Server {
+    pub port: u16,
+    pub dir: TempDir,
+    arguments: Vec<String>,
+    password: Option<String>,
+    child: Child,
+}
+
+pub fn free_port() -> u16 {
+    // Below 55536, because a cluster's nodes also use the port 10,000 above.
+    loop {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = listener.local_addr().unwrap().port();
+        if port < 55_536 {
+            return port;
+        }
+    }
+}
+
+/// Starts a server with these arguments. `None`: left out.
+pub fn start(arguments: &[&str]) -> Option<Server> {
+    start_with_password(arguments, None)
+}
+
+pub fn start_with_password(arguments: &[&str], password: Option<&str>) -> Option<Server> {
+    program()?;
+    let dir = tempfile::tempdir().unwrap();
+    let arguments: Vec<String> = arguments.iter().map(|&text| text.to_owned()).collect();
+    // Somebody else may take the port between the look and the start.
+    for _ in 0..20 {
+        let port = free_port();
+        let mut server = Server {
+            port,
+            child: spawn(port, &dir, &arguments),
+            dir: tempfile::tempdir().unwrap(),
+            arguments: arguments.clone(),
+            password: password.map(str::to_owned),
+        };
+        if server.is_up() {
+            server.dir = dir;
+            return Some(server);
+        }
+    }
+    panic!("redis-server does not start with {arguments:?}");
+}
+
+fn spawn(port: u16, dir: &TempDir, arguments: &[String]) -> Child {
+    // A sentinel's arguments begin with its configuration file.
+    let (file, arguments) = match arguments.split_first() {
+        Some((first, rest)) if first.starts_with('/') => (Some(first), rest),
+        _ => (None, arguments),
+    };
+    Command::new(program().unwrap())
+        .current_dir(dir.path())
+        .args(file)
+        .args(["--port", &port.to_string(), "--bind", "127.0.0.1"])
+        .args(["--daemonize", "no", "--loglevel", "warning", "--save", ""])
+        .args(arguments)
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap()
+}
+
+impl Server {
+    fn is_up(&mut self) -> bool {
+        let start = Instant::now();
+        while start.elapsed() < LIMIT {
+            if self.child.try_wait().unwrap().is_some() {
+                return false;
+            }
+            if self.try_command(&["PING"]).is_ok() {
+                return true;
+            }
+            thread::sleep(Duration::from_millis(5));
+        }
+        panic!("the server on port {} does not answer", self.port);
+    }
+
+    pub fn address(&self) -> String {
+        format!("127.0.0.1:{}", self.port)
+    }
+
+    pub fn config(&self) -> RedisConfig {
+        RedisConfig::server(&self.address()).unwrap()
+    }
+
+    pub async fn connect(&self) -> RedisBackend {
+        RedisBackend::connect(self.config()).await.unwrap()
+    }
+
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Sends a command on a connection of its own.
+    pub fn try_command(&self, command: &[&str]) -> redis::RedisResult<redis::Value> {
+        let client = redis::Client::open(format!("redis://{}", self.address()))?;
+        let mut connection = client.get_connection_with_timeout(Duration::from_secs(10))?;
+        connection.set_read_timeout(Some(LIMIT))?;
+        if let Some(password) = &self.password {
+            redis::cmd("AUTH")
+                .arg("default")
+                .arg(password)
+                .query::<()>(&mut connection)?;
+        }
+        redis::cmd(command[0])
+            .arg(&command[1..])
+            .query(&mut connection)
+    }
+
+    pub fn command(&self, command: &[&str]) -> redis::Value {
+        self.try_command(command)
+            .unwrap_or_else(|error| panic!("{command:?}: {error}"))
+    }
+
+    /// The answer as text; empty for nil.
+    pub fn text(&self, command: &[&str]) -> String {
+        text(&self.command(command))
+    }
+
+    pub fn number(&self, command: &[&str]) -> i64 {
+        match self.command(command) {
+            redis::Value::Int(number) => number,
+            other => panic!("{command:?} answers {other:?}"),
+        }
+    }
+
+    /// Kills it as a crash would.
+    pub fn kill(&mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+    }
+
+    /// Starts it again on the same port and directory.
+    pub fn restart(&mut self) {
+        self.child = spawn(self.port, &self.dir, &self.arguments);
+        assert!(self.is_up(), "the server does not start again");
+    }
+
+    /// Stops the process: connections stay open, and nothing answers.
+    pub fn freeze(&self) {
+        signal("-STOP", self.pid());
+    }
+
+    pub fn thaw(&self) {
+        signal("-CONT", self.pid());
+    }
+}
+
+fn signal(signal: &str, pid: u32) {
+    let status = Command::new("kill")
+        .args([signal, &pid.to_string()])
+        .status();
+    assert!(status.unwrap().success());
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        // May have been killed by the test.
+        let _gone = self.child.kill();
+        let _reaped = self.child.wait();
+    }
+}
+
+pub fn text(value: &redis::Value) -> String {
+    match value {
+        redis::Value::BulkString(bytes) => String::from_utf8(bytes.clone()).unwrap(),
+        redis::Value::SimpleString(text) | redis::Value::VerbatimString { text, .. } => {
+            text.clone()
+        }
+        redis::Value::Int(number) => number.to_string(),
+        redis::Value::Okay => "OK".to_owned(),
+        redis::Value::Nil => String::new(),
+        redis::Value::Array(parts) => parts.iter().map(text).collect::<Vec<_>>().join(" "),
+        other => panic!("no text: {other:?}"),
+    }
+}
+
+/// Waits until a condition holds.
+pub async fn until(what: &str, mut holds: impl AsyncFnMut() -> bool) {
+    let start = Instant::now();
+    while !holds().await {
+        assert!(start.elapsed() < LIMIT, "waited in vain until {what}");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+pub async fn within_limit<T>(what: &str, future: impl Future<Output = T>) -> T {
+    let outcome = tokio::time::timeout(LIMIT, future).await;
+    outcome.unwrap_or_else(|_| panic!("waited in vain for {what}"))
+}
+
+pub fn lock(name: &str) -> LockName {
+    LockName::new(name).unwrap()
+}
+
+pub fn candidate(identity: &str, campaign: u64) -> Candidate {
+    Candidate::new(Identity::new(identity).unwrap(), CampaignId::new(campaign))
+}
+
+pub fn held(acquired: Acquired) -> Grant {
+    match acquired {
+        Acquired::Held(grant) => grant,
+        Acquired::Taken { holder, free_in } => panic!("taken by {holder:?} for {free_in:?}"),
+    }
+}
+
+pub fn is_taken(acquired: &Acquired) -> bool {
+    matches!(acquired, Acquired::Taken { .. })
+}
+
+pub fn renewed(renewal: Renewal) -> Grant {
+    match renewal {
+        Renewal::Renewed(grant) => grant,
+        Renewal::Lost { holder } => panic!("lost to {holder:?}"),
+    }
+}
+
+pub fn is_lost(renewal: &Renewal) -> bool {
+    matches!(renewal, Renewal::Lost { .. })
+}
+
+/// A replica and its master, linked.
+pub fn start_pair(more: &[&str]) -> Option<(Server, Server)> {
+    let master = start(more)?;
+    let port = master.port.to_string();
+    let mut arguments = vec!["--replicaof", "127.0.0.1", &port];
+    arguments.extend(more);
+    let replica = start(&arguments)?;
+    wait_for_link(&replica);
+    Some((master, replica))
+}
+
+pub fn wait_for_link(replica: &Server) {
+    let start = Instant::now();
+    while !replica
+        .text(&["INFO", "replication"])
+        .contains("master_link_status:up")
+    {
+        assert!(start.elapsed() < LIMIT, "the replica is not linked");
+        thread::sleep(Duration::from_millis(5));
+    }
+}
+
+/// Three sentinels that watch this master under the name `main`.
+pub fn start_sentinels(master: &Server) -> Vec<Server> {
+    (0..3)
+        .map(|_| {
+            let dir = tempfile::tempdir().unwrap();
+            let file = dir.path().join("sentinel.conf");
+            let text = format!(
+                "sentinel monitor main 127.0.0.1 {} 2\n\
+                 sentinel down-after-milliseconds main 500\n\
+                 sentinel failover-timeout main 5000\n",
+                master.port
+            );
+            fs::write(&file, text).unwrap();
+            let file = file.to_str().unwrap().to_owned();
+            let mut server = start(&[&file, "--sentinel"]).unwrap();
+            server.dir = dir;
+            server
+        })
+        .collect()
+}
