@@ -1,1 +1,78 @@
-//! To come.
+//! Leader election on the store you already have.
+//!
+//! `tenure` elects one leader among many instances of a service, through a lock in a store: the
+//! code, the heartbeat and timeout policy and the guarantees stay the same, the store is chosen
+//! by a URL and a feature.
+//!
+#![cfg_attr(feature = "file", doc = "```")]
+#![cfg_attr(not(feature = "file"), doc = "```ignore")]
+//! use std::time::Duration;
+//!
+//! use tenure::{Election, Identity, LockName, Next, NotLeading, Policy};
+//!
+//! # #[tokio::main(flavor = "current_thread")]
+//! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! # let temporary = tempfile::tempdir()?;
+//! # let url = format!("file://{}", temporary.path().display());
+//! // let url = "file:///var/lib/my-service";
+//! let backend = tenure::connect(&url).await?;
+//!
+//! let election = Election::builder(backend, LockName::new("nightly-batch")?)
+//!     .identity(Identity::of_this_process())
+//!     .policy(Policy::fast())
+//!     .build()?;
+//!
+//! let shutdown = std::future::pending(); // waits for your signals, in a service
+//! election
+//!     .run_until(shutdown, |term| async move {
+//!         for step in 1..=3 {
+//!             // Beside each side effect: do I still lead, for as long as this can take?
+//!             let permit = term.permit(Duration::from_millis(500))?;
+//!             println!("step {step} under fencing token {}", permit.token);
+//!         }
+//!         Ok::<_, NotLeading>(Next::Stop)
+//!     })
+//!     .await?;
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! # Where to begin
+//!
+//! - [`connect`] opens a store from a URL, [`Election`] is one candidate for one lock.
+//! - [`Election::run_until`] runs work while leading; [`Election::campaign`] gives the
+//!   [`Leadership`] itself. The work gets the [`Term`], and asks [`Term::permit`] beside each
+//!   side effect.
+//! - [`Policy`] says how often a leader proves that it is alive and when the others take it for
+//!   dead. By default: a heartbeat every 10 s, and 20 s.
+//! - [`Observer`] watches who leads without being a candidate.
+//! - [`Capabilities`] is what a store promises, as data; [`LockBackend`] is the contract, for a
+//!   store of your own.
+//!
+//! # Dangers
+//!
+//! - **A check goes stale.** A process can be stopped between `permit` and the side effect, for
+//!   minutes. Only a resource that refuses every [`FencingToken`] below the largest it has seen
+//!   closes that gap.
+//! - **Give the lock back after the work has returned**, not before: drop or resign the
+//!   [`Leadership`] last. `run_until` does so.
+//! - **One URL for all candidates.** Candidates that use different stores, directories or
+//!   generations elect a leader each.
+//!
+//! # Stores and features
+//!
+//! | URL | feature | |
+//! |---|---|---|
+//! | `memory:` | `memory`, on by default | the tasks of one process |
+//! | `file:///directory` | `file`, on by default | the processes of one host |
+//!
+//! Every URL takes the parameter `?generation=N`: see [`InGeneration`]. Further features: `serde`,
+//! `metrics`, and `test-util` for applications' own tests.
+
+mod connect;
+mod redact;
+mod scheme;
+
+pub use connect::connect;
+pub use redact::redact;
+pub use tenure_core::*;

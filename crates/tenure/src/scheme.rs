@@ -1,0 +1,61 @@
+//! Which URL schemes there are, and which store each belongs to.
+
+/// A store that a URL can name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Store {
+    Memory,
+    File,
+    /// In the design, not in this version: the name to use for it in a message.
+    Planned(&'static str),
+}
+
+impl Store {
+    /// The feature that builds the store in.
+    pub(crate) const fn feature(self) -> Option<&'static str> {
+        match self {
+            Self::Memory => Some("memory"),
+            Self::File => Some("file"),
+            Self::Planned(_) => None,
+        }
+    }
+}
+
+const ETCD: Store = Store::Planned("etcd");
+const REDIS: Store = Store::Planned("Redis");
+const POSTGRES: Store = Store::Planned("PostgreSQL");
+
+/// Every known scheme.
+pub(crate) const SCHEMES: [(&str, Store); 14] = [
+    ("memory", Store::Memory),
+    ("file", Store::File),
+    ("kube-lease", Store::Planned("Kubernetes Lease")),
+    ("kube-configmap", Store::Planned("Kubernetes ConfigMap")),
+    ("etcd", ETCD),
+    ("etcds", ETCD),
+    ("redis", REDIS),
+    ("rediss", REDIS),
+    ("redis+sentinel", REDIS),
+    ("rediss+sentinel", REDIS),
+    ("redis+cluster", REDIS),
+    ("rediss+cluster", REDIS),
+    ("postgres", POSTGRES),
+    ("postgresql", POSTGRES),
+];
+
+/// The store of a scheme, in whatever case it is written.
+pub(crate) fn find(scheme: &str) -> Option<Store> {
+    SCHEMES
+        .iter()
+        .find(|(known, _)| scheme.eq_ignore_ascii_case(known))
+        .map(|(_, store)| *store)
+}
+
+/// The schemes of stores that are not merely planned, for a message.
+pub(crate) fn usable() -> String {
+    let usable: Vec<String> = SCHEMES
+        .iter()
+        .filter(|(_, store)| store.feature().is_some())
+        .map(|(scheme, _)| format!("{scheme}:"))
+        .collect();
+    usable.join(", ")
+}
