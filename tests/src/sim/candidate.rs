@@ -13,6 +13,7 @@ use tokio::sync::broadcast::error::RecvError;
 use super::history::{Event, TermId, TermInfo};
 use super::plan::CandidatePlan;
 use super::process::{OnProcess, Process};
+use super::world::LATEST_TIMER;
 
 /// The application of one life of a candidate.
 #[derive(Clone, Debug)]
@@ -94,9 +95,10 @@ impl Application {
                         if let Some((term, left)) =
                             world.latest(process.candidate, process.life)
                         {
-                            let grace = plan.policy.stop_grace() + Duration::from_secs(1);
-                            let lately = world.now().saturating_sub(grace);
-                            let late = world.plan.late_timers && world.faults().stormy;
+                            // A timer that was set in bad weather may be late in good weather.
+                            let longest = plan.policy.lease() + LATEST_TIMER;
+                            let lately = world.now().saturating_sub(longest);
+                            let late = world.plan.late_timers && world.was_stormy_since(lately);
                             world.record(Event::SteppingDown {
                                 term,
                                 cause: cause.into(),

@@ -213,13 +213,20 @@ impl Director {
                 *asked = stop;
             }
             process.shutdown.send_replace(true);
+            // Also a term that its user has got hold of just now.
+            if let Some((term, _)) = self.world.latest(whom, process.life) {
+                self.world.record(Event::Provoked(term));
+            }
         }
     }
 
     /// Ends all faults and waits until everything must be well again.
     async fn calm(&self) {
         let (world, fleet) = (&self.world, &self.fleet);
-        *world.faults() = Faults::none(fleet.len());
+        *world.faults() = Faults {
+            stormy_until: world.now(),
+            ..Faults::none(fleet.len())
+        };
         for process in fleet.processes() {
             process.thaw();
             if let Ok(mut until) = process.unwell_until.lock() {
@@ -415,13 +422,7 @@ impl Director {
             leading.resign();
         }
         sleep(self.world.between(Duration::ZERO, Duration::from_millis(60))).await;
-        if let Some(won) = self.world.leader() {
-            self.provoke(&won);
-        }
         self.shut_down(process.candidate, None);
-        if let Some(won) = self.world.leader() {
-            self.provoke(&won);
-        }
         let patience = self.world.now() + 30 * SECOND;
         while !process.has_exited() && self.world.now() < patience {
             sleep(SECOND / 10).await;

@@ -9,6 +9,8 @@ use super::Moment;
 pub struct Faults {
     /// Messages suffer from the plan's storm.
     pub stormy: bool,
+    /// When that was so last, once it is over.
+    pub stormy_until: Moment,
     /// Requests are slow (1 to 12 s) until then.
     pub slow_until: Moment,
     /// Nothing gets through until then.

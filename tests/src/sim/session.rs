@@ -202,6 +202,8 @@ struct Session {
     proven_at: Time,
     /// The term's token: a session of another term proves nothing for this one.
     token: Option<FencingToken>,
+    /// When the last `acquire` was sent.
+    acquired_at: Time,
     alive: bool,
 }
 
@@ -259,6 +261,7 @@ impl SimSessions {
                 candidate: candidate.clone(),
                 proven_at: Time::ZERO,
                 token: None,
+                acquired_at: Time::ZERO,
                 alive: true,
             });
         }
@@ -302,7 +305,8 @@ impl SimSessions {
             .as_mut()
             .filter(|session| session.candidate.campaign == candidate.campaign)
         {
-            session.alive &= alive;
+            // A session that did not exist yet when it was asked for exists by now.
+            session.alive &= alive || session.acquired_at >= sent;
             if alive {
                 session.proven_at = session.proven_at.max(sent);
             }
@@ -355,14 +359,17 @@ impl LockBackend for SimSessions {
     ) -> Result<Acquired, Error> {
         self.keep(candidate, lease);
         let proven_at = self.clock.now();
+        if let Some(session) = self.session().as_mut() {
+            session.acquired_at = proven_at;
+        }
         let asking = candidate.clone();
         let answer = self
             .ask(Operation::Acquire, move |server, link| {
                 server.acquire(link, &asking, lease)
             })
             .await??;
-        if let (Ok(token), Some(session)) = (&answer, self.session().as_mut()) {
-            session.token = Some(*token);
+        if let Some(session) = self.session().as_mut() {
+            session.token = answer.as_ref().ok().copied();
         }
         Ok(match answer {
             Ok(token) => Acquired::Held(Grant::new(

@@ -84,6 +84,9 @@ pub struct Leading {
     pub term: Term,
 }
 
+/// By so much timers are late at most.
+pub const LATEST_TIMER: Duration = Duration::from_secs(4);
+
 /// After this a term that is over is not watched any longer.
 const WATCHED_AFTER_THE_END: Duration = Duration::from_secs(60);
 
@@ -228,10 +231,16 @@ impl World {
         Some(Duration::from_millis(rng.u64(0..if late { 12_000 } else { 20 })))
     }
 
+    /// Whether the weather was bad at or after this moment.
+    pub fn was_stormy_since(&self, since: Moment) -> bool {
+        let faults = self.faults();
+        faults.stormy || faults.stormy_until >= since.max(Duration::from_nanos(1))
+    }
+
     /// By how much a timer fires late.
     pub fn timer_delay(&self) -> Duration {
         if self.plan.late_timers && self.faults().stormy && self.chance(2) {
-            self.between(Duration::from_millis(10), Duration::from_secs(4))
+            self.between(Duration::from_millis(10), LATEST_TIMER)
         } else {
             Duration::ZERO
         }
