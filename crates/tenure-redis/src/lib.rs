@@ -1,4 +1,109 @@
 //! Leader election on Redis and Valkey.
+//!
+//! ```no_run
+//! use std::sync::Arc;
+//! use tenure_core::{Election, LockName};
+//! use tenure_redis::{RedisBackend, RedisConfig};
+//!
+//! # async fn example() -> Result<(), tenure_core::Error> {
+//! let config = RedisConfig::from_url("redis://app:secret@redis.internal:6379")?;
+//! let backend = Arc::new(RedisBackend::connect(config).await?);
+//! let election = Election::builder(backend, LockName::new("nightly-batch")?).build()?;
+//!
+//! let leadership = election.campaign().await?;
+//! if let Ok(permit) = leadership.permit(std::time::Duration::from_secs(1)) {
+//!     println!("leading with fencing token {}", permit.token);
+//! }
+//! leadership.resign().await?;
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! # What is guaranteed, and what is not
+//!
+//! **On one server** that keeps its data, at most one candidate holds a lock: each step is one
+//! script, which the server runs as a whole, and the server ends the lease.
+//!
+//! - *The server's wall clock judges the lease.* Redis keeps the end of a key as a time of day.
+//!   When that clock jumps forward by more than what is left of a lease, the lock is free at once,
+//!   while its holder goes on believing for up to its validity. Slew the clock (chrony, NTP), do
+//!   not step it. A jump back only makes a lease longer. The clients' wall clocks do not matter.
+//! - *Deletion and eviction free a lock.* The holder learns of it with its next heartbeat. Set
+//!   `maxmemory-policy noeviction`; [`RedisBackend::findings`] tells when it is not.
+//!
+//! **Over a crash or failover** Redis may forget its last writes: replication is asynchronous,
+//! and the append-only file is synced once a second by default. Two things are done about it.
+//!
+//! - *The lock is kept free for a lease.* Beside the lock stands the server's replication id,
+//!   which each restart and each promotion changes. Whoever finds the lock free and another id
+//!   than in the last term does not take it: a forgotten term may still go on. It keeps the lock
+//!   from everybody for a lease, and reports the change
+//!   ([`RedisBackend::epoch_changes`], and a warning in the log). So the first election after a
+//!   failover takes a lease longer, unless the term before it survived.
+//! - *The token does not fall back.* It is one more than the last, and at least the server's time
+//!   (in units of 100 µs). So it goes on rising when the counter was forgotten, as long as the
+//!   servers' clocks differ by less than the time between the two terms.
+//!
+//! What remains: a server that has forgotten that a lock was ever used (no persistence, or the
+//! first term of all was never replicated) gives it away at once; and a master that is cut off
+//! together with its leader goes on renewing that leader's lease, while another is elected on the
+//! new master. Against the second, set `min-replicas-to-write 1` on the servers, or
+//! [`RedisConfig::wait_for_replicas`] here; with the latter a term also survives the failover to a
+//! replica that has confirmed it.
+//!
+//! **Fencing** closes what is left, when the resource compares tokens. A single Redis with that is
+//! stronger than any number without.
+//!
+//! # Keys
+//!
+//! | name | type | holds | expires |
+//! |---|---|---|---|
+//! | `<prefix>:{<lock>}` | string | `1 <campaign> <token> <lease in ms> <identity>[ <published value>]` | with the lease |
+//! | `<prefix>:{<lock>}:fence` | string | `<last token> <epoch> <lease in ms>` | never |
+//! | `<prefix>:{<lock>}:released` | channel | an empty message for each release | |
+//!
+//! The `1` is the format's version; a value of another version counts as held until it expires, so
+//! that versions can be mixed in a fleet. The braces put the keys of a lock into one slot of a
+//! cluster. The second key stays for ever, some 80 bytes for each lock name that was ever used: do
+//! not make names up in unlimited number. It may be deleted when nobody uses the lock any more.
+//!
+//! # Connections
+//!
+//! All elections of a process share one connection (in a cluster, one to each node), on which
+//! calls are pipelined, and a second one for wake-ups while somebody waits. Both have a deadline
+//! for every step and are made anew when they are lost; a call that meets a lost connection is
+//! repeated on a new one. They live on the runtime that the backend was made on.
+//!
+//! With Sentinel a connection leads to the master that more than half of the given sentinels
+//! name, and that says itself that it is one; both are asked again for each connection. In a
+//! cluster redirections are followed, and the map of slots is fetched anew when a node is lost.
+//!
+//! # Redlock is refused
+//!
+//! A quorum over N independent servers, `redis+quorum://`, was considered and is not offered.
+//!
+//! 1. *Its safety rests on the same assumption.* A majority protects against the loss of a
+//!    minority of servers, not against a server that forgets: one that restarts without its last
+//!    writes lets two majorities overlap in it alone. That calls for synced append-only files, or
+//!    for restarts delayed by the longest lease; with either, one server needs no quorum to be
+//!    safe, only to be available.
+//! 2. *Each server's wall clock judges its part of the lease.* A majority is as safe as the
+//!    clocks of all but a minority, and no setting of ours can check them.
+//! 3. *Tokens need consensus, or something like it.* Counters of N servers drift apart, so the
+//!    largest of a majority has to be written back to a majority before a term begins: a second
+//!    round for each election, and after a server was replaced, rules for its membership. That is
+//!    an ABD register built from scripts, with operators who would have to know when a server may
+//!    come back. etcd does this, and has been tested for it.
+//! 4. *Waiting does not scale up.* Releases have to be heard from a majority, and candidates that
+//!    split the vote have to back off, so hand-over becomes slower with each server.
+//!
+//! Who needs more than one Redis gives uses etcd or Postgres: the same elections, another URL.
+//!
+//! # Valkey
+//!
+//! Valkey 7.2 and later speak the same protocol, and nothing here depends on the difference. Old
+//! versions of either work from Redis 5 on (replication of scripts by their effects); users and
+//! their permissions need Redis 6.
 
 mod backend;
 mod checks;

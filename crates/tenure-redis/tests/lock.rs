@@ -146,13 +146,7 @@ async fn tokens_rise_over_release_expiry_deletion_and_the_loss_of_everything() {
     server.command(&["DEL", "tenure:{tokens}"]);
     next().await;
     // Not only the lock, the counter too: the server's clock has gone on.
-    until("the clock is past the last token", async || {
-        let time = server.text(&["TIME"]);
-        let (seconds, micros) = time.split_once(' ').unwrap();
-        let millis = seconds.parse::<u64>().unwrap() * 1000 + micros.parse::<u64>().unwrap() / 1000;
-        millis > last.get().unwrap().as_u64()
-    })
-    .await;
+    server.clock_is_past(last.get().unwrap()).await;
     server.command(&["FLUSHALL"]);
     next().await;
     server.command(&["DEL", "tenure:{tokens}"]);

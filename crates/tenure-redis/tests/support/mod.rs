@@ -15,7 +15,9 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
-use tenure_core::{Acquired, CampaignId, Candidate, Grant, Identity, LockName, Renewal};
+use tenure_core::{
+    Acquired, CampaignId, Candidate, FencingToken, Grant, Identity, LockName, Renewal,
+};
 use tenure_redis::{RedisBackend, RedisConfig};
 
 /// How long anything may take before the test has failed.
@@ -112,8 +114,11 @@ impl Server {
             if self.child.try_wait().unwrap().is_some() {
                 return false;
             }
-            if self.try_command(&["PING"]).is_ok() {
-                return true;
+            match self.try_command(&["PING"]) {
+                Ok(_) => return true,
+                // Up, although it does not serve yet.
+                Err(error) if error.code() == Some("LOADING") => return true,
+                Err(_) => {}
             }
             thread::sleep(Duration::from_millis(5));
         }
@@ -169,6 +174,17 @@ impl Server {
         }
     }
 
+    /// Waits until its clock is past a token.
+    pub async fn clock_is_past(&self, token: FencingToken) {
+        until("the clock is past the token", async || {
+            let time = self.text(&["TIME"]);
+            let (seconds, micros) = time.split_once(' ').unwrap();
+            let micros = micros.parse::<u64>().unwrap();
+            seconds.parse::<u64>().unwrap() * 10_000 + micros / 100 > token.as_u64()
+        })
+        .await;
+    }
+
     /// Kills it as a crash would.
     pub fn kill(&mut self) {
         self.child.kill().unwrap();
@@ -179,6 +195,12 @@ impl Server {
     pub fn restart(&mut self) {
         self.child = spawn(self.port, &self.dir, &self.arguments);
         assert!(self.is_up(), "the server does not start again");
+    }
+
+    /// The same with another set of arguments.
+    pub fn restart_with(&mut self, arguments: &[&str]) {
+        self.arguments = arguments.iter().map(|&text| text.to_owned()).collect();
+        self.restart();
     }
 
     /// Stops the process: connections stay open, and nothing answers.

@@ -1,0 +1,493 @@
+//! Errors, lost connections and restarts, on real servers.
+#![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
+
+mod support;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use support::{
+    LONG, Server, candidate, free_port, held, is_lost, is_taken, lock, renewed, start, start_pair,
+    start_with_password, until, within_limit,
+};
+use tenure_core::{Error, ErrorKind, LockBackend as _, Occupancy, Operation, Time};
+use tenure_redis::{Finding, RedisBackend, RedisConfig};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::{TcpListener, TcpStream};
+
+#[track_caller]
+fn assert_error(error: &Error, kind: ErrorKind, text: &str) {
+    assert_eq!(error.kind(), kind, "{error}");
+    assert!(error.to_string().contains(text), "{error}");
+}
+
+async fn acquire_error(backend: &RedisBackend) -> Error {
+    let me = candidate("a", 1);
+    let outcome = backend.acquire(&lock("faults"), &me, LONG).await;
+    outcome.unwrap_err()
+}
+
+#[tokio::test]
+async fn a_port_where_nothing_listens_is_an_error_and_no_wait() {
+    let config = RedisConfig::server(&format!("127.0.0.1:{}", free_port())).unwrap();
+    let error = within_limit("the error", RedisBackend::connect(config.clone()))
+        .await
+        .unwrap_err();
+    assert_error(&error, ErrorKind::Unavailable, "is the server running");
+    assert_eq!(error.operation(), Operation::Connect);
+    let backend = RedisBackend::lazy(config).unwrap();
+    assert_eq!(acquire_error(&backend).await.kind(), ErrorKind::Unavailable);
+}
+
+#[tokio::test]
+async fn a_name_that_does_not_resolve_is_an_error() {
+    let config = RedisConfig::server("no-such-host.invalid").unwrap();
+    let error = RedisBackend::connect(config).await.unwrap_err();
+    assert!(error.is_retryable(), "{error}");
+    assert!(
+        error.to_string().contains("no-such-host.invalid:6379"),
+        "{error}"
+    );
+}
+
+#[tokio::test]
+async fn a_server_that_is_frozen_is_a_timeout_and_is_used_again_when_it_thaws() {
+    let Some(server) = start(&[]) else { return };
+    let config = server
+        .config()
+        .connect_timeout(Duration::from_millis(100))
+        .response_timeout(Duration::from_millis(100));
+    let backend = RedisBackend::connect(config.clone()).await.unwrap();
+    let grant = held(
+        backend
+            .acquire(&lock("frozen"), &candidate("a", 1), LONG)
+            .await
+            .unwrap(),
+    );
+    server.freeze();
+    for _ in 0..3 {
+        let error = backend.renew(&grant, Time::ZERO).await.unwrap_err();
+        assert_error(&error, ErrorKind::Timeout, "within 100ms");
+    }
+    let error = RedisBackend::connect(config).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Timeout, "{error}");
+    server.thaw();
+    until("a heartbeat gets through", async || {
+        backend.renew(&grant, Time::ZERO).await.is_ok()
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn calls_after_a_lost_connection_do_not_notice_it() {
+    let Some(server) = start(&[]) else { return };
+    let backend = server.connect().await;
+    let mut grant = held(
+        backend
+            .acquire(&lock("killed"), &candidate("a", 1), LONG)
+            .await
+            .unwrap(),
+    );
+    for _ in 0..20 {
+        server.command(&["CLIENT", "KILL", "TYPE", "normal"]);
+        grant = renewed(backend.renew(&grant, Time::ZERO).await.unwrap());
+    }
+}
+
+#[tokio::test]
+async fn a_term_survives_a_crash_of_a_server_with_an_append_only_file() {
+    let Some(mut server) = start(&["--appendonly", "yes", "--appendfsync", "always"]) else {
+        return;
+    };
+    let backend = server.connect().await;
+    let lock = lock("crash");
+    let lease = Duration::from_millis(1500);
+    let grant = held(
+        backend
+            .acquire(&lock, &candidate("a", 1), LONG)
+            .await
+            .unwrap(),
+    );
+    server.kill();
+    let error = backend.renew(&grant, Time::ZERO).await.unwrap_err();
+    assert!(error.is_retryable(), "{error}");
+    server.restart();
+    let grant = renewed(backend.renew(&grant, Time::ZERO).await.unwrap());
+    assert_eq!(backend.epoch_changes(), 0, "the lock was never free");
+    let b = candidate("b", 2);
+    assert!(is_taken(&backend.acquire(&lock, &b, lease).await.unwrap()));
+    backend.release(&grant).await.unwrap();
+
+    // A term that was granted last might have been forgotten, for all this server knows.
+    assert!(is_taken(&backend.acquire(&lock, &b, lease).await.unwrap()));
+    assert_eq!(backend.epoch_changes(), 1);
+    assert_eq!(
+        backend.holder(&lock).await.unwrap(),
+        Occupancy::Free,
+        "nobody leads"
+    );
+    assert!(is_lost(&backend.renew(&grant, Time::ZERO).await.unwrap()));
+    // The last lease of the time before was the long one.
+    let left = server.number(&["PTTL", "tenure:{crash}"]);
+    assert!(left > 300_000, "{left}");
+    server.command(&["PEXPIRE", "tenure:{crash}", "1"]);
+    until("it is free", async || {
+        server.number(&["EXISTS", "tenure:{crash}"]) == 0
+    })
+    .await;
+    let next = held(backend.acquire(&lock, &b, lease).await.unwrap());
+    assert!(next.token > grant.token);
+    assert_eq!(backend.epoch_changes(), 1);
+}
+
+#[tokio::test]
+async fn renewal_and_release_work_when_memory_is_full() {
+    let Some(server) = start(&[]) else { return };
+    let backend = server.connect().await;
+    let mut grant = held(
+        backend
+            .acquire(&lock("full"), &candidate("a", 1), LONG)
+            .await
+            .unwrap(),
+    );
+    server.command(&["CONFIG", "SET", "maxmemory", "1"]);
+    let error = acquire_error(&backend).await;
+    assert_error(&error, ErrorKind::Unavailable, "maxmemory");
+    assert_eq!(server.number(&["EXISTS", "tenure:{faults}:fence"]), 0);
+    grant = renewed(backend.renew(&grant, Time::ZERO).await.unwrap());
+    grant.candidate.value = Some(tenure_core::PublishedValue::new("new").unwrap());
+    grant = renewed(backend.renew(&grant, Time::ZERO).await.unwrap());
+    let Occupancy::Led(holder) = backend.holder(&lock("full")).await.unwrap() else {
+        panic!("it is held");
+    };
+    assert_eq!(holder.value.as_deref(), Some("new"));
+    backend.release(&grant).await.unwrap();
+    assert_eq!(
+        backend.holder(&lock("full")).await.unwrap(),
+        Occupancy::Free
+    );
+}
+
+#[tokio::test]
+async fn passwords_are_asked_for_and_never_shown() {
+    let Some(server) = start_with_password(&["--requirepass", "s3cret"], Some("s3cret")) else {
+        return;
+    };
+    let error = RedisBackend::connect(server.config()).await.unwrap_err();
+    assert_error(&error, ErrorKind::Forbidden, "NOAUTH");
+    let wrong = server.config().password("wr0ng");
+    let error = RedisBackend::connect(wrong.clone()).await.unwrap_err();
+    assert_error(&error, ErrorKind::Forbidden, "WRONGPASS");
+    let mut shown = format!("{error} {error:?} {error:#?}");
+    let mut source = std::error::Error::source(&error);
+    while let Some(cause) = source {
+        shown.push_str(&format!("{cause} {cause:?}"));
+        source = cause.source();
+    }
+
+    let url = format!("redis://default:s3cret@{}", server.address());
+    let backend = RedisBackend::connect(RedisConfig::from_url(&url).unwrap())
+        .await
+        .unwrap();
+    shown.push_str(&format!("{backend:?} {backend:#?}"));
+    assert!(
+        !shown.contains("s3cret") && !shown.contains("wr0ng"),
+        "{shown}"
+    );
+    let grant = held(
+        backend
+            .acquire(&lock("password"), &candidate("a", 1), LONG)
+            .await
+            .unwrap(),
+    );
+
+    // A password is changed under a running service.
+    let backend = RedisBackend::lazy(wrong).unwrap();
+    assert_eq!(acquire_error(&backend).await.kind(), ErrorKind::Forbidden);
+    backend.set_password("s3cret");
+    let renewal = backend.renew(&grant, Time::ZERO).await;
+    // A failed attempt from before may still answer this one call.
+    if renewal.is_err() {
+        renewed(backend.renew(&grant, Time::ZERO).await.unwrap());
+    }
+}
+
+#[tokio::test]
+async fn missing_permissions_are_named_with_the_line_that_grants_them() {
+    let Some(server) = start(&[]) else { return };
+    let user = |name: &str| server.config().username(name).password("pw");
+    server.command(&["ACL", "SETUSER", "none", "on", ">pw", "+ping"]);
+    let backend = RedisBackend::lazy(user("none")).unwrap();
+    let error = acquire_error(&backend).await;
+    assert_error(&error, ErrorKind::Forbidden, "evalsha");
+    assert_error(
+        &error,
+        ErrorKind::Forbidden,
+        "ACL SETUSER <user> ~tenure:* &tenure:*",
+    );
+
+    // In another's keys.
+    server.command(&[
+        "ACL", "SETUSER", "other", "on", ">pw", "~other:*", "&other:*", "+@all",
+    ]);
+    let backend = RedisBackend::lazy(user("other")).unwrap();
+    let error = acquire_error(&backend).await;
+    assert_error(&error, ErrorKind::Forbidden, "~tenure:*");
+
+    // A command inside a script.
+    server.command(&[
+        "ACL", "SETUSER", "part", "on", ">pw", "~*", "&*", "+@all", "-set",
+    ]);
+    let backend = RedisBackend::lazy(user("part")).unwrap();
+    let error = acquire_error(&backend).await;
+    assert_error(&error, ErrorKind::Forbidden, "+set");
+
+    // The line is enough.
+    let text = error.to_string();
+    let line = text.split("ACL SETUSER <user> ").nth(1).unwrap();
+    let mut command = vec!["ACL", "SETUSER", "granted", "on", ">pw"];
+    command.extend(line.split(' '));
+    server.command(&command);
+    let backend = RedisBackend::connect(user("granted").wait_for_replicas(0, LONG))
+        .await
+        .unwrap();
+    assert!(
+        !backend
+            .findings()
+            .iter()
+            .any(|finding| matches!(finding, Finding::NotChecked { .. })),
+        "{:?}",
+        backend.findings()
+    );
+    let lock = lock("permissions");
+    let mut changes = backend.changes(&lock);
+    let grant = held(
+        backend
+            .acquire(&lock, &candidate("a", 1), LONG)
+            .await
+            .unwrap(),
+    );
+    let hint = futures_util::StreamExt::next(&mut changes);
+    assert!(within_limit("a hint", hint).await.is_some());
+    let grant = renewed(backend.renew(&grant, Time::ZERO).await.unwrap());
+
+    // An observer needs no right to write.
+    server.command(&[
+        "ACL",
+        "SETUSER",
+        "reader",
+        "on",
+        ">pw",
+        "%R~tenure:*",
+        "+get",
+        "+pttl",
+        "+ping",
+    ]);
+    let reader = RedisBackend::lazy(user("reader")).unwrap();
+    assert!(matches!(
+        reader.holder(&lock).await.unwrap(),
+        Occupancy::Led(_)
+    ));
+    // Its stream of hints ends, so that it polls.
+    let mut none = reader.changes(&lock);
+    assert!(
+        within_limit("the end", futures_util::StreamExt::next(&mut none))
+            .await
+            .is_none()
+    );
+
+    // Who may not publish still releases.
+    server.command(&["ACL", "SETUSER", "granted", "-publish"]);
+    backend.release(&grant).await.unwrap();
+    assert_eq!(backend.holder(&lock).await.unwrap(), Occupancy::Free);
+}
+
+#[tokio::test]
+async fn a_replica_is_refused_at_the_start_and_waited_for_later() {
+    let Some((master, replica)) = start_pair(&[]) else {
+        return;
+    };
+    let error = RedisBackend::connect(replica.config()).await.unwrap_err();
+    assert_error(&error, ErrorKind::Misconfigured, "is a replica");
+
+    let backend = master.connect().await;
+    let grant = held(
+        backend
+            .acquire(&lock("demoted"), &candidate("a", 1), LONG)
+            .await
+            .unwrap(),
+    );
+    // The server is demoted under a connection that stays open.
+    let port = replica.port.to_string();
+    master.command(&["REPLICAOF", "127.0.0.1", &port]);
+    let error = backend.renew(&grant, Time::ZERO).await.unwrap_err();
+    assert_error(&error, ErrorKind::Unavailable, "replica");
+    master.command(&["REPLICAOF", "NO", "ONE"]);
+    until("it is a master again", async || {
+        backend.renew(&grant, Time::ZERO).await.is_ok()
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn too_few_replicas_and_a_server_that_loads_are_told() {
+    let Some(server) = start(&["--min-replicas-to-write", "1"]) else {
+        return;
+    };
+    let backend = server.connect().await;
+    let error = acquire_error(&backend).await;
+    assert_error(&error, ErrorKind::Unavailable, "NOREPLICAS");
+
+    let Some(mut server) = start(&[]) else { return };
+    let backend = server.connect().await;
+    server.command(&["CONFIG", "SET", "rdbcompression", "no"]);
+    let fill = "for key = 1, 1000 do redis.call('SET', key, string.rep('x', 100)) end";
+    server.command(&["EVAL", fill, "0"]);
+    server.command(&["SAVE"]);
+    server.kill();
+    // 20 ms for each key, and a look at the network after each ten.
+    server.restart_with(&[
+        "--key-load-delay",
+        "20000",
+        "--loading-process-events-interval-bytes",
+        "1024",
+    ]);
+    let error = acquire_error(&backend).await;
+    assert_error(&error, ErrorKind::Unavailable, "LOADING");
+}
+
+#[tokio::test]
+async fn settings_under_which_locks_are_lost_are_found() {
+    let Some(server) = start(&["--maxmemory", "100mb", "--maxmemory-policy", "volatile-lru"])
+    else {
+        return;
+    };
+    let backend = server.connect().await;
+    let policy = "volatile-lru".to_owned();
+    assert_eq!(
+        backend.findings(),
+        [Finding::MayEvict { policy }, Finding::NotPersistent]
+    );
+    server.command(&["CONFIG", "SET", "maxmemory-policy", "noeviction"]);
+    server.command(&["CONFIG", "SET", "save", "60 1"]);
+    assert_eq!(
+        server.connect().await.findings(),
+        [Finding::LosesLastWrites]
+    );
+    server.command(&[
+        "CONFIG",
+        "SET",
+        "appendonly",
+        "yes",
+        "appendfsync",
+        "always",
+    ]);
+    assert_eq!(server.connect().await.findings(), []);
+
+    server.command(&[
+        "ACL", "SETUSER", "managed", "on", ">pw", "~*", "&*", "+@all", "-config",
+    ]);
+    let config = server.config().username("managed").password("pw");
+    let backend = RedisBackend::connect(config).await.unwrap();
+    assert!(
+        matches!(backend.findings(), [Finding::NotChecked { reason }] if reason.contains("config")),
+        "{:?}",
+        backend.findings()
+    );
+
+    let Some((master, _replica)) = start_pair(&["--appendonly", "yes", "--appendfsync", "always"])
+    else {
+        return;
+    };
+    assert_eq!(
+        master.connect().await.findings(),
+        [Finding::WritesWithoutReplicas]
+    );
+}
+
+/// Passes connections on to a server, until those that are open are told to swallow everything.
+struct Hole {
+    port: u16,
+    swallow: Arc<AtomicBool>,
+}
+
+async fn hole(server: &Server) -> Hole {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let swallow = Arc::new(AtomicBool::new(false));
+    let (target, flag) = (server.address(), swallow.clone());
+    tokio::spawn(async move {
+        loop {
+            let (client, _) = listener.accept().await.unwrap();
+            // Connections made after the hole has opened work.
+            let swallow = if flag.load(Ordering::SeqCst) {
+                Arc::default()
+            } else {
+                flag.clone()
+            };
+            let server = TcpStream::connect(&target).await.unwrap();
+            let (client_read, client_write) = client.into_split();
+            let (server_read, server_write) = server.into_split();
+            tokio::spawn(pass(client_read, server_write, swallow.clone()));
+            tokio::spawn(pass(server_read, client_write, swallow));
+        }
+    });
+    Hole { port, swallow }
+}
+
+async fn pass(
+    mut from: tokio::net::tcp::OwnedReadHalf,
+    mut to: tokio::net::tcp::OwnedWriteHalf,
+    swallow: Arc<AtomicBool>,
+) {
+    let mut buffer = [0; 4096];
+    while let Ok(count) = from.read(&mut buffer).await {
+        if count == 0 {
+            return;
+        }
+        if !swallow.load(Ordering::SeqCst) && to.write_all(&buffer[..count]).await.is_err() {
+            return;
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_connection_that_swallows_everything_is_replaced_though_callers_give_up_early() {
+    let Some(server) = start(&[]) else { return };
+    let hole = hole(&server).await;
+    let config = RedisConfig::server(&format!("127.0.0.1:{}", hole.port))
+        .unwrap()
+        // Far longer than the callers wait.
+        .response_timeout(LONG);
+    let backend = RedisBackend::connect(config).await.unwrap();
+    let grant = held(
+        backend
+            .acquire(&lock("hole"), &candidate("a", 1), LONG)
+            .await
+            .unwrap(),
+    );
+    hole.swallow.store(true, Ordering::SeqCst);
+    until("a heartbeat gets through", async || {
+        let call = backend.renew(&grant, Time::ZERO);
+        let answer = tokio::time::timeout(Duration::from_millis(60), call).await;
+        answer.is_ok_and(|renewal| renewal.is_ok())
+    })
+    .await;
+}
+
+#[test]
+fn a_backend_whose_runtime_is_gone_says_so() {
+    let Some(server) = start(&[]) else { return };
+    let first = tokio::runtime::Runtime::new().unwrap();
+    let backend = first.block_on(server.connect());
+    drop(first);
+    let second = tokio::runtime::Runtime::new().unwrap();
+    let error = second.block_on(acquire_error(&backend));
+    assert_error(&error, ErrorKind::Unavailable, "runtime");
+    let hint = async {
+        let mut changes = backend.changes(&lock("gone"));
+        futures_util::StreamExt::next(&mut changes).await
+    };
+    assert!(second.block_on(within_limit("the end", hint)).is_none());
+}

@@ -1,0 +1,384 @@
+//! Replicas, sentinels and clusters, on real servers.
+#![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
+
+mod support;
+
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::StreamExt as _;
+use support::{
+    LONG, Server, candidate, held, is_lost, is_taken, lock, renewed, start, start_pair,
+    start_sentinels, until, wait_for_link, within_limit,
+};
+use tenure_core::{
+    Acquired, Election, ErrorKind, LockBackend as _, Occupancy, Policy, Rises, Time,
+};
+use tenure_redis::{RedisBackend, RedisConfig};
+
+const WAIT: Duration = Duration::from_millis(100);
+
+#[tokio::test]
+async fn what_too_few_replicas_confirm_does_not_count() {
+    let Some((master, replica)) = start_pair(&[]) else {
+        return;
+    };
+    let config = master.config().wait_for_replicas(1, WAIT);
+    let backend = RedisBackend::connect(config).await.unwrap();
+    let lock = lock("confirmed");
+    let a = candidate("a", 1);
+    let grant = held(backend.acquire(&lock, &a, LONG).await.unwrap());
+    assert_eq!(replica.number(&["EXISTS", "tenure:{confirmed}"]), 1);
+    let grant = renewed(backend.renew(&grant, Time::ZERO).await.unwrap());
+
+    replica.freeze();
+    let error = backend.renew(&grant, Time::ZERO).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Unavailable);
+    assert!(
+        error.to_string().contains("only 0 of the 1 replicas"),
+        "{error}"
+    );
+    // Not held, and given back.
+    let other = support::lock("unconfirmed");
+    let error = backend.acquire(&other, &a, LONG).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Unavailable);
+    assert_eq!(backend.holder(&other).await.unwrap(), Occupancy::Free);
+
+    // Many calls share a WAIT: one each would take a hundred times as long as the limit.
+    let calls = (0..1000).map(|_| backend.renew(&grant, Time::ZERO));
+    let all = futures_util::future::join_all(calls);
+    assert!(
+        within_limit("all heartbeats", all)
+            .await
+            .iter()
+            .all(Result::is_err)
+    );
+    replica.thaw();
+    until("a heartbeat is confirmed", async || {
+        backend.renew(&grant, Time::ZERO).await.is_ok()
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_failover_that_forgets_a_term_elects_nobody_until_that_term_is_over() {
+    let Some((master, replica)) = start_pair(&[]) else {
+        return;
+    };
+    let lock = lock("forgotten");
+    let key = "tenure:{forgotten}";
+    let old = master.connect().await;
+    let first = held(old.acquire(&lock, &candidate("a", 1), LONG).await.unwrap());
+    old.release(&first).await.unwrap();
+    until("the replica has it all", async || {
+        replica
+            .text(&["GET", "tenure:{forgotten}:fence"])
+            .starts_with(&first.token.to_string())
+            && replica.number(&["EXISTS", key]) == 0
+    })
+    .await;
+
+    // Cut off; then the master grants terms of which the replica never hears.
+    replica.command(&["REPLICAOF", "127.0.0.1", "1"]);
+    let mut forgotten = first;
+    for campaign in 2..6 {
+        forgotten = held(
+            old.acquire(&lock, &candidate("a", campaign), LONG)
+                .await
+                .unwrap(),
+        );
+        if campaign < 5 {
+            old.release(&forgotten).await.unwrap();
+        }
+    }
+    replica.command(&["REPLICAOF", "NO", "ONE"]);
+    let new = replica.connect().await;
+    let b = candidate("b", 9);
+    // A plain SET NX would have made a second leader here, with a token given before.
+    let Acquired::Taken { free_in, .. } = new.acquire(&lock, &b, LONG).await.unwrap() else {
+        panic!("two hold the lock");
+    };
+    assert!(free_in.unwrap() > LONG);
+    assert_eq!(new.epoch_changes(), 1);
+    assert!(is_lost(&new.renew(&forgotten, Time::ZERO).await.unwrap()));
+    assert!(is_taken(&new.acquire(&lock, &b, LONG).await.unwrap()));
+    assert_eq!(new.epoch_changes(), 1);
+
+    // As if the lease had passed.
+    replica.clock_is_past(forgotten.token).await;
+    replica.command(&["DEL", key]);
+    let next = held(new.acquire(&lock, &b, LONG).await.unwrap());
+    assert!(next.token > forgotten.token, "{next:?} after {forgotten:?}");
+    assert!(matches!(
+        new.capabilities().fencing.over_failover,
+        Rises::If(_)
+    ));
+}
+
+fn sentinel_config(sentinels: &[Server]) -> RedisConfig {
+    let addresses: Vec<String> = sentinels.iter().map(Server::address).collect();
+    RedisConfig::sentinel(addresses.iter().map(String::as_str), "main").unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_term_survives_the_failover_of_its_master() {
+    let Some((mut master, replica)) = start_pair(&[]) else {
+        return;
+    };
+    let sentinels = start_sentinels(&master);
+    until(
+        "all sentinels know the replica and each other",
+        async || {
+            sentinels.iter().all(|sentinel| {
+                let quorum = sentinel.try_command(&["SENTINEL", "CKQUORUM", "main"]);
+                let state = sentinel.text(&["INFO", "sentinel"]);
+                quorum.is_ok() && state.contains("slaves=1,sentinels=3")
+            })
+        },
+    )
+    .await;
+    let config = sentinel_config(&sentinels).wait_for_replicas(1, WAIT);
+    let backend = RedisBackend::connect(config.clone()).await.unwrap();
+    // The promoted replica has no replica itself.
+    let lone = RedisBackend::connect(sentinel_config(&sentinels))
+        .await
+        .unwrap();
+    let policy = Policy::builder()
+        .lease(Duration::from_secs(60))
+        .build()
+        .unwrap();
+    let lock = lock("failover");
+    let election = |backend: &RedisBackend| {
+        Election::builder(Arc::new(backend.clone()), lock.clone())
+            .policy(policy.clone())
+            .build()
+            .unwrap()
+    };
+    // Confirmed by the replica, though it is renewed without that later.
+    let before = candidate("before", 1);
+    let grant = held(
+        backend
+            .acquire(&lock, &before, Duration::from_secs(60))
+            .await
+            .unwrap(),
+    );
+    backend.release(&grant).await.unwrap();
+    let leader = election(&lone).campaign().await.unwrap();
+    until("the replica has the term", async || {
+        replica
+            .text(&["GET", "tenure:{failover}"])
+            .contains(&leader.token().to_string())
+    })
+    .await;
+    let waiting = election(&lone);
+    let campaign = tokio::spawn(async move { waiting.campaign().await });
+
+    master.kill();
+    until("the leader is confirmed by the new master", async || {
+        assert!(!campaign.is_finished(), "two leaders");
+        assert!(leader.is_valid());
+        leader.confirm().await.is_ok()
+    })
+    .await;
+    assert!(replica.text(&["ROLE"]).starts_with("master"));
+    // The old master comes back, as a replica.
+    master.restart();
+    wait_until_replica(&master).await;
+    let _permit = leader.confirm().await.unwrap();
+    assert!(!campaign.is_finished());
+    let token = leader.token();
+    leader.resign().await.unwrap();
+    // The last term began before the failover, so the lock is kept free for a lease.
+    until("the lock is kept", async || lone.epoch_changes() == 1).await;
+    replica.command(&["DEL", "tenure:{failover}"]);
+    replica.command(&["PUBLISH", "tenure:{failover}:released", ""]);
+    let next = within_limit("the next leader", campaign)
+        .await
+        .unwrap()
+        .unwrap();
+    assert!(next.token() > token);
+}
+
+async fn wait_until_replica(server: &Server) {
+    until("it is a replica", async || {
+        server.text(&["ROLE"]).starts_with("slave")
+    })
+    .await;
+    wait_for_link(server);
+}
+
+#[tokio::test]
+async fn sentinels_that_know_no_such_master_are_an_error() {
+    let Some(master) = start(&[]) else { return };
+    let sentinels = start_sentinels(&master);
+    let addresses: Vec<String> = sentinels.iter().map(Server::address).collect();
+    let config =
+        |master: &str| RedisConfig::sentinel(addresses.iter().map(String::as_str), master).unwrap();
+    let error = RedisBackend::connect(config("other")).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Misconfigured, "{error}");
+    assert!(error.to_string().contains("\"other\""), "{error}");
+    // One of three may be wrong or down, two may not.
+    sentinels[0].command(&["SENTINEL", "REMOVE", "main"]);
+    RedisBackend::connect(config("main")).await.unwrap();
+    sentinels[1].command(&["SENTINEL", "REMOVE", "main"]);
+    let error = RedisBackend::connect(config("main")).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Unavailable, "{error}");
+    assert!(error.to_string().contains("agree"), "{error}");
+}
+
+struct Cluster {
+    nodes: Vec<Server>,
+}
+
+async fn start_cluster() -> Option<Cluster> {
+    let nodes = (0..3)
+        .map(|_| start(&["--cluster-enabled", "yes"]))
+        .collect::<Option<Vec<_>>>()?;
+    for (index, (first, last)) in [(0, 5460), (5461, 10922), (10923, 16383)]
+        .iter()
+        .enumerate()
+    {
+        let (first, last) = (first.to_string(), last.to_string());
+        nodes[index].command(&["CLUSTER", "ADDSLOTSRANGE", &first, &last]);
+        let epoch = (index + 1).to_string();
+        nodes[index].command(&["CLUSTER", "SET-CONFIG-EPOCH", &epoch]);
+    }
+    for node in &nodes[1..] {
+        let port = node.port.to_string();
+        nodes[0].command(&["CLUSTER", "MEET", "127.0.0.1", &port]);
+    }
+    until("the cluster is whole", async || {
+        nodes.iter().all(|node| {
+            let state = node.text(&["CLUSTER", "INFO"]);
+            state.contains("cluster_state:ok") && state.contains("cluster_known_nodes:3")
+        })
+    })
+    .await;
+    Some(Cluster { nodes })
+}
+
+impl Cluster {
+    fn config(&self) -> RedisConfig {
+        // One of them is enough to find the others.
+        RedisConfig::cluster([self.nodes[0].address().as_str()]).unwrap()
+    }
+
+    fn holder_of(&self, key: &str) -> usize {
+        let holds = |node: &Server| {
+            let exists = node.try_command(&["EXISTS", key]);
+            matches!(exists, Ok(redis::Value::Int(1)))
+        };
+        self.nodes.iter().position(holds).unwrap()
+    }
+}
+
+#[tokio::test]
+async fn locks_of_a_cluster_are_on_all_its_nodes() {
+    let Some(cluster) = start_cluster().await else {
+        return;
+    };
+    let backend = RedisBackend::connect(cluster.config()).await.unwrap();
+    let other = RedisBackend::connect(cluster.config()).await.unwrap();
+    let mut used = HashSet::new();
+    for number in 0..30 {
+        let lock = lock(&format!("spread-{number}"));
+        let grant = held(
+            backend
+                .acquire(&lock, &candidate("a", 1), LONG)
+                .await
+                .unwrap(),
+        );
+        used.insert(cluster.holder_of(&format!("tenure:{{{lock}}}")));
+        let grant = renewed(backend.renew(&grant, Time::ZERO).await.unwrap());
+        assert!(is_taken(
+            &other
+                .acquire(&lock, &candidate("b", 2), LONG)
+                .await
+                .unwrap()
+        ));
+        let mut changes = other.changes(&lock);
+        assert!(
+            within_limit("the subscription", changes.next())
+                .await
+                .is_some()
+        );
+        backend.release(&grant).await.unwrap();
+        assert!(within_limit("the release", changes.next()).await.is_some());
+        assert_eq!(other.holder(&lock).await.unwrap(), Occupancy::Free);
+    }
+    assert_eq!(used.len(), 3);
+
+    let wrong = RedisBackend::lazy(cluster.nodes[0].config()).unwrap();
+    let mut kinds = Vec::new();
+    for number in 0..30 {
+        let name = lock(&format!("spread-{number}"));
+        if let Err(error) = wrong.holder(&name).await {
+            assert!(error.to_string().contains("redis+cluster://"), "{error}");
+            kinds.push(error.kind());
+        }
+    }
+    assert!(!kinds.is_empty());
+    assert!(kinds.iter().all(|kind| *kind == ErrorKind::Misconfigured));
+}
+
+#[tokio::test]
+async fn a_term_survives_the_move_of_its_slot() {
+    let Some(cluster) = start_cluster().await else {
+        return;
+    };
+    let backend = RedisBackend::connect(cluster.config()).await.unwrap();
+    let lock = lock("moving");
+    let (key, mark) = ("tenure:{moving}", "tenure:{moving}:fence");
+    let grant = held(
+        backend
+            .acquire(&lock, &candidate("a", 1), LONG)
+            .await
+            .unwrap(),
+    );
+    let from = cluster.holder_of(key);
+    let to = (from + 1) % 3;
+    let (source, target) = (&cluster.nodes[from], &cluster.nodes[to]);
+    let slot = source.number(&["CLUSTER", "KEYSLOT", key]).to_string();
+    let (source_id, target_id) = (
+        source.text(&["CLUSTER", "MYID"]),
+        target.text(&["CLUSTER", "MYID"]),
+    );
+    target.command(&["CLUSTER", "SETSLOT", &slot, "IMPORTING", &source_id]);
+    source.command(&["CLUSTER", "SETSLOT", &slot, "MIGRATING", &target_id]);
+    let grant = renewed(backend.renew(&grant, Time::ZERO).await.unwrap());
+    // Half way: the lock has moved, its mark has not.
+    let port = target.port.to_string();
+    source.command(&["MIGRATE", "127.0.0.1", &port, key, "0", "5000"]);
+    let grant = renewed(backend.renew(&grant, Time::ZERO).await.unwrap());
+    assert!(matches!(
+        backend.holder(&lock).await.unwrap(),
+        Occupancy::Led(_)
+    ));
+    let busy = backend
+        .acquire(&lock, &candidate("b", 2), LONG)
+        .await
+        .unwrap_err();
+    assert!(busy.is_retryable(), "{busy}");
+    source.command(&["MIGRATE", "127.0.0.1", &port, mark, "0", "5000"]);
+    assert!(is_taken(
+        &backend
+            .acquire(&lock, &candidate("b", 2), LONG)
+            .await
+            .unwrap()
+    ));
+    for node in [target, source] {
+        node.command(&["CLUSTER", "SETSLOT", &slot, "NODE", &target_id]);
+    }
+    let grant = renewed(backend.renew(&grant, Time::ZERO).await.unwrap());
+    assert_eq!(cluster.holder_of(key), to);
+    backend.release(&grant).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_server_that_is_no_cluster_is_told() {
+    let Some(server) = start(&[]) else { return };
+    let config = RedisConfig::cluster([server.address().as_str()]).unwrap();
+    let error = RedisBackend::connect(config).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Misconfigured, "{error}");
+}
