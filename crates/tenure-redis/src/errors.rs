@@ -292,10 +292,94 @@ fn meaning_on_the_way(error: &RedisError) -> (ErrorKind, Cure, String) {
             Cure::Reconnect,
             "is it Redis or Valkey?".to_owned(),
         ),
+        // With TLS 1.3 a server refuses a certificate only after the handshake.
+        _ if error.to_string().contains("received fatal alert") => (
+            ErrorKind::Misconfigured,
+            Cure::Reconnect,
+            "it does not accept this side's TLS: check cert and key, and their expiry".to_owned(),
+        ),
         _ => (
             ErrorKind::Unavailable,
             Cure::Reconnect,
             "the connection is lost".to_owned(),
         ),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Instant;
+
+    use super::*;
+    use crate::support::{LIMIT, Server, start, start_pair};
+
+    /// What this library makes of the real server's answer to a command.
+    fn trouble(server: &Server, command: &[&str]) -> Trouble {
+        let error = server.try_command(command).unwrap_err();
+        let address = Address::parse(&server.address(), 6379).unwrap();
+        Trouble::answered(&address, "tenure", error)
+    }
+
+    #[test]
+    fn keys_in_two_slots() {
+        let Some(server) = start(&["--cluster-enabled", "yes"]) else {
+            return;
+        };
+        let down = trouble(&server, &["GET", "a"]);
+        assert_eq!(
+            (down.kind, down.cure),
+            (ErrorKind::Unavailable, Cure::Reconnect)
+        );
+        server.command(&["CLUSTER", "ADDSLOTSRANGE", "0", "16383"]);
+        let script = ["EVAL", "return 1", "2", "a", "b"];
+        let crossed = trouble(&server, &script);
+        assert_eq!(crossed.kind, ErrorKind::Misconfigured);
+        assert!(crossed.to_string().contains("CROSSSLOT"), "{crossed}");
+    }
+
+    #[test]
+    fn a_replica_that_has_lost_its_master() {
+        let Some((mut master, replica)) = start_pair(&["--replica-serve-stale-data", "no"]) else {
+            return;
+        };
+        let read_only = trouble(&replica, &["SET", "a", "b"]);
+        assert_eq!(
+            (read_only.kind, read_only.cure),
+            (ErrorKind::Unavailable, Cure::Reconnect)
+        );
+        master.kill();
+        // Its link is seen to be down when the master's connection closes.
+        let start = Instant::now();
+        while replica.try_command(&["GET", "a"]).is_ok() {
+            assert!(start.elapsed() < LIMIT);
+        }
+        let down = trouble(&replica, &["GET", "a"]);
+        assert_eq!(
+            (down.kind, down.cure.clone()),
+            (ErrorKind::Unavailable, Cure::Reconnect)
+        );
+        assert!(down.to_string().contains("MASTERDOWN"), "{down}");
+    }
+
+    #[test]
+    fn answers_of_a_server_in_use() {
+        let Some(server) = start(&[]) else { return };
+        let hash = "0000000000000000000000000000000000000000";
+        let forgotten = trouble(&server, &["EVALSHA", hash, "0"]);
+        assert_eq!(forgotten.cure, Cure::SendScript);
+        let unknown = trouble(&server, &["NO-SUCH-COMMAND"]);
+        assert_eq!(unknown.kind, ErrorKind::Unsupported);
+        server.command(&["LPUSH", "list", "x"]);
+        for command in [
+            &["GET", "list"][..],
+            &["EVAL", "return redis.call('GET', 'list')", "0"],
+        ] {
+            assert_eq!(trouble(&server, command).kind, ErrorKind::Corrupted);
+        }
+        let other = trouble(&server, &["SET"]);
+        assert_eq!(
+            (other.kind, other.cure),
+            (ErrorKind::Unavailable, Cure::None)
+        );
     }
 }
