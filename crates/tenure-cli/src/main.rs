@@ -1,2 +1,88 @@
-//! To come.
-fn main() {}
+//! `tenure`: run a command on exactly one of many hosts, and see who leads.
+
+#[cfg(not(target_os = "linux"))]
+compile_error!(
+    "the tenure binary needs Linux: only there a command can be made to die with the process that \
+     holds its lock; the library runs elsewhere too"
+);
+
+mod child;
+mod cli;
+mod demo;
+mod failure;
+mod guard;
+mod look;
+mod options;
+mod run;
+mod signals;
+
+use std::io::{self, IsTerminal as _, Write as _};
+use std::process::ExitCode;
+
+use clap::Parser as _;
+use tracing_subscriber::EnvFilter;
+
+use crate::cli::{Cli, Command};
+use crate::failure::{Failure, exit};
+
+/// The variable that says what to log.
+const LOG: &str = "TENURE_LOG";
+
+fn main() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => return usage(&error),
+    };
+    log_to_stderr();
+    let outcome = match cli.command {
+        Command::Run(args) => run::run(args),
+        Command::Status(args) => look::status(&args),
+        Command::Watch(args) => look::watch(&args),
+        Command::Demo(args) => demo::demo(args),
+        Command::Exec(args) => Err(child::exec(&args)),
+        Command::Guard => guard::serve(),
+        Command::Work(args) => demo::work(&args.record),
+    };
+    match outcome {
+        Ok(code) => ExitCode::from(code),
+        Err(failure) => {
+            complain(&failure);
+            ExitCode::from(failure.code)
+        }
+    }
+}
+
+/// Nothing is to be done when standard error is closed.
+fn complain(failure: &Failure) {
+    let _closed = writeln!(io::stderr(), "tenure: {failure}");
+}
+
+/// Help and version go to standard output; the rest is an error, which may quote what was typed:
+/// a URL with its password in the wrong place, for instance.
+fn usage(error: &clap::Error) -> ExitCode {
+    if error.use_stderr() {
+        let text = error.to_string();
+        let _closed = write!(io::stderr(), "{}", tenure::redact(&text));
+        ExitCode::from(exit::ERROR)
+    } else {
+        // A closed pipe is fine: who asked for help has seen enough of it.
+        let _closed = error.print();
+        ExitCode::SUCCESS
+    }
+}
+
+fn log_to_stderr() {
+    let terminal = io::stderr().is_terminal();
+    let default = if terminal { "warn,tenure=info" } else { "warn" };
+    let chosen = std::env::var(LOG).unwrap_or_default();
+    let filter = if chosen.is_empty() {
+        EnvFilter::new(default)
+    } else {
+        EnvFilter::new(chosen)
+    };
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(io::stderr)
+        .with_ansi(terminal && std::env::var_os("NO_COLOR").is_none_or(|v| v.is_empty()))
+        .init();
+}

@@ -1,0 +1,177 @@
+//! The command line.
+
+#![allow(
+    clippy::doc_markdown,
+    reason = "these comments are the help text, which is not Markdown"
+)]
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+
+use clap::builder::FalseyValueParser;
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+const EXAMPLES: &str = "\
+Examples:
+  Run a batch job on one of many hosts at a time; start this on each of them:
+    tenure run --backend file:///var/lib/batch --lock nightly-batch -- ./batch.sh
+
+  Who leads?
+    tenure status --backend file:///var/lib/batch --lock nightly-batch
+
+Each option can be given as the environment variable shown beside it. TENURE_LOG sets what is
+logged on standard error: error, warn, info, debug or trace. It is warn by default, and info when
+standard error is a terminal.
+
+Errors are told on standard error, with exit code 2.";
+
+const RUN_HELP: &str = "\
+CMD runs in a process group of its own, with TENURE_LOCK, TENURE_IDENTITY and TENURE_TOKEN (the
+term's fencing token) in its environment. It cannot read from the terminal.
+
+  CMD exits              the lock is released; tenure exits with CMD's code, or 128 + N when CMD
+                         was killed by signal N. What CMD left running in its process group is
+                         killed first.
+  leadership is lost     CMD gets SIGTERM, and SIGKILL before anybody else can be elected; then
+                         tenure campaigns again, or exits with 75 (--exit-on-loss).
+  SIGTERM, SIGINT        are passed on to CMD, which is awaited; then the lock is released. A
+                         second one, or the end of --drain-limit, kills CMD.
+  SIGHUP, SIGQUIT,       are passed on to CMD.
+  SIGUSR1, SIGUSR2
+  tenure is killed       CMD and its process group are killed at once.
+  tenure is stopped      CMD and its process group are killed before anybody else can be elected.
+
+CMD that cannot be found gives exit code 127, CMD that cannot be executed 126.";
+
+const STATUS_HELP: &str = "\
+Exit code 0 when there is a leader, 1 when there is none, 2 on an error.
+
+Where leases are judged by observation, a record may name a leader that nobody has seen renewing
+yet: that is the state \"unknown\" with a leader, and exit code 0.";
+
+/// Leader election on the store you already have.
+#[derive(Debug, Parser)]
+#[command(name = "tenure", version, after_help = EXAMPLES, max_term_width = 100)]
+pub(crate) struct Cli {
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Wait to be elected, and run a command while leading
+    #[command(after_help = RUN_HELP)]
+    Run(RunArgs),
+    /// Tell who leads
+    #[command(after_help = STATUS_HELP)]
+    Status(LookArgs),
+    /// Tell who leads, and each change of it, until interrupted
+    Watch(LookArgs),
+    /// Watch leaders hand over, die and freeze, with real processes
+    Demo(DemoArgs),
+    #[command(name = "__exec", hide = true)]
+    Exec(ExecArgs),
+    #[command(name = "__guard", hide = true)]
+    Guard,
+    #[command(name = "__work", hide = true)]
+    Work(WorkArgs),
+}
+
+/// Which lock on which store.
+#[derive(Args, Debug)]
+pub(crate) struct Place {
+    /// The store's URL: "file:///directory" for the processes of one host
+    #[arg(
+        long,
+        env = "TENURE_BACKEND",
+        hide_env_values = true,
+        value_name = "URL"
+    )]
+    pub(crate) backend: String,
+    /// The lock's name, the same for all candidates: lowercase letters, digits, '-' and '.'
+    #[arg(long, env = "TENURE_LOCK", value_name = "NAME")]
+    pub(crate) lock: String,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct RunArgs {
+    #[command(flatten)]
+    pub(crate) place: Place,
+    /// Who campaigns, unique among all candidates [default: pod or host name and a random part]
+    #[arg(long, env = "TENURE_IDENTITY", value_name = "ID")]
+    pub(crate) id: Option<String>,
+    /// How often a leader proves that it is alive, and when it is taken for dead
+    #[arg(long, env = "TENURE_POLICY", value_enum, default_value_t = Preset::Default)]
+    pub(crate) policy: Preset,
+    /// Others wait so long after a leader's last heartbeat; what is not given scales with it
+    #[arg(long, env = "TENURE_LEASE", value_name = "DURATION")]
+    pub(crate) lease: Option<String>,
+    /// A leader renews so often
+    #[arg(long, env = "TENURE_HEARTBEAT", value_name = "DURATION")]
+    pub(crate) heartbeat: Option<String>,
+    /// CMD gets so long to stop when leadership is lost
+    #[arg(long, env = "TENURE_STOP_GRACE", value_name = "DURATION")]
+    pub(crate) stop_grace: Option<String>,
+    /// CMD gets so long to stop on SIGTERM and SIGINT, while the lock is kept
+    #[arg(
+        long,
+        env = "TENURE_DRAIN_LIMIT",
+        value_name = "DURATION",
+        default_value = "25s"
+    )]
+    pub(crate) drain_limit: String,
+    /// Exit with 75 when leadership is lost, instead of campaigning again
+    #[arg(long, env = "TENURE_EXIT_ON_LOSS", value_parser = FalseyValueParser::new())]
+    pub(crate) exit_on_loss: bool,
+    /// The command to run while leading, and its arguments
+    #[arg(last = true, required = true, value_name = "CMD")]
+    pub(crate) command: Vec<OsString>,
+}
+
+/// A ready-made policy.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Preset {
+    /// Lease 20 s, heartbeat 10 s
+    Default,
+    /// Lease 15 s, heartbeat 2 s, like the components of Kubernetes
+    ClientGo,
+    /// Lease 3 s, heartbeat 1 s
+    Fast,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct LookArgs {
+    #[command(flatten)]
+    pub(crate) place: Place,
+    /// Print JSON, one object per line
+    #[arg(long, env = "TENURE_JSON", value_parser = FalseyValueParser::new())]
+    pub(crate) json: bool,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct DemoArgs {
+    /// The store's URL [default: a temporary directory]
+    #[arg(
+        long,
+        env = "TENURE_BACKEND",
+        hide_env_values = true,
+        value_name = "URL"
+    )]
+    pub(crate) backend: Option<String>,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct ExecArgs {
+    /// The process to die with
+    #[arg(long)]
+    pub(crate) parent: i32,
+    #[arg(last = true, required = true)]
+    pub(crate) command: Vec<OsString>,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct WorkArgs {
+    /// The file to append to
+    #[arg(long)]
+    pub(crate) record: PathBuf,
+}

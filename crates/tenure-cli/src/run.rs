@@ -1,0 +1,310 @@
+//! `tenure run`: the command runs while leading, and never without the lock.
+
+use std::ffi::OsString;
+use std::os::unix::process::ExitStatusExt as _;
+use std::time::Duration;
+
+use rustix::process::Signal;
+use tenure::{
+    BootClock, Cause, Clock as _, Election, Event, HeartbeatThread, Identity, Leadership, LockName,
+    Policy, Term,
+};
+use tokio::sync::broadcast;
+use tokio::time::Instant;
+
+use crate::child::{self, Child};
+use crate::cli::RunArgs;
+use crate::failure::{Failure, exit};
+use crate::guard::Guard;
+use crate::options;
+use crate::signals::Signals;
+
+/// How long before the validity's end the command is killed, at most.
+const MAX_MARGIN: Duration = Duration::from_millis(500);
+
+/// What a candidate logs when it begins to campaign.
+pub(crate) const WAITS: &str = "waits to be elected";
+
+/// What to do, checked.
+struct Plan {
+    url: String,
+    lock: LockName,
+    identity: Identity,
+    policy: Policy,
+    drain_limit: Duration,
+    exit_on_loss: bool,
+    command: Vec<OsString>,
+}
+
+pub(crate) fn run(args: RunArgs) -> Result<u8, Failure> {
+    let plan = Plan {
+        lock: options::lock(&args.place.lock)?,
+        identity: options::identity(args.id.as_deref())?,
+        policy: options::policy(&args)?,
+        drain_limit: options::duration("--drain-limit", &args.drain_limit)?,
+        exit_on_loss: args.exit_on_loss,
+        url: args.place.backend,
+        command: args.command,
+    };
+    // On this thread, which lives as long as the process: the command dies with the thread that
+    // started it.
+    options::runtime()?.block_on(plan.carry_out())
+}
+
+/// How a term came to its end.
+enum Ending {
+    /// The command exited by itself, or we were told to stop.
+    Over(u8),
+    /// The command was stopped because leadership was lost.
+    Lost,
+}
+
+impl Plan {
+    async fn carry_out(self) -> Result<u8, Failure> {
+        let mut signals = Signals::handle()?;
+        let election = tokio::select! {
+            election = self.connect() => election?,
+            signal = signals.ending() => return Ok(signalled(signal)),
+        };
+        if self.url.starts_with("memory") {
+            tracing::warn!("memory: elects within this one process, so every candidate will lead");
+        }
+        let mut guard = Guard::start()?;
+        loop {
+            tracing::info!("{} {WAITS} for {}", self.identity, self.lock);
+            let campaign = tokio::select! {
+                leadership = election.campaign() => Ok(leadership?),
+                signal = signals.ending() => Err(signal),
+            };
+            let leadership = match campaign {
+                Ok(leadership) => leadership,
+                Err(signal) => {
+                    election.settled().await;
+                    return Ok(signalled(signal));
+                }
+            };
+            let mut work = Work {
+                plan: &self,
+                term: leadership.term(),
+                leadership: &leadership,
+                guard: &mut guard,
+                renewals: election.events(),
+                stage: Stage::Running,
+            };
+            // Whatever has happened, the command is reaped when this returns.
+            let ending = work.run(&mut signals).await;
+            let interrupted = release(leadership, &mut signals).await;
+            match (ending?, interrupted) {
+                (Ending::Over(code), _) => return Ok(code),
+                (Ending::Lost, Some(signal)) => return Ok(signalled(signal)),
+                (Ending::Lost, None) if self.exit_on_loss => return Ok(exit::LOST),
+                (Ending::Lost, None) => {}
+            }
+        }
+    }
+
+    async fn connect(&self) -> Result<Election, Failure> {
+        let heartbeats = HeartbeatThread::start()
+            .map_err(|error| Failure::new(format!("cannot start a thread: {error}")))?;
+        let url = self.url.clone();
+        let backend = heartbeats
+            .run(async move { tenure::connect(&url).await })
+            .await??;
+        let election = Election::builder(backend, self.lock.clone())
+            .identity(self.identity.clone())
+            .policy(self.policy.clone())
+            .drain_limit(self.drain_limit)
+            .spawn_on(heartbeats)
+            .build()?;
+        Ok(election)
+    }
+
+    /// The command is killed this long before the validity ends, so that it is dead by then.
+    fn margin(&self) -> Duration {
+        let least = self.policy.lease() / 100;
+        (self.policy.stop_grace() / 4).clamp(least, MAX_MARGIN.max(least))
+    }
+}
+
+/// Gives the lock back, now that the command is gone; a second signal says not to wait for it.
+async fn release(leadership: Leadership, signals: &mut Signals) -> Option<Signal> {
+    let lock = leadership.lock().clone();
+    let mut resigned = std::pin::pin!(leadership.resign());
+    let mut interrupted = None;
+    loop {
+        tokio::select! {
+            outcome = &mut resigned => {
+                if let Err(error) = outcome {
+                    tracing::warn!("{lock} was not released: {}", error.message());
+                }
+                return interrupted;
+            }
+            signal = signals.ending() => {
+                if interrupted.is_some() {
+                    return interrupted;
+                }
+                interrupted = Some(signal);
+            }
+        }
+    }
+}
+
+/// What the command was told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Stage {
+    Running,
+    /// To stop, because leadership is being lost.
+    Losing,
+    /// To stop, because we were told to; it is killed at the time given.
+    Draining(Instant),
+}
+
+/// The command's run through one term.
+struct Work<'a> {
+    plan: &'a Plan,
+    term: Term,
+    leadership: &'a Leadership,
+    guard: &'a mut Guard,
+    renewals: broadcast::Receiver<Event>,
+    stage: Stage,
+}
+
+impl Work<'_> {
+    async fn run(&mut self, signals: &mut Signals) -> Result<Ending, Failure> {
+        if self.term.is_cancelled() {
+            // We were stopped between the election and here.
+            return Ok(Ending::Lost);
+        }
+        let mut child = Child::start(&self.plan.command, &self.term)?;
+        self.watch(&child);
+        tracing::info!(
+            "elected for {} with token {}: the command runs",
+            self.plan.lock,
+            self.term.token()
+        );
+        let mut killed = false;
+        while !child.has_exited() {
+            // First of all, whatever has woken us: after a freeze the term is over, and the
+            // command must not do anything any more.
+            if !killed && self.time_left().is_zero() {
+                child.kill();
+                killed = true;
+                if self.stage == Stage::Running {
+                    self.stage = Stage::Losing;
+                }
+                let cause = self.cause();
+                tracing::warn!(
+                    "{} is lost: {cause}; the command was killed",
+                    self.plan.lock
+                );
+            }
+            let drain_end = match self.stage {
+                Stage::Draining(end) if !killed => Some(end),
+                _ => None,
+            };
+            tokio::select! {
+                biased;
+                () = child.exited() => {}
+                () = self.term.cancelled(), if self.stage == Stage::Running => {
+                    self.told_to_stop(&child);
+                }
+                () = tokio::time::sleep(self.time_left()), if !killed => {}
+                () = at(drain_end) => {
+                    child.kill();
+                    killed = true;
+                    tracing::warn!("the command did not stop in time and was killed");
+                }
+                signal = signals.next() => killed |= self.pass_on(signal, &child),
+                event = self.renewals.recv() => self.event(event, &child).await,
+            }
+        }
+        self.end(child).await
+    }
+
+    /// The time left until the command must be killed.
+    fn time_left(&self) -> Duration {
+        self.term.remaining().saturating_sub(self.plan.margin())
+    }
+
+    fn cause(&self) -> &'static str {
+        self.term.cause().unwrap_or(Cause::Expired).describe()
+    }
+
+    fn told_to_stop(&mut self, child: &Child) {
+        if child.has_exited() || self.time_left().is_zero() {
+            return;
+        }
+        child.stop(Signal::TERM);
+        self.stage = Stage::Losing;
+        let cause = self.cause();
+        tracing::warn!(
+            "{} is being lost: {cause}; the command is told to stop",
+            self.plan.lock
+        );
+    }
+
+    /// Says whether the command was killed.
+    fn pass_on(&mut self, signal: Signal, child: &Child) -> bool {
+        if signal != Signal::TERM && signal != Signal::INT {
+            child.signal(signal);
+            return false;
+        }
+        if matches!(self.stage, Stage::Draining(_)) {
+            child.kill();
+            return true;
+        }
+        child.stop(signal);
+        self.stage = Stage::Draining(Instant::now() + self.plan.drain_limit);
+        // From here on the term is kept up until the command is gone.
+        self.leadership.stop(Cause::Shutdown);
+        false
+    }
+
+    async fn event(&mut self, event: Result<Event, broadcast::error::RecvError>, child: &Child) {
+        match event {
+            Ok(Event::Renewed { .. }) | Err(broadcast::error::RecvError::Lagged(_)) => {
+                self.watch(child);
+            }
+            Ok(_) => {}
+            // The election lives as long as we do.
+            Err(broadcast::error::RecvError::Closed) => std::future::pending().await,
+        }
+    }
+
+    /// The guard kills when we would, for the case that we cannot.
+    fn watch(&mut self, child: &Child) {
+        let now = BootClock.now();
+        self.guard.watch(child.group(), now + self.time_left());
+    }
+
+    async fn end(&mut self, child: Child) -> Result<Ending, Failure> {
+        // What the command left behind is killed before the guard is told to look away.
+        child.kill();
+        self.guard.done();
+        let status = child.finish().await?;
+        let killed = status.signal() == Some(Signal::KILL.as_raw());
+        let lost = match self.stage {
+            Stage::Losing => true,
+            // The guard did it while we were stopped.
+            Stage::Running => killed && self.term.is_cancelled(),
+            Stage::Draining(_) => false,
+        };
+        Ok(if lost {
+            Ending::Lost
+        } else {
+            Ending::Over(child::exit_code(status))
+        })
+    }
+}
+
+async fn at(time: Option<Instant>) {
+    match time {
+        Some(time) => tokio::time::sleep_until(time).await,
+        None => std::future::pending().await,
+    }
+}
+
+fn signalled(signal: Signal) -> u8 {
+    // Signals are numbered up to 64.
+    exit::SIGNALLED.saturating_add(u8::try_from(signal.as_raw()).unwrap_or_default())
+}
