@@ -91,9 +91,9 @@ enum Stores {
 struct Up {
     /// Which stores [default: kube etcd redis postgres]
     stores: Vec<Kind>,
-    /// The number of etcd members
-    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=7))]
-    etcd_members: u8,
+    /// The number of etcd members [default: what runs, or 1]
+    #[arg(long, value_parser = clap::value_parser!(u8).range(1..=7))]
+    etcd_members: Option<u8>,
     /// Also a replica of the Redis server
     #[arg(long)]
     redis_replica: bool,
@@ -118,7 +118,7 @@ impl Up {
             kinds.extend(Kind::DEFAULT);
         }
         for (wanted, kind) in [
-            (self.etcd_members > 1, Kind::Etcd),
+            (self.etcd_members.is_some(), Kind::Etcd),
             (self.redis_replica, Kind::RedisReplica),
             (self.redis_cluster, Kind::RedisCluster),
             (self.redis_sentinel, Kind::RedisSentinel),

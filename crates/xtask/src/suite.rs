@@ -247,7 +247,7 @@ fn bring_up(dirs: &Dirs, backends: &BTreeSet<Backend>) -> Result<(Option<Session
     }
     eprintln!("\n== stores");
     let start = Instant::now();
-    let session = match stores::up(dirs, &Request::new(kinds.iter().copied(), 1), Hold::Held) {
+    let session = match stores::up(dirs, &Request::new(kinds.iter().copied(), None), Hold::Held) {
         Ok(session) => session,
         Err(error) => {
             crate::interrupt::check()?;

@@ -65,6 +65,8 @@ impl PgBouncer {
 
 impl Server for PgBouncer {
     fn probe(&self) -> Result<String> {
+        // A question to a server that is gone would wait in the pool for minutes.
+        self.behind.probe()?;
         // Its own console, which answers also while there is no database behind it.
         let answer = self
             .behind

@@ -21,12 +21,13 @@ use crate::{interrupt, shell};
 #[derive(Debug, Clone)]
 pub(crate) struct Request {
     pub(crate) kinds: BTreeSet<Kind>,
-    pub(crate) etcd_members: u8,
+    /// None takes what runs, and starts one.
+    pub(crate) etcd_members: Option<u8>,
 }
 
 impl Request {
     /// The named stores and those they stand on.
-    pub(crate) fn new(kinds: impl IntoIterator<Item = Kind>, etcd_members: u8) -> Self {
+    pub(crate) fn new(kinds: impl IntoIterator<Item = Kind>, etcd_members: Option<u8>) -> Self {
         let mut all: BTreeSet<Kind> = kinds.into_iter().collect();
         let below: Vec<Kind> = all.iter().filter_map(|kind| kind.stands_on()).collect();
         all.extend(below);
@@ -38,7 +39,10 @@ impl Request {
 
     fn fits(&self, running: &Running) -> bool {
         match &running.store {
-            Store::Etcd(etcd) => etcd.ports.len() == usize::from(self.etcd_members),
+            Store::Etcd(etcd) => {
+                let wanted = self.etcd_members.map(usize::from);
+                wanted.is_none_or(|wanted| wanted == etcd.ports.len())
+            }
             _ => true,
         }
     }
@@ -260,7 +264,9 @@ impl Session {
                 Some(server) => Kube::start(launch, server).map(Store::Kube),
                 None => bail!("there is no kube-apiserver to run"),
             },
-            Kind::Etcd => Etcd::start(launch, "etcd", plan.request.etcd_members).map(Store::Etcd),
+            Kind::Etcd => {
+                Etcd::start(launch, "etcd", plan.request.etcd_members.unwrap_or(1)).map(Store::Etcd)
+            }
             Kind::Redis => Redis::start(launch).map(Store::Redis),
             Kind::RedisReplica => match below(Kind::Redis) {
                 Some(Store::Redis(master)) => {
@@ -405,7 +411,7 @@ mod tests {
 
     #[test]
     fn what_a_store_stands_on_comes_along_and_before_it() {
-        let request = Request::new([Kind::Pgbouncer, Kind::RedisReplica], 1);
+        let request = Request::new([Kind::Pgbouncer, Kind::RedisReplica], None);
         let order: Vec<Kind> = request.kinds.into_iter().collect();
         assert_eq!(
             order,
