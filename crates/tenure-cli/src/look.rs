@@ -208,3 +208,40 @@ fn print(line: &str) -> Result<bool, Failure> {
         ))),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_others_wrote_cannot_reach_the_terminal() {
+        let lock = LockName::new("job").unwrap();
+        let mut holder = Holder::new("eve\u{1b}[31m\n\u{202e}");
+        holder.value = Some("\u{7}".to_owned());
+        let text = View::from(Occupancy::Led(holder.clone())).text(&lock);
+        assert!(
+            text.starts_with("eve\\u{1b}[31m\\n\\u{202e} leads job"),
+            "{text}"
+        );
+        assert!(!text.chars().any(char::is_control), "{text:?}");
+        let json = View::from(Occupancy::Led(holder.clone())).json(&lock);
+        assert_eq!(json["leader"], holder.identity);
+        assert!(!json.to_string().chars().any(char::is_control));
+    }
+
+    #[test]
+    fn a_leader_that_was_not_seen_renewing_is_unknown_by_name() {
+        let lock = LockName::new("job").unwrap();
+        let view = View::from(Occupancy::Unknown(Holder::new("eve")));
+        assert_eq!(view.json(&lock)["state"], "unknown");
+        assert_eq!(view.json(&lock)["leader"], "eve");
+        let text = view.text(&lock);
+        assert!(
+            text.contains("names eve, who was not seen renewing"),
+            "{text}"
+        );
+        let silent = View::from(Observation::Unknown { recorded: None });
+        assert_eq!(silent.json(&lock)["leader"], Value::Null);
+        assert!(silent.text(&lock).contains("does not answer"));
+    }
+}

@@ -62,13 +62,25 @@ fn complain(failure: &Failure) {
 fn usage(error: &clap::Error) -> ExitCode {
     if error.use_stderr() {
         let text = error.to_string();
-        let _closed = write!(io::stderr(), "{}", tenure::redact(&text));
+        let _closed = write!(io::stderr(), "{}", harmless(&tenure::redact(&text)));
         ExitCode::from(exit::ERROR)
     } else {
         // A closed pipe is fine: who asked for help has seen enough of it.
         let _closed = error.print();
         ExitCode::SUCCESS
     }
+}
+
+/// Text without what a terminal would obey.
+fn harmless(text: &str) -> String {
+    let escape = |c: char| -> String {
+        if c.is_control() && c != '\n' {
+            c.escape_debug().collect()
+        } else {
+            c.to_string()
+        }
+    };
+    text.chars().map(escape).collect()
 }
 
 fn log_to_stderr() {

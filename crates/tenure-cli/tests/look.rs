@@ -1,0 +1,92 @@
+//! `tenure status` and `tenure watch`.
+
+mod support;
+
+use std::io::{BufRead as _, BufReader};
+use std::process::Stdio;
+
+use rustix::process::Signal;
+use serde_json::Value;
+use support::{ENDLESS, Place, Running, stdout, until};
+
+#[test]
+fn status_tells_the_leader_by_text_json_and_exit_code() {
+    let place = Place::new();
+    let output = place.tenure("status").output().unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    assert_eq!(stdout(&output), "nobody leads job\n");
+    let output = place.tenure("status").arg("--json").output().unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    let free: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(free["lock"], "job");
+    assert_eq!(free["state"], "free");
+    assert_eq!(free["leader"], Value::Null);
+    assert_eq!(free["token"], Value::Null);
+
+    let options = ["--id", "alice", "--lease", ENDLESS];
+    let script = "echo $TENURE_TOKEN > token; exec sleep 1000";
+    let _alice = place.start(&options, script);
+    let token: u64 = place.line("token").parse().unwrap();
+    let output = place.tenure("status").output().unwrap();
+    assert_eq!(output.status.code(), Some(0));
+    let text = stdout(&output);
+    let expected = format!("alice leads job, token {token}, ");
+    assert!(text.starts_with(&expected), "{text}");
+    let output = place.tenure("status").arg("--json").output().unwrap();
+    assert_eq!(output.status.code(), Some(0));
+    assert_eq!(stdout(&output).lines().count(), 1);
+    let led: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(led["state"], "led");
+    assert_eq!(led["leader"], "alice");
+    assert_eq!(led["token"], token);
+    assert!(led["expires_in_ms"].as_u64().is_some());
+}
+
+#[test]
+fn watch_tells_each_change_until_interrupted() {
+    for signal in [Signal::INT, Signal::TERM] {
+        let place = Place::new();
+        let mut watch = place.tenure("watch");
+        let mut watch = Running::start(watch.arg("--json").stdout(Stdio::piped()));
+        let mut lines = BufReader::new(watch.0.stdout.take().unwrap()).lines();
+        let mut next =
+            || -> Value { serde_json::from_str(&lines.next().unwrap().unwrap()).unwrap() };
+        assert_eq!(next()["state"], "free");
+        let script = "until [ -e end ]; do sleep 0.01; done";
+        let mut alice = place.start(&["--id", "alice"], script);
+        let led = next();
+        assert_eq!(led["state"], "led");
+        assert_eq!(led["leader"], "alice");
+        assert!(led["token"].as_u64().is_some() && led["time"].is_string());
+        std::fs::write(place.path("end"), "").unwrap();
+        assert_eq!(alice.code(), 0);
+        assert_eq!(next()["state"], "free");
+        watch.signal(signal);
+        assert_eq!(watch.code(), 0);
+    }
+}
+
+#[test]
+fn watch_ends_quietly_when_nobody_reads_any_more() {
+    let place = Place::new();
+    let mut watch = place.tenure("watch");
+    let watch = watch.stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut watch = Running::start(watch);
+    let mut line = String::new();
+    let mut out = BufReader::new(watch.0.stdout.take().unwrap());
+    out.read_line(&mut line).unwrap();
+    assert!(line.contains("nobody leads job"), "{line}");
+    drop(out);
+    // Until it has something to tell it cannot notice.
+    let mut exited = false;
+    until("watch has ended", || {
+        assert_eq!(place.run(&[], "exit 0").status().unwrap().code(), Some(0));
+        exited = watch.0.try_wait().unwrap().is_some();
+        exited
+    });
+    assert_eq!(watch.code(), 0);
+    let mut complaint = String::new();
+    let mut errors = BufReader::new(watch.0.stderr.take().unwrap());
+    errors.read_line(&mut complaint).unwrap();
+    assert_eq!(complaint, "");
+}

@@ -1,0 +1,230 @@
+//! Real processes of the binary, and waiting for what they do.
+
+#![allow(dead_code, reason = "each test file uses its own part")]
+
+use std::fs;
+use std::os::unix::process::ExitStatusExt as _;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+use rustix::process::{Pid, Signal};
+use serde_json::Value;
+use tempfile::TempDir;
+
+/// Nothing takes so long unless it never comes.
+const LIMIT: Duration = Duration::from_secs(120);
+
+/// A lease that no test lives to see the end of: what happens anyway does not wait for it.
+pub(crate) const ENDLESS: &str = "1h";
+
+/// Waits until `done`, and says what was waited for if that never comes.
+pub(crate) fn until(what: &str, mut done: impl FnMut() -> bool) {
+    let start = Instant::now();
+    while !done() {
+        assert!(start.elapsed() < LIMIT, "waited in vain until {what}");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+/// The binary, without any setting from outside.
+pub(crate) fn tenure() -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_tenure"));
+    for (name, _) in std::env::vars_os() {
+        if name.to_string_lossy().starts_with("TENURE_") {
+            command.env_remove(name);
+        }
+    }
+    command.stdin(Stdio::null());
+    command
+}
+
+/// A directory with a store, and files by which the processes of a test tell what they do.
+pub(crate) struct Place {
+    directory: TempDir,
+}
+
+impl Place {
+    pub(crate) fn new() -> Self {
+        Self {
+            directory: TempDir::new().unwrap(),
+        }
+    }
+
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
+        self.directory.path().join(name)
+    }
+
+    pub(crate) fn url(&self) -> String {
+        format!("file://{}", self.path("store").display())
+    }
+
+    /// `tenure <command>` on this store and the lock `job`.
+    pub(crate) fn tenure(&self, command: &str) -> Command {
+        let mut tenure = tenure();
+        tenure
+            .arg(command)
+            .args(["--backend", &self.url(), "--lock", "job"])
+            .current_dir(self.directory.path());
+        tenure
+    }
+
+    /// `tenure run`, whose command is a shell script that runs in this directory.
+    pub(crate) fn run(&self, options: &[&str], script: &str) -> Command {
+        let mut run = self.tenure("run");
+        run.args(options).args(["--", "sh", "-c", script]);
+        run
+    }
+
+    pub(crate) fn start(&self, options: &[&str], script: &str) -> Running {
+        Running::start(&mut self.run(options, script))
+    }
+
+    /// Like [`start`](Self::start), with the log in a file of this name.
+    pub(crate) fn start_logged(&self, options: &[&str], script: &str, log: &str) -> Running {
+        let log = fs::File::create(self.path(log)).unwrap();
+        let mut run = self.run(options, script);
+        Running::start(run.env("TENURE_LOG", "info").stderr(log))
+    }
+
+    /// The content of a file, once it is there with a whole line.
+    pub(crate) fn line(&self, name: &str) -> String {
+        let mut content = String::new();
+        until(&format!("{name} is written"), || {
+            content = self.read(name);
+            content.ends_with('\n')
+        });
+        content.trim_end().to_owned()
+    }
+
+    /// The process number in a file, once it is there.
+    pub(crate) fn pid(&self, name: &str) -> Pid {
+        pid(self.line(name).parse().unwrap())
+    }
+
+    /// What is in a file so far.
+    pub(crate) fn read(&self, name: &str) -> String {
+        fs::read_to_string(self.path(name)).unwrap_or_default()
+    }
+
+    pub(crate) fn status(&self) -> Value {
+        let output = self.tenure("status").arg("--json").output().unwrap();
+        assert!(output.stderr.is_empty(), "{output:?}");
+        serde_json::from_slice(&output.stdout).unwrap()
+    }
+
+    pub(crate) fn assert_free(&self) {
+        assert_eq!(self.status()["state"], "free");
+    }
+
+    pub(crate) fn until_led_by(&self, identity: &str) {
+        until(&format!("{identity} leads"), || {
+            self.status()["leader"] == identity
+        });
+    }
+}
+
+pub(crate) fn pid(number: i32) -> Pid {
+    Pid::from_raw(number).unwrap()
+}
+
+/// A process that does not outlive the test.
+pub(crate) struct Running(pub(crate) Child);
+
+impl Running {
+    pub(crate) fn start(command: &mut Command) -> Self {
+        Self(command.spawn().unwrap())
+    }
+
+    pub(crate) fn pid(&self) -> Pid {
+        Pid::from_child(&self.0)
+    }
+
+    pub(crate) fn signal(&self, signal: Signal) {
+        rustix::process::kill_process(self.pid(), signal).unwrap();
+    }
+
+    /// The exit code, once it has ended; 128 and the signal when one killed it.
+    pub(crate) fn code(&mut self) -> i32 {
+        let mut status = None;
+        until("the process ends", || {
+            status = self.0.try_wait().unwrap();
+            status.is_some()
+        });
+        let status = status.unwrap();
+        status
+            .code()
+            .or_else(|| status.signal().map(|signal| 128 + signal))
+            .unwrap()
+    }
+
+    /// The guard of a `tenure run`, once there is one.
+    pub(crate) fn guard(&self) -> Pid {
+        let mut found = None;
+        until("there is a guard", || {
+            found = children(self.pid())
+                .into_iter()
+                .find(|child| command_line(*child).contains("__guard") && is_alive(*child));
+            found.is_some()
+        });
+        found.unwrap()
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ended = self.0.kill();
+        let _status = self.0.wait();
+    }
+}
+
+fn children(parent: Pid) -> Vec<Pid> {
+    let processes = fs::read_dir("/proc").unwrap().flatten();
+    processes
+        .filter_map(|entry| entry.file_name().to_str()?.parse().ok())
+        .filter(|number| stat(*number).is_some_and(|(_, of)| of == parent.as_raw_nonzero().get()))
+        .filter_map(Pid::from_raw)
+        .collect()
+}
+
+/// The state and the parent of a process.
+fn stat(number: i32) -> Option<(char, i32)> {
+    let stat = fs::read_to_string(format!("/proc/{number}/stat")).ok()?;
+    let (_, rest) = stat.rsplit_once(')')?;
+    let mut words = rest.split_whitespace();
+    Some((words.next()?.chars().next()?, words.next()?.parse().ok()?))
+}
+
+pub(crate) fn command_line(process: Pid) -> String {
+    let bytes = fs::read(Path::new("/proc").join(process.to_string()).join("cmdline"));
+    String::from_utf8_lossy(&bytes.unwrap_or_default()).replace('\0', " ")
+}
+
+/// Whether a process can still do anything; one that waits to be reaped cannot.
+pub(crate) fn is_alive(process: Pid) -> bool {
+    let state = stat(process.as_raw_nonzero().get()).map(|(state, _)| state);
+    !matches!(state, None | Some('Z' | 'X'))
+}
+
+pub(crate) fn until_dead(process: Pid) {
+    until("a process is dead", || !is_alive(process));
+}
+
+pub(crate) fn until_stopped(process: Pid) {
+    until("a process is stopped", || {
+        stat(process.as_raw_nonzero().get()).is_some_and(|(state, _)| state == 'T')
+    });
+}
+
+pub(crate) fn stop(process: Pid) {
+    rustix::process::kill_process(process, Signal::STOP).unwrap();
+    until_stopped(process);
+}
+
+pub(crate) fn stderr(output: &Output) -> String {
+    String::from_utf8(output.stderr.clone()).unwrap()
+}
+
+pub(crate) fn stdout(output: &Output) -> String {
+    String::from_utf8(output.stdout.clone()).unwrap()
+}
