@@ -1,3 +1,4 @@
 //! Tests across stores, and the simulator.
 
+pub mod mutants;
 pub mod sim;

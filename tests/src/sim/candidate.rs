@@ -91,21 +91,32 @@ impl Application {
                 let world = &process.world;
                 match told {
                     Told::Renewed { .. } => world.renewed(process.candidate, process.life),
-                    Told::SteppingDown(cause) => {
-                        if let Some((term, left)) =
-                            world.latest(process.candidate, process.life)
-                        {
-                            // A timer that was set in bad weather may be late in good weather.
-                            let longest = plan.policy.lease() + LATEST_TIMER;
-                            let lately = world.now().saturating_sub(longest);
-                            let late = world.plan.late_timers && world.was_stormy_since(lately);
-                            world.record(Event::SteppingDown {
+                    Told::SteppingDown(cause) | Told::SteppedDown(cause) => {
+                        let ended = matches!(told, Told::SteppedDown(_));
+                        let Some((term, left)) = world.latest(process.candidate, process.life)
+                        else {
+                            continue;
+                        };
+                        // A timer that was set in bad weather may be late in good weather.
+                        let longest = plan.policy.lease() + LATEST_TIMER;
+                        let lately = world.now().saturating_sub(longest);
+                        let late = world.plan.late_timers && world.was_stormy_since(lately);
+                        let disturbed = late || process.frozen_since(lately);
+                        let cause = cause.into();
+                        world.record(if ended {
+                            Event::SteppedDown {
                                 term,
-                                cause: cause.into(),
+                                cause,
+                                disturbed,
+                            }
+                        } else {
+                            Event::SteppingDown {
+                                term,
+                                cause,
                                 left,
-                                disturbed: late || process.frozen_since(lately),
-                            });
-                        }
+                                disturbed,
+                            }
+                        });
                     }
                     _ => {}
                 }
@@ -243,16 +254,27 @@ impl Application {
             drop(working);
             return Ok(Next::Campaign);
         }
-        let asked = self.process.stop.lock().ok().and_then(|mut stop| stop.take());
-        let goes_on = asked.map(|(goes_on, _)| goes_on).unwrap_or_else(|| {
-            if world.faults().stormy && world.chance(15) {
-                world.between(Duration::ZERO, LONGEST_OVERRUN)
-            } else {
-                // What it was promised: the stop grace, less what a timer needs.
-                let grace = self.plan.policy.stop_grace();
-                world.between(Duration::ZERO, grace.saturating_sub(Duration::from_millis(5)))
-            }
-        });
+        let asked = self
+            .process
+            .stop
+            .lock()
+            .ok()
+            .and_then(|mut stop| stop.take());
+        let goes_on = asked.map_or_else(
+            || {
+                if world.faults().stormy && world.chance(15) {
+                    world.between(Duration::ZERO, LONGEST_OVERRUN)
+                } else {
+                    // What it was promised: the stop grace, less what a timer needs.
+                    let grace = self.plan.policy.stop_grace();
+                    world.between(
+                        Duration::ZERO,
+                        grace.saturating_sub(Duration::from_millis(5)),
+                    )
+                }
+            },
+            |(goes_on, _)| goes_on,
+        );
         let until = self.process.clock.now() + goes_on;
         loop {
             let left = until.since(self.process.clock.now());

@@ -105,10 +105,20 @@ struct Checker<'a> {
     stepping_down: BTreeMap<TermId, Moment>,
     ended: BTreeMap<TermId, Moment>,
     provoked: BTreeSet<TermId>,
-    vacant: Vec<(Moment, &'static str)>,
+    vacant: Vec<Vacancy>,
     must_notice: Vec<(TermId, Moment)>,
     calm: bool,
     settled: bool,
+}
+
+/// A time without a leader that was brought about.
+struct Vacancy {
+    /// How.
+    how: &'static str,
+    /// When it must be over.
+    until: Moment,
+    /// How long it may last from the lock's release.
+    after_release: Duration,
 }
 
 impl<'a> Checker<'a> {
@@ -167,13 +177,7 @@ impl<'a> Checker<'a> {
             }
             Event::Fault(Fault::StateLost) => self.state_lost = true,
             Event::Minted { token, .. } => self.minted(*token),
-            Event::Released {
-                token,
-                working: Some(term),
-            } if !self.state_lost => self.broken(
-                Invariant::ReleaseAfterWork,
-                format!("token {token} was released while the work of term {term} ran"),
-            ),
+            Event::Released { token, working } => self.released(*token, *working),
             Event::Elected {
                 term,
                 until,
@@ -265,6 +269,11 @@ impl<'a> Checker<'a> {
                 left,
                 disturbed,
             } => self.stepping_down(*term, cause.0, *left, *disturbed),
+            Event::SteppedDown {
+                term,
+                cause,
+                disturbed: false,
+            } if cause.0 == "expired" => self.never_told(*term),
             Event::Ended(term) => self.ended(*term),
             _ => self.calm_event(event),
         }
@@ -284,16 +293,26 @@ impl<'a> Checker<'a> {
             Event::Provoked(term) => {
                 self.provoked.insert(*term);
             }
-            Event::Vacant { how, bound } => self.vacant.push((self.now + *bound, how)),
-            Event::MustStand { term, what, stands } => {
-                if !stands && !self.is_excused(*term) {
-                    let invariant = if what.contains("drain") {
-                        Invariant::Drain
-                    } else {
-                        Invariant::Tolerance
-                    };
-                    self.broken(invariant, format!("term {term} did not survive {what}"));
-                }
+            Event::Vacant {
+                how,
+                bound,
+                after_release,
+            } => self.vacant.push(Vacancy {
+                how,
+                until: self.now + *bound,
+                after_release: *after_release,
+            }),
+            Event::MustStand {
+                term,
+                what,
+                stands: false,
+            } if !self.is_excused(*term) => {
+                let invariant = if what.contains("drain") {
+                    Invariant::Drain
+                } else {
+                    Invariant::Tolerance
+                };
+                self.broken(invariant, format!("term {term} did not survive {what}"));
             }
             Event::MustNotice { term, bound } => {
                 self.must_notice.push((*term, self.now + *bound));
@@ -320,6 +339,20 @@ impl<'a> Checker<'a> {
         }
     }
 
+    fn released(&mut self, token: u64, working: Option<TermId>) {
+        if let Some(vacancy) = self.vacant.last_mut() {
+            vacancy.until = vacancy.until.min(self.now + vacancy.after_release);
+        }
+        if let Some(term) = working
+            && !self.state_lost
+        {
+            self.broken(
+                Invariant::ReleaseAfterWork,
+                format!("token {token} was released while the work of term {term} ran"),
+            );
+        }
+    }
+
     fn minted(&mut self, token: u64) {
         if token <= self.last_minted && !self.state_lost {
             let last = self.last_minted;
@@ -337,7 +370,7 @@ impl<'a> Checker<'a> {
             return;
         };
         let token = term.token;
-        if let Some((until, how)) = self.vacant.pop() {
+        if let Some(Vacancy { until, how, .. }) = self.vacant.pop() {
             let late = self.now.saturating_sub(until);
             if !late.is_zero() {
                 self.broken(
@@ -367,10 +400,7 @@ impl<'a> Checker<'a> {
                     );
                 }
             }
-            None => self.broken(
-                Invariant::Tokens,
-                format!("token {token} was never minted"),
-            ),
+            None => self.broken(Invariant::Tokens, format!("token {token} was never minted")),
         }
         let largest = self.elected.last().map_or(0, |(_, largest)| *largest);
         self.elected.push((self.now, largest.max(token)));
@@ -391,7 +421,9 @@ impl<'a> Checker<'a> {
 
     fn stepping_down(&mut self, id: TermId, cause: &str, left: Duration, disturbed: bool) {
         self.stepping_down.entry(id).or_insert(self.now);
-        let grace = self.term(id).map_or(Duration::ZERO, |t| t.policy.stop_grace());
+        let grace = self
+            .term(id)
+            .map_or(Duration::ZERO, |t| t.policy.stop_grace());
         if cause == "heartbeats_missed" && !disturbed && at_most(left) < grace {
             self.broken(
                 Invariant::ToldInTime,
@@ -399,6 +431,18 @@ impl<'a> Checker<'a> {
             );
         }
         self.changes_in_calm(id);
+    }
+
+    fn never_told(&mut self, id: TermId) {
+        let grace = self
+            .term(id)
+            .map_or(Duration::ZERO, |t| t.policy.stop_grace());
+        if !grace.is_zero() {
+            self.broken(
+                Invariant::ToldInTime,
+                format!("the work of term {id} was told at the end, not {grace:?} before it"),
+            );
+        }
     }
 
     fn ended(&mut self, id: TermId) {
@@ -424,7 +468,7 @@ impl<'a> Checker<'a> {
         };
         let limit = *since + at_most(term.drain_limit + term.policy.validity());
         if self.now > limit {
-            let beyond = self.now - limit;
+            let beyond = self.now.saturating_sub(limit);
             self.broken(
                 Invariant::Drain,
                 format!("term {id} was kept up {beyond:?} beyond its drain limit"),
@@ -433,7 +477,7 @@ impl<'a> Checker<'a> {
     }
 
     fn finish(&mut self) {
-        for (until, how) in std::mem::take(&mut self.vacant) {
+        for Vacancy { until, how, .. } in std::mem::take(&mut self.vacant) {
             if self.now > until {
                 self.broken(Invariant::Leaderless, format!("nobody leads after {how}"));
             }
@@ -441,7 +485,7 @@ impl<'a> Checker<'a> {
         for (id, until) in std::mem::take(&mut self.must_notice) {
             let ended = self.ended.get(&id).copied().unwrap_or(self.now);
             if ended > until {
-                let late = ended - until;
+                let late = ended.saturating_sub(until);
                 self.broken(
                     Invariant::Noticed,
                     format!("term {id} noticed the deletion of its lock {late:?} too late"),

@@ -53,8 +53,7 @@ fn nanos(nanos: u128) -> Duration {
 #[async_trait]
 impl Clock for SimClock {
     fn now(&self) -> Time {
-        self.world.step();
-        self.at(self.world.now())
+        self.at(self.world.step())
     }
 
     async fn sleep_until(&self, deadline: Time) {

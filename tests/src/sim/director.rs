@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use futures_util::StreamExt as _;
-use tenure_core::{Observation, Observer, Wakeup};
+use tenure_core::{FencingToken, Observation, Observer, Wakeup};
 use tokio::time::sleep;
 
 use super::Moment;
@@ -68,13 +68,13 @@ impl Director {
         let number = world.plan.candidates.len();
         let clock = SimClock::new(world.clone(), SECOND, 0);
         let backend = fleet.backend(Link::new(world.clone(), number, 0), clock, None);
-        let observer = Observer::new(backend, world.lock.clone(), fleet.policy(0));
+        let watching = Observer::new(backend, world.lock.clone(), fleet.policy(0));
         let (world, observed) = (world.clone(), self.observed.clone());
         drop(tokio::spawn(async move {
-            let mut seen = observer.watch();
+            let mut seen = watching.watch();
             while let Some(observation) = seen.next().await {
                 let token = match observation {
-                    Observation::Led { token, .. } => token.map(|token| token.as_u64()),
+                    Observation::Led { token, .. } => token.map(FencingToken::as_u64),
                     _ => None,
                 };
                 observed.store(token.unwrap_or(0), Ordering::Relaxed);
@@ -309,6 +309,18 @@ impl Director {
     async fn resignation(&self, leader: &Leading) {
         self.provoke(leader);
         let candidate = leader.candidate;
+        if self.world.chance(50) {
+            // Their requests and the release cross each other: the answers are older than the
+            // hint that follows.
+            for waiting in 0..self.fleet.len() {
+                self.fleet.poke(waiting);
+            }
+            sleep(
+                self.world
+                    .between(Duration::ZERO, Duration::from_millis(15)),
+            )
+            .await;
+        }
         self.world.fault(Fault::Resign { candidate });
         if let Some(process) = self.fleet.process(candidate) {
             process.resign();
@@ -318,6 +330,7 @@ impl Director {
         self.world.record(Event::Vacant {
             how: "a resignation",
             bound,
+            after_release: bound.saturating_sub(grace),
         });
         self.settle(bound + SECOND).await;
     }
@@ -331,6 +344,7 @@ impl Director {
         self.world.record(Event::Vacant {
             how: "a crash",
             bound,
+            after_release: bound,
         });
         sleep(bound).await;
         self.settle(3 * SECOND).await;
@@ -380,6 +394,7 @@ impl Director {
             self.world.record(Event::Vacant {
                 how: "a drain",
                 bound: policy.stop_grace() + stop + stop / 1_000 + self.wake() + CALM_TRIP * 2,
+                after_release: self.wake() + CALM_TRIP * 2,
             });
         }
         sleep(policy.stop_grace() + stop).await;
@@ -413,7 +428,10 @@ impl Director {
             .filter(|candidate| *candidate != leader.candidate)
             .collect();
         let pick = self.world.rng().usize(0..others.len());
-        let Some(process) = others.get(pick).and_then(|other| self.fleet.process(*other)) else {
+        let Some(process) = others
+            .get(pick)
+            .and_then(|other| self.fleet.process(*other))
+        else {
             return;
         };
         if let Some(leading) = self.fleet.process(leader.candidate) {
@@ -421,7 +439,11 @@ impl Director {
             self.world.fault(Fault::Resign { candidate });
             leading.resign();
         }
-        sleep(self.world.between(Duration::ZERO, Duration::from_millis(60))).await;
+        sleep(
+            self.world
+                .between(Duration::ZERO, Duration::from_millis(60)),
+        )
+        .await;
         self.shut_down(process.candidate, None);
         let patience = self.world.now() + 30 * SECOND;
         while !process.has_exited() && self.world.now() < patience {

@@ -86,7 +86,10 @@ impl Fleet {
             format!("{}-{life}", plan.name)
         };
         world.fault(Fault::Start { candidate, life });
-        #[expect(clippy::expect_used, reason = "the plan's names and policies are valid")]
+        #[expect(
+            clippy::expect_used,
+            reason = "the plan's names and policies are valid"
+        )]
         let application = Identity::new(name)
             .and_then(|identity| Application::new(process.clone(), plan, backend, identity))
             .expect("a valid application");

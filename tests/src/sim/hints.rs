@@ -25,12 +25,11 @@ impl<T: Clone + Send + 'static> Watchers<T> {
     /// Tells everybody.
     pub fn tell(&mut self, world: &World, what: &T) {
         let now = world.now();
-        self.all.retain(|(candidate, sender)| {
-            match world.hint_delay(*candidate) {
+        self.all
+            .retain(|(candidate, sender)| match world.hint_delay(*candidate) {
                 Some(delay) => sender.send((now + delay, what.clone())).is_ok(),
                 None => !sender.is_closed(),
-            }
-        });
+            });
     }
 
     /// Tells one candidate something that may not be true.
@@ -53,7 +52,11 @@ impl<T: Clone + Send + 'static> Watchers<T> {
         let (sender, receiver) = mpsc::unbounded_channel();
         self.all.push((candidate, sender));
         let ends = world.plan.hints_end && world.faults().stormy && world.chance(20);
-        let left = if ends { world.rng().u32(0..20) } else { u32::MAX };
+        let left = if ends {
+            world.rng().u32(0..20)
+        } else {
+            u32::MAX
+        };
         let world = world.clone();
         Box::pin(stream::unfold(
             (receiver, left),

@@ -82,6 +82,15 @@ pub enum Event {
         /// The host was frozen or its timers were late not long ago.
         disturbed: bool,
     },
+    /// The engine found that the validity was over.
+    SteppedDown {
+        /// The term.
+        term: TermId,
+        /// Why.
+        cause: CauseLabel,
+        /// As in `SteppingDown`.
+        disturbed: bool,
+    },
     /// The validity is over.
     Ended(TermId),
     /// The work was started.
@@ -146,6 +155,8 @@ pub enum Event {
         how: &'static str,
         /// How long that may take.
         bound: Duration,
+        /// How long it may take from the lock's release, if there is one.
+        after_release: Duration,
     },
     /// A term that must have survived what was done to it.
     MustStand {
@@ -185,20 +196,52 @@ pub enum Event {
 #[derive(Clone, Debug, Hash)]
 #[expect(missing_docs, reason = "the names say it")]
 pub enum Fault {
-    Partition { candidate: usize, requests: bool, replies: bool, lasts: Duration },
-    Freeze { candidate: usize, lasts: Duration },
-    Crash { candidate: usize },
-    Start { candidate: usize, life: u32 },
-    Slow { lasts: Duration },
-    Outage { lasts: Duration },
-    Down { lasts: Duration },
-    Throttled { lasts: Duration },
-    Unwell { candidate: usize, lasts: Duration },
-    Deleted { token: Option<u64> },
+    Partition {
+        candidate: usize,
+        requests: bool,
+        replies: bool,
+        lasts: Duration,
+    },
+    Freeze {
+        candidate: usize,
+        lasts: Duration,
+    },
+    Crash {
+        candidate: usize,
+    },
+    Start {
+        candidate: usize,
+        life: u32,
+    },
+    Slow {
+        lasts: Duration,
+    },
+    Outage {
+        lasts: Duration,
+    },
+    Down {
+        lasts: Duration,
+    },
+    Throttled {
+        lasts: Duration,
+    },
+    Unwell {
+        candidate: usize,
+        lasts: Duration,
+    },
+    Deleted {
+        token: Option<u64>,
+    },
     StateLost,
-    Resign { candidate: usize },
-    Shutdown { candidate: usize },
-    Hint { candidate: usize },
+    Resign {
+        candidate: usize,
+    },
+    Shutdown {
+        candidate: usize,
+    },
+    Hint {
+        candidate: usize,
+    },
 }
 
 /// A cause as something that can be hashed.

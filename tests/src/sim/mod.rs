@@ -18,8 +18,8 @@ pub mod clock;
 pub mod director;
 pub mod faults;
 pub mod fleet;
-pub mod history;
 pub mod hints;
+pub mod history;
 pub mod network;
 pub mod plan;
 pub mod process;
@@ -27,6 +27,7 @@ pub mod records;
 pub mod run;
 pub mod session;
 pub mod ttl;
+pub mod unfenced;
 pub mod world;
 
 /// True time since the start of a simulation, which no candidate can see.

@@ -117,7 +117,7 @@ impl Link {
             now + drawn
         };
         *last = if in_order { arrives } else { now };
-        arrives - now
+        arrives.saturating_sub(now)
     }
 
     /// The store is up but does not serve.
@@ -128,7 +128,7 @@ impl Link {
             return Some(Error::new(ErrorKind::Unavailable, operation, "restarting"));
         }
         (now < faults.throttled_until).then(|| {
-            let retry_after = Some(faults.throttled_until - now);
+            let retry_after = Some(faults.throttled_until.saturating_sub(now));
             Error::new(ErrorKind::Throttled { retry_after }, operation, "too busy")
         })
     }

@@ -20,6 +20,7 @@ pub enum Family {
 }
 
 /// How a simulation is set up.
+#[expect(clippy::struct_excessive_bools, reason = "each is drawn by itself")]
 #[derive(Clone, Debug)]
 pub struct Plan {
     /// The seed.

@@ -190,7 +190,6 @@ impl Future for Freezable {
             lock(&self.process.wakers).push(cx.waker().clone());
             return Poll::Pending;
         }
-        self.process.world.step();
         self.task.as_mut().poll(cx)
     }
 }

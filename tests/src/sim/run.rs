@@ -39,7 +39,10 @@ pub fn run(seed: u64, length: Duration, verbose: bool) -> Report {
 }
 
 fn simulate(plan: Plan, verbose: bool) -> History {
-    #[expect(clippy::expect_used, reason = "without a runtime there is no simulation")]
+    #[expect(
+        clippy::expect_used,
+        reason = "without a runtime there is no simulation"
+    )]
     let runtime = Builder::new_current_thread()
         .enable_time()
         .start_paused(true)
@@ -67,8 +70,7 @@ fn simulate(plan: Plan, verbose: bool) -> History {
     if played.is_err() && !world.is_stuck() {
         world.history().push(Duration::ZERO, Event::Livelock);
     }
-    let history = std::mem::take(&mut *world.history());
-    history
+    std::mem::take(&mut *world.history())
 }
 
 /// Returns when the simulation does not get on, which a task's panic has told.
@@ -85,8 +87,10 @@ async fn stuck(world: Arc<World>) {
 pub fn quiet_livelocks() {
     let usual = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |panic| {
-        let about = panic.payload_as_str().unwrap_or_default();
-        if !about.contains(LIVELOCK) {
+        let payload = panic.payload();
+        let text = payload.downcast_ref::<&str>().copied();
+        let text = text.or_else(|| payload.downcast_ref::<String>().map(String::as_str));
+        if !text.is_some_and(|text| text.contains(LIVELOCK)) {
             usual(panic);
         }
     }));

@@ -10,14 +10,14 @@ use std::time::Duration;
 use async_trait::async_trait;
 use futures_util::StreamExt as _;
 use tenure_core::{
-    Acquired, Candidate, Capabilities, Changes, Error, Expiry, FencingGuarantee,
-    FencingToken, Grant, Hint, Holder, LockBackend, LockName, Occupancy, Operation, Order, Renewal,
-    Rises, SharedClock, Time,
+    Acquired, Candidate, Capabilities, Changes, Error, Expiry, FencingGuarantee, FencingToken,
+    Grant, Hint, Holder, LockBackend, LockName, Occupancy, Operation, Order, Renewal, Rises,
+    SharedClock, Time,
 };
 
 use super::Moment;
-use super::history::Event;
 use super::hints::Watchers;
+use super::history::Event;
 use super::network::Link;
 use super::process::Process;
 use super::world::World;
@@ -249,11 +249,9 @@ impl SimSessions {
     fn keep(&self, candidate: &Candidate, lease: Duration) {
         {
             let mut session = self.session();
-            let known = session
-                .as_ref()
-                .is_some_and(|session| {
-                    session.alive && session.candidate.campaign == candidate.campaign
-                });
+            let known = session.as_ref().is_some_and(|session| {
+                session.alive && session.candidate.campaign == candidate.campaign
+            });
             if known {
                 return;
             }

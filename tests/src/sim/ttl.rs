@@ -6,9 +6,9 @@ use std::time::Duration;
 use async_trait::async_trait;
 use futures_util::StreamExt as _;
 use tenure_core::{
-    Acquired, CampaignId, Candidate, Capabilities, Changes, Error, Expiry, FencingGuarantee, FencingToken,
-    Grant, Hint, Holder, LockBackend, LockName, Occupancy, Operation, Order, Renewal, Rises,
-    SharedClock, Time,
+    Acquired, CampaignId, Candidate, Capabilities, Changes, Error, Expiry, FencingGuarantee,
+    FencingToken, Grant, Hint, Holder, LockBackend, LockName, Occupancy, Operation, Order, Renewal,
+    Rises, SharedClock, Time,
 };
 
 use super::Moment;
@@ -78,11 +78,12 @@ impl TtlServer {
         let expires = now + lease;
         if let Some(key) = &mut self.key {
             if key.candidate.campaign != candidate.campaign {
-                return Ok(Err((holder(key, now), key.expires - now)));
+                return Ok(Err((holder(key, now), key.expires.saturating_sub(now))));
             }
             // An earlier attempt whose answer was lost: adopted, with a new lease.
             key.expires = expires;
-            link.world.applied(key.token.as_u64(), link.true_time(expires));
+            link.world
+                .applied(key.token.as_u64(), link.true_time(expires));
             link.world.record(Event::Prolonged {
                 token: key.token.as_u64(),
             });
@@ -136,7 +137,7 @@ impl TtlServer {
 fn holder(key: &Key, now: Duration) -> Holder {
     let mut holder = Holder::new(key.candidate.identity.as_str());
     holder.token = Some(key.token);
-    holder.expires_in = Some(key.expires - now);
+    holder.expires_in = Some(key.expires.saturating_sub(now));
     holder
 }
 
@@ -183,7 +184,7 @@ impl SimTtl {
             && let Ok(mut throttled) = self.throttled.lock()
         {
             // Less what the candidate's clock may run fast.
-            *throttled = Some((campaign, self.link.world.now() + wait - wait / 1_000));
+            *throttled = Some((campaign, self.link.world.now() + wait.mul_f64(0.999)));
         }
     }
 

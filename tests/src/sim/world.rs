@@ -114,9 +114,11 @@ impl World {
         self.start.elapsed()
     }
 
-    /// Counts a step, and stops a simulation that does not get on.
-    pub fn step(&self) {
-        let now = u64::try_from(self.now().as_nanos()).unwrap_or(u64::MAX);
+    /// True time for a candidate that asks: counts the step, and stops a simulation that does not
+    /// get on.
+    pub fn step(&self) -> Moment {
+        let moment = self.now();
+        let now = u64::try_from(moment.as_nanos()).unwrap_or(u64::MAX);
         if self.moment.swap(now, Ordering::Relaxed) != now {
             self.steps.store(0, Ordering::Relaxed);
         }
@@ -125,6 +127,7 @@ impl World {
             self.record(Event::Livelock);
         }
         assert!(!self.stuck.load(Ordering::Relaxed), "{LIVELOCK}");
+        moment
     }
 
     /// Whether nothing gets on any more.
@@ -228,7 +231,9 @@ impl World {
             return None;
         }
         let late = stormy && rng.u8(0..100) < self.plan.storm.slow;
-        Some(Duration::from_millis(rng.u64(0..if late { 12_000 } else { 20 })))
+        Some(Duration::from_millis(
+            rng.u64(0..if late { 12_000 } else { 20 }),
+        ))
     }
 
     /// Whether the weather was bad at or after this moment.
@@ -350,7 +355,9 @@ impl World {
         let mut found = Vec::new();
         {
             let mut terms = self.terms();
-            let Terms { recent, overlaps, .. } = &mut *terms;
+            let Terms {
+                recent, overlaps, ..
+            } = &mut *terms;
             recent.retain(|watched| {
                 watched
                     .over_since
@@ -388,9 +395,7 @@ impl World {
         let terms = self.terms();
         let mut recent = terms.recent.iter().rev();
         recent
-            .find(|watched| {
-                terms.working.contains_key(&watched.id) && watched.term.is_valid()
-            })
+            .find(|watched| terms.working.contains_key(&watched.id) && watched.term.is_valid())
             .map(|watched| Leading {
                 id: watched.id,
                 candidate: watched.candidate,

@@ -1,0 +1,289 @@
+//! The mutation gate: seeds one bug at a time and requires that the simulator notices.
+
+use std::fs;
+use std::io::{Read, Write as _};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitCode, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, bail, ensure};
+use clap::Parser;
+use tenure_tests::mutants::{MUTANTS, Mutant};
+
+/// Seeds one bug at a time into a copy of the core and runs the simulator on it. Fails if a bug
+/// is not noticed.
+#[derive(Debug, Parser)]
+struct Options {
+    /// Only this mutant; may be repeated.
+    #[arg(long)]
+    only: Vec<String>,
+    /// Print the mutants and stop.
+    #[arg(long)]
+    list: bool,
+    /// How many seeds a mutant may survive.
+    #[arg(long, default_value_t = 1000)]
+    seeds: u64,
+    /// How many seeds the unmutated code must pass first.
+    #[arg(long, default_value_t = 100)]
+    clean_seeds: u64,
+    /// How long each seed is simulated, in hours.
+    #[arg(long, default_value_t = 1.0)]
+    hours: f64,
+    /// How many seconds a mutant's run may take; one that takes longer hangs, which is noticed.
+    #[arg(long, default_value_t = 600)]
+    limit: u64,
+}
+
+fn main() -> Result<ExitCode> {
+    let options = Options::parse();
+    for name in &options.only {
+        ensure!(
+            MUTANTS.iter().any(|mutant| mutant.name == name),
+            "there is no mutant {name:?}; see --list"
+        );
+    }
+    let chosen: Vec<&Mutant> = MUTANTS
+        .iter()
+        .filter(|m| options.only.is_empty() || options.only.iter().any(|name| name == m.name))
+        .collect();
+    if options.list {
+        for mutant in chosen {
+            println!("{:32} {}", mutant.name, mutant.breaks);
+        }
+        return Ok(ExitCode::SUCCESS);
+    }
+    gate(&options, &chosen)
+}
+
+fn gate(options: &Options, mutants: &[&Mutant]) -> Result<ExitCode> {
+    let started = Instant::now();
+    let copy = Copy::make()?;
+    if options.clean_seeds > 0 {
+        let outcome = copy.run(options, options.clean_seeds)?;
+        let Outcome::Survived = outcome else {
+            bail!("the unmutated code fails: {outcome:?}");
+        };
+        println!("the unmutated code passes {} seeds", options.clean_seeds);
+    }
+    println!("| mutant | breaks | killed by seed | what was noticed | time |");
+    println!("|---|---|---|---|---|");
+    let mut survivors = Vec::new();
+    for mutant in mutants {
+        let began = Instant::now();
+        let mutated = copy.apply(mutant)?;
+        let outcome = copy.run(options, options.seeds);
+        mutated.undo()?;
+        let (seed, noticed) = match outcome.with_context(|| mutant.name)? {
+            Outcome::Killed { seed, noticed } => (seed.to_string(), noticed),
+            Outcome::Hangs => ("-".to_owned(), "hangs".to_owned()),
+            Outcome::Survived => {
+                survivors.push(mutant.name);
+                ("SURVIVES".to_owned(), String::new())
+            }
+        };
+        println!(
+            "| {} | {} | {seed} | {noticed} | {:.0?} |",
+            mutant.name,
+            mutant.breaks,
+            began.elapsed()
+        );
+        std::io::stdout().flush()?;
+    }
+    println!(
+        "{} of {} mutants killed in {:.0?}",
+        mutants.len() - survivors.len(),
+        mutants.len(),
+        started.elapsed()
+    );
+    if survivors.is_empty() {
+        return Ok(ExitCode::SUCCESS);
+    }
+    println!("survivors: {}", survivors.join(", "));
+    Ok(ExitCode::FAILURE)
+}
+
+/// A copy of the core and the simulator, in one place so that only what a mutant changes is
+/// built again.
+struct Copy {
+    work: PathBuf,
+    target: PathBuf,
+}
+
+#[derive(Debug)]
+enum Outcome {
+    Killed { seed: u64, noticed: String },
+    Hangs,
+    Survived,
+}
+
+/// A file that holds a mutant until this is undone.
+struct Mutated {
+    path: PathBuf,
+    original: String,
+}
+
+impl Mutated {
+    fn undo(self) -> Result<()> {
+        fs::write(&self.path, self.original).context("cannot undo the mutant")
+    }
+}
+
+/// The simulator alone, whatever else the tests' package grows.
+const TESTS_MANIFEST: &str = r#"[package]
+name = "tenure-tests"
+version.workspace = true
+edition.workspace = true
+rust-version.workspace = true
+
+[lints]
+workspace = true
+
+[dependencies]
+anyhow.workspace = true
+async-trait.workspace = true
+clap.workspace = true
+fastrand.workspace = true
+futures-util.workspace = true
+tenure-core = { workspace = true, features = ["test-util"] }
+tokio = { workspace = true, features = ["macros", "rt", "sync", "test-util", "time"] }
+"#;
+
+impl Copy {
+    fn make() -> Result<Self> {
+        let root = Path::new(env!("CARGO_MANIFEST_DIR"))
+            .parent()
+            .context("the package has no parent directory")?;
+        let place = root.join("target").join("mutants");
+        let work = place.join("work");
+        if work.exists() {
+            fs::remove_dir_all(&work).context("cannot remove the last copy")?;
+        }
+        for part in ["crates/tenure-core/src", "tests/src"] {
+            copy_tree(&root.join(part), &work.join(part))?;
+        }
+        for file in ["Cargo.lock", "clippy.toml", "crates/tenure-core/Cargo.toml"] {
+            fs::copy(root.join(file), work.join(file)).with_context(|| file)?;
+        }
+        let manifest = fs::read_to_string(root.join("Cargo.toml"))?;
+        fs::write(work.join("Cargo.toml"), reduced(&manifest))?;
+        fs::write(work.join("tests/Cargo.toml"), TESTS_MANIFEST)?;
+        Ok(Self {
+            work,
+            target: place.join("target"),
+        })
+    }
+
+    fn apply(&self, mutant: &Mutant) -> Result<Mutated> {
+        let path = self.work.join(mutant.file);
+        let original = fs::read_to_string(&path).with_context(|| mutant.file)?;
+        let found = original.matches(mutant.find).count();
+        ensure!(
+            found == 1,
+            "mutant {}: its text is found {found} times in {}; the code has changed, so look at \
+             the mutant again",
+            mutant.name,
+            mutant.file
+        );
+        fs::write(&path, original.replacen(mutant.find, mutant.replace, 1))?;
+        Ok(Mutated { path, original })
+    }
+
+    /// Builds the copy and runs the simulator until a seed fails.
+    fn run(&self, options: &Options, seeds: u64) -> Result<Outcome> {
+        let build = Command::new(env!("CARGO"))
+            .args(["build", "--quiet", "--offline", "--release", "--bin", "sim"])
+            .current_dir(&self.work)
+            .env("CARGO_TARGET_DIR", &self.target)
+            .env("CARGO_INCREMENTAL", "1")
+            .env("CARGO_PROFILE_RELEASE_DEBUG", "0")
+            .env("CARGO_PROFILE_RELEASE_OPT_LEVEL", "2")
+            .env("CARGO_PROFILE_RELEASE_CODEGEN_UNITS", "16")
+            .output()
+            .context("cannot start cargo")?;
+        ensure!(
+            build.status.success(),
+            "it does not build:\n{}",
+            String::from_utf8_lossy(&build.stderr)
+        );
+        let child = Command::new(self.target.join("release").join("sim"))
+            .args(["--seeds", &seeds.to_string(), "--fail-fast"])
+            .args(["--hours", &options.hours.to_string()])
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()
+            .context("cannot start the simulator")?;
+        outcome(child, Duration::from_secs(options.limit))
+    }
+}
+
+fn outcome(mut child: Child, limit: Duration) -> Result<Outcome> {
+    let mut output = child.stdout.take().context("the simulator has no output")?;
+    let reader = std::thread::spawn(move || {
+        let mut text = String::new();
+        output.read_to_string(&mut text).map(|_| text)
+    });
+    let deadline = Instant::now() + limit;
+    let status = loop {
+        if let Some(status) = child.try_wait()? {
+            break Some(status);
+        }
+        if Instant::now() >= deadline {
+            child.kill()?;
+            child.wait()?;
+            break None;
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    };
+    let text = reader
+        .join()
+        .map_err(|_| anyhow::anyhow!("the reader panicked"))??;
+    // All seeds below a failed one were run too, so the lowest is the same on every machine.
+    let lowest = text.lines().filter_map(failure).min();
+    Ok(match (lowest, status) {
+        (Some((seed, noticed)), _) => Outcome::Killed { seed, noticed },
+        (None, None) => Outcome::Hangs,
+        (None, Some(status)) if status.success() => Outcome::Survived,
+        (None, Some(status)) => bail!("the simulator ended with {status}:\n{text}"),
+    })
+}
+
+/// Reads `FAILED seed 7: Exclusive at 12s: terms 1 and 2 are both valid`.
+fn failure(line: &str) -> Option<(u64, String)> {
+    let (seed, noticed) = line.strip_prefix("FAILED seed ")?.split_once(": ")?;
+    Some((seed.parse().ok()?, noticed.to_owned()))
+}
+
+/// The workspace's manifest with only the core and the simulator as members.
+fn reduced(manifest: &str) -> String {
+    let mut reduced = String::new();
+    let mut in_members = false;
+    for line in manifest.lines() {
+        if line.starts_with("members") {
+            in_members = true;
+            reduced.push_str("members = [\"crates/tenure-core\", \"tests\"]\n");
+        }
+        let foreign = line.starts_with("tenure") && !line.starts_with("tenure-core ");
+        if !in_members && !foreign {
+            reduced.push_str(line);
+            reduced.push('\n');
+        }
+        if in_members && line.trim_end().ends_with(']') {
+            in_members = false;
+        }
+    }
+    reduced
+}
+
+fn copy_tree(from: &Path, to: &Path) -> Result<()> {
+    fs::create_dir_all(to)?;
+    for entry in fs::read_dir(from).with_context(|| from.display().to_string())? {
+        let entry = entry?;
+        let target = to.join(entry.file_name());
+        if entry.file_type()?.is_dir() {
+            copy_tree(&entry.path(), &target)?;
+        } else {
+            fs::copy(entry.path(), target)?;
+        }
+    }
+    Ok(())
+}
