@@ -47,7 +47,7 @@ struct Shared {
 impl RedisBackend {
     /// Connects, and looks at the server's settings: see [`findings`](Self::findings).
     ///
-    /// Fails within about twice the connect timeout and the response timeout, with
+    /// Fails within a few times the connect and response timeouts at most, with
     /// [`Misconfigured`](ErrorKind::Misconfigured) when the server is a replica, and with
     /// [`Forbidden`](ErrorKind::Forbidden), [`Unavailable`](ErrorKind::Unavailable) or
     /// [`Timeout`](ErrorKind::Timeout) as the message says. Cancel safe.

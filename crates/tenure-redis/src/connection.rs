@@ -386,16 +386,18 @@ struct Inner {
     target: Arc<Target>,
     dialer: Arc<Dialer>,
     state: watch::Sender<State>,
+    attempts: AtomicU64,
 }
 
 #[derive(Debug)]
 enum State {
     /// Nobody has needed a connection since the last one was lost.
     Idle,
+    /// An attempt is under way.
     Dialing,
     Up(Live),
-    /// The last attempt has failed; the next one comes after a pause.
-    Down(Trouble),
+    /// The attempt with this number has failed; the next one comes after a pause.
+    Down(u64, Trouble),
     /// The task that connects was ended from outside.
     Gone,
 }
@@ -410,6 +412,7 @@ impl Link {
                 target,
                 dialer,
                 state: watch::Sender::new(State::Idle),
+                attempts: AtomicU64::new(0),
             }),
         }
     }
@@ -460,12 +463,16 @@ impl Link {
         outcome
     }
 
-    /// The connection, made if need be. Waits for at most one attempt to connect, and the pause
-    /// before it; bounded.
+    /// The connection, made if need be. Fails with what an attempt has met that was begun after
+    /// the call; bounded.
     async fn live(&self) -> Result<Live, Trouble> {
+        if let State::Up(live) = &*self.inner.state.borrow() {
+            return Ok(live.clone());
+        }
         let connect_timeout = self.inner.dialer.config.connect_timeout;
-        // Sentinels are asked first, each within the same time.
-        let limit = connect_timeout * 2 + LONGEST_PAUSE;
+        // An attempt from before, the pause, and our own; each twice as long where sentinels are
+        // asked first.
+        let limit = connect_timeout * 4 + LONGEST_PAUSE;
         timeout(limit, self.connected()).await.unwrap_or_else(|_| {
             Err(Trouble::new(
                 ErrorKind::Timeout,
@@ -476,11 +483,12 @@ impl Link {
 
     async fn connected(&self) -> Result<Live, Trouble> {
         let mut state = self.inner.state.subscribe();
-        let mut waited = false;
+        // What an attempt from before this call has met need not be true any more.
+        let wanted = self.inner.attempts.load(Ordering::Acquire) + 1;
         loop {
             let idle = match &*state.borrow_and_update() {
                 State::Up(live) => return Ok(live.clone()),
-                State::Down(trouble) if waited => return Err(trouble.clone()),
+                State::Down(attempt, trouble) if *attempt >= wanted => return Err(trouble.clone()),
                 State::Gone => {
                     return Err(Trouble::new(
                         ErrorKind::Unavailable,
@@ -489,12 +497,11 @@ impl Link {
                     ));
                 }
                 State::Idle => true,
-                State::Down(_) | State::Dialing => false,
+                State::Down(..) | State::Dialing => false,
             };
             if idle {
                 self.dial();
             } else {
-                waited = true;
                 // The sender lives as long as `self`.
                 let _changed = state.changed().await;
             }
@@ -506,6 +513,7 @@ impl Link {
         let start = self.inner.state.send_if_modified(|state| {
             let idle = matches!(state, State::Idle);
             if idle {
+                self.inner.attempts.fetch_add(1, Ordering::AcqRel);
                 *state = State::Dialing;
             }
             idle
@@ -537,6 +545,7 @@ impl Keeper {
             target,
             dialer,
             state,
+            attempts,
         } = &*self.0;
         let mut pause = SHORTEST_PAUSE;
         loop {
@@ -547,16 +556,19 @@ impl Keeper {
                 }
                 Err(trouble) => {
                     tracing::debug!(error = %trouble, "cannot connect to Redis");
-                    state.send_replace(State::Down(trouble));
+                    let attempt = attempts.load(Ordering::Acquire);
+                    state.send_replace(State::Down(attempt, trouble));
                 }
             }
             // At random, so that a fleet does not come back as one.
             sleep(pause.mul_f64(0.5 + fastrand::f64() / 2.0)).await;
             pause = (pause * 2).min(LONGEST_PAUSE);
+            // Whoever comes after this look finds the state changed, and dials.
             if state.receiver_count() == 0 {
                 state.send_replace(State::Idle);
                 return;
             }
+            attempts.fetch_add(1, Ordering::AcqRel);
             state.send_replace(State::Dialing);
         }
     }
@@ -566,7 +578,7 @@ impl Drop for Keeper {
     fn drop(&mut self) {
         // Left in another state only when the task was ended from outside, with its runtime.
         self.0.state.send_if_modified(|state| {
-            let ended = matches!(state, State::Dialing | State::Down(_));
+            let ended = matches!(state, State::Dialing | State::Down(..));
             if ended {
                 *state = State::Gone;
             }

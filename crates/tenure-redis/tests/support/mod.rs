@@ -63,10 +63,23 @@ pub fn free_port() -> u16 {
 
 /// Starts a server with these arguments. `None`: left out.
 pub fn start(arguments: &[&str]) -> Option<Server> {
-    start_with_password(arguments, None)
+    launch(&[], arguments, None)
 }
 
 pub fn start_with_password(arguments: &[&str], password: Option<&str>) -> Option<Server> {
+    launch(&[], arguments, password)
+}
+
+/// Starts a server with more in its environment.
+pub fn start_under(environment: &[(&str, &str)], arguments: &[&str]) -> Option<Server> {
+    launch(environment, arguments, None)
+}
+
+fn launch(
+    environment: &[(&str, &str)],
+    arguments: &[&str],
+    password: Option<&str>,
+) -> Option<Server> {
     program()?;
     let dir = tempfile::tempdir().unwrap();
     let arguments: Vec<String> = arguments.iter().map(|&text| text.to_owned()).collect();
@@ -75,7 +88,7 @@ pub fn start_with_password(arguments: &[&str], password: Option<&str>) -> Option
         let port = free_port();
         let mut server = Server {
             port,
-            child: spawn(port, &dir, &arguments),
+            child: spawn(port, &dir, environment, &arguments),
             dir: tempfile::tempdir().unwrap(),
             arguments: arguments.clone(),
             password: password.map(str::to_owned),
@@ -88,7 +101,7 @@ pub fn start_with_password(arguments: &[&str], password: Option<&str>) -> Option
     panic!("redis-server does not start with {arguments:?}");
 }
 
-fn spawn(port: u16, dir: &TempDir, arguments: &[String]) -> Child {
+fn spawn(port: u16, dir: &TempDir, environment: &[(&str, &str)], arguments: &[String]) -> Child {
     // A sentinel's arguments begin with its configuration file.
     let (file, arguments) = match arguments.split_first() {
         Some((first, rest)) if first.starts_with('/') => (Some(first), rest),
@@ -96,6 +109,7 @@ fn spawn(port: u16, dir: &TempDir, arguments: &[String]) -> Child {
     };
     Command::new(program().unwrap())
         .current_dir(dir.path())
+        .envs(environment.iter().copied())
         .args(file)
         .args(["--port", &port.to_string(), "--bind", "127.0.0.1"])
         .args(["--daemonize", "no", "--loglevel", "warning", "--save", ""])
@@ -116,13 +130,19 @@ impl Server {
             }
             match self.try_command(&["PING"]) {
                 Ok(_) => return true,
-                // Up, although it does not serve yet.
-                Err(error) if error.code() == Some("LOADING") => return true,
+                // As asked for.
+                Err(error) if error.code() == Some("LOADING") && self.loads_slowly() => {
+                    return true;
+                }
                 Err(_) => {}
             }
             thread::sleep(Duration::from_millis(5));
         }
         panic!("the server on port {} does not answer", self.port);
+    }
+
+    fn loads_slowly(&self) -> bool {
+        self.arguments.iter().any(|text| text == "--key-load-delay")
     }
 
     pub fn address(&self) -> String {
@@ -193,7 +213,7 @@ impl Server {
 
     /// Starts it again on the same port and directory.
     pub fn restart(&mut self) {
-        self.child = spawn(self.port, &self.dir, &self.arguments);
+        self.child = spawn(self.port, &self.dir, &[], &self.arguments);
         assert!(self.is_up(), "the server does not start again");
     }
 

@@ -1,0 +1,64 @@
+//! What a jump of the server's wall clock does (hazard 5): not prevented, but shown.
+#![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
+
+mod support;
+
+use std::fs;
+use std::process::Command;
+use std::time::Duration;
+
+use support::{candidate, held, is_lost, is_taken, lock, start_under};
+use tenure_core::{Acquired, LockBackend as _, Time};
+
+#[tokio::test]
+async fn a_jump_of_the_servers_wall_clock_moves_the_end_of_a_lease() {
+    let dir = tempfile::tempdir().unwrap();
+    let (library, offset) = (dir.path().join("shim.so"), dir.path().join("offset"));
+    let source = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/support/clock_shim.c");
+    let compiled = Command::new("cc")
+        .args(["-shared", "-fPIC", "-o"])
+        .arg(&library)
+        .args([source, "-ldl"])
+        .status();
+    if !compiled.is_ok_and(|status| status.success()) {
+        let left_out = "LEFT OUT: no C compiler for a server's wall clock that jumps";
+        assert!(
+            std::env::var_os("TENURE_TEST_STRICT").is_none(),
+            "{left_out}"
+        );
+        eprintln!("{left_out}");
+        return;
+    }
+    fs::write(&offset, "0").unwrap();
+    let environment = [
+        ("LD_PRELOAD", library.to_str().unwrap()),
+        ("CLOCK_SHIM", offset.to_str().unwrap()),
+    ];
+    let Some(server) = start_under(&environment, &[]) else {
+        return;
+    };
+    let backend = server.connect().await;
+    let lock = lock("jump");
+    let lease = Duration::from_secs(900);
+    let (a, b) = (candidate("a", 1), candidate("b", 2));
+    let first = held(backend.acquire(&lock, &a, lease).await.unwrap());
+    assert!(is_taken(&backend.acquire(&lock, &b, lease).await.unwrap()));
+
+    // Ahead by more than the lease: the lock is free at once, though no time has passed and its
+    // holder is within its validity. Only the token tells the two apart.
+    fs::write(&offset, "1000").unwrap();
+    let second = held(backend.acquire(&lock, &b, lease).await.unwrap());
+    assert!(backend.clock().now() < first.proven_at + lease);
+    assert!(second.token > first.token);
+    assert!(is_lost(&backend.renew(&first, Time::ZERO).await.unwrap()));
+
+    // Back: the lease lasts longer by as much, and tokens go on rising.
+    fs::write(&offset, "0").unwrap();
+    let Acquired::Taken { free_in, .. } = backend.acquire(&lock, &a, lease).await.unwrap() else {
+        panic!("it was held");
+    };
+    assert!(free_in.unwrap() > lease + Duration::from_secs(90));
+    backend.release(&second).await.unwrap();
+    let third = held(backend.acquire(&lock, &a, lease).await.unwrap());
+    assert!(third.token > second.token);
+}
