@@ -4,23 +4,17 @@ use std::ffi::OsString;
 use std::io::{self, ErrorKind, IsTerminal as _};
 use std::os::unix::process::{CommandExt as _, ExitStatusExt as _};
 use std::process::{self, ExitStatus, Stdio};
-use std::time::Duration;
 
 use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, WaitOptions};
 use tenure::Term;
 use tokio::signal::unix::{self, SignalKind};
-use tokio::time::Instant;
 
 use crate::cli::ExecArgs;
 use crate::failure::{Failure, exit};
-use crate::signals;
+use crate::{group, signals};
 
 /// This program, also when its file was replaced or removed since it was started.
 pub(crate) const THIS_PROGRAM: &str = "/proc/self/exe";
-
-/// How long killed processes are waited for, which is never long unless the disk hangs, or the
-/// container's first process leaves zombies lying about.
-const UNTIL_GONE: Duration = Duration::from_millis(100);
 
 /// The command that runs while leading.
 ///
@@ -117,17 +111,16 @@ impl Child {
             .process
             .wait()
             .map_err(|error| Failure::new(format!("cannot wait for the command: {error}")))?;
-        let limit = Instant::now() + UNTIL_GONE;
-        while !self.is_group_gone() && Instant::now() < limit {
-            tokio::time::sleep(Duration::from_millis(1)).await;
+        for pause in group::pauses() {
+            // Orphans become our children when we are the first process of a container.
+            while let Ok(Some(_)) = rustix::process::waitpgid(self.group, WaitOptions::NOHANG) {}
+            if group::is_gone(self.group) {
+                return Ok(status);
+            }
+            tokio::time::sleep(pause).await;
         }
+        tracing::warn!("what the command has started was killed, but is not gone yet");
         Ok(status)
-    }
-
-    fn is_group_gone(&self) -> bool {
-        // Orphans become our children when we are the first process of a container.
-        while let Ok(Some(_)) = rustix::process::waitpgid(self.group, WaitOptions::NOHANG) {}
-        rustix::process::test_kill_process_group(self.group).is_err()
     }
 }
 

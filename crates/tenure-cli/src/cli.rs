@@ -72,7 +72,7 @@ pub(crate) enum Command {
     #[command(name = "__exec", hide = true)]
     Exec(ExecArgs),
     #[command(name = "__guard", hide = true)]
-    Guard,
+    Guard(GuardArgs),
     #[command(name = "__work", hide = true)]
     Work(WorkArgs),
 }
@@ -167,6 +167,16 @@ pub(crate) struct ExecArgs {
     pub(crate) parent: i32,
     #[arg(last = true, required = true)]
     pub(crate) command: Vec<OsString>,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct GuardArgs {
+    /// The process group to kill
+    #[arg(long)]
+    pub(crate) group: i32,
+    /// When, in nanoseconds of the boot clock
+    #[arg(long)]
+    pub(crate) until: u64,
 }
 
 #[derive(Args, Debug)]

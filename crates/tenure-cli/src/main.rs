@@ -10,11 +10,13 @@ mod child;
 mod cli;
 mod demo;
 mod failure;
+mod group;
 mod guard;
 mod look;
 mod options;
 mod run;
 mod signals;
+mod witness;
 
 use std::io::{self, IsTerminal as _, Write as _};
 use std::process::ExitCode;
@@ -40,7 +42,7 @@ fn main() -> ExitCode {
         Command::Watch(args) => look::watch(&args),
         Command::Demo(args) => demo::demo(args),
         Command::Exec(args) => Err(child::exec(&args)),
-        Command::Guard => guard::serve(),
+        Command::Guard(args) => guard::serve(&args),
         Command::Work(args) => demo::work(&args.record),
     };
     match outcome {

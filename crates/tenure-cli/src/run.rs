@@ -7,7 +7,7 @@ use std::time::Duration;
 use rustix::process::Signal;
 use tenure::{
     BootClock, Cause, Clock as _, Election, Event, HeartbeatThread, Identity, Leadership, LockName,
-    Policy, Term,
+    Policy, Term, Time,
 };
 use tokio::sync::broadcast;
 use tokio::time::Instant;
@@ -18,6 +18,7 @@ use crate::failure::{Failure, exit};
 use crate::guard::Guard;
 use crate::options;
 use crate::signals::Signals;
+use crate::witness::Witness;
 
 /// How long before the validity's end the command is killed, at most.
 const MAX_MARGIN: Duration = Duration::from_millis(500);
@@ -69,7 +70,6 @@ impl Plan {
         if self.url.starts_with("memory") {
             tracing::warn!("memory: elects within this one process, so every candidate will lead");
         }
-        let mut guard = Guard::start()?;
         loop {
             tracing::info!("{} {WAITS} for {}", self.identity, self.lock);
             let campaign = tokio::select! {
@@ -83,16 +83,10 @@ impl Plan {
                     return Ok(signalled(signal));
                 }
             };
-            let mut work = Work {
-                plan: &self,
-                term: leadership.term(),
-                leadership: &leadership,
-                guard: &mut guard,
-                renewals: election.events(),
-                stage: Stage::Running,
-            };
             // Whatever has happened, the command is reaped when this returns.
-            let ending = work.run(&mut signals).await;
+            let ending = self
+                .lead(&leadership, election.events(), &mut signals)
+                .await;
             let interrupted = release(leadership, &mut signals).await;
             match (ending?, interrupted) {
                 (Ending::Over(code), _) => return Ok(code),
@@ -117,6 +111,50 @@ impl Plan {
             .spawn_on(heartbeats)
             .build()?;
         Ok(election)
+    }
+
+    /// Runs the command for as long as the term goes on.
+    async fn lead(
+        &self,
+        leadership: &Leadership,
+        renewals: broadcast::Receiver<Event>,
+        signals: &mut Signals,
+    ) -> Result<Ending, Failure> {
+        let term = leadership.term();
+        if term.is_cancelled() {
+            // We were stopped between the election and here.
+            return Ok(Ending::Lost);
+        }
+        let witness = Witness::of(&self.lock);
+        let child = Child::start(&self.command, &term)?;
+        let guard = Guard::start(child.group(), self.end(&term), witness)?;
+        tracing::info!(
+            "elected for {} with token {}: the command runs",
+            self.lock,
+            term.token()
+        );
+        let work = Work {
+            plan: self,
+            term,
+            leadership,
+            renewals,
+            stage: Stage::Running,
+            guard,
+            child,
+        };
+        work.run(signals).await
+    }
+
+    /// The time left until the command must be killed.
+    fn time_left(&self, term: &Term) -> Duration {
+        term.remaining().saturating_sub(self.margin())
+    }
+
+    /// When the command must be killed. The guard does it then, if we cannot.
+    fn end(&self, term: &Term) -> Time {
+        // The clock is read first, so that this is never too late.
+        let now = BootClock.now();
+        now + self.time_left(term)
     }
 
     /// The command is killed this long before the validity ends, so that it is dead by then.
@@ -164,30 +202,20 @@ struct Work<'a> {
     plan: &'a Plan,
     term: Term,
     leadership: &'a Leadership,
-    guard: &'a mut Guard,
     renewals: broadcast::Receiver<Event>,
     stage: Stage,
+    guard: Guard,
+    child: Child,
 }
 
 impl Work<'_> {
-    async fn run(&mut self, signals: &mut Signals) -> Result<Ending, Failure> {
-        if self.term.is_cancelled() {
-            // We were stopped between the election and here.
-            return Ok(Ending::Lost);
-        }
-        let mut child = Child::start(&self.plan.command, &self.term)?;
-        self.watch(&child);
-        tracing::info!(
-            "elected for {} with token {}: the command runs",
-            self.plan.lock,
-            self.term.token()
-        );
+    async fn run(mut self, signals: &mut Signals) -> Result<Ending, Failure> {
         let mut killed = false;
-        while !child.has_exited() {
+        while !self.child.has_exited() {
             // First of all, whatever has woken us: after a freeze the term is over, and the
             // command must not do anything any more.
             if !killed && self.time_left().is_zero() {
-                child.kill();
+                self.child.kill();
                 killed = true;
                 if self.stage == Stage::Running {
                     self.stage = Stage::Losing;
@@ -202,39 +230,40 @@ impl Work<'_> {
                 Stage::Draining(end) if !killed => Some(end),
                 _ => None,
             };
+            let time_left = self.time_left();
             tokio::select! {
                 biased;
-                () = child.exited() => {}
+                () = self.child.exited() => {}
                 () = self.term.cancelled(), if self.stage == Stage::Running => {
-                    self.told_to_stop(&child);
+                    self.told_to_stop();
                 }
-                () = tokio::time::sleep(self.time_left()), if !killed => {}
+                () = tokio::time::sleep(time_left), if !killed => {}
                 () = at(drain_end) => {
-                    child.kill();
+                    self.child.kill();
                     killed = true;
                     tracing::warn!("the command did not stop in time and was killed");
                 }
-                signal = signals.next() => killed |= self.pass_on(signal, &child),
-                event = self.renewals.recv() => self.event(event, &child).await,
+                signal = signals.next() => killed |= self.pass_on(signal),
+                event = self.renewals.recv() => self.event(event).await,
             }
         }
-        self.end(child).await
+        self.end().await
     }
 
     /// The time left until the command must be killed.
     fn time_left(&self) -> Duration {
-        self.term.remaining().saturating_sub(self.plan.margin())
+        self.plan.time_left(&self.term)
     }
 
     fn cause(&self) -> &'static str {
         self.term.cause().unwrap_or(Cause::Expired).describe()
     }
 
-    fn told_to_stop(&mut self, child: &Child) {
-        if child.has_exited() || self.time_left().is_zero() {
+    fn told_to_stop(&mut self) {
+        if self.child.has_exited() || self.time_left().is_zero() {
             return;
         }
-        child.stop(Signal::TERM);
+        self.child.stop(Signal::TERM);
         self.stage = Stage::Losing;
         let cause = self.cause();
         tracing::warn!(
@@ -244,26 +273,26 @@ impl Work<'_> {
     }
 
     /// Says whether the command was killed.
-    fn pass_on(&mut self, signal: Signal, child: &Child) -> bool {
+    fn pass_on(&mut self, signal: Signal) -> bool {
         if signal != Signal::TERM && signal != Signal::INT {
-            child.signal(signal);
+            self.child.signal(signal);
             return false;
         }
         if matches!(self.stage, Stage::Draining(_)) {
-            child.kill();
+            self.child.kill();
             return true;
         }
-        child.stop(signal);
+        self.child.stop(signal);
         self.stage = Stage::Draining(Instant::now() + self.plan.drain_limit);
         // From here on the term is kept up until the command is gone.
         self.leadership.stop(Cause::Shutdown);
         false
     }
 
-    async fn event(&mut self, event: Result<Event, broadcast::error::RecvError>, child: &Child) {
+    async fn event(&mut self, event: Result<Event, broadcast::error::RecvError>) {
         match event {
             Ok(Event::Renewed { .. }) | Err(broadcast::error::RecvError::Lagged(_)) => {
-                self.watch(child);
+                self.guard.put_off(self.plan.end(&self.term));
             }
             Ok(_) => {}
             // The election lives as long as we do.
@@ -271,17 +300,11 @@ impl Work<'_> {
         }
     }
 
-    /// The guard kills when we would, for the case that we cannot.
-    fn watch(&mut self, child: &Child) {
-        let now = BootClock.now();
-        self.guard.watch(child.group(), now + self.time_left());
-    }
-
-    async fn end(&mut self, child: Child) -> Result<Ending, Failure> {
-        // What the command left behind is killed before the guard is told to look away.
-        child.kill();
-        self.guard.done();
-        let status = child.finish().await?;
+    async fn end(self) -> Result<Ending, Failure> {
+        // What the command left behind is killed before nobody guards it any more.
+        self.child.kill();
+        drop(self.guard);
+        let status = self.child.finish().await?;
         let killed = status.signal() == Some(Signal::KILL.as_raw());
         let lost = match self.stage {
             Stage::Losing => true,

@@ -1,5 +1,7 @@
 //! `tenure demo`, which checks itself; and that it leaves nothing behind.
 
+#![allow(clippy::unwrap_used, reason = "helpers of tests are tests")]
+
 mod support;
 
 use std::io::{BufRead as _, BufReader};

@@ -5,7 +5,7 @@ mod support;
 use std::fs;
 
 use rustix::process::{Signal, kill_process};
-use support::{ENDLESS, Place, Running, is_alive, stop, until, until_dead, until_stopped};
+use support::{ENDLESS, Place, Running, is_alive, stop, until, until_dead};
 
 /// Tells its own number and that of a process it has started, and works for ever.
 const WORK: &str = "sleep 1000 & echo $! > grandchild-$TENURE_IDENTITY
@@ -40,6 +40,29 @@ fn killing_tenure_kills_the_command_and_what_it_started_and_another_takes_over()
     until_dead(guard);
     assert!(is_alive(place.pid("child-bob")));
     assert_eq!(place.status()["leader"], "bob");
+}
+
+#[test]
+fn the_leader_counts_as_alive_until_everything_it_started_is_dead() {
+    let place = Place::new();
+    let alice = start(&place, "alice", &["--lease", ENDLESS], WORK);
+    let (child, grandchild) = (place.pid("child-alice"), place.pid("grandchild-alice"));
+    let _bob = start(&place, "bob", &["--lease", ENDLESS], LOOK);
+    // With the guard killed as well, nobody kills what the command has started.
+    let guard = alice.guard();
+    kill_process(guard, Signal::KILL).unwrap();
+    until_dead(guard);
+    alice.signal(Signal::KILL);
+    until_dead(alice.pid());
+    until_dead(child);
+    assert!(is_alive(grandchild));
+    let status = place.status();
+    assert_eq!(status["leader"], "alice", "{status}");
+    kill_process(grandchild, Signal::KILL).unwrap();
+    until("bob has looked", || place.path("seen").exists());
+    for state in place.read("seen").lines() {
+        assert!(matches!(state, "Z" | "X" | "gone"), "{state}");
+    }
 }
 
 #[test]
@@ -88,9 +111,8 @@ fn after_a_freeze_of_everything_the_command_does_not_run_on() {
     until_dead(child);
     until_dead(grandchild);
     until("alice campaigns again", || campaigns(&place, "alice") == 2);
-    until_stopped(guard);
-    // The guard comes back last, and does no harm.
-    kill_process(guard, Signal::CONT).unwrap();
+    // It has no group to look after any more, though it never got to run.
+    until_dead(guard);
     assert_eq!(place.status()["leader"], "bob");
 }
 

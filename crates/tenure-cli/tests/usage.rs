@@ -1,5 +1,7 @@
 //! What is typed: help, options and environment variables, and bad input.
 
+#![allow(clippy::unwrap_used, reason = "helpers of tests are tests")]
+
 mod support;
 
 use std::process::Command;

@@ -1,6 +1,7 @@
 //! Real processes of the binary, and waiting for what they do.
 
 #![allow(dead_code, reason = "each test file uses its own part")]
+#![allow(clippy::unwrap_used, reason = "helpers of tests are tests")]
 
 use std::fs;
 use std::os::unix::process::ExitStatusExt as _;
