@@ -66,6 +66,20 @@ fn the_leader_counts_as_alive_until_everything_it_started_is_dead() {
 }
 
 #[test]
+fn a_command_whose_tenure_died_before_it_began_is_not_started() {
+    let place = Place::new();
+    let made = place.path("made");
+    // As if the process that started it were somebody else by now.
+    let output = support::tenure()
+        .args(["__exec", "--parent", "1", "--", "touch"])
+        .arg(&made)
+        .output()
+        .unwrap();
+    assert_eq!(output.status.code(), Some(2));
+    assert!(!made.exists());
+}
+
+#[test]
 fn killing_tenure_while_its_command_is_stopped_kills_that_too() {
     let place = Place::new();
     let alice = start(&place, "alice", &["--lease", ENDLESS], WORK);
