@@ -1,0 +1,186 @@
+//! The application's own SQL, in the session that holds the lock.
+
+use std::fmt;
+use std::sync::Arc;
+
+use tenure_core::{Error, ErrorKind, FencingToken, LockName, Operation};
+use tokio::sync::OwnedRwLockWriteGuard;
+use tokio_postgres::types::ToSql;
+use tokio_postgres::{Row, ToStatement};
+
+use crate::errors::Trouble;
+use crate::key::AdvisoryKey;
+use crate::session::Session;
+
+/// A transaction in the session that holds the lock: it is committed while the lock is held, or
+/// not at all.
+///
+/// No token has to be stored or compared: the server commits only for a session that lives, and
+/// one that lives has its lock. A leader that was frozen beyond its lease finds the session ended
+/// ([`Unavailable`](ErrorKind::Unavailable)).
+///
+/// While it is open no heartbeat can be sent, so keep it shorter than the policy's request
+/// timeout. The server ends it when it stands idle for a lease, or one statement takes that long.
+/// Do not end the transaction by SQL, and do not touch session-level advisory locks in it.
+///
+/// Dropping it rolls back, in the background. Dropping the future of a statement rolls back too:
+/// nothing can be committed after it.
+///
+/// ```no_run
+/// # async fn pay(
+/// #     backend: &tenure_postgres::PostgresBackend,
+/// #     term: &tenure_core::Term,
+/// #     lock: &tenure_core::LockName,
+/// # ) -> Result<(), tenure_core::Error> {
+/// let mut transaction = backend.begin(lock, term.token()).await?;
+/// transaction
+///     .execute("UPDATE invoices SET paid = true WHERE id = $1", &[&42_i64])
+///     .await?;
+/// transaction.commit().await
+/// # }
+/// ```
+pub struct GuardedTransaction {
+    session: Option<(Arc<Session>, OwnedRwLockWriteGuard<()>)>,
+    /// A statement has failed or was given up, so the server would roll back on commit, silently.
+    failed: bool,
+}
+
+impl GuardedTransaction {
+    pub(crate) async fn begin(
+        session: Option<Arc<Session>>,
+        key: AdvisoryKey,
+        lock: &LockName,
+        token: FencingToken,
+    ) -> Result<Self, Error> {
+        let lost = || {
+            Error::new(
+                ErrorKind::Conflict,
+                Operation::Campaign,
+                format!("the term {token} of {lock} is not held by this backend, or no longer"),
+            )
+        };
+        let session = session.ok_or_else(lost)?;
+        let gate = session.gate().write_owned().await;
+        // Releasing needs the gate too: what is held now is held until the end.
+        if !session.leads(key, token) || session.ended().is_some() {
+            return Err(lost());
+        }
+        let begin = format!(
+            "BEGIN; SET LOCAL statement_timeout = {}",
+            session.lease().as_millis()
+        );
+        let mut transaction = Self {
+            session: Some((session, gate)),
+            failed: false,
+        };
+        transaction.batch_execute(&begin).await?;
+        Ok(transaction)
+    }
+
+    /// Runs a statement; how many rows it has changed.
+    pub async fn execute<T>(
+        &mut self,
+        statement: &T,
+        parameters: &[&(dyn ToSql + Sync)],
+    ) -> Result<u64, Error>
+    where
+        T: ?Sized + ToStatement + Sync,
+    {
+        let session = self.session()?;
+        let outcome = session.client().execute(statement, parameters).await;
+        self.note(outcome)
+    }
+
+    /// Runs a statement; its rows.
+    pub async fn query<T>(
+        &mut self,
+        statement: &T,
+        parameters: &[&(dyn ToSql + Sync)],
+    ) -> Result<Vec<Row>, Error>
+    where
+        T: ?Sized + ToStatement + Sync,
+    {
+        let session = self.session()?;
+        let outcome = session.client().query(statement, parameters).await;
+        self.note(outcome)
+    }
+
+    /// Runs several statements without parameters.
+    pub async fn batch_execute(&mut self, statements: &str) -> Result<(), Error> {
+        let session = self.session()?;
+        let outcome = session.client().batch_execute(statements).await;
+        self.note(outcome)
+    }
+
+    /// Commits. `Ok` means that it is committed, and that the lock was held then.
+    ///
+    /// After an error it has been rolled back, unless the error is that the session ended: then
+    /// that is not known.
+    pub async fn commit(mut self) -> Result<(), Error> {
+        if self.failed {
+            return Err(Error::new(
+                ErrorKind::Conflict,
+                Operation::Campaign,
+                "a statement of the transaction has failed, so it is rolled back",
+            ));
+        }
+        self.batch_execute("COMMIT").await?;
+        self.session = None;
+        Ok(())
+    }
+
+    /// Until `note` it counts as failed: the future may be dropped in between.
+    fn session(&mut self) -> Result<Arc<Session>, Error> {
+        match &self.session {
+            Some((session, _)) if !self.failed => {
+                self.failed = true;
+                Ok(session.clone())
+            }
+            _ => Err(Error::new(
+                ErrorKind::Conflict,
+                Operation::Campaign,
+                "a statement of the transaction has failed before",
+            )),
+        }
+    }
+
+    fn note<T>(&mut self, outcome: Result<T, tokio_postgres::Error>) -> Result<T, Error> {
+        self.failed = outcome.is_err();
+        outcome.map_err(|error| {
+            let ended = self
+                .session
+                .as_ref()
+                .and_then(|(session, _)| session.ended());
+            let trouble = ended.filter(|_| error.is_closed());
+            let trouble = trouble.unwrap_or_else(|| Trouble::from(error));
+            trouble.into_error(Operation::Campaign)
+        })
+    }
+}
+
+impl Drop for GuardedTransaction {
+    fn drop(&mut self) {
+        let Some((session, gate)) = self.session.take() else {
+            return;
+        };
+        let runtime = session.runtime().clone();
+        runtime.spawn(async move {
+            let rollback = session.client().batch_execute("ROLLBACK");
+            match tokio::time::timeout(session.lease(), rollback).await {
+                Ok(Ok(())) => {}
+                // Heartbeats in a transaction of unknown state would prove nothing.
+                Ok(Err(error)) => session.close(&Trouble::from(error)),
+                Err(_) => session.close(&Trouble::silent("the server", session.lease())),
+            }
+            drop(gate);
+        });
+    }
+}
+
+impl fmt::Debug for GuardedTransaction {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("GuardedTransaction")
+            .field("failed", &self.failed)
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,789 @@
+//! The session that holds the locks of all elections with one identity and one lease.
+//!
+//! The server ends it when it has been silent for the lease (`idle_session_timeout`), and then
+//! frees its locks: that is the server-side lease. Each query starts the timer anew when the
+//! server has processed it, so after it was sent; the lease at the server is never shorter than
+//! the one counted from `proven_at` here.
+//!
+//! One verified heartbeat query proves all terms. But it also keeps alive all locks of the
+//! session, so those that nobody renews any more have a deadline of their own here, at which they
+//! are unlocked (point 6 of the contract). Unlocking is also what becomes of a lock whose acquirer
+//! has gone away in the meantime.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::Duration;
+
+use tenure_core::{
+    CampaignId, Candidate, ErrorKind, FencingToken, Holder, Identity, LockName, PublishedValue,
+    SharedClock, Time,
+};
+use tokio::runtime::Handle;
+use tokio::sync::{Notify, RwLock};
+use tokio_postgres::error::{DbError, Severity};
+use tokio_postgres::types::ToSql;
+use tokio_postgres::{Row, SimpleQueryMessage, Statement};
+
+use crate::config::PostgresConfig;
+use crate::errors::Trouble;
+use crate::hub::{Announcement, Hub, ask_message, free_message};
+use crate::key::{ALIVE, AdvisoryKey, application_name};
+use crate::link::{CHANNEL, Link};
+
+/// The least a query may take before the session counts as dead, however short the lease.
+const PATIENCE: Duration = Duration::from_secs(1);
+
+pub(crate) struct Session {
+    link: Link,
+    config: Arc<PostgresConfig>,
+    clock: SharedClock,
+    lease: Duration,
+    identity: Identity,
+    hub: Arc<Hub>,
+    runtime: Handle,
+    statements: Statements,
+    slots: Mutex<HashMap<AdvisoryKey, Arc<Slot>>>,
+    /// One heartbeat at a time; who waits finds it done.
+    heart: tokio::sync::Mutex<Time>,
+    /// Queries share it; a guarded transaction has it alone, or they would become part of it.
+    gate: Arc<RwLock<()>>,
+    acquired: Arc<Notify>,
+    claims: AtomicU64,
+}
+
+struct Statements {
+    acquire: Statement,
+    release: Statement,
+    heartbeat: Statement,
+    holder: Statement,
+    notify: Statement,
+}
+
+/// One lock. Its statements are sent one after the other: advisory locks are re-entrant, and one
+/// that was taken twice would stay after it was given back.
+#[derive(Default)]
+struct Slot {
+    turn: tokio::sync::Mutex<()>,
+    held: Mutex<Option<Held>>,
+}
+
+#[derive(Clone)]
+struct Held {
+    lock: LockName,
+    campaign: CampaignId,
+    token: FencingToken,
+    value: Option<PublishedValue>,
+    claim: u64,
+    /// When the request was sent that proved it last.
+    proven: Time,
+    /// When the answer to the request that locked it was here.
+    since: Time,
+    /// When it is unlocked unless it is renewed.
+    until: Time,
+}
+
+/// What became of an attempt.
+pub(crate) enum Attempt {
+    Held(Claim),
+    Taken(Option<Holder>),
+}
+
+/// What `renew` found.
+pub(crate) enum Standing {
+    Proven(Time),
+    Lost,
+}
+
+/// A lock that was won and has not reached its owner yet. Dropped before, it is given back.
+pub(crate) struct Claim {
+    session: Option<Arc<Session>>,
+    key: AdvisoryKey,
+    number: u64,
+    pub(crate) token: FencingToken,
+    pub(crate) proven: Time,
+}
+
+impl Claim {
+    /// The owner has it.
+    pub(crate) fn keep(mut self) -> Option<Arc<Session>> {
+        self.session.take()
+    }
+}
+
+impl Drop for Claim {
+    fn drop(&mut self) {
+        if let Some(session) = self.session.take() {
+            let (key, number) = (self.key, self.number);
+            let runtime = session.runtime.clone();
+            runtime.spawn(async move {
+                // If that fails, the session is closed, which frees the lock too.
+                let _given_back = session.release_if(key, |held| held.claim == number).await;
+            });
+        }
+    }
+}
+
+/// Prepares a session for holding or awaiting locks, and verifies it (hazards 27 and 28).
+///
+/// - `idle_session_timeout`: ends it when its process is frozen or cut off. It does not count
+///   while a query runs or waits.
+/// - `idle_in_transaction_session_timeout`: the same in a guarded transaction.
+/// - `tcp_keepalives_*`, `client_connection_check_interval`: end it when its host or its process
+///   is gone, the latter also while a query waits.
+/// - `statement_timeout`, `lock_timeout`: a role's own would end waits.
+pub(crate) async fn set_up(
+    link: &Link,
+    config: &PostgresConfig,
+    lease: Duration,
+    name: &str,
+) -> Result<(), Trouble> {
+    let lease_ms = lease.as_millis();
+    let probe = (lease.as_secs() / 4).max(1);
+    let with_lease = if config.without_lease {
+        String::new()
+    } else {
+        format!("SET idle_session_timeout = {lease_ms}; ")
+    };
+    // Identities are visible ASCII, so doubling quotes is all that a literal needs.
+    let name = name.replace('\'', "''");
+    let sql = format!(
+        "{with_lease}SET idle_in_transaction_session_timeout = {lease_ms}; \
+         SET tcp_keepalives_idle = {probe}; SET tcp_keepalives_interval = {probe}; \
+         SET tcp_keepalives_count = 2; SET statement_timeout = 0; SET lock_timeout = 0; \
+         SET standard_conforming_strings = on; SET application_name = '{name}'; \
+         LISTEN {CHANNEL}"
+    );
+    link.client.batch_execute(&sql).await?;
+    let check = "SET client_connection_check_interval = 1000";
+    if let Err(error) = link.client.batch_execute(check).await {
+        // Older servers and some systems have none; keepalives and the lease remain.
+        tracing::debug!(%error, "no client_connection_check_interval");
+    }
+    if config.without_lease {
+        return Ok(());
+    }
+    let shown = "SELECT setting FROM pg_settings WHERE name = 'idle_session_timeout'";
+    let answer = link.client.simple_query(shown).await?;
+    let set = answer.iter().find_map(|message| match message {
+        SimpleQueryMessage::Row(row) => row.get(0).map(str::to_owned),
+        _ => None,
+    });
+    if set.as_deref() != Some(&*lease_ms.to_string()) {
+        return Err(Trouble::new(
+            ErrorKind::Unsupported,
+            format!(
+                "the server was told to end the session after {lease_ms} ms of silence, but \
+                 shows idle_session_timeout = {set:?}; is there a pooler in between?"
+            ),
+        ));
+    }
+    Ok(())
+}
+
+impl Statements {
+    async fn prepare(link: &Link, config: &PostgresConfig) -> Result<Self, Trouble> {
+        let client = &link.client;
+        let lock = "CASE WHEN $1::int8 IS NULL THEN pg_try_advisory_lock($2::int4, $3::int4) \
+                    ELSE pg_try_advisory_lock($1::int8) END";
+        // The token is minted after the grant (I6), which nested CASE guarantees; AND would not.
+        // The message in the log makes the server flush it, so that no crash brings the
+        // transaction's number back: alone it leaves no trace there.
+        let acquire = match &config.token_sequence {
+            Some(_) => format!(
+                "SELECT CASE WHEN ({lock}) THEN CASE WHEN \
+                 pg_logical_emit_message(true, 'tenure', '') IS NOT NULL \
+                 THEN nextval(($4::text)::regclass) END END"
+            ),
+            None => format!(
+                "SELECT CASE WHEN ({lock}) THEN CASE WHEN \
+                 pg_logical_emit_message(true, 'tenure', '') IS NOT NULL \
+                 THEN (pg_current_xact_id()::text)::int8 END END WHERE $4::text IS NULL"
+            ),
+        };
+        let release = "SELECT CASE WHEN (CASE WHEN $1::int8 IS NULL \
+             THEN pg_advisory_unlock($2::int4, $3::int4) ELSE pg_advisory_unlock($1::int8) END) \
+             THEN pg_notify('tenure', $4::text) IS NOT NULL ELSE false END";
+        let heartbeat = "SELECT pg_backend_pid(), pg_is_in_recovery(), \
+             coalesce(array_agg((classid::int8 << 32) | objid::int8), '{}'), \
+             coalesce(array_agg(objsubid), '{}') \
+             FROM pg_locks WHERE locktype = 'advisory' AND granted AND mode = 'ExclusiveLock' \
+             AND pid = pg_backend_pid() \
+             AND database = (SELECT oid FROM pg_database WHERE datname = current_database())";
+        let holder = format!(
+            "WITH locks AS MATERIALIZED (SELECT pid, mode, objsubid, \
+             (classid::int8 << 32) | objid::int8 AS key FROM pg_locks \
+             WHERE locktype = 'advisory' AND granted \
+             AND database = (SELECT oid FROM pg_database WHERE datname = current_database())) \
+             SELECT l.pid, coalesce(a.application_name, ''), EXISTS (SELECT FROM locks w \
+             WHERE w.pid = l.pid AND w.objsubid = 2 AND w.mode = 'ExclusiveLock' \
+             AND w.key = ({ALIVE}::int8 << 32) | l.pid) \
+             FROM locks l LEFT JOIN pg_stat_activity a ON a.pid = l.pid \
+             WHERE l.key = $1::int8 AND l.objsubid = $2::int2 \
+             ORDER BY l.mode, l.pid LIMIT 1"
+        );
+        let (acquire, release, heartbeat, holder, notify) = tokio::try_join!(
+            client.prepare(&acquire),
+            client.prepare(release),
+            client.prepare(heartbeat),
+            client.prepare(&holder),
+            client.prepare("SELECT pg_notify('tenure', $1::text) IS NULL"),
+        )?;
+        Ok(Self {
+            acquire,
+            release,
+            heartbeat,
+            holder,
+            notify,
+        })
+    }
+}
+
+impl Session {
+    /// Makes a session of `link`, within the connect timeout.
+    pub(crate) async fn open(
+        link: Link,
+        config: Arc<PostgresConfig>,
+        clock: SharedClock,
+        lease: Duration,
+        identity: Identity,
+        hub: Arc<Hub>,
+    ) -> Result<Arc<Self>, Trouble> {
+        let limit = config.connect_timeout;
+        let preparing = async {
+            let name = application_name(identity.as_str());
+            set_up(&link, &config, lease, &name).await?;
+            let statements = Statements::prepare(&link, &config).await?;
+            let alive = format!("SELECT pg_try_advisory_lock({ALIVE}, pg_backend_pid())");
+            // Without it, others learn of this session's death with their next look only.
+            link.client.simple_query(&alive).await?;
+            Ok::<_, Trouble>(statements)
+        };
+        let statements = tokio::time::timeout(limit, preparing)
+            .await
+            .map_err(|_| Trouble::silent("the server", limit))??;
+        let session = Arc::new(Self {
+            link,
+            config,
+            clock,
+            lease,
+            identity,
+            hub,
+            runtime: Handle::current(),
+            statements,
+            slots: Mutex::default(),
+            heart: tokio::sync::Mutex::new(Time::ZERO),
+            gate: Arc::default(),
+            acquired: Arc::default(),
+            claims: AtomicU64::new(0),
+        });
+        session.hub.add(&session);
+        let (end, watched) = (session.link.end(), Arc::downgrade(&session));
+        let clock = session.clock.clone();
+        session.runtime.spawn(sweep(watched, end, clock));
+        Ok(session)
+    }
+
+    pub(crate) fn ended(&self) -> Option<Trouble> {
+        self.link.ended()
+    }
+
+    pub(crate) fn lease(&self) -> Duration {
+        self.lease
+    }
+
+    fn slots(&self) -> MutexGuard<'_, HashMap<AdvisoryKey, Arc<Slot>>> {
+        self.slots.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn slot(&self, key: AdvisoryKey) -> Option<Arc<Slot>> {
+        self.slots().get(&key).cloned()
+    }
+
+    /// One query. No answer within the lease, or a fatal one, is the end of the session.
+    async fn ask(
+        &self,
+        statement: &Statement,
+        parameters: &[&(dyn ToSql + Sync)],
+    ) -> Result<Row, Trouble> {
+        let limit = self.lease.max(PATIENCE);
+        let query = self.link.client.query_one(statement, parameters);
+        match tokio::time::timeout(limit, query).await {
+            Ok(Ok(row)) => Ok(row),
+            Ok(Err(error)) => {
+                let severity = error.as_db_error().and_then(DbError::parsed_severity);
+                let fatal = matches!(severity, Some(Severity::Fatal | Severity::Panic));
+                let closed = error.is_closed();
+                let trouble = Trouble::from(error);
+                if fatal || trouble.code.is_none() {
+                    self.link.close(&trouble);
+                }
+                // Why the session has ended says more than that it has.
+                Err(self.ended().filter(|_| closed).unwrap_or(trouble))
+            }
+            Err(_) => {
+                let trouble = Trouble::silent("the server", limit);
+                self.link.close(&trouble);
+                Err(trouble)
+            }
+        }
+    }
+
+    /// Tries once to lock. `gone` tells when nobody waits for the outcome any more.
+    pub(crate) async fn acquire(
+        self: &Arc<Self>,
+        key: AdvisoryKey,
+        lock: &LockName,
+        candidate: &Candidate,
+        gone: impl Fn() -> bool,
+    ) -> Result<Attempt, Trouble> {
+        let slot = self.slots().entry(key).or_default().clone();
+        let _turn = slot.turn.lock().await;
+        let held = slot.held().clone();
+        if let Some(held) = held {
+            if held.lock != *lock {
+                return Err(collision(key, lock, held.lock.as_str()));
+            }
+            if held.campaign != candidate.campaign {
+                return Ok(Attempt::Taken(Some(self.holder_of(&held))));
+            }
+            // An earlier attempt's answer was lost: adopt it with a fresh proof.
+            let now = self.clock.now();
+            if let Standing::Proven(proven) = self.prove(key, &slot, now).await? {
+                return Ok(self.claim(key, &slot, proven));
+            }
+        }
+        let _shared = self.gate.read().await;
+        if gone() {
+            return Ok(Attempt::Taken(None));
+        }
+        let sent = self.clock.now();
+        let (big, class, object) = key.parameters();
+        let sequence = &self.config.token_sequence;
+        let tried = self
+            .ask(&self.statements.acquire, &[&big, &class, &object, sequence])
+            .await;
+        let counter = match tried {
+            Ok(row) => row
+                .try_get::<_, Option<i64>>(0)
+                .map_err(|_| Trouble::unreadable("a lock")),
+            Err(trouble) => Err(trouble),
+        };
+        let counter = match counter {
+            Ok(Some(counter)) => counter,
+            Ok(None) => return Ok(Attempt::Taken(None)),
+            Err(trouble) => {
+                self.undo(key).await;
+                return Err(trouble);
+            }
+        };
+        let token = u64::try_from(counter).ok();
+        let token = token.and_then(|counter| FencingToken::from_counter(counter).ok());
+        let Some(token) = token else {
+            self.undo(key).await;
+            return Err(Trouble::new(
+                ErrorKind::Corrupted,
+                format!("the server's counter stands at {counter}, which is no fencing token"),
+            ));
+        };
+        *slot.held() = Some(Held {
+            lock: lock.clone(),
+            campaign: candidate.campaign,
+            token,
+            value: candidate.value.clone(),
+            claim: 0,
+            proven: sent,
+            since: self.clock.now(),
+            until: sent + self.lease,
+        });
+        self.acquired.notify_one();
+        self.announce(key);
+        Ok(self.claim(key, &slot, sent))
+    }
+
+    fn claim(self: &Arc<Self>, key: AdvisoryKey, slot: &Slot, proven: Time) -> Attempt {
+        let number = self.claims.fetch_add(1, Ordering::Relaxed) + 1;
+        let mut held = slot.held();
+        let Some(held) = held.as_mut() else {
+            return Attempt::Taken(None);
+        };
+        held.claim = number;
+        held.until = held.until.max(proven + self.lease);
+        Attempt::Held(Claim {
+            session: Some(self.clone()),
+            key,
+            number,
+            token: held.token,
+            proven,
+        })
+    }
+
+    /// After a statement that failed it is not known whether it had locked: session locks survive
+    /// a failed transaction.
+    async fn undo(&self, key: AdvisoryKey) {
+        if self.ended().is_none() {
+            // A warning if it had not. A failure closes the session, which frees it too.
+            let _unlocked = self.unlock(key).await;
+        }
+    }
+
+    async fn unlock(&self, key: AdvisoryKey) -> Result<bool, Trouble> {
+        let (big, class, object) = key.parameters();
+        let message = free_message(key);
+        let unlocked = self
+            .ask(&self.statements.release, &[&big, &class, &object, &message])
+            .await;
+        match unlocked {
+            Ok(row) => Ok(row.try_get(0).unwrap_or(false)),
+            Err(trouble) => {
+                // What cannot be given back must not be kept alive by other terms' heartbeats.
+                self.link.close(&trouble);
+                Err(trouble)
+            }
+        }
+    }
+
+    /// Unlocks if what is held is what is meant. `Ok` when it is not held (any more).
+    async fn release_if(
+        &self,
+        key: AdvisoryKey,
+        meant: impl Fn(&Held) -> bool,
+    ) -> Result<(), Trouble> {
+        let Some(slot) = self.slot(key) else {
+            return Ok(());
+        };
+        let _turn = slot.turn.lock().await;
+        let _shared = self.gate.read().await;
+        let taken = slot.held().take_if(|held| meant(held));
+        let Some(held) = taken else {
+            return Ok(());
+        };
+        if self.ended().is_some() {
+            return Ok(());
+        }
+        if !self.unlock(key).await? {
+            tracing::warn!(lock = %held.lock, "the lock had been unlocked in its own session");
+        }
+        Ok(())
+    }
+
+    /// Ends a term. Ended sessions have none.
+    pub(crate) async fn release(
+        &self,
+        key: AdvisoryKey,
+        campaign: CampaignId,
+        token: Option<FencingToken>,
+    ) -> Result<(), Trouble> {
+        let meant = |held: &Held| {
+            held.campaign == campaign && token.is_none_or(|token| token == held.token)
+        };
+        match self.release_if(key, meant).await {
+            // The server frees what the session held.
+            Err(_) if self.ended().is_some() => Ok(()),
+            outcome => outcome,
+        }
+    }
+
+    /// Proves a term, at or after `not_before`, and moves its deadline.
+    pub(crate) async fn renew(
+        &self,
+        key: AdvisoryKey,
+        candidate: &Candidate,
+        token: FencingToken,
+        not_before: Time,
+    ) -> Result<Standing, Trouble> {
+        let ours = |held: &Held| held.campaign == candidate.campaign && held.token == token;
+        let Some(slot) = self.slot(key) else {
+            return Ok(Standing::Lost);
+        };
+        let now = self.clock.now();
+        if !slot
+            .held()
+            .as_ref()
+            .is_some_and(|held| ours(held) && now < held.until)
+        {
+            return Ok(Standing::Lost);
+        }
+        let Standing::Proven(proven) = self.prove(key, &slot, not_before).await? else {
+            return Ok(Standing::Lost);
+        };
+        let publish = {
+            let mut held = slot.held();
+            let Some(held) = held.as_mut().filter(|held| ours(held)) else {
+                return Ok(Standing::Lost);
+            };
+            held.until = held.until.max(proven + self.lease);
+            let changed = held.value != candidate.value;
+            held.value.clone_from(&candidate.value);
+            changed
+        };
+        if publish {
+            self.tell(key).await?;
+        }
+        Ok(Standing::Proven(proven))
+    }
+
+    /// A proof of what the slot holds; one query for all terms of the session.
+    async fn prove(
+        &self,
+        key: AdvisoryKey,
+        slot: &Slot,
+        not_before: Time,
+    ) -> Result<Standing, Trouble> {
+        let proven = |slot: &Slot| match &*slot.held() {
+            Some(held) if held.proven >= not_before => Some(Standing::Proven(held.proven)),
+            Some(_) => None,
+            None => Some(Standing::Lost),
+        };
+        if self.ended().is_some() {
+            return Ok(Standing::Lost);
+        }
+        if let Some(standing) = proven(slot) {
+            return Ok(standing);
+        }
+        let mut heart = self.heart.lock().await;
+        if let Some(standing) = proven(slot) {
+            return Ok(standing);
+        }
+        let sent = match self.heartbeat().await {
+            Ok(sent) => sent,
+            Err(_) if self.ended().is_some() => return Ok(Standing::Lost),
+            Err(trouble) => return Err(trouble),
+        };
+        *heart = sent;
+        match proven(slot) {
+            Some(standing) => Ok(standing),
+            None => Err(Trouble::new(
+                ErrorKind::Internal,
+                format!("the lock {key} is neither proven nor lost after a heartbeat"),
+            )),
+        }
+    }
+
+    async fn heartbeat(&self) -> Result<Time, Trouble> {
+        let _shared = self.gate.read().await;
+        let sent = self.clock.now();
+        let row = self.ask(&self.statements.heartbeat, &[]).await?;
+        let unreadable = |_| Trouble::unreadable("a heartbeat");
+        let pid: i32 = row.try_get(0).map_err(unreadable)?;
+        let standby: bool = row.try_get(1).map_err(unreadable)?;
+        let keys: Vec<i64> = row.try_get(2).map_err(unreadable)?;
+        let subs: Vec<i16> = row.try_get(3).map_err(unreadable)?;
+        if pid != self.link.pid || standby {
+            let trouble = if standby {
+                Trouble::standby()
+            } else {
+                Trouble::new(
+                    ErrorKind::Unsupported,
+                    "a heartbeat was answered by another session of the server: there is a pooler \
+                     in between that is not in session mode",
+                )
+            };
+            self.link.close(&trouble);
+            return Err(trouble);
+        }
+        let present: HashSet<(i64, i16)> = keys.into_iter().zip(subs).collect();
+        for (key, slot) in &*self.slots() {
+            let mut held = slot.held();
+            let Some(now_held) = held.as_mut() else {
+                continue;
+            };
+            if present.contains(&key.in_pg_locks()) {
+                now_held.proven = now_held.proven.max(sent);
+            } else if now_held.since < sent {
+                // Unlocked by somebody in this very session. Not judged when it was locked while
+                // the heartbeat was under way.
+                tracing::warn!(lock = %now_held.lock, "the session no longer holds the lock");
+                *held = None;
+            }
+        }
+        Ok(sent)
+    }
+
+    /// Tells of the term in the background, if there is one.
+    pub(crate) fn announce(self: &Arc<Self>, key: AdvisoryKey) {
+        if self.announcement(key).is_some() {
+            let session = self.clone();
+            self.runtime.spawn(async move {
+                if let Err(trouble) = session.tell(key).await {
+                    tracing::debug!(reason = trouble.message(), "cannot announce a term");
+                }
+            });
+        }
+    }
+
+    async fn tell(&self, key: AdvisoryKey) -> Result<(), Trouble> {
+        let _shared = self.gate.read().await;
+        match self.announcement(key) {
+            Some(announcement) => self.notify(announcement.message(key)).await,
+            None => Ok(()),
+        }
+    }
+
+    async fn notify(&self, message: String) -> Result<(), Trouble> {
+        self.ask(&self.statements.notify, &[&message]).await?;
+        Ok(())
+    }
+
+    fn announcement(&self, key: AdvisoryKey) -> Option<Announcement> {
+        let slot = self.slot(key)?;
+        let held = slot.held();
+        let held = held.as_ref()?;
+        Some(Announcement {
+            pid: self.link.pid,
+            lock: held.lock.as_str().to_owned(),
+            lease: self.lease,
+            token: held.token,
+            identity: self.identity.as_str().to_owned(),
+            value: held.value.as_ref().map(|value| value.as_str().to_owned()),
+        })
+    }
+
+    fn holder_of(&self, held: &Held) -> Holder {
+        let mut holder = Holder::new(self.identity.as_str());
+        holder.token = Some(held.token);
+        holder.value = held.value.as_ref().map(|value| value.as_str().to_owned());
+        holder
+    }
+
+    /// Who holds the lock, as the server knows it, and as the holder has told. With `patience`
+    /// the holder is asked when it has not.
+    pub(crate) async fn holder(
+        &self,
+        key: AdvisoryKey,
+        lock: &LockName,
+        patience: Duration,
+    ) -> Result<Option<Holder>, Trouble> {
+        let (bits, kind) = key.in_pg_locks();
+        let row = {
+            let _shared = self.gate.read().await;
+            let statement = &self.statements.holder;
+            let parameters: [&(dyn ToSql + Sync); 2] = [&bits, &kind];
+            let query = self.link.client.query_opt(statement, &parameters);
+            let limit = self.lease.max(PATIENCE);
+            tokio::time::timeout(limit, query)
+                .await
+                .map_err(|_| Trouble::silent("the server", limit))??
+        };
+        let Some(row) = row else {
+            return Ok(None);
+        };
+        let unreadable = |_| Trouble::unreadable("who holds a lock");
+        let pid: i32 = row.try_get(0).map_err(unreadable)?;
+        let name: String = row.try_get(1).map_err(unreadable)?;
+        let is_tenure: bool = row.try_get(2).map_err(unreadable)?;
+        if is_tenure && pid != self.link.pid {
+            self.hub.watch(key, pid);
+        }
+        let mut announcement = self.hub.announcement(key, pid);
+        if announcement.is_none() && is_tenure && !patience.is_zero() {
+            let asking = async {
+                let _shared = self.gate.read().await;
+                self.notify(ask_message(key)).await
+            };
+            let answer = self.hub.await_announcement(key, pid, asking);
+            announcement = tokio::time::timeout(patience, answer).await.ok().flatten();
+        }
+        match announcement {
+            Some(announcement) if announcement.lock != lock.as_str() => {
+                Err(collision(key, lock, &announcement.lock))
+            }
+            Some(announcement) => Ok(Some(announcement.holder())),
+            None => Ok(Some(Holder::new(name))),
+        }
+    }
+
+    /// Whether the term with this token of `key` is held here.
+    pub(crate) fn leads(&self, key: AdvisoryKey, token: FencingToken) -> bool {
+        let Some(slot) = self.slot(key) else {
+            return false;
+        };
+        let counter = token.counter();
+        let held = slot.held();
+        held.as_ref()
+            .is_some_and(|held| held.token.counter() == counter)
+    }
+
+    pub(crate) fn gate(&self) -> Arc<RwLock<()>> {
+        self.gate.clone()
+    }
+
+    pub(crate) fn client(&self) -> &tokio_postgres::Client {
+        &self.link.client
+    }
+
+    pub(crate) fn close(&self, trouble: &Trouble) {
+        self.link.close(trouble);
+    }
+
+    pub(crate) fn runtime(&self) -> &Handle {
+        &self.runtime
+    }
+
+    /// Releases what nobody has renewed in time; when to look again.
+    async fn sweep(&self) -> Option<Time> {
+        let now = self.clock.now();
+        let mut overdue = Vec::new();
+        let mut next: Option<Time> = None;
+        self.slots().retain(|key, slot| {
+            let until = slot.held().as_ref().map(|held| held.until);
+            match until {
+                Some(until) if until <= now => overdue.push(*key),
+                Some(until) => next = Some(next.map_or(until, |next| next.min(until))),
+                // Nobody uses it, and nobody can begin to while the map is locked.
+                None => return Arc::strong_count(slot) > 1,
+            }
+            true
+        });
+        for key in overdue {
+            // What fails here has closed the session.
+            let _released = self.release_if(key, |held| held.until <= now).await;
+        }
+        next
+    }
+}
+
+impl Slot {
+    fn held(&self) -> MutexGuard<'_, Option<Held>> {
+        self.held.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Unlocks abandoned locks for as long as the session lives.
+async fn sweep(session: Weak<Session>, end: impl Future<Output = Trouble>, clock: SharedClock) {
+    let mut end = std::pin::pin!(end);
+    loop {
+        let Some(alive) = session.upgrade() else {
+            return;
+        };
+        let next = alive.sweep().await;
+        let (hub, acquired) = (alive.hub.clone(), alive.acquired.clone());
+        // Not kept alive by this wait.
+        drop(alive);
+        let look = async {
+            match next {
+                Some(at) => clock.sleep_until(at).await,
+                None => acquired.notified().await,
+            }
+        };
+        tokio::select! {
+            biased;
+            _trouble = &mut end => {
+                hub.missed_something();
+                return;
+            }
+            () = look => {}
+        }
+    }
+}
+
+pub(crate) fn collision(key: AdvisoryKey, lock: &LockName, other: &str) -> Trouble {
+    Trouble::new(
+        ErrorKind::Misconfigured,
+        format!(
+            "the locks {lock} and {:?} have the same advisory key {key}; give one of them \
+             another name, or a key of its own",
+            other.chars().take(253).collect::<String>()
+        ),
+    )
+}

@@ -1,0 +1,366 @@
+//! The contract, point by point, on a real server.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "a failed unwrap is a failed test"
+)]
+
+mod support;
+
+use std::time::Duration;
+
+use futures_util::{FutureExt as _, StreamExt as _};
+use support::{
+    LIMIT, LONG, NO_LOCKS, candidate, held, leader, lock, renewed, start, taken, until, win,
+};
+use tenure_core::{
+    ErrorKind, Hint, LockBackend as _, LockName, Occupancy, PublishedValue, Renewal, Time,
+};
+use tenure_postgres::AdvisoryKey;
+
+#[tokio::test]
+async fn one_holder_and_adoption_and_release() {
+    let Some(server) = start(&[]) else { return };
+    let (a, b) = (server.connect().await, server.connect().await);
+    let name = lock("batch");
+    let (ann, bob) = (candidate("ann", 1), candidate("bob", 2));
+
+    assert_eq!(b.holder(&name).await.unwrap(), Occupancy::Free);
+    let grant = held(a.acquire(&name, &ann, LONG).await.unwrap());
+    assert_eq!(grant.lease, LONG);
+    assert_eq!(
+        taken(b.acquire(&name, &bob, LONG).await.unwrap())
+            .unwrap()
+            .identity,
+        "ann"
+    );
+    // Another campaign of the same candidate, on the same session.
+    let again = candidate("ann", 3);
+    assert_eq!(
+        taken(a.acquire(&name, &again, LONG).await.unwrap())
+            .unwrap()
+            .identity,
+        "ann"
+    );
+
+    let adopted = held(a.acquire(&name, &ann, LONG).await.unwrap());
+    assert!(adopted.proven_at > grant.proven_at);
+    a.release(&adopted).await.unwrap();
+    a.release(&adopted).await.unwrap();
+    assert_eq!(b.holder(&name).await.unwrap(), Occupancy::Free);
+
+    let next = held(b.acquire(&name, &bob, LONG).await.unwrap());
+    assert!(next.token > grant.token);
+    // The predecessor touches nothing.
+    a.release(&grant).await.unwrap();
+    a.withdraw(&name, &ann).await.unwrap();
+    assert!(matches!(
+        a.renew(&grant, Time::ZERO).await.unwrap(),
+        Renewal::Lost { .. }
+    ));
+    renewed(b.renew(&next, b.clock().now()).await.unwrap());
+    b.withdraw(&name, &bob).await.unwrap();
+    until(&server.admin().await, NO_LOCKS).await;
+}
+
+#[tokio::test]
+async fn observers_learn_token_and_value_without_a_table() {
+    let Some(server) = start(&[]) else { return };
+    let (a, b) = (server.connect().await, server.connect().await);
+    let name = lock("batch");
+    let identity = "a-very-long-identity-".repeat(8);
+    let value = |text| PublishedValue::new(text).unwrap();
+    let ann = candidate(&identity, 1).with_value(value("http://one/ -="));
+
+    let mut grant = held(a.acquire(&name, &ann, LONG).await.unwrap());
+    // Connected after the announcement: the holder is asked.
+    let seen = leader(b.holder(&name).await.unwrap());
+    assert_eq!(seen.identity, identity);
+    assert_eq!(seen.token, Some(grant.token));
+    assert_eq!(seen.value.as_deref(), Some("http://one/ -="));
+
+    grant.candidate.value = Some(value("two"));
+    let grant = renewed(a.renew(&grant, Time::ZERO).await.unwrap());
+    assert_eq!(
+        leader(b.holder(&name).await.unwrap()).value.as_deref(),
+        Some("two")
+    );
+    assert_eq!(
+        leader(a.holder(&name).await.unwrap()).value.as_deref(),
+        Some("two")
+    );
+    a.release(&grant).await.unwrap();
+    assert_eq!(b.holder(&name).await.unwrap(), Occupancy::Free);
+}
+
+#[tokio::test]
+async fn other_programs_join_by_the_key() {
+    let Some(server) = start(&[]) else { return };
+    let admin = server.admin().await;
+    let name = lock("nightly-batch");
+    let row = admin
+        .query_one(
+            "select ('x' || left(encode(sha256('tenure:nightly-batch'), 'hex'), 16))::bit(64)::bigint",
+            &[],
+        )
+        .await
+        .unwrap();
+    assert_eq!(AdvisoryKey::of(&name), AdvisoryKey::Big(row.get(0)));
+
+    for config in [
+        server.config(),
+        server.config().key_class(7).unwrap(),
+        server
+            .config()
+            .key(name.clone(), AdvisoryKey::Pair(-1, -2))
+            .unwrap(),
+    ] {
+        let backend = tenure_postgres::PostgresBackend::connect(config)
+            .await
+            .unwrap();
+        let key = backend.key_of(&name);
+        admin
+            .execute(&format!("select pg_advisory_lock({key})"), &[])
+            .await
+            .unwrap();
+        let ann = candidate("ann", 1);
+        let holder = taken(backend.acquire(&name, &ann, LONG).await.unwrap());
+        assert_eq!(holder.unwrap().identity, "admin");
+        let seen = leader(backend.holder(&name).await.unwrap());
+        assert_eq!((seen.identity.as_str(), seen.token), ("admin", None));
+        admin
+            .execute(&format!("select pg_advisory_unlock({key})"), &[])
+            .await
+            .unwrap();
+        let grant = held(backend.acquire(&name, &ann, LONG).await.unwrap());
+        renewed(backend.renew(&grant, backend.clock().now()).await.unwrap());
+        backend.release(&grant).await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn colliding_names_are_told() {
+    let Some(server) = start(&[]) else { return };
+    let (one, two) = (lock("one"), lock("two"));
+    let same = |name: &LockName, config: tenure_postgres::PostgresConfig| {
+        config.key(name.clone(), AdvisoryKey::Big(5)).unwrap()
+    };
+    let config = same(&two, same(&one, server.config()));
+    let connect = || tenure_postgres::PostgresBackend::connect(config.clone());
+    let (a, b) = (connect().await.unwrap(), connect().await.unwrap());
+    let _grant = held(a.acquire(&one, &candidate("ann", 1), LONG).await.unwrap());
+    let told = a
+        .acquire(&two, &candidate("ann", 2), LONG)
+        .await
+        .unwrap_err();
+    assert_eq!(told.kind(), ErrorKind::Misconfigured);
+    let told = b.holder(&two).await.unwrap_err();
+    assert_eq!(told.kind(), ErrorKind::Misconfigured);
+    assert!(told.message().contains("same advisory key"), "{told}");
+}
+
+#[tokio::test]
+async fn a_dropped_acquire_leaves_neither_lock_nor_waiter() {
+    let Some(server) = start(&[]) else { return };
+    let admin = server.admin().await;
+    let backend = server.connect().await;
+    let ann = candidate("ann", 1);
+    for polls in 0..200 {
+        // A session of its own for the first: the drop hits the connecting, too.
+        let lease = if polls < 5 { LONG / (2 + polls) } else { LONG };
+        let name = lock("dropped");
+        let mut acquiring = backend.acquire(&name, &ann, lease);
+        let mut finished = false;
+        for _ in 0..polls {
+            finished = acquiring.as_mut().now_or_never().is_some();
+            if finished {
+                break;
+            }
+            tokio::task::yield_now().await;
+        }
+        drop(acquiring);
+        if finished {
+            backend.withdraw(&name, &ann).await.unwrap();
+        }
+        until(&admin, NO_LOCKS).await;
+    }
+    let grant = held(backend.acquire(&lock("dropped"), &ann, LONG).await.unwrap());
+    backend.release(&grant).await.unwrap();
+    until(&admin, NO_LOCKS).await;
+}
+
+#[tokio::test]
+async fn an_abandoned_grant_is_not_kept_alive_by_others() {
+    let Some(server) = start(&[]) else { return };
+    let admin = server.admin().await;
+    let (a, b) = (server.connect().await, server.connect().await);
+    let lease = Duration::from_secs(2);
+    let (kept, abandoned) = (lock("kept"), lock("abandoned"));
+    let _abandoned = held(
+        a.acquire(&abandoned, &candidate("ann", 1), lease)
+            .await
+            .unwrap(),
+    );
+    let mut grant = held(a.acquire(&kept, &candidate("ann", 2), lease).await.unwrap());
+    let won = async { win(&b, &abandoned, &candidate("bob", 3)).await };
+    let mut won = Box::pin(won);
+    // The heartbeats of the other term go on all the while.
+    loop {
+        tokio::select! {
+            _grant = &mut won => break,
+            () = tokio::time::sleep(lease / 20) => {
+                grant = renewed(a.renew(&grant, a.clock().now()).await.unwrap());
+            }
+        }
+    }
+    renewed(a.renew(&grant, a.clock().now()).await.unwrap());
+    let one = "SELECT count(*) = 2 FROM pg_locks WHERE locktype = 'advisory' AND objsubid = 1";
+    until(&admin, one).await;
+}
+
+#[tokio::test]
+async fn a_session_that_is_ended_is_lost_at_once_and_the_waiters_wake() {
+    let Some(server) = start(&[]) else { return };
+    let admin = server.admin().await;
+    let (a, b) = (server.connect().await, server.connect().await);
+    let name = lock("batch");
+    let (ann, bob) = (candidate("ann", 1), candidate("bob", 2));
+    let grant = held(a.acquire(&name, &ann, LONG).await.unwrap());
+    let mut changes = b.changes(&name);
+    taken(b.acquire(&name, &bob, LONG).await.unwrap());
+    // The waiter's second session waits for the end of the holder's.
+    until(
+        &admin,
+        "SELECT count(*) = 1 FROM pg_locks WHERE locktype = 'advisory' AND NOT granted",
+    )
+    .await;
+    let query =
+        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'ann'";
+    assert_eq!(admin.query(query, &[]).await.unwrap().len(), 1);
+    loop {
+        let hint = tokio::time::timeout(LIMIT, changes.next()).await.unwrap();
+        if hint == Some(Hint::MayBeFree) {
+            break;
+        }
+    }
+    let next = win(&b, &name, &bob).await;
+    assert!(next.token > grant.token);
+    // Lost, without an error, also when asked for no fresh proof.
+    let lost = async {
+        while let Renewal::Renewed(_) = a.renew(&grant, Time::ZERO).await.unwrap() {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(LIMIT, lost).await.unwrap();
+    a.release(&grant).await.unwrap();
+    renewed(b.renew(&next, b.clock().now()).await.unwrap());
+    // And the loser can be a candidate again.
+    b.release(&next).await.unwrap();
+    win(&a, &name, &ann).await;
+}
+
+#[tokio::test]
+async fn a_release_wakes_without_a_watching_session() {
+    let Some(server) = start(&[]) else { return };
+    let a = server.connect().await;
+    let b = tenure_postgres::PostgresBackend::connect(server.config().watch_sessions(0))
+        .await
+        .unwrap();
+    let name = lock("batch");
+    let grant = held(a.acquire(&name, &candidate("ann", 1), LONG).await.unwrap());
+    let mut changes = b.changes(&name);
+    taken(b.acquire(&name, &candidate("bob", 2), LONG).await.unwrap());
+    a.release(&grant).await.unwrap();
+    while tokio::time::timeout(LIMIT, changes.next()).await.unwrap() != Some(Hint::MayBeFree) {}
+    held(b.acquire(&name, &candidate("bob", 2), LONG).await.unwrap());
+    let admin = server.admin().await;
+    until(
+        &admin,
+        "SELECT count(*) = 0 FROM pg_locks WHERE NOT granted",
+    )
+    .await;
+}
+
+#[tokio::test]
+async fn a_guarded_transaction_commits_only_for_the_holder() {
+    let Some(server) = start(&[]) else { return };
+    let admin = server.admin().await;
+    admin
+        .batch_execute("CREATE TABLE sums (n int8)")
+        .await
+        .unwrap();
+    let backend = server.connect().await;
+    let name = lock("batch");
+    let grant = held(
+        backend
+            .acquire(&name, &candidate("ann", 1), LONG)
+            .await
+            .unwrap(),
+    );
+
+    let mut transaction = backend.begin(&name, grant.token).await.unwrap();
+    transaction
+        .execute("INSERT INTO sums VALUES ($1)", &[&1_i64])
+        .await
+        .unwrap();
+    transaction.commit().await.unwrap();
+
+    // Dropped, or failed: nothing is written, and the session is as before.
+    let mut transaction = backend.begin(&name, grant.token).await.unwrap();
+    transaction
+        .execute("INSERT INTO sums VALUES (2)", &[])
+        .await
+        .unwrap();
+    drop(transaction);
+    let mut transaction = backend.begin(&name, grant.token).await.unwrap();
+    transaction
+        .execute("INSERT INTO sums VALUES (3)", &[])
+        .await
+        .unwrap();
+    transaction
+        .execute("INSERT INTO nowhere VALUES (3)", &[])
+        .await
+        .unwrap_err();
+    transaction.commit().await.unwrap_err();
+    renewed(backend.renew(&grant, backend.clock().now()).await.unwrap());
+
+    // The session ends in the middle.
+    let mut transaction = backend.begin(&name, grant.token).await.unwrap();
+    transaction
+        .execute("INSERT INTO sums VALUES (4)", &[])
+        .await
+        .unwrap();
+    let query =
+        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'ann'";
+    admin.query(query, &[]).await.unwrap();
+    let error = transaction.commit().await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Unavailable, "{error}");
+    let error = backend.begin(&name, grant.token).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Conflict, "{error}");
+    let rows = admin.query("SELECT n FROM sums", &[]).await.unwrap();
+    assert_eq!(rows.iter().map(|row| row.get(0)).collect::<Vec<i64>>(), [1]);
+}
+
+#[tokio::test]
+async fn tokens_come_from_a_sequence_where_one_is_named() {
+    let Some(server) = start(&[]) else { return };
+    let config = server.config().token_sequence("public.fence");
+    let backend = tenure_postgres::PostgresBackend::connect(config)
+        .await
+        .unwrap();
+    let name = lock("batch");
+    let ann = candidate("ann", 1);
+    let error = backend.acquire(&name, &ann, LONG).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Misconfigured, "{error}");
+    let admin = server.admin().await;
+    until(&admin, NO_LOCKS).await;
+    admin
+        .batch_execute("CREATE SEQUENCE fence START 41")
+        .await
+        .unwrap();
+    for expected in [41, 42] {
+        let grant = held(backend.acquire(&name, &ann, LONG).await.unwrap());
+        assert_eq!(grant.token.as_u64(), expected);
+        backend.release(&grant).await.unwrap();
+    }
+}

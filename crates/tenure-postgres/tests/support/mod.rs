@@ -1,0 +1,505 @@
+//! Private `PostgreSQL` servers on loopback ports, for one test each.
+#![allow(
+    dead_code,
+    unreachable_pub,
+    clippy::unwrap_used,
+    reason = "each test binary uses a part; a failed unwrap is a failed test"
+)]
+
+use std::env;
+use std::fs;
+use std::io::{BufRead as _, BufReader};
+use std::net::TcpListener;
+use std::path::{Path, PathBuf};
+use std::process::{Child, ChildStdout, Command, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use tempfile::TempDir;
+use tenure_core::{
+    Acquired, CampaignId, Candidate, Grant, Holder, Identity, LockBackend, LockName, Occupancy,
+    Renewal,
+};
+use tenure_postgres::{PostgresBackend, PostgresConfig, TlsMode};
+
+/// How long anything may take before the test has failed.
+pub const LIMIT: Duration = Duration::from_secs(120);
+
+/// A lease that no test outlives.
+pub const LONG: Duration = Duration::from_secs(600);
+
+pub const PASSWORD: &str = "correct-horse";
+
+/// The newest server's programs; `None`, and a line that says so, where there are none.
+fn programs() -> Option<PathBuf> {
+    let mut found: Vec<PathBuf> = fs::read_dir("/usr/lib/postgresql")
+        .into_iter()
+        .flatten()
+        .filter_map(|entry| Some(entry.ok()?.path().join("bin")))
+        .filter(|bin| bin.join("initdb").is_file())
+        .collect();
+    found.sort();
+    let on_path = env::var_os("PATH")
+        .and_then(|path| env::split_paths(&path).find(|dir| dir.join("initdb").is_file()));
+    let found = found.pop().or(on_path);
+    if found.is_none() {
+        left_out("no PostgreSQL server");
+    }
+    found
+}
+
+fn left_out(what: &str) {
+    let line = format!("LEFT OUT: {what}");
+    assert!(env::var_os("TENURE_TEST_STRICT").is_none(), "{line}");
+    eprintln!("{line}");
+}
+
+fn is_root() -> bool {
+    let out = Command::new("id").arg("-u").output().unwrap();
+    String::from_utf8_lossy(&out.stdout).trim() == "0"
+}
+
+/// As an ordinary user: the server refuses to run as root.
+pub fn as_user(program: &Path) -> Command {
+    if is_root() {
+        let mut command = Command::new("setpriv");
+        command
+            .args([
+                "--reuid=postgres",
+                "--regid=postgres",
+                "--clear-groups",
+                "--",
+            ])
+            .arg(program);
+        command
+    } else {
+        Command::new(program)
+    }
+}
+
+pub fn run(command: &mut Command) {
+    let out = command.stdin(Stdio::null()).output().unwrap();
+    assert!(
+        out.status.success(),
+        "{command:?}: {}",
+        String::from_utf8_lossy(&out.stderr)
+    );
+}
+
+pub fn give(path: &Path) {
+    if is_root() {
+        run(Command::new("chown")
+            .args(["-R", "postgres:postgres"])
+            .arg(path));
+    }
+}
+
+/// A fresh cluster, copied from one that is made once.
+fn data(bin: &Path, into: &Path) {
+    let template = Path::new(env!("CARGO_TARGET_TMPDIR")).join("tenure-postgres-template");
+    if !template.is_dir() {
+        let made = tempfile::Builder::new()
+            .prefix("tenure-initdb")
+            .tempdir()
+            .unwrap();
+        let secret = made.path().join("password");
+        fs::write(&secret, PASSWORD).unwrap();
+        give(made.path());
+        run(as_user(&bin.join("initdb"))
+            .current_dir("/")
+            .args([
+                "--no-sync",
+                "-U",
+                "app",
+                "-A",
+                "scram-sha-256",
+                "--locale=C",
+                "-E",
+                "UTF8",
+            ])
+            .arg("--pwfile")
+            .arg(&secret)
+            .arg("-D")
+            .arg(made.path().join("data")));
+        let own = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+        run(Command::new("cp")
+            .arg("-a")
+            .arg(made.path().join("data"))
+            .arg(own.path()));
+        // Another test may have been quicker.
+        let _raced = fs::rename(own.path().join("data"), &template);
+    }
+    run(Command::new("cp").arg("-a").arg(&template).arg(into));
+}
+
+/// A running server; ended on drop.
+pub struct Server {
+    pub port: u16,
+    pub dir: TempDir,
+    bin: PathBuf,
+    settings: Vec<String>,
+    child: Child,
+}
+
+pub fn free_port() -> u16 {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    listener.local_addr().unwrap().port()
+}
+
+/// Starts a server with these settings. `None`: left out.
+pub fn start(settings: &[&str]) -> Option<Server> {
+    let bin = programs()?;
+    let dir = tempfile::Builder::new()
+        .prefix("tenure-pg")
+        .tempdir()
+        .unwrap();
+    data(&bin, &dir.path().join("data"));
+    Some(start_in(bin, dir, settings))
+}
+
+fn start_in(bin: PathBuf, dir: TempDir, settings: &[&str]) -> Server {
+    give(dir.path());
+    let settings: Vec<String> = settings.iter().map(|&text| text.to_owned()).collect();
+    let port = free_port();
+    let child = spawn(&bin, dir.path(), port, &settings);
+    let mut server = Server {
+        port,
+        dir,
+        bin,
+        settings,
+        child,
+    };
+    server.await_up();
+    server
+}
+
+fn spawn(bin: &Path, dir: &Path, port: u16, settings: &[String]) -> Child {
+    let log = fs::File::options()
+        .create(true)
+        .append(true)
+        .open(dir.join("log"))
+        .unwrap();
+    let mut command = as_user(&bin.join("postgres"));
+    command
+        .current_dir("/")
+        .arg("-D")
+        .arg(dir.join("data"))
+        .args(["-p", &port.to_string(), "-h", "127.0.0.1", "-k", ""]);
+    for setting in settings {
+        command.args(["-c", setting]);
+    }
+    command
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(log)
+        .spawn()
+        .unwrap()
+}
+
+impl Server {
+    fn await_up(&mut self) {
+        let start = Instant::now();
+        loop {
+            assert!(
+                self.child.try_wait().unwrap().is_none(),
+                "the server ended: {}",
+                self.log()
+            );
+            let ready = Command::new(self.bin.join("pg_isready"))
+                .args(["-q", "-h", "127.0.0.1", "-p", &self.port.to_string()])
+                .status()
+                .unwrap();
+            if ready.success() {
+                return;
+            }
+            assert!(start.elapsed() < LIMIT, "the server does not answer");
+            thread::sleep(Duration::from_millis(5));
+        }
+    }
+
+    pub fn log(&self) -> String {
+        fs::read_to_string(self.dir.path().join("log")).unwrap()
+    }
+
+    pub fn url(&self) -> String {
+        format!(
+            "postgres://app:{PASSWORD}@127.0.0.1:{}/postgres?sslmode=disable",
+            self.port
+        )
+    }
+
+    pub fn config(&self) -> PostgresConfig {
+        let config = PostgresConfig::from_url(&self.url()).unwrap();
+        config
+            .tls(TlsMode::Disable)
+            .connect_timeout(Duration::from_secs(20))
+    }
+
+    pub async fn connect(&self) -> PostgresBackend {
+        PostgresBackend::connect(self.config()).await.unwrap()
+    }
+
+    /// A session beside those of the backends.
+    pub async fn admin(&self) -> tokio_postgres::Client {
+        let url = format!(
+            "host=127.0.0.1 port={} user=app password={PASSWORD} dbname=postgres \
+             application_name=admin",
+            self.port
+        );
+        let (client, connection) = tokio_postgres::connect(&url, tokio_postgres::NoTls)
+            .await
+            .unwrap();
+        tokio::spawn(connection);
+        client
+    }
+
+    /// `smart` is "TERM", `fast` "INT", `immediate` "QUIT". Waits for its end.
+    pub fn stop(&mut self, with: &str) {
+        signal(with, self.child.id());
+        self.child.wait().unwrap();
+    }
+
+    /// Starts it again on the same port and data.
+    pub fn restart(&mut self) {
+        self.child = spawn(&self.bin, self.dir.path(), self.port, &self.settings);
+        self.await_up();
+    }
+
+    /// A hot standby of it.
+    pub fn standby(&self) -> Server {
+        let dir = tempfile::Builder::new()
+            .prefix("tenure-pg")
+            .tempdir()
+            .unwrap();
+        give(dir.path());
+        run(as_user(&self.bin.join("pg_basebackup"))
+            .current_dir("/")
+            .env("PGPASSWORD", PASSWORD)
+            .args(["-h", "127.0.0.1", "-p", &self.port.to_string(), "-U", "app"])
+            .args(["-R", "--no-sync", "-c", "fast", "-X", "stream", "-D"])
+            .arg(dir.path().join("data")));
+        start_in(self.bin.clone(), dir, &[])
+    }
+
+    pub fn promote(&self) {
+        run(as_user(&self.bin.join("pg_ctl"))
+            .current_dir("/")
+            .args(["promote", "-w", "-D"])
+            .arg(self.dir.path().join("data")));
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        if self.child.try_wait().is_ok_and(|status| status.is_none()) {
+            self.stop("QUIT");
+        }
+    }
+}
+
+pub fn signal(signal: &str, pid: u32) {
+    let status = Command::new("kill")
+        .args([&format!("-{signal}"), &pid.to_string()])
+        .status();
+    assert!(status.unwrap().success());
+}
+
+/// `PgBouncer` in front of a server; killed on drop. `None`: left out.
+pub struct Bouncer {
+    pub port: u16,
+    _dir: TempDir,
+    child: Child,
+}
+
+impl Bouncer {
+    pub fn start(server: &Server, mode: &str) -> Option<Self> {
+        let program = ["/usr/sbin/pgbouncer", "/usr/bin/pgbouncer"]
+            .into_iter()
+            .map(PathBuf::from)
+            .find(|program| program.is_file());
+        let Some(program) = program else {
+            left_out("no pgbouncer");
+            return None;
+        };
+        let dir = tempfile::Builder::new()
+            .prefix("tenure-bouncer")
+            .tempdir()
+            .unwrap();
+        let port = free_port();
+        let users = dir.path().join("users");
+        fs::write(&users, format!("\"app\" \"{PASSWORD}\"\n")).unwrap();
+        let config = dir.path().join("pgbouncer.ini");
+        fs::write(
+            &config,
+            format!(
+                "[databases]\npostgres = host=127.0.0.1 port={}\n[pgbouncer]\n\
+                 listen_addr = 127.0.0.1\nlisten_port = {port}\nunix_socket_dir =\n\
+                 auth_type = plain\nauth_file = {}\npool_mode = {mode}\n",
+                server.port,
+                users.display()
+            ),
+        )
+        .unwrap();
+        give(dir.path());
+        let child = as_user(&program)
+            .current_dir("/")
+            .arg("-q")
+            .arg(&config)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        let start = Instant::now();
+        while std::net::TcpStream::connect(("127.0.0.1", port)).is_err() {
+            assert!(start.elapsed() < LIMIT, "pgbouncer does not answer");
+            thread::sleep(Duration::from_millis(5));
+        }
+        Some(Self {
+            port,
+            _dir: dir,
+            child,
+        })
+    }
+
+    pub fn config(&self) -> PostgresConfig {
+        PostgresConfig::from_url(&format!(
+            "postgres://app:{PASSWORD}@127.0.0.1:{}/postgres?sslmode=disable&connect_timeout=20",
+            self.port
+        ))
+        .unwrap()
+    }
+}
+
+impl Drop for Bouncer {
+    fn drop(&mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+    }
+}
+
+/// This test binary again, as another process; killed on drop.
+pub struct Process {
+    child: Child,
+    lines: BufReader<ChildStdout>,
+}
+
+impl Process {
+    /// Runs the test `role`, which finds the server in `TENURE_TEST_CHILD`.
+    pub fn start(role: &str, server: &Server, lease: Duration) -> Self {
+        let mut child = Command::new(env::current_exe().unwrap())
+            .args([role, "--exact", "--nocapture", "--test-threads=1"])
+            .env("TENURE_TEST_CHILD", server.url())
+            .env("TENURE_TEST_LEASE", lease.as_millis().to_string())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let lines = BufReader::new(child.stdout.take().unwrap());
+        Self { child, lines }
+    }
+
+    /// Waits until the process says `word`.
+    pub fn says(&mut self, word: &str) {
+        let mut line = String::new();
+        loop {
+            line.clear();
+            let read = self.lines.read_line(&mut line).unwrap();
+            assert!(read > 0, "the process ended without saying {word}");
+            // The harness may have begun the line with the test's name.
+            if line.trim_end().ends_with(word) {
+                return;
+            }
+        }
+    }
+
+    pub fn signal(&self, with: &str) {
+        signal(with, self.child.id());
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+    }
+}
+
+/// What a child process was told: the server and the lease.
+pub fn told() -> Option<(PostgresConfig, Duration)> {
+    let url = env::var("TENURE_TEST_CHILD").ok()?;
+    let lease = env::var("TENURE_TEST_LEASE").ok()?.parse().unwrap();
+    let config = PostgresConfig::from_url(&url).unwrap();
+    let config = config.connect_timeout(Duration::from_secs(20));
+    Some((config, Duration::from_millis(lease)))
+}
+
+pub fn lock(name: &str) -> LockName {
+    LockName::new(name).unwrap()
+}
+
+pub fn candidate(identity: &str, campaign: u64) -> Candidate {
+    Candidate::new(Identity::new(identity).unwrap(), CampaignId::new(campaign))
+}
+
+pub fn held(acquired: Acquired) -> Grant {
+    match acquired {
+        Acquired::Held(grant) => grant,
+        Acquired::Taken { holder, .. } => panic!("taken by {holder:?}"),
+    }
+}
+
+pub fn taken(acquired: Acquired) -> Option<Holder> {
+    match acquired {
+        Acquired::Taken { holder, .. } => holder,
+        Acquired::Held(grant) => panic!("held: {grant:?}"),
+    }
+}
+
+pub fn renewed(renewal: Renewal) -> Grant {
+    match renewal {
+        Renewal::Renewed(grant) => grant,
+        Renewal::Lost { holder } => panic!("lost to {holder:?}"),
+    }
+}
+
+pub fn leader(occupancy: Occupancy) -> Holder {
+    match occupancy {
+        Occupancy::Led(holder) => holder,
+        other => panic!("not led: {other:?}"),
+    }
+}
+
+/// Tries until it is held.
+pub async fn win(backend: &PostgresBackend, name: &LockName, who: &Candidate) -> Grant {
+    let trying = async {
+        loop {
+            if let Ok(Acquired::Held(grant)) = backend.acquire(name, who, LONG).await {
+                return grant;
+            }
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+    };
+    tokio::time::timeout(LIMIT, trying).await.unwrap()
+}
+
+/// Asks the server until it says yes.
+pub async fn until(client: &tokio_postgres::Client, question: &str) {
+    let asking = async {
+        while !client
+            .query_one(question, &[])
+            .await
+            .unwrap()
+            .get::<_, bool>(0)
+        {
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+    };
+    assert!(
+        tokio::time::timeout(LIMIT, asking).await.is_ok(),
+        "never: {question}"
+    );
+}
+
+/// Nobody holds or awaits any lock but the sessions' own.
+pub const NO_LOCKS: &str = "SELECT count(*) = 0 FROM pg_locks WHERE locktype = 'advisory' \
+                            AND NOT (objsubid = 2 AND classid = 1952804469)";
