@@ -549,11 +549,15 @@ impl Leading {
     }
 
     fn renew_if_due(&mut self, now: Time, heartbeat: Duration, commands: &mut Vec<Command>) {
-        let due = self.renew_at.is_some_and(|at| now >= at);
-        if !due || self.drain_until.is_some_and(|until| now >= until) {
+        if self.renew_at.is_none_or(|at| now < at) {
             return;
         }
         self.renew_at = None;
+        if self.drain_until.is_some_and(|until| now >= until) {
+            // Enough was done for work that does not stop: the validity runs out. The heartbeat
+            // that was due must not stay behind, or its timer would be due for ever.
+            return;
+        }
         // A proof of the last half heartbeat will do, unless somebody asked for a fresh one: so
         // a session answers many elections' heartbeats at once.
         let not_before = self.fresh_from.unwrap_or(now.minus(heartbeat / 2));
@@ -573,4 +577,91 @@ fn next_heartbeat(proven_at: Time, heartbeat: Duration) -> Time {
 /// A wait of nothing would ask the store in a tight loop when it answers "taken, free now".
 fn at_least_a_tick(wait: Duration) -> Duration {
     wait.max(Duration::from_millis(1))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    fn at(seconds: u64) -> Time {
+        Time::from_nanos((1_000_000 + seconds) * 1_000_000_000)
+    }
+
+    fn machine() -> Machine {
+        let settings = Settings {
+            wakeup: Wakeup::Push,
+            drain_limit: 21 * SECOND,
+            seed: 1,
+        };
+        Machine::new(Policy::default(), settings)
+    }
+
+    fn handle(machine: &mut Machine, now: Time, input: Input) -> Vec<Command> {
+        let mut commands = Vec::new();
+        machine.handle(now, input, &mut commands);
+        commands
+    }
+
+    fn leader() -> Machine {
+        let mut machine = machine();
+        assert_eq!(
+            handle(&mut machine, at(0), Input::Campaign),
+            [Command::Acquire]
+        );
+        let (proven_at, lease) = (at(0), 20 * SECOND);
+        let commands = handle(&mut machine, at(0), Input::Held { proven_at, lease });
+        assert!(matches!(commands[..], [Command::Elect(_)]), "{commands:?}");
+        machine
+    }
+
+    /// A process that is stopped over the end of its drain limit wakes with a heartbeat overdue:
+    /// its timer must not stay due, or the engine would spin until the validity ends.
+    #[test]
+    fn a_heartbeat_that_is_not_sent_any_more_does_not_keep_its_timer_due() {
+        let mut machine = leader();
+        handle(&mut machine, at(1), Input::Stop(Cause::Shutdown));
+        handle(&mut machine, at(10), Input::Timer);
+        let (proven_at, lease) = (at(10), 20 * SECOND);
+        handle(&mut machine, at(10), Input::Renewed { proven_at, lease });
+        let stopped_until = at(23);
+        assert_eq!(handle(&mut machine, stopped_until, Input::Timer), []);
+        assert!(machine.next_wake().is_some_and(|wake| wake > stopped_until));
+    }
+
+    #[test]
+    fn an_answer_from_before_the_end_does_not_bring_the_term_back() {
+        let mut machine = leader();
+        let commands = handle(&mut machine, at(10), Input::Timer);
+        assert!(
+            matches!(commands[..], [Command::Renew { .. }]),
+            "{commands:?}"
+        );
+        let (proven_at, lease) = (at(10), 20 * SECOND);
+        let commands = handle(&mut machine, at(25), Input::Renewed { proven_at, lease });
+        assert_eq!(commands, [Command::End(Cause::Expired), Command::Overrun]);
+        assert_eq!(
+            handle(&mut machine, at(26), Input::WorkEnded),
+            [Command::Release]
+        );
+    }
+
+    #[test]
+    fn an_election_won_too_late_is_asked_for_again() {
+        let mut machine = machine();
+        handle(&mut machine, at(0), Input::Campaign);
+        let (proven_at, lease) = (at(0), 20 * SECOND);
+        let commands = handle(&mut machine, at(16), Input::Held { proven_at, lease });
+        assert_eq!(commands, [Command::Acquire]);
+    }
+
+    #[test]
+    fn a_lease_too_short_for_the_policy_is_given_back() {
+        let mut machine = machine();
+        handle(&mut machine, at(0), Input::Campaign);
+        let (proven_at, lease) = (at(0), 10 * SECOND);
+        let commands = handle(&mut machine, at(0), Input::Held { proven_at, lease });
+        assert_eq!(commands, [Command::GiveUp, Command::Withdraw]);
+    }
 }
