@@ -208,3 +208,33 @@ fn a_store_that_fails_gives_the_command_its_time_to_stop() {
         fs::remove_file(place.path("child-alice")).unwrap();
     }
 }
+
+#[test]
+fn a_store_that_was_out_of_order_is_waited_for() {
+    let place = Place::new();
+    let alice = start(&place, "alice", &["--policy", "fast"], WORK);
+    let child = place.pid("child-alice");
+    fs::rename(place.path("store/job"), place.path("away")).unwrap();
+    fs::write(place.path("store/job"), "a file in the way").unwrap();
+    until_dead(child);
+    fs::remove_file(place.path("child-alice")).unwrap();
+    until("alice is told to try again", || {
+        place
+            .read("log-alice")
+            .contains("cannot campaign, will try again")
+    });
+    fs::remove_file(place.path("store/job")).unwrap();
+    assert_ne!(place.pid("child-alice"), child);
+    assert!(is_alive(alice.pid()));
+}
+
+#[test]
+fn a_store_that_is_out_of_order_at_the_start_is_an_error() {
+    let place = Place::new();
+    fs::create_dir(place.path("store")).unwrap();
+    fs::write(place.path("store/job"), "a file in the way").unwrap();
+    let output = place.run(&[], "echo > never").output().unwrap();
+    assert_eq!(output.status.code(), Some(2), "{output:?}");
+    assert!(support::stderr(&output).contains("use another directory"));
+    assert!(!place.path("never").exists());
+}
