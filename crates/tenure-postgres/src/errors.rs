@@ -122,9 +122,14 @@ impl From<tokio_postgres::Error> for Trouble {
             if let Some(source) = error.source() {
                 text = format!("{text}: {source}");
             }
-            return Self::new(ErrorKind::Unavailable, shown(&text))
-                .of_the_host()
-                .caused_by(error);
+            // Only its text tells the client's kinds of error apart.
+            let kind = if text.contains("TLS") {
+                text.push_str("; check sslmode, sslrootcert and the server's certificate");
+                ErrorKind::Misconfigured
+            } else {
+                ErrorKind::Unavailable
+            };
+            return Self::new(kind, shown(&text)).of_the_host().caused_by(error);
         };
         let code = answer.code().clone();
         let (kind, advice) = meaning(&code);

@@ -45,7 +45,7 @@ pub(crate) struct Session {
     statements: Statements,
     slots: Mutex<HashMap<AdvisoryKey, Arc<Slot>>>,
     /// One heartbeat at a time; who waits finds it done.
-    heart: tokio::sync::Mutex<Time>,
+    heart: tokio::sync::Mutex<()>,
     /// Queries share it; a guarded transaction has it alone, or they would become part of it.
     gate: Arc<RwLock<()>>,
     acquired: Arc<Notify>,
@@ -55,6 +55,7 @@ pub(crate) struct Session {
 struct Statements {
     acquire: Statement,
     release: Statement,
+    unlock: Statement,
     heartbeat: Statement,
     holder: Statement,
     notify: Statement,
@@ -201,9 +202,13 @@ impl Statements {
                  THEN (pg_current_xact_id()::text)::int8 END END WHERE $4::text IS NULL"
             ),
         };
-        let release = "SELECT CASE WHEN (CASE WHEN $1::int8 IS NULL \
-             THEN pg_advisory_unlock($2::int4, $3::int4) ELSE pg_advisory_unlock($1::int8) END) \
-             THEN pg_notify('tenure', $4::text) IS NOT NULL ELSE false END";
+        let unlock = "CASE WHEN $1::int8 IS NULL THEN pg_advisory_unlock($2::int4, $3::int4) \
+                      ELSE pg_advisory_unlock($1::int8) END";
+        let release = format!(
+            "SELECT CASE WHEN ({unlock}) THEN pg_notify('tenure', $4::text) IS NOT NULL \
+             ELSE false END"
+        );
+        let unlock = format!("SELECT {unlock}");
         let heartbeat = "SELECT pg_backend_pid(), pg_is_in_recovery(), \
              coalesce(array_agg((classid::int8 << 32) | objid::int8), '{}'), \
              coalesce(array_agg(objsubid), '{}') \
@@ -222,9 +227,10 @@ impl Statements {
              WHERE l.key = $1::int8 AND l.objsubid = $2::int2 \
              ORDER BY l.mode, l.pid LIMIT 1"
         );
-        let (acquire, release, heartbeat, holder, notify) = tokio::try_join!(
+        let (acquire, release, unlock, heartbeat, holder, notify) = tokio::try_join!(
             client.prepare(&acquire),
-            client.prepare(release),
+            client.prepare(&release),
+            client.prepare(&unlock),
             client.prepare(heartbeat),
             client.prepare(&holder),
             client.prepare("SELECT pg_notify('tenure', $1::text) IS NULL"),
@@ -232,6 +238,7 @@ impl Statements {
         Ok(Self {
             acquire,
             release,
+            unlock,
             heartbeat,
             holder,
             notify,
@@ -272,7 +279,7 @@ impl Session {
             runtime: Handle::current(),
             statements,
             slots: Mutex::default(),
-            heart: tokio::sync::Mutex::new(Time::ZERO),
+            heart: tokio::sync::Mutex::default(),
             gate: Arc::default(),
             acquired: Arc::default(),
             claims: AtomicU64::new(0),
@@ -422,25 +429,39 @@ impl Session {
     /// a failed transaction.
     async fn undo(&self, key: AdvisoryKey) {
         if self.ended().is_none() {
-            // A warning if it had not. A failure closes the session, which frees it too.
+            // A failure closes the session, which frees it too.
             let _unlocked = self.unlock(key).await;
         }
     }
 
-    async fn unlock(&self, key: AdvisoryKey) -> Result<bool, Trouble> {
+    /// Unlocks and tells the others; whether it had been locked.
+    async fn unlock_and_tell(&self, key: AdvisoryKey) -> Result<bool, Trouble> {
         let (big, class, object) = key.parameters();
         let message = free_message(key);
-        let unlocked = self
-            .ask(&self.statements.release, &[&big, &class, &object, &message])
-            .await;
-        match unlocked {
+        let parameters: [&(dyn ToSql + Sync); 4] = [&big, &class, &object, &message];
+        match self.ask(&self.statements.release, &parameters).await {
             Ok(row) => Ok(row.try_get(0).unwrap_or(false)),
+            Err(trouble) if self.ended().is_some() => Err(trouble),
+            // Telling needs room in the lock table and in the queue of notifications. Unlocking
+            // does not, and may have been done.
             Err(trouble) => {
-                // What cannot be given back must not be kept alive by other terms' heartbeats.
-                self.link.close(&trouble);
-                Err(trouble)
+                tracing::warn!(reason = trouble.message(), "cannot tell of a release");
+                self.unlock(key).await?;
+                Ok(true)
             }
         }
+    }
+
+    /// Unlocks what may be locked (a warning at the server if it is not).
+    async fn unlock(&self, key: AdvisoryKey) -> Result<(), Trouble> {
+        let (big, class, object) = key.parameters();
+        let unlocked = self
+            .ask(&self.statements.unlock, &[&big, &class, &object])
+            .await;
+        unlocked.map(drop).inspect_err(|trouble| {
+            // What cannot be given back must not be kept alive by other terms' heartbeats.
+            self.link.close(trouble);
+        })
     }
 
     /// Unlocks if what is held is what is meant. `Ok` when it is not held (any more).
@@ -461,7 +482,7 @@ impl Session {
         if self.ended().is_some() {
             return Ok(());
         }
-        if !self.unlock(key).await? {
+        if !self.unlock_and_tell(key).await? {
             tracing::warn!(lock = %held.lock, "the lock had been unlocked in its own session");
         }
         Ok(())
@@ -541,16 +562,14 @@ impl Session {
         if let Some(standing) = proven(slot) {
             return Ok(standing);
         }
-        let mut heart = self.heart.lock().await;
+        let _turn = self.heart.lock().await;
         if let Some(standing) = proven(slot) {
             return Ok(standing);
         }
-        let sent = match self.heartbeat().await {
-            Ok(sent) => sent,
+        match self.heartbeat().await {
             Err(_) if self.ended().is_some() => return Ok(Standing::Lost),
-            Err(trouble) => return Err(trouble),
-        };
-        *heart = sent;
+            outcome => outcome?,
+        }
         match proven(slot) {
             Some(standing) => Ok(standing),
             None => Err(Trouble::new(
@@ -560,7 +579,7 @@ impl Session {
         }
     }
 
-    async fn heartbeat(&self) -> Result<Time, Trouble> {
+    async fn heartbeat(&self) -> Result<(), Trouble> {
         let _shared = self.gate.read().await;
         let sent = self.clock.now();
         let row = self.ask(&self.statements.heartbeat, &[]).await?;
@@ -597,7 +616,7 @@ impl Session {
                 *held = None;
             }
         }
-        Ok(sent)
+        Ok(())
     }
 
     /// Tells of the term in the background, if there is one.

@@ -1,0 +1,273 @@
+//! Holders and waiters that are frozen or killed: other processes, really stopped.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "a failed unwrap is a failed test"
+)]
+
+mod support;
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use futures_util::StreamExt as _;
+use support::{LIMIT, LONG, Process, candidate, held, lock, renewed, start, taken, told, until};
+use tenure_core::{Acquired, Election, Hint, LockBackend as _, Policy, Renewal};
+use tenure_postgres::PostgresBackend;
+
+const NAME: &str = "batch";
+
+/// Not a test of its own: what the other processes run.
+#[tokio::test]
+async fn child_holds() {
+    let Some((config, lease)) = told() else {
+        return;
+    };
+    let backend = PostgresBackend::connect(config).await.unwrap();
+    let name = lock(NAME);
+    let mut grant = held(
+        backend
+            .acquire(&name, &candidate("child", 1), lease)
+            .await
+            .unwrap(),
+    );
+    println!("HELD");
+    loop {
+        match backend.renew(&grant, backend.clock().now()).await.unwrap() {
+            Renewal::Renewed(renewed) => grant = renewed,
+            Renewal::Lost { .. } => break,
+        }
+        tokio::time::sleep(lease.min(Duration::from_secs(2)) / 20).await;
+    }
+    assert!(backend.begin(&name, grant.token).await.is_err());
+    println!("LOST");
+}
+
+/// Not a test of its own: campaigns as an application would.
+#[tokio::test]
+async fn child_campaigns() {
+    let Some((config, lease)) = told() else {
+        return;
+    };
+    let backend = Arc::new(PostgresBackend::connect(config).await.unwrap());
+    let policy = Policy::builder().lease(lease).build().unwrap();
+    let election = Election::builder(backend, lock(NAME)).policy(policy);
+    let election = election.build().unwrap();
+    println!("CAMPAIGNS");
+    let leadership = election.campaign().await.unwrap();
+    println!("LEADS");
+    leadership.lost().await;
+    println!("LOST");
+}
+
+#[tokio::test]
+async fn a_frozen_holder_loses_the_lock_at_the_lease() {
+    let Some(server) = start(&[]) else { return };
+    let mut child = Process::start("child_holds", &server, Duration::from_secs(2));
+    child.says("HELD");
+    let backend = server.connect().await;
+    let name = lock(NAME);
+    let bob = candidate("bob", 2);
+    let mut changes = backend.changes(&name);
+    assert_eq!(
+        taken(backend.acquire(&name, &bob, LONG).await.unwrap())
+            .unwrap()
+            .identity,
+        "child"
+    );
+    let frozen = Instant::now();
+    child.signal("STOP");
+    // Woken by the end of its session; no look of our own in between.
+    let waiting = async {
+        loop {
+            if let Acquired::Held(grant) = backend.acquire(&name, &bob, LONG).await.unwrap() {
+                return grant;
+            }
+            while changes.next().await != Some(Hint::MayBeFree) {}
+        }
+    };
+    let grant = tokio::time::timeout(LIMIT, waiting).await.unwrap();
+    println!(
+        "frozen holder: lock after {:?} of a lease of 2s",
+        frozen.elapsed()
+    );
+    // It runs on, and does not believe that it leads.
+    child.signal("CONT");
+    child.says("LOST");
+    renewed(backend.renew(&grant, backend.clock().now()).await.unwrap());
+}
+
+#[tokio::test]
+async fn a_killed_holder_wakes_the_waiter_at_once() {
+    let Some(server) = start(&[]) else { return };
+    let backend = server.connect().await;
+    let admin = server.admin().await;
+    let name = lock(NAME);
+    for round in 0..5 {
+        // A lease that no test outlives: what frees the lock is the end of the process.
+        let mut child = Process::start("child_holds", &server, LONG);
+        child.says("HELD");
+        let bob = candidate("bob", 2 + round);
+        let mut changes = backend.changes(&name);
+        taken(backend.acquire(&name, &bob, LONG).await.unwrap());
+        until(
+            &admin,
+            "SELECT count(*) = 1 FROM pg_locks WHERE locktype = 'advisory' AND NOT granted",
+        )
+        .await;
+        let killed = Instant::now();
+        child.signal("KILL");
+        let waiting = async {
+            loop {
+                while changes.next().await != Some(Hint::MayBeFree) {}
+                if let Acquired::Held(grant) = backend.acquire(&name, &bob, LONG).await.unwrap() {
+                    return grant;
+                }
+            }
+        };
+        let grant = tokio::time::timeout(LIMIT, waiting).await.unwrap();
+        println!("killed holder: lock after {:?}", killed.elapsed());
+        backend.release(&grant).await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn a_killed_or_frozen_waiter_never_leads() {
+    let Some(server) = start(&[]) else { return };
+    let (a, b) = (server.connect().await, server.connect().await);
+    let admin = server.admin().await;
+    let name = lock(NAME);
+    let grant = held(a.acquire(&name, &candidate("ann", 1), LONG).await.unwrap());
+    let mut killed = Process::start("child_campaigns", &server, Duration::from_secs(300));
+    let mut frozen = Process::start("child_campaigns", &server, Duration::from_secs(300));
+    killed.says("CAMPAIGNS");
+    frozen.says("CAMPAIGNS");
+    let waiting = "SELECT count(*) = 2 FROM pg_locks WHERE locktype = 'advisory' AND NOT granted";
+    until(&admin, waiting).await;
+    killed.signal("KILL");
+    frozen.signal("STOP");
+    let mut changes = b.changes(&name);
+    taken(b.acquire(&name, &candidate("bob", 2), LONG).await.unwrap());
+    a.release(&grant).await.unwrap();
+    while tokio::time::timeout(LIMIT, changes.next()).await.unwrap() != Some(Hint::MayBeFree) {}
+    // Nobody else can have it, so the first attempt succeeds.
+    let grant = held(b.acquire(&name, &candidate("bob", 2), LONG).await.unwrap());
+    renewed(b.renew(&grant, b.clock().now()).await.unwrap());
+    // The frozen one had not taken anything when it runs on.
+    frozen.signal("CONT");
+    b.release(&grant).await.unwrap();
+    frozen.says("LEADS");
+}
+
+#[tokio::test]
+async fn elections_hand_over_and_notice_the_loss() {
+    let Some(server) = start(&[]) else { return };
+    let policy = Policy::fast();
+    let elect = |backend: PostgresBackend| {
+        let election = Election::builder(Arc::new(backend), lock(NAME)).policy(policy.clone());
+        election.build().unwrap()
+    };
+    let (one, two) = (elect(server.connect().await), elect(server.connect().await));
+    let first = one.campaign().await.unwrap();
+    let second = tokio::spawn(async move { (two.campaign().await.unwrap(), two) });
+    let before = first.token();
+    first.resign().await.unwrap();
+    let (second, _two) = tokio::time::timeout(LIMIT, second).await.unwrap().unwrap();
+    assert!(second.token() > before);
+    let permit = second.confirm().await.unwrap();
+    assert_eq!(permit.token, second.token());
+    let admin = server.admin().await;
+    let query = "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity \
+                 WHERE pid <> pg_backend_pid() AND backend_type = 'client backend'";
+    admin.query(query, &[]).await.unwrap();
+    tokio::time::timeout(LIMIT, second.lost()).await.unwrap();
+    assert!(!second.is_valid());
+    drop(second);
+    // And it goes on.
+    let third = tokio::time::timeout(LIMIT, one.campaign())
+        .await
+        .unwrap()
+        .unwrap();
+    assert!(third.token() > before);
+}
+
+/// Prints what the server's own statements take through the same client, and what they take here.
+#[tokio::test]
+async fn figures_beside_the_bare_statements() {
+    const ROUNDS: u32 = 100;
+    let Some(server) = start(&[]) else { return };
+    let (a, b) = (server.connect().await, server.connect().await);
+    let name = lock(NAME);
+    let (bare, waiter) = (server.admin().await, server.admin().await);
+    let lock_and_mint = bare
+        .prepare(
+            "SELECT pg_try_advisory_lock($1), pg_logical_emit_message(true, 't', ''), \
+             pg_current_xact_id()::text",
+        )
+        .await
+        .unwrap();
+    let wait = waiter.prepare("SELECT pg_advisory_lock(7)").await.unwrap();
+    let unlock = bare.prepare("SELECT pg_advisory_unlock(7)").await.unwrap();
+    let unlock_other = waiter
+        .prepare("SELECT pg_advisory_unlock(7)")
+        .await
+        .unwrap();
+    let mut spent = [Duration::ZERO; 6];
+    for round in 0..ROUNDS {
+        let began = Instant::now();
+        bare.query_one(&lock_and_mint, &[&7_i64]).await.unwrap();
+        spent[0] += began.elapsed();
+        let blocked = async {
+            waiter.query_one(&wait, &[]).await.unwrap();
+            Instant::now()
+        };
+        let mut blocked = Box::pin(blocked);
+        assert!(futures_util::FutureExt::now_or_never(blocked.as_mut()).is_none());
+        until(&bare, WAITS).await;
+        let began = Instant::now();
+        let (done, _) = tokio::join!(blocked, bare.query_one(&unlock, &[]));
+        spent[1] += done - began;
+        waiter.query_one(&unlock_other, &[]).await.unwrap();
+
+        let ann = candidate("ann", u64::from(round));
+        let bob = candidate("bob", u64::from(round));
+        let began = Instant::now();
+        let grant = held(a.acquire(&name, &ann, LONG).await.unwrap());
+        spent[2] += began.elapsed();
+        let began = Instant::now();
+        let grant = renewed(a.renew(&grant, a.clock().now()).await.unwrap());
+        spent[3] += began.elapsed();
+        let mut changes = b.changes(&name);
+        taken(b.acquire(&name, &bob, LONG).await.unwrap());
+        let began = Instant::now();
+        let waiting = async {
+            while changes.next().await != Some(Hint::MayBeFree) {}
+            let hinted = began.elapsed();
+            (
+                hinted,
+                held(b.acquire(&name, &bob, LONG).await.unwrap()),
+                began.elapsed(),
+            )
+        };
+        let (_, (hinted, grant, elapsed)) = tokio::join!(a.release(&grant), waiting);
+        spent[4] += hinted;
+        spent[5] += elapsed;
+        b.release(&grant).await.unwrap();
+    }
+    for (what, spent) in [
+        "bare lock and token",
+        "bare unlock to a blocked waiter",
+        "acquire",
+        "heartbeat",
+        "release to hint",
+        "release to the next grant",
+    ]
+    .iter()
+    .zip(spent)
+    {
+        println!("{what}: {:?}", spent / ROUNDS);
+    }
+}
+
+const WAITS: &str = "SELECT count(*) = 1 FROM pg_locks WHERE locktype = 'advisory' AND NOT granted \
+                     AND objsubid = 1";

@@ -1,0 +1,331 @@
+//! Servers that refuse, stop, crash, fail over or have a pooler in front.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "a failed unwrap is a failed test"
+)]
+
+mod support;
+
+use std::time::Duration;
+
+use futures_util::future::join_all;
+use support::{
+    Bouncer, LIMIT, LONG, PASSWORD, candidate, free_port, held, lock, renewed, start, taken, win,
+};
+use tenure_core::{Error, ErrorKind, LockBackend as _, Renewal, Time};
+use tenure_postgres::{PostgresBackend, PostgresConfig};
+
+async fn refused(config: PostgresConfig) -> Error {
+    let error = PostgresBackend::connect(config).await.unwrap_err();
+    let mut text = format!("{error} {error:?}");
+    let mut source = std::error::Error::source(&error);
+    while let Some(inner) = source {
+        text = format!("{text} {inner} {inner:?}");
+        source = inner.source();
+    }
+    assert!(
+        !text.contains("battery") && !text.contains(PASSWORD),
+        "{text}"
+    );
+    error
+}
+
+#[tokio::test]
+async fn what_cannot_work_is_refused_with_its_reason() {
+    let Some(server) = start(&[]) else { return };
+    let error = refused(server.config().password("battery-staple")).await;
+    assert_eq!(error.kind(), ErrorKind::Forbidden, "{error}");
+    let error = refused(server.config().user("nobody").password("battery-staple")).await;
+    assert_eq!(error.kind(), ErrorKind::Forbidden, "{error}");
+    let error = refused(server.config().database("missing")).await;
+    assert_eq!(error.kind(), ErrorKind::Misconfigured, "{error}");
+    let off = "-c synchronous_commit=off";
+    let error = refused(server.config().options(off)).await;
+    assert_eq!(error.kind(), ErrorKind::Misconfigured, "{error}");
+    assert!(error.message().contains("synchronous_commit"), "{error}");
+    let read_only = "-c default_transaction_read_only=on";
+    let error = refused(server.config().options(read_only)).await;
+    assert_eq!(error.kind(), ErrorKind::Misconfigured, "{error}");
+    let tls = server.config().tls(tenure_postgres::TlsMode::Require);
+    let error = refused(tls).await;
+    assert!(error.message().contains("TLS"), "{error}");
+
+    // Nobody there, and somebody who never answers.
+    let closed = format!("postgres://app:battery@127.0.0.1:{}/x", free_port());
+    let error = refused(PostgresConfig::from_url(&closed).unwrap()).await;
+    assert_eq!(error.kind(), ErrorKind::Unavailable, "{error}");
+    let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = silent.local_addr().unwrap().port();
+    let url = format!("postgres://app:battery@127.0.0.1:{port}/x?connect_timeout=50ms");
+    let error = refused(PostgresConfig::from_url(&url).unwrap()).await;
+    assert_eq!(error.kind(), ErrorKind::Timeout, "{error}");
+
+    // The next host of the list is tried, whatever ails the first.
+    let url = format!(
+        "postgres://app:{PASSWORD}@127.0.0.1:{port},127.0.0.1:{}/postgres?connect_timeout=20",
+        server.port
+    );
+    let config = PostgresConfig::from_url(&url).unwrap();
+    PostgresBackend::connect(config.connect_timeout(Duration::from_secs(3)))
+        .await
+        .unwrap();
+}
+
+#[tokio::test]
+async fn the_password_comes_from_a_file_and_may_change() {
+    let Some(server) = start(&[]) else { return };
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("password");
+    std::fs::write(&file, format!("{PASSWORD}\n")).unwrap();
+    let passfile = dir.path().join("pgpass");
+    std::fs::write(&passfile, format!("*:*:postgres:app:{PASSWORD}\n")).unwrap();
+    let address = format!("127.0.0.1:{}", server.port);
+    let config = PostgresConfig::server(&address).unwrap();
+    let config = config.user("app").database("postgres");
+    PostgresBackend::connect(config.clone().passfile(&passfile))
+        .await
+        .unwrap();
+    let backend = PostgresBackend::connect(config.password_file(&file))
+        .await
+        .unwrap();
+
+    let admin = server.admin().await;
+    admin
+        .batch_execute("ALTER ROLE app PASSWORD 'rotated'")
+        .await
+        .unwrap();
+    std::fs::write(&file, "rotated").unwrap();
+    // Two sessions: the first is the one that `connect` has made.
+    let name = lock("batch");
+    win(&backend, &name, &candidate("ann", 1)).await;
+    taken(
+        backend
+            .acquire(&name, &candidate("bob", 2), LONG)
+            .await
+            .unwrap(),
+    );
+}
+
+#[tokio::test]
+async fn too_many_connections_are_an_error_and_no_more() {
+    let Some(server) = start(&["max_connections=8", "superuser_reserved_connections=0"]) else {
+        return;
+    };
+    let backend = server.connect().await;
+    let grant = held(
+        backend
+            .acquire(&lock("a"), &candidate("ann", 1), LONG)
+            .await
+            .unwrap(),
+    );
+    let mut others = Vec::new();
+    let error = loop {
+        match PostgresBackend::connect(server.config()).await {
+            Ok(other) => others.push(other),
+            Err(error) => break error,
+        }
+    };
+    assert_eq!(error.kind(), ErrorKind::Unavailable, "{error}");
+    assert!(error.message().contains("max_connections"), "{error}");
+    renewed(backend.renew(&grant, backend.clock().now()).await.unwrap());
+}
+
+#[tokio::test]
+async fn a_full_lock_table_is_an_error_and_no_more() {
+    let settings = ["max_locks_per_transaction=10", "max_connections=10"];
+    let Some(server) = start(&settings) else {
+        return;
+    };
+    let backend = server.connect().await;
+    let mut grants = Vec::new();
+    let error = loop {
+        let number = grants.len() as u64;
+        let name = lock(&format!("lock-{number}"));
+        match backend
+            .acquire(&name, &candidate("ann", number), LONG)
+            .await
+        {
+            Ok(acquired) => grants.push(held(acquired)),
+            Err(error) => break error,
+        }
+    };
+    println!("{} locks: {error}", grants.len());
+    assert_eq!(error.kind(), ErrorKind::Unavailable);
+    assert!(
+        error.message().contains("max_locks_per_transaction"),
+        "{error}"
+    );
+    // The terms that there are go on; one that ends makes room.
+    backend.release(&grants.pop().unwrap()).await.unwrap();
+    for grant in &grants {
+        renewed(backend.renew(grant, grant.proven_at).await.unwrap());
+    }
+    held(
+        backend
+            .acquire(&lock("room"), &candidate("ann", 1), LONG)
+            .await
+            .unwrap(),
+    );
+}
+
+#[tokio::test]
+async fn poolers_are_refused_unless_they_are_in_session_mode() {
+    let Some(server) = start(&[]) else { return };
+    let Some(bouncer) = Bouncer::start(&server, "transaction") else {
+        return;
+    };
+    let error = refused(bouncer.config()).await;
+    assert_eq!(error.kind(), ErrorKind::Unsupported, "{error}");
+    assert!(error.message().contains("pooler"), "{error}");
+    let Some(bouncer) = Bouncer::start(&server, "session") else {
+        return;
+    };
+    let error = refused(bouncer.config()).await;
+    assert_eq!(error.kind(), ErrorKind::Unsupported, "{error}");
+    let config = bouncer.config().session_pooler(true);
+    let (through, direct) = (
+        PostgresBackend::connect(config).await.unwrap(),
+        server.connect().await,
+    );
+    let name = lock("batch");
+    let grant = held(
+        through
+            .acquire(&name, &candidate("ann", 1), LONG)
+            .await
+            .unwrap(),
+    );
+    taken(
+        direct
+            .acquire(&name, &candidate("bob", 2), LONG)
+            .await
+            .unwrap(),
+    );
+    renewed(through.renew(&grant, through.clock().now()).await.unwrap());
+    drop((through, grant));
+    win(&direct, &name, &candidate("bob", 2)).await;
+}
+
+#[tokio::test]
+async fn tokens_rise_over_immediate_crashes_and_fast_shutdowns() {
+    let Some(mut server) = start(&[]) else { return };
+    let backend = server.connect().await;
+    let name = lock("batch");
+    let mut last = None;
+    for round in 0..21 {
+        let grant = win(&backend, &name, &candidate("ann", round)).await;
+        assert!(
+            last.is_none_or(|last| grant.token > last),
+            "{last:?} then {}",
+            grant.token
+        );
+        last = Some(grant.token);
+        server.stop(if round == 20 { "INT" } else { "QUIT" });
+        // The end of the connection is enough: nothing needs to be asked.
+        let told = async {
+            while !matches!(
+                backend.renew(&grant, Time::ZERO).await.unwrap(),
+                Renewal::Lost { .. }
+            ) {
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::time::timeout(LIMIT, told).await.unwrap();
+        backend.release(&grant).await.unwrap();
+        let error = backend
+            .acquire(&name, &candidate("ann", 99), LONG)
+            .await
+            .unwrap_err();
+        assert!(error.is_retryable(), "{error}");
+        server.restart();
+    }
+    println!("the last token is {last:?}");
+}
+
+#[tokio::test]
+async fn a_standby_is_no_place_for_locks_until_it_is_promoted() {
+    let Some(mut primary) = start(&[]) else {
+        return;
+    };
+    let standby = primary.standby();
+    let error = refused(standby.config()).await;
+    assert_eq!(error.kind(), ErrorKind::Misconfigured, "{error}");
+
+    let url = format!(
+        "postgres://app:{PASSWORD}@127.0.0.1:{},127.0.0.1:{}/postgres?connect_timeout=20\
+         &target_session_attrs=read-write",
+        standby.port, primary.port
+    );
+    let config = PostgresConfig::from_url(&url).unwrap();
+    let backend = PostgresBackend::connect(config).await.unwrap();
+    let name = lock("batch");
+    let ann = candidate("ann", 1);
+    let grant = held(backend.acquire(&name, &ann, LONG).await.unwrap());
+    // It streams what the token was made from, so its own are larger.
+    let admin = primary.admin().await;
+    support::until(
+        &admin,
+        "SELECT coalesce(bool_and(replay_lsn >= pg_current_wal_flush_lsn()), false) \
+         FROM pg_stat_replication",
+    )
+    .await;
+    primary.stop("QUIT");
+    let error = backend.acquire(&name, &ann, LONG).await.unwrap_err();
+    assert!(error.is_retryable(), "{error}");
+    standby.promote();
+    let next = win(&backend, &name, &ann).await;
+    assert!(next.token > grant.token);
+    assert!(matches!(
+        backend.renew(&grant, Time::ZERO).await.unwrap(),
+        Renewal::Lost { .. }
+    ));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn thousands_of_terms_share_one_session_and_one_heartbeat() {
+    const TERMS: u64 = 5000;
+    let settings = ["max_locks_per_transaction=128", "log_statement=all"];
+    let Some(server) = start(&settings) else {
+        return;
+    };
+    let backend = server.connect().await;
+    let acquiring = (0..TERMS).map(|number| {
+        let backend = backend.clone();
+        tokio::spawn(async move {
+            let name = lock(&format!("lock-{number}"));
+            held(
+                backend
+                    .acquire(&name, &candidate("ann", number), LONG)
+                    .await
+                    .unwrap(),
+            )
+        })
+    });
+    let grants: Vec<_> = join_all(acquiring)
+        .await
+        .into_iter()
+        .map(Result::unwrap)
+        .collect();
+
+    let beats = || {
+        server
+            .log()
+            .matches("pg_is_in_recovery(), coalesce")
+            .count()
+    };
+    let executed = |before: usize, after: usize| after - before;
+    // The statement is logged when it is prepared, too.
+    let before = beats();
+    let not_before = backend.clock().now();
+    let renewing = grants.iter().map(|grant| backend.renew(grant, not_before));
+    for renewal in join_all(renewing).await {
+        assert!(renewed(renewal.unwrap()).proven_at >= not_before);
+    }
+    let admin = server.admin().await;
+    let query = "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'ann'";
+    assert_eq!(
+        admin.query_one(query, &[]).await.unwrap().get::<_, i64>(0),
+        1
+    );
+    assert_eq!(executed(before, beats()), 1);
+}
