@@ -11,7 +11,8 @@ use std::time::Duration;
 
 use futures_util::future::join_all;
 use support::{
-    Bouncer, LIMIT, LONG, PASSWORD, candidate, free_port, held, lock, renewed, start, taken, win,
+    Bouncer, LIMIT, LONG, PASSWORD, Wire, candidate, free_port, held, lock, renewed, start, taken,
+    win,
 };
 use tenure_core::{Error, ErrorKind, LockBackend as _, Renewal, Time};
 use tenure_postgres::{PostgresBackend, PostgresConfig};
@@ -328,4 +329,130 @@ async fn thousands_of_terms_share_one_session_and_one_heartbeat() {
         1
     );
     assert_eq!(executed(before, beats()), 1);
+}
+
+#[tokio::test]
+async fn a_partitioned_holder_loses_and_a_partitioned_waiter_never_leads() {
+    let Some(server) = start(&[]) else { return };
+    let lease = Duration::from_secs(2);
+    let (holder_wire, waiter_wire) = (Wire::to(&server).await, Wire::to(&server).await);
+    let (holder, waiter) = (holder_wire.connect().await, waiter_wire.connect().await);
+    let other = server.connect().await;
+    let name = lock("batch");
+    let grant = held(
+        holder
+            .acquire(&name, &candidate("ann", 1), lease)
+            .await
+            .unwrap(),
+    );
+    let _changes = waiter.changes(&name);
+    taken(
+        waiter
+            .acquire(&name, &candidate("eve", 2), LONG)
+            .await
+            .unwrap(),
+    );
+    let admin = server.admin().await;
+    let waits = "SELECT count(*) = 1 FROM pg_locks WHERE locktype = 'advisory' AND NOT granted";
+    support::until(&admin, waits).await;
+    holder_wire.cut();
+    waiter_wire.cut();
+    let began = std::time::Instant::now();
+    let bob = candidate("bob", 3);
+    let next = win(&other, &name, &bob).await;
+    println!(
+        "partitioned holder: lock after {:?} of a lease of {lease:?}",
+        began.elapsed()
+    );
+    assert!(next.token > grant.token);
+    renewed(other.renew(&next, other.clock().now()).await.unwrap());
+    // A call over the cut wire ends with the session, and never says "renewed".
+    let renewal = holder.renew(&grant, holder.clock().now()).await;
+    assert!(matches!(renewal, Ok(Renewal::Lost { .. })), "{renewal:?}");
+}
+
+#[tokio::test]
+async fn tls_is_verified_when_it_is_asked_for() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = |name| dir.path().join(name);
+    let made = std::process::Command::new("openssl")
+        .args([
+            "req",
+            "-x509",
+            "-newkey",
+            "ec",
+            "-pkeyopt",
+            "ec_paramgen_curve:prime256v1",
+        ])
+        .args(["-nodes", "-days", "2", "-subj", "/CN=localhost"])
+        .args(["-addext", "subjectAltName=DNS:localhost"])
+        .args(["-addext", "basicConstraints=critical,CA:FALSE"])
+        .arg("-keyout")
+        .arg(file("key.pem"))
+        .arg("-out")
+        .arg(file("cert.pem"))
+        .output();
+    if !made.is_ok_and(|made| made.status.success()) {
+        support::left_out("no openssl to make a certificate");
+        return;
+    }
+    support::give(dir.path());
+    let settings = [
+        "ssl=on".to_owned(),
+        format!("ssl_cert_file={}", file("cert.pem").display()),
+        format!("ssl_key_file={}", file("key.pem").display()),
+    ];
+    let settings: Vec<&str> = settings.iter().map(String::as_str).collect();
+    let Some(server) = start(&settings) else {
+        return;
+    };
+    let url = |host: &str, parameters: &str| {
+        let port = server.port;
+        let url = format!("postgres://app:{PASSWORD}@{host}:{port}/postgres?{parameters}");
+        PostgresConfig::from_url(&url)
+            .unwrap()
+            .connect_timeout(Duration::from_secs(20))
+    };
+    let trusted = format!(
+        "sslmode=verify-full&sslrootcert={}",
+        file("cert.pem").display()
+    );
+    for config in [
+        url("localhost", "sslmode=prefer"),
+        url("localhost", &trusted),
+    ] {
+        let backend = PostgresBackend::connect(config).await.unwrap();
+        let name = lock("batch");
+        let grant = held(
+            backend
+                .acquire(&name, &candidate("ann", 1), LONG)
+                .await
+                .unwrap(),
+        );
+        let admin = server.admin().await;
+        let encrypted = "SELECT ssl FROM pg_stat_ssl JOIN pg_stat_activity USING (pid) \
+                         WHERE application_name = 'ann'";
+        assert!(
+            admin
+                .query_one(encrypted, &[])
+                .await
+                .unwrap()
+                .get::<_, bool>(0)
+        );
+        backend.release(&grant).await.unwrap();
+        drop((backend, grant));
+        support::until(
+            &admin,
+            "SELECT count(*) = 0 FROM pg_stat_activity WHERE application_name = 'ann'",
+        )
+        .await;
+    }
+    // Not of a trusted authority, and not for this host.
+    for config in [
+        url("localhost", "sslmode=require"),
+        url("127.0.0.1", &trusted),
+    ] {
+        let error = refused(config).await;
+        assert_eq!(error.kind(), ErrorKind::Misconfigured, "{error}");
+    }
 }

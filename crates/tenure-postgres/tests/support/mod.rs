@@ -48,7 +48,7 @@ fn programs() -> Option<PathBuf> {
     found
 }
 
-fn left_out(what: &str) {
+pub fn left_out(what: &str) {
     let line = format!("LEFT OUT: {what}");
     assert!(env::var_os("TENURE_TEST_STRICT").is_none(), "{line}");
     eprintln!("{line}");
@@ -503,3 +503,53 @@ pub async fn until(client: &tokio_postgres::Client, question: &str) {
 /// Nobody holds or awaits any lock but the sessions' own.
 pub const NO_LOCKS: &str = "SELECT count(*) = 0 FROM pg_locks WHERE locktype = 'advisory' \
                             AND NOT (objsubid = 2 AND classid = 1952804469)";
+
+/// A way to the server that can be cut: what is sent then is lost, and no end is told.
+pub struct Wire {
+    pub port: u16,
+    cut: tokio::sync::watch::Sender<bool>,
+}
+
+impl Wire {
+    pub async fn to(server: &Server) -> Self {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let cut = tokio::sync::watch::Sender::new(false);
+        let (state, target) = (cut.subscribe(), server.port);
+        tokio::spawn(async move {
+            loop {
+                let (near, _) = listener.accept().await.unwrap();
+                let mut state = state.clone();
+                tokio::spawn(async move {
+                    let far = tokio::net::TcpStream::connect(("127.0.0.1", target)).await;
+                    let (mut near, mut far) = (near, far.unwrap());
+                    let is_cut = async { state.wait_for(|cut| *cut).await.is_ok() };
+                    let over = tokio::select! {
+                        biased;
+                        cut = is_cut => !cut,
+                        _ = tokio::io::copy_bidirectional(&mut near, &mut far) => true,
+                    };
+                    if !over {
+                        // Both sockets stay open, and nobody reads from them.
+                        std::future::pending::<()>().await;
+                    }
+                });
+            }
+        });
+        Self { port, cut }
+    }
+
+    pub fn cut(&self) {
+        self.cut.send_replace(true);
+    }
+
+    pub async fn connect(&self) -> PostgresBackend {
+        let url = format!(
+            "postgres://app:{PASSWORD}@127.0.0.1:{}/postgres?sslmode=disable&connect_timeout=20",
+            self.port
+        );
+        PostgresBackend::connect(PostgresConfig::from_url(&url).unwrap())
+            .await
+            .unwrap()
+    }
+}
