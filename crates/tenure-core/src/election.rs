@@ -67,6 +67,8 @@ pub(crate) struct Inner {
     /// Made by the first subscriber: its buffer is larger than everything else here.
     events: OnceLock<broadcast::Sender<Event>>,
     occupied: AtomicBool,
+    /// The store has answered an `acquire`: permissions and configuration were fine once.
+    answered: AtomicBool,
     turn: Arc<tokio::sync::Mutex<()>>,
 }
 
@@ -90,8 +92,8 @@ impl Election {
     /// Campaigns until elected.
     ///
     /// Faults of the store are retried for as long as it takes. What somebody has to mend
-    /// (permissions, configuration) is an error if the store's first answer says so; later it is
-    /// an event, and the campaign goes on.
+    /// (permissions, configuration) is an error if the first answer that this election gets from
+    /// the store says so; later it is an event, and the campaign goes on.
     ///
     /// Cancel safe: dropping the future withdraws from the election, in the background. One
     /// `Election` campaigns or leads once at a time; a second call meanwhile is an
@@ -294,6 +296,7 @@ impl ElectionBuilder {
                 state: watch::Sender::new(ElectionState::Idle),
                 events: OnceLock::new(),
                 occupied: AtomicBool::new(false),
+                answered: AtomicBool::new(false),
                 turn: Arc::default(),
             }),
         })
@@ -313,6 +316,14 @@ impl fmt::Debug for ElectionBuilder {
 impl Inner {
     pub(crate) fn is_healthy(&self) -> bool {
         self.health.as_ref().is_none_or(|probe| probe())
+    }
+
+    pub(crate) fn store_answered(&self) -> bool {
+        self.answered.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn note_answer(&self) {
+        self.answered.store(true, Ordering::Relaxed);
     }
 
     /// A campaign's number and the seed of its jitter.

@@ -131,6 +131,7 @@ impl Engine {
         let settings = Settings {
             wakeup: election.backend.capabilities().wakeup,
             drain_limit: election.drain_limit,
+            answered: election.store_answered(),
             seed,
         };
         Self {
@@ -246,6 +247,9 @@ impl Engine {
     }
 
     fn acquired(&mut self, answer: Result<Acquired, Error>) {
+        if answer.is_ok() {
+            self.election.note_answer();
+        }
         match answer {
             Ok(Acquired::Held(grant)) => {
                 let (proven_at, lease) = (grant.proven_at, grant.lease);

@@ -158,6 +158,8 @@ pub struct Settings {
     pub wakeup: Wakeup,
     /// How long the term is kept up for work that was told to stop and has not.
     pub drain_limit: Duration,
+    /// The store has answered in an earlier campaign: what fails now is not a wrong set-up.
+    pub answered: bool,
     /// Seeds the jitter.
     pub seed: u64,
 }
@@ -168,6 +170,7 @@ pub struct Machine {
     policy: Policy,
     wakeup: Wakeup,
     drain_limit: Duration,
+    answered: bool,
     rng: fastrand::Rng,
     state: State,
 }
@@ -200,8 +203,6 @@ struct Candidacy {
     heeds_hints: bool,
     /// A hint came while a call was under way, whose answer may be older than the hint.
     hinted: bool,
-    /// The store has answered once, so what fails now is an event and not a wrong set-up.
-    answered: bool,
 }
 
 #[derive(Debug)]
@@ -224,6 +225,7 @@ impl Machine {
             policy,
             wakeup: settings.wakeup,
             drain_limit: settings.drain_limit,
+            answered: settings.answered,
             rng: fastrand::Rng::with_seed(settings.seed),
             state: State::Idle,
         }
@@ -268,7 +270,6 @@ impl Machine {
                         acquire_at: None,
                         heeds_hints: false,
                         hinted: false,
-                        answered: false,
                     });
                     commands.push(Command::Acquire);
                 }
@@ -340,7 +341,7 @@ impl Machine {
                 }
             }
             Input::Taken { free_in } => {
-                candidacy.answered = true;
+                self.answered = true;
                 candidacy.heeds_hints = true;
                 if candidacy.hinted {
                     candidacy.call(commands);
@@ -355,7 +356,7 @@ impl Machine {
             }
             Input::Held { proven_at, lease } => self.held(now, proven_at, lease, commands),
             Input::Failed(failure) => {
-                if failure.permanent && !candidacy.answered {
+                if failure.permanent && !self.answered {
                     commands.push(Command::GiveUp);
                     self.give_back(now, Command::Withdraw, commands);
                     return;
@@ -593,6 +594,7 @@ mod tests {
         let settings = Settings {
             wakeup: Wakeup::Push,
             drain_limit: 21 * SECOND,
+            answered: false,
             seed: 1,
         };
         Machine::new(Policy::default(), settings)

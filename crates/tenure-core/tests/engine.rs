@@ -197,6 +197,23 @@ async fn what_somebody_has_to_mend_fails_at_the_start_and_is_an_event_later() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_right_that_is_revoked_between_two_terms_does_not_end_the_service() {
+    let store = TestBackend::new();
+    let election = election(&store, "a");
+    drop(election.campaign().await.unwrap());
+    election.settled().await;
+    store.fail_with(Some(ErrorKind::Forbidden));
+    let mut events = election.events();
+    let campaign = tokio::spawn({
+        let election = election.clone();
+        async move { election.campaign().await }
+    });
+    event(&mut events, |event| matches!(event, Event::StoreFailed(_))).await;
+    store.fail_with(None);
+    assert!(campaign.await.unwrap().unwrap().is_valid());
+}
+
+#[tokio::test(start_paused = true)]
 async fn an_outage_at_the_start_is_waited_out() {
     let store = TestBackend::new();
     store.fail_with(Some(ErrorKind::Unavailable));
