@@ -303,6 +303,16 @@ pub const MUTANTS: &[Mutant] = &[
         replace: "        let not_before = now.minus(heartbeat * 1000);",
     },
     Mutant {
+        name: "spins-after-drain",
+        breaks: "livelock: the heartbeat that the drain's end has made pointless stays due",
+        file: MACHINE,
+        find: "        self.renew_at = None;
+        if self.drain_until.is_some_and(|until| now >= until) {",
+        replace: "        if self.drain_until.is_none_or(|until| now < until) {
+            self.renew_at = None;
+        } else {",
+    },
+    Mutant {
         name: "ttl-renew-is-upsert",
         breaks: "hazard 16, in the store's script: a heartbeat makes the key again",
         file: TTL,

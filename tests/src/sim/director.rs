@@ -397,7 +397,15 @@ impl Director {
                 after_release: self.wake() + CALM_TRIP * 2,
             });
         }
-        sleep(policy.stop_grace() + stop).await;
+        let over = self.world.now() + policy.stop_grace() + stop;
+        if beyond && self.world.chance(50) {
+            // A host that is stopped over the end of the drain limit, and wakes while its term
+            // is still valid.
+            let lease = policy.lease();
+            sleep(limit.saturating_sub(lease / 3)).await;
+            self.freeze(leader.candidate, lease / 2);
+        }
+        sleep(over.saturating_sub(self.world.now())).await;
         self.settle(self.settling_time()).await;
     }
 
