@@ -1,1 +1,147 @@
-//! To come.
+//! The contract of [`tenure_core::LockBackend`] as a test suite that anyone can run on a backend
+//! of their own.
+//!
+//! # One test per case
+//!
+//! Say how to connect to the store, by a [`Subject`], and expand the suite in an integration
+//! test (`tests/conformance.rs`):
+//!
+//! ```
+//! use std::sync::Arc;
+//!
+//! use tenure_conformance::{Hook, Subject, async_trait};
+//! use tenure_core::{Error, LockBackend, LockName, MemoryBackend};
+//!
+//! struct Mine {
+//!     backend: MemoryBackend,
+//! }
+//!
+//! #[async_trait]
+//! impl Subject for Mine {
+//!     /// As another process would: with a connection of its own.
+//!     async fn connect(&self) -> Result<Arc<dyn LockBackend>, Error> {
+//!         Ok(Arc::new(self.backend.clone()))
+//!     }
+//!
+//!     /// Hooks are optional: each lets some more cases run.
+//!     async fn delete_lock(&self, lock: &LockName) -> Hook {
+//!         self.backend.store().delete(lock);
+//!         Hook::Done
+//!     }
+//! }
+//!
+//! // `mine::a_release_frees_at_once` and 78 more. The expression is evaluated for each test, in
+//! // a tokio runtime, and may await.
+//! tenure_conformance::suite!(mine, Mine { backend: MemoryBackend::private() });
+//!
+//! # #[tokio::main(flavor = "current_thread")]
+//! # async fn main() {
+//! // Or all at once:
+//! let subject = Mine { backend: MemoryBackend::private() };
+//! let report = tenure_conformance::run_all("mine", &subject).await;
+//! println!("{report}");
+//! assert!(report.is_green());
+//! # }
+//! ```
+//!
+//! A case that is added to the suite is added to every backend with the next build.
+//!
+//! # What is left out, and how one sees it
+//!
+//! Cases are chosen by the backend's [`Capabilities`](tenure_core::Capabilities) and by the
+//! hooks of the subject. A case that does not apply passes in libtest's eyes, and says why:
+//!
+//! ```text
+//! conformance mine: waiters_win_in_order: left out: the store has no order (Order::Race)
+//! conformance mine: a_release_frees_at_once: passed
+//! ```
+//!
+//! Each case prints such a line (`cargo test -- --nocapture` shows it) and, when the environment
+//! variable [`TENURE_CONFORMANCE_LOG`](LOG) names a file, appends it there. libtest has no hook
+//! for a last word, so a program that wants to be sure that nothing has vanished reads that file:
+//! [`tally`] counts passed, failed and left out for each backend, and the sum has to be
+//! [`EXPECTED_CASES`]. Start from an empty file; of two lines for one case the last counts.
+//!
+//! # Other processes
+//!
+//! With the hook [`contender`](Subject::contender) candidates run in processes of their own, and
+//! one is killed. A test binary can be that process:
+//!
+//! ```no_run
+//! # use std::sync::Arc;
+//! # use tenure_conformance::{Subject, async_trait};
+//! # use tenure_core::{Error, LockBackend};
+//! # struct Mine { directory: std::path::PathBuf }
+//! # impl Mine { fn open(_: std::path::PathBuf) -> Self { todo!() } }
+//! #[async_trait]
+//! impl Subject for Mine {
+//!     # async fn connect(&self) -> Result<Arc<dyn LockBackend>, Error> { todo!() }
+//!     fn contender(&self) -> Option<std::process::Command> {
+//!         let mut command = tenure_conformance::reexec("contender");
+//!         command.env("MINE_DIRECTORY", &self.directory);
+//!         Some(command)
+//!     }
+//! }
+//!
+//! /// Does nothing when it is run among the other tests.
+//! #[test]
+//! # fn hidden() {}
+//! fn contender() {
+//!     tenure_conformance::contender_main(async || {
+//!         Mine::open(std::env::var_os("MINE_DIRECTORY").unwrap().into())
+//!     });
+//! }
+//! ```
+//!
+//! # Faults
+//!
+//! [`proxy::FaultProxy`] stands between a client and its server, and delays, loses, cuts and
+//! resets on command. It serves the hook [`answers`](Subject::answers), and tests of one's own.
+//!
+//! # Does the suite itself see anything?
+//!
+//! The feature `lying` holds backends that break the contract, each in one way. Every case fails
+//! on at least one of them; `cargo run -p tenure-conformance --example table` prints which.
+//!
+//! # Time
+//!
+//! No case asserts how long the machine takes, and none sleeps to let something settle: they wait
+//! for conditions, with a [limit](Subject::patience) that only a failing backend uses up. A lease
+//! that was too short for a slow machine is doubled and the case begins again.
+
+mod cases;
+mod contender;
+mod harness;
+#[cfg(feature = "lying")]
+pub mod lying;
+pub mod proxy;
+mod stage;
+mod subject;
+mod verdict;
+
+pub use async_trait::async_trait;
+
+pub use cases::{
+    Case, EXPECTED_CASES, acquiring, basics, cases, drops, exclusion, expiry, hints, holders,
+    limits, queueing, releasing, renewal, tokens, troubles,
+};
+pub use contender::{contender_main, reexec};
+#[doc(hidden)]
+pub use harness::__run;
+pub use harness::{Counts, LOG, Report, run_all, tally};
+pub use subject::{Answers, Hook, MemorySubject, Subject};
+pub use verdict::{Outcome, Stop, Verdict};
+
+/// One test per case, in a module named after the backend: see the [crate's page](crate).
+///
+/// ```
+/// use tenure_conformance::MemorySubject;
+///
+/// tenure_conformance::suite!(memory, MemorySubject::new());
+/// ```
+#[macro_export]
+macro_rules! suite {
+    ($name:ident, $($subject:tt)+) => {
+        $crate::__cases! { [tests $name { $($subject)+ }] }
+    };
+}

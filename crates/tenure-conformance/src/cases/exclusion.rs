@@ -1,0 +1,179 @@
+//! At most one live grant (contract 1), under contention.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use futures_util::future::try_join_all;
+use tenure_core::{Acquired, FencingToken, Renewal, Time};
+use tokio::task::JoinSet;
+use tokio::time::{Instant, sleep};
+
+use super::PAUSE;
+use crate::contender;
+use crate::stage::{Player, Stage, earliest_end};
+use crate::verdict::{ensure, fail};
+use crate::{Subject, Verdict};
+
+const PLAYERS: usize = 8;
+const WINS: usize = 4;
+
+/// Many candidates on several connections take turns: none is inside with another, and each term
+/// has a larger token than the one before.
+pub async fn only_one_of_many_tasks_holds(subject: &dyn Subject) -> Verdict {
+    let stage = Stage::open(subject).await?;
+    let lock = stage.lock()?;
+    let room = Arc::<Room>::default();
+    let connections = [stage.connect().await?, stage.connect().await?];
+    let mut players = JoinSet::new();
+    for number in 0..PLAYERS {
+        let player = stage.player_on(&connections[number % connections.len()], &lock)?;
+        // Tasks of their own, so that they run on several threads where there are some.
+        players.spawn(take_turns(player, room.clone(), stage.patience()));
+    }
+    while let Some(done) = players.join_next().await {
+        match done {
+            Ok(verdict) => verdict?,
+            Err(error) => fail!("a candidate panicked: {error}"),
+        }
+    }
+    Ok(())
+}
+
+#[derive(Default)]
+struct Room {
+    occupied: AtomicBool,
+    last_token: Mutex<Option<FencingToken>>,
+}
+
+async fn take_turns(mut player: Player, room: Arc<Room>, patience: Duration) -> Verdict {
+    for _ in 0..WINS {
+        player = player.next();
+        let start = Instant::now();
+        let grant = loop {
+            if let Some(grant) = player.try_held().await? {
+                break grant;
+            }
+            ensure!(
+                start.elapsed() < patience,
+                "a turn of one of many: not within {patience:?}"
+            );
+            sleep(PAUSE).await;
+        };
+        ensure!(
+            !room.occupied.swap(true, Ordering::SeqCst),
+            "two candidates hold one lock"
+        );
+        room.note(grant.token)?;
+        sleep(PAUSE).await;
+        let grant = player.renewed(&grant, "the winner of a turn").await?;
+        room.occupied.store(false, Ordering::SeqCst);
+        player.release(&grant).await?;
+    }
+    Ok(())
+}
+
+impl Room {
+    fn note(&self, token: FencingToken) -> Verdict {
+        let mut last = self
+            .last_token
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        ensure!(
+            last.is_none_or(|last| last < token),
+            "the token {token} follows on {last:?}"
+        );
+        *last = Some(token);
+        Ok(())
+    }
+}
+
+/// The same among processes: their own account of their terms, on the host's clock, has no two
+/// at a time, and tokens rise.
+///
+/// Hook: `contender`.
+pub async fn only_one_of_many_processes_holds(subject: &dyn Subject) -> Verdict {
+    let stage = Stage::open(subject).await?;
+    let lock = stage.lock()?;
+    contender::compete(&stage, &lock).await
+}
+
+/// Candidates that let their leases end instead of releasing: nobody is granted the lock while
+/// another's lease, counted from its own proof, goes on.
+pub async fn leases_of_silent_holders_never_overlap(subject: &dyn Subject) -> Verdict {
+    let stage = Stage::open(subject).await?;
+    let lock = stage.lock()?;
+    let spans = Mutex::new(Vec::new());
+    let lease = stage.short();
+    let mut players = Vec::new();
+    for _ in 0..4 {
+        let player = stage.player(&lock).await?.lease(lease);
+        players.push(fall_silent(&stage, player, &spans));
+    }
+    try_join_all(players).await?;
+    let mut spans = spans.into_inner().unwrap_or_else(PoisonError::into_inner);
+    spans.sort_by_key(|span: &Span| span.granted_at);
+    for pair in spans.windows(2) {
+        ensure!(
+            pair[0].ends <= pair[1].granted_at,
+            "a lock was granted {:?} before the lease of its silent holder had ended",
+            pair[0].ends.since(pair[1].granted_at)
+        );
+    }
+    Ok(())
+}
+
+struct Span {
+    granted_at: Time,
+    ends: Time,
+}
+
+async fn fall_silent(stage: &Stage<'_>, player: Player, spans: &Mutex<Vec<Span>>) -> Verdict {
+    let mut within = stage.until_free(player.lease) * 4;
+    within += stage.patience();
+    let (mut grant, granted_at) = stage
+        .eventually("a turn after silent holders", within, async || {
+            Ok(match player.acquire().await? {
+                Acquired::Held(grant) => Some((grant, player.now())),
+                Acquired::Taken { .. } => None,
+            })
+        })
+        .await?;
+    // Some renew first: the lease counts from the last proof.
+    if fastrand::bool()
+        && let Renewal::Renewed(renewed) = player.renew(&grant).await?
+    {
+        grant = renewed;
+    }
+    spans
+        .lock()
+        .unwrap_or_else(PoisonError::into_inner)
+        .push(Span {
+            granted_at,
+            ends: earliest_end(&grant),
+        });
+    Ok(())
+}
+
+/// What one connection takes another sees at once: they are on the same store.
+pub async fn connections_share_their_locks(subject: &dyn Subject) -> Verdict {
+    let stage = Stage::open(subject).await?;
+    let lock = stage.lock()?;
+    let (one, other) = (stage.player(&lock).await?, stage.player(&lock).await?);
+    let grant = one.held("a fresh lock").await?;
+    let refusal = other
+        .refused("a lock that another connection holds")
+        .await?;
+    if let Some(holder) = refusal.holder
+        && holder.identity != one.candidate.identity.as_str()
+    {
+        fail!("a refusal names {:?} as the holder", holder.identity);
+    }
+    one.release(&grant).await?;
+    let grant = other
+        .held("a lock that another connection released")
+        .await?;
+    one.refused("a lock that another connection took over")
+        .await?;
+    other.release(&grant).await
+}

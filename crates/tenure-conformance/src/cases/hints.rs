@@ -1,0 +1,168 @@
+//! Hints: on stores that push, a release wakes those who wait.
+
+use std::time::Duration;
+
+use futures_util::{FutureExt as _, StreamExt as _};
+use tenure_core::{Acquired, Changes, Grant, Hint, Wakeup};
+use tokio::time::timeout;
+
+use crate::stage::{Player, Stage};
+use crate::verdict::{ensure, fail};
+use crate::{Stop, Subject, Verdict};
+
+/// A hint may be missing, so one of several has to come.
+const ROUNDS: u32 = 3;
+
+async fn open(subject: &dyn Subject) -> Result<Stage<'_>, Stop> {
+    let stage = Stage::open(subject).await?;
+    if stage.capabilities.wakeup == Wakeup::Push {
+        Ok(stage)
+    } else {
+        Err(Stop::left_out("the store does not push (Wakeup::Poll)"))
+    }
+}
+
+/// A candidate that only looks again when it is told to gets a released lock.
+pub async fn a_release_wakes_a_waiter(subject: &dyn Subject) -> Verdict {
+    let stage = open(subject).await?;
+    wakes(&stage, async |player, grant| player.release(&grant).await).await
+}
+
+/// So it does when the lock of a lost attempt is withdrawn.
+pub async fn a_withdrawal_wakes_a_waiter(subject: &dyn Subject) -> Verdict {
+    let stage = open(subject).await?;
+    wakes(&stage, async |player, _| player.withdraw().await).await
+}
+
+async fn wakes(
+    stage: &Stage<'_>,
+    end: impl AsyncFn(&Player, Grant) -> Result<(), Stop>,
+) -> Verdict {
+    for _ in 0..ROUNDS {
+        let lock = stage.lock()?;
+        let (player, waiter) = (stage.player(&lock).await?, stage.player(&lock).await?);
+        let grant = player.held("a fresh lock").await?;
+        let mut changes = waiter.backend().changes(&lock);
+        if await_turn(stage, &waiter, &mut changes, async || {
+            end(&player, grant.clone()).await
+        })
+        .await?
+        {
+            return waiter.withdraw().await;
+        }
+        waiter.withdraw().await?;
+    }
+    fail!("no waiter was told, in {ROUNDS} attempts, that the lock had become free")
+}
+
+/// Waits for the lock by hints alone; `free` frees it meanwhile.
+async fn await_turn(
+    stage: &Stage<'_>,
+    waiter: &Player,
+    changes: &mut Changes,
+    free: impl AsyncFnOnce() -> Result<(), Stop>,
+) -> Result<bool, Stop> {
+    // What is there before the release is no answer to it. The first poll also starts streams
+    // that do nothing before.
+    let mut hints = 0;
+    while let Some(hint) = changes.next().now_or_never() {
+        check(stage, hint)?;
+        hints += 1;
+        ensure!(hints < FLOOD, "a flood of hints about a lock at rest");
+    }
+    if let Acquired::Held(_) = waiter.acquire().await? {
+        fail!("a held lock was granted to a waiter");
+    }
+    free().await?;
+    let woken = async {
+        loop {
+            let hint = changes.next().await;
+            check(stage, hint)?;
+            if hint == Some(Hint::MayBeFree) && waiter.try_held().await?.is_some() {
+                return Ok(());
+            }
+        }
+    };
+    match timeout(stage.patience() / ROUNDS, woken).await {
+        Ok(result) => result.map(|()| true),
+        Err(_) => Ok(false),
+    }
+}
+
+fn check(stage: &Stage<'_>, hint: Option<Hint>) -> Result<(), Stop> {
+    match hint {
+        None => fail!("the stream of hints ended, although the store pushes"),
+        Some(Hint::HeldFor(left)) => ensure!(
+            left <= stage.long() + stage.capabilities.expiry_lag + Duration::from_secs(1),
+            "a hint says that the lock is held for {left:?}, longer than any lease"
+        ),
+        Some(_) => {}
+    }
+    Ok(())
+}
+
+/// A stream that is dropped takes nothing with it: the next one of the same connection, and one
+/// beside it, are told as well.
+pub async fn a_dropped_stream_leaves_the_others(subject: &dyn Subject) -> Verdict {
+    let stage = open(subject).await?;
+    for _ in 0..ROUNDS {
+        let lock = stage.lock()?;
+        let (player, waiter) = (stage.player(&lock).await?, stage.player(&lock).await?);
+        let grant = player.held("a fresh lock").await?;
+        let mut dropped = waiter.backend().changes(&lock);
+        let mut beside = waiter.backend().changes(&lock);
+        // Both are polled, so that both are open.
+        let _none_or_any = dropped.next().now_or_never();
+        let _none_or_any = beside.next().now_or_never();
+        drop(dropped);
+        let mut recreated = waiter.backend().changes(&lock);
+        let told_again = await_turn(&stage, &waiter, &mut recreated, async || {
+            player.release(&grant).await
+        })
+        .await?;
+        let told_beside = timeout(stage.patience() / ROUNDS, async {
+            loop {
+                let hint = beside.next().await;
+                check(&stage, hint)?;
+                if hint == Some(Hint::MayBeFree) {
+                    return Ok::<_, Stop>(());
+                }
+                // The lock may have been taken again before this stream's look.
+                if told_again {
+                    return Ok(());
+                }
+            }
+        })
+        .await;
+        waiter.withdraw().await?;
+        if told_again && told_beside.is_ok() {
+            return Ok(());
+        }
+    }
+    fail!("after one stream of hints was dropped, others were told nothing in {ROUNDS} attempts")
+}
+
+/// More hints than this at once, about a lock at rest, keep every waiter busy.
+const FLOOD: usize = 1_000;
+
+/// A lock at rest gives no flood of hints, on any store.
+pub async fn a_lock_at_rest_gives_no_flood_of_hints(subject: &dyn Subject) -> Verdict {
+    let stage = Stage::open(subject).await?;
+    let lock = stage.lock()?;
+    let player = stage.player(&lock).await?;
+    let grant = player.held("a fresh lock").await?;
+    let mut changes = player.backend().changes(&lock);
+    for _ in 0..FLOOD {
+        match changes.next().now_or_never() {
+            None | Some(None) => return player.release(&grant).await,
+            Some(Some(Hint::HeldFor(left))) => {
+                ensure!(
+                    !left.is_zero(),
+                    "a hint says that a lock is held for nothing"
+                );
+            }
+            Some(Some(_)) => {}
+        }
+    }
+    fail!("a lock at rest gave {FLOOD} hints at once")
+}

@@ -1,0 +1,192 @@
+//! Who leads, as observers see it.
+
+use tenure_core::{Expiry, Grant, Holder, Occupancy};
+
+use crate::stage::{Connection, Player, Stage, value};
+use crate::verdict::{ensure, fail};
+use crate::{Stop, Subject, Verdict};
+
+/// A lock that nobody ever held is free.
+pub async fn an_unknown_lock_is_free(subject: &dyn Subject) -> Verdict {
+    let stage = Stage::open(subject).await?;
+    let lock = stage.lock()?;
+    let seen = stage.connect().await?.holder(&lock).await?;
+    ensure!(
+        seen == Occupancy::Free,
+        "a lock that nobody held is said to be {seen:?}"
+    );
+    Ok(())
+}
+
+/// An observer on another connection is told the leader's identity, token and value; on stores
+/// judged by observation after it has seen the leader renew.
+pub async fn the_leader_is_told(subject: &dyn Subject) -> Verdict {
+    let stage = Stage::open(subject).await?;
+    let lock = stage.lock()?;
+    let player = stage.player(&lock).await?.value("http://10.0.0.1:8080/")?;
+    let grant = player.held("a fresh lock").await?;
+    let observer = stage.connect().await?;
+    let seen = observed(&stage, &observer, &player, &grant).await?;
+    check(&seen, &player, &grant)?;
+    // It stays told after a renewal.
+    let grant = player.renewed(&grant, "a held term").await?;
+    let seen = observed(&stage, &observer, &player, &grant).await?;
+    check(&seen, &player, &grant)?;
+    player.release(&grant).await
+}
+
+/// The leader as `observer` sees it in the end; the leader renews meanwhile.
+async fn observed(
+    stage: &Stage<'_>,
+    observer: &Connection,
+    player: &Player,
+    grant: &Grant,
+) -> Result<Holder, Stop> {
+    let by_observation = stage.capabilities.expiry == Expiry::Observation;
+    stage
+        .eventually(
+            "an observer that is told of the leader",
+            stage.patience(),
+            async || match observer.holder(&player.lock).await? {
+                Occupancy::Led(holder) => Ok(Some(holder)),
+                Occupancy::Unknown(holder) if by_observation => {
+                    check(&holder, player, grant)?;
+                    player.renewed(grant, "a term under observation").await?;
+                    Ok(None)
+                }
+                other => fail!("a held lock is said to be {other:?}"),
+            },
+        )
+        .await
+}
+
+fn check(seen: &Holder, player: &Player, grant: &Grant) -> Verdict {
+    ensure!(
+        seen.identity == player.candidate.identity.as_str(),
+        "the holder is {:?}, and said to be {:?}",
+        player.candidate.identity,
+        seen.identity
+    );
+    ensure!(
+        seen.token.is_none_or(|token| token == grant.token),
+        "the holder's token is {}, and said to be {:?}",
+        grant.token,
+        seen.token
+    );
+    let published = player.candidate.value.as_ref().map(AsRef::as_ref);
+    ensure!(
+        seen.value.as_deref() == published,
+        "the holder publishes {published:?}, and is said to publish {:?}",
+        seen.value
+    );
+    Ok(())
+}
+
+/// The leader itself is told that it leads, on its own connection, at once.
+pub async fn the_leader_knows_itself(subject: &dyn Subject) -> Verdict {
+    let stage = Stage::open(subject).await?;
+    let player = stage.player(&stage.lock()?).await?;
+    let grant = player.held("a fresh lock").await?;
+    match player.holder().await? {
+        Occupancy::Led(holder) => check(&holder, &player, &grant)?,
+        other => fail!("the leader is told on its own connection that its lock is {other:?}"),
+    }
+    player.release(&grant).await
+}
+
+/// What the leader publishes changes with a renewal.
+pub async fn a_renewal_publishes_a_new_value(subject: &dyn Subject) -> Verdict {
+    let stage = Stage::open(subject).await?;
+    let lock = stage.lock()?;
+    let mut player = stage.player(&lock).await?;
+    let observer = stage.connect().await?;
+    let mut grant = player.held("a fresh lock").await?;
+    for text in [Some("first"), Some("second"), None, Some("third")] {
+        player.candidate.value = text.map(value).transpose()?;
+        grant.candidate.value = player.candidate.value.clone();
+        grant = player.renewed(&grant, "a term with a new value").await?;
+        let seen = observed(&stage, &observer, &player, &grant).await?;
+        check(&seen, &player, &grant)?;
+    }
+    player.release(&grant).await
+}
+
+/// A released lock is free for observers, and the next leader is told in place of the first.
+pub async fn observers_follow_a_change(subject: &dyn Subject) -> Verdict {
+    let stage = Stage::open(subject).await?;
+    let lock = stage.lock()?;
+    let first = stage.player(&lock).await?.value("first")?;
+    let second = stage.player(&lock).await?;
+    let observer = stage.connect().await?;
+    let grant = first.held("a fresh lock").await?;
+    observed(&stage, &observer, &first, &grant).await?;
+    first.release(&grant).await?;
+    let seen = observer.holder(&lock).await?;
+    ensure!(
+        seen == Occupancy::Free,
+        "a released lock is said to be {seen:?}"
+    );
+    let grant = second.held("a released lock").await?;
+    let seen = observed(&stage, &observer, &second, &grant).await?;
+    check(&seen, &second, &grant)?;
+    second.release(&grant).await
+}
+
+/// A lock whose holder fell silent is free for observers in the end.
+pub async fn observers_see_a_lease_end(subject: &dyn Subject) -> Verdict {
+    let stage = Stage::open(subject).await?;
+    let lock = stage.lock()?;
+    let lease = stage.short();
+    let player = stage.player(&lock).await?.lease(lease);
+    let observer = stage.connect().await?;
+    player.held("a fresh lock").await?;
+    let within = stage.until_free(lease);
+    stage
+        .eventually(
+            "an observer that sees a lease end",
+            within,
+            async || match observer.holder(&lock).await? {
+                Occupancy::Free => Ok(Some(())),
+                _ => Ok(None),
+            },
+        )
+        .await?;
+    // And for one that looks for the first time.
+    let late = stage.connect().await?;
+    stage
+        .eventually("an observer that comes later", within, async || match late
+            .holder(&lock)
+            .await?
+        {
+            Occupancy::Free => Ok(Some(())),
+            _ => Ok(None),
+        })
+        .await
+}
+
+/// A first look at a dead leader's record is no proof of life: on stores judged by observation
+/// it is unknown, unless the store knows better.
+pub async fn a_first_look_proves_no_life(subject: &dyn Subject) -> Verdict {
+    let stage = Stage::open(subject).await?;
+    if stage.capabilities.expiry != Expiry::Observation {
+        return Err(Stop::left_out(
+            "the store itself judges who lives (Expiry::Store or Expiry::Session)",
+        ));
+    }
+    let lock = stage.lock()?;
+    let lease = stage.short();
+    let player = stage.player(&lock).await?.lease(lease);
+    let witness = stage.connect().await?;
+    player.held("a fresh lock").await?;
+    stage
+        .eventually("the end of a lease", stage.until_free(lease), async || {
+            Ok((witness.holder(&lock).await? == Occupancy::Free).then_some(()))
+        })
+        .await?;
+    let seen = stage.connect().await?.holder(&lock).await?;
+    ensure!(
+        !matches!(seen, Occupancy::Led(_)),
+        "a leader that is gone is said to lead by one that has never seen it renew: {seen:?}"
+    );
+    Ok(())
+}

@@ -1,0 +1,285 @@
+//! Names, identities and values at their limits, and many locks at once (hazards 18 and 21).
+
+use futures_util::{StreamExt as _, TryStreamExt as _, stream};
+use tenure_core::{Identity, LockName, Occupancy, PublishedValue};
+
+use crate::stage::{Player, Stage, identity, lock_name, value};
+use crate::verdict::{ensure, fail};
+use crate::{Stop, Subject, Verdict};
+
+/// Letters and digits that no other run has, to make long names of.
+fn unique(length: usize) -> String {
+    let mut text = String::with_capacity(length);
+    while text.len() < length {
+        text.push(fastrand::alphanumeric().to_ascii_lowercase());
+    }
+    text
+}
+
+/// Names of one character and of 253 bytes, with many dots, in one label, in digits.
+pub async fn names_at_their_limits(subject: &dyn Subject) -> Verdict {
+    let stage = Stage::open(subject).await?;
+    let longest = LockName::MAX_BYTES;
+    let one_label = unique(longest);
+    let mut dotted = unique(longest);
+    for dot in (1..longest - 1).step_by(2) {
+        dotted.replace_range(dot..=dot, ".");
+    }
+    let mut hyphens = unique(longest);
+    hyphens.replace_range(20..200, &"-".repeat(180));
+    let digits: String = (0..40).map(|_| fastrand::digit(10)).collect();
+    for name in [one_label, dotted, hyphens, digits] {
+        let lock = lock_name(&name)?;
+        one_term(&stage, &stage.player(&lock).await?).await?;
+    }
+    // One character is not unique: another run may hold it for a while.
+    let lock = lock_name(&fastrand::lowercase().to_string())?;
+    let player = stage.player(&lock).await?.lease(stage.short());
+    stage
+        .eventually(
+            "a lock with a short name",
+            stage.until_free(stage.long()),
+            async || player.try_held().await,
+        )
+        .await?;
+    player.withdraw().await
+}
+
+/// The lock is granted, refused to another, told to an observer, and released.
+async fn one_term(stage: &Stage<'_>, player: &Player) -> Verdict {
+    let grant = player.held("a fresh lock").await?;
+    let rival = stage.player(&player.lock).await?;
+    rival.refused("a held lock").await?;
+    match rival.holder().await? {
+        Occupancy::Led(holder) | Occupancy::Unknown(holder) => {
+            ensure!(
+                holder.identity == player.candidate.identity.as_str(),
+                "the identity {:?} came back as {:?}",
+                player.candidate.identity,
+                holder.identity
+            );
+            let published = player.candidate.value.as_ref().map(AsRef::as_ref);
+            ensure!(
+                holder.value.as_deref() == published,
+                "the value {published:?} came back as {:?}",
+                holder.value
+            );
+        }
+        other => fail!("a held lock is said to be {other:?}"),
+    }
+    let grant = player.renewed(&grant, "a held term").await?;
+    player.release(&grant).await?;
+    let grant = rival.held("a released lock").await?;
+    rival.release(&grant).await
+}
+
+/// Two names of equal length that differ in their last character only are two locks.
+pub async fn long_names_differ_to_their_end(subject: &dyn Subject) -> Verdict {
+    let stage = Stage::open(subject).await?;
+    let stem = unique(LockName::MAX_BYTES - 1);
+    let names = [format!("{stem}a"), format!("{stem}b")];
+    independent(&stage, &names).await
+}
+
+/// Names that are prefixes of each other, or differ in a dot or hyphen, are locks of their own.
+pub async fn similar_names_are_different_locks(subject: &dyn Subject) -> Verdict {
+    let stage = Stage::open(subject).await?;
+    let a = format!("a{}", unique(15));
+    let names = [
+        a.clone(),
+        format!("{a}.b"),
+        format!("{a}-b"),
+        format!("{a}b"),
+        format!("{a}.b.c"),
+        format!("{a}.b-c"),
+        format!("{a}--b"),
+        format!("b.{a}"),
+        format!("{a}0"),
+        format!("{a}00"),
+    ];
+    independent(&stage, &names).await
+}
+
+async fn independent(stage: &Stage<'_>, names: &[String]) -> Verdict {
+    let on = stage.connect().await?;
+    let mut held = Vec::new();
+    for name in names {
+        let lock = lock_name(name)?;
+        let seen = on.holder(&lock).await?;
+        ensure!(
+            seen == Occupancy::Free,
+            "{name} is said to be {seen:?}, while only {:?} are held",
+            &names[..held.len()]
+        );
+        let player = stage.player_on(&on, &lock)?;
+        let grant = player.held(&format!("a fresh lock {name}")).await?;
+        held.push((player, grant));
+    }
+    // From the shortest to the longest, so that a release by prefix hits the others.
+    for number in 0..held.len() {
+        let (player, grant) = &held[number];
+        player.release(grant).await?;
+        for (player, grant) in &held[number + 1..] {
+            player
+                .renewed(
+                    grant,
+                    &format!("{}, after similar ones were released", player.lock),
+                )
+                .await?;
+        }
+    }
+    Ok(())
+}
+
+/// Identities of 1 and 253 characters, of all visible ASCII characters, and those that need
+/// quoting somewhere, come back as they went.
+pub async fn identities_at_their_limits(subject: &dyn Subject) -> Verdict {
+    let stage = Stage::open(subject).await?;
+    let all: String = ('!'..='~').collect();
+    let upper = "ABC-xyz_".repeat(40);
+    let longest = &upper[..Identity::MAX_CHARS];
+    for text in [
+        "x",
+        "0",
+        "-",
+        &all,
+        longest,
+        "\"",
+        "\\",
+        "\\\\n",
+        "{}",
+        "%s%00%20",
+        "${HOME}",
+        "';--",
+        "null",
+        "[1]",
+        "a:b/c@d#e?f=g&h",
+        "*",
+        "..",
+        "`id`",
+        "<a>",
+    ] {
+        let lock = stage.lock()?;
+        let player = stage.player(&lock).await?.identity(&identity(text)?);
+        one_term(&stage, &player).await?;
+    }
+    Ok(())
+}
+
+/// Identities that differ in case or end only are different candidates.
+pub async fn similar_identities_are_different(subject: &dyn Subject) -> Verdict {
+    let stage = Stage::open(subject).await?;
+    let stem = "x".repeat(Identity::MAX_CHARS - 1);
+    for (one, other) in [
+        ("Pod-A".to_owned(), "pod-a".to_owned()),
+        (format!("{stem}1"), format!("{stem}2")),
+        ("pod".to_owned(), "pod-1".to_owned()),
+    ] {
+        let lock = stage.lock()?;
+        let one = stage.player(&lock).await?.identity(&identity(&one)?);
+        let other = stage.player(&lock).await?.identity(&identity(&other)?);
+        let grant = one.held("a fresh lock").await?;
+        other.refused("a lock held by a similar identity").await?;
+        match other.holder().await? {
+            Occupancy::Led(holder) | Occupancy::Unknown(holder) => ensure!(
+                holder.identity == one.candidate.identity.as_str(),
+                "the identity {:?} came back as {:?}",
+                one.candidate.identity,
+                holder.identity
+            ),
+            seen => fail!("a held lock is said to be {seen:?}"),
+        }
+        one.release(&grant).await?;
+    }
+    Ok(())
+}
+
+/// Values of 0 and 1024 bytes, in all scripts, with quotes and spaces, come back as they went.
+pub async fn values_at_their_limits(subject: &dyn Subject) -> Verdict {
+    let stage = Stage::open(subject).await?;
+    let longest = "v".repeat(PublishedValue::MAX_BYTES);
+    let unicode = "ü€𝄞".repeat(PublishedValue::MAX_BYTES / 9);
+    let printable: String = (' '..='~').collect();
+    for text in [
+        "http://10.0.0.1:8080/?a=b&c=d",
+        &longest,
+        &unicode,
+        &printable,
+        "{\"json\": [1, \"\\u0000\"]}",
+        " leading and trailing ",
+        "'; DROP TABLE x; --",
+        "%00 %s \\n",
+        "=",
+        "null",
+    ] {
+        let player = stage.player(&stage.lock()?).await?.value(text)?;
+        one_term(&stage, &player).await?;
+    }
+    // The empty value may come back as none.
+    let mut player = stage.player(&stage.lock()?).await?;
+    player.candidate.value = Some(value("")?);
+    let grant = player.held("a fresh lock").await?;
+    if let Occupancy::Led(holder) = player.holder().await? {
+        ensure!(
+            holder.value.as_deref().unwrap_or_default().is_empty(),
+            "an empty value came back as {:?}",
+            holder.value
+        );
+    }
+    player.release(&grant).await
+}
+
+const MANY: usize = 1_000;
+const AT_ONCE: usize = 32;
+
+/// A thousand locks on one connection are acquired, renewed, looked at and released.
+pub async fn a_thousand_locks_on_one_connection(subject: &dyn Subject) -> Verdict {
+    let stage = Stage::open(subject).await?;
+    let on = stage.connect().await?;
+    let stem = unique(12);
+    let mut players = Vec::new();
+    for number in 0..MANY {
+        players.push(stage.player_on(&on, &lock_name(&format!("{stem}.{number}"))?)?);
+    }
+    let held: Vec<_> = stream::iter(&players)
+        .map(async |player| Ok::<_, Stop>((player, player.held("one of many locks").await?)))
+        .buffer_unordered(AT_ONCE)
+        .try_collect()
+        .await?;
+    let held: Vec<_> = stream::iter(held)
+        .map(async |(player, grant)| {
+            let grant = player.renewed(&grant, "one of many terms").await?;
+            Ok::<_, Stop>((player, grant))
+        })
+        .buffer_unordered(AT_ONCE)
+        .try_collect()
+        .await?;
+    for (player, _) in held.iter().step_by(MANY / 20) {
+        match player.holder().await? {
+            Occupancy::Led(holder) => ensure!(
+                holder.identity == player.candidate.identity.as_str(),
+                "one of many locks is said to be held by {:?}",
+                holder.identity
+            ),
+            seen => fail!("one of many held locks is said to be {seen:?}"),
+        }
+        stage
+            .player(&player.lock)
+            .await?
+            .refused("one of many held locks")
+            .await?;
+    }
+    stream::iter(held)
+        .map(async |(player, grant)| {
+            player.release(&grant).await?;
+            let seen = player.holder().await?;
+            ensure!(
+                seen == Occupancy::Free,
+                "one of many released locks is said to be {seen:?}"
+            );
+            Ok::<_, Stop>(())
+        })
+        .buffer_unordered(AT_ONCE)
+        .try_collect()
+        .await
+}

@@ -1,0 +1,98 @@
+//! The order of waiting candidates, on stores that have one.
+
+use tenure_core::Order;
+
+use crate::stage::{Player, Stage};
+use crate::verdict::ensure;
+use crate::{Stop, Subject, Verdict};
+
+async fn open(subject: &dyn Subject) -> Result<Stage<'_>, Stop> {
+    let stage = Stage::open(subject).await?;
+    if stage.capabilities.order == Order::Fifo {
+        Ok(stage)
+    } else {
+        Err(Stop::left_out("the store has no order (Order::Race)"))
+    }
+}
+
+/// Asks and stays in the queue.
+async fn queue(player: &Player) -> Result<(), Stop> {
+    ensure!(
+        player.try_held().await?.is_none(),
+        "a held lock was granted to a waiter"
+    );
+    Ok(())
+}
+
+/// Who came first wins first, whoever asks first after the release.
+pub async fn waiters_win_in_order(subject: &dyn Subject) -> Verdict {
+    let stage = open(subject).await?;
+    let lock = stage.lock()?;
+    let player = stage.player(&lock).await?;
+    let mut waiters = Vec::new();
+    let grant = player.held("a fresh lock").await?;
+    for _ in 0..4 {
+        let waiter = stage.player(&lock).await?;
+        queue(&waiter).await?;
+        waiters.push(waiter);
+    }
+    player.release(&grant).await?;
+    for turn in 0..waiters.len() {
+        for later in waiters[turn + 1..].iter().rev() {
+            ensure!(
+                later.try_held().await?.is_none(),
+                "a waiter won before one that had come earlier"
+            );
+        }
+        let first = &waiters[turn];
+        let grant = stage
+            .eventually(
+                "the turn of the first in the queue",
+                stage.patience(),
+                async || first.try_held().await,
+            )
+            .await?;
+        first.release(&grant).await?;
+    }
+    Ok(())
+}
+
+/// Who withdraws leaves the queue.
+pub async fn withdrawing_leaves_the_queue(subject: &dyn Subject) -> Verdict {
+    let stage = open(subject).await?;
+    let lock = stage.lock()?;
+    let player = stage.player(&lock).await?;
+    let (first, second) = (stage.player(&lock).await?, stage.player(&lock).await?);
+    let grant = player.held("a fresh lock").await?;
+    queue(&first).await?;
+    queue(&second).await?;
+    first.withdraw().await?;
+    player.release(&grant).await?;
+    let grant = second
+        .held("a lock whose first waiter has withdrawn")
+        .await?;
+    second.release(&grant).await
+}
+
+/// A waiter that has fallen silent with its connection holds up the queue no longer than a lease.
+pub async fn a_silent_waiter_does_not_block_the_queue(subject: &dyn Subject) -> Verdict {
+    let stage = open(subject).await?;
+    let lock = stage.lock()?;
+    let lease = stage.short();
+    let player = stage.player(&lock).await?;
+    let silent = stage.player(&lock).await?.lease(lease);
+    let second = stage.player(&lock).await?.lease(lease);
+    let grant = player.held("a fresh lock").await?;
+    queue(&silent).await?;
+    queue(&second).await?;
+    drop(silent);
+    player.release(&grant).await?;
+    // It may win in its absence, and then has to wait for its lease to end.
+    let within = stage.until_free(lease * 2);
+    let grant = stage
+        .eventually("a turn after a silent waiter", within, async || {
+            second.try_held().await
+        })
+        .await?;
+    second.release(&grant).await
+}

@@ -1,0 +1,126 @@
+//! Releasing and withdrawing: only one's own, and safe to repeat (contract 4).
+
+use tenure_core::Occupancy;
+
+use crate::stage::Stage;
+use crate::verdict::ensure;
+use crate::{Subject, Verdict};
+
+/// A released lock is granted to the next who asks.
+pub async fn a_release_frees_at_once(subject: &dyn Subject) -> Verdict {
+    let stage = Stage::open(subject).await?;
+    let lock = stage.lock()?;
+    let (player, rival) = (stage.player(&lock).await?, stage.player(&lock).await?);
+    let grant = player.held("a fresh lock").await?;
+    rival.refused("a held lock").await?;
+    player.release(&grant).await?;
+    let grant = rival.held("a released lock").await?;
+    rival.release(&grant).await
+}
+
+/// A release may be repeated, as after a timeout, before and after somebody has followed.
+pub async fn a_release_may_be_repeated(subject: &dyn Subject) -> Verdict {
+    let stage = Stage::open(subject).await?;
+    let lock = stage.lock()?;
+    let (player, rival) = (stage.player(&lock).await?, stage.player(&lock).await?);
+    let grant = player.held("a fresh lock").await?;
+    player.release(&grant).await?;
+    player.release(&grant).await?;
+    let next = rival.held("a lock that was released twice").await?;
+    player.release(&grant).await?;
+    rival.release(&next).await?;
+    player.release(&grant).await
+}
+
+/// A late release never touches a successor's term.
+pub async fn a_late_release_leaves_a_successor_alone(subject: &dyn Subject) -> Verdict {
+    let stage = Stage::open(subject).await?;
+    let lock = stage.lock()?;
+    let lease = stage.short();
+    let player = stage.player(&lock).await?.lease(lease);
+    let (rival, third) = (stage.player(&lock).await?, stage.player(&lock).await?);
+    let old = player.held("a fresh lock").await?;
+    let new = stage
+        .eventually("a successor", stage.until_free(lease), async || {
+            rival.try_held().await
+        })
+        .await?;
+    player.release(&old).await?;
+    third
+        .refused("a lock after its old holder's release")
+        .await?;
+    let new = rival
+        .renewed(&new, "a successor after its predecessor's release")
+        .await?;
+    rival.release(&new).await
+}
+
+/// Nor the next term of the same identity (hazard 20).
+pub async fn a_late_release_leaves_the_next_term_alone(subject: &dyn Subject) -> Verdict {
+    let stage = Stage::open(subject).await?;
+    let lock = stage.lock()?;
+    let (player, rival) = (stage.player(&lock).await?, stage.player(&lock).await?);
+    let old = player.held("a fresh lock").await?;
+    player.release(&old).await?;
+    let again = player.next();
+    let new = again.held("a released lock").await?;
+    player.release(&old).await?;
+    rival
+        .refused("a lock after a release of an earlier term")
+        .await?;
+    let new = again
+        .renewed(&new, "a term after a release of an earlier one")
+        .await?;
+    again.release(&new).await
+}
+
+/// Withdrawing takes back the lock that an attempt got without its caller's knowledge.
+pub async fn withdrawing_frees_what_an_attempt_got(subject: &dyn Subject) -> Verdict {
+    let stage = Stage::open(subject).await?;
+    let lock = stage.lock()?;
+    let (player, rival) = (stage.player(&lock).await?, stage.player(&lock).await?);
+    let lost = player.held("a fresh lock").await?;
+    player.withdraw().await?;
+    let grant = rival.held("a withdrawn lock").await?;
+    player.lost(&lost, "a term that was withdrawn").await?;
+    rival.release(&grant).await
+}
+
+/// Withdrawing what holds nothing leaves the holder alone, also if both have one identity.
+pub async fn withdrawing_leaves_the_holder_alone(subject: &dyn Subject) -> Verdict {
+    let stage = Stage::open(subject).await?;
+    let lock = stage.lock()?;
+    let (player, rival) = (stage.player(&lock).await?, stage.player(&lock).await?);
+    let grant = player.held("a fresh lock").await?;
+    let namesake = rival.next().identity(&player.candidate.identity);
+    // Before it has ever asked, and after it was refused.
+    for other in [&rival, &namesake, &player.next()] {
+        other.withdraw().await?;
+        other.refused("a held lock, after a withdrawal").await?;
+        other.withdraw().await?;
+    }
+    let grant = player
+        .renewed(&grant, "a term after others have withdrawn")
+        .await?;
+    player.release(&grant).await
+}
+
+/// Withdrawing from a lock that nobody holds, or from one that one has released, does nothing.
+pub async fn withdrawing_from_a_free_lock_is_fine(subject: &dyn Subject) -> Verdict {
+    let stage = Stage::open(subject).await?;
+    let lock = stage.lock()?;
+    let player = stage.player(&lock).await?;
+    player.withdraw().await?;
+    let seen = player.holder().await?;
+    ensure!(
+        seen == Occupancy::Free,
+        "after a withdrawal from a free lock it is {seen:?}"
+    );
+    let grant = player.held("a lock that was withdrawn from").await?;
+    player.release(&grant).await?;
+    player.withdraw().await?;
+    player.withdraw().await?;
+    let grant = player.next().held("a lock that was withdrawn from").await?;
+    player.release(&grant).await?;
+    player.withdraw().await
+}

@@ -1,0 +1,176 @@
+//! What the suite is told about a backend.
+
+use std::process::Command;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use tenure_core::{Capabilities, Error, LockBackend, LockName, MemoryBackend, SharedClock};
+
+use crate::Stop;
+
+/// A backend under test: how to connect to it, and what else can be done with its store.
+///
+/// Only [`connect`](Self::connect) is required. A hook that is not implemented leaves out the
+/// cases that need it, each with a line that names the hook.
+#[async_trait]
+pub trait Subject: Send + Sync {
+    /// Opens a new connection to the store, as independent of the others as one of another
+    /// process would be. All connections see the same locks.
+    async fn connect(&self) -> Result<Arc<dyn LockBackend>, Error>;
+
+    /// The lease for cases that wait for its end. A lease is doubled when the machine was too
+    /// slow for it, so it can be short.
+    ///
+    /// The default is the shortest that the store grants, at least half a second.
+    fn lease(&self, capabilities: &Capabilities) -> Duration {
+        round_up(
+            capabilities.min_lease.max(Duration::from_millis(500)),
+            capabilities.lease_granularity,
+        )
+    }
+
+    /// How long anything may take that should take no time at all, before the case has failed.
+    /// It is only ever used up by a backend that fails.
+    fn patience(&self) -> Duration {
+        Duration::from_secs(60)
+    }
+
+    /// Whether the store is set up as the texts of [`Rises::If`](tenure_core::Rises::If) in its
+    /// capabilities ask for.
+    fn conditions_met(&self) -> bool {
+        false
+    }
+
+    /// Hook: passwords and tokens that may appear in no error and no debug output.
+    fn secrets(&self) -> Vec<String> {
+        Vec::new()
+    }
+
+    /// Hook: deletes the lock's key, object or file, as an operator would.
+    async fn delete_lock(&self, _lock: &LockName) -> Hook {
+        Hook::Absent
+    }
+
+    /// Hook: puts into the place of the lock's record what no backend would write.
+    async fn corrupt_lock(&self, _lock: &LockName) -> Hook {
+        Hook::Absent
+    }
+
+    /// Hook: kills the store and starts it again on its data; returns when it answers. No other
+    /// case runs meanwhile in this process.
+    async fn restart_store(&self) -> Hook {
+        Hook::Absent
+    }
+
+    /// Hook: from now on the store's answers reach the connections of this subject like this;
+    /// a [`FaultProxy`](crate::proxy::FaultProxy) in front of the store does it. No other case
+    /// runs meanwhile in this process.
+    async fn answers(&self, _answers: Answers) -> Hook {
+        Hook::Absent
+    }
+
+    /// Hook: a connection to a place where no store is. `None`: absent. An error stands for one
+    /// that is refused when it is opened.
+    async fn connect_to_nothing(&self) -> Option<Result<Arc<dyn LockBackend>, Error>> {
+        None
+    }
+
+    /// Hook: a command that calls [`contender_main`](crate::contender_main) on the same store in
+    /// another process; the suite adds to its environment.
+    fn contender(&self) -> Option<Command> {
+        None
+    }
+}
+
+/// Whether a hook did its work.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Hook {
+    /// It is done.
+    Done,
+    /// This subject has no such hook; the case is left out.
+    Absent,
+    /// It should have worked and did not: the case fails.
+    Failed(String),
+}
+
+impl Hook {
+    pub(crate) fn need(self, name: &str) -> Result<(), Stop> {
+        match self {
+            Self::Done => Ok(()),
+            Self::Absent => Err(Stop::left_out(format!("the subject has no hook `{name}`"))),
+            Self::Failed(problem) => Err(Stop::failed(format!("hook `{name}`: {problem}"))),
+        }
+    }
+}
+
+/// How the store's answers arrive.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Answers {
+    /// As soon as they can.
+    Prompt,
+    /// So much later; requests are not delayed.
+    Late(Duration),
+    /// Never; requests arrive and are applied.
+    Lost,
+}
+
+/// The memory backend as a subject; each value has locks of its own.
+#[derive(Clone, Debug)]
+pub struct MemorySubject {
+    backend: MemoryBackend,
+}
+
+impl MemorySubject {
+    /// On the host's boot clock.
+    pub fn new() -> Self {
+        Self {
+            backend: MemoryBackend::private(),
+        }
+    }
+
+    /// On another clock.
+    pub fn with_clock(clock: SharedClock) -> Self {
+        Self {
+            backend: MemoryBackend::with_clock(clock),
+        }
+    }
+}
+
+impl Default for MemorySubject {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+#[async_trait]
+impl Subject for MemorySubject {
+    async fn connect(&self) -> Result<Arc<dyn LockBackend>, Error> {
+        Ok(Arc::new(self.backend.clone()))
+    }
+
+    async fn delete_lock(&self, lock: &LockName) -> Hook {
+        self.backend.store().delete(lock);
+        Hook::Done
+    }
+}
+
+/// `duration` as the next whole multiple of `granularity`.
+pub(crate) fn round_up(duration: Duration, granularity: Duration) -> Duration {
+    let step = granularity.as_nanos().max(1);
+    let nanos = duration.as_nanos().div_ceil(step) * step;
+    Duration::from_nanos(u64::try_from(nanos).unwrap_or(u64::MAX))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn leases_are_rounded_up_to_what_the_store_grants() {
+        let second = Duration::from_secs(1);
+        assert_eq!(round_up(Duration::from_millis(1001), second), 2 * second);
+        assert_eq!(round_up(second, second), second);
+        assert_eq!(round_up(second, Duration::ZERO), second);
+    }
+}
