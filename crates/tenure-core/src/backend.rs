@@ -22,7 +22,8 @@ use crate::{
 ///
 /// 1. **At most one live grant.** Between the moment `acquire` returns [`Acquired::Held`] and the
 ///    end of the granted lease after the last [`Renewal::Renewed`], no other candidate is told
-///    `Held` for that lock, unless the grant was released or the lock was deleted at the store.
+///    `Held` for that lock, unless the grant was released, all its clones were dropped, or the
+///    lock was deleted at the store.
 /// 2. **Proof before request.** [`Grant::proven_at`] is read from [`clock`](Self::clock) *before*
 ///    the request that proves it is sent (invariant I1, hazard 2: an answer that is read late
 ///    must not stretch the lease).

@@ -535,9 +535,12 @@ impl Engine {
 }
 
 impl Drop for Engine {
-    /// Also when the runtime drops the task: whoever asked is told, and the term, which nobody
-    /// extends any more, is over when its validity ends.
+    /// Also when the runtime drops the task. The term ends before the grant is dropped: a store
+    /// that ties the lock to something the grant holds open gives it to others from then on.
     fn drop(&mut self) {
+        if let Some(term) = &self.term {
+            term.end(Cause::Expired);
+        }
         self.control.close();
         self.election.due.set(None);
         self.election.set_state(ElectionState::Idle);

@@ -521,3 +521,18 @@ fn without_a_runtime_a_campaign_fails_with_what_to_do() {
     };
     assert!(error.to_string().contains("runtime"), "{error}");
 }
+
+/// The store may free the lock as soon as nobody holds the grant any more.
+#[test]
+fn a_term_ends_with_the_runtime_of_its_engine() {
+    let backend = Arc::new(tenure_core::MemoryBackend::private());
+    let election = Election::builder(backend, lock()).build().unwrap();
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap();
+    let leadership = runtime.block_on(election.campaign()).unwrap();
+    assert!(leadership.is_valid());
+    drop(runtime);
+    assert!(!leadership.is_valid());
+}

@@ -162,6 +162,21 @@ impl FileStore {
     }
 }
 
+/// Whether the record of that version is of the term that holds `alive` open. When a lock's
+/// directory was removed and made again, versions repeat, and the number alone would let a leader
+/// from before renew over its successor (hazard 16). A damaged record names nobody: its leader
+/// mends it.
+fn names(files: &RecordFiles, version: u64, alive: &Alive) -> Result<bool, Trouble> {
+    let Some((latest, bytes)) = files.latest()? else {
+        return Ok(false);
+    };
+    Ok(latest == version
+        && match format::decode(&bytes) {
+            Content::Record(_, written) => written.alive.as_deref() == Some(alive.name()),
+            _ => true,
+        })
+}
+
 /// Everything a write needs on another thread.
 struct Write {
     lock: LockName,
@@ -261,6 +276,11 @@ impl Directory {
                 let made = Alive::create(files.dir(), campaign, record.lease).map_err(failed)?;
                 alive = Some(Arc::new(made));
             }
+        }
+        if let (Step::Renew | Step::Release, Some(alive)) = (write.step, &alive)
+            && !names(&files, write.expected, alive).map_err(failed)?
+        {
+            return Ok(record::Written::Conflict);
         }
         // Read after the caller has read the time of its proof, so that nobody sees the lease end
         // before the holder does.

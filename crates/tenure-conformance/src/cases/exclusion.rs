@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use futures_util::future::try_join_all;
-use tenure_core::{Acquired, FencingToken, Renewal, Time};
+use tenure_core::{Acquired, FencingToken, Grant, Renewal, Time};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep};
 
@@ -126,6 +126,8 @@ pub async fn leases_of_silent_holders_never_overlap(subject: &dyn Subject) -> Ve
 struct Span {
     granted_at: Time,
     ends: Time,
+    /// A grant that nobody holds any more may be free at once.
+    _silent: Grant,
 }
 
 async fn fall_silent(stage: &Stage<'_>, player: Player, spans: &Mutex<Vec<Span>>) -> Verdict {
@@ -151,6 +153,7 @@ async fn fall_silent(stage: &Stage<'_>, player: Player, spans: &Mutex<Vec<Span>>
         .push(Span {
             granted_at,
             ends: earliest_end(&grant),
+            _silent: grant,
         });
     Ok(())
 }
