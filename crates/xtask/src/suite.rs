@@ -1,7 +1,10 @@
 //! `cargo xtask test`: everything, with the real stores up, and one table at the end.
 
 use std::collections::BTreeSet;
+use std::ffi::OsString;
 use std::fmt;
+use std::io::ErrorKind;
+use std::path::Path;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
@@ -55,17 +58,20 @@ impl Backend {
         }
     }
 
-    /// The crate that holds it.
-    fn folder(self) -> &'static str {
+    /// How cargo is told to test it, once there is something.
+    fn packages(self) -> Option<&'static [&'static str]> {
         match self {
-            Self::Memory => "crates/tenure-core",
-            Self::File => "crates/tenure-file",
-            Self::KubeLease => "crates/tenure-kube-lease",
-            Self::KubeConfigmap => "crates/tenure-kube-configmap",
-            Self::Etcd => "crates/tenure-etcd",
-            Self::Redis => "crates/tenure-redis",
-            Self::Postgres => "crates/tenure-postgres",
+            Self::Memory => Some(&["-p", "tenure-core", "-p", "tenure-conformance"]),
+            Self::File => Some(&["-p", "tenure-file"]),
+            Self::Redis => Some(&["-p", "tenure-redis"]),
+            Self::Postgres => Some(&["-p", "tenure-postgres"]),
+            Self::KubeLease | Self::KubeConfigmap | Self::Etcd => None,
         }
+    }
+
+    /// Whether the conformance suite judges it: then a run without it has failed.
+    fn has_suite(self) -> bool {
+        matches!(self, Self::Memory | Self::File)
     }
 
     /// The server it runs on, if it needs one.
@@ -118,20 +124,39 @@ pub(crate) fn test(only: &[Backend]) -> Result<ExitCode> {
         only.iter().copied().collect()
     };
     let mut rows = Vec::new();
+    let dirs = Dirs::open()?;
+    let log = dirs.root.join("conformance.log");
+    // Each case appends a line; what an earlier run left must not count.
+    paths::remove_file(&log)?;
+    let environment = strict(&log);
+    // Before anything is built or run: tests start servers of their own too.
+    provision::ensure(&[
+        Need::Protoc,
+        Need::Etcd,
+        Need::Redis,
+        Need::Postgres,
+        Need::PgBouncer,
+    ])?;
     if only.is_empty() {
-        // Before anything is built: the etcd client's build runs it.
-        provision::ensure(&[Need::Protoc])?;
-        for (name, arguments, environment) in CARGO_STEPS {
-            rows.push(cargo_step(name, arguments, environment)?);
+        for (name, arguments) in CARGO_STEPS {
+            rows.push(cargo_step(name, arguments, &environment)?);
+        }
+    } else {
+        for backend in &backends {
+            let Some(packages) = backend.packages() else {
+                continue;
+            };
+            let arguments = [&["test", "--all-features"], packages].concat();
+            let name = format!("tests of {}", backend.name());
+            rows.push(cargo_step(&name, &arguments, &environment)?);
         }
     }
-    let dirs = Dirs::open()?;
     let (mut session, store_rows) = bring_up(&dirs, &backends)?;
     rows.extend(store_rows);
     let state = State::load(&dirs)?;
     for backend in backends {
         let start = Instant::now();
-        let outcome = conformance(backend, &state, session.as_mut())?;
+        let outcome = conformance(backend, &state, &log)?;
         rows.push(Row {
             name: format!("backend {}", backend.name()),
             outcome,
@@ -158,20 +183,25 @@ pub(crate) fn docs() -> Result<ExitCode> {
     let row = cargo_step(
         "documentation",
         &["doc", "--workspace", "--all-features", "--no-deps"],
-        &[("RUSTDOCFLAGS", "-D warnings")],
+        &[("RUSTDOCFLAGS".into(), "-D warnings".into())],
     )?;
     Ok(report(&[row], Duration::ZERO))
 }
 
-type CargoStep = (
-    &'static str,
-    &'static [&'static str],
-    &'static [(&'static str, &'static str)],
-);
+/// The environment of tests that have to show everything: what they would leave out on a lesser
+/// machine is a failure here, and each conformance case says how it ended.
+fn strict(log: &Path) -> Vec<(OsString, OsString)> {
+    vec![
+        ("TENURE_TEST_STRICT".into(), "1".into()),
+        (tenure_conformance::LOG.into(), log.into()),
+    ]
+}
+
+type CargoStep = (&'static str, &'static [&'static str]);
 
 /// What needs no store.
 const CARGO_STEPS: [CargoStep; 4] = [
-    ("format", &["fmt", "--all", "--check"], &[]),
+    ("format", &["fmt", "--all", "--check"]),
     (
         "lints",
         &[
@@ -183,7 +213,6 @@ const CARGO_STEPS: [CargoStep; 4] = [
             "-D",
             "warnings",
         ],
-        &[],
     ),
     (
         "unit and integration tests",
@@ -196,24 +225,22 @@ const CARGO_STEPS: [CargoStep; 4] = [
             "--tests",
             "--examples",
         ],
-        &[],
     ),
     (
         "doc tests",
         &["test", "--workspace", "--all-features", "--doc"],
-        &[],
     ),
 ];
 
 /// Runs cargo; its failure is a row of the table, so that the steps after it still run.
-fn cargo_step(name: &str, arguments: &[&str], environment: &[(&str, &str)]) -> Result<Row> {
+fn cargo_step(name: &str, arguments: &[&str], environment: &[(OsString, OsString)]) -> Result<Row> {
     eprintln!("\n== {name}: cargo {}", arguments.join(" "));
     let start = Instant::now();
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let mut command = process::watched(cargo)?;
     command
         .args(arguments)
-        .envs(environment.iter().copied())
+        .envs(environment.iter().map(|(name, value)| (name, value)))
         .current_dir(paths::workspace());
     // Those that name this package were set for this program and would confuse another build.
     for (variable, _) in std::env::vars_os() {
@@ -281,28 +308,47 @@ fn bring_up(dirs: &Dirs, backends: &BTreeSet<Backend>) -> Result<(Option<Session
     Ok((Some(session), rows))
 }
 
-/// Runs the conformance suite on one backend.
-///
-/// This is the place to wire a backend in: run its cases with `state.env()` in the environment,
-/// through [`run_shown`] with `session.tend()` as what happens meanwhile (it is what lets a case
-/// restart its store by `stores restart`), and count cases run, passed and left out.
-#[expect(
-    clippy::unnecessary_wraps,
-    reason = "running the cases can be interrupted"
-)]
-fn conformance(backend: Backend, state: &State, _: Option<&mut Session>) -> Result<Outcome> {
+/// What the conformance suite said of one backend while the tests ran: every case has to be
+/// accounted for, so that none can vanish.
+fn conformance(backend: Backend, state: &State, log: &Path) -> Result<Outcome> {
     let seen = match backend.store() {
-        None => "needs no server".to_owned(),
+        None => "no server".to_owned(),
         Some(kind) => match state.stores.get(&kind) {
-            Some(running) => format!("server up ({})", running.describe()),
+            Some(running) => running.describe(),
             None => return Ok(Outcome::Failed(format!("{} is not up", kind.name()))),
         },
     };
-    let written = paths::workspace().join(backend.folder()).exists();
-    let rest = if written {
-        "its cases are not wired in yet"
-    } else {
-        "no backend yet"
+    let log = match std::fs::read_to_string(log) {
+        Ok(log) => log,
+        Err(error) if error.kind() == ErrorKind::NotFound => String::new(),
+        Err(error) => return Err(error.into()),
+    };
+    let tally = tenure_conformance::tally(&log);
+    let suites: Vec<_> = tally
+        .iter()
+        .filter(|(suite, _)| {
+            // A backend with several topologies has a suite for each: `redis`, `redis_cluster`.
+            suite
+                .strip_prefix(backend.name())
+                .is_some_and(|rest| rest.is_empty() || rest.starts_with('_'))
+        })
+        .collect();
+    let text: Vec<String> = suites
+        .iter()
+        .map(|(suite, counts)| format!("{suite}: {counts}"))
+        .collect();
+    let text = format!("{} ({seen})", text.join("; "));
+    if !suites.is_empty() && suites.iter().all(|(_, counts)| counts.is_green()) {
+        return Ok(Outcome::Passed(text));
+    }
+    if !suites.is_empty() || backend.has_suite() {
+        return Ok(Outcome::Failed(format!(
+            "not every case ran and passed: {text}"
+        )));
+    }
+    let rest = match backend.packages() {
+        Some(_) => "its own tests only, not judged by the suite yet",
+        None => "no backend yet",
     };
     Ok(Outcome::Nothing(format!("{seen}, {rest}")))
 }
