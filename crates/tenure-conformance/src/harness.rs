@@ -10,6 +10,7 @@ use std::panic::AssertUnwindSafe;
 use futures_util::{FutureExt as _, StreamExt as _, stream};
 use tokio::runtime::{Builder, Runtime};
 use tokio::sync::RwLock;
+use tokio::time::timeout;
 
 use crate::cases::{Case, cases};
 use crate::{EXPECTED_CASES, Outcome, Subject};
@@ -24,11 +25,15 @@ const AT_ONCE: usize = 16;
 static STORE: RwLock<()> = RwLock::const_new(());
 
 impl Case {
-    /// Runs the case. A panic of the backend is a failure.
+    /// Runs the case. A panic of the backend is a failure, as is a case that does not end.
     pub async fn run(&self, subject: &dyn Subject) -> Outcome {
-        match AssertUnwindSafe((self.run)(subject)).catch_unwind().await {
-            Ok(verdict) => verdict.into(),
-            Err(panic) => Outcome::Failed(format!("panicked: {}", panic_text(&*panic))),
+        // Far beyond what the limits within the case add up to.
+        let limit = subject.patience() * 30;
+        let case = AssertUnwindSafe((self.run)(subject)).catch_unwind();
+        match timeout(limit, case).await {
+            Ok(Ok(verdict)) => verdict.into(),
+            Ok(Err(panic)) => Outcome::Failed(format!("panicked: {}", panic_text(&*panic))),
+            Err(_) => Outcome::Failed(format!("the case did not end within {limit:?}")),
         }
     }
 }

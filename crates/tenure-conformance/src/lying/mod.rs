@@ -1,1 +1,292 @@
-//! stub
+//! Backends that break the contract, each in one way, and honest ones to compare them with.
+//!
+//! They prove that the suite sees what it is there to see: every case fails on at least one lie,
+//! and every lie fails at least one case. Most are one small store in memory, whose calls have
+//! await points as on a network, with one step done wrong. None is of use for elections.
+
+mod backend;
+mod directory;
+mod matrix;
+mod observed;
+mod store;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use tenure_core::{Clock, Time};
+use tokio::time::Instant;
+
+pub use matrix::{Matrix, judge};
+
+/// Stores that keep the contract, of each kind that the cases tell apart.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Honest {
+    /// Expiry by the store, pushes, no order.
+    Race,
+    /// Expiry by the store, pushes, first come first served.
+    Fifo,
+    /// Expiry by observation, polled.
+    Observed,
+    /// A directory that several processes share.
+    Directory,
+}
+
+impl Honest {
+    /// All of them.
+    pub const ALL: [Self; 4] = [Self::Race, Self::Fifo, Self::Observed, Self::Directory];
+}
+
+macro_rules! lies {
+    ($($(#[doc = $text:literal])+ $base:ident $lie:ident,)*) => {
+        /// One way to break the contract.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        #[non_exhaustive]
+        pub enum Lie {
+            $($(#[doc = $text])+ $lie,)*
+        }
+
+        impl Lie {
+            /// All of them.
+            pub const ALL: &'static [Self] = &[$(Self::$lie,)*];
+
+            /// The honest store that this lie is built on.
+            pub fn base(self) -> Honest {
+                match self {
+                    $(Self::$lie => Honest::$base,)*
+                }
+            }
+
+            /// What it does wrong.
+            pub fn about(self) -> &'static str {
+                match self {
+                    $(Self::$lie => concat!($($text),+).trim_ascii(),)*
+                }
+            }
+        }
+    };
+}
+
+lies! {
+    /// The shortest lease is nothing.
+    Race NoMinLease,
+    /// The clock stands.
+    Race ClockStands,
+    /// Every third attempt is granted, held or not.
+    Race GrantsTwice,
+    /// Each connection has locks of its own.
+    Race ConnectionsApart,
+    /// A held lock is granted to whoever has the holder's identity.
+    Race SharesByIdentity,
+    /// A campaign that holds the lock already is refused.
+    Race AdoptsNothing,
+    /// What was acquired on another connection is not adopted.
+    Race AdoptsPerConnection,
+    /// An adopted term has the proof of the lost attempt.
+    Race AdoptsWithOldProof,
+    /// An adopted term ends with the lease of the lost attempt.
+    Race AdoptsWithoutExtending,
+    /// A refusal names the one who asked as the holder.
+    Race RefusalNamesTheAsker,
+    /// A refusal says that the lock is held for ten leases.
+    Race RefusalOversleeps,
+    /// Grants say twice the lease that the store keeps.
+    Race GrantsLongerLeases,
+    /// A renewal leaves the end of the lease where it was.
+    Race RenewDoesNotExtend,
+    /// Each renewal has a new token.
+    Race RenewChangesTheToken,
+    /// Only the grant of the last renewal renews.
+    Race RenewRefusesOlderGrants,
+    /// A renewal writes the lock if there is none.
+    Race RenewUpserts,
+    /// A renewal takes the lock from its holder.
+    Race RenewTakesOver,
+    /// A renewal asks for the identity only.
+    Race RenewByIdentity,
+    /// A renewal is always confirmed.
+    Race RenewAsksNobody,
+    /// A renewal hands out the proof of the one before.
+    Race RenewWithOldProof,
+    /// Proofs are read when the answer has come.
+    Race ProofAfterAnswer,
+    /// Leases end after half their time.
+    Race ExpiresEarly,
+    /// Renewed leases end after half their time.
+    Race RenewedExpiresEarly,
+    /// Leases do not end.
+    Race NeverExpires,
+    /// Leases end an hour late.
+    Race ExpiresLate,
+    /// Leases do not end once their connection is gone.
+    Race GoneConnectionsKeepLocks,
+    /// The lease of the candidate who asks counts.
+    Race JudgesByTheAskersLease,
+    /// Looking at a lock renews it.
+    Race LookingExtends,
+    /// What a dropped acquire has left is kept alive.
+    Race AcquireKeepsOrphans,
+    /// What a dropped renew has left is kept alive.
+    Race RenewKeepsOrphans,
+    /// A renewal removes the lock and writes it again.
+    Race RenewInTwoSteps,
+    /// A release notes that it was sent, and is not sent again.
+    Race ReleaseOnlyOnce,
+    /// A withdrawal notes that it was sent, and is not sent again.
+    Race WithdrawOnlyOnce,
+    /// After a look was dropped the connection gives no more answers to looks.
+    Race DroppedLookWedges,
+    /// A withdrawal does nothing.
+    Race WithdrawDoesNothing,
+    /// A release gives no hint.
+    Race ReleaseWakesNobody,
+    /// A withdrawal gives no hint.
+    Race WithdrawWakesNobody,
+    /// Only the first stream of a connection and lock gives hints.
+    Race HintsOnlyForTheFirst,
+    /// Hints come without end.
+    Race HintsFlood,
+    /// All terms have the same token.
+    Race TokenReuse,
+    /// The term after a lease that has ended has its token.
+    Race TokenKeptOverExpiry,
+    /// The term after a withdrawal has the token from before.
+    Race TokenKeptOverWithdrawal,
+    /// Tokens begin anew when a lock is deleted.
+    Race TokenInTheRecord,
+    /// Tokens begin anew when the store is restarted.
+    Race TokenInMemory,
+    /// Locks are forgotten when the store is restarted.
+    Race LocksInMemory,
+    /// A free lock is said to be held.
+    Race HolderInvented,
+    /// A held lock is said to be free.
+    Race HolderAlwaysFree,
+    /// On the leader's own connection its lock is said to be of unknown state.
+    Race HolderUnsureOfItself,
+    /// The published value is lost.
+    Race ValuesLost,
+    /// The published value is the one of the acquisition.
+    Race ValuesFrozen,
+    /// A released lock is said to be held.
+    Race HolderOutlivesRelease,
+    /// A lock whose lease has ended is said to be held.
+    Race HolderOutlivesLease,
+    /// A release does nothing.
+    Race ReleaseDoesNothing,
+    /// Releasing what is released already is an error.
+    Race SecondReleaseFails,
+    /// A release frees the lock, whoever holds it.
+    Race ReleaseByName,
+    /// A release frees the lock if the holder has the identity.
+    Race ReleaseByIdentity,
+    /// A release frees all locks whose names begin like this one's.
+    Race ReleaseByPrefix,
+    /// A withdrawal frees the lock, whoever holds it.
+    Race WithdrawRemovesTheHolder,
+    /// Withdrawing from a free lock is an error.
+    Race WithdrawOfNothingFails,
+    /// A lock that was deleted is never granted again.
+    Race DeletedStaysTaken,
+    /// A damaged record is a panic.
+    Race DamagePanics,
+    /// A damaged record is granted to everybody.
+    Race DamageGrantsToAll,
+    /// A damaged record stays so when it is deleted.
+    Race DamageStays,
+    /// Errors are of kind Internal.
+    Race ErrorsInternal,
+    /// Errors do not say what was being done.
+    Race ErrorsOfNoOperation,
+    /// Without a store, calls say that all is well.
+    Race AbsenceUnnoticed,
+    /// The debug output shows the password.
+    Race SecretInDebug,
+    /// Errors show the password.
+    Race SecretInErrors,
+    /// Names of more than 63 bytes are refused.
+    Race LongNamesRefused,
+    /// Names are cut off after 63 bytes.
+    Race NamesTruncated,
+    /// Dots in names become hyphens.
+    Race DotsBecomeHyphens,
+    /// Quotes and backslashes in identities are lost.
+    Race IdentitiesUnquoted,
+    /// Identities are written in lower case.
+    Race IdentitiesLowercased,
+    /// Values are cut off after 255 bytes.
+    Race ValuesTruncated,
+    /// A connection holds at most 512 locks.
+    Race FullAt512,
+    /// Whoever asks first wins, although the store claims an order.
+    Fifo QueueUnfair,
+    /// Who withdraws keeps the place in the queue.
+    Fifo QueueKeepsTheWithdrawn,
+    /// Waiters that have fallen silent keep their place in the queue.
+    Fifo QueueKeepsTheSilent,
+    /// Whoever is named by a record that was never seen to change is said to lead.
+    Observed FirstLookIsProof,
+    /// Leases are judged by observation, and never end.
+    Observed ObservedForEver,
+    /// Writes replace whatever is there.
+    Directory WritesUnconditionally,
+    /// Leases of other processes do not end.
+    Directory DeadProcessesKeepLocks,
+}
+
+/// An honest subject of this kind.
+pub fn honest(kind: Honest) -> Arc<dyn crate::Subject> {
+    subject(kind, None)
+}
+
+/// A subject that tells this lie.
+pub fn lying(lie: Lie) -> Arc<dyn crate::Subject> {
+    subject(lie.base(), Some(lie))
+}
+
+fn subject(kind: Honest, lie: Option<Lie>) -> Arc<dyn crate::Subject> {
+    match kind {
+        Honest::Race => Arc::new(backend::ModelSubject::new(false, lie)),
+        Honest::Fifo => Arc::new(backend::ModelSubject::new(true, lie)),
+        Honest::Observed => Arc::new(observed::ObservedSubject::new(lie)),
+        Honest::Directory => Arc::new(directory::DirectorySubject::new(lie)),
+    }
+}
+
+/// Does the part of another process for the lying backends, if this process was started for it:
+/// to be called first in `main`, or in a test named `contender`.
+pub fn contender() -> bool {
+    crate::contender_main(async || directory::DirectorySubject::from_environment())
+}
+
+/// How long lying subjects let anything take; on paused time this passes at once.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// tokio's clock, which can be paused.
+#[derive(Debug)]
+struct TokioClock {
+    start: Instant,
+    stands: bool,
+}
+
+impl TokioClock {
+    fn new(stands: bool) -> Self {
+        Self {
+            start: Instant::now(),
+            stands,
+        }
+    }
+}
+
+#[async_trait]
+impl Clock for TokioClock {
+    fn now(&self) -> Time {
+        // A while past the start, so that "a minute ago" exists.
+        let begin = Time::ZERO + Duration::from_secs(3600);
+        if self.stands {
+            return begin;
+        }
+        begin + self.start.elapsed()
+    }
+}
