@@ -134,6 +134,14 @@ impl Report {
         self.counts().is_green()
     }
 
+    /// Says each outcome as the tests of [`suite!`](crate::suite) do, so that it counts: see
+    /// [`LOG`]. For a store that may be absent, where a test has to decide before it runs cases.
+    pub fn log(&self) {
+        for (case, outcome) in &self.outcomes {
+            log(&self.suite, case.name, outcome);
+        }
+    }
+
     /// The outcome of the case with this name.
     pub fn outcome(&self, name: &str) -> Option<&Outcome> {
         self.outcomes
