@@ -70,16 +70,14 @@ impl Plan {
         if self.url.starts_with("memory") {
             tracing::warn!("memory: elects within this one process, so every candidate will lead");
         }
-        let mut has_led = false;
         loop {
-            let leadership = match self.campaign(&election, has_led, &mut signals).await? {
+            let leadership = match self.campaign(&election, &mut signals).await? {
                 Ok(leadership) => leadership,
                 Err(signal) => {
                     election.settled().await;
                     return Ok(signalled(signal));
                 }
             };
-            has_led = true;
             // Whatever has happened, the command is reaped when this returns.
             let ending = self
                 .lead(&leadership, election.events(), &mut signals)
@@ -96,29 +94,18 @@ impl Plan {
 
     /// Waits to be elected, or for a signal that says to leave.
     ///
-    /// What somebody has to mend is an error at the start. Later on it is waited for: a service
-    /// that has worked must not stay down because its store was out of order for a moment.
+    /// What somebody has to mend is an error at the start only. Later on the engine waits for it:
+    /// a service that has worked must not stay down because its store was out of order for a
+    /// moment.
     async fn campaign(
         &self,
         election: &Election,
-        has_led: bool,
         signals: &mut Signals,
     ) -> Result<Result<Leadership, Signal>, Failure> {
         tracing::info!("{} {WAITS} for {}", self.identity, self.lock);
-        loop {
-            let error = tokio::select! {
-                leadership = election.campaign() => match leadership {
-                    Ok(leadership) => return Ok(Ok(leadership)),
-                    Err(error) if !has_led => return Err(error.into()),
-                    Err(error) => Failure::from(error),
-                },
-                signal = signals.ending() => return Ok(Err(signal)),
-            };
-            tracing::warn!("cannot campaign, will try again: {error}");
-            tokio::select! {
-                () = tokio::time::sleep(self.policy.retry_interval()) => {}
-                signal = signals.ending() => return Ok(Err(signal)),
-            }
+        tokio::select! {
+            leadership = election.campaign() => Ok(Ok(leadership?)),
+            signal = signals.ending() => Ok(Err(signal)),
         }
     }
 

@@ -218,10 +218,8 @@ fn a_store_that_was_out_of_order_is_waited_for() {
     fs::write(place.path("store/job"), "a file in the way").unwrap();
     until_dead(child);
     fs::remove_file(place.path("child-alice")).unwrap();
-    until("alice is told to try again", || {
-        place
-            .read("log-alice")
-            .contains("cannot campaign, will try again")
+    until("alice has met what is in the way", || {
+        place.read("log-alice").contains("store failed, will retry")
     });
     fs::remove_file(place.path("store/job")).unwrap();
     assert_ne!(place.pid("child-alice"), child);
