@@ -53,12 +53,20 @@ pub async fn connect(url: &str) -> Result<Arc<dyn LockBackend>, Error> {
 }
 
 /// The one place that knows the backends.
+#[allow(
+    clippy::unused_async,
+    reason = "the memory backend alone has nothing to wait for"
+)]
 async fn open(store: Store, url: &str) -> Result<Arc<dyn LockBackend>, Error> {
     match store {
         #[cfg(feature = "memory")]
         Store::Memory => open_memory(url),
         #[cfg(feature = "file")]
         Store::File => open_file(url).await,
+        #[cfg(feature = "redis")]
+        Store::Redis => open_redis(url).await,
+        #[cfg(feature = "postgres")]
+        Store::Postgres => open_postgres(url).await,
         Store::Planned(name) => Err(Error::new(
             ErrorKind::Unsupported,
             Operation::Configure,
@@ -67,7 +75,7 @@ async fn open(store: Store, url: &str) -> Result<Arc<dyn LockBackend>, Error> {
                 scheme::usable()
             ),
         )),
-        #[cfg(not(all(feature = "memory", feature = "file")))]
+        #[allow(unreachable_patterns, reason = "with every feature on, none is left")]
         _ => Err(feature_is_off(store, url)),
     }
 }
@@ -96,7 +104,19 @@ async fn open_file(url: &str) -> Result<Arc<dyn LockBackend>, Error> {
     Ok(Arc::new(tenure_file::open(config).await?))
 }
 
-#[cfg(not(all(feature = "memory", feature = "file")))]
+#[cfg(feature = "redis")]
+async fn open_redis(url: &str) -> Result<Arc<dyn LockBackend>, Error> {
+    let config = tenure_redis::RedisConfig::from_url(url)?;
+    Ok(Arc::new(tenure_redis::RedisBackend::connect(config).await?))
+}
+
+#[cfg(feature = "postgres")]
+async fn open_postgres(url: &str) -> Result<Arc<dyn LockBackend>, Error> {
+    let config = tenure_postgres::PostgresConfig::from_url(url)?;
+    let backend = tenure_postgres::PostgresBackend::connect(config).await?;
+    Ok(Arc::new(backend))
+}
+
 fn feature_is_off(store: Store, url: &str) -> Error {
     let scheme = url.split_once(':').map_or("", |(scheme, _)| scheme);
     let feature = store.feature().unwrap_or_default();

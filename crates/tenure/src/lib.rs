@@ -65,6 +65,11 @@
 //! |---|---|---|
 //! | `memory:` | `memory`, on by default | the tasks of one process |
 //! | `file:///directory` | `file`, on by default | the processes of one host |
+//! | `redis://host`, `redis+sentinel://…`, `redis+cluster://…` | `redis` | a Redis or Valkey server |
+//! | `postgres://host/database` | `postgres` | a Postgres server (advisory locks) |
+//!
+//! `rediss:` means TLS, and `sslmode=` does in a `postgres:` URL: by ring (feature `ring`, on by
+//! default) or AWS-LC (`aws-lc-rs`). `full` is every store.
 //!
 //! Every URL takes the parameter `?generation=N`: see [`InGeneration`]. Further features: `serde`,
 //! `metrics`, and `test-util` for applications' own tests.

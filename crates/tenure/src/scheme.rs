@@ -5,6 +5,8 @@
 pub(crate) enum Store {
     Memory,
     File,
+    Redis,
+    Postgres,
     /// In the design, not in this version: the name to use for it in a message.
     Planned(&'static str),
 }
@@ -15,14 +17,14 @@ impl Store {
         match self {
             Self::Memory => Some("memory"),
             Self::File => Some("file"),
+            Self::Redis => Some("redis"),
+            Self::Postgres => Some("postgres"),
             Self::Planned(_) => None,
         }
     }
 }
 
 const ETCD: Store = Store::Planned("etcd");
-const REDIS: Store = Store::Planned("Redis");
-const POSTGRES: Store = Store::Planned("PostgreSQL");
 
 /// Every known scheme.
 pub(crate) const SCHEMES: [(&str, Store); 14] = [
@@ -32,14 +34,14 @@ pub(crate) const SCHEMES: [(&str, Store); 14] = [
     ("kube-configmap", Store::Planned("Kubernetes ConfigMap")),
     ("etcd", ETCD),
     ("etcds", ETCD),
-    ("redis", REDIS),
-    ("rediss", REDIS),
-    ("redis+sentinel", REDIS),
-    ("rediss+sentinel", REDIS),
-    ("redis+cluster", REDIS),
-    ("rediss+cluster", REDIS),
-    ("postgres", POSTGRES),
-    ("postgresql", POSTGRES),
+    ("redis", Store::Redis),
+    ("rediss", Store::Redis),
+    ("redis+sentinel", Store::Redis),
+    ("rediss+sentinel", Store::Redis),
+    ("redis+cluster", Store::Redis),
+    ("rediss+cluster", Store::Redis),
+    ("postgres", Store::Postgres),
+    ("postgresql", Store::Postgres),
 ];
 
 /// The store of a scheme, in whatever case it is written.

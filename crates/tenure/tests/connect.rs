@@ -1,6 +1,11 @@
 //! `connect` as applications use it.
 
-#![cfg(all(feature = "file", feature = "memory"))]
+#![cfg(all(
+    feature = "file",
+    feature = "memory",
+    feature = "redis",
+    feature = "postgres"
+))]
 
 use std::time::Duration;
 
@@ -68,8 +73,10 @@ async fn what_cannot_be_opened_is_a_typed_error_without_the_password() {
         ),
         ("kube-configmap://", Unsupported, "not in this version"),
         ("etcds://u:hunter2@h:2379/", Unsupported, "etcd is planned"),
-        ("rediss+sentinel://:hunter2@h/m", Unsupported, "Redis"),
-        ("postgres://u:hunter2@h/d", Unsupported, "PostgreSQL"),
+        ("rediss+sentinel://:hunter2@/m", InvalidInput, "host"),
+        ("redis://:hunter2@h/?color=red", InvalidInput, "parameter"),
+        ("postgres://u:hunter2@h/d?color=red", InvalidInput, "color"),
+        ("postgresql://u:hunter2@h:0x/d", InvalidInput, "port"),
     ] {
         let error = tenure::connect(url).await.unwrap_err();
         let message = error.to_string();

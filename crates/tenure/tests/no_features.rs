@@ -1,12 +1,22 @@
 //! Without the backends' features their URLs are refused with the line to change.
 
-#![cfg(not(any(feature = "file", feature = "memory")))]
+#![cfg(not(any(
+    feature = "file",
+    feature = "memory",
+    feature = "redis",
+    feature = "postgres"
+)))]
 
 use tenure::ErrorKind;
 
 #[tokio::test]
 async fn a_scheme_whose_feature_is_off_names_the_feature() {
-    for (url, feature) in [("memory:", "memory"), ("file:///var/locks", "file")] {
+    for (url, feature) in [
+        ("memory:", "memory"),
+        ("file:///var/locks", "file"),
+        ("redis+cluster://a,b", "redis"),
+        ("postgres://host/database", "postgres"),
+    ] {
         let error = tenure::connect(url).await.unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Misconfigured);
         let line = format!("features = [\"{feature}\"]");
