@@ -1,7 +1,7 @@
 //! `cargo xtask test`: everything, with the real stores up, and one table at the end.
 
 use std::collections::BTreeSet;
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::fmt;
 use std::io::ErrorKind;
 use std::path::Path;
@@ -74,6 +74,18 @@ impl Backend {
         matches!(self, Self::Memory | Self::File)
     }
 
+    /// The URL by which an application opens it on the server that runs, once it can.
+    fn url(self, state: &State) -> Option<String> {
+        let variable = match self {
+            Self::Redis => "TENURE_TEST_REDIS_URL",
+            Self::Postgres => "TENURE_TEST_POSTGRES_URL",
+            Self::Memory | Self::File | Self::KubeLease | Self::KubeConfigmap | Self::Etcd => {
+                return None;
+            }
+        };
+        state.env().remove(variable)
+    }
+
     /// The server it runs on, if it needs one.
     fn store(self) -> Option<Kind> {
         match self {
@@ -128,7 +140,6 @@ pub(crate) fn test(only: &[Backend]) -> Result<ExitCode> {
     let log = dirs.root.join("conformance.log");
     // Each case appends a line; what an earlier run left must not count.
     paths::remove_file(&log)?;
-    let environment = strict(&log);
     // Before anything is built or run: tests start servers of their own too.
     provision::ensure(&[
         Need::Protoc,
@@ -138,7 +149,15 @@ pub(crate) fn test(only: &[Backend]) -> Result<ExitCode> {
         Need::PgBouncer,
     ])?;
     if only.is_empty() {
-        for (name, arguments) in CARGO_STEPS {
+        for (name, arguments) in CHECKS {
+            rows.push(cargo_step(name, arguments, &[])?);
+        }
+    }
+    let (session, store_rows) = bring_up(&dirs, &backends)?;
+    let state = State::load(&dirs)?;
+    let environment = strict(&log, &state);
+    if only.is_empty() {
+        for (name, arguments) in TESTS {
             rows.push(cargo_step(name, arguments, &environment)?);
         }
     } else {
@@ -146,17 +165,15 @@ pub(crate) fn test(only: &[Backend]) -> Result<ExitCode> {
             let Some(packages) = backend.packages() else {
                 continue;
             };
-            let arguments = [&["test", "--all-features"], packages].concat();
+            let arguments = [&["test", "--all-features", "--no-fail-fast"], packages].concat();
             let name = format!("tests of {}", backend.name());
             rows.push(cargo_step(&name, &arguments, &environment)?);
         }
     }
-    let (mut session, store_rows) = bring_up(&dirs, &backends)?;
     rows.extend(store_rows);
-    let state = State::load(&dirs)?;
-    for backend in backends {
+    for backend in &backends {
         let start = Instant::now();
-        let outcome = conformance(backend, &state, &log)?;
+        let outcome = conformance(*backend, &state, &log)?;
         rows.push(Row {
             name: format!("backend {}", backend.name()),
             outcome,
@@ -164,13 +181,7 @@ pub(crate) fn test(only: &[Backend]) -> Result<ExitCode> {
         });
     }
     if only.is_empty() {
-        let start = Instant::now();
-        let outcome = cross_store(&state, session.as_mut())?;
-        rows.push(Row {
-            name: "across stores".to_owned(),
-            outcome,
-            took: start.elapsed(),
-        });
+        rows.extend(across_stores(&state)?);
     }
     if let Some(mut session) = session {
         session.stop()?;
@@ -189,18 +200,22 @@ pub(crate) fn docs() -> Result<ExitCode> {
 }
 
 /// The environment of tests that have to show everything: what they would leave out on a lesser
-/// machine is a failure here, and each conformance case says how it ended.
-fn strict(log: &Path) -> Vec<(OsString, OsString)> {
-    vec![
-        ("TENURE_TEST_STRICT".into(), "1".into()),
-        (tenure_conformance::LOG.into(), log.into()),
-    ]
+/// machine is a failure here, each conformance case says how it ended, and those that cannot
+/// start their store find the one that runs.
+fn strict(log: &Path, state: &State) -> Vec<(OsString, OsString)> {
+    let stores = state.env();
+    let stores = stores
+        .iter()
+        .map(|(name, value)| (OsString::from(name), OsString::from(value)));
+    let mut all: Vec<_> = stores.collect();
+    all.push(("TENURE_TEST_STRICT".into(), "1".into()));
+    all.push((tenure_conformance::LOG.into(), log.into()));
+    all
 }
 
 type CargoStep = (&'static str, &'static [&'static str]);
 
-/// What needs no store.
-const CARGO_STEPS: [CargoStep; 4] = [
+const CHECKS: [CargoStep; 2] = [
     ("format", &["fmt", "--all", "--check"]),
     (
         "lints",
@@ -214,6 +229,10 @@ const CARGO_STEPS: [CargoStep; 4] = [
             "warnings",
         ],
     ),
+];
+
+/// A failure must not hide what the tests after it would have said.
+const TESTS: [CargoStep; 2] = [
     (
         "unit and integration tests",
         &[
@@ -224,20 +243,47 @@ const CARGO_STEPS: [CargoStep; 4] = [
             "--bins",
             "--tests",
             "--examples",
+            "--no-fail-fast",
         ],
     ),
     (
         "doc tests",
-        &["test", "--workspace", "--all-features", "--doc"],
+        &[
+            "test",
+            "--workspace",
+            "--all-features",
+            "--doc",
+            "--no-fail-fast",
+        ],
     ),
+];
+
+/// With the same features as [`TESTS`], so that nothing is built again.
+const ACROSS_STORES: [&str; 5] = [
+    "test",
+    "--workspace",
+    "--all-features",
+    "--test",
+    "across_stores",
 ];
 
 /// Runs cargo; its failure is a row of the table, so that the steps after it still run.
 fn cargo_step(name: &str, arguments: &[&str], environment: &[(OsString, OsString)]) -> Result<Row> {
-    eprintln!("\n== {name}: cargo {}", arguments.join(" "));
-    let start = Instant::now();
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-    let mut command = process::watched(cargo)?;
+    step(name, &cargo, arguments, environment)
+}
+
+fn step(
+    name: &str,
+    program: &OsStr,
+    arguments: &[&str],
+    environment: &[(OsString, OsString)],
+) -> Result<Row> {
+    let file_name = Path::new(program).file_name().unwrap_or(program);
+    let shown = format!("{} {}", file_name.to_string_lossy(), arguments.join(" "));
+    eprintln!("\n== {name}: {shown}");
+    let start = Instant::now();
+    let mut command = process::watched(program)?;
     command
         .args(arguments)
         .envs(environment.iter().map(|(name, value)| (name, value)))
@@ -252,9 +298,10 @@ fn cargo_step(name: &str, arguments: &[&str], environment: &[(OsString, OsString
     }
     let status = run_shown(&mut command, || {})?;
     let outcome = if status.success() {
-        Outcome::Passed(format!("cargo {}", arguments[0]))
+        let first = arguments.first().copied().unwrap_or_default();
+        Outcome::Passed(format!("{} {first}", file_name.to_string_lossy()))
     } else {
-        Outcome::Failed(format!("cargo {} ended with {status}", arguments.join(" ")))
+        Outcome::Failed(format!("{shown} ended with {status}"))
     };
     Ok(Row {
         name: name.to_owned(),
@@ -353,13 +400,24 @@ fn conformance(backend: Backend, state: &State, log: &Path) -> Result<Outcome> {
     Ok(Outcome::Nothing(format!("{seen}, {rest}")))
 }
 
-/// Runs the tests that involve several stores. To be wired as [`conformance`] is.
-#[expect(
-    clippy::unnecessary_wraps,
-    reason = "running the tests can be interrupted"
-)]
-fn cross_store(_: &State, _: Option<&mut Session>) -> Result<Outcome> {
-    Ok(Outcome::Nothing("no tests yet".to_owned()))
+/// One service on every store: the tests that move it from one to the next, and the binary's demo,
+/// which kills and freezes real processes and checks their terms.
+fn across_stores(state: &State) -> Result<Vec<Row>> {
+    let urls: Vec<(Backend, String)> = Backend::ALL
+        .into_iter()
+        .filter_map(|backend| Some((backend, backend.url(state)?)))
+        .collect();
+    let all: Vec<&str> = urls.iter().map(|(_, url)| url.as_str()).collect();
+    let environment = [("TENURE_TEST_STORES".into(), all.join(" ").into())];
+    let mut rows = vec![cargo_step("across stores", &ACROSS_STORES, &environment)?];
+    // The tests have built it beside this program, with every store.
+    let tenure = std::env::current_exe()?.with_file_name("tenure");
+    for (backend, url) in urls {
+        let name = format!("demo on {}", backend.name());
+        let environment = [("TENURE_BACKEND".into(), url.into())];
+        rows.push(step(&name, tenure.as_os_str(), &["demo"], &environment)?);
+    }
+    Ok(rows)
 }
 
 /// Prints the table; the exit code says whether all is well.
