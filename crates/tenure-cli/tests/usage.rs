@@ -93,8 +93,8 @@ fn bad_stores_and_locks_are_refused_by_every_command() {
     let mut demo = tenure();
     assert_refused(demo.args(["demo", "--backend", "memory:"]), "memory:");
     let mut demo = tenure();
-    let url = "postgres://u:hunter2@h/d";
-    assert_refused(demo.args(["demo", "--backend", url]), "PostgreSQL");
+    let url = "etcd://u:hunter2@h:2379/";
+    assert_refused(demo.args(["demo", "--backend", url]), "etcd");
 }
 
 #[test]
