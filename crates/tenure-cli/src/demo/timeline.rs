@@ -58,11 +58,16 @@ impl Timeline {
     /// The terms, and whether they are as they must be.
     pub(super) fn verdict(&self, terms: &Terms) -> io::Result<bool> {
         say("\nWhat the commands themselves recorded:\n")?;
-        say("  leader  token     from       to       work done  nobody before")?;
+        let tokens = terms.all().iter().map(|term| term.token.to_string().len());
+        let width = tokens.max().unwrap_or(0).max("token".len());
+        say(&format!(
+            "  leader  {:>width$}       from         to     work done  nobody before",
+            "token"
+        ))?;
         for (index, term) in terms.all().iter().enumerate() {
             let gap = terms.leaderless_before(index).map(shown);
             say(&format!(
-                "  {:<6}  {:>5}  {}  {}  {:>5} pieces  {:>13}",
+                "  {:<6}  {:>width$}  {}  {}  {:>5} pieces  {:>13}",
                 NAMES[term.candidate],
                 term.token,
                 self.elapsed(term.first),
