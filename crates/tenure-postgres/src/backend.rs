@@ -25,12 +25,19 @@ use crate::session::{Attempt, Session, Standing};
 /// The lease of the session that only looks who holds a lock.
 const OBSERVING: Duration = Duration::from_secs(60);
 
+/// So many identities of a backend have sessions of their own; further ones share one.
+const OWN_SESSIONS: usize = 4;
+
+/// The `application_name` of the session that they share.
+const SHARED: &str = "tenure: several";
+
 /// How long the holder may take to announce itself to an observer that asks.
 const ANSWER: Duration = Duration::from_millis(300);
 
 /// Elections on the advisory locks of a `PostgreSQL` database.
 ///
-/// Holds one session for each identity and lease among its elections (so usually one), and up to
+/// Holds one session for each identity and lease among its elections (so usually one; after the
+/// fourth they share one per lease), and up to
 /// [`watch_sessions`](PostgresConfig::watch_sessions) more while it waits for others' locks.
 /// Clones share them. When the last clone and grant are dropped the sessions are closed, and the
 /// server frees what they held.
@@ -44,10 +51,13 @@ struct Inner {
     clock: SharedClock,
     hub: Arc<Hub>,
     runtime: Handle,
-    places: Mutex<HashMap<(Duration, Identity), Arc<Place>>>,
+    places: Mutex<HashMap<Whose, Arc<Place>>>,
     /// The connection that `connect` has made and checked, until the first session needs one.
     spare: Mutex<Option<Link>>,
 }
+
+/// The lease, and the identity if it has a session of its own.
+type Whose = (Duration, Option<Identity>);
 
 /// Where a session is, and its successor when it has ended.
 #[derive(Default)]
@@ -104,6 +114,7 @@ impl PostgresBackend {
                 }
                 trouble.into_error(Operation::Connect)
             })?;
+        hub.connected(&link);
         Ok(Self {
             inner: Arc::new(Inner {
                 config,
@@ -152,9 +163,16 @@ impl fmt::Debug for PostgresBackend {
 }
 
 impl Inner {
-    fn place(&self, lease: Duration, identity: &Identity) -> Arc<Place> {
+    /// The place of this lease and identity, and the name of the session there.
+    fn place<'a>(&self, lease: Duration, identity: &'a Identity) -> (Arc<Place>, &'a str) {
         let mut places = self.places.lock().unwrap_or_else(PoisonError::into_inner);
-        places.entry((lease, identity.clone())).or_default().clone()
+        let own = (lease, Some(identity.clone()));
+        let (key, name) = if places.contains_key(&own) || places.len() < OWN_SESSIONS {
+            (own, identity.as_str())
+        } else {
+            ((lease, None), SHARED)
+        };
+        (places.entry(key).or_default().clone(), name)
     }
 
     fn spare(&self) -> Option<Link> {
@@ -166,7 +184,7 @@ impl Inner {
     /// from a future that may be dropped, so that one slow connection serves all who wait.
     async fn session(&self, lease: Duration, identity: &Identity) -> Result<Arc<Session>, Trouble> {
         let asked = self.clock.now();
-        let place = self.place(lease, identity);
+        let (place, name) = self.place(lease, identity);
         let mut sessions = place.session.lock().await;
         if let Some(session) = &sessions.current
             && session.ended().is_none()
@@ -178,7 +196,7 @@ impl Inner {
         {
             return Err(trouble.clone());
         }
-        let opened = self.open(lease, identity).await;
+        let opened = self.open(lease, name).await;
         match opened {
             Ok(session) => {
                 sessions.current = Some(session.clone());
@@ -192,14 +210,14 @@ impl Inner {
         }
     }
 
-    async fn open(&self, lease: Duration, identity: &Identity) -> Result<Arc<Session>, Trouble> {
+    async fn open(&self, lease: Duration, name: &str) -> Result<Arc<Session>, Trouble> {
         let open = |link| {
             Session::open(
                 link,
                 self.config.clone(),
                 self.clock.clone(),
                 lease,
-                identity.clone(),
+                name,
                 self.hub.clone(),
             )
         };
@@ -270,7 +288,7 @@ fn runtime_is_gone(operation: Operation) -> Error {
 
 fn foreign(operation: Operation) -> Error {
     Error::new(
-        ErrorKind::Internal,
+        ErrorKind::InvalidInput,
         operation,
         "the grant is not one of the Postgres backend",
     )
@@ -333,6 +351,10 @@ impl LockBackend for PostgresBackend {
             Attempt::Taken(holder) => Ok(Acquired::Taken {
                 holder,
                 free_in: None,
+            }),
+            Attempt::NotYet(early) => Ok(Acquired::Taken {
+                holder: None,
+                free_in: Some(early),
             }),
             Attempt::Held(claim) => {
                 let (token, proven) = (claim.token, claim.proven);

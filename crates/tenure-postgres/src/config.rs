@@ -33,6 +33,7 @@ pub struct PostgresConfig {
     pub(crate) token_sequence: Option<String>,
     pub(crate) session_pooler: bool,
     pub(crate) without_lease: bool,
+    pub(crate) restart_grace: bool,
 }
 
 /// A host and port; a host that begins with `/` is the directory of a Unix socket.
@@ -135,6 +136,7 @@ impl PostgresConfig {
             token_sequence: None,
             session_pooler: false,
             without_lease: false,
+            restart_grace: true,
         })
     }
 
@@ -150,8 +152,8 @@ impl PostgresConfig {
     /// candidate's identity.
     ///
     /// Parameters of this crate: `password_file`, `watch_sessions`, `key_class`,
-    /// `token_sequence`, `pooler=session` and `server_lease=off`; see the functions of the same or
-    /// similar name.
+    /// `token_sequence`, `pooler=session`, `server_lease=off` and `restart_grace=off`; see the
+    /// functions of the same or similar name.
     ///
     /// Fails with [`InvalidInput`](tenure_core::ErrorKind::InvalidInput), and says what is wrong
     /// without repeating the URL, which may hold a password.
@@ -265,13 +267,14 @@ impl PostgresConfig {
             "pooler" if value == "session" => self.session_pooler = true,
             "pooler" => return Err(wrong(name, "session")),
             "server_lease" if matches!(value, "on" | "off") => self.without_lease = value == "off",
-            "server_lease" => return Err(wrong(name, "on or off")),
+            "restart_grace" if matches!(value, "on" | "off") => self.restart_grace = value == "on",
+            "server_lease" | "restart_grace" => return Err(wrong(name, "on or off")),
             _ => {
                 return Err(Error::invalid_input(format!(
                     "the URL has the unknown parameter {:?}; known are host, port, user, password, \
                      password_file, passfile, dbname, options, sslmode, sslrootcert, sslcert, \
                      sslkey, connect_timeout, target_session_attrs, watch_sessions, key_class, \
-                     token_sequence, pooler and server_lease",
+                     token_sequence, pooler, server_lease and restart_grace",
                     name.chars().take(40).collect::<String>()
                 )));
             }
@@ -421,6 +424,19 @@ impl PostgresConfig {
     #[must_use]
     pub fn without_server_lease(mut self, accept: bool) -> Self {
         self.without_lease = accept;
+        self
+    }
+
+    /// Whether nobody is elected before the server has been up for a lease; so it is by default.
+    ///
+    /// Advisory locks do not survive a restart of the server, but a leader that is frozen or cut
+    /// off at that moment does not know, and may go on for what is left of its lease. Without the
+    /// grace a process that has not seen the restart may be elected meanwhile. Those that have
+    /// seen it wait in any case. The wait is the candidate's own lease: where leases differ among
+    /// the candidates of a lock, a longer one that was granted before the restart is not covered.
+    #[must_use]
+    pub fn restart_grace(mut self, wait: bool) -> Self {
+        self.restart_grace = wait;
         self
     }
 

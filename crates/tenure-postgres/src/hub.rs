@@ -18,7 +18,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
 use futures_util::stream;
-use tenure_core::{Changes, FencingToken, Hint, Holder};
+use tenure_core::{Changes, FencingToken, Hint, Holder, Time};
 use tokio::runtime::Handle;
 use tokio::sync::{Notify, watch};
 use tokio::task::AbortHandle;
@@ -27,7 +27,7 @@ use tokio_postgres::{CancelToken, NoTls, Notification};
 use crate::config::{PostgresConfig, TlsMode};
 use crate::errors::Trouble;
 use crate::key::{ALIVE, AdvisoryKey};
-use crate::link::{self, Listener};
+use crate::link::{self, Link, Listener};
 use crate::session::Session;
 
 /// How many announcements are remembered of locks that nobody here waits for.
@@ -48,6 +48,10 @@ struct State {
     announcements: HashMap<AdvisoryKey, Announcement>,
     watches: HashMap<i32, Watch>,
     sessions: Vec<Weak<Session>>,
+    /// When the server we first connected to was started.
+    first_start: Option<String>,
+    /// The start of the one that has followed it, and when we saw that.
+    restarted: Option<(String, Time)>,
 }
 
 /// The session that waits for the end of another one.
@@ -188,6 +192,34 @@ impl Hub {
                     session.announce(key);
                 }
             }
+        }
+    }
+
+    /// Remembers the first server, so that a restart of it is seen.
+    pub(crate) fn connected(&self, link: &Link) {
+        let mut state = self.state();
+        state
+            .first_start
+            .get_or_insert_with(|| link.started.clone());
+    }
+
+    /// Until when nothing may be granted on this link, for the sake of those who led before the
+    /// server's restart, or before the failover to this server, and may not know of it yet.
+    pub(crate) fn quiet_until(&self, link: &Link, now: Time, lease: Duration) -> Time {
+        let mut state = self.state();
+        let first = state
+            .first_start
+            .get_or_insert_with(|| link.started.clone());
+        if *first != link.started {
+            let seen = state.restarted.take();
+            let seen = seen.filter(|(start, _)| *start == link.started);
+            let (start, at) = seen.unwrap_or_else(|| (link.started.clone(), now));
+            state.restarted = Some((start, at));
+            at + lease
+        } else if self.config.restart_grace {
+            now + lease.saturating_sub(link.uptime)
+        } else {
+            Time::ZERO
         }
     }
 

@@ -30,6 +30,9 @@ pub(crate) struct Link {
     pub(crate) client: Client,
     /// The session's process at the server.
     pub(crate) pid: i32,
+    /// When the server was started, as its own text, and how long ago.
+    pub(crate) started: String,
+    pub(crate) uptime: Duration,
     ended: watch::Sender<Option<Trouble>>,
     connection: AbortHandle,
 }
@@ -207,6 +210,8 @@ where
     Link {
         client,
         pid: 0,
+        started: String::new(),
+        uptime: Duration::ZERO,
         ended,
         connection: task.abort_handle(),
     }
@@ -220,7 +225,8 @@ async fn check(config: &PostgresConfig, mut link: Link) -> Result<Link, Trouble>
         .simple_query(
             "SELECT current_setting('server_version_num'), pg_is_in_recovery()::text, \
              current_setting('transaction_read_only'), pg_backend_pid()::text, \
-             current_setting('synchronous_commit')",
+             current_setting('synchronous_commit'), pg_postmaster_start_time()::text, \
+             floor(extract(epoch FROM clock_timestamp() - pg_postmaster_start_time()) * 1000)::int8",
         )
         .await?;
     let row = answer.iter().find_map(|message| match message {
@@ -231,6 +237,9 @@ async fn check(config: &PostgresConfig, mut link: Link) -> Result<Link, Trouble>
     let row = row.ok_or_else(unreadable)?;
     let text = |index| row.try_get(index).ok().flatten().ok_or_else(unreadable);
     link.pid = text(3)?.parse().map_err(|_| unreadable())?;
+    text(5)?.clone_into(&mut link.started);
+    // A server whose own clock was set back counts as fresh.
+    link.uptime = Duration::from_millis(text(6)?.parse().unwrap_or(0));
     let version = text(0)?.parse().map_err(|_| unreadable())?;
     check_version(config, version)?;
     if text(1)? != "false" || text(2)? != "off" {

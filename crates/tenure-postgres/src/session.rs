@@ -1,4 +1,5 @@
-//! The session that holds the locks of all elections with one identity and one lease.
+//! The session that holds the locks of all elections with one lease (and identity, as long as
+//! there are few).
 //!
 //! The server ends it when it has been silent for the lease (`idle_session_timeout`), and then
 //! frees its locks: that is the server-side lease. Each query starts the timer anew when the
@@ -39,7 +40,8 @@ pub(crate) struct Session {
     config: Arc<PostgresConfig>,
     clock: SharedClock,
     lease: Duration,
-    identity: Identity,
+    /// Nothing is granted before.
+    quiet_until: Time,
     hub: Arc<Hub>,
     runtime: Handle,
     statements: Statements,
@@ -72,6 +74,7 @@ struct Slot {
 #[derive(Clone)]
 struct Held {
     lock: LockName,
+    identity: Identity,
     campaign: CampaignId,
     token: FencingToken,
     value: Option<PublishedValue>,
@@ -88,6 +91,8 @@ struct Held {
 pub(crate) enum Attempt {
     Held(Claim),
     Taken(Option<Holder>),
+    /// Not to be granted yet, see [`Hub::quiet_until`].
+    NotYet(Duration),
 }
 
 /// What `renew` found.
@@ -253,13 +258,12 @@ impl Session {
         config: Arc<PostgresConfig>,
         clock: SharedClock,
         lease: Duration,
-        identity: Identity,
+        name: &str,
         hub: Arc<Hub>,
     ) -> Result<Arc<Self>, Trouble> {
         let limit = config.connect_timeout;
         let preparing = async {
-            let name = application_name(identity.as_str());
-            set_up(&link, &config, lease, &name).await?;
+            set_up(&link, &config, lease, &application_name(name)).await?;
             let statements = Statements::prepare(&link, &config).await?;
             let alive = format!("SELECT pg_try_advisory_lock({ALIVE}, pg_backend_pid())");
             // Without it, others learn of this session's death with their next look only.
@@ -269,12 +273,13 @@ impl Session {
         let statements = tokio::time::timeout(limit, preparing)
             .await
             .map_err(|_| Trouble::silent("the server", limit))??;
+        let quiet_until = hub.quiet_until(&link, clock.now(), lease);
         let session = Arc::new(Self {
             link,
             config,
             clock,
             lease,
-            identity,
+            quiet_until,
             hub,
             runtime: Handle::current(),
             statements,
@@ -352,13 +357,17 @@ impl Session {
                 return Err(collision(key, lock, held.lock.as_str()));
             }
             if held.campaign != candidate.campaign {
-                return Ok(Attempt::Taken(Some(self.holder_of(&held))));
+                return Ok(Attempt::Taken(Some(held.holder())));
             }
             // An earlier attempt's answer was lost: adopt it with a fresh proof.
             let now = self.clock.now();
             if let Standing::Proven(proven) = self.prove(key, &slot, now).await? {
                 return Ok(self.claim(key, &slot, proven));
             }
+        }
+        let early = self.quiet_until.since(self.clock.now());
+        if !early.is_zero() {
+            return Ok(Attempt::NotYet(early));
         }
         let _shared = self.gate.read().await;
         if gone() {
@@ -395,6 +404,7 @@ impl Session {
         };
         *slot.held() = Some(Held {
             lock: lock.clone(),
+            identity: candidate.identity.clone(),
             campaign: candidate.campaign,
             token,
             value: candidate.value.clone(),
@@ -653,16 +663,9 @@ impl Session {
             lock: held.lock.as_str().to_owned(),
             lease: self.lease,
             token: held.token,
-            identity: self.identity.as_str().to_owned(),
+            identity: held.identity.as_str().to_owned(),
             value: held.value.as_ref().map(|value| value.as_str().to_owned()),
         })
-    }
-
-    fn holder_of(&self, held: &Held) -> Holder {
-        let mut holder = Holder::new(self.identity.as_str());
-        holder.token = Some(held.token);
-        holder.value = held.value.as_ref().map(|value| value.as_str().to_owned());
-        holder
     }
 
     /// Who holds the lock, as the server knows it, and as the holder has told. With `patience`
@@ -693,6 +696,12 @@ impl Session {
         let is_tenure: bool = row.try_get(2).map_err(unreadable)?;
         if is_tenure && pid != self.link.pid {
             self.hub.watch(key, pid);
+        }
+        if pid == self.link.pid
+            && let Some(held) = self.slot(key).and_then(|slot| slot.held().clone())
+            && held.lock == *lock
+        {
+            return Ok(Some(held.holder()));
         }
         let mut announcement = self.hub.announcement(key, pid);
         if announcement.is_none() && is_tenure && !patience.is_zero() {
@@ -759,6 +768,15 @@ impl Session {
             let _released = self.release_if(key, |held| held.until <= now).await;
         }
         next
+    }
+}
+
+impl Held {
+    fn holder(&self) -> Holder {
+        let mut holder = Holder::new(self.identity.as_str());
+        holder.token = Some(self.token);
+        holder.value = self.value.as_ref().map(|value| value.as_str().to_owned());
+        holder
     }
 }
 

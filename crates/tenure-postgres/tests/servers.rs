@@ -12,9 +12,9 @@ use std::time::Duration;
 use futures_util::future::join_all;
 use support::{
     Bouncer, LIMIT, LONG, PASSWORD, Wire, candidate, free_port, held, lock, renewed, start, taken,
-    win,
+    win, win_for,
 };
-use tenure_core::{Error, ErrorKind, LockBackend as _, Renewal, Time};
+use tenure_core::{Acquired, Error, ErrorKind, LockBackend as _, Renewal, Time};
 use tenure_postgres::{PostgresBackend, PostgresConfig};
 
 async fn refused(config: PostgresConfig) -> Error {
@@ -64,7 +64,7 @@ async fn what_cannot_work_is_refused_with_its_reason() {
 
     // The next host of the list is tried, whatever ails the first.
     let url = format!(
-        "postgres://app:{PASSWORD}@127.0.0.1:{port},127.0.0.1:{}/postgres?connect_timeout=20",
+        "postgres://app:{PASSWORD}@127.0.0.1:{port},127.0.0.1:{}/postgres?connect_timeout=20&restart_grace=off",
         server.port
     );
     let config = PostgresConfig::from_url(&url).unwrap();
@@ -83,7 +83,7 @@ async fn the_password_comes_from_a_file_and_may_change() {
     std::fs::write(&passfile, format!("*:*:postgres:app:{PASSWORD}\n")).unwrap();
     let address = format!("127.0.0.1:{}", server.port);
     let config = PostgresConfig::server(&address).unwrap();
-    let config = config.user("app").database("postgres");
+    let config = config.user("app").database("postgres").restart_grace(false);
     PostgresBackend::connect(config.clone().passfile(&passfile))
         .await
         .unwrap();
@@ -213,8 +213,10 @@ async fn tokens_rise_over_immediate_crashes_and_fast_shutdowns() {
     let backend = server.connect().await;
     let name = lock("batch");
     let mut last = None;
+    // After each restart nobody is elected for a lease.
+    let lease = Duration::from_millis(500);
     for round in 0..21 {
-        let grant = win(&backend, &name, &candidate("ann", round)).await;
+        let grant = win_for(&backend, &name, &candidate("ann", round), lease).await;
         assert!(
             last.is_none_or(|last| grant.token > last),
             "{last:?} then {}",
@@ -234,7 +236,7 @@ async fn tokens_rise_over_immediate_crashes_and_fast_shutdowns() {
         tokio::time::timeout(LIMIT, told).await.unwrap();
         backend.release(&grant).await.unwrap();
         let error = backend
-            .acquire(&name, &candidate("ann", 99), LONG)
+            .acquire(&name, &candidate("ann", 99), lease)
             .await
             .unwrap_err();
         assert!(error.is_retryable(), "{error}");
@@ -254,14 +256,15 @@ async fn a_standby_is_no_place_for_locks_until_it_is_promoted() {
 
     let url = format!(
         "postgres://app:{PASSWORD}@127.0.0.1:{},127.0.0.1:{}/postgres?connect_timeout=20\
-         &target_session_attrs=read-write",
+         &target_session_attrs=read-write&restart_grace=off",
         standby.port, primary.port
     );
     let config = PostgresConfig::from_url(&url).unwrap();
     let backend = PostgresBackend::connect(config).await.unwrap();
     let name = lock("batch");
     let ann = candidate("ann", 1);
-    let grant = held(backend.acquire(&name, &ann, LONG).await.unwrap());
+    let lease = Duration::from_secs(1);
+    let grant = held(backend.acquire(&name, &ann, lease).await.unwrap());
     // It streams what the token was made from, so its own are larger.
     let admin = primary.admin().await;
     support::until(
@@ -271,10 +274,10 @@ async fn a_standby_is_no_place_for_locks_until_it_is_promoted() {
     )
     .await;
     primary.stop("QUIT");
-    let error = backend.acquire(&name, &ann, LONG).await.unwrap_err();
+    let error = backend.acquire(&name, &ann, lease).await.unwrap_err();
     assert!(error.is_retryable(), "{error}");
     standby.promote();
-    let next = win(&backend, &name, &ann).await;
+    let next = win_for(&backend, &name, &ann, lease).await;
     assert!(next.token > grant.token);
     assert!(matches!(
         backend.renew(&grant, Time::ZERO).await.unwrap(),
@@ -408,7 +411,9 @@ async fn tls_is_verified_when_it_is_asked_for() {
     };
     let url = |host: &str, parameters: &str| {
         let port = server.port;
-        let url = format!("postgres://app:{PASSWORD}@{host}:{port}/postgres?{parameters}");
+        let url = format!(
+            "postgres://app:{PASSWORD}@{host}:{port}/postgres?restart_grace=off&{parameters}"
+        );
         PostgresConfig::from_url(&url)
             .unwrap()
             .connect_timeout(Duration::from_secs(20))
@@ -455,4 +460,22 @@ async fn tls_is_verified_when_it_is_asked_for() {
         let error = refused(config).await;
         assert_eq!(error.kind(), ErrorKind::Misconfigured, "{error}");
     }
+}
+
+#[tokio::test]
+async fn nobody_is_elected_on_a_server_that_was_just_started() {
+    let Some(server) = start(&[]) else { return };
+    let backend = PostgresBackend::connect(server.config().restart_grace(true))
+        .await
+        .unwrap();
+    let name = lock("batch");
+    let ann = candidate("ann", 1);
+    match backend.acquire(&name, &ann, LONG).await.unwrap() {
+        Acquired::Taken {
+            holder: None,
+            free_in: Some(left),
+        } => assert!(left <= LONG),
+        other => panic!("{other:?}"),
+    }
+    win_for(&backend, &name, &ann, Duration::from_millis(200)).await;
 }

@@ -223,7 +223,7 @@ impl Server {
 
     pub fn url(&self) -> String {
         format!(
-            "postgres://app:{PASSWORD}@127.0.0.1:{}/postgres?sslmode=disable",
+            "postgres://app:{PASSWORD}@127.0.0.1:{}/postgres?sslmode=disable&restart_grace=off",
             self.port
         )
     }
@@ -364,7 +364,8 @@ impl Bouncer {
 
     pub fn config(&self) -> PostgresConfig {
         PostgresConfig::from_url(&format!(
-            "postgres://app:{PASSWORD}@127.0.0.1:{}/postgres?sslmode=disable&connect_timeout=20",
+            "postgres://app:{PASSWORD}@127.0.0.1:{}/postgres?sslmode=disable&connect_timeout=20\
+             &restart_grace=off",
             self.port
         ))
         .unwrap()
@@ -471,9 +472,19 @@ pub fn leader(occupancy: Occupancy) -> Holder {
 
 /// Tries until it is held.
 pub async fn win(backend: &PostgresBackend, name: &LockName, who: &Candidate) -> Grant {
+    win_for(backend, name, who, LONG).await
+}
+
+/// The same with another lease.
+pub async fn win_for(
+    backend: &PostgresBackend,
+    name: &LockName,
+    who: &Candidate,
+    lease: Duration,
+) -> Grant {
     let trying = async {
         loop {
-            if let Ok(Acquired::Held(grant)) = backend.acquire(name, who, LONG).await {
+            if let Ok(Acquired::Held(grant)) = backend.acquire(name, who, lease).await {
                 return grant;
             }
             tokio::time::sleep(Duration::from_millis(2)).await;
@@ -545,7 +556,8 @@ impl Wire {
 
     pub async fn connect(&self) -> PostgresBackend {
         let url = format!(
-            "postgres://app:{PASSWORD}@127.0.0.1:{}/postgres?sslmode=disable&connect_timeout=20",
+            "postgres://app:{PASSWORD}@127.0.0.1:{}/postgres?sslmode=disable&connect_timeout=20\
+             &restart_grace=off",
             self.port
         );
         PostgresBackend::connect(PostgresConfig::from_url(&url).unwrap())
