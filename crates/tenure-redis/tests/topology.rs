@@ -9,8 +9,9 @@ use std::time::Duration;
 
 use futures_util::StreamExt as _;
 use support::{
-    LONG, Server, candidate, held, is_lost, is_taken, lock, renewed, start, start_pair,
-    start_sentinels, until, wait_for_link, within_limit,
+    LONG, Server, candidate, held, is_lost, is_taken, join_cluster, lock, renewed, sentinel_config,
+    start, start_nodes, start_pair, start_sentinels, until, wait_for_link, wait_for_sentinels,
+    within_limit,
 };
 use tenure_core::{
     Acquired, Election, ErrorKind, LockBackend as _, Occupancy, Policy, Rises, Time,
@@ -116,28 +117,13 @@ async fn a_failover_that_forgets_a_term_elects_nobody_until_that_term_is_over() 
     ));
 }
 
-fn sentinel_config(sentinels: &[Server]) -> RedisConfig {
-    let addresses: Vec<String> = sentinels.iter().map(Server::address).collect();
-    RedisConfig::sentinel(addresses.iter().map(String::as_str), "main").unwrap()
-}
-
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_term_survives_the_failover_of_its_master() {
     let Some((mut master, replica)) = start_pair(&[]) else {
         return;
     };
     let sentinels = start_sentinels(&master);
-    until(
-        "all sentinels know the replica and each other",
-        async || {
-            sentinels.iter().all(|sentinel| {
-                let quorum = sentinel.try_command(&["SENTINEL", "CKQUORUM", "main"]);
-                let state = sentinel.text(&["INFO", "sentinel"]);
-                quorum.is_ok() && state.contains("slaves=1,sentinels=3")
-            })
-        },
-    )
-    .await;
+    wait_for_sentinels(&sentinels, 1).await;
     let config = sentinel_config(&sentinels).wait_for_replicas(1, WAIT);
     let backend = RedisBackend::connect(config.clone()).await.unwrap();
     // The promoted replica has no replica itself.
@@ -232,29 +218,8 @@ struct Cluster {
 }
 
 async fn start_cluster() -> Option<Cluster> {
-    let nodes = (0..3)
-        .map(|_| start(&["--cluster-enabled", "yes"]))
-        .collect::<Option<Vec<_>>>()?;
-    for (index, (first, last)) in [(0, 5460), (5461, 10922), (10923, 16383)]
-        .iter()
-        .enumerate()
-    {
-        let (first, last) = (first.to_string(), last.to_string());
-        nodes[index].command(&["CLUSTER", "ADDSLOTSRANGE", &first, &last]);
-        let epoch = (index + 1).to_string();
-        nodes[index].command(&["CLUSTER", "SET-CONFIG-EPOCH", &epoch]);
-    }
-    for node in &nodes[1..] {
-        let port = node.port.to_string();
-        nodes[0].command(&["CLUSTER", "MEET", "127.0.0.1", &port]);
-    }
-    until("the cluster is whole", async || {
-        nodes.iter().all(|node| {
-            let state = node.text(&["CLUSTER", "INFO"]);
-            state.contains("cluster_state:ok") && state.contains("cluster_known_nodes:3")
-        })
-    })
-    .await;
+    let nodes = start_nodes(3)?;
+    join_cluster(&nodes).await;
     Some(Cluster { nodes })
 }
 

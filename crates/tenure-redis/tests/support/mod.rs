@@ -113,6 +113,8 @@ fn spawn(port: u16, dir: &TempDir, environment: &[(&str, &str)], arguments: &[St
         .args(file)
         .args(["--port", &port.to_string(), "--bind", "127.0.0.1"])
         .args(["--daemonize", "no", "--loglevel", "warning", "--save", ""])
+        // A replica that comes back is not to wait for others that might.
+        .args(["--repl-diskless-sync-delay", "0"])
         .args(arguments)
         .stdin(Stdio::null())
         .stdout(Stdio::null())
@@ -271,6 +273,15 @@ pub async fn until(what: &str, mut holds: impl AsyncFnMut() -> bool) {
     }
 }
 
+/// The same for what needs no await; its future can be sent to another thread.
+pub async fn until_seen(what: &str, mut holds: impl FnMut() -> bool) {
+    let start = Instant::now();
+    while !holds() {
+        assert!(start.elapsed() < LIMIT, "waited in vain until {what}");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
 pub async fn within_limit<T>(what: &str, future: impl Future<Output = T>) -> T {
     let outcome = tokio::time::timeout(LIMIT, future).await;
     outcome.unwrap_or_else(|_| panic!("waited in vain for {what}"))
@@ -336,15 +347,104 @@ pub fn start_sentinels(master: &Server) -> Vec<Server> {
             let file = dir.path().join("sentinel.conf");
             let text = format!(
                 "sentinel monitor main 127.0.0.1 {} 2\n\
-                 sentinel down-after-milliseconds main 500\n\
-                 sentinel failover-timeout main 5000\n",
+                 sentinel down-after-milliseconds main 1000\n\
+                 sentinel failover-timeout main 3000\n",
                 master.port
             );
             fs::write(&file, text).unwrap();
             let file = file.to_str().unwrap().to_owned();
             let mut server = start(&[&file, "--sentinel"]).unwrap();
             server.dir = dir;
+            // Or it takes them 8 s to set right a replica that says it is a master, and 10 s to
+            // see that one is back. Redis 6 has no such command.
+            let quicker = [
+                "SENTINEL",
+                "DEBUG",
+                "PING-PERIOD",
+                "200",
+                "PUBLISH-PERIOD",
+                "500",
+                "INFO-PERIOD",
+                "500",
+            ];
+            let _as_it_is = server.try_command(&quicker);
             server
         })
         .collect()
+}
+
+pub fn sentinel_config(sentinels: &[Server]) -> RedisConfig {
+    let addresses: Vec<String> = sentinels.iter().map(Server::address).collect();
+    RedisConfig::sentinel(addresses.iter().map(String::as_str), "main").unwrap()
+}
+
+/// Waits until all sentinels know each other and could promote each of the replicas.
+pub async fn wait_for_sentinels(sentinels: &[Server], replicas: usize) {
+    until_seen("all sentinels know the replicas and each other", || {
+        sentinels
+            .iter()
+            .all(|sentinel| is_ready(sentinel, sentinels.len(), replicas))
+    })
+    .await;
+}
+
+fn is_ready(sentinel: &Server, sentinels: usize, replicas: usize) -> bool {
+    let state = sentinel.text(&["INFO", "sentinel"]);
+    let known = sentinel.text(&["SENTINEL", "REPLICAS", "main"]);
+    let count = |text| known.matches(text).count();
+    sentinel
+        .try_command(&["SENTINEL", "CKQUORUM", "main"])
+        .is_ok()
+        && state.contains("status=ok")
+        && state.contains(&format!("slaves={replicas},sentinels={sentinels}"))
+        && count(" flags slave ") == replicas
+        && count(" master-link-status ok ") == replicas
+}
+
+/// The port of the master that this sentinel names.
+pub fn master_of(sentinel: &Server) -> Option<u16> {
+    let address = sentinel.text(&["SENTINEL", "GET-MASTER-ADDR-BY-NAME", "main"]);
+    address.split_once(' ')?.1.parse().ok()
+}
+
+/// The nodes of a cluster, not yet joined.
+pub fn start_nodes(count: usize) -> Option<Vec<Server>> {
+    let arguments = ["--cluster-enabled", "yes", "--cluster-node-timeout", "2000"];
+    (0..count).map(|_| start(&arguments)).collect()
+}
+
+/// Joins nodes to a cluster, the first three as masters of a third of the slots each, the others
+/// as replicas of these in turn.
+pub async fn join_cluster(nodes: &[Server]) {
+    for (index, (first, last)) in [(0, 5460), (5461, 10922), (10923, 16383)]
+        .iter()
+        .enumerate()
+    {
+        let (first, last) = (first.to_string(), last.to_string());
+        nodes[index].command(&["CLUSTER", "ADDSLOTSRANGE", &first, &last]);
+        let epoch = (index + 1).to_string();
+        nodes[index].command(&["CLUSTER", "SET-CONFIG-EPOCH", &epoch]);
+    }
+    for node in &nodes[1..] {
+        let (port, bus) = (node.port.to_string(), (node.port + 10_000).to_string());
+        nodes[0].command(&["CLUSTER", "MEET", "127.0.0.1", &port, &bus]);
+    }
+    wait_for_cluster(nodes).await;
+    for (index, replica) in nodes.iter().enumerate().skip(3) {
+        let master = nodes[index % 3].text(&["CLUSTER", "MYID"]);
+        replica.command(&["CLUSTER", "REPLICATE", &master]);
+        wait_for_link(replica);
+    }
+}
+
+/// Waits until all nodes of a cluster know each other and see all slots served.
+pub async fn wait_for_cluster(nodes: &[Server]) {
+    let known = format!("cluster_known_nodes:{}\r", nodes.len());
+    until_seen("the cluster is whole", || {
+        nodes.iter().all(|node| {
+            let state = node.text(&["CLUSTER", "INFO"]);
+            state.contains("cluster_state:ok") && state.contains(&known)
+        })
+    })
+    .await;
 }
