@@ -76,7 +76,8 @@ impl Backend {
             Self::Memory => &["memory"],
             Self::File => &["file"],
             Self::Redis => &["redis", "redis_sentinel", "redis_cluster"],
-            Self::Postgres | Self::KubeLease | Self::KubeConfigmap | Self::Etcd => &[],
+            Self::Postgres => &["postgres"],
+            Self::KubeLease | Self::KubeConfigmap | Self::Etcd => &[],
         }
     }
 
