@@ -107,8 +107,7 @@ impl Drop for Guard {
 
 /// `tenure __guard`: watches until the pipe is closed.
 pub(crate) fn serve(args: &GuardArgs) -> Result<u8, Failure> {
-    let group = Pid::from_raw(args.group)
-        .ok_or_else(|| Failure::new("there is no process group of this number"))?;
+    let group = group_of_a_command(args.group)?;
     // Service managers signal every process of a service. We leave when `tenure` does.
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_io()
@@ -125,6 +124,16 @@ pub(crate) fn serve(args: &GuardArgs) -> Result<u8, Failure> {
         .and_then(|mut watch| watch.serve())
         .map_err(|error| Failure::new(format!("the guard cannot go on: {error}")))?;
     Ok(0)
+}
+
+/// To a system call, 0 means our own group and 1 (as -1) every process there is.
+fn group_of_a_command(number: i32) -> Result<Pid, Failure> {
+    let group = (number > 1).then(|| Pid::from_raw(number)).flatten();
+    group.ok_or_else(|| {
+        Failure::new(format!(
+            "{number} is not the process group of a command; only `tenure run` starts this"
+        ))
+    })
 }
 
 struct Watch {
@@ -228,5 +237,18 @@ impl Watch {
             }
             thread::sleep(pause);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_group_of_its_own_is_ever_killed() {
+        for number in [i32::MIN, -2, -1, 0, 1] {
+            assert!(group_of_a_command(number).is_err(), "{number}");
+        }
+        assert!(group_of_a_command(2).is_ok());
     }
 }

@@ -1,6 +1,8 @@
 //! `tenure status` and `tenure watch`: who leads, for people and for programs.
 
+use std::borrow::Cow;
 use std::io::{self, ErrorKind, Write as _};
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use futures_util::StreamExt as _;
@@ -129,11 +131,27 @@ impl From<Observation> for View {
     }
 }
 
+/// Opens a store without making anything there: a mistyped path would look like a free lock.
+async fn open(url: &str) -> Result<Arc<dyn LockBackend>, Error> {
+    tenure::connect(&to_look_at(url)).await
+}
+
+fn to_look_at(url: &str) -> Cow<'_, str> {
+    let is_file = url
+        .split_once(':')
+        .is_some_and(|(scheme, _)| scheme.eq_ignore_ascii_case("file"));
+    if !is_file || url.contains("create=") {
+        return Cow::Borrowed(url);
+    }
+    let joint = if url.contains('?') { '&' } else { '?' };
+    Cow::Owned(format!("{url}{joint}create=false"))
+}
+
 /// `tenure status`.
 pub(crate) fn status(args: &LookArgs) -> Result<u8, Failure> {
     let lock = options::lock(&args.place.lock)?;
     let occupancy = options::runtime()?.block_on(async {
-        let backend = tenure::connect(&args.place.backend).await?;
+        let backend = open(&args.place.backend).await?;
         match tokio::time::timeout(LIMIT, backend.holder(&lock)).await {
             Ok(occupancy) => occupancy,
             Err(_) => Err(Error::timeout(Operation::Holder, LIMIT)),
@@ -159,7 +177,7 @@ pub(crate) fn watch(args: &LookArgs) -> Result<u8, Failure> {
     options::runtime()?.block_on(async {
         let mut signals = Signals::handle()?;
         let backend = tokio::select! {
-            backend = tenure::connect(&args.place.backend) => backend?,
+            backend = open(&args.place.backend) => backend?,
             _ = signals.ending() => return Ok(0),
         };
         refuse_if_useless(&*backend, &lock).await?;

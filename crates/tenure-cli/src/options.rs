@@ -38,13 +38,22 @@ pub(crate) fn policy(args: &RunArgs) -> Result<Policy, Failure> {
     Ok(builder.build()?)
 }
 
+/// What can be added to any clock's time.
+const LONGEST: Duration = Duration::from_secs(100 * 365 * 86_400);
+
 pub(crate) fn duration(option: &str, text: &str) -> Result<Duration, Failure> {
-    humantime::parse_duration(text).map_err(|problem| {
-        let shown: String = text.chars().take(40).flat_map(char::escape_debug).collect();
+    let shown: String = text.chars().take(40).flat_map(char::escape_debug).collect();
+    let duration = humantime::parse_duration(text).map_err(|problem| {
         Failure::new(format!(
             "{option} \"{shown}\" is not a duration ({problem}); use something like 15s or 500ms"
         ))
-    })
+    })?;
+    if duration > LONGEST {
+        return Err(Failure::new(format!(
+            "{option} \"{shown}\" is longer than 100 years; use something like 15s or 500ms"
+        )));
+    }
+    Ok(duration)
 }
 
 /// The main thread's runtime.

@@ -7,11 +7,12 @@ use std::process::Stdio;
 
 use rustix::process::Signal;
 use serde_json::Value;
-use support::{ENDLESS, Place, Running, stdout, until};
+use support::{ENDLESS, Place, Running, stderr, stdout, until};
 
 #[test]
 fn status_tells_the_leader_by_text_json_and_exit_code() {
     let place = Place::new();
+    place.make_store();
     let output = place.tenure("status").output().unwrap();
     assert_eq!(output.status.code(), Some(1));
     assert_eq!(stdout(&output), "nobody leads job\n");
@@ -42,10 +43,23 @@ fn status_tells_the_leader_by_text_json_and_exit_code() {
     assert!(led["expires_in_ms"].as_u64().is_some());
 }
 
+/// A mistyped path would read as a free lock.
+#[test]
+fn a_directory_that_is_not_there_is_told_and_not_made() {
+    for command in ["status", "watch"] {
+        let place = Place::new();
+        let output = place.tenure(command).output().unwrap();
+        assert_eq!(output.status.code(), Some(2), "{output:?}");
+        assert!(stderr(&output).contains("does not exist"), "{output:?}");
+        assert!(!place.path("store").exists());
+    }
+}
+
 #[test]
 fn watch_tells_each_change_until_interrupted() {
     for signal in [Signal::INT, Signal::TERM] {
         let place = Place::new();
+        place.make_store();
         let mut watch = place.tenure("watch");
         let mut watch = Running::start(watch.arg("--json").stdout(Stdio::piped()));
         let mut lines = BufReader::new(watch.0.stdout.take().unwrap()).lines();
@@ -69,6 +83,7 @@ fn watch_tells_each_change_until_interrupted() {
 #[test]
 fn watch_ends_quietly_when_nobody_reads_any_more() {
     let place = Place::new();
+    place.make_store();
     let mut watch = place.tenure("watch");
     let watch = watch.stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut watch = Running::start(watch);

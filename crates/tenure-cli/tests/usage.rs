@@ -48,6 +48,7 @@ fn bad_options_of_run_are_refused_with_what_to_do() {
         (&["--heartbeat", "0ms"], "heartbeat of 0ns"),
         (&["--stop-grace", "19s"], "stop grace of 19s"),
         (&["--drain-limit", "ever"], "--drain-limit"),
+        (&["--drain-limit", "584000000000y"], "longer than 100 years"),
     ] {
         // Options may begin with a dash only when they are joined to their names.
         let joined: Vec<String> = options

@@ -238,9 +238,10 @@ impl Engine {
         }
     }
 
-    /// Dropping `reply` instead tells its owner that there is no term to confirm.
+    /// Dropping `reply` instead tells its owner that there is no term to confirm, or none any
+    /// more: no call would be made whose outcome could answer it.
     fn confirm(&mut self, reply: Reply) {
-        if self.term.is_some() {
+        if self.term.as_ref().is_some_and(|term| !term.has_ended()) {
             self.confirming.push((self.election.clock.now(), reply));
             self.feed(Input::Confirm);
         }

@@ -91,6 +91,11 @@ impl TermState {
         self.cancel(cause);
     }
 
+    /// Whether it was ended. One that was not may be over by the clock all the same.
+    pub(crate) fn has_ended(&self) -> bool {
+        self.valid_until.load(Ordering::Acquire) == OVER
+    }
+
     pub(crate) fn valid_until(&self) -> Time {
         Time::from_nanos(self.valid_until.load(Ordering::Acquire))
     }

@@ -536,3 +536,50 @@ fn a_term_ends_with_the_runtime_of_its_engine() {
     drop(runtime);
     assert!(!leadership.is_valid());
 }
+
+/// Nobody is left to answer then, so the question must not be kept.
+#[tokio::test(start_paused = true)]
+async fn an_ended_term_is_neither_confirmed_nor_published_for() {
+    let store = TestBackend::new();
+    let lost = election(&store, "lost").campaign().await.unwrap();
+    store.lose(&lock());
+    lost.lost().await;
+    let day = 86_400 * SECOND;
+    let confirmed = tokio::time::timeout(day, lost.confirm()).await;
+    assert!(matches!(confirmed, Ok(Err(NotLeading::Over { .. }))));
+    let published = tokio::time::timeout(day, lost.publish(None)).await;
+    assert!(matches!(published, Ok(Err(_))));
+    drop(lost);
+
+    let expired = election(&store, "expired").campaign().await.unwrap();
+    store.freeze();
+    expired.lost().await;
+    tokio::time::sleep(SECOND).await;
+    store.thaw();
+    let confirmed = tokio::time::timeout(day, expired.confirm()).await;
+    assert!(matches!(confirmed, Ok(Err(NotLeading::Over { .. }))));
+}
+
+#[tokio::test(start_paused = true)]
+async fn work_that_confirms_after_a_loss_returns_and_campaigns_again() {
+    let store = TestBackend::new();
+    let election = election(&store, "confirming");
+    let losing = store.clone();
+    let mut terms = 0;
+    let outcome = election.run_until(future::pending(), |term| {
+        terms += 1;
+        let last = terms == 3;
+        let store = losing.clone();
+        async move {
+            if last {
+                return Ok::<_, NotLeading>(Next::Stop);
+            }
+            store.lose(&lock());
+            term.lost().await;
+            assert!(term.confirm().await.is_err());
+            Ok(Next::Campaign)
+        }
+    });
+    let outcome = tokio::time::timeout(86_400 * SECOND, outcome).await;
+    assert!(matches!(outcome, Ok(Ok(()))), "{outcome:?}");
+}
