@@ -25,6 +25,7 @@ const TERM: &str = "crates/tenure-core/src/term.rs";
 const POLICY: &str = "crates/tenure-core/src/policy.rs";
 const RECORD_LOCK: &str = "crates/tenure-core/src/record/lock.rs";
 const OBSERVATION: &str = "crates/tenure-core/src/record/observation.rs";
+const BOTH: &str = "crates/tenure-core/src/both.rs";
 const TTL: &str = "tests/src/sim/ttl.rs";
 const SESSION: &str = "tests/src/sim/session.rs";
 
@@ -369,5 +370,33 @@ pub const MUTANTS: &[Mutant] = &[
         file: SESSION,
         find: "        if token.is_some() && place.token != token {",
         replace: "        if place.owner.1 == u32::MAX && place.token != token {",
+    },
+    Mutant {
+        name: "half-a-lock",
+        breaks: "Both: the first store's lock is enough to lead",
+        file: BOTH,
+        find: "            not_held => {\n                self.give_back(&first).await;\n                not_held\n            }",
+        replace: "            _ => Ok(Acquired::Held(grant_of(first.clone(), first))),",
+    },
+    Mutant {
+        name: "half-a-renewal",
+        breaks: "Both: only the first store hears of a renewal",
+        file: BOTH,
+        find: "            self.second.renew(&grants.second, not_before),",
+        replace: "            future::ready({\n                let mut second = grants.second.clone();\n                second.proven_at = not_before;\n                Ok::<_, Error>(Renewal::Renewed(second))\n            }),",
+    },
+    Mutant {
+        name: "half-a-loss",
+        breaks: "Both: a term that is over in the second store goes on",
+        file: BOTH,
+        find: "(Ok(lost @ Renewal::Lost { .. }), _) | (_, Ok(lost @ Renewal::Lost { .. })) => {",
+        replace: "(Ok(Renewal::Renewed(first)), Ok(Renewal::Lost { .. })) => {\n                let second = first.clone();\n                Ok(Renewal::Renewed(grant_of(first, second)))\n            }\n            (Ok(lost @ Renewal::Lost { .. }), _) | (_, Ok(lost @ Renewal::Lost { .. })) => {",
+    },
+    Mutant {
+        name: "half-a-token",
+        breaks: "I6 in Both: the smaller token",
+        file: BOTH,
+        find: "first.token.max(second.token);",
+        replace: "first.token.min(second.token);",
     },
 ];

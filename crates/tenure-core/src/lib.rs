@@ -51,6 +51,7 @@
 //! - Another host's timestamps compared with one's own: no time ever leaves its host.
 
 mod backend;
+mod both;
 mod capabilities;
 mod clock;
 mod election;
@@ -76,6 +77,7 @@ mod token;
 pub use backend::{
     Acquired, CampaignId, Candidate, Changes, Grant, Hint, Holder, LockBackend, Occupancy, Renewal,
 };
+pub use both::Both;
 pub use capabilities::{Capabilities, Expiry, FencingGuarantee, Order, Rises, Wakeup};
 pub use clock::{BootClock, Clock, SharedClock, Time};
 pub use election::{Election, ElectionBuilder};

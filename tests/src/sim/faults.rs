@@ -19,9 +19,9 @@ pub struct Faults {
     pub down_until: Moment,
     /// The store answers "throttled" until then.
     pub throttled_until: Moment,
-    /// Per candidate: its requests do not reach the store until then.
+    /// Per candidate's way to a store: requests do not get there until then.
     pub requests_cut_until: Vec<Moment>,
-    /// Per candidate: no reply or hint reaches it until then.
+    /// Per candidate's way to a store: no reply or hint comes back until then.
     pub replies_cut_until: Vec<Moment>,
 }
 
@@ -44,26 +44,26 @@ pub struct Fate {
 }
 
 impl Faults {
-    /// No faults, for so many candidates.
-    pub fn none(candidates: usize) -> Self {
+    /// No faults, on so many ways to stores.
+    pub fn none(routes: usize) -> Self {
         Self {
-            requests_cut_until: vec![Moment::ZERO; candidates],
-            replies_cut_until: vec![Moment::ZERO; candidates],
+            requests_cut_until: vec![Moment::ZERO; routes],
+            replies_cut_until: vec![Moment::ZERO; routes],
             ..Self::default()
         }
     }
 
-    /// Whether requests of `candidate` are lost now; the last one past the end is the observer.
-    pub fn cuts_requests(&self, candidate: usize, now: Moment) -> bool {
-        now < self.outage_until || is_cut(&self.requests_cut_until, candidate, now)
+    /// Whether requests on `route` are lost now; the last one past the end is the observer's.
+    pub fn cuts_requests(&self, route: usize, now: Moment) -> bool {
+        now < self.outage_until || is_cut(&self.requests_cut_until, route, now)
     }
 
-    /// Whether replies and hints to `candidate` are lost now.
-    pub fn cuts_replies(&self, candidate: usize, now: Moment) -> bool {
-        now < self.outage_until || is_cut(&self.replies_cut_until, candidate, now)
+    /// Whether replies and hints on `route` are lost now.
+    pub fn cuts_replies(&self, route: usize, now: Moment) -> bool {
+        now < self.outage_until || is_cut(&self.replies_cut_until, route, now)
     }
 }
 
-fn is_cut(until: &[Moment], candidate: usize, now: Moment) -> bool {
-    until.get(candidate).is_some_and(|until| now < *until)
+fn is_cut(until: &[Moment], route: usize, now: Moment) -> bool {
+    until.get(route).is_some_and(|until| now < *until)
 }

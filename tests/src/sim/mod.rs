@@ -20,6 +20,7 @@ pub mod faults;
 pub mod fleet;
 pub mod hints;
 pub mod history;
+pub mod moving;
 pub mod network;
 pub mod plan;
 pub mod process;

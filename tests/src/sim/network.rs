@@ -20,6 +20,8 @@ pub struct Link {
     pub candidate: usize,
     /// Which of its lives: messages outlive the process that sent them.
     pub life: u32,
+    /// Which way its messages take: a fault can cut one.
+    route: usize,
     /// How much the store's clock runs fast: see [`Link::store_time`].
     store_ppm: i64,
     /// When the last message arrives: in calm weather they stay in order, as on a connection.
@@ -34,8 +36,15 @@ impl Link {
             world,
             candidate,
             life,
+            route: candidate,
             arrival: Arc::default(),
         }
+    }
+
+    /// The same, on another way: to another store.
+    #[must_use]
+    pub fn by(self, route: usize) -> Self {
+        Self { route, ..self }
     }
 
     /// Now on the store's clock, as a duration since its start.
@@ -77,7 +86,7 @@ impl Link {
     ) {
         let world = &self.world;
         let fate = world.fate(self.candidate);
-        let cut = world.faults().cuts_requests(self.candidate, world.now());
+        let cut = world.faults().cuts_requests(self.route, world.now());
         if fate.lose_request || cut {
             return;
         }
@@ -92,7 +101,7 @@ impl Link {
         if !fate.back.is_zero() {
             sleep(fate.back).await;
         }
-        let cut = world.faults().cuts_replies(self.candidate, world.now());
+        let cut = world.faults().cuts_replies(self.route, world.now());
         if !fate.lose_reply && !cut {
             // The sender may have given up.
             let _late = reply.send(result);

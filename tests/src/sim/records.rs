@@ -46,6 +46,15 @@ impl RecordServer {
         }
     }
 
+    /// The same server, but versions go on from `version`.
+    #[must_use]
+    pub fn counting_from(self, version: u64) -> Self {
+        Self {
+            last_version: version,
+            ..self
+        }
+    }
+
     /// Deletes the record, as an operator would. Returns the token of the term that was there.
     pub fn delete(&mut self, world: &World) -> Option<u64> {
         let token = self.token();

@@ -12,8 +12,12 @@ use super::checker::{Violation, check};
 use super::director::Director;
 use super::fleet::Fleet;
 use super::history::{Event, History};
+use super::moving::{self, Move};
 use super::plan::Plan;
 use super::world::{LIVELOCK, World};
+
+/// Every so many seeds the fleet also moves to another store.
+const MOVES_EVERY: u64 = 4;
 
 /// What came of a seed.
 #[derive(Debug)]
@@ -22,6 +26,9 @@ pub struct Report {
     pub plan: Plan,
     /// Everything that happened.
     pub history: History,
+    /// What happened to the same fleet on the move from one store to another, which every fourth
+    /// seed plays too.
+    pub moved: Option<History>,
     /// What is wrong with it.
     pub violations: Vec<Violation>,
 }
@@ -29,16 +36,33 @@ pub struct Report {
 /// Simulates `seed` for so long, and checks what happened.
 pub fn run(seed: u64, length: Duration, verbose: bool) -> Report {
     let plan = Plan::new(seed, length);
-    let history = simulate(plan.clone(), verbose);
-    let violations = check(&history);
+    let (history, _) = simulate(plan.clone(), verbose, async |world| {
+        Director::new(Fleet::start(&world)).direct().await;
+    });
+    let mut violations = check(&history);
+    let moved = seed.is_multiple_of(MOVES_EVERY).then(|| {
+        let (history, fleet) = simulate(plan.clone(), verbose, async |world| {
+            let mut fleet = Move::new(&world);
+            fleet.play().await;
+            fleet.settled()
+        });
+        violations.extend(moving::violations(&history, &fleet.unwrap_or_default()));
+        history
+    });
     Report {
         plan,
         history,
+        moved,
         violations,
     }
 }
 
-fn simulate(plan: Plan, verbose: bool) -> History {
+/// Plays in a world of its own, until the end or until it does not get on.
+fn simulate<T>(
+    plan: Plan,
+    verbose: bool,
+    story: impl AsyncFnOnce(Arc<World>) -> T,
+) -> (History, Option<T>) {
     #[expect(
         clippy::expect_used,
         reason = "without a runtime there is no simulation"
@@ -56,21 +80,20 @@ fn simulate(plan: Plan, verbose: bool) -> History {
     };
     let played = catch_unwind(AssertUnwindSafe(|| {
         runtime.block_on(async {
-            let fleet = Fleet::start(&world);
-            let director = Director::new(fleet);
             tokio::select! {
                 biased;
-                () = stuck(world.clone()) => {}
-                () = director.direct() => {}
+                () = stuck(world.clone()) => None,
+                outcome = story(world.clone()) => Some(outcome),
             }
-        });
+        })
     }));
     world.close();
     drop(runtime);
     if played.is_err() && !world.is_stuck() {
         world.history().push(Duration::ZERO, Event::Livelock);
     }
-    std::mem::take(&mut *world.history())
+    let history = std::mem::take(&mut *world.history());
+    (history, played.ok().flatten())
 }
 
 /// Returns when the simulation does not get on, which a task's panic has told.
@@ -116,7 +139,7 @@ struct Trace<'a>(&'a Report);
 
 impl fmt::Display for Trace<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Report { plan, history, .. } = self.0;
+        let Report { plan, .. } = self.0;
         writeln!(
             f,
             "seed {}: {:?}, wake-up by {:?}, store clock {:+} ppm",
@@ -129,16 +152,25 @@ impl fmt::Display for Trace<'_> {
                 candidate.ppm, candidate.drain_limit, candidate.policy
             )?;
         }
-        for (number, term) in history.terms.iter().enumerate() {
-            writeln!(
-                f,
-                "term {number}: candidate {} (life {}), token {}",
-                term.candidate, term.life, term.token
-            )?;
-        }
-        for (at, event) in &history.events {
-            writeln!(f, "{:>14.6} {event:?}", at.as_secs_f64())?;
+        write_history(f, &self.0.history)?;
+        if let Some(moved) = &self.0.moved {
+            writeln!(f, "on the move from one store to another:")?;
+            write_history(f, moved)?;
         }
         Ok(())
     }
+}
+
+fn write_history(f: &mut fmt::Formatter<'_>, history: &History) -> fmt::Result {
+    for (number, term) in history.terms.iter().enumerate() {
+        writeln!(
+            f,
+            "term {number}: candidate {} (life {}), token {}",
+            term.candidate, term.life, term.token
+        )?;
+    }
+    for (at, event) in &history.events {
+        writeln!(f, "{:>14.6} {event:?}", at.as_secs_f64())?;
+    }
+    Ok(())
 }

@@ -38,6 +38,14 @@ struct Key {
 pub type Shared = Arc<Mutex<TtlServer>>;
 
 impl TtlServer {
+    /// A server whose counter stands at `counter`.
+    pub fn counting_from(counter: u64) -> Self {
+        Self {
+            counter,
+            ..Self::default()
+        }
+    }
+
     /// Deletes the key; the counter stays.
     pub fn delete(&mut self, world: &World) -> Option<u64> {
         let key = self.key.take()?;
