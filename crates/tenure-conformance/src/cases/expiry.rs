@@ -5,13 +5,13 @@ use std::pin::pin;
 use std::task::Poll;
 use std::time::Duration;
 
-use tenure_core::{Acquired, Error, Occupancy, Operation, Renewal, SharedClock, Time};
+use tenure_core::{Acquired, Error, Grant, Occupancy, Operation, Renewal, SharedClock, Time};
 use tokio::time::timeout;
 
 use crate::contender;
-use crate::stage::{Stage, earliest_end};
+use crate::stage::{Player, Stage, earliest_end};
 use crate::verdict::{ensure, fail};
-use crate::{Answers, Subject, Verdict};
+use crate::{Answers, Stop, Subject, Verdict};
 
 /// Nobody is granted the lock before the lease of its silent holder has ended by that holder's
 /// own count, from its proof.
@@ -39,13 +39,8 @@ pub async fn a_renewed_lease_never_ends_early(subject: &dyn Subject) -> Verdict 
     let mut grant = player.held("a fresh lock").await?;
     let clock = player.on.backend.clock();
     clock.sleep_until(grant.proven_at + lease / 2).await;
-    match player.renew(&grant).await? {
-        Renewal::Renewed(renewed) => grant = renewed,
-        // Only a machine that stood still for half a lease may find it so.
-        Renewal::Lost { .. } => ensure!(
-            player.now() >= earliest_end(&grant),
-            "a renewal within the lease found the term lost"
-        ),
+    if let Some(renewed) = renewed_in_time(&player, &grant).await? {
+        grant = renewed;
     }
     stage
         .eventually("the end of a lease", stage.until_free(lease), async || {
@@ -54,7 +49,21 @@ pub async fn a_renewed_lease_never_ends_early(subject: &dyn Subject) -> Verdict 
         .await
 }
 
-async fn not_before(rival: &crate::stage::Player, end: Time) -> Result<Option<()>, crate::Stop> {
+/// `None` if the machine stood still until the lease had ended.
+async fn renewed_in_time(player: &Player, grant: &Grant) -> Result<Option<Grant>, Stop> {
+    match player.renew(grant).await? {
+        Renewal::Renewed(renewed) => Ok(Some(renewed)),
+        Renewal::Lost { .. } => {
+            ensure!(
+                player.now() >= earliest_end(grant),
+                "a renewal within the lease found the term lost"
+            );
+            Ok(None)
+        }
+    }
+}
+
+async fn not_before(rival: &Player, end: Time) -> Result<Option<()>, Stop> {
     let Some(_) = rival.try_held().await? else {
         return Ok(None);
     };
@@ -79,7 +88,7 @@ pub async fn a_lease_ends_in_time(subject: &dyn Subject) -> Verdict {
     let player = stage.player(&lock).await?.lease(lease);
     let rival = stage.player(&lock).await?;
     let grant = player.held("a fresh lock").await?;
-    player.renewed(&grant, "a held term").await?;
+    renewed_in_time(&player, &grant).await?;
     let grant = stage
         .eventually("the end of a lease", stage.until_free(lease), async || {
             rival.try_held().await

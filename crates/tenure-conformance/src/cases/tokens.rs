@@ -152,7 +152,12 @@ pub async fn a_restart_ends_no_lease_early(subject: &dyn Subject) -> Verdict {
         };
         let player = stage.player(&lock_of_round).await?.lease(lease);
         let rival = stage.player(&lock_of_round).await?.lease(lease);
-        let grant = player.held("a fresh lock").await?;
+        // Which may be withheld for a lease, if the store was restarted just now.
+        let grant = stage
+            .eventually("a fresh lock", stage.until_free(lease), async || {
+                player.try_held().await
+            })
+            .await?;
         subject.restart_store().await.need("restart_store")?;
         let outlasted = player.now() < earliest_end(&grant);
         let granted_at: Time = stage
