@@ -427,13 +427,18 @@ impl PostgresConfig {
         self
     }
 
-    /// Whether nobody is elected before the server has been up for a lease; so it is by default.
+    /// Whether nobody is elected for a lease after the server has lost its locks: after its
+    /// start, a crash or a promotion. So it is by default.
     ///
-    /// Advisory locks do not survive a restart of the server, but a leader that is frozen or cut
-    /// off at that moment does not know, and may go on for what is left of its lease. Without the
-    /// grace a process that has not seen the restart may be elected meanwhile. Those that have
-    /// seen it wait in any case. The wait is the candidate's own lease: where leases differ among
-    /// the candidates of a lock, a longer one that was granted before the restart is not covered.
+    /// Advisory locks live in the server's memory. A leader that is frozen or cut off when they
+    /// vanish does not know of it, and may go on for what is left of its lease. Without the grace
+    /// a process that has not seen the restart may be elected meanwhile. Those that have seen it
+    /// wait in any case.
+    ///
+    /// What is waited is the candidate's own lease, so all candidates of a lock should have the
+    /// same. After a crash or a promotion, until the server is started the next time, every
+    /// checkpoint looks to a process that has just connected like another promotion, so it may
+    /// wait though it need not; never longer than its lease.
     #[must_use]
     pub fn restart_grace(mut self, wait: bool) -> Self {
         self.restart_grace = wait;

@@ -48,10 +48,10 @@ struct State {
     announcements: HashMap<AdvisoryKey, Announcement>,
     watches: HashMap<i32, Watch>,
     sessions: Vec<Weak<Session>>,
-    /// When the server we first connected to was started.
-    first_start: Option<String>,
-    /// The start of the one that has followed it, and when we saw that.
-    restarted: Option<(String, Time)>,
+    /// Since when the server we first connected to has lost no lock.
+    first_reign: Option<String>,
+    /// The reign that has followed it, and when we saw that.
+    next_reign: Option<(String, Time)>,
 }
 
 /// The session that waits for the end of another one.
@@ -198,26 +198,23 @@ impl Hub {
     /// Remembers the first server, so that a restart of it is seen.
     pub(crate) fn connected(&self, link: &Link) {
         let mut state = self.state();
-        state
-            .first_start
-            .get_or_insert_with(|| link.started.clone());
+        state.first_reign.get_or_insert_with(|| link.reign.clone());
     }
 
     /// Until when nothing may be granted on this link, for the sake of those who led before the
-    /// server's restart, or before the failover to this server, and may not know of it yet.
+    /// server lost its locks (restart, crash, failover to this one), and may not know of it yet.
     pub(crate) fn quiet_until(&self, link: &Link, now: Time, lease: Duration) -> Time {
         let mut state = self.state();
-        let first = state
-            .first_start
-            .get_or_insert_with(|| link.started.clone());
-        if *first != link.started {
-            let seen = state.restarted.take();
-            let seen = seen.filter(|(start, _)| *start == link.started);
-            let (start, at) = seen.unwrap_or_else(|| (link.started.clone(), now));
-            state.restarted = Some((start, at));
+        let first = state.first_reign.get_or_insert_with(|| link.reign.clone());
+        if *first != link.reign {
+            // By our own clock: the other end's may differ from that of the server before.
+            let seen = state.next_reign.take();
+            let seen = seen.filter(|(reign, _)| *reign == link.reign);
+            let (reign, at) = seen.unwrap_or_else(|| (link.reign.clone(), now));
+            state.next_reign = Some((reign, at));
             at + lease
         } else if self.config.restart_grace {
-            now + lease.saturating_sub(link.uptime)
+            now + lease.saturating_sub(link.age())
         } else {
             Time::ZERO
         }

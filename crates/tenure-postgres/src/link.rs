@@ -2,7 +2,7 @@
 
 use std::future::poll_fn;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tenure_core::ErrorKind;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, DuplexStream};
@@ -30,9 +30,10 @@ pub(crate) struct Link {
     pub(crate) client: Client,
     /// The session's process at the server.
     pub(crate) pid: i32,
-    /// When the server was started, as its own text, and how long ago.
-    pub(crate) started: String,
-    pub(crate) uptime: Duration,
+    /// Since when the server has kept its locks, as its own text.
+    pub(crate) reign: String,
+    /// How long that had been, and when it was asked.
+    age: (Duration, Instant),
     ended: watch::Sender<Option<Trouble>>,
     connection: AbortHandle,
 }
@@ -41,6 +42,12 @@ impl Link {
     /// Why the session has ended, if it has.
     pub(crate) fn ended(&self) -> Option<Trouble> {
         self.ended.borrow().clone()
+    }
+
+    /// For how long at least the server has lost no lock.
+    pub(crate) fn age(&self) -> Duration {
+        let (age, asked) = self.age;
+        age + asked.elapsed()
     }
 
     /// Returns when the session has ended.
@@ -210,8 +217,8 @@ where
     Link {
         client,
         pid: 0,
-        started: String::new(),
-        uptime: Duration::ZERO,
+        reign: String::new(),
+        age: (Duration::ZERO, Instant::now()),
         ended,
         connection: task.abort_handle(),
     }
@@ -225,8 +232,7 @@ async fn check(config: &PostgresConfig, mut link: Link) -> Result<Link, Trouble>
         .simple_query(
             "SELECT current_setting('server_version_num'), pg_is_in_recovery()::text, \
              current_setting('transaction_read_only'), pg_backend_pid()::text, \
-             current_setting('synchronous_commit'), pg_postmaster_start_time()::text, \
-             floor(extract(epoch FROM clock_timestamp() - pg_postmaster_start_time()) * 1000)::int8",
+             current_setting('synchronous_commit')",
         )
         .await?;
     let row = answer.iter().find_map(|message| match message {
@@ -237,9 +243,6 @@ async fn check(config: &PostgresConfig, mut link: Link) -> Result<Link, Trouble>
     let row = row.ok_or_else(unreadable)?;
     let text = |index| row.try_get(index).ok().flatten().ok_or_else(unreadable);
     link.pid = text(3)?.parse().map_err(|_| unreadable())?;
-    text(5)?.clone_into(&mut link.started);
-    // A server whose own clock was set back counts as fresh.
-    link.uptime = Duration::from_millis(text(6)?.parse().unwrap_or(0));
     let version = text(0)?.parse().map_err(|_| unreadable())?;
     check_version(config, version)?;
     if text(1)? != "false" || text(2)? != "off" {
@@ -262,7 +265,50 @@ async fn check(config: &PostgresConfig, mut link: Link) -> Result<Link, Trouble>
              session mode (pooler=session in the URL)",
         ));
     }
+    let (reign, age) = reign(&link.client).await?;
+    link.reign = reign;
+    link.age = (age, Instant::now());
     Ok(link)
+}
+
+/// Since when the server has lost no lock, and how long that is: since it was started, since all
+/// its sessions were ended because one had crashed (which resets the statistics, and not the time
+/// of the start), or since it was promoted (which a checkpoint on the new timeline follows; its
+/// time is in whole seconds).
+async fn reign(client: &Client) -> Result<(String, Duration), Trouble> {
+    const START: &str = "pg_postmaster_start_time()";
+    const CRASH: &str = "(SELECT stats_reset FROM pg_stat_bgwriter)";
+    const PROMOTION: &str = "(SELECT CASE WHEN pg_last_wal_replay_lsn() IS NULL THEN NULL \
+        WHEN timeline_id = ('x' || left(pg_walfile_name(pg_current_wal_lsn()), 8))::bit(32)::int4 \
+        THEN checkpoint_time + interval '1 s' ELSE clock_timestamp() END FROM pg_control_checkpoint())";
+    // Rounded down; and not by the session's time zone or style.
+    let ask = |id: &str, since: &str| {
+        format!(
+            "SELECT {id}, \
+             floor(extract(epoch FROM clock_timestamp() - {since}) * 1000)::int8::text"
+        )
+    };
+    let epoch = |time: &str| format!("extract(epoch FROM {time})::text");
+    let all = ask(
+        &format!("concat_ws(' ', {}, {})", epoch(START), epoch(CRASH)),
+        &format!("greatest({START}, {CRASH}, {PROMOTION})"),
+    );
+    let answer = match client.simple_query(&all).await {
+        Ok(answer) => answer,
+        Err(error) if error.as_db_error().is_some() => {
+            // A server that keeps this to itself, or only resembles PostgreSQL.
+            tracing::debug!(%error, "no times of the server's crash and promotion");
+            client.simple_query(&ask(&epoch(START), START)).await?
+        }
+        Err(error) => return Err(error.into()),
+    };
+    let row = answer.iter().find_map(|message| match message {
+        SimpleQueryMessage::Row(row) => Some((row.get(0)?.to_owned(), row.get(1)?.parse().ok())),
+        _ => None,
+    });
+    let (reign, age) = row.ok_or_else(|| Trouble::unreadable("the time of its start"))?;
+    // When the server's own clock was set back its age is negative, and counts as none.
+    Ok((reign, Duration::from_millis(age.unwrap_or(0))))
 }
 
 fn check_version(config: &PostgresConfig, version: u32) -> Result<(), Trouble> {

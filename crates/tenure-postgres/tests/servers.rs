@@ -479,3 +479,58 @@ async fn nobody_is_elected_on_a_server_that_was_just_started() {
     }
     win_for(&backend, &name, &ann, Duration::from_millis(200)).await;
 }
+
+/// When one session crashes the server ends all of them, and their locks, and goes on: the time
+/// of its start stays the same.
+#[tokio::test]
+async fn nobody_is_elected_for_a_lease_after_a_session_has_crashed() {
+    let Some(server) = start(&[]) else { return };
+    let lease = Duration::from_secs(2);
+    let admin = server.admin().await;
+    // No privilege is needed to know of it.
+    let role = format!("CREATE ROLE plain LOGIN PASSWORD '{PASSWORD}'");
+    admin.batch_execute(&role).await.unwrap();
+    support::until(&admin, &older_than(lease)).await;
+    let victim = admin.query_one("SELECT pg_backend_pid()", &[]).await;
+    let victim: i32 = victim.unwrap().get(0);
+    let crashed = std::time::Instant::now();
+    support::signal("KILL", victim.try_into().unwrap());
+    support::until_closed(&admin).await;
+    let fresh = async {
+        loop {
+            // While the server recovers it refuses everybody.
+            let config = server.config().user("plain").restart_grace(true);
+            match PostgresBackend::connect(config).await {
+                Ok(backend) => return backend,
+                Err(error) => assert!(error.is_retryable(), "{error}"),
+            }
+        }
+    };
+    let fresh = tokio::time::timeout(LIMIT, fresh).await.unwrap();
+    win_for(&fresh, &lock("batch"), &candidate("ann", 1), lease).await;
+    assert!(crashed.elapsed() >= lease, "{:?}", crashed.elapsed());
+}
+
+/// The standby is old, its locks are not.
+#[tokio::test]
+async fn nobody_is_elected_for_a_lease_after_a_promotion() {
+    let Some(mut primary) = start(&[]) else {
+        return;
+    };
+    let lease = Duration::from_secs(2);
+    let standby = primary.standby();
+    support::until(&standby.admin().await, &older_than(lease)).await;
+    primary.stop("QUIT");
+    let promoted = std::time::Instant::now();
+    standby.promote();
+    let fresh = PostgresBackend::connect(standby.config().restart_grace(true))
+        .await
+        .unwrap();
+    win_for(&fresh, &lock("batch"), &candidate("ann", 1), lease).await;
+    assert!(promoted.elapsed() >= lease, "{:?}", promoted.elapsed());
+}
+
+fn older_than(lease: Duration) -> String {
+    let lease = lease.as_millis();
+    format!("SELECT clock_timestamp() - pg_postmaster_start_time() > interval '{lease} ms'")
+}

@@ -241,16 +241,7 @@ impl Server {
 
     /// A session beside those of the backends.
     pub async fn admin(&self) -> tokio_postgres::Client {
-        let url = format!(
-            "host=127.0.0.1 port={} user=app password={PASSWORD} dbname=postgres \
-             application_name=admin",
-            self.port
-        );
-        let (client, connection) = tokio_postgres::connect(&url, tokio_postgres::NoTls)
-            .await
-            .unwrap();
-        tokio::spawn(connection);
-        client
+        admin(self.port).await
     }
 
     /// `smart` is "TERM", `fast` "INT", `immediate` "QUIT". Waits for its end.
@@ -287,6 +278,19 @@ impl Server {
             .args(["promote", "-w", "-D"])
             .arg(self.dir.path().join("data")));
     }
+}
+
+/// A session on the server with this port, beside those of the backends.
+pub async fn admin(port: u16) -> tokio_postgres::Client {
+    let url = format!(
+        "host=127.0.0.1 port={port} user=app password={PASSWORD} dbname=postgres \
+         application_name=admin"
+    );
+    let (client, connection) = tokio_postgres::connect(&url, tokio_postgres::NoTls)
+        .await
+        .unwrap();
+    tokio::spawn(connection);
+    client
 }
 
 impl Drop for Server {
@@ -509,6 +513,16 @@ pub async fn until(client: &tokio_postgres::Client, question: &str) {
         tokio::time::timeout(LIMIT, asking).await.is_ok(),
         "never: {question}"
     );
+}
+
+/// Waits until the session has ended.
+pub async fn until_closed(client: &tokio_postgres::Client) {
+    let closing = async {
+        while !client.is_closed() {
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+    };
+    tokio::time::timeout(LIMIT, closing).await.unwrap();
 }
 
 /// Nobody holds or awaits any lock but the sessions' own.
