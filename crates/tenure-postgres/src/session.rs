@@ -106,14 +106,21 @@ pub(crate) struct Claim {
     session: Option<Arc<Session>>,
     key: AdvisoryKey,
     number: u64,
+    /// Not one that was adopted: to be announced, and watched for its deadline.
+    is_new: bool,
     pub(crate) token: FencingToken,
     pub(crate) proven: Time,
 }
 
 impl Claim {
-    /// The owner has it.
+    /// The owner has it. What is left to do is begun only now, so as not to delay it.
     pub(crate) fn keep(mut self) -> Option<Arc<Session>> {
-        self.session.take()
+        let session = self.session.take()?;
+        if self.is_new {
+            session.acquired.notify_one();
+            session.announce(self.key);
+        }
+        Some(session)
     }
 }
 
@@ -157,8 +164,7 @@ pub(crate) async fn set_up(
         "{with_lease}SET idle_in_transaction_session_timeout = {lease_ms}; \
          SET tcp_keepalives_idle = {probe}; SET tcp_keepalives_interval = {probe}; \
          SET tcp_keepalives_count = 2; SET statement_timeout = 0; SET lock_timeout = 0; \
-         SET standard_conforming_strings = on; SET application_name = '{name}'; \
-         LISTEN {CHANNEL}"
+         SET standard_conforming_strings = on; SET application_name = '{name}'"
     );
     link.client.batch_execute(&sql).await?;
     let check = "SET client_connection_check_interval = 1000";
@@ -214,12 +220,12 @@ impl Statements {
              ELSE false END"
         );
         let unlock = format!("SELECT {unlock}");
+        // Its own locks are all in its own database.
         let heartbeat = "SELECT pg_backend_pid(), pg_is_in_recovery(), \
              coalesce(array_agg((classid::int8 << 32) | objid::int8), '{}'), \
              coalesce(array_agg(objsubid), '{}') \
              FROM pg_locks WHERE locktype = 'advisory' AND granted AND mode = 'ExclusiveLock' \
-             AND pid = pg_backend_pid() \
-             AND database = (SELECT oid FROM pg_database WHERE datname = current_database())";
+             AND pid = pg_backend_pid()";
         let holder = format!(
             "WITH locks AS MATERIALIZED (SELECT pid, mode, objsubid, \
              (classid::int8 << 32) | objid::int8 AS key FROM pg_locks \
@@ -265,6 +271,9 @@ impl Session {
         let preparing = async {
             set_up(&link, &config, lease, &application_name(name)).await?;
             let statements = Statements::prepare(&link, &config).await?;
+            // Sessions that only wait do not listen: each notification would wake them.
+            let listen = format!("LISTEN {CHANNEL}");
+            link.client.batch_execute(&listen).await?;
             let alive = format!("SELECT pg_try_advisory_lock({ALIVE}, pg_backend_pid())");
             // Without it, others learn of this session's death with their next look only.
             link.client.simple_query(&alive).await?;
@@ -413,9 +422,11 @@ impl Session {
             since: self.clock.now(),
             until: sent + self.lease,
         });
-        self.acquired.notify_one();
-        self.announce(key);
-        Ok(self.claim(key, &slot, sent))
+        let mut attempt = self.claim(key, &slot, sent);
+        if let Attempt::Held(claim) = &mut attempt {
+            claim.is_new = true;
+        }
+        Ok(attempt)
     }
 
     fn claim(self: &Arc<Self>, key: AdvisoryKey, slot: &Slot, proven: Time) -> Attempt {
@@ -430,6 +441,7 @@ impl Session {
             session: Some(self.clone()),
             key,
             number,
+            is_new: false,
             token: held.token,
             proven,
         })
