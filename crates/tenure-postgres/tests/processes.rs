@@ -11,8 +11,10 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use futures_util::StreamExt as _;
-use support::{LIMIT, LONG, Process, candidate, held, lock, renewed, start, taken, told, until};
-use tenure_core::{Acquired, Election, Hint, LockBackend as _, Policy, Renewal};
+use support::{
+    LIMIT, LONG, Process, candidate, held, lock, renewed, start, taken, told, until, win,
+};
+use tenure_core::{Acquired, Election, ErrorKind, Hint, LockBackend as _, Policy, Renewal};
 use tenure_postgres::PostgresBackend;
 
 const NAME: &str = "batch";
@@ -58,6 +60,63 @@ async fn child_campaigns() {
     println!("LEADS");
     leadership.lost().await;
     println!("LOST");
+}
+
+/// Not a test of its own: is stopped between a write and its commit.
+#[tokio::test]
+async fn child_writes() {
+    let Some((config, lease)) = told() else {
+        return;
+    };
+    let backend = PostgresBackend::connect(config).await.unwrap();
+    let name = lock(NAME);
+    let me = candidate("child", 1);
+    let grant = held(backend.acquire(&name, &me, lease).await.unwrap());
+    let mut transaction = backend.begin(&name, grant.token).await.unwrap();
+    transaction
+        .execute("INSERT INTO writes VALUES ('child')", &[])
+        .await
+        .unwrap();
+    println!("WROTE");
+    let clock = backend.clock();
+    clock.sleep_until(grant.proven_at + lease + lease).await;
+    let error = transaction.commit().await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Unavailable, "{error}");
+    let error = backend.begin(&name, grant.token).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Conflict, "{error}");
+    // From another session, with the token.
+    let port = std::env::var("TENURE_TEST_PORT").unwrap().parse().unwrap();
+    let other = support::admin(port).await;
+    let fence = i64::try_from(grant.token.as_u64()).unwrap();
+    let fenced = "UPDATE state SET by = 'child', fence = $1 WHERE fence <= $1";
+    assert_eq!(other.execute(fenced, &[&fence]).await.unwrap(), 0);
+    println!("REFUSED");
+}
+
+#[tokio::test]
+async fn a_leader_that_was_paused_cannot_write() {
+    let Some(server) = start(&[]) else { return };
+    let admin = server.admin().await;
+    let tables = "CREATE TABLE writes (by text); CREATE TABLE state (by text, fence int8); \
+                  INSERT INTO state VALUES ('nobody', 0)";
+    admin.batch_execute(tables).await.unwrap();
+    let mut child = Process::start("child_writes", &server, Duration::from_secs(2));
+    child.says("WROTE");
+    child.signal("STOP");
+    let backend = server.connect().await;
+    let name = lock(NAME);
+    let grant = win(&backend, &name, &candidate("bob", 2)).await;
+    let fence = i64::try_from(grant.token.as_u64()).unwrap();
+    let mut transaction = backend.begin(&name, grant.token).await.unwrap();
+    let install = "UPDATE state SET by = 'bob', fence = $1 WHERE fence <= $1";
+    assert_eq!(transaction.execute(install, &[&fence]).await.unwrap(), 1);
+    transaction.commit().await.unwrap();
+    child.signal("CONT");
+    child.says("REFUSED");
+    let rows = admin.query("SELECT by FROM writes", &[]).await.unwrap();
+    assert!(rows.is_empty(), "the paused leader's write was committed");
+    let row = admin.query_one("SELECT by FROM state", &[]).await.unwrap();
+    assert_eq!(row.get::<_, String>(0), "bob");
 }
 
 #[tokio::test]

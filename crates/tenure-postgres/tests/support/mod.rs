@@ -395,6 +395,7 @@ impl Process {
         let mut child = Command::new(env::current_exe().unwrap())
             .args([role, "--exact", "--nocapture", "--test-threads=1"])
             .env("TENURE_TEST_CHILD", server.url())
+            .env("TENURE_TEST_PORT", server.port.to_string())
             .env("TENURE_TEST_LEASE", lease.as_millis().to_string())
             .stdout(Stdio::piped())
             .spawn()
