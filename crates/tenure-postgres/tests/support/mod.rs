@@ -221,6 +221,11 @@ impl Server {
         fs::read_to_string(self.dir.path().join("log")).unwrap()
     }
 
+    /// How many heartbeats it has answered or prepared, if it logs all statements.
+    pub fn heartbeats(&self) -> usize {
+        self.log().matches("pg_is_in_recovery(), coalesce").count()
+    }
+
     pub fn url(&self) -> String {
         format!(
             "postgres://app:{PASSWORD}@127.0.0.1:{}/postgres?sslmode=disable&restart_grace=off",
