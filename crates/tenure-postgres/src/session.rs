@@ -151,7 +151,7 @@ pub(crate) async fn set_up(
     lease: Duration,
     name: &str,
 ) -> Result<(), Trouble> {
-    let lease_ms = lease.as_millis();
+    let lease_ms = lease.as_millis().to_string();
     let probe = (lease.as_secs() / 4).max(1);
     let with_lease = if config.without_lease {
         String::new()
@@ -159,12 +159,12 @@ pub(crate) async fn set_up(
         format!("SET idle_session_timeout = {lease_ms}; ")
     };
     // Identities are visible ASCII, so doubling quotes is all that a literal needs.
-    let name = name.replace('\'', "''");
+    let quoted = name.replace('\'', "''");
     let sql = format!(
         "{with_lease}SET idle_in_transaction_session_timeout = {lease_ms}; \
          SET tcp_keepalives_idle = {probe}; SET tcp_keepalives_interval = {probe}; \
          SET tcp_keepalives_count = 2; SET statement_timeout = 0; SET lock_timeout = 0; \
-         SET standard_conforming_strings = on; SET application_name = '{name}'"
+         SET standard_conforming_strings = on; SET application_name = '{quoted}'"
     );
     link.client.batch_execute(&sql).await?;
     let check = "SET client_connection_check_interval = 1000";
@@ -172,23 +172,35 @@ pub(crate) async fn set_up(
         // Older servers and some systems have none; keepalives and the lease remain.
         tracing::debug!(%error, "no client_connection_check_interval");
     }
-    if config.without_lease {
-        return Ok(());
+    let mut meant = vec![
+        ("application_name", name),
+        ("idle_in_transaction_session_timeout", &*lease_ms),
+    ];
+    if !config.without_lease {
+        meant.push(("idle_session_timeout", &*lease_ms));
     }
-    let shown = "SELECT setting FROM pg_settings WHERE name = 'idle_session_timeout'";
+    verify(link, &meant).await
+}
+
+/// Whether the settings have reached the very session: a pooler may have kept them to itself.
+async fn verify(link: &Link, meant: &[(&str, &str)]) -> Result<(), Trouble> {
+    let shown = "SELECT name, setting FROM pg_settings WHERE name IN ('application_name', \
+                 'idle_in_transaction_session_timeout', 'idle_session_timeout')";
     let answer = link.client.simple_query(shown).await?;
-    let set = answer.iter().find_map(|message| match message {
-        SimpleQueryMessage::Row(row) => row.get(0).map(str::to_owned),
-        _ => None,
-    });
-    if set.as_deref() != Some(&*lease_ms.to_string()) {
-        return Err(Trouble::new(
-            ErrorKind::Unsupported,
-            format!(
-                "the server was told to end the session after {lease_ms} ms of silence, but \
-                 shows idle_session_timeout = {set:?}; is there a pooler in between?"
-            ),
-        ));
+    for (name, value) in meant {
+        let set = answer.iter().find_map(|message| match message {
+            SimpleQueryMessage::Row(row) if row.get(0) == Some(name) => row.get(1),
+            _ => None,
+        });
+        if set != Some(value) {
+            return Err(Trouble::new(
+                ErrorKind::Unsupported,
+                format!(
+                    "the server was told to set {name} to {value:?} in this session, but shows \
+                     {set:?}; is there a pooler in between?"
+                ),
+            ));
+        }
     }
     Ok(())
 }
