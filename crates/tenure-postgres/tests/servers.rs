@@ -423,32 +423,90 @@ async fn a_partitioned_holder_loses_and_a_partitioned_waiter_never_leads() {
     assert!(matches!(renewal, Ok(Renewal::Lost { .. })), "{renewal:?}");
 }
 
-#[tokio::test]
-async fn tls_is_verified_when_it_is_asked_for() {
-    let dir = tempfile::tempdir().unwrap();
-    let file = |name| dir.path().join(name);
+/// `cert.pem` of `localhost`, which signs itself, and `key.pem`. `false`: left out.
+fn make_certificate(dir: &std::path::Path) -> bool {
     let made = std::process::Command::new("openssl")
-        .args([
-            "req",
-            "-x509",
-            "-newkey",
-            "ec",
-            "-pkeyopt",
-            "ec_paramgen_curve:prime256v1",
-        ])
+        .args(["req", "-x509", "-newkey", "ec"])
+        .args(["-pkeyopt", "ec_paramgen_curve:prime256v1"])
         .args(["-nodes", "-days", "2", "-subj", "/CN=localhost"])
         .args(["-addext", "subjectAltName=DNS:localhost"])
         .args(["-addext", "basicConstraints=critical,CA:FALSE"])
         .arg("-keyout")
-        .arg(file("key.pem"))
+        .arg(dir.join("key.pem"))
         .arg("-out")
-        .arg(file("cert.pem"))
+        .arg(dir.join("cert.pem"))
         .output();
     if !made.is_ok_and(|made| made.status.success()) {
         support::left_out("no openssl to make a certificate");
+        return false;
+    }
+    support::give(dir);
+    true
+}
+
+#[tokio::test]
+async fn the_server_may_demand_a_certificate() {
+    let dir = tempfile::tempdir().unwrap();
+    let hba = dir.path().join("hba");
+    std::fs::write(
+        &hba,
+        "hostssl all all all scram-sha-256 clientcert=verify-ca\n",
+    )
+    .unwrap();
+    if !make_certificate(dir.path()) {
         return;
     }
+    let file = |name: &str| dir.path().join(name);
+    let settings = [
+        "ssl=on".to_owned(),
+        format!("ssl_cert_file={}", file("cert.pem").display()),
+        format!("ssl_key_file={}", file("key.pem").display()),
+        format!("ssl_ca_file={}", file("cert.pem").display()),
+        format!("hba_file={}", hba.display()),
+    ];
+    let settings: Vec<&str> = settings.iter().map(String::as_str).collect();
+    let Some(server) = start(&settings) else {
+        return;
+    };
+    let url = format!(
+        "postgres://app:{PASSWORD}@localhost:{}/postgres?sslmode=verify-full&connect_timeout=20\
+         &sslrootcert={}",
+        server.port,
+        file("cert.pem").display()
+    );
+    let without = PostgresConfig::from_url(&url).unwrap();
+    let error = refused(without.clone()).await;
+    assert_eq!(error.kind(), ErrorKind::Forbidden, "{error}");
+    assert!(error.message().contains("certificate"), "{error}");
+    let with = without.certificate(file("cert.pem"), file("key.pem"));
+    PostgresBackend::connect(with).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_server_may_be_on_a_unix_socket() {
+    let dir = tempfile::tempdir().unwrap();
     support::give(dir.path());
+    let path = dir.path().display().to_string();
+    let Some(server) = start(&[&format!("unix_socket_directories={path}")]) else {
+        return;
+    };
+    let url = format!(
+        "postgres:///postgres?host={path}&port={}&user=app&password={PASSWORD}\
+         &connect_timeout=20&restart_grace=off",
+        server.port
+    );
+    let config = PostgresConfig::from_url(&url).unwrap();
+    let backend = PostgresBackend::connect(config).await.unwrap();
+    win(&backend, &lock("batch"), &candidate("ann", 1)).await;
+}
+
+#[tokio::test]
+async fn tls_is_verified_when_it_is_asked_for() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = |name| dir.path().join(name);
+    if !make_certificate(dir.path()) {
+        return;
+    }
     let settings = [
         "ssl=on".to_owned(),
         format!("ssl_cert_file={}", file("cert.pem").display()),
