@@ -266,12 +266,14 @@ const TESTS: [CargoStep; 2] = [
 ];
 
 /// With the same features as [`TESTS`], so that nothing is built again.
-const ACROSS_STORES: [&str; 5] = [
+const ACROSS_STORES: [&str; 7] = [
     "test",
     "--workspace",
     "--all-features",
     "--test",
     "across_stores",
+    "--test",
+    "leader_killed",
 ];
 
 /// Runs cargo; its failure is a row of the table, so that the steps after it still run.
@@ -418,8 +420,8 @@ fn conformance(backend: Backend, state: &State, log: &Path) -> Result<Outcome> {
     Ok(Outcome::Nothing(format!("{seen}, {rest}")))
 }
 
-/// One service on every store: the tests that move it from one to the next, and the binary's demo,
-/// which kills and freezes real processes and checks their terms.
+/// One service on every store: the tests that move it from one to the next, the example whose
+/// leader is killed in the middle of its work, and the binary's demo, which kills and freezes real processes and checks their terms.
 fn across_stores(state: &State) -> Result<Vec<Row>> {
     let urls: Vec<(Backend, String)> = Backend::ALL
         .into_iter()
