@@ -113,12 +113,16 @@ pub(crate) struct Claim {
 }
 
 impl Claim {
-    /// The owner has it. What is left to do is begun only now, so as not to delay it.
+    /// The owner has it. What is left to do is begun only now, and in one task, so as not to wake
+    /// another thread before the owner goes on.
     pub(crate) fn keep(mut self) -> Option<Arc<Session>> {
         let session = self.session.take()?;
         if self.is_new {
-            session.acquired.notify_one();
-            session.announce(self.key);
+            let (kept, key) = (session.clone(), self.key);
+            session.runtime.spawn(async move {
+                kept.acquired.notify_one();
+                kept.tell_if_possible(key).await;
+            });
         }
         Some(session)
     }
@@ -657,11 +661,14 @@ impl Session {
     pub(crate) fn announce(self: &Arc<Self>, key: AdvisoryKey) {
         if self.announcement(key).is_some() {
             let session = self.clone();
-            self.runtime.spawn(async move {
-                if let Err(trouble) = session.tell(key).await {
-                    tracing::debug!(reason = trouble.message(), "cannot announce a term");
-                }
-            });
+            self.runtime
+                .spawn(async move { session.tell_if_possible(key).await });
+        }
+    }
+
+    async fn tell_if_possible(&self, key: AdvisoryKey) {
+        if let Err(trouble) = self.tell(key).await {
+            tracing::debug!(reason = trouble.message(), "cannot announce a term");
         }
     }
 
