@@ -74,6 +74,23 @@ fn url(server: &Server) -> String {
     format!("postgres://app:{PASSWORD}@127.0.0.1:{port}/postgres?sslmode=disable")
 }
 
+/// So many calls of a kind come one after the other, so that each kind finds its own code, and its
+/// own session at the server, warm.
+const IN_A_ROW: u64 = 10;
+
+/// The kinds of calls in random order, each `IN_A_ROW` times, until each has been made in all
+/// `rounds`.
+fn turns<const KINDS: usize>() -> impl Iterator<Item = (u64, usize)> {
+    let blocks = rounds().div_ceil(IN_A_ROW);
+    (0..blocks).flat_map(|block| {
+        let mut order: [usize; KINDS] = std::array::from_fn(|kind| kind);
+        fastrand::shuffle(&mut order);
+        let numbers = block * IN_A_ROW..(block + 1) * IN_A_ROW;
+        let block = order.map(|kind| numbers.clone().map(move |number| (number, kind)));
+        block.into_iter().flatten()
+    })
+}
+
 /// Lets notifications, and what else goes on behind a call, come to their end. Then has the disk
 /// written to, since how long it takes depends on when it was last.
 async fn rest(admin: &Client) {
@@ -96,19 +113,15 @@ async fn renewals(server: &Server) {
 
     let mut proofs = Series::new("bare proof: own locks, own session, primary (floor)");
     let mut renewing = Series::new("tenure: renew");
-    let mut order = [0, 1];
-    for _ in 0..rounds() {
-        fastrand::shuffle(&mut order);
-        for kind in order {
-            rest(&admin).await;
-            if kind == 0 {
-                let call = timeout(LIMIT, bare.query_one(&proof, &[]));
-                proofs.time(call).await.unwrap().unwrap();
-            } else {
-                let now = backend.clock().now();
-                let call = renewing.time(backend.renew(&grant, now));
-                grant = renewed(call.await.unwrap());
-            }
+    for (_, kind) in turns::<2>() {
+        rest(&admin).await;
+        if kind == 0 {
+            let call = timeout(LIMIT, bare.query_one(&proof, &[]));
+            proofs.time(call).await.unwrap().unwrap();
+        } else {
+            let now = backend.clock().now();
+            let call = renewing.time(backend.renew(&grant, now));
+            grant = renewed(call.await.unwrap());
         }
     }
     println!("To know that a lock is still held (the peers do not)");
@@ -146,41 +159,36 @@ async fn acquisitions(server: &Server) {
     let mut acquire = Series::new("tenure: acquire");
     let mut of_sqlx = Series::new("sqlx PgAdvisoryLock: try_acquire, no token");
     let mut of_distributed = Series::new("distributed-lock: try_acquire, no token");
-    let mut order = [0, 1, 2, 3, 4];
-    for round in 0..rounds() {
-        // What ran before shows in the caches.
-        fastrand::shuffle(&mut order);
-        for kind in order {
-            rest(&admin).await;
-            match kind {
-                0 => {
-                    let call = timeout(LIMIT, plain.query_one(&without, &[&KEY]));
-                    lock_only.time(call).await.unwrap().unwrap();
-                    plain.query_one(&unlock, &[&KEY]).await.unwrap();
-                }
-                1 => {
-                    let call = timeout(LIMIT, floor.query_one(&with_token, &[&KEY]));
-                    lock_and_token.time(call).await.unwrap().unwrap();
-                    floor.query_one(&tell, &[]).await.unwrap();
-                    floor.query_one(&free, &[&KEY]).await.unwrap();
-                }
-                2 => {
-                    let me = candidate("a", round);
-                    let call = acquire.time(backend.acquire(&name, &me, LONG));
-                    let grant = held(call.await.unwrap());
-                    backend.release(&grant).await.unwrap();
-                }
-                3 => {
-                    let call = of_sqlx.time(advisory.try_acquire(&mut connection));
-                    let Either::Left(guard) = call.await.unwrap() else {
-                        panic!("taken");
-                    };
-                    guard.release_now().await.unwrap();
-                }
-                _ => {
-                    let call = of_distributed.time(distributed.try_acquire());
-                    call.await.unwrap().unwrap().release().await.unwrap();
-                }
+    for (round, kind) in turns::<5>() {
+        rest(&admin).await;
+        match kind {
+            0 => {
+                let call = timeout(LIMIT, plain.query_one(&without, &[&KEY]));
+                lock_only.time(call).await.unwrap().unwrap();
+                plain.query_one(&unlock, &[&KEY]).await.unwrap();
+            }
+            1 => {
+                let call = timeout(LIMIT, floor.query_one(&with_token, &[&KEY]));
+                lock_and_token.time(call).await.unwrap().unwrap();
+                floor.query_one(&tell, &[]).await.unwrap();
+                floor.query_one(&free, &[&KEY]).await.unwrap();
+            }
+            2 => {
+                let me = candidate("a", round);
+                let call = acquire.time(backend.acquire(&name, &me, LONG));
+                let grant = held(call.await.unwrap());
+                backend.release(&grant).await.unwrap();
+            }
+            3 => {
+                let call = of_sqlx.time(advisory.try_acquire(&mut connection));
+                let Either::Left(guard) = call.await.unwrap() else {
+                    panic!("taken");
+                };
+                guard.release_now().await.unwrap();
+            }
+            _ => {
+                let call = of_distributed.time(distributed.try_acquire());
+                call.await.unwrap().unwrap().release().await.unwrap();
             }
         }
     }
@@ -209,18 +217,14 @@ async fn hand_overs(server: &Server) {
     let mut elections = Elections::new(server).await;
     let mut sqlx = Sqlx::new(server).await;
     let mut distributed = Distributed::new(server).await;
-    let mut order = [0, 1, 2, 3, 4, 5];
-    for round in 0..rounds() {
-        fastrand::shuffle(&mut order);
-        for kind in order {
-            match kind {
-                0 => unlock.add(floor.hand_over(false).await),
-                1 => unlock_and_mint.add(floor.hand_over(true).await),
-                2 => of_backend.add(backends.hand_over(round).await),
-                3 => of_elections.add(elections.hand_over().await),
-                4 => of_sqlx.add(sqlx.hand_over().await),
-                _ => of_distributed.add(distributed.hand_over().await),
-            }
+    for (round, kind) in turns::<6>() {
+        match kind {
+            0 => unlock.add(floor.hand_over(false).await),
+            1 => unlock_and_mint.add(floor.hand_over(true).await),
+            2 => of_backend.add(backends.hand_over(round).await),
+            3 => of_elections.add(elections.hand_over().await),
+            4 => of_sqlx.add(sqlx.hand_over().await),
+            _ => of_distributed.add(distributed.hand_over().await),
         }
     }
     println!("From the end of one holder to the next");
