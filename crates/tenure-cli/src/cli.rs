@@ -69,6 +69,9 @@ pub(crate) enum Command {
     Watch(LookArgs),
     /// Watch leaders hand over, die and freeze, with real processes
     Demo(DemoArgs),
+    /// Print the least Role and RoleBinding that a candidate needs in Kubernetes
+    #[cfg(any(feature = "kube-lease", feature = "kube-configmap"))]
+    Rbac(RbacArgs),
     #[command(name = "__exec", hide = true)]
     Exec(ExecArgs),
     #[command(name = "__guard", hide = true)]
@@ -167,6 +170,19 @@ pub(crate) struct ExecArgs {
     pub(crate) parent: i32,
     #[arg(last = true, required = true)]
     pub(crate) command: Vec<OsString>,
+}
+
+#[cfg(any(feature = "kube-lease", feature = "kube-configmap"))]
+#[derive(Args, Debug)]
+pub(crate) struct RbacArgs {
+    #[command(flatten)]
+    pub(crate) place: Place,
+    /// The service account that the candidates run as [default: default]
+    #[arg(long, value_name = "NAME", conflicts_with = "user")]
+    pub(crate) service_account: Option<String>,
+    /// A user instead, as the API server knows it by certificate or token
+    #[arg(long, value_name = "NAME")]
+    pub(crate) user: Option<String>,
 }
 
 #[derive(Args, Debug)]

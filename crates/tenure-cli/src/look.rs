@@ -216,7 +216,7 @@ fn at_this_time(view: &View, lock: &LockName, as_json: bool) -> String {
 }
 
 /// Prints a line; `false` when nobody reads any more.
-fn print(line: &str) -> Result<bool, Failure> {
+pub(crate) fn print(line: &str) -> Result<bool, Failure> {
     let mut out = io::stdout().lock();
     match writeln!(out, "{line}").and_then(|()| out.flush()) {
         Ok(()) => Ok(true),

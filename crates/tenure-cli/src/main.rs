@@ -14,6 +14,8 @@ mod group;
 mod guard;
 mod look;
 mod options;
+#[cfg(any(feature = "kube-lease", feature = "kube-configmap"))]
+mod rbac;
 mod run;
 mod signals;
 mod witness;
@@ -41,6 +43,8 @@ fn main() -> ExitCode {
         Command::Status(args) => look::status(&args),
         Command::Watch(args) => look::watch(&args),
         Command::Demo(args) => demo::demo(args),
+        #[cfg(any(feature = "kube-lease", feature = "kube-configmap"))]
+        Command::Rbac(args) => rbac::rbac(args),
         Command::Exec(args) => Err(child::exec(&args)),
         Command::Guard(args) => guard::serve(&args),
         Command::Work(args) => demo::work(&args.record),

@@ -63,6 +63,10 @@ async fn open(store: Store, url: &str) -> Result<Arc<dyn LockBackend>, Error> {
         Store::Memory => open_memory(url),
         #[cfg(feature = "file")]
         Store::File => open_file(url).await,
+        #[cfg(feature = "kube-lease")]
+        Store::KubeLease => Ok(Arc::new(tenure_kube_lease::connect(url).await?)),
+        #[cfg(feature = "kube-configmap")]
+        Store::KubeConfigMap => Ok(Arc::new(tenure_kube_configmap::connect(url).await?)),
         #[cfg(feature = "redis")]
         Store::Redis => open_redis(url).await,
         #[cfg(feature = "postgres")]

@@ -65,11 +65,16 @@
 //! |---|---|---|
 //! | `memory:` | `memory`, on by default | the tasks of one process |
 //! | `file:///directory` | `file`, on by default | the processes of one host |
+//! | `kube-lease://namespace` | `kube-lease` | Kubernetes Leases, shared with client-go |
+//! | `kube-configmap://namespace` | `kube-configmap` | annotations of Kubernetes `ConfigMaps` |
 //! | `redis://host`, `redis+sentinel://…`, `redis+cluster://…` | `redis` | a Redis or Valkey server |
 //! | `postgres://host/database` | `postgres` | a Postgres server (advisory locks) |
 //!
 //! `rediss:` means TLS, and `sslmode=` does in a `postgres:` URL: by ring (feature `ring`, on by
 //! default) or AWS-LC (`aws-lc-rs`). `full` is every store.
+//!
+//! With a Kubernetes store the application chooses the API version that the client library is built
+//! for, by a line of its own: `k8s-openapi = { version = "0.29", features = ["latest"] }`.
 //!
 //! Every URL takes the parameter `?generation=N`: see [`InGeneration`]. Further features: `serde`,
 //! `metrics`, and `test-util` for applications' own tests.

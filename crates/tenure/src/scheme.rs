@@ -5,6 +5,8 @@
 pub(crate) enum Store {
     Memory,
     File,
+    KubeLease,
+    KubeConfigMap,
     Redis,
     Postgres,
     /// In the design, not in this version: the name to use for it in a message.
@@ -17,6 +19,8 @@ impl Store {
         match self {
             Self::Memory => Some("memory"),
             Self::File => Some("file"),
+            Self::KubeLease => Some("kube-lease"),
+            Self::KubeConfigMap => Some("kube-configmap"),
             Self::Redis => Some("redis"),
             Self::Postgres => Some("postgres"),
             Self::Planned(_) => None,
@@ -30,8 +34,8 @@ const ETCD: Store = Store::Planned("etcd");
 pub(crate) const SCHEMES: [(&str, Store); 14] = [
     ("memory", Store::Memory),
     ("file", Store::File),
-    ("kube-lease", Store::Planned("Kubernetes Lease")),
-    ("kube-configmap", Store::Planned("Kubernetes ConfigMap")),
+    ("kube-lease", Store::KubeLease),
+    ("kube-configmap", Store::KubeConfigMap),
     ("etcd", ETCD),
     ("etcds", ETCD),
     ("redis", Store::Redis),

@@ -3,6 +3,8 @@
 #![cfg(all(
     feature = "file",
     feature = "memory",
+    feature = "kube-configmap",
+    feature = "kube-lease",
     feature = "redis",
     feature = "postgres"
 ))]
@@ -66,12 +68,13 @@ async fn what_cannot_be_opened_is_a_typed_error_without_the_password() {
         ("file://u:hunter2 x@h/dir", InvalidInput, "file:///absolute"),
         ("file:relative", InvalidInput, "file:///absolute"),
         (&in_the_way, Misconfigured, "no directory"),
+        ("kube-lease://Ns", InvalidInput, "no name for a namespace"),
+        ("kube-lease://u:hunter2@h", InvalidInput, "?server="),
         (
-            "kube-lease://ns",
-            Unsupported,
-            "Kubernetes Lease is planned",
+            "kube-configmap://?kubeconfig=/absent",
+            Misconfigured,
+            "/absent",
         ),
-        ("kube-configmap://", Unsupported, "not in this version"),
         ("etcds://u:hunter2@h:2379/", Unsupported, "etcd is planned"),
         ("rediss+sentinel://:hunter2@/m", InvalidInput, "host"),
         ("redis://:hunter2@h/?color=red", InvalidInput, "parameter"),

@@ -3,6 +3,8 @@
 #![cfg(not(any(
     feature = "file",
     feature = "memory",
+    feature = "kube-configmap",
+    feature = "kube-lease",
     feature = "redis",
     feature = "postgres"
 )))]
@@ -14,6 +16,8 @@ async fn a_scheme_whose_feature_is_off_names_the_feature() {
     for (url, feature) in [
         ("memory:", "memory"),
         ("file:///var/locks", "file"),
+        ("kube-lease://team", "kube-lease"),
+        ("kube-configmap://team", "kube-configmap"),
         ("redis+cluster://a,b", "redis"),
         ("postgres://host/database", "postgres"),
     ] {

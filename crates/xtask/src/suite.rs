@@ -65,7 +65,9 @@ impl Backend {
             Self::File => Some(&["-p", "tenure-file"]),
             Self::Redis => Some(&["-p", "tenure-redis"]),
             Self::Postgres => Some(&["-p", "tenure-postgres"]),
-            Self::KubeLease | Self::KubeConfigmap | Self::Etcd => None,
+            Self::KubeLease => Some(&["-p", "tenure-kube", "-p", "tenure-kube-lease"]),
+            Self::KubeConfigmap => Some(&["-p", "tenure-kube-configmap"]),
+            Self::Etcd => None,
         }
     }
 
@@ -77,7 +79,9 @@ impl Backend {
             Self::File => &["file"],
             Self::Redis => &["redis", "redis_sentinel", "redis_cluster"],
             Self::Postgres => &["postgres"],
-            Self::KubeLease | Self::KubeConfigmap | Self::Etcd => &[],
+            Self::KubeLease => &["kube-lease"],
+            Self::KubeConfigmap => &["kube-configmap"],
+            Self::Etcd => &[],
         }
     }
 
@@ -86,11 +90,16 @@ impl Backend {
         let variable = match self {
             Self::Redis => "TENURE_TEST_REDIS_URL",
             Self::Postgres => "TENURE_TEST_POSTGRES_URL",
-            Self::Memory | Self::File | Self::KubeLease | Self::KubeConfigmap | Self::Etcd => {
-                return None;
-            }
+            Self::KubeLease | Self::KubeConfigmap => "TENURE_TEST_KUBECONFIG",
+            Self::Memory | Self::File | Self::Etcd => return None,
         };
-        state.env().remove(variable)
+        let found = state.env().remove(variable)?;
+        Some(match self {
+            Self::KubeLease | Self::KubeConfigmap => {
+                format!("{}://default?kubeconfig={found}", self.name())
+            }
+            _ => found,
+        })
     }
 
     /// The server it runs on, if it needs one.

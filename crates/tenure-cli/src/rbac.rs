@@ -1,0 +1,38 @@
+//! `tenure rbac`: the rights that a candidate needs in Kubernetes.
+
+use tenure_kube::{CONFIG_MAPS, KubeConfig, LEASES, Resource, Subject, rbac_yaml};
+
+use crate::cli::RbacArgs;
+use crate::failure::Failure;
+use crate::look::print;
+use crate::options;
+
+/// The stores that ask for such rights, and on which objects.
+const STORES: [(&str, Resource); 2] = [("kube-lease", LEASES), ("kube-configmap", CONFIG_MAPS)];
+
+/// Prints YAML to apply; asks nobody.
+pub(crate) fn rbac(args: RbacArgs) -> Result<u8, Failure> {
+    let lock = options::lock(&args.place.lock)?;
+    let url = &args.place.backend;
+    let scheme = url.split_once(':').map_or("", |(scheme, _)| scheme);
+    let store = STORES
+        .iter()
+        .find(|(known, _)| known.eq_ignore_ascii_case(scheme));
+    let Some((scheme, resource)) = store else {
+        return Err(Failure::new(
+            "only Kubernetes asks for such rights; use a URL like kube-lease://namespace",
+        ));
+    };
+    let config = KubeConfig::from_url(scheme, url)?;
+    let Some(namespace) = config.stated_namespace() else {
+        return Err(Failure::new(format!(
+            "the URL does not say in which namespace; use {scheme}://namespace"
+        )));
+    };
+    let subject = match (args.user, args.service_account) {
+        (Some(user), _) => Subject::User(user),
+        (None, account) => Subject::ServiceAccount(account.unwrap_or_else(|| "default".to_owned())),
+    };
+    print(rbac_yaml(resource, namespace, &lock, &subject).trim_end())?;
+    Ok(0)
+}

@@ -1,0 +1,218 @@
+//! Leader election on an annotation of Kubernetes `ConfigMaps`, as client-go did it before Leases
+//! and the C# client still can.
+//!
+//! For services that share an election with such candidates, or move away from it. For anything
+//! new use Leases: they are smaller, and fewer programs watch them.
+//!
+//! ```no_run
+//! use std::sync::Arc;
+//!
+//! use tenure_core::{Election, LockName};
+//! use tenure_kube_configmap::{KubeConfig, open};
+//!
+//! # #[tokio::main(flavor = "current_thread")]
+//! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let config = KubeConfig::from_environment().namespace("team-a")?;
+//! let backend = Arc::new(open(&config).await?);
+//! let election = Election::builder(backend, LockName::new("nightly-batch")?).build()?;
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! # What stands in the `ConfigMap`
+//!
+//! The annotation [`LEADER_ANNOTATION`] with the record as client-go writes it, byte for byte. A
+//! `ConfigMap` without it is a free lock; its data, and the labels and annotations of others stay
+//! as they are. The annotation `tenure/term` beside it holds what the record has no field for: the
+//! fencing token and what the leader publishes.
+//!
+//! # What to know
+//!
+//! - As with Leases, expiry is judged by each candidate from the moment it sees a change, leases
+//!   are in whole seconds, and candidates of other programs take a lock over from an **equal
+//!   identity** at once.
+//! - Each write sends the whole `ConfigMap`, at most 1 MiB. Keep the lock's own one empty.
+//! - fabric8 writes the duration under another name, so it cannot share an election with client-go,
+//!   and not with us: never let it near the same `ConfigMap`.
+//! - A candidate needs the verbs `get`, `update`, `create` and `watch`: see [`rbac_yaml`].
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use tenure_core::record::RecordLock;
+use tenure_core::{Error, LockName};
+use tenure_kube::{
+    CONFIG_MAPS, ElectionRecord, Form, ObjectStore, Resource, WallTime, annotation, set_annotation,
+};
+
+pub use tenure_kube::{Cluster, KubeConfig, Subject, Token, kube};
+
+/// The scheme of this backend's URLs; see [`KubeConfig::from_url`].
+pub const SCHEME: &str = "kube-configmap";
+
+/// The annotation that holds the record.
+pub const LEADER_ANNOTATION: &str = "control-plane.alpha.kubernetes.io/leader";
+
+/// Elections on the `ConfigMaps` of a namespace; see the [crate's documentation](crate).
+///
+/// Clones share one connection.
+pub type KubeConfigMapBackend = RecordLock<ObjectStore<ConfigMapForm>>;
+
+/// Connects to the cluster of `config`.
+///
+/// Fails with [`Misconfigured`](tenure_core::ErrorKind::Misconfigured) when the configuration
+/// cannot be used or TLS fails, with [`Forbidden`](tenure_core::ErrorKind::Forbidden) when the
+/// credentials are refused, with [`Unavailable`](tenure_core::ErrorKind::Unavailable) when the
+/// server cannot be reached, and with [`Timeout`](tenure_core::ErrorKind::Timeout) after ten
+/// seconds. Must be called in the tokio runtime that is to do the I/O.
+pub async fn open(config: &KubeConfig) -> Result<KubeConfigMapBackend, Error> {
+    let cluster = Cluster::connect(config).await?;
+    Ok(RecordLock::new(ObjectStore::new(cluster, config)))
+}
+
+/// Connects to the cluster of a URL: see [`KubeConfig::from_url`].
+pub async fn connect(url: &str) -> Result<KubeConfigMapBackend, Error> {
+    open(&KubeConfig::from_url(SCHEME, url)?).await
+}
+
+/// A backend on an application's own client; of `config` only what is not about the connection
+/// counts. No I/O.
+///
+/// Switch the client's own retries off: the engine has deadlines and retries of its own.
+pub fn with_client(client: kube::Client, config: &KubeConfig) -> KubeConfigMapBackend {
+    RecordLock::new(ObjectStore::new(
+        Cluster::with_client(client, config),
+        config,
+    ))
+}
+
+/// A Role and `RoleBinding` with what a candidate for `lock` needs, and nothing else.
+pub fn rbac_yaml(namespace: &str, lock: &LockName, subject: &Subject) -> String {
+    tenure_kube::rbac_yaml(&CONFIG_MAPS, namespace, lock, subject)
+}
+
+/// How an election's record stands in a `ConfigMap`.
+#[derive(Debug)]
+pub struct ConfigMapForm;
+
+/// The record with client-go's names, in its order. Whatever else stands there is ignored.
+#[derive(Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Text {
+    #[serde(default)]
+    holder_identity: Option<String>,
+    #[serde(default = "unstated")]
+    lease_duration_seconds: i64,
+    #[serde(default)]
+    acquire_time: Option<String>,
+    #[serde(default)]
+    renew_time: Option<String>,
+    #[serde(default)]
+    leader_transitions: i64,
+}
+
+/// For a holder that states no duration: client-go's default. fabric8 writes its own elsewhere.
+fn unstated() -> i64 {
+    15
+}
+
+impl Form for ConfigMapForm {
+    const RESOURCE: Resource = CONFIG_MAPS;
+    const STORE: &'static str = "kube-configmap";
+
+    fn read(object: &Value) -> Result<Option<ElectionRecord>, String> {
+        let Some(text) = annotation(object, LEADER_ANNOTATION) else {
+            return Ok(None);
+        };
+        let text: Text = serde_json::from_str(text)
+            .map_err(|error| format!("the annotation {LEADER_ANNOTATION} is no record: {error}"))?;
+        Ok(Some(ElectionRecord {
+            holder: text.holder_identity.unwrap_or_default(),
+            lease_seconds: text.lease_duration_seconds,
+            acquired: text.acquire_time,
+            renewed: text.renew_time,
+            transitions: text.leader_transitions,
+        }))
+    }
+
+    fn write(object: &mut Value, record: &ElectionRecord) {
+        let text = Text {
+            holder_identity: Some(record.holder.clone()),
+            lease_duration_seconds: record.lease_seconds,
+            acquire_time: record.acquired.clone(),
+            renew_time: record.renewed.clone(),
+            leader_transitions: record.transitions,
+        };
+        // A struct of texts and numbers always has a JSON form.
+        if let Ok(text) = serde_json::to_string(&text) {
+            set_annotation(object, LEADER_ANNOTATION, escaped_as_in_go(&text));
+        }
+    }
+
+    fn time(time: WallTime) -> String {
+        time.to_time()
+    }
+}
+
+/// Go escapes what HTML would read, and two characters that `JavaScript` once could not; outside
+/// of strings they do not stand in JSON.
+fn escaped_as_in_go(json: &str) -> String {
+    let mut text = String::with_capacity(json.len());
+    for character in json.chars() {
+        match character {
+            '<' => text.push_str("\\u003c"),
+            '>' => text.push_str("\\u003e"),
+            '&' => text.push_str("\\u0026"),
+            '\u{2028}' => text.push_str("\\u2028"),
+            '\u{2029}' => text.push_str("\\u2029"),
+            other => text.push(other),
+        }
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    /// As client-go has written it.
+    const GOLDEN: &str = "{\"holderIdentity\":\"a\",\"leaseDurationSeconds\":15,\
+        \"acquireTime\":\"2021-12-07T15:38:32Z\",\"renewTime\":\"2021-12-07T15:38:32Z\",\
+        \"leaderTransitions\":0}";
+
+    fn holding(text: &str) -> Value {
+        json!({ "metadata": { "annotations": { LEADER_ANNOTATION: text } } })
+    }
+
+    #[test]
+    fn the_golden_record_comes_back_byte_for_byte() {
+        for text in [
+            GOLDEN.to_owned(),
+            GOLDEN.replace("\"2021-12-07T15:38:32Z\"", "null"),
+            GOLDEN.replace("\"a\"", r#""\u003cpod\u0026\u003e \"x\" \\""#),
+            GOLDEN.replace("\"a\"", "\"\"").replace(":15", ":1"),
+        ] {
+            let record = ConfigMapForm::read(&holding(&text)).unwrap().unwrap();
+            let mut written = json!({ "data": { "theirs": "stays" } });
+            ConfigMapForm::write(&mut written, &record);
+            assert_eq!(annotation(&written, LEADER_ANNOTATION), Some(text.as_str()));
+            assert_eq!(written["data"]["theirs"], "stays");
+        }
+    }
+
+    #[test]
+    fn unknown_fields_and_nulls_are_no_trouble() {
+        let text = r#"{"holderIdentity":null,"strategy":"","preferredHolder":"b","x":[1]}"#;
+        let record = ConfigMapForm::read(&holding(text)).unwrap().unwrap();
+        assert_eq!((record.holder.as_str(), record.lease_seconds), ("", 15));
+    }
+
+    #[test]
+    fn without_the_annotation_there_is_no_record() {
+        for object in [json!({}), json!({ "metadata": { "annotations": {} } })] {
+            assert_eq!(ConfigMapForm::read(&object).unwrap(), None);
+        }
+        assert!(ConfigMapForm::read(&holding("leader")).is_err());
+    }
+}

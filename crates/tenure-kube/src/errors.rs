@@ -1,0 +1,317 @@
+//! What the API server and the way to it can answer, as kinds of errors.
+
+use std::error::Error as StdError;
+use std::io;
+use std::time::Duration;
+
+use http::{HeaderMap, StatusCode};
+use serde_json::Value;
+use tenure_core::{Error, ErrorKind, Operation};
+
+use crate::{Resource, Verb};
+
+/// The longest part of a server's message that is shown.
+const MAX_MESSAGE: usize = 500;
+
+/// A request, as far as an error has to tell of it.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Request<'a> {
+    pub(crate) operation: Operation,
+    pub(crate) verb: Verb,
+    pub(crate) resource: &'a Resource,
+    pub(crate) namespace: &'a str,
+    pub(crate) name: &'a str,
+}
+
+impl Request<'_> {
+    fn target(&self) -> String {
+        format!(
+            "{} \"{}\" in the namespace \"{}\"",
+            self.resource.plural, self.name, self.namespace
+        )
+    }
+
+    fn error(&self, kind: ErrorKind, message: String) -> Error {
+        Error::new(kind, self.operation, message)
+    }
+}
+
+/// The error for an answer with `status`.
+pub(crate) fn refused(
+    request: &Request<'_>,
+    status: StatusCode,
+    headers: &HeaderMap,
+    body: &[u8],
+) -> Error {
+    let said = Said::read(body);
+    let (verb, target) = (request.verb.name(), request.target());
+    let retry_after = retry_after(headers).or(said.retry_after);
+    let message = said.message;
+    match status.as_u16() {
+        401 => request.error(
+            ErrorKind::Forbidden,
+            format!(
+                "the API server does not accept our credentials (401): {message}; the token or \
+                 the certificate is wrong or has expired: renew it in the kubeconfig or the \
+                 token's file"
+            ),
+        ),
+        403 if said.terminating => request.error(
+            ErrorKind::Misconfigured,
+            format!(
+                "the namespace \"{}\" is being deleted: {message}",
+                request.namespace
+            ),
+        ),
+        403 => request.error(
+            ErrorKind::Forbidden,
+            format!(
+                "the verb \"{verb}\" on {target} is not granted (403): {message}; grant it by \
+                 the Role that `tenure rbac` prints, or by: kubectl create role tenure \
+                 --namespace {} --verb={verb} --resource={}",
+                request.namespace,
+                request.resource.in_kubectl()
+            ),
+        ),
+        404 => request.error(
+            ErrorKind::Misconfigured,
+            format!(
+                "cannot {verb} {target} (404): {message}; is there such a namespace, and does \
+                 the server serve {}?",
+                request.resource.in_kubectl()
+            ),
+        ),
+        409 => request.error(
+            ErrorKind::Conflict,
+            format!("{target} was changed by others meanwhile (409): {message}"),
+        ),
+        410 => request.error(
+            ErrorKind::Unavailable,
+            format!("the version of {target} to go on from is too old (410): {message}"),
+        ),
+        413 | 422 => request.error(
+            ErrorKind::Misconfigured,
+            format!(
+                "the API server does not take {target} ({}): {message}; is the object full (1 MiB \
+                 at most), or are the labels or annotations wrong?",
+                status.as_u16()
+            ),
+        ),
+        429 => request.error(
+            ErrorKind::Throttled { retry_after },
+            format!("the API server asks for fewer requests (429): {message}"),
+        ),
+        504 => request.error(
+            ErrorKind::Timeout,
+            format!("the API server had no answer in time (504): {message}"),
+        ),
+        500..=599 => request.error(
+            match retry_after {
+                Some(_) => ErrorKind::Throttled { retry_after },
+                None => ErrorKind::Unavailable,
+            },
+            format!(
+                "the API server cannot {verb} {target} just now ({}): {message}",
+                status.as_u16()
+            ),
+        ),
+        other => request.error(
+            ErrorKind::Misconfigured,
+            format!("the API server refuses to {verb} {target} ({other}): {message}"),
+        ),
+    }
+}
+
+/// The seconds of `Retry-After`; its form with a date is not used by API servers.
+fn retry_after(headers: &HeaderMap) -> Option<Duration> {
+    let seconds = headers.get(http::header::RETRY_AFTER)?.to_str().ok()?;
+    Some(Duration::from_secs(seconds.trim().parse().ok()?))
+}
+
+/// What a `Status` object says.
+struct Said {
+    message: String,
+    terminating: bool,
+    retry_after: Option<Duration>,
+}
+
+impl Said {
+    fn read(body: &[u8]) -> Self {
+        let status: Value = serde_json::from_slice(body).unwrap_or_default();
+        let text = status["message"]
+            .as_str()
+            .map_or_else(|| String::from_utf8_lossy(body), Into::into);
+        let causes = status["details"]["causes"].as_array();
+        Self {
+            message: text
+                .chars()
+                .filter(|c| !c.is_control())
+                .take(MAX_MESSAGE)
+                .collect(),
+            terminating: causes.is_some_and(|causes| {
+                causes
+                    .iter()
+                    .any(|cause| cause["reason"] == "NamespaceTerminating")
+            }),
+            retry_after: status["details"]["retryAfterSeconds"]
+                .as_u64()
+                .filter(|seconds| *seconds > 0)
+                .map(Duration::from_secs),
+        }
+    }
+}
+
+/// The error for a request that had no answer.
+pub(crate) fn unanswered(request: &Request<'_>, error: kube::Error) -> Error {
+    trouble(request.operation, error)
+}
+
+/// The error for what happened on the way to the API server.
+pub(crate) fn trouble(operation: Operation, error: kube::Error) -> Error {
+    let text = chain(&error);
+    if is_about_tls(&error) {
+        return Error::new(
+            ErrorKind::Misconfigured,
+            operation,
+            format!(
+                "the TLS connection to the API server fails: {text}; check the server's \
+                 certificate, the authorities (certificate-authority, ca) and the server's name \
+                 (tls-server-name)"
+            ),
+        )
+        .with_source(error);
+    }
+    match error {
+        kube::Error::HyperError(_)
+        | kube::Error::Service(_)
+        | kube::Error::ReadEvents(_)
+        | kube::Error::HttpError(_) => Error::new(
+            ErrorKind::Unavailable,
+            operation,
+            format!("cannot reach the API server: {text}; does it run, and is its address right?"),
+        ),
+        kube::Error::Auth(_) => Error::new(
+            ErrorKind::Misconfigured,
+            operation,
+            format!("there are no credentials for the API server: {text}"),
+        ),
+        _ => Error::new(
+            ErrorKind::Misconfigured,
+            operation,
+            format!("the API server's client cannot be used: {text}"),
+        ),
+    }
+    .with_source(error)
+}
+
+/// The messages of an error and its sources, each once.
+pub(crate) fn chain(error: &dyn StdError) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(error) = source {
+        let more = error.to_string();
+        if !text.contains(&more) {
+            text = format!("{text}: {more}");
+        }
+        source = error.source();
+    }
+    text.chars().take(MAX_MESSAGE).collect()
+}
+
+/// rustls' own errors come as `InvalidData`; all other errors of a connection are the network's.
+fn is_about_tls(error: &kube::Error) -> bool {
+    let mut source: Option<&(dyn StdError + 'static)> = Some(error);
+    while let Some(error) = source {
+        if error.is::<kube::client::RustlsTlsError>() || error.is::<rustls::Error>() {
+            return true;
+        }
+        if let Some(error) = error.downcast_ref::<io::Error>()
+            && error
+                .get_ref()
+                .is_some_and(<dyn std::error::Error + Send + Sync>::is::<rustls::Error>)
+        {
+            return true;
+        }
+        source = error.source();
+    }
+    false
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::LEASES;
+
+    fn request() -> Request<'static> {
+        Request {
+            operation: Operation::Renew,
+            verb: Verb::Update,
+            resource: &LEASES,
+            namespace: "team",
+            name: "batch",
+        }
+    }
+
+    fn answer(status: u16, header: Option<&'static str>, body: &str) -> Error {
+        let mut headers = HeaderMap::new();
+        if let Some(seconds) = header {
+            headers.insert(http::header::RETRY_AFTER, seconds.parse().unwrap());
+        }
+        let status = StatusCode::from_u16(status).unwrap();
+        refused(&request(), status, &headers, body.as_bytes())
+    }
+
+    #[test]
+    fn each_status_has_its_kind() {
+        let throttled = |seconds| ErrorKind::Throttled {
+            retry_after: Some(Duration::from_secs(seconds)),
+        };
+        for (status, header, kind) in [
+            (400, None, ErrorKind::Misconfigured),
+            (401, None, ErrorKind::Forbidden),
+            (403, None, ErrorKind::Forbidden),
+            (404, None, ErrorKind::Misconfigured),
+            (409, None, ErrorKind::Conflict),
+            (410, None, ErrorKind::Unavailable),
+            (413, None, ErrorKind::Misconfigured),
+            (422, None, ErrorKind::Misconfigured),
+            (429, Some("7"), throttled(7)),
+            (429, None, ErrorKind::Throttled { retry_after: None }),
+            (500, None, ErrorKind::Unavailable),
+            (503, None, ErrorKind::Unavailable),
+            (503, Some("3"), throttled(3)),
+            (504, None, ErrorKind::Timeout),
+        ] {
+            let error = answer(status, header, "");
+            assert_eq!(error.kind(), kind, "{status} {header:?}: {error}");
+            assert_eq!(error.operation(), Operation::Renew);
+        }
+    }
+
+    #[test]
+    fn a_refusal_names_the_verb_and_how_to_grant_it() {
+        let body = r#"{"kind":"Status","message":"User \"x\" cannot update","code":403}"#;
+        let error = answer(403, None, body);
+        for part in [
+            "\"update\"",
+            "\"batch\"",
+            "\"team\"",
+            "User \"x\" cannot update",
+            "--verb=update --resource=leases.coordination.k8s.io",
+        ] {
+            assert!(error.message().contains(part), "{part}: {error}");
+        }
+    }
+
+    #[test]
+    fn a_namespace_that_goes_is_no_missing_right() {
+        let body = r#"{"details":{"causes":[{"reason":"NamespaceTerminating"}]}}"#;
+        assert_eq!(answer(403, None, body).kind(), ErrorKind::Misconfigured);
+    }
+
+    #[test]
+    fn the_status_can_say_when_to_come_again() {
+        let error = answer(429, None, r#"{"details":{"retryAfterSeconds":2}}"#);
+        assert_eq!(error.retry_after(), Some(Duration::from_secs(2)));
+    }
+}

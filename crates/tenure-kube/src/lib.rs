@@ -1,0 +1,34 @@
+//! What the two Kubernetes backends of tenure share: the client, the watch, the errors, the rules
+//! of client-go's record, and the rights that they need.
+//!
+//! Applications use `tenure-kube-lease` or `tenure-kube-configmap`.
+//!
+//! Objects are read and written as JSON, not as this version's types: a field that it does not
+//! know, of a newer API server or of somebody else, survives. So no version feature of
+//! `k8s-openapi` matters here; the client library needs one all the same, and which one is the
+//! application's choice:
+//!
+//! ```toml
+//! k8s-openapi = { version = "0.29", default-features = false, features = ["latest"] }
+//! ```
+
+mod client;
+mod config;
+mod election_record;
+mod errors;
+mod rbac;
+mod store;
+mod term;
+mod time;
+mod watch;
+
+pub use client::{CONFIG_MAPS, Cluster, LEASES, Resource, Verb};
+pub use config::{KubeConfig, Token};
+pub use election_record::ElectionRecord;
+pub use rbac::{NAMED_VERBS, Subject, rbac_yaml, rbac_yaml_of};
+pub use store::{Form, ObjectStore, set_annotation};
+pub use term::{TERM_ANNOTATION, annotation};
+pub use time::WallTime;
+
+/// The client library, for those who bring a client of their own.
+pub use kube;

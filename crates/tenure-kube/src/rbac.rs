@@ -1,0 +1,150 @@
+//! The least rights that a backend needs, as YAML to apply.
+
+use std::fmt::Write as _;
+
+use tenure_core::LockName;
+
+use crate::{Resource, Verb};
+
+/// Who is to have the rights.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Subject {
+    /// A service account of the lock's namespace.
+    ServiceAccount(String),
+    /// A user, as the API server knows it by certificate or token.
+    User(String),
+}
+
+/// The verbs that a candidate needs on its own object. The right to create cannot be limited to a
+/// name, since the name is not part of such a request's path.
+pub const NAMED_VERBS: [Verb; 3] = [Verb::Get, Verb::Update, Verb::Watch];
+
+/// A Role and `RoleBinding` with what a candidate for `lock` needs, and nothing else.
+///
+/// Where the object exists already, the second rule (`create`) can be left out, until somebody
+/// deletes the object. Without `watch` the lock is polled. Observers need `get` and `watch` only.
+pub fn rbac_yaml(
+    resource: &Resource,
+    namespace: &str,
+    lock: &LockName,
+    subject: &Subject,
+) -> String {
+    rbac_yaml_of(resource, namespace, lock, subject, &NAMED_VERBS, true)
+}
+
+/// As [`rbac_yaml`], with other verbs.
+pub fn rbac_yaml_of(
+    resource: &Resource,
+    namespace: &str,
+    lock: &LockName,
+    subject: &Subject,
+    named: &[Verb],
+    create: bool,
+) -> String {
+    let (group, plural) = (resource.group, resource.plural);
+    let name = format!("tenure-{plural}-{lock}");
+    let mut yaml = format!(
+        "apiVersion: rbac.authorization.k8s.io/v1\n\
+         kind: Role\n\
+         metadata:\n  name: {name}\n  namespace: {namespace}\n\
+         rules:\n"
+    );
+    let mut rule = |name: Option<&str>, verbs: &[Verb]| {
+        let verbs: Vec<String> = verbs
+            .iter()
+            .map(|verb| format!("\"{}\"", verb.name()))
+            .collect();
+        // Writing to a string does not fail.
+        let _written = write!(
+            yaml,
+            "- apiGroups: [\"{group}\"]\n  resources: [\"{plural}\"]\n{}  verbs: [{}]\n",
+            name.map_or_else(String::new, |name| format!(
+                "  resourceNames: [\"{name}\"]\n"
+            )),
+            verbs.join(", ")
+        );
+    };
+    if !named.is_empty() {
+        rule(Some(lock.as_str()), named);
+    }
+    if create {
+        rule(None, &[Verb::Create]);
+    }
+    let subject = match subject {
+        Subject::ServiceAccount(name) => {
+            format!(
+                "- kind: ServiceAccount\n  name: {}\n  namespace: {namespace}\n",
+                quoted(name)
+            )
+        }
+        Subject::User(name) => format!(
+            "- apiGroup: rbac.authorization.k8s.io\n  kind: User\n  name: {}\n",
+            quoted(name)
+        ),
+    };
+    format!(
+        "{yaml}---\n\
+         apiVersion: rbac.authorization.k8s.io/v1\n\
+         kind: RoleBinding\n\
+         metadata:\n  name: {name}\n  namespace: {namespace}\n\
+         roleRef:\n  apiGroup: rbac.authorization.k8s.io\n  kind: Role\n  name: {name}\n\
+         subjects:\n{subject}"
+    )
+}
+
+/// A YAML string: JSON's are.
+fn quoted(text: &str) -> String {
+    serde_json::Value::from(text).to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{CONFIG_MAPS, LEASES};
+
+    #[test]
+    fn only_creating_is_not_limited_to_the_name() {
+        let lock = LockName::new("batch").unwrap();
+        let account = Subject::ServiceAccount("worker".to_owned());
+        let yaml = rbac_yaml(&LEASES, "team", &lock, &account);
+        let expected = r#"apiVersion: rbac.authorization.k8s.io/v1
+kind: Role
+metadata:
+  name: tenure-leases-batch
+  namespace: team
+rules:
+- apiGroups: ["coordination.k8s.io"]
+  resources: ["leases"]
+  resourceNames: ["batch"]
+  verbs: ["get", "update", "watch"]
+- apiGroups: ["coordination.k8s.io"]
+  resources: ["leases"]
+  verbs: ["create"]
+---
+apiVersion: rbac.authorization.k8s.io/v1
+kind: RoleBinding
+metadata:
+  name: tenure-leases-batch
+  namespace: team
+roleRef:
+  apiGroup: rbac.authorization.k8s.io
+  kind: Role
+  name: tenure-leases-batch
+subjects:
+- kind: ServiceAccount
+  name: "worker"
+  namespace: team
+"#;
+        assert_eq!(yaml, expected);
+    }
+
+    #[test]
+    fn a_users_name_is_quoted() {
+        let lock = LockName::new("batch").unwrap();
+        let user = Subject::User("o'neill: \"x\"".to_owned());
+        let yaml = rbac_yaml(&CONFIG_MAPS, "team", &lock, &user);
+        assert!(yaml.contains(r#"name: "o'neill: \"x\"""#), "{yaml}");
+        assert!(yaml.contains(r#"- apiGroups: [""]"#), "{yaml}");
+    }
+}

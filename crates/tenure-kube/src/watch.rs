@@ -1,0 +1,197 @@
+//! Being told of changes of one object, over drops, restarts and refusals.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use futures_util::{StreamExt as _, stream};
+use http_body_util::{BodyDataStream, BodyExt as _};
+use kube::client::Body;
+use serde_json::Value;
+use tenure_core::record::{RecordEvent, RecordEvents};
+use tenure_core::{ErrorKind, LockName};
+use tokio::time::{Instant, sleep, timeout};
+
+use crate::store::Objects;
+use crate::{Form, Verb};
+
+/// After this the API server ends a watch, and a new one begins.
+const LASTS: Duration = Duration::from_secs(290);
+
+/// How much later we take a silent one for dead.
+const GRACE: Duration = Duration::from_secs(20);
+
+/// How long the API server may take to begin.
+const BEGIN_LIMIT: Duration = Duration::from_secs(10);
+
+/// The pauses before another attempt: each longer than the one before.
+const FIRST_PAUSE: Duration = Duration::from_millis(200);
+const LONGEST_PAUSE: Duration = Duration::from_secs(30);
+
+/// A watch that lasted so long was a good one: the next may begin soon.
+const GOOD: Duration = Duration::from_secs(10);
+
+/// The longest event; the API server keeps no object of this size.
+const MAX_LINE: usize = 8 * 1024 * 1024;
+
+/// Warns once per backend that a right is missing: each campaign would again.
+#[derive(Debug, Default)]
+pub(crate) struct Warned(AtomicBool);
+
+pub(crate) fn events<F: Form>(objects: Arc<Objects<F>>, lock: LockName) -> RecordEvents {
+    let watching = Watching {
+        objects,
+        lock,
+        lines: None,
+        begun: None,
+        pause: Duration::ZERO,
+    };
+    Box::pin(stream::unfold(watching, async |mut watching| {
+        let event = watching.next().await?;
+        Some((event, watching))
+    }))
+}
+
+struct Watching<F> {
+    objects: Arc<Objects<F>>,
+    lock: LockName,
+    lines: Option<Lines>,
+    begun: Option<Instant>,
+    /// To be waited before the next attempt.
+    pause: Duration,
+}
+
+impl<F: Form> Watching<F> {
+    /// The next event; `None` when none can come for want of a right.
+    async fn next(&mut self) -> Option<RecordEvent> {
+        loop {
+            let Some(lines) = &mut self.lines else {
+                if let Some(event) = self.begin().await? {
+                    return Some(event);
+                }
+                continue;
+            };
+            match timeout(LASTS + GRACE, lines.next()).await {
+                Ok(Some(line)) => match self.read(&line) {
+                    Read::Event(event) => return Some(event),
+                    Read::Nothing => {}
+                    Read::End => self.ended(),
+                },
+                Ok(None) | Err(_) => self.ended(),
+            }
+        }
+    }
+
+    /// One attempt. What happened between two watches is not told by the second, so a look is due.
+    async fn begin(&mut self) -> Option<Option<RecordEvent>> {
+        sleep(self.pause).await;
+        let cluster = &self.objects.cluster;
+        let beginning = cluster.watch(&F::RESOURCE, self.lock.as_str(), LASTS);
+        match timeout(BEGIN_LIMIT, beginning).await {
+            Ok(Ok(body)) => {
+                self.lines = Some(Lines::new(body));
+                self.begun = Some(Instant::now());
+                Some(Some(RecordEvent::Changed))
+            }
+            Ok(Err(error)) if error.kind() == ErrorKind::Forbidden => {
+                if !self.objects.warned.0.swap(true, Ordering::Relaxed) {
+                    let verb = Verb::Watch.name();
+                    tracing::warn!(
+                        lock = %self.lock, %verb, %error,
+                        "without the verb \"watch\" the lock is polled: a hand-over takes longer \
+                         and every candidate sends requests"
+                    );
+                }
+                None
+            }
+            Ok(Err(error)) => {
+                tracing::debug!(lock = %self.lock, %error, "the watch cannot begin");
+                self.back_off(error.retry_after());
+                Some(None)
+            }
+            Err(_) => {
+                self.back_off(None);
+                Some(None)
+            }
+        }
+    }
+
+    fn ended(&mut self) {
+        self.lines = None;
+        let lasted = self.begun.take().map(|begun| begun.elapsed());
+        if lasted.is_some_and(|lasted| lasted >= GOOD) {
+            // Spread: a server that restarts ends the watches of everybody at once.
+            self.pause = FIRST_PAUSE.mul_f64(fastrand::f64());
+        } else {
+            self.back_off(None);
+        }
+    }
+
+    fn back_off(&mut self, asked: Option<Duration>) {
+        let longer = (self.pause * 2).clamp(FIRST_PAUSE, LONGEST_PAUSE);
+        let spread = longer.mul_f64(0.75 + fastrand::f64() / 2.0);
+        self.pause = spread.max(asked.unwrap_or_default());
+    }
+
+    fn read(&self, line: &[u8]) -> Read {
+        let Ok(mut event) = serde_json::from_slice::<Value>(line) else {
+            return Read::End;
+        };
+        let object = event["object"].take();
+        match event["type"].as_str() {
+            Some("ADDED" | "MODIFIED") => match self.objects.versioned(object) {
+                Ok(found) => Read::Event(RecordEvent::Is(found)),
+                // The look that follows says what is wrong.
+                Err(_) => Read::Event(RecordEvent::Changed),
+            },
+            Some("DELETED") => Read::Event(RecordEvent::Gone),
+            Some("BOOKMARK") => Read::Nothing,
+            // `ERROR`, with 410 when its version is too old: begin again from now.
+            _ => Read::End,
+        }
+    }
+}
+
+enum Read {
+    Event(RecordEvent),
+    Nothing,
+    End,
+}
+
+/// The lines of a body.
+struct Lines {
+    body: BodyDataStream<Body>,
+    buffer: Vec<u8>,
+    /// Up to here there is no line's end.
+    searched: usize,
+}
+
+impl Lines {
+    fn new(body: Body) -> Self {
+        Self {
+            body: body.into_data_stream(),
+            buffer: Vec::new(),
+            searched: 0,
+        }
+    }
+
+    /// The next line; `None` at the end, also when it came by force. Cancel safe.
+    async fn next(&mut self) -> Option<Vec<u8>> {
+        loop {
+            let end = self.buffer[self.searched..]
+                .iter()
+                .position(|byte| *byte == b'\n');
+            if let Some(end) = end {
+                let rest = self.buffer.split_off(self.searched + end + 1);
+                self.searched = 0;
+                return Some(std::mem::replace(&mut self.buffer, rest));
+            }
+            self.searched = self.buffer.len();
+            if self.buffer.len() > MAX_LINE {
+                return None;
+            }
+            self.buffer
+                .extend_from_slice(&self.body.next().await?.ok()?);
+        }
+    }
+}
