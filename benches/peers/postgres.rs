@@ -212,19 +212,18 @@ async fn hand_overs(server: &Server) {
     let mut of_sqlx = Series::new("sqlx PgAdvisoryLock, no token");
     let mut of_distributed = Series::new("distributed-lock, no token");
 
-    let mut floor = Floor::new(server).await;
-    let mut backends = Backends::new(server).await;
-    let mut elections = Elections::new(server).await;
-    let mut sqlx = Sqlx::new(server).await;
-    let mut distributed = Distributed::new(server).await;
-    for (round, kind) in turns::<6>() {
-        match kind {
-            0 => unlock.add(floor.hand_over(false).await),
-            1 => unlock_and_mint.add(floor.hand_over(true).await),
-            2 => of_backend.add(backends.hand_over(round).await),
-            3 => of_elections.add(elections.hand_over().await),
-            4 => of_sqlx.add(sqlx.hand_over().await),
-            _ => of_distributed.add(distributed.hand_over().await),
+    let mut order = [0, 1, 2, 3, 4, 5];
+    for _ in 0..rounds().div_ceil(IN_A_ROW) {
+        fastrand::shuffle(&mut order);
+        for kind in order {
+            match kind {
+                0 => several::<Floor<false>>(server, &mut unlock).await,
+                1 => several::<Floor<true>>(server, &mut unlock_and_mint).await,
+                2 => several::<Backends>(server, &mut of_backend).await,
+                3 => several::<Elections>(server, &mut of_elections).await,
+                4 => several::<Sqlx>(server, &mut of_sqlx).await,
+                _ => several::<Distributed>(server, &mut of_distributed).await,
+            }
         }
     }
     println!("From the end of one holder to the next");
@@ -238,8 +237,22 @@ async fn hand_overs(server: &Server) {
     of_elections.print(Some(&unlock_and_mint));
 }
 
+/// Two who hand over. They are connected for so long only: others would be woken too.
+trait Pair {
+    async fn new(server: &Server) -> Self;
+    async fn hand_over(&mut self) -> Duration;
+}
+
+async fn several<P: Pair>(server: &Server, series: &mut Series) {
+    let mut pair = P::new(server).await;
+    let _warm = pair.hand_over().await;
+    for _ in 0..IN_A_ROW {
+        series.add(pair.hand_over().await);
+    }
+}
+
 /// Two sessions, the first of which holds the lock, and the statements of each.
-struct Floor {
+struct Floor<const WITH_TOKEN: bool> {
     admin: Client,
     sessions: [Arc<Bare>; 2],
 }
@@ -251,7 +264,7 @@ struct Bare {
     mint: Statement,
 }
 
-impl Floor {
+impl<const WITH_TOKEN: bool> Pair for Floor<WITH_TOKEN> {
     async fn new(server: &Server) -> Self {
         let session = async || {
             let client = bare(server).await;
@@ -271,14 +284,14 @@ impl Floor {
         Self { admin, sessions }
     }
 
-    async fn hand_over(&mut self, with_token: bool) -> Duration {
+    async fn hand_over(&mut self) -> Duration {
         let [holder, waiter] = self.sessions.clone();
         let lock = holder.client.query_one(&holder.lock, &[&KEY]);
         lock.await.unwrap();
         let waiting = tokio::spawn(async move {
             let lock = waiter.client.query_one(&waiter.lock, &[&KEY]);
             lock.await.unwrap();
-            if with_token {
+            if WITH_TOKEN {
                 let mint = waiter.client.query_one(&waiter.mint, &[]);
                 mint.await.unwrap();
             }
@@ -300,19 +313,25 @@ impl Floor {
 /// Without the engine: what the backend alone takes.
 struct Backends {
     admin: Client,
-    backends: [PostgresBackend; 2],
+    pair: [PostgresBackend; 2],
+    round: u64,
 }
 
-impl Backends {
+impl Pair for Backends {
     async fn new(server: &Server) -> Self {
-        let backends = [server.connect().await, server.connect().await];
+        let pair = [server.connect().await, server.connect().await];
         let admin = server.admin().await;
-        Self { admin, backends }
+        Self {
+            admin,
+            pair,
+            round: 0,
+        }
     }
 
-    async fn hand_over(&mut self, round: u64) -> Duration {
-        let name = lock("backends");
-        let [holder, waiter] = self.backends.clone();
+    async fn hand_over(&mut self) -> Duration {
+        self.round += 1;
+        let (round, name) = (self.round, lock("backends"));
+        let [holder, waiter] = self.pair.clone();
         let (ann, bob) = (candidate("ann", round), candidate("bob", round));
         let grant = held(holder.acquire(&name, &ann, LONG).await.unwrap());
         let mut changes = waiter.changes(&name);
@@ -330,12 +349,8 @@ impl Backends {
         released.unwrap();
         let (next, at) = next.unwrap();
         waiter.release(&next).await.unwrap();
-        self.nobody_waits().await;
-        at - began
-    }
-
-    async fn nobody_waits(&self) {
         until(&self.admin, NOBODY_BLOCKED).await;
+        at - began
     }
 }
 
@@ -348,7 +363,7 @@ struct Elections {
     elections: [Election; 2],
 }
 
-impl Elections {
+impl Pair for Elections {
     async fn new(server: &Server) -> Self {
         let policy = Policy::builder().lease(LONG).build().unwrap();
         let elect = |backend: PostgresBackend| {
@@ -384,7 +399,7 @@ struct Sqlx {
     connections: Option<[PgConnection; 2]>,
 }
 
-impl Sqlx {
+impl Pair for Sqlx {
     async fn new(server: &Server) -> Self {
         let connect = async || PgConnection::connect(&url(server)).await.unwrap();
         let connections = Some([connect().await, connect().await]);
@@ -428,7 +443,7 @@ struct Distributed {
     providers: [PostgresLockProvider; 2],
 }
 
-impl Distributed {
+impl Pair for Distributed {
     async fn new(server: &Server) -> Self {
         let connect = async || PostgresLockProvider::new(url(server)).await.unwrap();
         let providers = [connect().await, connect().await];
