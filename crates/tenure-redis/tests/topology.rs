@@ -10,8 +10,8 @@ use std::time::Duration;
 use futures_util::StreamExt as _;
 use support::{
     LONG, Server, candidate, held, is_lost, is_taken, join_cluster, lock, renewed, sentinel_config,
-    start, start_nodes, start_pair, start_sentinels, until, wait_for_link, wait_for_sentinels,
-    within_limit,
+    start, start_nodes, start_pair, start_sentinels, text, until, wait_for_link,
+    wait_for_sentinels, within_limit,
 };
 use tenure_core::{
     Acquired, Candidate, Election, ErrorKind, Grant, LockBackend as _, LockName, Occupancy, Policy,
@@ -200,8 +200,10 @@ async fn a_term_survives_the_failover_of_its_master() {
 }
 
 async fn wait_until_replica(server: &Server) {
+    // A sentinel that makes it a replica closes its connections.
     until("it is a replica", async || {
-        server.text(&["ROLE"]).starts_with("slave")
+        let role = server.try_command(&["ROLE"]);
+        role.is_ok_and(|role| text(&role).starts_with("slave"))
     })
     .await;
     wait_for_link(server);
