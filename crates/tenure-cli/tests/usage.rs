@@ -75,7 +75,6 @@ fn bad_stores_and_locks_are_refused_by_every_command() {
         ("file://u:hunter2@h/d", "job", "file:///absolute/directory"),
         ("file:relative", "job", "absolute"),
         ("file:///a?generation=x", "job", "generation"),
-        ("etcd://u:hunter2@h:2379/", "job", "not in this version"),
         (&in_the_way, "job", "use another directory"),
         (&below, "job", "use another directory"),
         ("memory:", "Upper", "\"Upper\" holds 'U'"),

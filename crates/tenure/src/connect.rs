@@ -20,7 +20,6 @@ const GENERATION: &str = "generation";
 ///   unknown: the message lists those that are known,
 /// - [`Misconfigured`](ErrorKind::Misconfigured) when the scheme's feature is off: the message
 ///   names the feature and the line to change,
-/// - [`Unsupported`](ErrorKind::Unsupported) when the store is planned but not in this version,
 ///
 /// and then as the backend's own way to open it does. No message holds a password. Never hangs:
 /// each backend has a limit of its own.
@@ -67,18 +66,12 @@ async fn open(store: Store, url: &str) -> Result<Arc<dyn LockBackend>, Error> {
         Store::KubeLease => Ok(Arc::new(tenure_kube_lease::connect(url).await?)),
         #[cfg(feature = "kube-configmap")]
         Store::KubeConfigMap => Ok(Arc::new(tenure_kube_configmap::connect(url).await?)),
+        #[cfg(feature = "etcd")]
+        Store::Etcd => open_etcd(url).await,
         #[cfg(feature = "redis")]
         Store::Redis => open_redis(url).await,
         #[cfg(feature = "postgres")]
         Store::Postgres => open_postgres(url).await,
-        Store::Planned(name) => Err(Error::new(
-            ErrorKind::Unsupported,
-            Operation::Configure,
-            format!(
-                "{name} is planned, but not in this version of tenure; use one of {}",
-                scheme::usable()
-            ),
-        )),
         #[allow(unreachable_patterns, reason = "with every feature on, none is left")]
         _ => Err(feature_is_off(store, url)),
     }
@@ -108,6 +101,12 @@ async fn open_file(url: &str) -> Result<Arc<dyn LockBackend>, Error> {
     Ok(Arc::new(tenure_file::open(config).await?))
 }
 
+#[cfg(feature = "etcd")]
+async fn open_etcd(url: &str) -> Result<Arc<dyn LockBackend>, Error> {
+    let config = tenure_etcd::EtcdConfig::from_url(url)?;
+    Ok(Arc::new(tenure_etcd::EtcdBackend::connect(config).await?))
+}
+
 #[cfg(feature = "redis")]
 async fn open_redis(url: &str) -> Result<Arc<dyn LockBackend>, Error> {
     let config = tenure_redis::RedisConfig::from_url(url)?;
@@ -123,7 +122,7 @@ async fn open_postgres(url: &str) -> Result<Arc<dyn LockBackend>, Error> {
 
 fn feature_is_off(store: Store, url: &str) -> Error {
     let scheme = url.split_once(':').map_or("", |(scheme, _)| scheme);
-    let feature = store.feature().unwrap_or_default();
+    let feature = store.feature();
     Error::misconfigured(format!(
         "the store of {scheme}: URLs is not built in; switch its feature on in Cargo.toml: \
          tenure = {{ version = \"{}\", features = [\"{feature}\"] }}",

@@ -67,10 +67,11 @@
 //! | `file:///directory` | `file`, on by default | the processes of one host |
 //! | `kube-lease://namespace` | `kube-lease` | Kubernetes Leases, shared with client-go |
 //! | `kube-configmap://namespace` | `kube-configmap` | annotations of Kubernetes `ConfigMaps` |
+//! | `etcd://host:2379,host:2379/prefix` | `etcd` | an etcd cluster; building needs `protoc` |
 //! | `redis://host`, `redis+sentinel://…`, `redis+cluster://…` | `redis` | a Redis or Valkey server |
 //! | `postgres://host/database` | `postgres` | a Postgres server (advisory locks) |
 //!
-//! `rediss:` means TLS, and `sslmode=` does in a `postgres:` URL: by ring (feature `ring`, on by
+//! `etcds:` and `rediss:` mean TLS, and `sslmode=` does in a `postgres:` URL: by ring (feature `ring`, on by
 //! default) or AWS-LC (`aws-lc-rs`). `full` is every store.
 //!
 //! With a Kubernetes store the application chooses the API version that the client library is built

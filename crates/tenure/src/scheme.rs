@@ -7,28 +7,25 @@ pub(crate) enum Store {
     File,
     KubeLease,
     KubeConfigMap,
+    Etcd,
     Redis,
     Postgres,
-    /// In the design, not in this version: the name to use for it in a message.
-    Planned(&'static str),
 }
 
 impl Store {
     /// The feature that builds the store in.
-    pub(crate) const fn feature(self) -> Option<&'static str> {
+    pub(crate) const fn feature(self) -> &'static str {
         match self {
-            Self::Memory => Some("memory"),
-            Self::File => Some("file"),
-            Self::KubeLease => Some("kube-lease"),
-            Self::KubeConfigMap => Some("kube-configmap"),
-            Self::Redis => Some("redis"),
-            Self::Postgres => Some("postgres"),
-            Self::Planned(_) => None,
+            Self::Memory => "memory",
+            Self::File => "file",
+            Self::KubeLease => "kube-lease",
+            Self::KubeConfigMap => "kube-configmap",
+            Self::Etcd => "etcd",
+            Self::Redis => "redis",
+            Self::Postgres => "postgres",
         }
     }
 }
-
-const ETCD: Store = Store::Planned("etcd");
 
 /// Every known scheme.
 pub(crate) const SCHEMES: [(&str, Store); 14] = [
@@ -36,8 +33,8 @@ pub(crate) const SCHEMES: [(&str, Store); 14] = [
     ("file", Store::File),
     ("kube-lease", Store::KubeLease),
     ("kube-configmap", Store::KubeConfigMap),
-    ("etcd", ETCD),
-    ("etcds", ETCD),
+    ("etcd", Store::Etcd),
+    ("etcds", Store::Etcd),
     ("redis", Store::Redis),
     ("rediss", Store::Redis),
     ("redis+sentinel", Store::Redis),
@@ -56,11 +53,10 @@ pub(crate) fn find(scheme: &str) -> Option<Store> {
         .map(|(_, store)| *store)
 }
 
-/// The schemes of stores that are not merely planned, for a message.
+/// The schemes, for a message.
 pub(crate) fn usable() -> String {
     let usable: Vec<String> = SCHEMES
         .iter()
-        .filter(|(_, store)| store.feature().is_some())
         .map(|(scheme, _)| format!("{scheme}:"))
         .collect();
     usable.join(", ")

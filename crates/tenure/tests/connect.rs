@@ -5,6 +5,7 @@
     feature = "memory",
     feature = "kube-configmap",
     feature = "kube-lease",
+    feature = "etcd",
     feature = "redis",
     feature = "postgres"
 ))]
@@ -75,7 +76,11 @@ async fn what_cannot_be_opened_is_a_typed_error_without_the_password() {
             Misconfigured,
             "/absent",
         ),
-        ("etcds://u:hunter2@h:2379/", Unsupported, "etcd is planned"),
+        (
+            "etcds://u:hunter2@h:2379/a?color=red",
+            InvalidInput,
+            "color",
+        ),
         ("rediss+sentinel://:hunter2@/m", InvalidInput, "host"),
         ("redis://:hunter2@h/?color=red", InvalidInput, "parameter"),
         ("postgres://u:hunter2@h/d?color=red", InvalidInput, "color"),

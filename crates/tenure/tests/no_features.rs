@@ -5,6 +5,7 @@
     feature = "memory",
     feature = "kube-configmap",
     feature = "kube-lease",
+    feature = "etcd",
     feature = "redis",
     feature = "postgres"
 )))]
@@ -18,6 +19,7 @@ async fn a_scheme_whose_feature_is_off_names_the_feature() {
         ("file:///var/locks", "file"),
         ("kube-lease://team", "kube-lease"),
         ("kube-configmap://team", "kube-configmap"),
+        ("etcds://a:2379", "etcd"),
         ("redis+cluster://a,b", "redis"),
         ("postgres://host/database", "postgres"),
     ] {

@@ -67,7 +67,7 @@ impl Backend {
             Self::Postgres => Some(&["-p", "tenure-postgres"]),
             Self::KubeLease => Some(&["-p", "tenure-kube", "-p", "tenure-kube-lease"]),
             Self::KubeConfigmap => Some(&["-p", "tenure-kube-configmap"]),
-            Self::Etcd => None,
+            Self::Etcd => Some(&["-p", "tenure-etcd"]),
         }
     }
 
@@ -81,7 +81,7 @@ impl Backend {
             Self::Postgres => &["postgres"],
             Self::KubeLease => &["kube-lease"],
             Self::KubeConfigmap => &["kube-configmap"],
-            Self::Etcd => &[],
+            Self::Etcd => &["etcd", "etcd_cluster"],
         }
     }
 
@@ -91,7 +91,8 @@ impl Backend {
             Self::Redis => "TENURE_TEST_REDIS_URL",
             Self::Postgres => "TENURE_TEST_POSTGRES_URL",
             Self::KubeLease | Self::KubeConfigmap => "TENURE_TEST_KUBECONFIG",
-            Self::Memory | Self::File | Self::Etcd => return None,
+            Self::Etcd => "TENURE_TEST_ETCD_URL",
+            Self::Memory | Self::File => return None,
         };
         let found = state.env().remove(variable)?;
         Some(match self {

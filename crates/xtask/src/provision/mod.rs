@@ -26,7 +26,7 @@ pub(crate) enum Need {
     Postgres,
     /// `pgbouncer`.
     PgBouncer,
-    /// `protoc`, which the etcd client's build runs.
+    /// `protoc` with the definitions that belong to it, for the build of the etcd client.
     Protoc,
 }
 
@@ -55,19 +55,28 @@ impl Need {
             Self::Redis => &["redis-server", "redis-tools"],
             Self::Postgres => &["postgresql"],
             Self::PgBouncer => &["pgbouncer"],
-            Self::Protoc => &["protobuf-compiler"],
+            Self::Protoc => &["protobuf-compiler", "libprotobuf-dev"],
         }
     }
 
     fn is_met(self) -> bool {
         match self {
             Self::Postgres => postgres_folder().is_some(),
+            Self::Protoc => has_protoc(),
             _ => self
                 .programs()
                 .iter()
                 .all(|program| find(program).is_some()),
         }
     }
+}
+
+/// Debian puts the definitions into a package of their own; `protoc` looks for them beside itself.
+fn has_protoc() -> bool {
+    const DEFINITIONS: &str = "include/google/protobuf/descriptor.proto";
+    let prefix = find("protoc").and_then(|file| Some(file.parent()?.parent()?.to_path_buf()));
+    std::env::var_os("PROTOC_INCLUDE").is_some()
+        || prefix.is_some_and(|prefix| prefix.join(DEFINITIONS).exists())
 }
 
 /// Installs what is missing.
