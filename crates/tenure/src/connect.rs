@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use tenure_core::{Error, ErrorKind, Generation, InGeneration, LockBackend, Operation};
+use tenure_core::{Error, Generation, InGeneration, LockBackend};
 
 use crate::redact;
 use crate::scheme::{self, Store};
@@ -16,9 +16,9 @@ const GENERATION: &str = "generation";
 /// tokens of any store into a [`Generation`].
 ///
 /// Fails, without any I/O, with
-/// - [`InvalidInput`](ErrorKind::InvalidInput) on a URL that cannot be read or whose scheme is
+/// - [`InvalidInput`](tenure_core::ErrorKind::InvalidInput) on a URL that cannot be read or whose scheme is
 ///   unknown: the message lists those that are known,
-/// - [`Misconfigured`](ErrorKind::Misconfigured) when the scheme's feature is off: the message
+/// - [`Misconfigured`](tenure_core::ErrorKind::Misconfigured) when the scheme's feature is off: the message
 ///   names the feature and the line to change,
 ///
 /// and then as the backend's own way to open it does. No message holds a password. Never hangs:
@@ -215,6 +215,8 @@ fn parse_generation(value: &str) -> Result<Generation, Error> {
 
 #[cfg(test)]
 mod tests {
+    use tenure_core::ErrorKind;
+
     use super::*;
 
     #[test]

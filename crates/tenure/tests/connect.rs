@@ -46,7 +46,7 @@ async fn a_generation_outranks_every_token_without_one() {
 
 #[tokio::test]
 async fn what_cannot_be_opened_is_a_typed_error_without_the_password() {
-    use ErrorKind::{InvalidInput, Misconfigured, Unsupported};
+    use ErrorKind::{InvalidInput, Misconfigured};
     let file = tempfile::NamedTempFile::new().unwrap();
     let in_the_way = format!("file://{}", file.path().display());
     for (url, kind, expected) in [
