@@ -218,23 +218,16 @@ pub(crate) fn chain(error: &dyn StdError) -> String {
     text.chars().take(MAX_MESSAGE).collect()
 }
 
-/// rustls' own errors come as `InvalidData`; all other errors of a connection are the network's.
-fn is_about_tls(error: &kube::Error) -> bool {
-    let mut source: Option<&(dyn StdError + 'static)> = Some(error);
-    while let Some(error) = source {
-        if error.is::<kube::client::RustlsTlsError>() || error.is::<rustls::Error>() {
-            return true;
-        }
-        if let Some(error) = error.downcast_ref::<io::Error>()
-            && error
-                .get_ref()
-                .is_some_and(<dyn std::error::Error + Send + Sync>::is::<rustls::Error>)
-        {
-            return true;
-        }
-        source = error.source();
+/// rustls' errors come inside those of a connection, which do not name what is in them as their
+/// source, and which come inside each other.
+fn is_about_tls(error: &(dyn StdError + 'static)) -> bool {
+    if error.is::<kube::client::RustlsTlsError>() || error.is::<rustls::Error>() {
+        return true;
     }
-    false
+    let inside = error
+        .downcast_ref::<io::Error>()
+        .and_then(io::Error::get_ref);
+    inside.is_some_and(|inside| is_about_tls(inside)) || error.source().is_some_and(is_about_tls)
 }
 
 #[cfg(test)]
