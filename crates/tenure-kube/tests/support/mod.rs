@@ -4,12 +4,36 @@
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::time::{Duration, Instant};
 
 use http_body_util::BodyExt as _;
 use serde_json::{Value, json};
+use tenure_core::LockName;
 use tenure_kube::kube::client::Body;
 use tenure_kube::kube::config::{KubeConfigOptions, Kubeconfig};
 use tenure_kube::{KubeConfig, Token, kube};
+
+/// Nothing takes so long unless it never comes.
+const LIMIT: Duration = Duration::from_secs(120);
+
+pub(crate) fn lock(name: &str) -> LockName {
+    LockName::new(name).unwrap()
+}
+
+/// Waits until this is so.
+pub(crate) async fn until(what: &str, mut holds: impl AsyncFnMut() -> bool) {
+    let start = Instant::now();
+    while !holds().await {
+        assert!(start.elapsed() < LIMIT, "waited in vain until {what}");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
+
+/// Waits for this.
+pub(crate) async fn within_limit<T>(what: &str, future: impl Future<Output = T>) -> T {
+    let outcome = tokio::time::timeout(LIMIT, future).await;
+    outcome.unwrap_or_else(|_| panic!("waited in vain for {what}"))
+}
 
 const NAMESPACE: &str = "TENURE_TEST_KUBE_NAMESPACE";
 
@@ -154,5 +178,12 @@ impl Server {
 
     pub(crate) fn config_map_path(&self, name: &str) -> String {
         format!("/api/v1/namespaces/{}/configmaps/{name}", self.namespace)
+    }
+
+    /// A Lease as it stands there.
+    pub(crate) async fn lease(&self, name: &str) -> Value {
+        let (status, lease) = self.send("GET", &self.lease_path(name), None).await;
+        assert_eq!(status, 200, "{lease}");
+        lease
     }
 }

@@ -1,0 +1,224 @@
+//! One election with candidates of client-go and of ours: real processes of client-go's own leader
+//! election, built from `tests/client-go`.
+#![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
+
+#[path = "../../tenure-kube/tests/support/mod.rs"]
+mod support;
+
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde_json::Value;
+use support::{Server, lock, within_limit};
+use tenure_core::{
+    Cause, Election, Identity, Leadership, LockBackend as _, Occupancy, Policy, PublishedValue,
+};
+use tenure_kube_lease::{KubeLeaseBackend, open};
+use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader, Lines};
+use tokio::process::{Child, ChildStdin, ChildStdout, Command};
+
+/// client-go refuses a lease that is no longer than its deadline, and counts in whole seconds.
+const RHYTHM: [&str; 3] = ["--lease=4s", "--deadline=3s", "--retry=250ms"];
+
+/// Builds the program; `None`, with a line that says so, where there is no Go.
+fn program() -> Option<PathBuf> {
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/client-go");
+    let program = Path::new(env!("CARGO_TARGET_TMPDIR")).join("client-go");
+    let mut command = std::process::Command::new("go");
+    command.current_dir(source).args(["build", "-o"]);
+    match command.arg(&program).arg(".").status() {
+        Ok(status) => assert!(status.success(), "go build: {status}"),
+        Err(error) => {
+            println!("LEFT OUT: no Go to build a candidate of client-go with: {error}");
+            return None;
+        }
+    }
+    Some(program)
+}
+
+/// A candidate of client-go; killed when it is dropped.
+struct ClientGo {
+    process: Child,
+    input: ChildStdin,
+    output: Lines<BufReader<ChildStdout>>,
+}
+
+impl ClientGo {
+    fn start(program: &Path, server: &Server, lock: &str, identity: &str) -> Self {
+        let kubeconfig = std::env::var("TENURE_TEST_KUBECONFIG").unwrap();
+        let mut process = Command::new(program)
+            .args(["--kubeconfig", &kubeconfig])
+            .args(["--namespace", &server.namespace])
+            .args(["--lock", lock, "--identity", identity])
+            .args(RHYTHM)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .kill_on_drop(true)
+            .spawn()
+            .unwrap();
+        let input = process.stdin.take().unwrap();
+        let output = BufReader::new(process.stdout.take().unwrap()).lines();
+        Self {
+            process,
+            input,
+            output,
+        }
+    }
+
+    /// Waits until it says this.
+    async fn says(&mut self, line: &str) {
+        let saying = async {
+            while let Some(said) = self.output.next_line().await.unwrap() {
+                if said == line {
+                    return;
+                }
+            }
+            panic!("it ended without saying {line:?}");
+        };
+        within_limit(line, saying).await;
+    }
+
+    /// Gives the lock up and ends.
+    async fn release(mut self) {
+        self.input.write_all(b"release\n").await.unwrap();
+        let ended = within_limit("its end", self.process.wait()).await.unwrap();
+        assert!(ended.success(), "{ended}");
+    }
+
+    async fn kill(mut self) {
+        self.process.kill().await.unwrap();
+    }
+}
+
+/// With a heartbeat so slow that none is in the way of counting.
+fn election(backend: &KubeLeaseBackend, name: &str, identity: &str) -> Election {
+    let policy = Policy::builder()
+        .lease(Duration::from_secs(60))
+        .heartbeat(Duration::from_secs(25))
+        .build()
+        .unwrap();
+    Election::builder(Arc::new(backend.clone()), lock(name))
+        .identity(Identity::new(identity).unwrap())
+        .value(PublishedValue::new("http://here").unwrap())
+        .policy(policy)
+        .build()
+        .unwrap()
+}
+
+fn holder(lease: &Value) -> &str {
+    lease["spec"]["holderIdentity"].as_str().unwrap()
+}
+
+async fn elected(election: Election) -> Leadership {
+    within_limit("our election", election.campaign())
+        .await
+        .unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn fifty_hand_overs_to_and_fro() {
+    let (Some(server), Some(program)) = (Server::start().await, program()) else {
+        return;
+    };
+    let backend = open(&server.config()).await.unwrap();
+    let mut ours = elected(election(&backend, "shared", "ours")).await;
+    for round in 0..25 {
+        let last = ours.token();
+        // They read whose it is from our record.
+        let theirs = format!("theirs-{round}");
+        let mut other = ClientGo::start(&program, &server, "shared", &theirs);
+        other.says("leader ours").await;
+        assert!(ours.is_valid());
+        let before = server.lease("shared").await;
+        assert_eq!(holder(&before), "ours");
+        ours.resign().await.unwrap();
+        other.says("started").await;
+
+        // We read whose it is from theirs, and that our annotation beside it is a stale one.
+        let Occupancy::Led(seen) = backend.holder(&lock("shared")).await.unwrap() else {
+            panic!("they lead");
+        };
+        assert_eq!(seen.identity, theirs);
+        assert_eq!((seen.token, seen.value), (None, None));
+        let after = server.lease("shared").await;
+        let transitions = |lease: &Value| lease["spec"]["leaseTransitions"].as_i64().unwrap();
+        assert_eq!(transitions(&after), transitions(&before) + 1);
+
+        let waiting = election(&backend, "shared", "ours");
+        let campaign = tokio::spawn(elected(waiting));
+        other.release().await;
+        ours = campaign.await.unwrap();
+        assert!(ours.token() > last && ours.is_valid());
+        let lease = server.lease("shared").await;
+        assert_eq!(holder(&lease), "ours");
+        assert_eq!(transitions(&lease), transitions(&after) + 1);
+    }
+    ours.resign().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn each_side_takes_over_from_the_other_one_that_crashed() {
+    let (Some(server), Some(program)) = (Server::start().await, program()) else {
+        return;
+    };
+    let backend = open(&server.config()).await.unwrap();
+    let mut other = ClientGo::start(&program, &server, "crash", "theirs-1");
+    other.says("started").await;
+    let clock = backend.clock();
+    let killed = clock.now();
+    other.kill().await;
+    let ours = elected(election(&backend, "crash", "ours")).await;
+    // Never before the lease that they themselves have written: we began to look after the kill.
+    assert!(clock.now().since(killed) >= Duration::from_secs(4));
+
+    // A term of ours that nobody renews or releases is that of a crashed process.
+    ours.resign().await.unwrap();
+    let candidate = tenure_core::Candidate::new(
+        Identity::new("ours-2").unwrap(),
+        tenure_core::CampaignId::new(7),
+    );
+    let lease = Duration::from_secs(2);
+    let outcome = backend.acquire(&lock("crash"), &candidate, lease).await;
+    let tenure_core::Acquired::Held(grant) = outcome.unwrap() else {
+        panic!("it is free");
+    };
+    let mut other = ClientGo::start(&program, &server, "crash", "theirs-2");
+    other.says("leader ours-2").await;
+    other.says("started").await;
+    assert!(clock.now() >= grant.proven_at + lease);
+
+    // And ours, coming back from wherever it was, takes nothing from them.
+    let _refused_or_done = backend.release(&grant).await;
+    assert_eq!(holder(&server.lease("crash").await), "theirs-2");
+    other.release().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn we_stop_when_they_have_the_lock() {
+    let (Some(server), Some(program)) = (Server::start().await, program()) else {
+        return;
+    };
+    let backend = open(&server.config()).await.unwrap();
+    let policy = Policy::fast();
+    let ours = Election::builder(Arc::new(backend.clone()), lock("lost"))
+        .identity(Identity::new("ours").unwrap())
+        .policy(policy)
+        .build()
+        .unwrap();
+    let ours = elected(ours).await;
+    let (status, answer) = server
+        .send("DELETE", &server.lease_path("lost"), None)
+        .await;
+    assert_eq!(status, 200, "{answer}");
+    let mut other = ClientGo::start(&program, &server, "lost", "theirs");
+    other.says("started").await;
+    within_limit("the end of our term", ours.lost()).await;
+    assert_eq!(ours.cause(), Some(Cause::Lost));
+    // The release of a term that was lost is none.
+    let _refused_or_done = ours.resign().await;
+    assert_eq!(holder(&server.lease("lost").await), "theirs");
+    other.release().await;
+}
