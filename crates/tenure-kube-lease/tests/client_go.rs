@@ -5,8 +5,9 @@
 #[path = "../../tenure-kube/tests/support/mod.rs"]
 mod support;
 
-use std::path::{Path, PathBuf};
-use std::process::Stdio;
+#[path = "support/client_go.rs"]
+mod theirs;
+
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -16,82 +17,10 @@ use tenure_core::{
     Cause, Election, Identity, Leadership, LockBackend as _, Occupancy, Policy, PublishedValue,
 };
 use tenure_kube_lease::{KubeLeaseBackend, open};
-use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader, Lines};
-use tokio::process::{Child, ChildStdin, ChildStdout, Command};
+use theirs::{ClientGo, program};
 
 /// client-go refuses a lease that is no longer than its deadline, and counts in whole seconds.
-const RHYTHM: [&str; 3] = ["--lease=4s", "--deadline=3s", "--retry=250ms"];
-
-/// Builds the program; `None`, with a line that says so, where there is no Go.
-fn program() -> Option<PathBuf> {
-    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/client-go");
-    let program = Path::new(env!("CARGO_TARGET_TMPDIR")).join("client-go");
-    let mut command = std::process::Command::new("go");
-    command.current_dir(source).args(["build", "-o"]);
-    match command.arg(&program).arg(".").status() {
-        Ok(status) => assert!(status.success(), "go build: {status}"),
-        Err(error) => {
-            println!("LEFT OUT: no Go to build a candidate of client-go with: {error}");
-            return None;
-        }
-    }
-    Some(program)
-}
-
-/// A candidate of client-go; killed when it is dropped.
-struct ClientGo {
-    process: Child,
-    input: ChildStdin,
-    output: Lines<BufReader<ChildStdout>>,
-}
-
-impl ClientGo {
-    fn start(program: &Path, server: &Server, lock: &str, identity: &str) -> Self {
-        let kubeconfig = std::env::var("TENURE_TEST_KUBECONFIG").unwrap();
-        let mut process = Command::new(program)
-            .args(["--kubeconfig", &kubeconfig])
-            .args(["--namespace", &server.namespace])
-            .args(["--lock", lock, "--identity", identity])
-            .args(RHYTHM)
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::null())
-            .kill_on_drop(true)
-            .spawn()
-            .unwrap();
-        let input = process.stdin.take().unwrap();
-        let output = BufReader::new(process.stdout.take().unwrap()).lines();
-        Self {
-            process,
-            input,
-            output,
-        }
-    }
-
-    /// Waits until it says this.
-    async fn says(&mut self, line: &str) {
-        let saying = async {
-            while let Some(said) = self.output.next_line().await.unwrap() {
-                if said == line {
-                    return;
-                }
-            }
-            panic!("it ended without saying {line:?}");
-        };
-        within_limit(line, saying).await;
-    }
-
-    /// Gives the lock up and ends.
-    async fn release(mut self) {
-        self.input.write_all(b"release\n").await.unwrap();
-        let ended = within_limit("its end", self.process.wait()).await.unwrap();
-        assert!(ended.success(), "{ended}");
-    }
-
-    async fn kill(mut self) {
-        self.process.kill().await.unwrap();
-    }
-}
+const RHYTHM: &[&str] = &["--lease=4s", "--deadline=3s", "--retry=250ms"];
 
 /// With a heartbeat so slow that none is in the way of counting.
 fn election(backend: &KubeLeaseBackend, name: &str, identity: &str) -> Election {
@@ -129,7 +58,7 @@ async fn fifty_hand_overs_to_and_fro() {
         let last = ours.token();
         // They read whose it is from our record.
         let theirs = format!("theirs-{round}");
-        let mut other = ClientGo::start(&program, &server, "shared", &theirs);
+        let mut other = ClientGo::start(&program, &server, "shared", &theirs, RHYTHM);
         other.says("leader ours").await;
         assert!(ours.is_valid());
         let before = server.lease("shared").await;
@@ -165,7 +94,7 @@ async fn each_side_takes_over_from_the_other_one_that_crashed() {
         return;
     };
     let backend = open(&server.config()).await.unwrap();
-    let mut other = ClientGo::start(&program, &server, "crash", "theirs-1");
+    let mut other = ClientGo::start(&program, &server, "crash", "theirs-1", RHYTHM);
     other.says("started").await;
     let clock = backend.clock();
     let killed = clock.now();
@@ -185,7 +114,7 @@ async fn each_side_takes_over_from_the_other_one_that_crashed() {
     let tenure_core::Acquired::Held(grant) = outcome.unwrap() else {
         panic!("it is free");
     };
-    let mut other = ClientGo::start(&program, &server, "crash", "theirs-2");
+    let mut other = ClientGo::start(&program, &server, "crash", "theirs-2", RHYTHM);
     other.says("leader ours-2").await;
     other.says("started").await;
     assert!(clock.now() >= grant.proven_at + lease);
@@ -213,7 +142,7 @@ async fn we_stop_when_they_have_the_lock() {
         .send("DELETE", &server.lease_path("lost"), None)
         .await;
     assert_eq!(status, 200, "{answer}");
-    let mut other = ClientGo::start(&program, &server, "lost", "theirs");
+    let mut other = ClientGo::start(&program, &server, "lost", "theirs", RHYTHM);
     other.says("started").await;
     within_limit("the end of our term", ours.lost()).await;
     assert_eq!(ours.cause(), Some(Cause::Lost));

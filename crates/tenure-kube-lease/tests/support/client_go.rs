@@ -1,0 +1,88 @@
+//! A candidate of client-go's own leader election: a process built from `tests/client-go`.
+#![allow(dead_code, reason = "each test uses a part of it")]
+
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+
+use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader, Lines};
+use tokio::process::{Child, ChildStdin, ChildStdout, Command};
+
+use crate::support::{Server, within_limit};
+
+/// Builds the program; `None`, with a line that says so, where there is no Go.
+pub(crate) fn program() -> Option<PathBuf> {
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/client-go");
+    let program = Path::new(env!("CARGO_TARGET_TMPDIR")).join("client-go");
+    let mut command = std::process::Command::new("go");
+    command.current_dir(source).args(["build", "-o"]);
+    match command.arg(&program).arg(".").status() {
+        Ok(status) => assert!(status.success(), "go build: {status}"),
+        Err(error) => {
+            println!("LEFT OUT: no Go to build a candidate of client-go with: {error}");
+            return None;
+        }
+    }
+    Some(program)
+}
+
+/// A candidate of client-go; killed when it is dropped.
+pub(crate) struct ClientGo {
+    process: Child,
+    input: ChildStdin,
+    output: Lines<BufReader<ChildStdout>>,
+}
+
+impl ClientGo {
+    /// `rhythm` are the flags for it; none are client-go's own defaults.
+    pub(crate) fn start(
+        program: &Path,
+        server: &Server,
+        lock: &str,
+        identity: &str,
+        rhythm: &[&str],
+    ) -> Self {
+        let kubeconfig = std::env::var("TENURE_TEST_KUBECONFIG").unwrap();
+        let mut process = Command::new(program)
+            .args(["--kubeconfig", &kubeconfig])
+            .args(["--namespace", &server.namespace])
+            .args(["--lock", lock, "--identity", identity])
+            .args(rhythm)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .kill_on_drop(true)
+            .spawn()
+            .unwrap();
+        let input = process.stdin.take().unwrap();
+        let output = BufReader::new(process.stdout.take().unwrap()).lines();
+        Self {
+            process,
+            input,
+            output,
+        }
+    }
+
+    /// Waits until it says this.
+    pub(crate) async fn says(&mut self, line: &str) {
+        let saying = async {
+            while let Some(said) = self.output.next_line().await.unwrap() {
+                if said == line {
+                    return;
+                }
+            }
+            panic!("it ended without saying {line:?}");
+        };
+        within_limit(line, saying).await;
+    }
+
+    /// Gives the lock up and ends.
+    pub(crate) async fn release(mut self) {
+        self.input.write_all(b"release\n").await.unwrap();
+        let ended = within_limit("its end", self.process.wait()).await.unwrap();
+        assert!(ended.success(), "{ended}");
+    }
+
+    pub(crate) async fn kill(mut self) {
+        self.process.kill().await.unwrap();
+    }
+}
