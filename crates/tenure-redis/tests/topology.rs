@@ -232,8 +232,8 @@ struct Cluster {
     nodes: Vec<Server>,
 }
 
-async fn start_cluster() -> Option<Cluster> {
-    let nodes = start_nodes(3)?;
+async fn start_cluster(nodes: usize) -> Option<Cluster> {
+    let nodes = start_nodes(nodes)?;
     join_cluster(&nodes).await;
     Some(Cluster { nodes })
 }
@@ -255,7 +255,7 @@ impl Cluster {
 
 #[tokio::test]
 async fn locks_of_a_cluster_are_on_all_its_nodes() {
-    let Some(cluster) = start_cluster().await else {
+    let Some(cluster) = start_cluster(3).await else {
         return;
     };
     let backend = RedisBackend::connect(cluster.config()).await.unwrap();
@@ -304,7 +304,7 @@ async fn locks_of_a_cluster_are_on_all_its_nodes() {
 
 #[tokio::test]
 async fn a_term_survives_the_move_of_its_slot() {
-    let Some(cluster) = start_cluster().await else {
+    let Some(cluster) = start_cluster(3).await else {
         return;
     };
     let backend = RedisBackend::connect(cluster.config()).await.unwrap();
@@ -353,6 +353,79 @@ async fn a_term_survives_the_move_of_its_slot() {
     let grant = renewed(backend.renew(&grant, Time::ZERO).await.unwrap());
     assert_eq!(cluster.holder_of(key), to);
     backend.release(&grant).await.unwrap();
+}
+
+/// One field of `INFO replication` that is a number.
+fn offset(server: &Server, field: &str) -> u64 {
+    let info = server.text(&["INFO", "replication"]);
+    let found = info.lines().find_map(|line| line.strip_prefix(field));
+    found.unwrap().parse().unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_term_survives_the_failover_of_its_node() {
+    let Some(mut cluster) = start_cluster(6).await else {
+        return;
+    };
+    let addresses: Vec<String> = cluster.nodes.iter().map(Server::address).collect();
+    let config = RedisConfig::cluster(addresses.iter().map(String::as_str)).unwrap();
+    let policy = Policy::builder()
+        .lease(Duration::from_secs(60))
+        .build()
+        .unwrap();
+    let key = "tenure:{node}";
+    let [of_leader, of_other] = [config.clone(), config].map(RedisBackend::connect);
+    let (of_leader, of_other) = (of_leader.await.unwrap(), of_other.await.unwrap());
+    let election = |backend: &RedisBackend| {
+        Election::builder(Arc::new(backend.clone()), lock("node"))
+            .policy(policy.clone())
+            .build()
+            .unwrap()
+    };
+    let leader = election(&of_leader).campaign().await.unwrap();
+    let index = cluster.holder_of(key);
+    let written = offset(&cluster.nodes[index], "master_repl_offset:");
+    until("the replica has the term", async || {
+        offset(&cluster.nodes[3 + index], "slave_repl_offset:") >= written
+    })
+    .await;
+    until("all nodes know the replicas", async || {
+        let replicas = |node: &Server| node.text(&["CLUSTER", "NODES"]).matches("slave").count();
+        cluster.nodes.iter().all(|node| replicas(node) == 3)
+    })
+    .await;
+    let waiting = election(&of_other);
+    let campaign = tokio::spawn(async move { waiting.campaign().await });
+
+    cluster.nodes[index].kill();
+    until("the leader is confirmed by the new master", async || {
+        assert!(!campaign.is_finished(), "two leaders");
+        assert!(leader.is_valid());
+        leader.confirm().await.is_ok()
+    })
+    .await;
+    let promoted = 3 + index;
+    assert!(
+        cluster.nodes[promoted]
+            .text(&["ROLE"])
+            .starts_with("master")
+    );
+    // The old master comes back, as a replica.
+    cluster.nodes[index].restart();
+    wait_until_replica(&cluster.nodes[index]).await;
+    let _permit = leader.confirm().await.unwrap();
+    assert!(!campaign.is_finished(), "two leaders");
+    let token = leader.token();
+    leader.resign().await.unwrap();
+    // The last term began before the failover, so the lock is kept free for a lease.
+    until("the lock is kept", async || of_other.epoch_changes() == 1).await;
+    cluster.nodes[promoted].command(&["DEL", key]);
+    cluster.nodes[promoted].command(&["PUBLISH", "tenure:{node}:released", ""]);
+    let next = within_limit("the next leader", campaign)
+        .await
+        .unwrap()
+        .unwrap();
+    assert!(next.token() > token);
 }
 
 #[tokio::test]
