@@ -334,7 +334,6 @@ impl LockBackend for RedisBackend {
     /// Releases as they are told on the lock's channel, and one hint after each subscription. Ends
     /// when subscribing is forbidden.
     fn changes(&self, lock: &LockName) -> Changes {
-        let channel = scripts::channel(&self.shared.dialer.config.prefix, lock);
-        self.shared.wakeups.subscribe(channel)
+        self.shared.wakeups.subscribe(self.names(lock).channel())
     }
 }

@@ -12,7 +12,7 @@
 use std::sync::OnceLock;
 use std::time::Duration;
 
-use redis::{Value, cmd};
+use redis::{Cmd, Value, cmd};
 use tenure_core::record::MAX_LEASE;
 use tenure_core::{Candidate, FencingToken, Holder, LockName};
 
@@ -33,15 +33,12 @@ use crate::topology::Seat;
 /// - Somebody may have taken the expiry away (PERSIST); the lock would never be free again.
 static ACQUIRE: Script = Script::new(
     r"
-local function value(campaign, token, lease, rest)
-  return '1 ' .. campaign .. ' ' .. token .. ' ' .. lease .. ' ' .. rest
-end
 local held = redis.call('GET', KEYS[1])
 if held then
   local campaign, token, lease = string.match(held, '^1 (%S+) (%d+) (%d+) ')
   if campaign == ARGV[1] then
     redis.call('PEXPIRE', KEYS[1], ARGV[2])
-    local mine = value(campaign, token, ARGV[2], ARGV[3])
+    local mine = '1 ' .. campaign .. ' ' .. token .. ' ' .. ARGV[2] .. ' ' .. ARGV[3]
     if mine ~= held then redis.call('SET', KEYS[1], mine, 'PX', ARGV[2]) end
     return {1, token}
   end
@@ -61,12 +58,15 @@ if mark then
   if not last then return {3, KEYS[2]} end
 end
 local info = redis.pcall('INFO', 'replication')
-local epoch = type(info) == 'string' and string.match(info, 'master_replid:(%w+)') or ''
-if epoch == '' then epoch = before end
+local epoch = before
+if type(info) == 'string' then
+  local _, at = string.find(info, 'master_replid:', 1, true)
+  if at then epoch = string.match(info, '^%w+', at + 1) or before end
+end
 if before ~= '' and epoch ~= before then
   local wait = math.max(tonumber(ARGV[2]), math.min(tonumber(lease) or 0, tonumber(ARGV[4])))
   redis.call('SET', KEYS[2], last .. ' ' .. epoch .. ' ' .. ARGV[2])
-  redis.call('SET', KEYS[1], value('-', 0, wait, ''), 'PX', wait)
+  redis.call('SET', KEYS[1], '1 - 0 ' .. wait .. ' ', 'PX', wait)
   return {2, wait, before, epoch}
 end
 local now = redis.call('TIME')
@@ -74,29 +74,33 @@ local token = math.max(tonumber(last) + 1, now[1] * 10000 + math.floor(now[2] / 
 if token >= 281474976710656 then return {3, KEYS[2]} end
 token = string.format('%.0f', token)
 redis.call('SET', KEYS[2], token .. ' ' .. epoch .. ' ' .. ARGV[2])
-redis.call('SET', KEYS[1], value(ARGV[1], token, ARGV[2], ARGV[3]), 'PX', ARGV[2])
+local mine = '1 ' .. ARGV[1] .. ' ' .. token .. ' ' .. ARGV[2] .. ' ' .. ARGV[3]
+redis.call('SET', KEYS[1], mine, 'PX', ARGV[2])
 return {1, token}
 ",
 );
 
 /// Extends a term.
 ///
-/// KEYS: the lock. ARGV: campaign, token, lease, identity with value.
+/// KEYS: the lock. ARGV: its value as it is to be, lease, beginning of the term's values.
 ///
 /// The expiry comes first: it needs no memory, and after it the server lets the script go on when
-/// its memory is full. The value is written only when it has changed.
+/// its memory is full. The value is written only when it has changed: mostly there is one
+/// comparison and one command, which is as short as a conditional renewal gets.
 static RENEW: Script = Script::new(
     r"
 local held = redis.call('GET', KEYS[1])
-if not held then return {0, '', 0} end
-local mine = '1 ' .. ARGV[1] .. ' ' .. ARGV[2] .. ' '
-if string.sub(held, 1, #mine) ~= mine then
-  return {0, held, redis.call('PTTL', KEYS[1])}
+if held ~= ARGV[1] then
+  if not held then return {0, '', 0} end
+  if string.sub(held, 1, #ARGV[3]) ~= ARGV[3] then
+    return {0, held, redis.call('PTTL', KEYS[1])}
+  end
+  redis.call('PEXPIRE', KEYS[1], ARGV[2])
+  redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])
+  return 1
 end
-redis.call('PEXPIRE', KEYS[1], ARGV[3])
-mine = mine .. ARGV[3] .. ' ' .. ARGV[4]
-if held ~= mine then redis.call('SET', KEYS[1], mine, 'PX', ARGV[3]) end
-return {1}
+redis.call('PEXPIRE', KEYS[1], ARGV[2])
+return 1
 ",
 );
 
@@ -116,6 +120,9 @@ if type(sent) == 'table' and sent.err then return {1, sent.err} end
 return {1, ''}
 ",
 );
+
+/// For a command's name, a script's hash, and the number of keys.
+const ROOM_FOR_HASH: usize = 64;
 
 /// A script and the hash by which a server remembers it.
 struct Script {
@@ -140,8 +147,12 @@ impl Script {
     /// restart, failover). Its numbered answer, without a deadline.
     async fn run(&self, seat: &Seat, keys: &[&str], arguments: &[&str]) -> Result<Answer, Trouble> {
         let command = |name: &str, script: &str| {
-            let mut command = cmd(name);
-            command.arg(script).arg(keys.len()).arg(keys).arg(arguments);
+            let bytes: usize = keys.iter().chain(arguments).map(|text| text.len()).sum();
+            // The text is sent seldom.
+            let mut command =
+                Cmd::with_capacity(3 + keys.len() + arguments.len(), bytes + ROOM_FOR_HASH);
+            command.arg(name).arg(script).arg(keys.len());
+            command.arg(keys).arg(arguments);
             command
         };
         let answer = match seat.query(&command("EVALSHA", self.hash())).await {
@@ -151,6 +162,10 @@ impl Script {
             answer => answer?,
         };
         match answer {
+            Value::Int(number) => Ok(Answer {
+                number,
+                parts: Vec::new(),
+            }),
             Value::Array(parts) => match parts.first() {
                 Some(Value::Int(number)) => Ok(Answer {
                     number: *number,
@@ -194,29 +209,28 @@ fn millis_from(millis: i64) -> Duration {
     Duration::from_millis(u64::try_from(millis).unwrap_or(0))
 }
 
-/// The names of a lock's keys and of its channel. The braces put both keys into one slot of a
-/// cluster.
+/// The name of a lock's key, from which the others follow. The braces put both keys into one slot
+/// of a cluster.
 #[derive(Debug)]
 pub(crate) struct Names {
-    pub(crate) lock: String,
-    pub(crate) mark: String,
-    pub(crate) channel: String,
+    lock: String,
 }
 
 impl Names {
     pub(crate) fn new(prefix: &str, lock: &LockName) -> Self {
-        let key = format!("{prefix}:{{{lock}}}");
         Self {
-            mark: format!("{key}:fence"),
-            channel: channel(prefix, lock),
-            lock: key,
+            lock: format!("{prefix}:{{{lock}}}"),
         }
     }
-}
 
-/// The channel on which releases of a lock are told.
-pub(crate) fn channel(prefix: &str, lock: &LockName) -> String {
-    format!("{prefix}:{{{lock}}}:released")
+    fn mark(&self) -> String {
+        format!("{}:fence", self.lock)
+    }
+
+    /// The channel on which releases of the lock are told.
+    pub(crate) fn channel(&self) -> String {
+        format!("{}:released", self.lock)
+    }
 }
 
 pub(crate) enum Acquire {
@@ -243,7 +257,7 @@ pub(crate) async fn acquire(
     let answer = ACQUIRE
         .run(
             seat,
-            &[&names.lock, &names.mark],
+            &[&names.lock, &names.mark()],
             &[
                 &candidate.campaign.to_string(),
                 &lease.to_string(),
@@ -291,16 +305,13 @@ pub(crate) async fn renew(
     token: FencingToken,
     lease: u64,
 ) -> Result<Renew, Trouble> {
+    let beginning = beginning(candidate, Some(token));
+    let value = format!("{beginning}{lease} {}", identity_and_value(candidate));
     let answer = RENEW
         .run(
             seat,
             &[&names.lock],
-            &[
-                &candidate.campaign.to_string(),
-                &token.counter().to_string(),
-                &lease.to_string(),
-                &identity_and_value(candidate),
-            ],
+            &[&value, &lease.to_string(), &beginning],
         )
         .await?;
     if answer.number == 1 {
@@ -317,13 +328,12 @@ pub(crate) async fn release(
     candidate: &Candidate,
     token: Option<FencingToken>,
 ) -> Result<Option<String>, Trouble> {
-    let campaign = candidate.campaign;
-    let beginning = match token {
-        Some(token) => format!("1 {campaign} {} ", token.counter()),
-        None => format!("1 {campaign} "),
-    };
     let answer = RELEASE
-        .run(seat, &[&names.lock], &[&beginning, &names.channel])
+        .run(
+            seat,
+            &[&names.lock],
+            &[&beginning(candidate, token), &names.channel()],
+        )
         .await?;
     Ok(Some(answer.text(1)?).filter(|problem| !problem.is_empty()))
 }
@@ -352,6 +362,15 @@ pub(crate) async fn look(seat: &Seat, names: &Names) -> Result<Option<Holder>, T
         }
         Value::Int(left) => Ok(holder(&value, millis_from(left))),
         _ => Err(Trouble::unreadable("PTTL")),
+    }
+}
+
+/// What the values of a term begin with, or of any term of the campaign.
+fn beginning(candidate: &Candidate, token: Option<FencingToken>) -> String {
+    let campaign = candidate.campaign;
+    match token {
+        Some(token) => format!("1 {campaign} {} ", token.counter()),
+        None => format!("1 {campaign} "),
     }
 }
 
