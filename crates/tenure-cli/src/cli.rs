@@ -103,18 +103,8 @@ pub(crate) struct RunArgs {
     /// Who campaigns, unique among all candidates [default: pod or host name and a random part]
     #[arg(long, env = "TENURE_IDENTITY", value_name = "ID")]
     pub(crate) id: Option<String>,
-    /// How often a leader proves that it is alive, and when it is taken for dead
-    #[arg(long, env = "TENURE_POLICY", value_enum, default_value_t = Preset::Default)]
-    pub(crate) policy: Preset,
-    /// Others wait so long after a leader's last heartbeat; what is not given scales with it
-    #[arg(long, env = "TENURE_LEASE", value_name = "DURATION")]
-    pub(crate) lease: Option<String>,
-    /// A leader renews so often
-    #[arg(long, env = "TENURE_HEARTBEAT", value_name = "DURATION")]
-    pub(crate) heartbeat: Option<String>,
-    /// CMD gets so long to stop when leadership is lost
-    #[arg(long, env = "TENURE_STOP_GRACE", value_name = "DURATION")]
-    pub(crate) stop_grace: Option<String>,
+    #[command(flatten)]
+    pub(crate) policy: PolicyArgs,
     /// CMD gets so long to stop on SIGTERM and SIGINT, while the lock is kept
     #[arg(
         long,
@@ -129,6 +119,23 @@ pub(crate) struct RunArgs {
     /// The command to run while leading, and its arguments
     #[arg(last = true, required = true, value_name = "CMD")]
     pub(crate) command: Vec<OsString>,
+}
+
+/// The heartbeat and timeouts.
+#[derive(Args, Debug)]
+pub(crate) struct PolicyArgs {
+    /// How often a leader proves that it is alive, and when it is taken for dead
+    #[arg(long, env = "TENURE_POLICY", value_enum, default_value_t = Preset::Default)]
+    pub(crate) policy: Preset,
+    /// Others wait so long after a leader's last heartbeat; what is not given scales with it
+    #[arg(long, env = "TENURE_LEASE", value_name = "DURATION")]
+    pub(crate) lease: Option<String>,
+    /// A leader renews so often
+    #[arg(long, env = "TENURE_HEARTBEAT", value_name = "DURATION")]
+    pub(crate) heartbeat: Option<String>,
+    /// CMD gets so long to stop when leadership is lost
+    #[arg(long, env = "TENURE_STOP_GRACE", value_name = "DURATION")]
+    pub(crate) stop_grace: Option<String>,
 }
 
 /// A ready-made policy.

@@ -2,10 +2,12 @@
 
 use std::time::Duration;
 
-use tenure::{Identity, LockName, Policy};
+use clap::ValueEnum as _;
+use clap::builder::PossibleValue;
+use tenure::{Identity, LockName, Policy, PolicySettings, Setting};
 use tokio::runtime::{Builder, Runtime};
 
-use crate::cli::{Preset, RunArgs};
+use crate::cli::PolicyArgs;
 use crate::failure::Failure;
 
 pub(crate) fn lock(name: &str) -> Result<LockName, Failure> {
@@ -19,41 +21,20 @@ pub(crate) fn identity(id: Option<&str>) -> Result<Identity, Failure> {
     }
 }
 
-pub(crate) fn policy(args: &RunArgs) -> Result<Policy, Failure> {
-    let preset = match args.policy {
-        Preset::Default => Policy::default(),
-        Preset::ClientGo => Policy::client_go(),
-        Preset::Fast => Policy::fast(),
+pub(crate) fn policy(args: &PolicyArgs) -> Result<Policy, Failure> {
+    let preset = args.policy.to_possible_value();
+    let policy = PolicySettings {
+        preset: Setting::new("--policy", preset.as_ref().map(PossibleValue::get_name)),
+        lease: Setting::new("--lease", args.lease.as_deref()),
+        heartbeat: Setting::new("--heartbeat", args.heartbeat.as_deref()),
+        stop_grace: Setting::new("--stop-grace", args.stop_grace.as_deref()),
     };
-    let mut builder = preset.to_builder();
-    if let Some(lease) = &args.lease {
-        builder = builder.lease(duration("--lease", lease)?);
-    }
-    if let Some(heartbeat) = &args.heartbeat {
-        builder = builder.heartbeat(duration("--heartbeat", heartbeat)?);
-    }
-    if let Some(grace) = &args.stop_grace {
-        builder = builder.stop_grace(duration("--stop-grace", grace)?);
-    }
-    Ok(builder.build()?)
+    Ok(policy.read()?)
 }
 
-/// What can be added to any clock's time.
-const LONGEST: Duration = Duration::from_secs(100 * 365 * 86_400);
-
 pub(crate) fn duration(option: &str, text: &str) -> Result<Duration, Failure> {
-    let shown: String = text.chars().take(40).flat_map(char::escape_debug).collect();
-    let duration = humantime::parse_duration(text).map_err(|problem| {
-        Failure::new(format!(
-            "{option} \"{shown}\" is not a duration ({problem}); use something like 15s or 500ms"
-        ))
-    })?;
-    if duration > LONGEST {
-        return Err(Failure::new(format!(
-            "{option} \"{shown}\" is longer than 100 years; use something like 15s or 500ms"
-        )));
-    }
-    Ok(duration)
+    let duration = Setting::new(option, Some(text)).duration()?;
+    Ok(duration.unwrap_or_default())
 }
 
 /// The main thread's runtime.
@@ -67,6 +48,22 @@ pub(crate) fn runtime() -> Result<Runtime, Failure> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cli::Preset;
+
+    #[test]
+    fn each_preset_is_a_policy_of_the_library() {
+        let names = Preset::value_variants().iter().map(|preset| {
+            let args = PolicyArgs {
+                policy: *preset,
+                lease: None,
+                heartbeat: None,
+                stop_grace: None,
+            };
+            policy(&args).unwrap();
+            preset.to_possible_value().unwrap().get_name().to_owned()
+        });
+        assert!(names.eq(PolicySettings::PRESETS));
+    }
 
     #[test]
     fn durations_are_read_or_refused_with_an_example() {

@@ -41,7 +41,7 @@ pub(crate) fn run(args: RunArgs) -> Result<u8, Failure> {
     let plan = Plan {
         lock: options::lock(&args.place.lock)?,
         identity: options::identity(args.id.as_deref())?,
-        policy: options::policy(&args)?,
+        policy: options::policy(&args.policy)?,
         drain_limit: options::duration("--drain-limit", &args.drain_limit)?,
         exit_on_loss: args.exit_on_loss,
         url: args.place.backend,

@@ -51,6 +51,17 @@ pub async fn connect(url: &str) -> Result<Arc<dyn LockBackend>, Error> {
     })
 }
 
+/// Whether [`connect()`] can open the store of this URL, as far as scheme and generation tell.
+pub(crate) fn check(url: &str) -> Result<(), Error> {
+    let store = store_of(url)?;
+    take_generation(url)?;
+    if store.is_built_in() {
+        Ok(())
+    } else {
+        Err(feature_is_off(store, url))
+    }
+}
+
 /// The one place that knows the backends.
 #[allow(
     clippy::unused_async,

@@ -40,6 +40,7 @@
 //! # Where to begin
 //!
 //! - [`connect`] opens a store from a URL, [`Election`] is one candidate for one lock.
+//!   [`from_env`] reads both, and the policy, from environment variables.
 //! - [`Election::run_until`] runs work while leading; [`Election::campaign`] gives the
 //!   [`Leadership`] itself. The work gets the [`Term`], and asks [`Term::permit`] beside each
 //!   side effect.
@@ -83,7 +84,9 @@
 mod connect;
 mod redact;
 mod scheme;
+mod settings;
 
 pub use connect::connect;
 pub use redact::redact;
+pub use settings::{PolicySettings, Setting, Settings, from_env, variable};
 pub use tenure_core::*;

@@ -25,6 +25,19 @@ impl Store {
             Self::Postgres => "postgres",
         }
     }
+
+    /// Whether the store's feature is on.
+    pub(crate) const fn is_built_in(self) -> bool {
+        match self {
+            Self::Memory => cfg!(feature = "memory"),
+            Self::File => cfg!(feature = "file"),
+            Self::KubeLease => cfg!(feature = "kube-lease"),
+            Self::KubeConfigMap => cfg!(feature = "kube-configmap"),
+            Self::Etcd => cfg!(feature = "etcd"),
+            Self::Redis => cfg!(feature = "redis"),
+            Self::Postgres => cfg!(feature = "postgres"),
+        }
+    }
 }
 
 /// Every known scheme.
