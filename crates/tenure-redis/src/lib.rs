@@ -101,9 +101,9 @@
 //!
 //! # Valkey
 //!
-//! Valkey 7.2 and later speak the same protocol, and nothing here depends on the difference. Old
-//! versions of either work from Redis 5 on (replication of scripts by their effects); users and
-//! their permissions need Redis 6.
+//! Valkey 7.2 and later speak the same protocol, and nothing here is meant to depend on the
+//! difference, but the tests have been run on Redis 7.0 only. Old versions should work from Redis 5
+//! on (replication of scripts by their effects); users and their permissions need Redis 6.
 
 mod backend;
 mod checks;
