@@ -102,7 +102,10 @@ async fn pause(resting: bool) {
 
 /// Calls on a free lock, and on one's own: one after the other, or each from rest, as they mostly
 /// are.
-#[allow(clippy::too_many_lines, reason = "one table: a floor, and what is beside it")]
+#[allow(
+    clippy::too_many_lines,
+    reason = "one table: a floor, and what is beside it"
+)]
 async fn calls(server: &Server, resting: bool) {
     let millis = LONG.as_millis().to_string();
     let [mut plain, mut scripted] = [bare(server).await, bare(server).await];
