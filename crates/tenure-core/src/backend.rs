@@ -10,7 +10,7 @@ use async_trait::async_trait;
 use futures_core::Stream;
 
 use crate::{
-    Capabilities, Error, FencingToken, Identity, LockName, PublishedValue, SharedClock, Time,
+    Capabilities, Check, Error, FencingToken, Identity, LockName, PublishedValue, SharedClock, Time,
 };
 
 /// A lock in a shared store: what every backend implements and the engine drives.
@@ -84,6 +84,18 @@ pub trait LockBackend: fmt::Debug + Send + Sync + 'static {
     /// correctness never hangs on it. The stream ends only when no more hints can come; then
     /// the caller polls.
     fn changes(&self, lock: &LockName) -> Changes;
+
+    /// What an operator should know before relying on this store: its settings, its version, our
+    /// permissions on `lock`, whether it can grant `lease`. The engine never asks; `tenure doctor`
+    /// does.
+    ///
+    /// Changes nothing at the store, and wakes nobody. A look that fails is a [`Check`] too, never
+    /// left out: what was not seen is not fine. By default there is nothing to tell. Each look is
+    /// bounded by the backend's own timeouts; the future can be dropped.
+    async fn diagnose(&self, lock: &LockName, lease: Duration) -> Vec<Check> {
+        let _ = (lock, lease);
+        Vec::new()
+    }
 }
 
 /// A stream of hints, see [`LockBackend::changes`].

@@ -8,7 +8,7 @@ use async_trait::async_trait;
 use futures_util::{StreamExt as _, future, stream};
 
 use crate::{
-    Acquired, CampaignId, Candidate, Capabilities, Changes, Error, ErrorKind, Expiry,
+    Acquired, CampaignId, Candidate, Capabilities, Changes, Check, Error, ErrorKind, Expiry,
     FencingGuarantee, FencingToken, Grant, Hint, Holder, LockBackend, LockName, Occupancy,
     Operation, Order, Renewal, Rises, SharedClock, Time, Wakeup,
 };
@@ -346,6 +346,19 @@ impl LockBackend for Both {
                 .take_while(|hint| future::ready(hint.is_some()))
                 .filter_map(future::ready::<Option<Hint>>),
         )
+    }
+
+    async fn diagnose(&self, lock: &LockName, lease: Duration) -> Vec<Check> {
+        let of = async |store: &Arc<dyn LockBackend>| {
+            let name = store.capabilities().store;
+            let mut checks = store.diagnose(lock, lease).await;
+            for check in &mut checks {
+                check.reason = format!("{name}: {}", check.reason);
+            }
+            checks
+        };
+        let (first, second) = future::join(of(&self.first), of(&self.second)).await;
+        [first, second].concat()
     }
 }
 

@@ -6,8 +6,8 @@ use std::time::Duration;
 use async_trait::async_trait;
 
 use crate::{
-    Acquired, Candidate, Capabilities, Changes, Error, FencingToken, Generation, Grant, Holder,
-    LockBackend, LockName, Occupancy, Renewal, SharedClock, Time,
+    Acquired, Candidate, Capabilities, Changes, Check, Error, FencingToken, Generation, Grant,
+    Holder, LockBackend, LockName, Occupancy, Renewal, SharedClock, Time,
 };
 
 /// A backend whose tokens carry a [`Generation`].
@@ -100,6 +100,10 @@ impl LockBackend for InGeneration {
     fn changes(&self, lock: &LockName) -> Changes {
         self.inner.changes(lock)
     }
+
+    async fn diagnose(&self, lock: &LockName, lease: Duration) -> Vec<Check> {
+        self.inner.diagnose(lock, lease).await
+    }
 }
 
 #[cfg(test)]
@@ -130,5 +134,23 @@ mod tests {
         assert_eq!(holder.token, Some(grant.token));
         backend.release(&grant).await.unwrap();
         assert_eq!(memory.holder(&lock).await.unwrap(), Occupancy::Free);
+    }
+
+    #[tokio::test]
+    async fn what_a_store_tells_of_itself_is_passed_on() {
+        let memory: Arc<dyn LockBackend> = Arc::new(MemoryBackend::private());
+        let lock = LockName::new("moved").unwrap();
+        let told = memory.diagnose(&lock, Duration::from_secs(20)).await;
+        assert_eq!(told.len(), 1);
+        let inside = InGeneration::new(memory.clone(), Generation::new(3).unwrap());
+        assert_eq!(inside.diagnose(&lock, Duration::from_secs(20)).await, told);
+        let both = crate::Both::new(memory.clone(), memory).unwrap();
+        let of_both = both.diagnose(&lock, Duration::from_secs(20)).await;
+        assert_eq!(of_both.len(), 2);
+        assert!(
+            of_both
+                .iter()
+                .all(|check| check.reason.starts_with("memory: "))
+        );
     }
 }

@@ -53,6 +53,7 @@
 mod backend;
 mod both;
 mod capabilities;
+mod check;
 mod clock;
 mod election;
 mod engine;
@@ -79,6 +80,7 @@ pub use backend::{
 };
 pub use both::Both;
 pub use capabilities::{Capabilities, Expiry, FencingGuarantee, Order, Rises, Wakeup};
+pub use check::{Check, Verdict};
 pub use clock::{BootClock, Clock, SharedClock, Time};
 pub use election::{Election, ElectionBuilder};
 pub use error::{Error, ErrorKind, Operation};

@@ -12,8 +12,8 @@ use crate::record::{
     Liveness, Record, RecordEvent, RecordEvents, RecordLock, RecordStore, Step, Versioned, Written,
 };
 use crate::{
-    BootClock, Capabilities, Error, Expiry, FencingGuarantee, FencingToken, LockName, Order, Rises,
-    SharedClock, Time, Wakeup,
+    BootClock, Capabilities, Check, Error, Expiry, FencingGuarantee, FencingToken, LockName, Order,
+    Rises, SharedClock, Time, Wakeup,
 };
 
 /// Elections among the tasks of one process: for tests, and for a service that runs alone.
@@ -174,6 +174,15 @@ impl RecordStore for MemoryStore {
         expected: &Versioned,
     ) -> Result<Written, Error> {
         self.write(lock, record, step, Some(expected.version))
+    }
+
+    async fn diagnose(&self, _lock: &LockName, _lease: Duration) -> Vec<Check> {
+        vec![Check::warning(
+            "scope",
+            "the locks are known to the tasks of this process only; another process elects a \
+             leader of its own",
+            "use a store that all candidates reach, such as file:///directory on one host",
+        )]
     }
 
     fn watch(&self, lock: &LockName) -> RecordEvents {

@@ -14,14 +14,15 @@ use tenure_core::record::{
     Step, Versioned,
 };
 use tenure_core::{
-    BootClock, CampaignId, Capabilities, Clock as _, Error, ErrorKind, Expiry, FencingGuarantee,
-    FencingToken, LockName, Operation, Order, Rises, SharedClock, Wakeup, record,
+    BootClock, CampaignId, Capabilities, Check, Clock as _, Error, ErrorKind, Expiry,
+    FencingGuarantee, FencingToken, LockName, Operation, Order, Rises, SharedClock, Wakeup, record,
 };
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
 use crate::FileConfig;
 use crate::alive::{self, Alive, Pulse};
+use crate::checks;
 use crate::format::{self, ClockDomain, Content, Written};
 use crate::record_file::{RecordFiles, Swapped};
 use crate::trouble::{Action, During as _, Trouble};
@@ -524,6 +525,19 @@ impl RecordStore for FileStore {
         expected: &Versioned,
     ) -> Result<record::Written, Error> {
         self.write(lock, record, step, Some(expected)).await
+    }
+
+    async fn diagnose(&self, lock: &LockName, _lease: Duration) -> Vec<Check> {
+        let lock = lock.clone();
+        let looked = self
+            .run(Operation::Connect, move |directory| {
+                Ok(checks::diagnose(&directory.path, &lock))
+            })
+            .await;
+        looked.unwrap_or_else(|error| {
+            let remedy = "see whether the disk answers";
+            vec![Check::unusable("directory", error.message(), remedy)]
+        })
     }
 
     fn watch(&self, lock: &LockName) -> RecordEvents {

@@ -86,6 +86,7 @@
 
 mod alive;
 mod backend;
+mod checks;
 mod config;
 mod format;
 mod record_file;

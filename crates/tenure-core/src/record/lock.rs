@@ -9,7 +9,7 @@ use futures_util::StreamExt as _;
 use super::observation::{Observations, Standing};
 use super::{Record, RecordEvent, RecordHolder, RecordStore, Step, Versioned, Written};
 use crate::{
-    Acquired, Candidate, Capabilities, Changes, Error, ErrorKind, FencingToken, Grant, Hint,
+    Acquired, Candidate, Capabilities, Changes, Check, Error, ErrorKind, FencingToken, Grant, Hint,
     Holder, LockBackend, LockName, Occupancy, Operation, Renewal, SharedClock, Time,
 };
 
@@ -375,6 +375,10 @@ impl<S: RecordStore> LockBackend for RecordLock<S> {
             let (inner, lock) = (inner.clone(), lock.clone());
             async move { inner.hint(&lock, event).await }
         }))
+    }
+
+    async fn diagnose(&self, lock: &LockName, lease: Duration) -> Vec<Check> {
+        self.inner.store.diagnose(lock, lease).await
     }
 }
 

@@ -17,7 +17,7 @@ use futures_core::Stream;
 
 pub use lock::RecordLock;
 
-use crate::{CampaignId, Capabilities, Error, FencingToken, LockName, SharedClock, Time};
+use crate::{CampaignId, Capabilities, Check, Error, FencingToken, LockName, SharedClock, Time};
 
 /// The longest lease a record is believed: one hour.
 ///
@@ -56,6 +56,12 @@ pub trait RecordStore: fmt::Debug + Send + Sync + 'static {
 
     /// Tells of changes; may miss some. Ends when no more can come.
     fn watch(&self, lock: &LockName) -> RecordEvents;
+
+    /// See [`LockBackend::diagnose`](crate::LockBackend::diagnose).
+    async fn diagnose(&self, lock: &LockName, lease: Duration) -> Vec<Check> {
+        let _ = (lock, lease);
+        Vec::new()
+    }
 }
 
 /// A stream of changes, see [`RecordStore::watch`].
