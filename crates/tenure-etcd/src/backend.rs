@@ -7,13 +7,14 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use tenure_core::{
-    Acquired, BootClock, Candidate, Capabilities, Changes, Error, ErrorKind, Expiry,
+    Acquired, BootClock, Candidate, Capabilities, Changes, Check, Error, ErrorKind, Expiry,
     FencingGuarantee, FencingToken, Grant, LockBackend, LockName, Occupancy, Operation, Order,
     Renewal, Rises, SharedClock, Time, Wakeup,
 };
 use tokio::runtime::Handle;
 use tokio::sync::oneshot;
 
+use crate::checks;
 use crate::config::EtcdConfig;
 use crate::errors::{Cause, Trouble};
 use crate::guard::Guard;
@@ -456,5 +457,9 @@ impl LockBackend for EtcdBackend {
 
     fn changes(&self, lock: &LockName) -> Changes {
         self.inner.common.hub.changes(lock)
+    }
+
+    async fn diagnose(&self, lock: &LockName, _lease: Duration) -> Vec<Check> {
+        checks::diagnose(&self.inner.common.links, lock).await
     }
 }

@@ -65,6 +65,15 @@ impl Endpoint {
     }
 }
 
+impl Endpoint {
+    /// Whether it is on this host, as far as its name tells.
+    pub(crate) fn is_loopback(&self) -> bool {
+        let host = self.host.trim_matches(['[', ']']);
+        let number: Option<std::net::IpAddr> = host.parse().ok();
+        host == "localhost" || number.is_some_and(|number| number.is_loopback())
+    }
+}
+
 impl fmt::Display for Endpoint {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}:{}", self.host, self.port)

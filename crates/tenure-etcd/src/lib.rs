@@ -55,6 +55,7 @@
 //! `protobuf-compiler` and `libprotobuf-dev`). No other crate of this workspace needs them.
 
 mod backend;
+mod checks;
 mod config;
 mod errors;
 mod guard;

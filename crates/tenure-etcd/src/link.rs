@@ -103,7 +103,8 @@ impl Links {
         Ok(link)
     }
 
-    async fn dial(&self, endpoint: &Endpoint) -> Result<Link, Trouble> {
+    /// A new link to this endpoint, not the one in use.
+    pub(crate) async fn dial(&self, endpoint: &Endpoint) -> Result<Link, Trouble> {
         let limit = self.config.connect_timeout;
         let dialling = async {
             let mut options = ConnectOptions::new()

@@ -58,7 +58,7 @@ impl Resource {
         }
     }
 
-    fn path(&self, namespace: &str) -> String {
+    pub(crate) fn path(&self, namespace: &str) -> String {
         let root = if self.group.is_empty() {
             "/api"
         } else {
@@ -265,7 +265,7 @@ impl Cluster {
         Err(Reply::read(&request, response).await?.refused(&request))
     }
 
-    async fn exchange(
+    pub(crate) async fn exchange(
         &self,
         request: &Request<'_>,
         method: Method,
@@ -306,10 +306,10 @@ impl Cluster {
     }
 }
 
-struct Reply {
-    status: StatusCode,
+pub(crate) struct Reply {
+    pub(crate) status: StatusCode,
     headers: HeaderMap,
-    body: Vec<u8>,
+    pub(crate) body: Vec<u8>,
 }
 
 impl Reply {
@@ -342,7 +342,7 @@ impl Reply {
             })
     }
 
-    fn refused(&self, request: &Request<'_>) -> Error {
+    pub(crate) fn refused(&self, request: &Request<'_>) -> Error {
         errors::refused(request, self.status, &self.headers, &self.body)
     }
 }

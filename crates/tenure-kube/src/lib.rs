@@ -12,6 +12,7 @@
 //! k8s-openapi = { version = "0.29", default-features = false, features = ["latest"] }
 //! ```
 
+mod checks;
 mod client;
 mod config;
 mod election_record;

@@ -12,10 +12,11 @@ use tenure_core::record::{
     Liveness, Record, RecordEvents, RecordHolder, RecordStore, Step, Versioned, Written,
 };
 use tenure_core::{
-    BootClock, CampaignId, Capabilities, Error, ErrorKind, Expiry, FencingGuarantee, Identity,
-    LockName, Operation, Order, Rises, SharedClock, Wakeup,
+    BootClock, CampaignId, Capabilities, Check, Error, ErrorKind, Expiry, FencingGuarantee,
+    Identity, LockName, Operation, Order, Rises, SharedClock, Wakeup,
 };
 
+use crate::checks;
 use crate::client::{Answer, Cluster};
 use crate::term::{TERM_ANNOTATION, Term, annotation};
 use crate::watch::{self, Warned};
@@ -292,6 +293,10 @@ impl<F: Form> RecordStore for ObjectStore<F> {
             .update(operation, &F::RESOURCE, lock.as_str(), &object)
             .await?;
         objects.applied(answer)
+    }
+
+    async fn diagnose(&self, lock: &LockName, _lease: Duration) -> Vec<Check> {
+        checks::diagnose(&self.objects.cluster, &F::RESOURCE, lock).await
     }
 
     fn watch(&self, lock: &LockName) -> RecordEvents {

@@ -7,13 +7,14 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use tenure_core::{
-    Acquired, BootClock, Candidate, Capabilities, Changes, Error, ErrorKind, Expiry,
+    Acquired, BootClock, Candidate, Capabilities, Changes, Check, Error, ErrorKind, Expiry,
     FencingGuarantee, FencingToken, Grant, Identity, LockBackend, LockName, Occupancy, Operation,
     Order, Renewal, Rises, SharedClock, Time, Wakeup,
 };
 use tokio::runtime::Handle;
 use tokio::sync::oneshot;
 
+use crate::checks;
 use crate::config::PostgresConfig;
 use crate::errors::Trouble;
 use crate::guard::GuardedTransaction;
@@ -425,5 +426,9 @@ impl LockBackend for PostgresBackend {
 
     fn changes(&self, lock: &LockName) -> Changes {
         self.inner.hub.changes(self.inner.config.key_of(lock))
+    }
+
+    async fn diagnose(&self, _lock: &LockName, lease: Duration) -> Vec<Check> {
+        checks::diagnose(&self.inner.config, lease).await
     }
 }

@@ -68,6 +68,14 @@ impl Address {
     pub(crate) fn is_socket(&self) -> bool {
         self.host.starts_with('/')
     }
+
+    /// As far as its name tells.
+    pub(crate) fn is_on_this_host(&self) -> bool {
+        let number: Option<std::net::IpAddr> = self.host.parse().ok();
+        self.is_socket()
+            || self.host == "localhost"
+            || number.is_some_and(|number| number.is_loopback())
+    }
 }
 
 impl fmt::Display for Address {

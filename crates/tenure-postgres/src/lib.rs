@@ -74,6 +74,7 @@
 //! `NOTIFY tenure, '1 free <key>'`.
 
 mod backend;
+mod checks;
 mod config;
 mod errors;
 mod guard;

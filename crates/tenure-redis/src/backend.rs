@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use tenure_core::{
-    Acquired, BootClock, Candidate, Capabilities, Changes, Error, ErrorKind, Expiry,
+    Acquired, BootClock, Candidate, Capabilities, Changes, Check, Error, ErrorKind, Expiry,
     FencingGuarantee, Grant, LockBackend, LockName, Occupancy, Operation, Order, Renewal, Rises,
     SharedClock, Time, Wakeup,
 };
@@ -335,5 +335,31 @@ impl LockBackend for RedisBackend {
     /// when subscribing is forbidden.
     fn changes(&self, lock: &LockName) -> Changes {
         self.shared.wakeups.subscribe(self.names(lock).channel())
+    }
+
+    async fn diagnose(&self, lock: &LockName, _lease: Duration) -> Vec<Check> {
+        let config = &self.shared.dialer.config;
+        let failed = |name, trouble: Trouble| {
+            let error = trouble.into_error(Operation::Connect);
+            Check::unusable(name, error.message(), "mend that, and look again")
+        };
+        let topology = &self.shared.topology;
+        let looked = topology
+            .call_any(|live| Box::pin(checks::diagnose(live)))
+            .await;
+        let mut checks = looked.unwrap_or_else(|trouble| vec![failed("settings", trouble)]);
+        let names = &self.names(lock);
+        let may = topology
+            .call(lock, |seat| {
+                let look = async move {
+                    checks::permissions(&seat, names.lock_key(), &config.prefix).await
+                };
+                Box::pin(look)
+            })
+            .await;
+        checks.push(may.unwrap_or_else(|trouble| failed("permissions", trouble)));
+        checks.push(checks::encryption(config));
+        checks.extend(checks::sentinels(config));
+        checks
     }
 }

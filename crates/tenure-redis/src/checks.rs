@@ -4,10 +4,12 @@
 use std::fmt;
 
 use redis::{Value, cmd};
-use tenure_core::ErrorKind;
+use tenure_core::{Check, ErrorKind};
 
+use crate::config::{Address, RedisConfig, Servers};
 use crate::connection::{Live, field};
-use crate::errors::Trouble;
+use crate::errors::{Trouble, acl_line};
+use crate::topology::Seat;
 
 /// Something about the server that weakens what this backend promises. Each is logged as a
 /// warning when the backend is connected.
@@ -36,32 +38,206 @@ pub enum Finding {
     },
 }
 
-impl fmt::Display for Finding {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+impl Finding {
+    fn reason(&self) -> String {
         match self {
-            Self::MayEvict { policy } => write!(
-                f,
-                "maxmemory-policy is {policy}, so a lock can be thrown away while it is held; set \
-                 it to noeviction"
+            Self::MayEvict { policy } => format!(
+                "maxmemory-policy is {policy}, so a lock can be thrown away while it is held"
             ),
-            Self::NotPersistent => f.write_str(
-                "nothing is kept over a restart, so a lock can be given away while it is held; \
-                 set appendonly yes",
-            ),
-            Self::LosesLastWrites => f.write_str(
-                "a crash can lose the last writes; set appendonly yes and appendfsync always to \
-                 keep them",
-            ),
-            Self::WritesWithoutReplicas => f.write_str(
+            Self::NotPersistent => {
+                "nothing is kept over a restart, so a lock can be given away while it is held"
+                    .to_owned()
+            }
+            Self::LosesLastWrites => "a crash can lose the last writes".to_owned(),
+            Self::WritesWithoutReplicas => {
                 "a master that is cut off from its replicas goes on granting terms, which a \
-                 failover forgets; set min-replicas-to-write 1",
-            ),
-            Self::NotChecked { reason } => write!(
-                f,
-                "the server's settings were not checked ({reason}); allow +info and +config|get"
-            ),
+                 failover forgets"
+                    .to_owned()
+            }
+            Self::NotChecked { reason } => {
+                format!("the server's settings were not checked ({reason})")
+            }
         }
     }
+
+    fn remedy(&self) -> &'static str {
+        match self {
+            Self::MayEvict { .. } => "set it to noeviction",
+            Self::NotPersistent => "set appendonly yes",
+            Self::LosesLastWrites => "set appendonly yes and appendfsync always to keep them",
+            Self::WritesWithoutReplicas => "set min-replicas-to-write 1",
+            Self::NotChecked { .. } => "allow +info and +config|get",
+        }
+    }
+
+    fn check_name(&self) -> &'static str {
+        match self {
+            Self::MayEvict { .. } => EVICTION,
+            Self::NotPersistent | Self::LosesLastWrites => PERSISTENCE,
+            Self::WritesWithoutReplicas => REPLICATION,
+            Self::NotChecked { .. } => SETTINGS,
+        }
+    }
+
+    fn check(&self) -> Check {
+        let (name, reason, remedy) = (self.check_name(), self.reason(), self.remedy());
+        match self {
+            // Two leaders without anything having failed.
+            Self::MayEvict { .. } => Check::unusable(name, reason, remedy),
+            _ => Check::warning(name, reason, remedy),
+        }
+    }
+}
+
+const EVICTION: &str = "eviction";
+const PERSISTENCE: &str = "persistence";
+const REPLICATION: &str = "replication";
+const SETTINGS: &str = "settings";
+
+impl fmt::Display for Finding {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}; {}", self.reason(), self.remedy())
+    }
+}
+
+/// What [`look`] finds, and what it finds in order.
+pub(crate) async fn diagnose(live: Live) -> Result<Vec<Check>, Trouble> {
+    let mut checks = vec![version(&live).await?];
+    checks.extend(look(live).await?.iter().map(Finding::check));
+    let all_was_seen = !checks.iter().any(|check| check.name == SETTINGS);
+    for (name, reason) in [
+        (EVICTION, "no key is thrown away while memory lasts"),
+        (PERSISTENCE, "each write is on disk before it is answered"),
+        (
+            REPLICATION,
+            "no replicas, or writes are refused when none is linked",
+        ),
+    ] {
+        // What was not seen is not said to be fine.
+        if all_was_seen && !checks.iter().any(|check| check.name == name) {
+            checks.push(Check::fine(name, reason));
+        }
+    }
+    Ok(checks)
+}
+
+/// The oldest release whose scripts this library was tried with.
+const OLDEST: u32 = 6;
+
+async fn version(live: &Live) -> Result<Check, Trouble> {
+    const NAME: &str = "server version";
+    let at = live.address();
+    let untold = || {
+        let reason = format!("{at} does not tell its version");
+        Check::warning(NAME, reason, "allow +info")
+    };
+    let info = match live.query(cmd("INFO").arg("server")).await {
+        Ok(info) => info,
+        Err(trouble) if matches!(trouble.kind, ErrorKind::Forbidden | ErrorKind::Unsupported) => {
+            return Ok(untold());
+        }
+        Err(trouble) => return Err(trouble),
+    };
+    let valkey = field(&info, "valkey_version").map(|version| ("Valkey", version));
+    let redis = field(&info, "redis_version").map(|version| ("Redis", version));
+    let Some((server, version)) = valkey.or(redis) else {
+        return Ok(untold());
+    };
+    let major: Option<u32> = version
+        .split_once('.')
+        .and_then(|(major, _)| major.parse().ok());
+    // Another's text: nothing in it is to reach the terminal.
+    let reason = format!("{server} {} at {at}", version.escape_debug());
+    Ok(if major.is_some_and(|major| major >= OLDEST) {
+        Check::fine(NAME, reason)
+    } else {
+        Check::warning(
+            NAME,
+            reason,
+            format!("use {server} {OLDEST} or newer: older ones were not tried"),
+        )
+    })
+}
+
+/// Runs the scripts' commands where they change nothing: on keys that nobody has, beside those of
+/// the lock, and on a channel that nobody listens to. The first that is refused says why.
+const PERMITTED: &str = "
+local key, channel = KEYS[1], ARGV[1]
+for _, call in ipairs({
+  {'GET', key}, {'PTTL', key}, {'TIME'}, {'INFO', 'replication'},
+  {'SET', key, '', 'XX', 'PX', '1'}, {'PEXPIRE', key, '1'}, {'DEL', key},
+  {'PUBLISH', channel, ''},
+}) do
+  local answer = redis.pcall(unpack(call))
+  if type(answer) == 'table' and answer.err then return call[1] .. ': ' .. answer.err end
+end
+return ''";
+
+/// Whether the user may do what an election does to the keys beginning with `key`.
+pub(crate) async fn permissions(seat: &Seat, key: &str, prefix: &str) -> Result<Check, Trouble> {
+    const NAME: &str = "permissions";
+    // One that no lock has: the key ends with the lock's closing brace or `:fence`.
+    let scratch = format!("{key}:doctor");
+    let mut script = cmd("EVAL");
+    script.arg(PERMITTED).arg(1).arg(&scratch).arg(&scratch);
+    let refused = match seat.query(&script).await {
+        Ok(Value::BulkString(text)) if text.is_empty() => None,
+        Ok(Value::BulkString(text)) => Some(String::from_utf8_lossy(&text).into_owned()),
+        Ok(_) => return Err(Trouble::unreadable("a script")),
+        Err(trouble) if trouble.kind == ErrorKind::Forbidden => Some(trouble.to_string()),
+        Err(trouble) => return Err(trouble),
+    };
+    Ok(match refused {
+        None => Check::fine(NAME, "the user may run each step of an election"),
+        Some(refused) => Check::unusable(
+            NAME,
+            format!("the server refuses {}", refused.escape_debug()),
+            format!("grant it: {}", acl_line(prefix)),
+        ),
+    })
+}
+
+/// Whether what is said on the way to the servers can be read there.
+pub(crate) fn encryption(config: &RedisConfig) -> Check {
+    const NAME: &str = "encryption";
+    let addresses = match &config.servers {
+        Servers::Single(address) => std::slice::from_ref(address),
+        Servers::Sentinel {
+            sentinels: nodes, ..
+        }
+        | Servers::Cluster(nodes) => nodes,
+    };
+    if config.tls.is_some() {
+        return Check::fine(NAME, "TLS, with the server's certificate verified");
+    }
+    if addresses.iter().all(is_loopback) {
+        return Check::fine(NAME, "none, on this host");
+    }
+    Check::warning(
+        NAME,
+        "none: passwords and locks can be read and changed on the way",
+        "turn TLS on at the server, and use rediss: instead of redis: in the URL",
+    )
+}
+
+fn is_loopback(address: &Address) -> bool {
+    let number: Option<std::net::IpAddr> = address.host.parse().ok();
+    address.host == "localhost" || number.is_some_and(|number| number.is_loopback())
+}
+
+/// Whether one sentinel that is down leaves a majority.
+pub(crate) fn sentinels(config: &RedisConfig) -> Option<Check> {
+    const NAME: &str = "sentinels";
+    let Servers::Sentinel { sentinels, .. } = &config.servers else {
+        return None;
+    };
+    let count = sentinels.len();
+    let reason = format!("{count} in the URL, of which more than half must name the master");
+    Some(if count < 3 {
+        Check::warning(NAME, reason, "name all sentinels, three or more")
+    } else {
+        Check::fine(NAME, reason)
+    })
 }
 
 /// Looks at the server. Only what is forbidden is a finding; other errors are returned.

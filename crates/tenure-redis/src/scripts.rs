@@ -223,6 +223,10 @@ impl Names {
         }
     }
 
+    pub(crate) fn lock_key(&self) -> &str {
+        &self.lock
+    }
+
     fn mark(&self) -> String {
         format!("{}:fence", self.lock)
     }

@@ -11,7 +11,7 @@ use support::{
     LONG, Server, candidate, free_port, held, is_lost, is_taken, lock, renewed, start, start_pair,
     start_with_password, until, within_limit,
 };
-use tenure_core::{Error, ErrorKind, LockBackend as _, Occupancy, Operation, Time};
+use tenure_core::{Check, Error, ErrorKind, LockBackend as _, Occupancy, Operation, Time, Verdict};
 use tenure_redis::{Finding, RedisBackend, RedisConfig};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
@@ -487,4 +487,45 @@ fn a_backend_whose_runtime_is_gone_says_so() {
         futures_util::StreamExt::next(&mut changes).await
     };
     assert!(second.block_on(within_limit("the end", hint)).is_none());
+}
+
+fn verdict(checks: &[Check], name: &str) -> Verdict {
+    let check = checks.iter().find(|check| check.name == name);
+    check
+        .unwrap_or_else(|| panic!("no check {name}: {checks:?}"))
+        .verdict
+}
+
+#[tokio::test]
+async fn a_diagnosis_tells_eviction_and_each_missing_right_and_changes_nothing() {
+    let Some(server) = start(&["--maxmemory", "100mb", "--maxmemory-policy", "allkeys-lru"]) else {
+        return;
+    };
+    let backend = server.connect().await;
+    let checks = backend.diagnose(&lock("looked-at"), LONG).await;
+    assert_eq!(verdict(&checks, "eviction"), Verdict::Unusable);
+    assert_eq!(verdict(&checks, "persistence"), Verdict::Warning);
+    assert_eq!(verdict(&checks, "server version"), Verdict::Fine);
+    assert_eq!(verdict(&checks, "permissions"), Verdict::Fine);
+    assert_eq!(verdict(&checks, "encryption"), Verdict::Fine);
+
+    for missing in [
+        "get", "set", "del", "pexpire", "pttl", "time", "publish", "eval",
+    ] {
+        let user = format!("without-{missing}");
+        let without = format!("-{missing}");
+        server.command(&[
+            "ACL", "SETUSER", &user, "on", ">pw", "~*", "&*", "+@all", &without,
+        ]);
+        let config = server.config().username(&user).password("pw");
+        let backend = RedisBackend::connect(config).await.unwrap();
+        let checks = backend.diagnose(&lock("looked-at"), LONG).await;
+        let check = checks.iter().find(|check| check.name == "permissions");
+        let check = check.unwrap();
+        assert_eq!(check.verdict, Verdict::Unusable, "{missing}: {check:?}");
+        let named = check.reason.to_lowercase().contains(missing);
+        assert!(named, "{missing}: {check:?}");
+        assert!(check.remedy.as_ref().unwrap().contains("ACL SETUSER"));
+    }
+    assert_eq!(server.command(&["DBSIZE"]), redis::Value::Int(0));
 }

@@ -1,0 +1,181 @@
+//! What bears on locks in an etcd cluster, for an operator.
+
+use etcd_client::{
+    AlarmAction, AlarmType, Client, Compare, CompareOp, GetOptions, StatusResponse, Txn, TxnOp,
+};
+use tenure_core::{Check, ErrorKind, LockName};
+
+use crate::config::{Endpoint, EtcdConfig};
+use crate::errors::Trouble;
+use crate::keys;
+use crate::link::Links;
+
+/// The lease that no key has; it stands in the name of the key that is not written.
+const NO_LEASE: i64 = 0;
+
+/// Looks, and changes nothing.
+pub(crate) async fn diagnose(links: &Links, lock: &LockName) -> Vec<Check> {
+    let mut checks = Vec::new();
+    let mut serving = 0;
+    for endpoint in &links.config.endpoints {
+        let check = member(links, endpoint).await;
+        serving += usize::from(check.verdict < tenure_core::Verdict::Unusable);
+        checks.push(check);
+    }
+    // While one serves, the others are used when it fails.
+    if serving > 0 {
+        for check in &mut checks {
+            check.verdict = check.verdict.min(tenure_core::Verdict::Warning);
+        }
+    }
+    checks.push(members(links).await);
+    checks.push(alarms(links).await);
+    checks.push(permissions(links, lock).await);
+    checks.push(encryption(&links.config));
+    checks
+}
+
+async fn member(links: &Links, endpoint: &Endpoint) -> Check {
+    const NAME: &str = "endpoint";
+    let asked = async {
+        let link = links.dial(endpoint).await?;
+        let mut client = link.client.clone();
+        let status = async move { client.status().await };
+        links.one(&link, links.config.request_timeout, status).await
+    };
+    match asked.await {
+        Ok(status) => judged(NAME, endpoint, &status),
+        Err(trouble) => Check::unusable(
+            NAME,
+            format!("{endpoint}: {}", trouble.message()),
+            "start that member, or take it out of the URL",
+        ),
+    }
+}
+
+fn judged(name: &'static str, endpoint: &Endpoint, status: &StatusResponse) -> Check {
+    let version = status.version().escape_debug();
+    if status.leader() == 0 {
+        return Check::unusable(
+            name,
+            format!("{endpoint} runs etcd {version} and sees no raft leader"),
+            "bring more than half of the members up, and see whether they reach each other",
+        );
+    }
+    if status.is_learner() {
+        return Check::unusable(
+            name,
+            format!("{endpoint} runs etcd {version} and is a learner, which serves no writes"),
+            "promote it, or take it out of the URL",
+        );
+    }
+    Check::fine(
+        name,
+        format!("{endpoint} runs etcd {version} and sees a raft leader"),
+    )
+}
+
+async fn members(links: &Links) -> Check {
+    const NAME: &str = "replication";
+    let ask = |mut client: Client| async move { client.member_list().await };
+    let count = match links.call(links.config.request_timeout, ask).await {
+        Ok(list) => list
+            .members()
+            .iter()
+            .filter(|member| !member.is_learner())
+            .count(),
+        Err(trouble) => return not_seen(NAME, &trouble),
+    };
+    let endpoints = links.config.endpoints.len();
+    let spare = count.saturating_sub(1) / 2;
+    let reason =
+        format!("{count} voting members, of which {spare} may fail; {endpoints} in the URL");
+    if count > 1 && endpoints == 1 {
+        return Check::warning(
+            NAME,
+            reason,
+            "name all members in the URL, joined by commas",
+        );
+    }
+    if count == 2 {
+        return Check::warning(NAME, reason, "run one, three or five members");
+    }
+    Check::fine(NAME, reason)
+}
+
+async fn alarms(links: &Links) -> Check {
+    const NAME: &str = "alarms";
+    let ask = |mut client: Client| async move {
+        client.alarm(AlarmAction::Get, AlarmType::None, None).await
+    };
+    match links.call(links.config.request_timeout, ask).await {
+        Ok(told) if told.alarms().is_empty() => Check::fine(NAME, "none"),
+        Ok(told) => {
+            let of = |alarm: &etcd_client::AlarmMember| format!("{:?}", alarm.alarm());
+            let raised: Vec<String> = told.alarms().iter().map(of).collect();
+            Check::unusable(
+                NAME,
+                format!("raised: {}", raised.join(", ")),
+                "for NOSPACE compact and defragment, then `etcdctl alarm disarm`; for CORRUPT \
+                 replace that member",
+            )
+        }
+        // With authentication only root may ask; a full store is told by the permissions too.
+        Err(trouble) if trouble.kind == ErrorKind::Forbidden => {
+            Check::fine(NAME, "only root may ask for them")
+        }
+        Err(trouble) => not_seen(NAME, &trouble),
+    }
+}
+
+/// Whether the user may read and write the lock's keys: asked by a transaction whose condition
+/// never holds. etcd checks the rights of both branches before it looks at the condition.
+async fn permissions(links: &Links, lock: &LockName) -> Check {
+    const NAME: &str = "permissions";
+    let prefix = &links.config.prefix;
+    let (key, queue) = (
+        keys::candidate(prefix, lock, NO_LEASE),
+        keys::election(prefix, lock),
+    );
+    let ask = |mut client: Client| {
+        let never = Compare::create_revision(key.clone(), CompareOp::Equal, i64::MAX);
+        let put = TxnOp::put(key.clone(), "", None);
+        let get = TxnOp::get(
+            queue.clone(),
+            Some(GetOptions::new().with_prefix().with_limit(1)),
+        );
+        let transaction = Txn::new().when([never]).and_then([put]).or_else([get]);
+        async move { client.txn(transaction).await }
+    };
+    match links.call(links.config.request_timeout, ask).await {
+        Ok(_) => Check::fine(NAME, format!("the keys {queue}* can be read and written")),
+        Err(trouble) => Check::unusable(
+            NAME,
+            trouble.message(),
+            format!("etcdctl role grant-permission ROLE --prefix=true readwrite {prefix}"),
+        ),
+    }
+}
+
+fn encryption(config: &EtcdConfig) -> Check {
+    const NAME: &str = "encryption";
+    if config.tls.is_some() {
+        return Check::fine(NAME, "TLS, with the servers' certificates verified");
+    }
+    if config.endpoints.iter().all(Endpoint::is_loopback) {
+        return Check::fine(NAME, "none, on this host");
+    }
+    Check::warning(
+        NAME,
+        "none: passwords and locks can be read and changed on the way",
+        "turn TLS on at the servers, and use etcds: instead of etcd: in the URL",
+    )
+}
+
+fn not_seen(name: &'static str, trouble: &Trouble) -> Check {
+    Check::warning(
+        name,
+        format!("not seen: {}", trouble.message()),
+        "mend that, and look again",
+    )
+}

@@ -1,0 +1,251 @@
+//! What bears on locks at a Postgres server, for an operator.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tenure_core::Check;
+use tokio_postgres::SimpleQueryMessage;
+
+use crate::config::{Address, PostgresConfig};
+use crate::errors::Trouble;
+use crate::link::{self, Link};
+use crate::session;
+
+/// All that is asked, one row. Columns that only privileged users see are null for others.
+const QUESTION: &str = "SELECT current_setting('server_version') AS version, \
+    current_setting('fsync') AS fsync, \
+    current_setting('full_page_writes') AS full_page_writes, \
+    current_setting('synchronous_commit') AS synchronous_commit, \
+    current_setting('synchronous_standby_names') AS synchronous_standbys, \
+    (SELECT count(*) FROM pg_stat_replication)::text AS standbys, \
+    coalesce((SELECT ssl FROM pg_stat_ssl WHERE pid = pg_backend_pid()), false)::text AS encrypted, \
+    current_setting('max_connections') AS connections, \
+    (SELECT count(*) FROM pg_stat_activity WHERE backend_type IS NULL \
+        OR backend_type = 'client backend')::text AS connected, \
+    (current_setting('max_locks_per_transaction')::int8 * (current_setting('max_connections')::int8 \
+        + current_setting('max_prepared_transactions')::int8))::text AS room, \
+    (SELECT count(*) FROM pg_locks)::text AS locked, \
+    (SELECT string_agg(f, ', ') FROM unnest(ARRAY['pg_try_advisory_lock(bigint)', \
+        'pg_advisory_unlock(bigint)', 'pg_logical_emit_message(boolean,text,text)', \
+        'pg_notify(text,text)']) AS f WHERE NOT has_function_privilege(f, 'execute')) AS forbidden";
+
+/// The settings that bear on locks, by the names in [`QUESTION`].
+struct Seen(HashMap<String, String>);
+
+impl Seen {
+    fn text(&self, name: &str) -> &str {
+        self.0.get(name).map_or("", String::as_str)
+    }
+
+    fn number(&self, name: &str) -> u64 {
+        self.text(name).parse().unwrap_or(0)
+    }
+}
+
+/// Looks by a session of its own, and changes nothing.
+pub(crate) async fn diagnose(config: &PostgresConfig, lease: Duration) -> Vec<Check> {
+    let opened = link::connect(config, Arc::new(|_| {})).await;
+    let link = match opened {
+        Ok(link) => link,
+        Err(trouble) => return vec![failed("session", &trouble)],
+    };
+    // Each step below is one or two short queries.
+    let looking = async {
+        let mut checks = vec![silence(&link, config, lease).await];
+        match look(&link).await {
+            Ok(seen) => checks.extend(judge(&seen, config)),
+            Err(trouble) => checks.push(failed("settings", &trouble)),
+        }
+        if let Some(sequence) = &config.token_sequence {
+            checks.push(tokens(&link, sequence).await);
+        }
+        checks
+    };
+    let limit = config.connect_timeout;
+    tokio::time::timeout(limit, looking)
+        .await
+        .unwrap_or_else(|_| vec![failed("settings", &Trouble::silent("the server", limit))])
+}
+
+fn failed(name: &'static str, trouble: &Trouble) -> Check {
+    Check::unusable(name, trouble.message(), "mend that, and look again")
+}
+
+/// Whether the server ends a session that has fallen silent, after this very lease.
+async fn silence(link: &Link, config: &PostgresConfig, lease: Duration) -> Check {
+    const NAME: &str = "idle timeout";
+    if let Err(trouble) = session::set_up(link, config, lease, "tenure doctor").await {
+        return failed(NAME, &trouble);
+    }
+    if config.without_lease {
+        return Check::warning(
+            NAME,
+            "off, as the URL says: a holder that is frozen or cut off keeps its lock",
+            "use PostgreSQL 14 or newer, and take server_lease=off out of the URL",
+        );
+    }
+    let reason = format!("the server ends a session that is silent for {lease:?}");
+    Check::fine(NAME, reason)
+}
+
+async fn look(link: &Link) -> Result<Seen, Trouble> {
+    let answer = link.client.simple_query(QUESTION).await?;
+    let row = answer.iter().find_map(|message| match message {
+        SimpleQueryMessage::Row(row) => Some(row),
+        _ => None,
+    });
+    let row = row.ok_or_else(|| Trouble::unreadable("its settings"))?;
+    let named = row.columns().iter().enumerate();
+    Ok(Seen(
+        named
+            .filter_map(|(index, column)| {
+                Some((column.name().to_owned(), row.get(index)?.to_owned()))
+            })
+            .collect(),
+    ))
+}
+
+fn judge(seen: &Seen, config: &PostgresConfig) -> Vec<Check> {
+    vec![
+        Check::fine(
+            "server version",
+            // Another's text: nothing in it is to reach the terminal.
+            format!(
+                "PostgreSQL {}, a primary",
+                seen.text("version").escape_debug()
+            ),
+        ),
+        pooler(config),
+        persistence(seen),
+        replication(seen),
+        permissions(seen),
+        connections(seen),
+        lock_table(seen),
+        encryption(seen, config),
+    ]
+}
+
+fn pooler(config: &PostgresConfig) -> Check {
+    const NAME: &str = "pooler";
+    if config.session_pooler {
+        return Check::warning(
+            NAME,
+            "the URL says that there is one in session mode, which is not verified",
+            "connect to the server itself, and take pooler=session out of the URL",
+        );
+    }
+    Check::fine(NAME, "none: the session is the server's own")
+}
+
+fn persistence(seen: &Seen) -> Check {
+    const NAME: &str = "persistence";
+    let off = |name: &&str| seen.text(name) == "off";
+    let switched_off: Vec<&str> = ["fsync", "full_page_writes"]
+        .into_iter()
+        .filter(off)
+        .collect();
+    if switched_off.is_empty() {
+        return Check::fine(NAME, "a fencing token is on disk before it is given");
+    }
+    Check::warning(
+        NAME,
+        format!(
+            "{} is off, so after a crash of the host a fencing token can come back",
+            switched_off.join(" and ")
+        ),
+        "set it on in postgresql.conf",
+    )
+}
+
+fn replication(seen: &Seen) -> Check {
+    const NAME: &str = "replication";
+    let standbys = seen.number("standbys");
+    if standbys == 0 {
+        return Check::fine(NAME, "no standby is connected");
+    }
+    let mode = seen.text("synchronous_commit");
+    let waits = !matches!(mode, "local" | "off") && !seen.text("synchronous_standbys").is_empty();
+    if waits {
+        return Check::fine(
+            NAME,
+            format!("{standbys} standbys, of which some are waited for"),
+        );
+    }
+    Check::warning(
+        NAME,
+        format!(
+            "{standbys} standbys, and none is waited for: after a promotion a fencing token can \
+             come back"
+        ),
+        "set synchronous_standby_names so that every standby that may take over is synchronous",
+    )
+}
+
+fn permissions(seen: &Seen) -> Check {
+    const NAME: &str = "permissions";
+    match seen.text("forbidden") {
+        "" => Check::fine(NAME, "the user may run each step of an election"),
+        functions => Check::unusable(
+            NAME,
+            format!("the user may not call {functions}"),
+            format!("GRANT EXECUTE ON FUNCTION {functions} TO the user"),
+        ),
+    }
+}
+
+fn connections(seen: &Seen) -> Check {
+    const NAME: &str = "connections";
+    let (most, now) = (seen.number("connections"), seen.number("connected"));
+    let reason =
+        format!("{now} of {most} are in use; a candidate needs one, and up to two to wait");
+    if now * 10 >= most * 9 {
+        return Check::warning(NAME, reason, "raise max_connections, or close some");
+    }
+    Check::fine(NAME, reason)
+}
+
+fn lock_table(seen: &Seen) -> Check {
+    const NAME: &str = "lock table";
+    let (room, locked) = (seen.number("room"), seen.number("locked"));
+    let reason = format!("{locked} locks of all kinds, and room for about {room}");
+    if locked * 10 >= room * 9 {
+        return Check::warning(NAME, reason, "raise max_locks_per_transaction");
+    }
+    Check::fine(NAME, reason)
+}
+
+fn encryption(seen: &Seen, config: &PostgresConfig) -> Check {
+    const NAME: &str = "encryption";
+    if seen.text("encrypted") == "true" {
+        return Check::fine(NAME, "TLS");
+    }
+    if config.hosts.iter().all(Address::is_on_this_host) {
+        return Check::fine(NAME, "none, on this host");
+    }
+    Check::warning(
+        NAME,
+        "none: locks can be read and changed on the way",
+        "turn TLS on at the server, and set sslmode=verify-full in the URL",
+    )
+}
+
+async fn tokens(link: &Link, sequence: &str) -> Check {
+    const NAME: &str = "token sequence";
+    let asked = link
+        .client
+        .query_one(
+            "SELECT to_regclass($1) IS NOT NULL AND has_sequence_privilege($1, 'usage')",
+            &[&sequence],
+        )
+        .await;
+    match asked.and_then(|row| row.try_get::<_, Option<bool>>(0)) {
+        Ok(Some(true)) => Check::fine(NAME, format!("{sequence} can be used")),
+        Ok(_) => Check::unusable(
+            NAME,
+            format!("there is no sequence {sequence} that the user may use"),
+            format!("CREATE SEQUENCE {sequence}; GRANT USAGE ON SEQUENCE {sequence} TO the user"),
+        ),
+        Err(error) => failed(NAME, &Trouble::from(error)),
+    }
+}
