@@ -49,6 +49,12 @@ Exit code 0 when there is a leader, 1 when there is none, 2 on an error.
 Where leases are judged by observation, a record may name a leader that nobody has seen renewing
 yet: that is the state \"unknown\" with a leader, and exit code 0.";
 
+const DOCTOR_HELP: &str = "\
+Looks only: nothing is changed at the store, and no election is disturbed.
+
+Exit code 0 when all is fine, 1 when there are warnings, 2 when nobody could be elected or nobody
+should rely on it.";
+
 /// Leader election on the store you already have.
 #[derive(Debug, Parser)]
 #[command(name = "tenure", version, after_help = EXAMPLES, max_term_width = 100)]
@@ -67,6 +73,9 @@ pub(crate) enum Command {
     Status(LookArgs),
     /// Tell who leads, and each change of it, until interrupted
     Watch(LookArgs),
+    /// Tell whether a store is fit to hold locks, and what to do where it is not
+    #[command(after_help = DOCTOR_HELP)]
+    Doctor(DoctorArgs),
     /// Watch leaders hand over, die and freeze, with real processes
     Demo(DemoArgs),
     /// Print the least Role and RoleBinding that a candidate needs in Kubernetes
@@ -154,6 +163,26 @@ pub(crate) struct LookArgs {
     #[command(flatten)]
     pub(crate) place: Place,
     /// Print JSON, one object per line
+    #[arg(long, env = "TENURE_JSON", value_parser = FalseyValueParser::new())]
+    pub(crate) json: bool,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct DoctorArgs {
+    /// The store's URL
+    #[arg(
+        long,
+        env = "TENURE_BACKEND",
+        hide_env_values = true,
+        value_name = "URL"
+    )]
+    pub(crate) backend: String,
+    /// The lock whose permissions are looked at [default: tenure-doctor]
+    #[arg(long, env = "TENURE_LOCK", value_name = "NAME")]
+    pub(crate) lock: Option<String>,
+    #[command(flatten)]
+    pub(crate) policy: PolicyArgs,
+    /// Print one JSON object
     #[arg(long, env = "TENURE_JSON", value_parser = FalseyValueParser::new())]
     pub(crate) json: bool,
 }

@@ -8,6 +8,8 @@ use tenure::{Error, ErrorKind};
 pub(crate) mod exit {
     /// Nobody leads.
     pub(crate) const NO_LEADER: u8 = 1;
+    /// `doctor` has found something to look at.
+    pub(crate) const WARNINGS: u8 = 1;
     /// Something is wrong: the message says what to do.
     pub(crate) const ERROR: u8 = 2;
     /// Leadership was lost (`EX_TEMPFAIL`: trying again may help).

@@ -132,7 +132,7 @@ impl From<Observation> for View {
 }
 
 /// Opens a store without making anything there: a mistyped path would look like a free lock.
-async fn open(url: &str) -> Result<Arc<dyn LockBackend>, Error> {
+pub(crate) async fn open(url: &str) -> Result<Arc<dyn LockBackend>, Error> {
     tenure::connect(&to_look_at(url)).await
 }
 

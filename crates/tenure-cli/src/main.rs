@@ -9,6 +9,7 @@ compile_error!(
 mod child;
 mod cli;
 mod demo;
+mod doctor;
 mod failure;
 mod group;
 mod guard;
@@ -42,6 +43,7 @@ fn main() -> ExitCode {
         Command::Run(args) => run::run(args),
         Command::Status(args) => look::status(&args),
         Command::Watch(args) => look::watch(&args),
+        Command::Doctor(args) => doctor::doctor(&args),
         Command::Demo(args) => demo::demo(args),
         #[cfg(any(feature = "kube-lease", feature = "kube-configmap"))]
         Command::Rbac(args) => rbac::rbac(args),
