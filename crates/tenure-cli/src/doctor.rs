@@ -165,11 +165,11 @@ fn as_text(check: &Check) -> String {
         text.chars().map(escape).collect()
     };
     let (verdict, name) = (check.verdict, check.name);
-    let mut text = format!("{verdict:<9} {name:<21} {}", shown(&check.reason));
-    if let Some(remedy) = &check.remedy {
-        text.push_str(&format!("\n{:<31} -> {}", "", shown(remedy)));
+    let line = format!("{verdict:<9} {name:<21} {}", shown(&check.reason));
+    match &check.remedy {
+        Some(remedy) => format!("{line}\n{:<31} -> {}", "", shown(remedy)),
+        None => line,
     }
-    text
 }
 
 fn summary(checks: &[Check], verdict: Verdict) -> String {

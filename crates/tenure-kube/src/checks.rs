@@ -54,7 +54,7 @@ async fn right(cluster: &Cluster, resource: &Resource, lock: &LockName, verb: Ve
         Verb::Get => "permission to get",
         Verb::Create => "permission to create",
         Verb::Update => "permission to update",
-        _ => "permission to watch",
+        Verb::Watch => "permission to watch",
     };
     let mut wanted = json!({
         "namespace": cluster.namespace(),

@@ -351,10 +351,10 @@ impl LockBackend for RedisBackend {
         let names = &self.names(lock);
         let may = topology
             .call(lock, |seat| {
-                let look = async move {
+                let asking = async move {
                     checks::permissions(&seat, names.lock_key(), &config.prefix).await
                 };
-                Box::pin(look)
+                Box::pin(asking)
             })
             .await;
         checks.push(may.unwrap_or_else(|trouble| failed("permissions", trouble)));
