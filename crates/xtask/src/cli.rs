@@ -8,6 +8,7 @@ use std::time::Duration;
 use anyhow::Result;
 use clap::{Args, Parser, Subcommand};
 
+use crate::features;
 use crate::interrupt;
 use crate::paths::Dirs;
 use crate::process::{self, Ending, Hold};
@@ -32,6 +33,12 @@ enum Command {
         /// Only the conformance suite of these backends, for quick work
         #[arg(long, value_name = "BACKEND")]
         only: Vec<Backend>,
+    },
+    /// That each feature of the facade pulls its own store's client only, and builds alone
+    Features {
+        /// Print how many crates and how much compile time each feature adds, instead
+        #[arg(long)]
+        times: bool,
     },
     /// The documentation, with warnings as errors
     Docs,
@@ -169,6 +176,15 @@ fn run(command: Command) -> Result<ExitCode> {
         Command::Test { only } => {
             interrupt::install()?;
             suite::test(&only)
+        }
+        Command::Features { times } => {
+            interrupt::install()?;
+            if times {
+                return features::times();
+            }
+            println!("trees: {}", features::assert_trees()?);
+            println!("each feature alone: {}", features::check_builds()?);
+            Ok(ExitCode::SUCCESS)
         }
         Command::Docs => {
             interrupt::install()?;

@@ -9,6 +9,8 @@ fn main() {
 #[cfg(unix)]
 mod cli;
 #[cfg(unix)]
+mod features;
+#[cfg(unix)]
 mod interrupt;
 #[cfg(unix)]
 mod net;

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::Result;
 
+use crate::features;
 use crate::paths::{self, Dirs};
 use crate::process::{self, Hold};
 use crate::provision::{self, Need};
@@ -166,6 +167,7 @@ pub(crate) fn test(only: &[Backend]) -> Result<ExitCode> {
         for (name, arguments) in CHECKS {
             rows.push(cargo_step(name, arguments, &[])?);
         }
+        rows.push(feature_trees()?);
     }
     let (session, store_rows) = bring_up(&dirs, &backends)?;
     let state = State::load(&dirs)?;
@@ -227,7 +229,7 @@ fn strict(log: &Path, state: &State) -> Vec<(OsString, OsString)> {
 
 type CargoStep = (&'static str, &'static [&'static str]);
 
-const CHECKS: [CargoStep; 2] = [
+const CHECKS: [CargoStep; 3] = [
     ("format", &["fmt", "--all", "--check"]),
     (
         "lints",
@@ -240,6 +242,11 @@ const CHECKS: [CargoStep; 2] = [
             "-D",
             "warnings",
         ],
+    ),
+    // With each backend alone the swap example is built, with all of them the tests are.
+    (
+        "no backend",
+        &["check", "-p", "tenure", "--no-default-features"],
     ),
 ];
 
@@ -319,6 +326,24 @@ fn step(
     };
     Ok(Row {
         name: name.to_owned(),
+        outcome,
+        took: start.elapsed(),
+    })
+}
+
+/// What each feature of the facade pulls; its failure is a row of the table too.
+fn feature_trees() -> Result<Row> {
+    eprintln!("\n== features: cargo tree");
+    let start = Instant::now();
+    let outcome = match features::assert_trees() {
+        Ok(looked_at) => Outcome::Passed(format!("cargo tree of {looked_at}")),
+        Err(error) => {
+            crate::interrupt::check()?;
+            Outcome::Failed(format!("{error:#}"))
+        }
+    };
+    Ok(Row {
+        name: "features' crates".to_owned(),
         outcome,
         took: start.elapsed(),
     })
