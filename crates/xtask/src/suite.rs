@@ -278,7 +278,7 @@ const TESTS: [CargoStep; 2] = [
 ];
 
 /// With the same features as [`TESTS`], so that nothing is built again.
-const ACROSS_STORES: [&str; 7] = [
+const ACROSS_STORES: [&str; 9] = [
     "test",
     "--workspace",
     "--all-features",
@@ -286,6 +286,8 @@ const ACROSS_STORES: [&str; 7] = [
     "across_stores",
     "--test",
     "leader_killed",
+    "--test",
+    "swap",
 ];
 
 /// Runs cargo; its failure is a row of the table, so that the steps after it still run.
@@ -444,8 +446,8 @@ fn conformance(backend: Backend, state: &State, log: &Path) -> Result<Outcome> {
 }
 
 /// One service on every store: the tests that move it from one to the next, the example whose
-/// leader is killed in the middle of its work, and the binary's demo, which kills and freezes real
-/// processes and checks their terms.
+/// leader is killed in the middle of its work, the one that is built for each store alone, and the
+/// binary's demo, which kills and freezes real processes and checks their terms.
 fn across_stores(state: &State) -> Result<Vec<Row>> {
     let urls: Vec<(Backend, String)> = Backend::ALL
         .into_iter()
