@@ -588,36 +588,35 @@ impl Session {
         }
     }
 
+    /// The keepalive and the question for the keys go together: both are sent after the time that
+    /// they prove, so their order does not matter, and the second costs no round trip more.
     async fn beat(self: &Arc<Self>, keeper: &mut Option<Keeper>) -> Result<Time, Trouble> {
         if self.has_ended() {
             return Err(Trouble::lease_gone());
         }
-        let sent = self.note(self.keep_alive(keeper).await)?;
-        {
-            let mut proof = self.proof();
-            proof.lease = proof.lease.max(sent);
-        }
         let asked = self.common.clock.now();
         let id = self.id;
         let options = || LeaseTimeToLiveOptions::new().with_keys();
-        let answer = self
-            .common
-            .links
-            .call(self.limit, |client| async move {
-                client
-                    .lease_client()
-                    .time_to_live(id, Some(options()))
-                    .await
-            })
-            .await;
-        let answer = self.note(answer)?;
+        let asking = self.common.links.call(self.limit, |client| async move {
+            client
+                .lease_client()
+                .time_to_live(id, Some(options()))
+                .await
+        });
+        let keeping = async {
+            let sent = self.keep_alive(keeper).await?;
+            let mut proof = self.proof();
+            proof.lease = proof.lease.max(sent);
+            Ok(())
+        };
+        let ((), answer) = self.note(tokio::try_join!(keeping, asking))?;
         if answer.ttl() <= 0 {
             return self.note(Err(Trouble::lease_gone()));
         }
-        self.judge(answer.keys(), sent, asked);
+        self.judge(answer.keys(), asked);
         let mut proof = self.proof();
-        proof.keys = proof.keys.max(sent);
-        Ok(sent)
+        proof.keys = proof.keys.max(asked);
+        Ok(asked)
     }
 
     /// Sends one keepalive and reads its answer; when it was sent.
@@ -673,15 +672,16 @@ impl Session {
         Err(last)
     }
 
-    /// Compares the keys that hang on the lease with those that should.
-    fn judge(self: &Arc<Self>, present: &[Vec<u8>], sent: Time, asked: Time) {
+    /// Compares the keys that hang on the lease with those that should; they were asked for, and a
+    /// keepalive was sent, at `asked` or later.
+    fn judge(self: &Arc<Self>, present: &[Vec<u8>], asked: Time) {
         let mut present: HashSet<&[u8]> = present.iter().map(Vec::as_slice).collect();
         let slots = self.slots();
         for (lock, slot) in &slots.by_lock {
             let mut state = slot.state();
             if present.remove(self.key(lock).as_bytes()) {
                 if state.revision.is_some() && state.since <= asked {
-                    state.proven = state.proven.max(sent);
+                    state.proven = state.proven.max(asked);
                 }
             } else if state.revision.is_some() && state.since < asked {
                 if state.leads {
