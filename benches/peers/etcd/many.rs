@@ -1,0 +1,164 @@
+//! Ten thousand elections in one process: what they ask of the server, what they cost here, and
+//! what happens when all their leases are gone at once.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use tenure_core::Policy;
+use tenure_peers::Series;
+
+use crate::election;
+use crate::metrics::Metrics;
+use crate::support::{Cluster, start};
+
+const ELECTIONS: usize = 10_000;
+
+/// An hour of the default policy, which has one every 10 s.
+const HEARTBEATS: u32 = 360;
+
+/// Compressed: of the default policy's rhythm only the number counts here.
+const HEARTBEAT: Duration = Duration::from_millis(500);
+
+pub async fn run() {
+    let server = start().unwrap();
+    let metrics = Metrics::of(&server);
+    let backend = server.connect().await;
+    let policy = Policy::fast()
+        .to_builder()
+        .lease(Duration::from_secs(10))
+        .heartbeat(HEARTBEAT)
+        .build()
+        .unwrap();
+    let leading = Arc::new(AtomicUsize::new(0));
+    let (empty, before) = (memory(), metrics.read());
+    let began = Instant::now();
+    for number in 0..ELECTIONS {
+        let election = election(&backend, &format!("many-{number}"), &policy);
+        let leading = leading.clone();
+        tokio::spawn(async move {
+            loop {
+                let leadership = election.campaign().await.unwrap();
+                leading.fetch_add(1, Ordering::Relaxed);
+                leadership.term().lost().await;
+                leading.fetch_sub(1, Ordering::Relaxed);
+            }
+        });
+    }
+    all_lead(&leading, ELECTIONS).await;
+    let (taken, after) = (began.elapsed(), metrics.read());
+    println!("{ELECTIONS} elections in one process");
+    println!(
+        "  all lead after {taken:.2?}: {} transactions, {} leases, {} connections and files here",
+        after.transactions - before.transactions,
+        backend.traffic().leases,
+        files(),
+    );
+
+    // What grows with the first heartbeats is not counted as growth.
+    tokio::time::sleep(HEARTBEAT * 20).await;
+    let (early, before, sent, began) = (
+        memory(),
+        metrics.read(),
+        backend.traffic().keepalives,
+        Instant::now(),
+    );
+    tokio::time::sleep(HEARTBEAT * HEARTBEATS / 2).await;
+    let half = memory();
+    tokio::time::sleep(HEARTBEAT * HEARTBEATS / 2).await;
+    let (after, elapsed) = (metrics.read(), began.elapsed());
+    let sent = backend.traffic().keepalives - sent;
+    assert_eq!(leading.load(Ordering::Relaxed), ELECTIONS);
+    let beats = elapsed.as_secs_f64() / HEARTBEAT.as_secs_f64();
+    let leases = f64::from(u32::try_from(backend.traffic().leases).unwrap());
+    let seen = after.keepalives - before.keepalives;
+    let each = |count: u64| f64::from(u32::try_from(count).unwrap()) / beats / leases;
+    println!("  over {beats:.0} heartbeats of {HEARTBEAT:?}, an hour of the default policy's:");
+    println!(
+        "    keepalives: {sent} sent, {seen} seen by the server: {:.3} for each lease and heartbeat",
+        each(seen)
+    );
+    println!(
+        "    requests for the keys of a lease: {:.3}; other requests: {}",
+        each(after.lease_keys - before.lease_keys),
+        after.others() - before.others(),
+    );
+    println!(
+        "    memory here: {empty} KiB before, {early} KiB at the begin, {half} KiB at half time, {} \
+         KiB at the end",
+        memory()
+    );
+    for _ in 0..3 {
+        lose_all(&server, &metrics, &leading).await;
+    }
+    println!("  memory after that: {} KiB", memory());
+}
+
+async fn all_lead(leading: &AtomicUsize, number: usize) {
+    while leading.load(Ordering::Relaxed) != number {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+}
+
+/// Revokes all leases, and watches the server until every election leads again.
+async fn lose_all(server: &Cluster, metrics: &Metrics, leading: &Arc<AtomicUsize>) {
+    let mut client = server.client().await;
+    let leases = client.leases().await.unwrap();
+    let before = metrics.read();
+    let watched = Arc::new(AtomicBool::new(true));
+    let (watching, watcher) = (watched.clone(), metrics.clone());
+    let watch = tokio::task::spawn_blocking(move || watcher.watch(&watching));
+    for lease in leases.leases() {
+        client.lease_revoke(lease.id()).await.unwrap();
+    }
+    let began = Instant::now();
+    // They learn of it with their next heartbeats.
+    while leading.load(Ordering::Relaxed) == ELECTIONS {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    let first = began.elapsed();
+    let mut again = Series::new("all lead again");
+    all_lead_for(leading, HEARTBEAT).await;
+    let all = began.elapsed().saturating_sub(HEARTBEAT);
+    again.add(all);
+    watched.store(false, Ordering::Relaxed);
+    let peak = watch.await.unwrap();
+    let after = metrics.read();
+    println!("  all {} leases are revoked", leases.leases().len());
+    println!(
+        "    the first term is known to be lost after {first:.0?}, all lead again after {all:.0?}"
+    );
+    println!(
+        "    {} transactions, {} grants, {} requests in all; at most {:.0} requests/s in {:?}, and {} \
+         under way at a time",
+        after.transactions - before.transactions,
+        after.grants - before.grants,
+        after.all() - before.all(),
+        peak.per_second,
+        Metrics::INTERVAL,
+        peak.under_way,
+    );
+}
+
+/// Until all have led for so long: some may not have lost their terms yet.
+async fn all_lead_for(leading: &AtomicUsize, long: Duration) {
+    let mut since = Instant::now();
+    while since.elapsed() < long {
+        if leading.load(Ordering::Relaxed) != ELECTIONS {
+            since = Instant::now();
+        }
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+}
+
+/// Resident, in KiB.
+fn memory() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap();
+    let line = status.lines().find(|line| line.starts_with("VmRSS:"));
+    let number = line.unwrap().split_whitespace().nth(1).unwrap();
+    number.parse().unwrap()
+}
+
+fn files() -> usize {
+    std::fs::read_dir("/proc/self/fd").unwrap().count()
+}
