@@ -4,12 +4,24 @@
 
 #![allow(missing_docs, reason = "for the benchmarks of this package")]
 
+#[path = "../record.rs"]
+pub mod record;
+
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 /// How often each call is measured; `TENURE_BENCH_ROUNDS`, by default 500.
 pub fn rounds() -> u64 {
     let rounds = std::env::var("TENURE_BENCH_ROUNDS").ok();
     rounds.and_then(|text| text.parse().ok()).unwrap_or(500)
+}
+
+static TABLE: Mutex<String> = Mutex::new(String::new());
+
+/// Begins a table: what is printed from here on belongs to it.
+pub fn table(title: &str) {
+    println!("{title}");
+    title.clone_into(&mut TABLE.lock().unwrap_or_else(PoisonError::into_inner));
 }
 
 /// The durations of one kind of call.
@@ -41,8 +53,15 @@ impl Series {
         sorted[(sorted.len() - 1) * percent / 100]
     }
 
-    /// One line; with what it is beside this floor.
+    /// One line; with what it is beside this floor. It goes to the report too.
     pub fn print(&self, beside: Option<&Self>) {
+        let table = TABLE.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        record::series(
+            &table,
+            self.name,
+            beside.map(|floor| floor.name),
+            &self.taken,
+        );
         let (early, median, late) = (self.at(10), self.at(50), self.at(99));
         let ratio = beside.map_or(String::new(), |floor| {
             let ratio = median.as_secs_f64() / floor.at(50).as_secs_f64();

@@ -20,7 +20,7 @@ use sqlx::postgres::{PgAdvisoryLock, PgAdvisoryLockKey, PgConnection};
 use sqlx::{Connection as _, Either};
 use support::{LIMIT, LONG, PASSWORD, Server, candidate, held, lock, renewed, start, taken, until};
 use tenure_core::{Election, Hint, LockBackend as _, Policy};
-use tenure_peers::{Series, rounds};
+use tenure_peers::{Series, rounds, table};
 use tenure_postgres::PostgresBackend;
 use tokio::time::timeout;
 use tokio_postgres::{Client, Statement};
@@ -124,7 +124,7 @@ async fn renewals(server: &Server) {
             grant = renewed(call.await.unwrap());
         }
     }
-    println!("To know that a lock is still held (the peers do not)");
+    table("To know that a lock is still held (the peers do not)");
     proofs.print(None);
     renewing.print(Some(&proofs));
 }
@@ -192,7 +192,7 @@ async fn acquisitions(server: &Server) {
             }
         }
     }
-    println!("To get a free lock");
+    table("To get a free lock");
     lock_only.print(None);
     of_sqlx.print(Some(&lock_only));
     of_distributed.print(Some(&lock_only));
@@ -226,7 +226,7 @@ async fn hand_overs(server: &Server) {
             }
         }
     }
-    println!("From the end of one holder to the next");
+    table("From the end of one holder to the next");
     unlock.print(None);
     of_sqlx.print(Some(&unlock));
     of_distributed.print(Some(&unlock));

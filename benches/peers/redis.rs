@@ -17,7 +17,7 @@ use redis::{Cmd, cmd};
 use rslock::LockManager;
 use support::{LONG, Server, candidate, held, is_taken, lock, renewed, start};
 use tenure_core::{Acquired, Election, Hint, LockBackend as _, Policy, Time};
-use tenure_peers::{Series, rounds};
+use tenure_peers::{Series, rounds, table};
 use tenure_redis::RedisBackend;
 
 /// What a lock with a fencing token cannot do without, in one step.
@@ -215,14 +215,14 @@ async fn calls(server: &Server, resting: bool) {
     } else {
         "one after the other"
     };
-    println!("To get a free lock, {how}");
+    table(&format!("To get a free lock, {how}"));
     set.print(None);
     acquire.print(Some(&set));
     rslock_lock.print(Some(&set));
     distributed_lock.print(Some(&set));
     with_token.print(Some(&set));
     acquire.print(Some(&with_token));
-    println!("To renew it, {how}");
+    table(&format!("To renew it, {how}"));
     expire.print(None);
     renew.print(Some(&expire));
     rslock_extend.print(Some(&expire));
@@ -264,7 +264,7 @@ async fn hand_overs(server: &Server) {
         // `distributed-lock` does not wait for a lock that is taken.
         of_rslock.add(rslock_hand_over(&managers).await);
     }
-    println!("From the end of one holder to the next");
+    table("From the end of one holder to the next");
     floor.print(None);
     of_backend.print(Some(&floor));
     of_elections.print(Some(&floor));
@@ -438,7 +438,7 @@ async fn takeovers(server: &Server) {
         after.add(taken);
         leader.resign().await.unwrap();
     }
-    println!("When a leader has fallen silent");
+    table("When a leader has fallen silent");
     after.print(None);
     println!("  {in_time} of {} within {LATE:?}", rounds());
 }
@@ -454,7 +454,7 @@ async fn many() {
         async move { election.campaign().await.unwrap() }
     });
     let leaders = future::join_all(campaigns).await;
-    println!("{ELECTIONS} elections in one process");
+    table(&format!("{ELECTIONS} elections in one process"));
     println!("  won in {:.1?}", began.elapsed());
     let mut all = Series::new("tenure: a heartbeat of all of them at once");
     for _ in 0..5 {
