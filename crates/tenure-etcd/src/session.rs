@@ -571,7 +571,7 @@ impl Session {
                     return Err(trouble.clone());
                 }
             }
-            let outcome = session.beat(&mut keeper).await;
+            let outcome = Box::pin(session.beat(&mut keeper)).await;
             let mut proof = session.proof();
             proof.failed = match &outcome {
                 Ok(_) => None,
