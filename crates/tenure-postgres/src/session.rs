@@ -231,10 +231,15 @@ impl Statements {
         };
         let unlock = "CASE WHEN $1::int8 IS NULL THEN pg_advisory_unlock($2::int4, $3::int4) \
                       ELSE pg_advisory_unlock($1::int8) END";
+        // A notification is sent when its transaction is committed, which writes to the log. No
+        // crash can make it untrue, as locks end with it: nobody has to wait for the disk.
+        let volatile = "set_config('synchronous_commit', 'off', true) IS NOT NULL";
         let release = format!(
-            "SELECT CASE WHEN ({unlock}) THEN pg_notify('tenure', $4::text) IS NOT NULL \
-             ELSE false END"
+            "SELECT CASE WHEN ({unlock}) THEN CASE WHEN {volatile} \
+             THEN pg_notify('tenure', $4::text) IS NOT NULL END ELSE false END"
         );
+        let notify =
+            format!("SELECT CASE WHEN {volatile} THEN pg_notify('tenure', $1::text) IS NULL END");
         let unlock = format!("SELECT {unlock}");
         // Its own locks are all in its own database.
         let heartbeat = "SELECT pg_backend_pid(), pg_is_in_recovery(), \
@@ -260,7 +265,7 @@ impl Statements {
             client.prepare(&unlock),
             client.prepare(heartbeat),
             client.prepare(&holder),
-            client.prepare("SELECT pg_notify('tenure', $1::text) IS NULL"),
+            client.prepare(&notify),
         )?;
         Ok(Self {
             acquire,
