@@ -6,7 +6,6 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use tenure_core::Policy;
-use tenure_peers::Series;
 
 use crate::election;
 use crate::metrics::Metrics;
@@ -14,13 +13,15 @@ use crate::support::{Cluster, start};
 
 const ELECTIONS: usize = 10_000;
 
-/// An hour of the default policy, which has one every 10 s.
+/// An hour of the default policy, which has one every 10 s; `TENURE_BENCH_HEARTBEATS` for others.
 const HEARTBEATS: u32 = 360;
 
 /// Compressed: of the default policy's rhythm only the number counts here.
 const HEARTBEAT: Duration = Duration::from_millis(500);
 
 pub async fn run() {
+    let heartbeats = std::env::var("TENURE_BENCH_HEARTBEATS").ok();
+    let heartbeats = heartbeats.map_or(HEARTBEATS, |text| text.parse().unwrap());
     let server = start().unwrap();
     let metrics = Metrics::of(&server);
     let backend = server.connect().await;
@@ -49,8 +50,10 @@ pub async fn run() {
     let (taken, after) = (began.elapsed(), metrics.read());
     println!("{ELECTIONS} elections in one process");
     println!(
-        "  all lead after {taken:.2?}: {} transactions, {} leases, {} connections and files here",
+        "  all lead after {taken:.2?}: {} transactions, {} watches, {} leases, {} connections and files \
+         here",
         after.transactions - before.transactions,
+        after.watches - before.watches,
         backend.traffic().leases,
         files(),
     );
@@ -63,9 +66,9 @@ pub async fn run() {
         backend.traffic().keepalives,
         Instant::now(),
     );
-    tokio::time::sleep(HEARTBEAT * HEARTBEATS / 2).await;
+    tokio::time::sleep(HEARTBEAT * heartbeats / 2).await;
     let half = memory();
-    tokio::time::sleep(HEARTBEAT * HEARTBEATS / 2).await;
+    tokio::time::sleep(HEARTBEAT * heartbeats / 2).await;
     let (after, elapsed) = (metrics.read(), began.elapsed());
     let sent = backend.traffic().keepalives - sent;
     assert_eq!(leading.load(Ordering::Relaxed), ELECTIONS);
@@ -73,7 +76,9 @@ pub async fn run() {
     let leases = f64::from(u32::try_from(backend.traffic().leases).unwrap());
     let seen = after.keepalives - before.keepalives;
     let each = |count: u64| f64::from(u32::try_from(count).unwrap()) / beats / leases;
-    println!("  over {beats:.0} heartbeats of {HEARTBEAT:?}, an hour of the default policy's:");
+    println!(
+        "  over {beats:.0} heartbeats, one every {HEARTBEAT:?} (an hour of the default policy has 360):"
+    );
     println!(
         "    keepalives: {sent} sent, {seen} seen by the server: {:.3} for each lease and heartbeat",
         each(seen)
@@ -83,15 +88,14 @@ pub async fn run() {
         each(after.lease_keys - before.lease_keys),
         after.others() - before.others(),
     );
+    let late = memory();
     println!(
-        "    memory here: {empty} KiB before, {early} KiB at the begin, {half} KiB at half time, {} \
-         KiB at the end",
-        memory()
+        "    memory here: {empty} KiB before, {early} KiB at the begin, {half} KiB at half time, \
+         {late} KiB at the end"
     );
-    for _ in 0..3 {
+    for _ in 0..5 {
         lose_all(&server, &metrics, &leading).await;
     }
-    println!("  memory after that: {} KiB", memory());
 }
 
 async fn all_lead(leading: &AtomicUsize, number: usize) {
@@ -105,38 +109,38 @@ async fn lose_all(server: &Cluster, metrics: &Metrics, leading: &Arc<AtomicUsize
     let mut client = server.client().await;
     let leases = client.leases().await.unwrap();
     let before = metrics.read();
-    let watched = Arc::new(AtomicBool::new(true));
-    let (watching, watcher) = (watched.clone(), metrics.clone());
-    let watch = tokio::task::spawn_blocking(move || watcher.watch(&watching));
+    let goes_on = Arc::new(AtomicBool::new(true));
+    let (going_on, looking) = (goes_on.clone(), metrics.clone());
+    let looking = tokio::task::spawn_blocking(move || looking.watch(&going_on));
+    let began = Instant::now();
     for lease in leases.leases() {
         client.lease_revoke(lease.id()).await.unwrap();
     }
-    let began = Instant::now();
     // They learn of it with their next heartbeats.
     while leading.load(Ordering::Relaxed) == ELECTIONS {
         tokio::time::sleep(Duration::from_millis(1)).await;
     }
     let first = began.elapsed();
-    let mut again = Series::new("all lead again");
     all_lead_for(leading, HEARTBEAT).await;
     let all = began.elapsed().saturating_sub(HEARTBEAT);
-    again.add(all);
-    watched.store(false, Ordering::Relaxed);
-    let peak = watch.await.unwrap();
+    goes_on.store(false, Ordering::Relaxed);
+    let peak = looking.await.unwrap();
     let after = metrics.read();
     println!("  all {} leases are revoked", leases.leases().len());
     println!(
         "    the first term is known to be lost after {first:.0?}, all lead again after {all:.0?}"
     );
     println!(
-        "    {} transactions, {} grants, {} requests in all; at most {:.0} requests/s in {:?}, and {} \
-         under way at a time",
+        "    {} transactions, {} grants, {} watches, {} requests in all; at most {:.0} requests/s in {:?}, and {} \
+         under way at a time; memory here: {} KiB",
         after.transactions - before.transactions,
         after.grants - before.grants,
+        after.watches - before.watches,
         after.all() - before.all(),
         peak.per_second,
         Metrics::INTERVAL,
         peak.under_way,
+        memory(),
     );
 }
 

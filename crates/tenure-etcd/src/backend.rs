@@ -365,7 +365,9 @@ impl LockBackend for EtcdBackend {
         let (answer, attempt) = oneshot::channel();
         let (inner, task_lock, task_candidate) =
             (self.inner.clone(), lock.clone(), candidate.clone());
+        let seeking = self.inner.common.hub.seek(lock);
         self.inner.common.runtime.spawn(async move {
+            let _seeking = seeking;
             let gone = || answer.is_closed();
             if gone() {
                 return;

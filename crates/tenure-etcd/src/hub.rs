@@ -120,6 +120,16 @@ impl Hub {
         }
     }
 
+    /// A candidate is about to have a key: it is no observer, however long the store takes. Without
+    /// this, thousands that wait for a new lease would each open a watch, only to close it again.
+    pub(crate) fn seek(self: &Arc<Self>, lock: &LockName) -> Seeking {
+        self.sit(lock);
+        Seeking {
+            hub: self.clone(),
+            lock: lock.clone(),
+        }
+    }
+
     /// The key on this lease is gone.
     pub(crate) fn rise(self: &Arc<Self>, lock: &LockName, lease: i64) {
         self.stop_waiting(lock, lease);
@@ -189,6 +199,14 @@ impl Hub {
             lock: lock.clone(),
         };
         drop(state);
+        self.settle_later(lock);
+        Box::pin(stream::unfold(listener, |mut listener| async move {
+            let changed = listener.hints.as_mut()?.changed().await;
+            changed.ok().map(|()| (Hint::MayBeFree, listener))
+        }))
+    }
+
+    fn settle_later(self: &Arc<Self>, lock: &LockName) {
         let (hub, lock) = (Arc::downgrade(self), lock.clone());
         self.runtime.spawn(async move {
             tokio::time::sleep(BEFORE_OBSERVING).await;
@@ -196,10 +214,6 @@ impl Hub {
                 hub.settle(&lock);
             }
         });
-        Box::pin(stream::unfold(listener, |mut listener| async move {
-            let changed = listener.hints.as_mut()?.changed().await;
-            changed.ok().map(|()| (Hint::MayBeFree, listener))
-        }))
     }
 
     /// Begins or ends to watch all keys of the lock, as it has observers or not.
@@ -245,6 +259,28 @@ impl Hub {
         if let Some(entry) = self.state().locks.get_mut(&target.lock) {
             entry.waits.retain(|_, wait| wait.predecessor != target.key);
             entry.hints.send_replace(());
+        }
+    }
+}
+
+/// See [`Hub::seek`].
+pub(crate) struct Seeking {
+    hub: Arc<Hub>,
+    lock: LockName,
+}
+
+impl Drop for Seeking {
+    fn drop(&mut self) {
+        let mut state = self.hub.state();
+        let Some(entry) = state.locks.get_mut(&self.lock) else {
+            return;
+        };
+        entry.seats = entry.seats.saturating_sub(1);
+        let empty = entry.seats == 0;
+        drop(state);
+        if empty {
+            // Most likely it tries again soon.
+            self.hub.settle_later(&self.lock);
         }
     }
 }

@@ -31,6 +31,8 @@ pub struct Requests {
     pub reads: u64,
     pub grants: u64,
     pub revokes: u64,
+    /// Watches that were begun or ended, on whatever stream.
+    pub watches: u64,
     /// Requests for the keys of a lease.
     pub lease_keys: u64,
     /// Those that are not answered yet, without the streams.
@@ -44,7 +46,7 @@ impl Requests {
 
     /// Without the heartbeats.
     pub fn others(&self) -> u64 {
-        self.transactions + self.reads + self.grants + self.revokes
+        self.transactions + self.reads + self.grants + self.revokes + self.watches
     }
 }
 
@@ -95,12 +97,14 @@ impl Metrics {
                     "Range" => found.reads += value,
                     "LeaseGrant" => found.grants += value,
                     "LeaseRevoke" => found.revokes += value,
+                    "Watch" => found.watches += value,
                     "LeaseTimeToLive" => found.lease_keys += value,
                     _ => {}
                 }
             }
         }
-        found.under_way = started - handled;
+        // What is handled while this is printed may not have been started in it.
+        found.under_way = u64::saturating_sub(started, handled);
         found
     }
 

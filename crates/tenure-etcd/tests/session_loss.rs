@@ -1,0 +1,90 @@
+//! All leases of a process are gone at once: its elections come back together, not as a herd.
+#![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
+
+#[path = "support/metrics.rs"]
+mod metrics;
+mod support;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use metrics::Metrics;
+use support::{lock, start, until};
+use tenure_conformance::proxy::{FaultProxy, Way};
+use tenure_core::{Election, FencingToken, Policy};
+use tenure_etcd::{EtcdBackend, EtcdConfig};
+use tokio::sync::watch;
+
+const ELECTIONS: usize = 300;
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn hundreds_of_elections_come_back_without_a_herd() {
+    let Some(cluster) = start() else { return };
+    let proxy = FaultProxy::start(cluster.members[0].address().parse().unwrap()).unwrap();
+    let url = format!("etcd://{}?keys_per_lease=100", proxy.address());
+    let config = EtcdConfig::from_url(&url).unwrap();
+    let backend = Arc::new(EtcdBackend::connect(config).await.unwrap());
+    let policy = Policy::builder()
+        .lease(Duration::from_secs(60))
+        .heartbeat(Duration::from_secs(3))
+        .build()
+        .unwrap();
+    let mut terms: Vec<watch::Receiver<Option<FencingToken>>> = Vec::new();
+    for number in 0..ELECTIONS {
+        let election = Election::builder(backend.clone(), lock(&format!("lock-{number}")))
+            .policy(policy.clone())
+            .build()
+            .unwrap();
+        let (tell, told) = watch::channel(None);
+        terms.push(told);
+        tokio::spawn(async move {
+            loop {
+                let leadership = election.campaign().await.unwrap();
+                tell.send_replace(Some(leadership.token()));
+                leadership.term().lost().await;
+                tell.send_replace(None);
+            }
+        });
+    }
+    let token = |term: &watch::Receiver<Option<FencingToken>>| *term.borrow();
+    until("all lead", async || {
+        terms.iter().all(|term| token(term).is_some())
+    })
+    .await;
+    let before: Vec<_> = terms.iter().map(token).collect();
+    assert_eq!(backend.traffic().leases, 3);
+
+    // Whoever needs a new lease has to wait for it.
+    proxy.delay(Way::Answers, Duration::from_millis(200));
+    let metrics = Metrics::of(&cluster);
+    let requests = metrics.read();
+    let goes_on = Arc::new(AtomicBool::new(true));
+    let (going_on, looking) = (goes_on.clone(), metrics.clone());
+    let looking = tokio::task::spawn_blocking(move || looking.watch(&going_on));
+    let leases = cluster.ctl(&["lease", "list"]);
+    let leases: Vec<_> = leases.lines().skip(1).collect();
+    assert_eq!(leases.len(), 3);
+    for lease in &leases {
+        cluster.ctl(&["lease", "revoke", lease]);
+    }
+    until("all lead again", async || {
+        let mut terms = terms.iter().map(token).zip(&before);
+        terms.all(|(token, before)| token > *before)
+    })
+    .await;
+    goes_on.store(false, Ordering::Relaxed);
+    let (peak, after) = (looking.await.unwrap(), metrics.read());
+    let (transactions, grants, watches) = (
+        after.transactions - requests.transactions,
+        after.grants - requests.grants,
+        after.watches - requests.watches,
+    );
+    println!("{transactions} transactions, {grants} grants, {watches} watches; {peak:?}");
+    assert_eq!(backend.traffic().leases, 3);
+    assert!(grants <= 4, "{grants}");
+    // A hundred places in a queue are taken by one, and those who ask meanwhile by the next.
+    assert!(transactions <= 60, "{transactions}");
+    assert!(watches <= 30, "{watches}");
+    assert!(peak.under_way <= 30, "{peak:?}");
+}
