@@ -610,7 +610,8 @@ impl Session {
             Ok(())
         };
         let ((), answer) = self.note(tokio::try_join!(keeping, asking))?;
-        if answer.ttl() <= 0 {
+        // 0 is less than a second, as seen before the keepalive arrived.
+        if answer.ttl() < 0 {
             return self.note(Err(Trouble::lease_gone()));
         }
         self.judge(answer.keys(), asked);
