@@ -26,6 +26,8 @@ pub(crate) enum Cause {
     Link,
     /// The lease is gone at the server, and with it all its keys.
     LeaseGone,
+    /// The password is refused. Where it is read from a file there may be a newer one by now.
+    Password,
     /// The server's answer; another endpoint would say the same.
     Answer,
 }
@@ -84,6 +86,32 @@ impl Trouble {
         trouble
     }
 
+    /// The same, of a connection on which nothing was answered yet. A server that wants TLS, or
+    /// none, or another certificate, mostly just closes it: its own reason comes too late to be
+    /// read.
+    pub(crate) fn at_first_contact(mut self, encrypted: bool) -> Self {
+        let says = |text: &str| self.message.contains(text);
+        if self.cause != Cause::Link || self.kind != ErrorKind::Unavailable {
+            return self;
+        }
+        let advice = if says("tls handshake eof") {
+            "if it stays so, it speaks no TLS: check the scheme (etcd:// or etcds://)"
+        } else if !["closed", "broken pipe", "reset"]
+            .iter()
+            .any(|text| says(text))
+        {
+            return self;
+        } else if encrypted {
+            self.kind = ErrorKind::Misconfigured;
+            "it closes the connection after the TLS handshake, as it does when it asks for a \
+             client's certificate and gets none that it believes: check cert and key"
+        } else {
+            "if it stays so, it speaks TLS only: check the scheme (etcd:// or etcds://)"
+        };
+        self.message = format!("{}; {advice}", self.message);
+        self
+    }
+
     pub(crate) fn unreadable(what: &str) -> Self {
         Self::new(
             ErrorKind::Internal,
@@ -106,15 +134,22 @@ impl Trouble {
 
 /// A text of the server without control characters, and not endless.
 fn shown(text: &str) -> String {
-    text.chars()
-        .take(300)
-        .flat_map(char::escape_debug)
-        .collect()
+    let mut shown = String::new();
+    for c in text.chars().take(300) {
+        match c {
+            '\'' | '"' => shown.push(c),
+            c => shown.extend(c.escape_debug()),
+        }
+    }
+    shown
 }
 
 /// The client's own message says only "transport error"; the reason is at the end of the chain.
 fn with_reasons(error: &dyn StdError) -> String {
-    let mut text = error.to_string();
+    chained(error.to_string(), error)
+}
+
+fn chained(mut text: String, error: &dyn StdError) -> String {
     let mut next = error.source();
     while let Some(error) = next {
         let reason = error.to_string();
@@ -191,7 +226,9 @@ fn of_status(status: &tonic::Status) -> Trouble {
         );
     }
     if text.contains("authentication failed") {
-        return advised(ErrorKind::Forbidden, "check user and password");
+        let mut refused = advised(ErrorKind::Forbidden, "check user and password");
+        refused.cause = Cause::Password;
+        return refused;
     }
     match status.code() {
         Code::PermissionDenied => advised(
@@ -218,7 +255,10 @@ fn of_status(status: &tonic::Status) -> Trouble {
             Trouble::new(ErrorKind::Timeout, told).of_the_link()
         }
         // Without a raft leader, a member that is stopping, a broken connection.
-        _ => of_transport(&with_reasons(status), ErrorKind::Unavailable),
+        _ => {
+            let reasons = chained(text.to_owned(), status);
+            of_transport(&reasons, ErrorKind::Unavailable)
+        }
     }
 }
 

@@ -8,7 +8,7 @@
 use std::fmt;
 use std::future::Future;
 use std::path::Path;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -29,6 +29,10 @@ pub(crate) struct Link {
     pub(crate) client: Client,
     pub(crate) endpoint: String,
     failed: watch::Sender<bool>,
+    /// Something was answered on it.
+    answered: AtomicBool,
+    /// What it logged in with.
+    password: Option<String>,
 }
 
 impl Link {
@@ -106,6 +110,7 @@ impl Links {
     /// A new link to this endpoint, not the one in use.
     pub(crate) async fn dial(&self, endpoint: &Endpoint) -> Result<Link, Trouble> {
         let limit = self.config.connect_timeout;
+        let mut password = None;
         let dialling = async {
             let mut options = ConnectOptions::new()
                 .with_connect_timeout(limit)
@@ -115,11 +120,14 @@ impl Links {
                 .with_require_leader(true)
                 .with_auto_token_refresh(true);
             if let Some(user) = &self.config.user {
-                options = options.with_user(user, self.password()?);
+                let current = self.password()?;
+                options = options.with_user(user, &current);
+                password = Some(current);
             }
             let options = self.encrypted(options)?;
             let address = self.config.address(endpoint);
-            Ok::<_, Trouble>(Client::connect([address], Some(options)).await?)
+            let connecting = Client::connect([address], Some(options)).await;
+            connecting.map_err(|error| self.at_first_contact(error.into()))
         };
         let client = tokio::time::timeout(limit, dialling)
             .await
@@ -128,7 +136,13 @@ impl Links {
             client,
             endpoint: endpoint.to_string(),
             failed: watch::Sender::new(false),
+            answered: AtomicBool::new(false),
+            password,
         })
+    }
+
+    fn at_first_contact(&self, trouble: Trouble) -> Trouble {
+        trouble.at_first_contact(self.config.tls.is_some())
     }
 
     /// Small local files, read for each link, so that secrets and certificates can be renewed
@@ -215,12 +229,24 @@ impl Links {
             // Somebody else has found out already.
             () = link.failure() => Err(Trouble::silent(&link.endpoint, limit)),
         };
-        if let Err(trouble) = &outcome
-            && trouble.cause == Cause::Link
-        {
+        let mut trouble = match outcome {
+            Ok(value) => {
+                link.answered.store(true, Ordering::Relaxed);
+                return Ok(value);
+            }
+            Err(trouble) => trouble,
+        };
+        if !link.answered.load(Ordering::Relaxed) {
+            trouble = self.at_first_contact(trouble);
+        }
+        // A link with the password that is in force by now will do.
+        if trouble.cause == Cause::Password && self.password().ok() != link.password {
+            trouble = trouble.of_the_link();
+        }
+        if trouble.cause == Cause::Link {
             link.fail();
         }
-        outcome
+        Err(trouble)
     }
 }
 
