@@ -76,6 +76,13 @@ impl Postgres {
         ] {
             spec.args.extend(["-c".to_owned(), setting]);
         }
+        // The benchmarks read what the server has been asked; some systems package it apart.
+        let statements = "pg_stat_statements";
+        let library = programs.join(format!("../lib/{statements}.so"));
+        if library.is_file() {
+            let setting = format!("shared_preload_libraries={statements}");
+            spec.args.extend(["-c".to_owned(), setting]);
+        }
         launch.run(&spec)?;
         Ok(Self {
             port,
