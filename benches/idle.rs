@@ -1,8 +1,10 @@
-//! What 10,000 elections in one process cost when there is nothing to do but heartbeats, on the
-//! memory backend at the default policy: share of one core, and resident memory.
+//! What elections in one process cost when there is nothing to do but heartbeats, on the memory
+//! backend: 1, 10, 100, 1,000 and 10,000 of them with a heartbeat each second, and 10,000 at the
+//! default policy: share of one core, and resident memory.
 //!
-//! Not a criterion bench, since it is about minutes of doing nothing. `TENURE_BENCH_SECONDS` sets
-//! how long is measured (30 s by default, three heartbeats of each election).
+//! Not a criterion bench, since it is about doing nothing for a while. `TENURE_BENCH_SECONDS` sets
+//! how long the 10,000 are measured at the default policy (30 s by default, three heartbeats of
+//! each election; 20 s with `TENURE_BENCH_QUICK`).
 #![allow(
     clippy::unwrap_used,
     reason = "a benchmark that cannot be set up has nothing to say"
@@ -11,50 +13,93 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use tenure_core::{Election, Identity, LockName, MemoryBackend, Policy};
+use tenure_benches::{is_quick, record};
+use tenure_core::{Election, Identity, Leadership, LockName, MemoryBackend, Policy};
 
-const ELECTIONS: u32 = 10_000;
+/// Where the cost of one election is looked for as there are more of them.
+const SIZES: [u32; 5] = [1, 10, 100, 1_000, 10_000];
+
+/// So long each, at a heartbeat each second.
+const WINDOW: Duration = Duration::from_secs(5);
+
+const MOST: u32 = 10_000;
 
 fn main() {
+    // `cargo test --benches` only builds it.
+    if !std::env::args().any(|argument| argument == "--bench") {
+        return;
+    }
     let seconds = std::env::var("TENURE_BENCH_SECONDS").ok();
-    let seconds = seconds.and_then(|text| text.parse().ok()).unwrap_or(30);
+    let seconds = seconds.and_then(|text| text.parse().ok());
+    let seconds = seconds.unwrap_or(if is_quick() { 20 } else { 30 });
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .unwrap();
-    runtime.block_on(measure(Duration::from_secs(seconds)));
+    runtime.block_on(async {
+        // First, while the process is as small as it was.
+        at_the_default_policy(Duration::from_secs(seconds)).await;
+        as_they_grow().await;
+    });
 }
 
-async fn measure(duration: Duration) {
-    let empty = resident_kib();
-    let backend = Arc::new(MemoryBackend::private());
-    let identity = Identity::of_this_process();
-    let mut leaderships = Vec::new();
-    let heartbeat = Policy::default().heartbeat();
-    for number in 0..ELECTIONS {
-        let lock = LockName::new(format!("idle-{number}")).unwrap();
-        let election = Election::builder(backend.clone(), lock).identity(identity.clone());
-        leaderships.push(election.build().unwrap().campaign().await.unwrap());
-        // As in a service that has run for a while, heartbeats do not all fall together.
-        tokio::time::sleep(heartbeat / ELECTIONS / 10).await;
+async fn as_they_grow() {
+    println!("cost of an election as there are more of them, a heartbeat each second");
+    for size in SIZES {
+        let leaderships = lead(size, &Policy::fast()).await;
+        let used = cpu_during(WINDOW).await;
+        let heartbeats = WINDOW.as_secs_f64() / Policy::fast().heartbeat().as_secs_f64();
+        let each = used / heartbeats / f64::from(size) * 1e6;
+        println!("  {size:>6} elections  {each:>8.2} µs of cpu for a heartbeat");
+        record::figure("cpu for a heartbeat", &size.to_string(), each, "µs");
+        assert!(leaderships.iter().all(|leadership| leadership.is_valid()));
+        drop(leaderships);
+        tokio::time::sleep(Duration::from_millis(100)).await;
     }
-    let (cpu, start) = (cpu_time(), Instant::now());
-    tokio::time::sleep(duration).await;
-    let used = cpu_time().as_secs_f64() - cpu.as_secs_f64();
-    let share = used / start.elapsed().as_secs_f64() * 100.0;
+}
+
+async fn at_the_default_policy(duration: Duration) {
+    let empty = resident_kib();
+    let leaderships = lead(MOST, &Policy::default()).await;
+    let start = Instant::now();
+    let share = cpu_during(duration).await / start.elapsed().as_secs_f64() * 100.0;
     let resident = resident_kib();
     assert!(leaderships.iter().all(|leadership| leadership.is_valid()));
-    println!("{ELECTIONS} elections, {duration:?} at the default policy, memory backend");
+    println!("{MOST} elections, {duration:?} at the default policy, memory backend");
     println!("  cpu       {share:.2} % of one core");
+    let each = f64::from(resident - empty) * 1024.0 / f64::from(MOST);
     println!(
-        "  resident  {:.1} MiB (process without elections: {:.1} MiB)",
+        "  resident  {:.1} MiB (before: {:.1} MiB), {each:.0} bytes each",
         mib(resident),
         mib(empty)
     );
-    println!(
-        "  each      {:.0} bytes",
-        f64::from(resident - empty) * 1024.0 / f64::from(ELECTIONS)
-    );
+    let table = "10,000 elections at the default policy";
+    record::figure(table, "cpu", share, "% of a core");
+    record::figure(table, "resident memory", mib(resident), "MiB");
+    record::figure(table, "memory of each", each, "bytes");
+}
+
+async fn lead(number: u32, policy: &Policy) -> Vec<Leadership> {
+    let backend = Arc::new(MemoryBackend::private());
+    let identity = Identity::of_this_process();
+    let mut leaderships = Vec::new();
+    for one in 0..number {
+        let lock = LockName::new(format!("idle-{one}")).unwrap();
+        let election = Election::builder(backend.clone(), lock)
+            .identity(identity.clone())
+            .policy(policy.clone());
+        leaderships.push(election.build().unwrap().campaign().await.unwrap());
+        // As in a service that has run for a while, heartbeats do not all fall together.
+        tokio::time::sleep(policy.heartbeat() / number / 10).await;
+    }
+    leaderships
+}
+
+/// The seconds of a core that this process uses meanwhile.
+async fn cpu_during(duration: Duration) -> f64 {
+    let before = cpu_time();
+    tokio::time::sleep(duration).await;
+    cpu_time().saturating_sub(before).as_secs_f64()
 }
 
 fn cpu_time() -> Duration {

@@ -1,0 +1,162 @@
+//! What the figures must show, and whether they do.
+
+use crate::figures::{Figures, Role, Series, shown};
+
+/// One sentence that must hold, and what was read.
+pub(crate) struct Verdict {
+    pub(crate) store: String,
+    pub(crate) target: String,
+    pub(crate) measured: String,
+    pub(crate) is_met: bool,
+    pub(crate) why: &'static str,
+}
+
+/// The calls with a limit beside the bare operation.
+const CALLS: [(&str, &str); 2] = [("tenure: acquire", "acquire"), ("tenure: renew", "renew")];
+
+/// A hand-over at most so often its floor.
+const HAND_OVER: f64 = 1.5;
+
+fn call_limit(bench: &str) -> f64 {
+    if bench.starts_with("kube") {
+        1.10
+    } else {
+        1.15
+    }
+}
+
+/// Why a figure is what it is, where it falls short: the benchmark, a part of the floor's name, a
+/// part of the series' name, and the reason.
+const REASONS: [(&str, &str, &str, &str); 6] = [
+    (
+        "redis",
+        "SET NX",
+        "acquire",
+        "the bare command gives no fencing token; a token takes a second write, so a script \
+         instead of a command",
+    ),
+    (
+        "redis",
+        "token",
+        "acquire",
+        "the rest of the script: an earlier attempt of the same campaign is adopted, a token \
+         never falls behind what a lost key had, and the holder is named to those it refuses",
+    ),
+    (
+        "redis",
+        "PEXPIRE",
+        "renew",
+        "the bare command would lengthen a successor's lease; a renewal that cannot needs a \
+         script",
+    ),
+    (
+        "redis",
+        "",
+        "next leader",
+        "the engine's two looks at the clock, the lock's own script, and the wake-up of the task \
+         that waits: 0.1 ms on top of a floor of less than that",
+    ),
+    (
+        "postgres",
+        "blocked session",
+        "",
+        "the floor is an unlock alone: it gives no token. Ours is made durable before it is \
+         given out, which waits for the server's disk",
+    ),
+    (
+        "kube",
+        "",
+        "next",
+        "a hint comes by way of the watch cache, and the write that follows it first waits for \
+         the read that judges the record",
+    ),
+];
+
+fn why(bench: &str, floor: &str, name: &str) -> &'static str {
+    REASONS
+        .iter()
+        .find(|(of, beside, call, _)| {
+            bench.starts_with(of) && floor.contains(beside) && name.contains(call)
+        })
+        .map_or("not explained yet", |(_, _, _, why)| why)
+}
+
+/// All of it, store by store.
+pub(crate) fn judge(figures: &Figures) -> Vec<Verdict> {
+    let mut verdicts = Vec::new();
+    for bench in figures.stores_beside_peers() {
+        for table in figures.tables(bench) {
+            let lines = figures.lines(bench, table);
+            for line in lines.iter().filter(|line| line.role() == Role::Tenure) {
+                verdicts.extend(beside_floor(figures, line));
+            }
+            if lines.iter().any(|line| is_hand_over(line)) {
+                verdicts.extend(beside_peers(figures, bench, table));
+            }
+        }
+    }
+    verdicts
+}
+
+fn is_hand_over(series: &Series) -> bool {
+    series.role() == Role::Tenure && series.name.contains("to the next")
+        // That is a failover.
+        && !series.name.contains("end of the lease")
+}
+
+fn beside_floor(figures: &Figures, line: &Series) -> Option<Verdict> {
+    let floor = line.floor.as_deref()?;
+    let ratio = figures.ratio(line, floor)?;
+    let call = CALLS.iter().find(|(start, _)| line.name.starts_with(start));
+    let (what, limit) = match call {
+        Some((_, call)) => (*call, call_limit(&line.bench)),
+        None if is_hand_over(line) => ("hand-over", HAND_OVER),
+        None => return None,
+    };
+    let is_met = ratio <= limit + 0.005;
+    let name = line.name.trim_start_matches("tenure: ");
+    let table = &line.table;
+    Some(Verdict {
+        store: line.bench.clone(),
+        target: format!("{what} at most {limit:.2} x its floor"),
+        measured: format!("{ratio:.2} x: {name}, beside {floor} ({table})"),
+        is_met,
+        why: if is_met {
+            ""
+        } else {
+            why(&line.bench, floor, &line.name)
+        },
+    })
+}
+
+/// Our slowest hand-over, the one that an application sees, beside each peer's.
+fn beside_peers(figures: &Figures, bench: &str, table: &str) -> Vec<Verdict> {
+    let all = figures.distinct(bench, table);
+    let ours = all.iter().filter(|series| is_hand_over(series));
+    let Some(ours) = ours.max_by(|a, b| a.median().total_cmp(&b.median())) else {
+        return Vec::new();
+    };
+    let peers = all.iter().filter(|series| series.role() == Role::Peer);
+    peers
+        .map(|peer| {
+            let ratio = ours.median() / peer.median();
+            let is_met = ratio < 1.0;
+            Verdict {
+                store: bench.to_owned(),
+                target: "hand-over ahead of every peer".to_owned(),
+                measured: format!(
+                    "{ratio:.2} x: {} beside {} of {}",
+                    shown(ours.median()),
+                    shown(peer.median()),
+                    peer.name
+                ),
+                is_met,
+                why: match (is_met, peer.name.contains("no token")) {
+                    (true, _) => "",
+                    (false, true) => "the peer gives no fencing token, and so waits for no disk",
+                    (false, false) => "not explained yet",
+                },
+            }
+        })
+        .collect()
+}
