@@ -8,6 +8,7 @@ use std::time::Duration;
 use anyhow::Result;
 use clap::{Args, Parser, Subcommand};
 
+use crate::bench;
 use crate::features;
 use crate::interrupt;
 use crate::paths::Dirs;
@@ -39,6 +40,12 @@ enum Command {
         /// Print how many crates and how much compile time each feature adds, instead
         #[arg(long)]
         times: bool,
+    },
+    /// All benchmarks on the real stores and beside peers, and docs/benchmarks.md with its plots
+    Bench {
+        /// Fewer samples: under 15 minutes on two cores
+        #[arg(long)]
+        quick: bool,
     },
     /// The documentation, with warnings as errors
     Docs,
@@ -185,6 +192,10 @@ fn run(command: Command) -> Result<ExitCode> {
             println!("trees: {}", features::assert_trees()?);
             println!("each feature alone: {}", features::check_builds()?);
             Ok(ExitCode::SUCCESS)
+        }
+        Command::Bench { quick } => {
+            interrupt::install()?;
+            bench::bench(quick)
         }
         Command::Docs => {
             interrupt::install()?;

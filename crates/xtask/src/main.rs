@@ -7,6 +7,8 @@ fn main() {
 }
 
 #[cfg(unix)]
+mod bench;
+#[cfg(unix)]
 mod cli;
 #[cfg(unix)]
 mod features;

@@ -136,9 +136,9 @@ impl fmt::Display for Outcome {
 
 /// One row of the final table.
 #[derive(Debug)]
-struct Row {
+pub(crate) struct Row {
     name: String,
-    outcome: Outcome,
+    pub(crate) outcome: Outcome,
     took: Duration,
 }
 
@@ -291,7 +291,11 @@ const ACROSS_STORES: [&str; 9] = [
 ];
 
 /// Runs cargo; its failure is a row of the table, so that the steps after it still run.
-fn cargo_step(name: &str, arguments: &[&str], environment: &[(OsString, OsString)]) -> Result<Row> {
+pub(crate) fn cargo_step(
+    name: &str,
+    arguments: &[&str],
+    environment: &[(OsString, OsString)],
+) -> Result<Row> {
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     step(name, &cargo, arguments, environment)
 }
@@ -467,7 +471,7 @@ fn across_stores(state: &State) -> Result<Vec<Row>> {
 }
 
 /// Prints the table; the exit code says whether all is well.
-fn report(rows: &[Row], took: Duration) -> ExitCode {
+pub(crate) fn report(rows: &[Row], took: Duration) -> ExitCode {
     let width = rows
         .iter()
         .map(|row| row.name.len())

@@ -1,0 +1,140 @@
+//! `cargo xtask bench`: everything that is measured, on the real stores, and the report of it.
+
+use std::ffi::OsString;
+use std::fs;
+use std::path::Path;
+use std::process::ExitCode;
+use std::time::Instant;
+
+use anyhow::{Context, Result};
+use serde_json::json;
+
+use crate::paths::{self, Dirs};
+use crate::process::Hold;
+use crate::provision::{self, Need};
+use crate::stores::{self, Kind, Request, State};
+use crate::suite::{self, Outcome};
+
+/// Where the benchmarks say what they have measured (`benches/record.rs`).
+const OUT: &str = "TENURE_BENCH_OUT";
+
+/// How often the peers' benchmarks and the killed leaders make their rounds.
+const ROUNDS: &str = "TENURE_BENCH_ROUNDS";
+
+/// Few enough for a run that is waited for.
+const QUICK_ROUNDS: &str = "50";
+
+/// Runs all and writes the report, also when a part has failed: the table says which.
+pub(crate) fn bench(quick: bool) -> Result<ExitCode> {
+    let begin = Instant::now();
+    let dirs = Dirs::open()?;
+    let folder = paths::workspace().join("target").join("bench");
+    paths::make_dir(&folder, 0o755)?;
+    let lines = folder.join("figures.jsonl");
+    paths::remove_file(&lines)?;
+    provision::ensure(&[Need::Protoc, Need::Etcd, Need::Redis, Need::Postgres])?;
+
+    let kinds = Kind::DEFAULT;
+    let mut session = stores::up(&dirs, &Request::new(kinds, None), Hold::Held)?;
+    let state = session.state()?;
+    let environment = environment(quick, &lines, &state);
+    let mut rows = Vec::new();
+    for (name, arguments) in [
+        ("benchmarks of this workspace", WORKSPACE.as_slice()),
+        ("benchmarks beside peers", PEERS.as_slice()),
+    ] {
+        rows.push(suite::cargo_step(name, arguments, &environment)?);
+    }
+    session.stop()?;
+
+    facts(&lines, quick, &state, begin)?;
+    let docs = paths::workspace().join("docs");
+    let lines = lines.to_string_lossy().into_owned();
+    let docs = docs.to_string_lossy().into_owned();
+    let report: [&str; 7] = [
+        "run",
+        "--release",
+        "--package",
+        "tenure-bench-report",
+        "--",
+        &lines,
+        &docs,
+    ];
+    let written = suite::cargo_step("report", &report, &[])?;
+    let is_written = matches!(written.outcome, Outcome::Passed(_));
+    rows.push(written);
+    let code = suite::report(&rows, begin.elapsed());
+    if is_written {
+        println!("the report: docs/benchmarks.md; criterion's: target/criterion/report/index.html");
+    }
+    Ok(code)
+}
+
+/// One that fails must not hide what the others say.
+const WORKSPACE: [&str; 4] = ["bench", "--package", "tenure-benches", "--no-fail-fast"];
+
+const PEERS: [&str; 4] = [
+    "bench",
+    "--manifest-path=benches/peers/Cargo.toml",
+    "--target-dir=target/peers",
+    "--no-fail-fast",
+];
+
+fn environment(quick: bool, lines: &Path, state: &State) -> Vec<(OsString, OsString)> {
+    let stores = state.env();
+    let stores = stores
+        .iter()
+        .map(|(name, value)| (OsString::from(name), OsString::from(value)));
+    let mut all: Vec<_> = stores.collect();
+    all.push((OUT.into(), lines.into()));
+    if quick {
+        all.push(("TENURE_BENCH_QUICK".into(), "1".into()));
+        if std::env::var_os(ROUNDS).is_none() {
+            all.push((ROUNDS.into(), QUICK_ROUNDS.into()));
+        }
+    }
+    all
+}
+
+/// Appends what the figures are worth: where and on what they were taken.
+fn facts(lines: &Path, quick: bool, state: &State, begin: Instant) -> Result<()> {
+    let cores = std::thread::available_parallelism().map_or(0, usize::from);
+    let memory = fs::read_to_string("/proc/meminfo").unwrap_or_default();
+    let memory = memory
+        .lines()
+        .find_map(|line| line.strip_prefix("MemTotal:")?.trim().strip_suffix(" kB"));
+    let memory = memory.and_then(|kib| kib.parse::<u64>().ok());
+    let memory = memory.map_or_else(
+        || "unknown".to_owned(),
+        |kib| format!("{} GiB", kib.div_ceil(1 << 20)),
+    );
+    let rounds = std::env::var(ROUNDS).unwrap_or_else(|_| QUICK_ROUNDS.to_owned());
+    let mode = if quick {
+        format!("quick ({rounds} rounds beside peers, 10 samples of a call)")
+    } else {
+        "full".to_owned()
+    };
+    let took = begin.elapsed().as_secs();
+    let mut all = vec![
+        ("mode", mode),
+        ("cores", cores.to_string()),
+        ("memory", memory),
+        (
+            "system",
+            format!("{} {}", std::env::consts::OS, std::env::consts::ARCH),
+        ),
+        (
+            "took",
+            format!("{} min {} s, builds included", took / 60, took % 60),
+        ),
+    ];
+    for (kind, running) in &state.stores {
+        all.push((kind.name(), running.version.clone()));
+    }
+    let mut text = fs::read_to_string(lines).unwrap_or_default();
+    for (name, value) in all {
+        text.push_str(&json!({ "kind": "fact", "name": name, "value": value }).to_string());
+        text.push('\n');
+    }
+    fs::write(lines, text).with_context(|| format!("cannot write {}", lines.display()))
+}
