@@ -286,11 +286,13 @@ async fn calls(server: &Cluster, resting: bool) {
     } else {
         "one after the other"
     };
-    println!("To get a free lock, {how}: a transaction that puts a key");
+    tenure_peers::table(&format!(
+        "To get a free lock, {how}: a transaction that puts a key"
+    ));
     table(&acquires);
-    println!("To renew it, {how}: a keepalive and its answer");
+    tenure_peers::table(&format!("To renew it, {how}: a keepalive and its answer"));
     table(&renewals[..3]);
-    println!("To give it back, {how}: a delete");
+    tenure_peers::table(&format!("To give it back, {how}: a delete"));
     table(&releases);
 }
 
@@ -350,7 +352,9 @@ async fn hand_overs(server: &Cluster, wait: Duration) {
             }
         }
     }
-    println!("From the end of one holder to the next, who has waited for {wait:?}");
+    tenure_peers::table(&format!(
+        "From the end of one holder to the next, who has waited for {wait:?}"
+    ));
     floor.print(None);
     for ours in [&of_backend, &of_elections, &of_client] {
         ours.print(Some(&floor));
