@@ -134,12 +134,28 @@ impl EtcdBackend {
     /// [`Misconfigured`](ErrorKind::Misconfigured) on a configuration that cannot work, or outside
     /// a tokio runtime.
     pub fn lazy(config: EtcdConfig) -> Result<Self, Error> {
+        Self::on(config, None)
+    }
+
+    /// On an application's own client; of `config` only the prefix, the request timeout and the
+    /// keys per lease count. No I/O, and nothing is asked before the first call.
+    ///
+    /// The client finds the members by itself, without deadlines: when one of several is frozen, a
+    /// call can be lost on it again and again, and with it the term, which
+    /// [`connect`](Self::connect) would have kept by going on to the next member.
+    ///
+    /// Fails as [`lazy`](Self::lazy) does.
+    pub fn with_client(client: etcd_client::Client, config: EtcdConfig) -> Result<Self, Error> {
+        Self::on(config, Some(client))
+    }
+
+    fn on(config: EtcdConfig, client: Option<etcd_client::Client>) -> Result<Self, Error> {
         config.check()?;
         let runtime = Handle::try_current().map_err(|error| {
             Error::misconfigured("there is no tokio runtime here; connect within one")
                 .with_source(error)
         })?;
-        let links = Arc::new(Links::new(config));
+        let links = Arc::new(Links::new(config, client));
         let hub = Hub::new(links.clone(), &runtime);
         Ok(Self {
             inner: Arc::new(Inner {

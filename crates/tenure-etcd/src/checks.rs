@@ -41,10 +41,13 @@ async fn member(links: &Links, endpoint: &Endpoint) -> Check {
         let link = links.dial(endpoint).await?;
         let mut client = link.client.clone();
         let status = async move { client.status().await };
-        links.one(&link, links.config.request_timeout, status).await
+        let status = links
+            .one(&link, links.config.request_timeout, status)
+            .await?;
+        Ok::<_, Trouble>((link.endpoint, status))
     };
     match asked.await {
-        Ok(status) => judged(NAME, endpoint, &status),
+        Ok((endpoint, status)) => judged(NAME, &endpoint, &status),
         Err(trouble) => Check::unusable(
             NAME,
             format!("{endpoint}: {}", trouble.message()),
@@ -53,7 +56,7 @@ async fn member(links: &Links, endpoint: &Endpoint) -> Check {
     }
 }
 
-fn judged(name: &'static str, endpoint: &Endpoint, status: &StatusResponse) -> Check {
+fn judged(name: &'static str, endpoint: &str, status: &StatusResponse) -> Check {
     let version = status.version().escape_debug();
     if status.leader() == 0 {
         return Check::unusable(

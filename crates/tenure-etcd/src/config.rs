@@ -123,7 +123,32 @@ impl Tls {
     }
 }
 
+impl Default for EtcdConfig {
+    /// One member on this host, on etcd's usual port.
+    fn default() -> Self {
+        Self::of(vec![Endpoint {
+            host: "localhost".to_owned(),
+            port: 2379,
+        }])
+    }
+}
+
 impl EtcdConfig {
+    fn of(endpoints: Vec<Endpoint>) -> Self {
+        Self {
+            endpoints,
+            user: None,
+            password: None,
+            password_file: None,
+            prefix: String::new(),
+            tls: None,
+            // To check a password takes an etcd that is busy a while.
+            connect_timeout: Duration::from_secs(5),
+            request_timeout: Duration::from_secs(2),
+            keys_per_lease: 1000,
+        }
+    }
+
     /// These members of one cluster, each `host`, `host:port` or `[v6]:port`; the port defaults
     /// to 2379. One is used at a time, and the next when it fails.
     ///
@@ -137,18 +162,7 @@ impl EtcdConfig {
         if endpoints.is_empty() {
             return Err(Error::invalid_input("there is no endpoint"));
         }
-        Ok(Self {
-            endpoints,
-            user: None,
-            password: None,
-            password_file: None,
-            prefix: String::new(),
-            tls: None,
-            // To check a password takes an etcd that is busy a while.
-            connect_timeout: Duration::from_secs(5),
-            request_timeout: Duration::from_secs(2),
-            keys_per_lease: 1000,
-        })
+        Ok(Self::of(endpoints))
     }
 
     /// Reads `etcd://[user:password@]host[:port][,host...][/prefix][?parameters]`, or `etcds://`

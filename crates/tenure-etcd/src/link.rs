@@ -36,6 +36,16 @@ pub(crate) struct Link {
 }
 
 impl Link {
+    fn new(client: Client, endpoint: String, password: Option<String>) -> Self {
+        Self {
+            client,
+            endpoint,
+            failed: watch::Sender::new(false),
+            answered: AtomicBool::new(false),
+            password,
+        }
+    }
+
     pub(crate) fn fail(&self) {
         self.failed.send_replace(true);
     }
@@ -63,14 +73,17 @@ impl fmt::Debug for Link {
 /// The way to the cluster.
 pub(crate) struct Links {
     pub(crate) config: EtcdConfig,
+    /// An application's own client, which finds the members by itself.
+    given: Option<Client>,
     next: AtomicUsize,
     current: Mutex<Option<Arc<Link>>>,
     dialling: tokio::sync::Mutex<()>,
 }
 
 impl Links {
-    pub(crate) fn new(config: EtcdConfig) -> Self {
+    pub(crate) fn new(config: EtcdConfig, given: Option<Client>) -> Self {
         Self {
+            given,
             // A fleet does not all begin with the first.
             next: AtomicUsize::new(fastrand::usize(..config.endpoints.len().max(1))),
             config,
@@ -109,6 +122,13 @@ impl Links {
 
     /// A new link to this endpoint, not the one in use.
     pub(crate) async fn dial(&self, endpoint: &Endpoint) -> Result<Link, Trouble> {
+        if let Some(client) = &self.given {
+            return Ok(Link::new(
+                client.clone(),
+                "the application's client".to_owned(),
+                None,
+            ));
+        }
         let limit = self.config.connect_timeout;
         let mut password = None;
         let dialling = async {
@@ -132,13 +152,7 @@ impl Links {
         let client = tokio::time::timeout(limit, dialling)
             .await
             .map_err(|_| Trouble::silent(&endpoint.to_string(), limit))??;
-        Ok(Link {
-            client,
-            endpoint: endpoint.to_string(),
-            failed: watch::Sender::new(false),
-            answered: AtomicBool::new(false),
-            password,
-        })
+        Ok(Link::new(client, endpoint.to_string(), password))
     }
 
     fn at_first_contact(&self, trouble: Trouble) -> Trouble {

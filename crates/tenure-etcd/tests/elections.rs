@@ -7,9 +7,12 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use futures_util::future::join_all;
-use support::{LIMIT, lock, start, start_with, until, within_limit};
-use tenure_core::{Election, Identity, LockBackend, Policy};
+use support::{
+    LIMIT, LONG, candidate, held, is_taken, lock, renewed, start, start_with, until, within_limit,
+};
+use tenure_core::{Election, Identity, LockBackend, Policy, Time};
 use tenure_etcd::etcd_client::TxnOp;
+use tenure_etcd::{EtcdBackend, EtcdConfig};
 
 /// Every member in turn crashes or stands still, the raft leader among them: the term goes on.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -145,4 +148,25 @@ async fn a_transaction_under_a_guard_is_committed_only_while_the_term_goes_on() 
     assert!(!client.txn(write("3")).await.unwrap().succeeded());
     let balance = client.get("balance", None).await.unwrap();
     assert_eq!(balance.kvs()[0].value(), b"2");
+}
+
+#[tokio::test]
+async fn an_applications_own_client_serves_too() {
+    let Some(cluster) = start() else {
+        return;
+    };
+    let config = EtcdConfig::default().prefix("apps").unwrap();
+    let client = cluster.client().await;
+    let backend = EtcdBackend::with_client(client.clone(), config.clone()).unwrap();
+    let other = EtcdBackend::with_client(client, config).unwrap();
+    let (me, you) = (candidate("a", 1), candidate("b", 2));
+    let grant = held(backend.acquire(&lock("own"), &me, LONG).await.unwrap());
+    assert!(is_taken(
+        &other.acquire(&lock("own"), &you, LONG).await.unwrap()
+    ));
+    let grant = renewed(backend.renew(&grant, Time::ZERO).await.unwrap());
+    assert_eq!(cluster.queue("apps/own").len(), 2);
+    backend.release(&grant).await.unwrap();
+    let next = held(other.acquire(&lock("own"), &you, LONG).await.unwrap());
+    assert!(next.token > grant.token);
 }

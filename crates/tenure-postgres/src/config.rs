@@ -148,6 +148,60 @@ impl PostgresConfig {
         })
     }
 
+    /// The servers, role, password, database, options and connect timeout that an application has
+    /// described for its own sessions, and its TLS mode ([`TlsMode`]: `require` verifies here; name
+    /// certificates by [`authorities`](Self::authorities)). The backend opens sessions of its own: a
+    /// lock belongs to its session. No I/O yet.
+    ///
+    /// Fails with [`InvalidInput`](tenure_core::ErrorKind::InvalidInput) when no host is named, or
+    /// the password is no UTF-8.
+    pub fn from_client_config(client: &tokio_postgres::Config) -> Result<Self, Error> {
+        use tokio_postgres::config::{Host, SslMode};
+
+        let ports = client.get_ports();
+        let port = |index: usize| match ports {
+            [] => 5432,
+            [one] => *one,
+            several => several.get(index).copied().unwrap_or(5432),
+        };
+        let hosts: Vec<Address> = client
+            .get_hosts()
+            .iter()
+            .enumerate()
+            .map(|(index, host)| Address {
+                host: match host {
+                    Host::Tcp(name) => name.clone(),
+                    #[cfg(unix)]
+                    Host::Unix(directory) => directory.to_string_lossy().into_owned(),
+                },
+                port: port(index),
+            })
+            .collect();
+        let mut config = Self::server("localhost")?;
+        if hosts.is_empty() {
+            return Err(bad_address());
+        }
+        config.hosts = hosts;
+        config.user = client.get_user().map(str::to_owned);
+        config.database = client.get_dbname().map(str::to_owned);
+        config.options = client.get_options().map(str::to_owned);
+        config.password = match client.get_password() {
+            Some(bytes) => Some(String::from_utf8(bytes.to_vec()).map_err(|_| {
+                Error::invalid_input("the password is no UTF-8, which the server would refuse")
+            })?),
+            None => None,
+        };
+        config.tls = match client.get_ssl_mode() {
+            SslMode::Disable => TlsMode::Disable,
+            SslMode::Prefer => TlsMode::Prefer,
+            _ => TlsMode::Require,
+        };
+        if let Some(timeout) = client.get_connect_timeout() {
+            config.connect_timeout = *timeout;
+        }
+        Ok(config)
+    }
+
     /// Reads `postgres://[user[:password]@]host[:port][,host...][/database][?parameters]`, or the
     /// same with `postgresql:`. No I/O yet.
     ///
@@ -585,6 +639,16 @@ fn duration(name: &str, value: &str) -> Result<Duration, Error> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_applications_own_configuration_says_where_the_locks_are() {
+        let url = "postgres://ann:s3cret@a:6000,b:6001/jobs?sslmode=disable&connect_timeout=7";
+        let client: tokio_postgres::Config = url.parse().unwrap();
+        let config = PostgresConfig::from_client_config(&client).unwrap();
+        assert_eq!(config, PostgresConfig::from_url(url).unwrap());
+        let empty = tokio_postgres::Config::new();
+        assert!(PostgresConfig::from_client_config(&empty).is_err());
+    }
 
     #[test]
     fn urls_are_read_as_libpq_reads_them() {

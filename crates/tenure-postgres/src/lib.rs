@@ -89,3 +89,5 @@ pub use backend::PostgresBackend;
 pub use config::{PostgresConfig, TlsMode};
 pub use guard::GuardedTransaction;
 pub use key::AdvisoryKey;
+// Its configuration is what `PostgresConfig::from_client_config` takes.
+pub use tokio_postgres;

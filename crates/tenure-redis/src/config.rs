@@ -180,6 +180,53 @@ impl RedisConfig {
         Ok(Self::with_servers(Servers::Cluster(nodes)))
     }
 
+    /// The server that an application's own client talks to, with the same user, password and
+    /// database. The backend opens connections of its own there: locks need deadlines, and one of
+    /// them does nothing but wait for messages. No I/O yet.
+    ///
+    /// Fails with [`InvalidInput`](tenure_core::ErrorKind::InvalidInput) for what cannot be taken
+    /// over: a Unix socket, certificates (the client does not show them; give the files by
+    /// [`tls`](Self::tls)), and a TLS connection that verifies no name.
+    pub fn from_client(client: &redis::Client) -> Result<Self, Error> {
+        use redis::ConnectionAddr;
+
+        let info = client.get_connection_info();
+        let (host, port, encrypted) = match info.addr() {
+            ConnectionAddr::Tcp(host, port) => (host, port, false),
+            ConnectionAddr::TcpTls {
+                host,
+                port,
+                insecure: false,
+                tls_params: None,
+            } => (host, port, true),
+            ConnectionAddr::TcpTls { .. } => {
+                return Err(Error::invalid_input(
+                    "the client has certificates of its own, or verifies no name; describe the \
+                     server by RedisConfig::server and its certificates by RedisConfig::tls",
+                ));
+            }
+            _ => {
+                return Err(Error::invalid_input(
+                    "the client uses a Unix socket; locks need the server's address",
+                ));
+            }
+        };
+        let address = Address {
+            host: host.clone(),
+            port: *port,
+        };
+        let mut config = Self::with_servers(Servers::Single(address));
+        let settings = info.redis_settings();
+        config.credentials = Credentials {
+            username: settings.username().map(str::to_owned),
+            password: settings.password().map(str::to_owned),
+        };
+        config.database = u32::try_from(settings.db())
+            .map_err(|_| Error::invalid_input("the client's database is a negative number"))?;
+        config.tls = encrypted.then(Tls::new);
+        Ok(config)
+    }
+
     /// Reads a URL. No I/O yet.
     ///
     /// | URL | |
@@ -602,6 +649,18 @@ fn shortened(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_applications_client_says_where_the_locks_are() {
+        let taken = |url: &str| RedisConfig::from_client(&redis::Client::open(url).unwrap());
+        let config = taken("redis://app:s3cret@db:6380/3").unwrap();
+        assert_eq!(
+            config,
+            RedisConfig::from_url("redis://app:s3cret@db:6380/3").unwrap()
+        );
+        let error = taken("unix:///run/redis.sock").unwrap_err();
+        assert!(error.message().contains("Unix socket"), "{error}");
+    }
 
     #[test]
     fn urls_of_all_kinds_are_read() {

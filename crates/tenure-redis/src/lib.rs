@@ -126,3 +126,5 @@ mod support;
 pub use backend::RedisBackend;
 pub use checks::Finding;
 pub use config::{RedisConfig, Tls};
+// Its client is what `RedisConfig::from_client` takes.
+pub use redis;
