@@ -8,7 +8,8 @@ use etcd_client::{Compare, CompareOp, Txn};
 ///
 /// It holds as long as the term's key stands with the revision that began it. So a transaction
 /// that compares it is either committed while the term goes on, or not at all, however long the
-/// process was paused between the check and the write; no clock is involved.
+/// process was paused between the check and the write; no clock is involved. The example
+/// `paused_leader` shows it.
 ///
 /// ```no_run
 /// # use tenure_etcd::{EtcdBackend, etcd_client::{Client, TxnOp}};
