@@ -1,0 +1,258 @@
+//! What a campaign does in the store: it enters the queue, looks at it, publishes and leaves.
+
+use std::sync::Arc;
+
+use etcd_client::{Compare, CompareOp, GetOptions, KeyValue, PutOptions, Txn, TxnOp};
+use tenure_core::{Candidate, ErrorKind, FencingToken, Holder, LockName, Time};
+use tokio::sync::oneshot;
+
+use super::look::{Ask, Look, is};
+use super::{Session, Slot};
+use crate::errors::Trouble;
+use crate::keys;
+
+/// What became of an attempt.
+pub(crate) enum Attempt {
+    Held {
+        token: FencingToken,
+        proven: Time,
+    },
+    Taken(Option<Holder>),
+    /// The slot was given up meanwhile; another one is needed.
+    Moved,
+}
+
+impl Session {
+    /// Enters the queue, or looks at it again. Not to be dropped while it runs.
+    pub(crate) async fn acquire(
+        self: &Arc<Self>,
+        lock: &LockName,
+        slot: &Arc<Slot>,
+        candidate: &Candidate,
+        gone: impl Fn() -> bool,
+    ) -> Result<Attempt, Trouble> {
+        let _turn = slot.turn.lock().await;
+        // A second look, in case the key was deleted since the last, and a third, should the
+        // predecessor go in between.
+        for _ in 0..3 {
+            if gone() {
+                return Ok(Attempt::Taken(None));
+            }
+            if slot.state().closed {
+                return Ok(Attempt::Moved);
+            }
+            let young = self.common.clock.now().minus(self.lease / 4);
+            let place = slot.state().revision;
+            let (looked, proof) = tokio::join!(
+                self.look(lock, place, candidate),
+                self.prove(young, |proof| proof.lease)
+            );
+            let Look::Queue {
+                own,
+                foreign,
+                entered,
+                first,
+                predecessor,
+                revision,
+            } = self.note(looked)?
+            else {
+                slot.state().forget();
+                continue;
+            };
+            if foreign {
+                return Err(Trouble::new(
+                    ErrorKind::Corrupted,
+                    format!(
+                        "the key {} was written by another program without its lease; delete it",
+                        self.key(lock)
+                    ),
+                ));
+            }
+            slot.entered(self, own, entered.then_some(candidate));
+            let Some(first) = first else {
+                return Err(Trouble::unreadable("the queue of a lock"));
+            };
+            if first.create_revision() == own {
+                proof?;
+                self.common.hub.stop_waiting(lock, self.id);
+                self.publish(lock, slot, own, candidate).await?;
+                let token = keys::token(own)
+                    .map_err(|error| Trouble::new(error.kind(), error.message()))?;
+                // The session may have ended meanwhile, and everybody been told.
+                let Some(proven) = slot.elected(self, own) else {
+                    continue;
+                };
+                return Ok(Attempt::Held { token, proven });
+            }
+            let holder = keys::holder(&first)
+                .map_err(|error| Trouble::new(error.kind(), error.message()))?;
+            let (predecessor, revision) = match predecessor {
+                Some(predecessor) => (Some(predecessor), revision),
+                None => self.predecessor(lock, own).await?,
+            };
+            if let Some(predecessor) = predecessor {
+                let key = predecessor.key().to_vec();
+                self.common.hub.wait(lock, self.id, key, revision + 1);
+                return Ok(Attempt::Taken(Some(holder)));
+            }
+        }
+        // The queue moves faster than it can be looked at; whoever asks will ask again.
+        self.common.hub.tell(lock);
+        Ok(Attempt::Taken(None))
+    }
+
+    async fn look(
+        &self,
+        lock: &LockName,
+        place: Option<i64>,
+        candidate: &Candidate,
+    ) -> Result<Look, Trouble> {
+        let (answer, answered) = oneshot::channel();
+        let proposal = || keys::proposal(candidate.identity.as_str(), candidate.value.as_ref());
+        let ask = Ask {
+            election: keys::election(&self.common.links.config.prefix, lock),
+            key: self.key(lock),
+            lease: self.id,
+            place: place.ok_or_else(proposal),
+            answer,
+        };
+        let gone = || {
+            Trouble::new(
+                ErrorKind::Internal,
+                "the backend's runtime is shutting down",
+            )
+        };
+        self.asks.send(ask).map_err(|_| gone())?;
+        answered.await.map_err(|_| gone())?
+    }
+
+    async fn predecessor(
+        &self,
+        lock: &LockName,
+        own: i64,
+    ) -> Result<(Option<KeyValue>, i64), Trouble> {
+        let election = keys::election(&self.common.links.config.prefix, lock);
+        let mut answer = self
+            .common
+            .links
+            .call(self.limit, |mut client| {
+                let election = election.clone();
+                async move { client.get(election, Some(keys::before(own))).await }
+            })
+            .await?;
+        let revision = answer
+            .header()
+            .map_or(0, etcd_client::ResponseHeader::revision);
+        Ok((answer.take_kvs().into_iter().next(), revision))
+    }
+
+    /// How many candidates come before this one.
+    pub(crate) async fn position(
+        &self,
+        lock: &LockName,
+        slot: &Slot,
+    ) -> Result<Option<usize>, Trouble> {
+        let Some(own) = slot.state().revision else {
+            return Ok(None);
+        };
+        let election = keys::election(&self.common.links.config.prefix, lock);
+        let answer = self
+            .common
+            .links
+            .call(self.limit, |mut client| {
+                let options = GetOptions::new()
+                    .with_prefix()
+                    .with_keys_only()
+                    .with_max_create_revision(own);
+                let election = election.clone();
+                async move { client.get(election, Some(options)).await }
+            })
+            .await?;
+        let is_own = |kv: &&KeyValue| kv.create_revision() == own;
+        let present = answer.kvs().iter().find(is_own).is_some();
+        Ok(present.then(|| answer.kvs().len() - 1))
+    }
+
+    /// Writes the candidate's value, if it is not what stands there.
+    pub(super) async fn publish(
+        &self,
+        lock: &LockName,
+        slot: &Slot,
+        own: i64,
+        candidate: &Candidate,
+    ) -> Result<(), Trouble> {
+        if slot.state().value == candidate.value {
+            return Ok(());
+        }
+        let key = self.key(lock);
+        let proposal = keys::proposal(candidate.identity.as_str(), candidate.value.as_ref());
+        let outcome = self
+            .common
+            .links
+            .call(self.limit, |mut client| {
+                let lease = PutOptions::new().with_lease(self.id);
+                let put = TxnOp::put(key.clone(), proposal.clone(), Some(lease));
+                let txn = Txn::new().when([is(&key, own)]).and_then([put]);
+                async move { client.txn(txn).await }
+            })
+            .await;
+        if self.note(outcome)?.succeeded() {
+            slot.state().value.clone_from(&candidate.value);
+        }
+        Ok(())
+    }
+
+    /// Gives back the term with this token, or whatever the campaign has here.
+    pub(crate) async fn release(
+        &self,
+        lock: &LockName,
+        slot: &Arc<Slot>,
+        token: Option<FencingToken>,
+    ) -> Result<(), Trouble> {
+        let _turn = slot.turn.lock().await;
+        let own = token.map(keys::revision);
+        self.leave(lock, own).await?;
+        let is_over = {
+            let mut seat = slot.state();
+            let is_over = own.is_none_or(|own| seat.revision.is_none_or(|now| now == own));
+            if is_over {
+                seat.forget();
+            }
+            is_over
+        };
+        if is_over {
+            self.remove(lock, slot);
+        }
+        Ok(())
+    }
+
+    /// Deletes the key, or only that with this create revision.
+    pub(super) async fn leave(&self, lock: &LockName, own: Option<i64>) -> Result<(), Trouble> {
+        if self.has_ended() {
+            return Ok(());
+        }
+        let key = self.key(lock);
+        self.common
+            .links
+            .call(self.limit, |mut client| {
+                let when = match own {
+                    Some(own) => is(&key, own),
+                    None => Compare::lease(key.clone(), CompareOp::Equal, self.id),
+                };
+                let txn = Txn::new()
+                    .when([when])
+                    .and_then([TxnOp::delete(key.clone(), None)]);
+                async move { client.txn(txn).await }
+            })
+            .await?;
+        Ok(())
+    }
+
+    /// The key and create revision of the term with this token, if it is held here.
+    pub(crate) fn term(&self, lock: &LockName, token: FencingToken) -> Option<(String, i64)> {
+        let own = keys::revision(token);
+        let slot = self.slots().by_lock.get(lock).cloned()?;
+        let leads = slot.state().leads_since(own).is_some();
+        leads.then(|| (self.key(lock), own))
+    }
+}

@@ -1,0 +1,105 @@
+//! A candidate's key, as it is known here.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tenure_core::{CampaignId, Candidate, LockName, PublishedValue, Time};
+
+use super::Session;
+
+#[derive(Default)]
+pub(super) struct Slots {
+    pub(super) by_lock: HashMap<LockName, Arc<Slot>>,
+    pub(super) empty_since: Option<Time>,
+}
+
+/// A candidate's key.
+pub(crate) struct Slot {
+    pub(super) campaign: Option<CampaignId>,
+    /// Requests about the key are sent one after the other.
+    pub(super) turn: tokio::sync::Mutex<()>,
+    state: Mutex<Seat>,
+}
+
+pub(super) struct Seat {
+    /// The key's create revision, when it is known to be there.
+    pub(super) revision: Option<i64>,
+    pub(super) leads: bool,
+    /// It is in no session any more, and nobody keeps its key.
+    pub(super) closed: bool,
+    pub(super) value: Option<PublishedValue>,
+    /// When the request was sent that proved it last.
+    pub(super) proven: Time,
+    /// When the answer was here that told of it.
+    pub(super) since: Time,
+    /// When the key is deleted unless its owner is heard of.
+    pub(super) until: Time,
+}
+
+impl Slot {
+    /// `None` is nobody's: it keeps others away while what stands there is deleted.
+    pub(super) fn new(campaign: Option<CampaignId>, now: Time, lease: Duration) -> Self {
+        Self {
+            campaign,
+            turn: tokio::sync::Mutex::default(),
+            state: Mutex::new(Seat {
+                revision: None,
+                leads: false,
+                closed: false,
+                value: None,
+                proven: Time::ZERO,
+                since: now,
+                until: now + lease,
+            }),
+        }
+    }
+
+    pub(super) fn state(&self) -> MutexGuard<'_, Seat> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn entered(&self, session: &Session, own: i64, with: Option<&Candidate>) {
+        let mut seat = self.state();
+        let now = session.common.clock.now();
+        if seat.revision != Some(own) {
+            seat.leads = false;
+            seat.revision = Some(own);
+            seat.since = now;
+        }
+        if let Some(candidate) = with {
+            seat.value.clone_from(&candidate.value);
+        }
+        seat.until = now + session.lease;
+    }
+
+    /// Begins the term, unless it is over already. Its proof is the newest of the lease: one that
+    /// is acknowledged while the first is read here would otherwise pass this slot by.
+    pub(super) fn elected(&self, session: &Session, own: i64) -> Option<Time> {
+        let mut seat = self.state();
+        if seat.closed || seat.revision != Some(own) {
+            return None;
+        }
+        seat.leads = true;
+        seat.proven = seat.proven.max(session.proof().lease);
+        seat.until = session.common.clock.now() + session.lease;
+        Some(seat.proven)
+    }
+}
+
+impl Seat {
+    pub(super) fn close(&mut self) {
+        self.forget();
+        self.closed = true;
+    }
+
+    pub(super) fn forget(&mut self) {
+        self.revision = None;
+        self.leads = false;
+    }
+
+    /// When it was proven last, if it is the leader's with this create revision.
+    pub(super) fn leads_since(&self, own: i64) -> Option<Time> {
+        (self.leads && self.revision == Some(own)).then_some(self.proven)
+    }
+}
