@@ -41,6 +41,9 @@ pub(crate) struct Kube {
     secrets: PathBuf,
     /// Where the program came from.
     pub(crate) origin: String,
+    /// For tests that start API servers of their own.
+    #[serde(default)]
+    program: PathBuf,
 }
 
 impl Kube {
@@ -53,6 +56,7 @@ impl Kube {
             etcd,
             secrets: launch.dirs.secrets(),
             origin: server.origin.clone(),
+            program: server.program.clone(),
         };
         kube.write_certificates(&folder)?;
         kube.write_users(&folder)?;
@@ -308,6 +312,7 @@ impl Server for Kube {
             ("TENURE_TEST_KUBE_URL", self.url()),
             ("TENURE_TEST_KUBE_CA", shown(self.ca_file())),
             ("TENURE_TEST_KUBE_TOKEN_FILE", shown(self.token_file(ADMIN))),
+            ("TENURE_TEST_KUBE_APISERVER", shown(self.program.clone())),
         ];
         let names = [
             (
