@@ -160,8 +160,19 @@ impl Server {
 
     /// An application's own client, made by the client library alone.
     pub(crate) async fn client(&self) -> kube::Client {
-        let kubeconfig = std::env::var("TENURE_TEST_KUBECONFIG").unwrap();
-        let read = Kubeconfig::read_from(kubeconfig).unwrap();
+        let [ca, token_file] = [&self.ca, &self.token_file].map(|file| file.to_string_lossy());
+        let kubeconfig = json!({
+            "apiVersion": "v1",
+            "kind": "Config",
+            "current-context": "us",
+            "clusters": [{
+                "name": "test",
+                "cluster": { "server": self.url, "certificate-authority": ca },
+            }],
+            "users": [{ "name": "us", "user": { "tokenFile": token_file } }],
+            "contexts": [{ "name": "us", "context": { "cluster": "test", "user": "us" } }],
+        });
+        let read = Kubeconfig::from_yaml(&kubeconfig.to_string()).unwrap();
         let mut config = kube::Config::from_custom_kubeconfig(read, &KubeConfigOptions::default())
             .await
             .unwrap();
