@@ -55,6 +55,14 @@ Looks only: nothing is changed at the store, and no election is disturbed.
 Exit code 0 when all is fine, 1 when there are warnings, 2 when nobody could be elected or nobody
 should rely on it.";
 
+const BENCH_HELP: &str = "\
+One after the other, for under a minute, by two candidates on a lock of a name that nobody else has.
+The lock is released in the end, also on SIGINT and SIGTERM; what a store keeps of a released lock
+is told, since candidates have no right to delete.
+
+A store that others may use is not loaded without asking; --yes is the answer for scripts. Nobody is
+asked about file: and memory: URLs.";
+
 /// Leader election on the store you already have.
 #[derive(Debug, Parser)]
 #[command(name = "tenure", version, after_help = EXAMPLES, max_term_width = 100)]
@@ -76,6 +84,9 @@ pub(crate) enum Command {
     /// Tell whether a store is fit to hold locks, and what to do where it is not
     #[command(after_help = DOCTOR_HELP)]
     Doctor(DoctorArgs),
+    /// Measure what acquiring, renewing, releasing and handing over take on a store
+    #[command(after_help = BENCH_HELP)]
+    Bench(BenchArgs),
     /// Watch leaders hand over, die and freeze, with real processes
     Demo(DemoArgs),
     /// Print the least Role and RoleBinding that a candidate needs in Kubernetes
@@ -182,6 +193,24 @@ pub(crate) struct DoctorArgs {
     pub(crate) lock: Option<String>,
     #[command(flatten)]
     pub(crate) policy: PolicyArgs,
+    /// Print one JSON object
+    #[arg(long, env = "TENURE_JSON", value_parser = FalseyValueParser::new())]
+    pub(crate) json: bool,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct BenchArgs {
+    /// The store's URL
+    #[arg(
+        long,
+        env = "TENURE_BACKEND",
+        hide_env_values = true,
+        value_name = "URL"
+    )]
+    pub(crate) backend: String,
+    /// Do not ask before loading a store that others may use
+    #[arg(long)]
+    pub(crate) yes: bool,
     /// Print one JSON object
     #[arg(long, env = "TENURE_JSON", value_parser = FalseyValueParser::new())]
     pub(crate) json: bool,

@@ -6,6 +6,7 @@ compile_error!(
      holds its lock; the library runs elsewhere too"
 );
 
+mod bench;
 mod child;
 mod cli;
 mod demo;
@@ -44,6 +45,7 @@ fn main() -> ExitCode {
         Command::Status(args) => look::status(&args),
         Command::Watch(args) => look::watch(&args),
         Command::Doctor(args) => doctor::doctor(&args),
+        Command::Bench(args) => bench::bench(&args),
         Command::Demo(args) => demo::demo(args),
         #[cfg(any(feature = "kube-lease", feature = "kube-configmap"))]
         Command::Rbac(args) => rbac::rbac(args),

@@ -125,11 +125,19 @@ fn help_shows_what_there_is_and_no_password() {
     let output = tenure().arg("--help").output().unwrap();
     assert_eq!(output.status.code(), Some(0));
     let help = stdout(&output);
-    for word in ["run", "status", "watch", "demo", "Examples:", "TENURE_LOG"] {
+    for word in [
+        "run",
+        "status",
+        "watch",
+        "bench",
+        "demo",
+        "Examples:",
+        "TENURE_LOG",
+    ] {
         assert!(help.contains(word), "{word}: {help}");
     }
     assert!(!help.contains("__"), "{help}");
-    for command in ["run", "status", "watch", "demo"] {
+    for command in ["run", "status", "watch", "bench", "demo"] {
         let output = tenure()
             .args([command, "--help"])
             .env("TENURE_BACKEND", "redis://user:hunter2@host")

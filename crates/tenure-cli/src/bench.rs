@@ -1,0 +1,535 @@
+//! `tenure bench`: what the calls of a lock take on a user's own store.
+
+use std::io::{self, IsTerminal as _, Write as _};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use indicatif::{ProgressBar, ProgressStyle};
+use serde_json::{Value, json};
+use tenure::{
+    Acquired, CampaignId, Candidate, Election, ElectionState, Error, ErrorKind, Grant, Identity,
+    Leadership, LockBackend, LockName, Operation, Renewal,
+};
+
+use crate::cli::BenchArgs;
+use crate::failure::{Failure, exit};
+use crate::look::print;
+use crate::options;
+use crate::signals::Signals;
+
+/// Each kind of call is made so often, unless its time is over before.
+const CALLS: usize = 300;
+const HAND_OVERS: usize = 50;
+
+/// Each kind of call has so long: five of them and the rest stay below a minute.
+const TIME: Duration = Duration::from_secs(6);
+
+/// A call that takes longer has failed.
+const LIMIT: Duration = Duration::from_secs(5);
+
+/// How long the first grant may be refused: a server that has just started grants nothing for the
+/// time of a lease.
+const FIRST: Duration = Duration::from_secs(25);
+
+/// How long giving everything back may take.
+const CLEAN_UP: Duration = Duration::from_secs(5);
+
+/// Longer than any kind of call is made for, so that no term ends meanwhile.
+const LEASE: Duration = Duration::from_secs(20);
+
+/// A candidate whose store does not tell who leads gets so long to begin to wait.
+const SETTLE: Duration = Duration::from_millis(200);
+
+const STEPS: [&str; 5] = [
+    "acquire when free",
+    "acquire when taken",
+    "renew",
+    "release",
+    "hand-over, 2 candidates",
+];
+
+pub(crate) fn bench(args: &BenchArgs) -> Result<u8, Failure> {
+    let lock = options::lock(&format!("tenure-bench-{:012x}", fastrand::u64(..1 << 48)))?;
+    if is_shared(&args.backend) && !args.yes && !consent(&args.backend, &lock)? {
+        return Err(Failure::new("nothing was measured"));
+    }
+    options::runtime()?.block_on(async {
+        let mut signals = Signals::handle()?;
+        let connecting = Bench::connect(&args.backend, lock);
+        let connected = tokio::select! {
+            biased;
+            signal = signals.ending() => return Ok(ended_by(signal)),
+            connected = tokio::time::timeout(LIMIT, connecting) => connected,
+        };
+        let mut bench = connected.map_err(|_| Error::timeout(Operation::Connect, LIMIT))??;
+        let outcome = tokio::select! {
+            biased;
+            signal = signals.ending() => Err(signal),
+            outcome = bench.measure() => Ok(outcome),
+        };
+        bench.progress.finish_and_clear();
+        bench.clean_up().await;
+        match outcome {
+            Err(signal) => Ok(ended_by(signal)),
+            Ok(Err(error)) => Err(error.into()),
+            Ok(Ok(())) => bench.tell(args.json).map(|()| 0),
+        }
+    })
+}
+
+fn ended_by(signal: rustix::process::Signal) -> u8 {
+    exit::SIGNALLED + u8::try_from(signal.as_raw()).unwrap_or_default()
+}
+
+/// Whether others may use the store too. What cannot be opened is refused later, and says why.
+fn is_shared(url: &str) -> bool {
+    let scheme = url.split_once(':').map(|(scheme, _)| scheme);
+    !matches!(scheme, None | Some("file" | "memory"))
+}
+
+/// Asks before a shared store is loaded.
+fn consent(url: &str, lock: &LockName) -> Result<bool, Failure> {
+    let url = tenure::redact(url);
+    let requests = CALLS * 6 + HAND_OVERS * 6;
+    if !io::stdin().is_terminal() || !io::stderr().is_terminal() {
+        return Err(Failure::new(format!(
+            "this would load a store that others may use with up to {requests} requests; add \
+             --yes where that does no harm"
+        )));
+    }
+    let mut terminal = io::stderr();
+    let question = format!(
+        "This makes up to {requests} requests on {} within a minute, one after the other, for the \
+         lock {lock}, which nobody else has.\nOthers who use that store may notice. Go on? [y/N] ",
+        url.escape_debug()
+    );
+    let asked = terminal
+        .write_all(question.as_bytes())
+        .and_then(|()| terminal.flush());
+    let mut answer = String::new();
+    asked
+        .and_then(|()| io::stdin().read_line(&mut answer))
+        .map_err(|error| Failure::new(format!("cannot ask: {error}; add --yes")))?;
+    Ok(matches!(answer.trim(), "y" | "Y" | "yes"))
+}
+
+/// The durations of one kind of call.
+struct Measure {
+    name: &'static str,
+    taken: Vec<Duration>,
+}
+
+impl Measure {
+    fn at(&self, percent: usize) -> Duration {
+        let mut sorted = self.taken.clone();
+        sorted.sort_unstable();
+        let last = sorted.len().saturating_sub(1);
+        sorted
+            .get((last * percent + 50) / 100)
+            .copied()
+            .unwrap_or_default()
+    }
+
+    fn json(&self) -> Value {
+        let micros = |percent| self.at(percent).as_secs_f64() * 1e6;
+        json!({
+            "name": self.name,
+            "samples": self.taken.len(),
+            "p10_us": micros(10),
+            "median_us": micros(50),
+            "p90_us": micros(90),
+            "max_us": micros(100),
+        })
+    }
+
+    fn text(&self) -> String {
+        let [early, median, late, last] = [10, 50, 90, 100].map(|percent| self.at(percent));
+        format!(
+            "{:<24} {:>10} {:>10} {:>10} {:>10} {:>8}",
+            self.name,
+            shown(median),
+            shown(early),
+            shown(late),
+            shown(last),
+            self.taken.len()
+        )
+    }
+}
+
+/// Three figures and a unit.
+fn shown(time: Duration) -> String {
+    let micros = time.as_secs_f64() * 1e6;
+    let (value, unit) = match micros {
+        m if m < 1e3 => (m, "us"),
+        m if m < 1e6 => (m / 1e3, "ms"),
+        m => (m / 1e6, "s"),
+    };
+    let digits = match value {
+        v if v < 10.0 => 2,
+        v if v < 100.0 => 1,
+        _ => 0,
+    };
+    format!("{value:.digits$} {unit}")
+}
+
+/// Two candidates, each on a connection of its own, and what they have to give back.
+struct Bench {
+    backends: [Arc<dyn LockBackend>; 2],
+    identities: [Identity; 2],
+    lock: LockName,
+    /// Each one's last campaign, which may have left a trace.
+    candidates: [Option<Candidate>; 2],
+    held: Option<Grant>,
+    elections: Vec<Election>,
+    leader: Option<Leadership>,
+    measures: Vec<Measure>,
+    progress: ProgressBar,
+}
+
+impl Bench {
+    async fn connect(url: &str, lock: LockName) -> Result<Self, Error> {
+        let backends = [tenure::connect(url).await?, tenure::connect(url).await?];
+        let me = Identity::of_this_process();
+        let other = Identity::new(format!("other-{:08x}", fastrand::u32(..)))?;
+        let steps = u64::try_from(STEPS.len() * 100).unwrap_or_default();
+        let progress = ProgressBar::new(steps);
+        let style = "{msg:26} [{bar:40}] {elapsed}";
+        if let Ok(style) = ProgressStyle::with_template(style) {
+            progress.set_style(style.progress_chars("=> "));
+        }
+        Ok(Self {
+            backends,
+            identities: [me, other],
+            lock,
+            candidates: [None, None],
+            held: None,
+            elections: Vec::new(),
+            leader: None,
+            measures: Vec::new(),
+            progress,
+        })
+    }
+
+    async fn measure(&mut self) -> Result<(), Error> {
+        self.first_grant().await?;
+        self.calls(STEPS[0], async |bench: &mut Self| {
+            let taken = bench.acquire().await?;
+            bench.release().await?;
+            Ok(taken)
+        })
+        .await?;
+        self.calls(STEPS[3], async |bench: &mut Self| {
+            bench.acquire().await?;
+            bench.release().await
+        })
+        .await?;
+        self.acquire().await?;
+        self.calls(STEPS[1], Self::be_refused).await?;
+        // Since it may have been held for long.
+        self.renew().await?;
+        self.calls(STEPS[2], Self::renew).await?;
+        self.release().await?;
+        self.hand_overs().await?;
+        let order = |measure: &Measure| STEPS.iter().position(|step| *step == measure.name);
+        self.measures.sort_by_key(order);
+        Ok(())
+    }
+
+    /// Until the store grants a lock that nobody has named before.
+    async fn first_grant(&mut self) -> Result<(), Error> {
+        self.progress.set_message("waiting for the first grant");
+        let start = Instant::now();
+        loop {
+            match self.acquire().await {
+                Ok(_) => return self.release().await.map(drop),
+                Err(error) if error.kind() == ErrorKind::Conflict && start.elapsed() < FIRST => {
+                    tokio::time::sleep(Duration::from_millis(250)).await;
+                }
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    /// Makes one kind of call until it was made often enough, or its time is over.
+    async fn calls(
+        &mut self,
+        name: &'static str,
+        mut call: impl AsyncFnMut(&mut Self) -> Result<Duration, Error>,
+    ) -> Result<(), Error> {
+        self.begin(name);
+        let (start, mut taken) = (Instant::now(), Vec::new());
+        // The first one may have to load something.
+        call(self).await?;
+        while taken.len() < CALLS && (taken.is_empty() || start.elapsed() < TIME) {
+            taken.push(call(self).await?);
+            self.advance(taken.len(), CALLS, start);
+        }
+        self.measures.push(Measure { name, taken });
+        Ok(())
+    }
+
+    fn begin(&self, name: &'static str) {
+        self.progress.set_message(name);
+        self.set_position(0);
+    }
+
+    /// By number or by time, whichever is further.
+    fn advance(&self, made: usize, of: usize, start: Instant) {
+        let by_time = start.elapsed().as_millis() * 100 / TIME.as_millis();
+        let by_time = usize::try_from(by_time).unwrap_or(100);
+        self.set_position((made * 100 / of).max(by_time).min(100));
+    }
+
+    fn set_position(&self, percent: usize) {
+        let position = self.measures.len() * 100 + percent;
+        self.progress
+            .set_position(u64::try_from(position).unwrap_or_default());
+    }
+
+    /// A campaign that was not made before.
+    fn candidate(&mut self, number: usize) -> Candidate {
+        let campaign = CampaignId::new(fastrand::u64(..));
+        let candidate = Candidate::new(self.identities[number].clone(), campaign);
+        self.candidates[number] = Some(candidate.clone());
+        candidate
+    }
+
+    async fn acquire(&mut self) -> Result<Duration, Error> {
+        let me = self.candidate(0);
+        let start = Instant::now();
+        let call = self.backends[0].acquire(&self.lock, &me, LEASE);
+        let acquired = within(Operation::Acquire, call).await?;
+        let taken = start.elapsed();
+        match acquired {
+            Acquired::Held(grant) => {
+                self.held = Some(grant);
+                Ok(taken)
+            }
+            Acquired::Taken { .. } => {
+                let call = self.backends[0].withdraw(&self.lock, &me);
+                within(Operation::Withdraw, call).await?;
+                Err(Error::new(
+                    ErrorKind::Conflict,
+                    Operation::Acquire,
+                    format!(
+                        "the store does not grant {}, a lock that nobody else has",
+                        self.lock
+                    ),
+                ))
+            }
+        }
+    }
+
+    async fn be_refused(&mut self) -> Result<Duration, Error> {
+        let them = self.candidate(1);
+        let start = Instant::now();
+        let call = self.backends[1].acquire(&self.lock, &them, LEASE);
+        let acquired = within(Operation::Acquire, call).await?;
+        let taken = start.elapsed();
+        let call = self.backends[1].withdraw(&self.lock, &them);
+        within(Operation::Withdraw, call).await?;
+        match acquired {
+            Acquired::Taken { .. } => Ok(taken),
+            Acquired::Held(_) => Err(lost(Operation::Acquire)),
+        }
+    }
+
+    async fn renew(&mut self) -> Result<Duration, Error> {
+        let Some(grant) = &self.held else {
+            return Err(lost(Operation::Renew));
+        };
+        let not_before = self.backends[0].clock().now();
+        let start = Instant::now();
+        let call = self.backends[0].renew(grant, not_before);
+        let renewal = within(Operation::Renew, call).await?;
+        let taken = start.elapsed();
+        match renewal {
+            Renewal::Renewed(grant) => {
+                self.held = Some(grant);
+                Ok(taken)
+            }
+            Renewal::Lost { .. } => Err(lost(Operation::Renew)),
+        }
+    }
+
+    async fn release(&mut self) -> Result<Duration, Error> {
+        let Some(grant) = &self.held else {
+            return Err(lost(Operation::Release));
+        };
+        let start = Instant::now();
+        let call = self.backends[0].release(grant);
+        within(Operation::Release, call).await?;
+        let taken = start.elapsed();
+        self.held = None;
+        Ok(taken)
+    }
+
+    /// From `resign()` to the next one's valid term, in turns.
+    async fn hand_overs(&mut self) -> Result<(), Error> {
+        let name = STEPS[4];
+        self.begin(name);
+        for (backend, identity) in self.backends.iter().zip(&self.identities) {
+            let election = Election::builder(backend.clone(), self.lock.clone())
+                .identity(identity.clone())
+                .build()?;
+            self.elections.push(election);
+        }
+        let [first, second] = [self.elections[0].clone(), self.elections[1].clone()];
+        self.leader = Some(within(Operation::Campaign, first.campaign()).await?);
+        let (start, mut taken) = (Instant::now(), Vec::new());
+        let mut next = [second, first].into_iter().cycle();
+        while taken.len() < HAND_OVERS && (taken.is_empty() || start.elapsed() < TIME) {
+            if let Some(next) = next.next() {
+                taken.push(self.hand_over(&next).await?);
+            }
+            self.advance(taken.len(), HAND_OVERS, start);
+        }
+        self.measures.push(Measure { name, taken });
+        Ok(())
+    }
+
+    async fn hand_over(&mut self, next: &Election) -> Result<Duration, Error> {
+        let campaign = next.campaign();
+        tokio::pin!(campaign);
+        tokio::select! {
+            biased;
+            _early = &mut campaign => return Err(lost(Operation::Campaign)),
+            () = waits(next) => {}
+        }
+        let Some(leader) = self.leader.take() else {
+            return Err(lost(Operation::Campaign));
+        };
+        let start = Instant::now();
+        let elected = async {
+            let elected = within(Operation::Campaign, campaign).await;
+            (elected, start.elapsed())
+        };
+        let (resigned, (elected, taken)) = tokio::join!(leader.resign(), elected);
+        self.leader = Some(elected?);
+        resigned.map(|()| taken)
+    }
+
+    /// Gives back whatever is held or was asked for. A failure is told, and ends by itself with
+    /// the lease.
+    async fn clean_up(&mut self) {
+        let giving_back = async {
+            if let Some(leader) = self.leader.take() {
+                leader.resign().await?;
+            }
+            for election in &self.elections {
+                election.settled().await;
+            }
+            if let Some(grant) = self.held.take() {
+                self.backends[0].release(&grant).await?;
+            }
+            for (backend, candidate) in self.backends.iter().zip(&self.candidates) {
+                if let Some(candidate) = candidate {
+                    backend.withdraw(&self.lock, candidate).await?;
+                }
+            }
+            Ok(())
+        };
+        let outcome = tokio::time::timeout(CLEAN_UP, giving_back).await;
+        let outcome = outcome.unwrap_or_else(|_| Err(Error::timeout(Operation::Release, CLEAN_UP)));
+        if let Err(error) = outcome {
+            tracing::warn!(lock = %self.lock, %error, "not given back; it ends with its lease");
+        }
+    }
+
+    fn tell(&self, json: bool) -> Result<(), Failure> {
+        let store = self.backends[0].capabilities().store;
+        let left = self.left_behind(store);
+        if json {
+            let told = json!({
+                "store": store,
+                "lock": self.lock.as_str(),
+                "measures": self.measures.iter().map(Measure::json).collect::<Vec<_>>(),
+                "left_behind": left,
+            });
+            return print(&told.to_string()).map(drop);
+        }
+        print(&format!(
+            "{:<24} {:>10} {:>10} {:>10} {:>10} {:>8}",
+            store, "median", "p10", "p90", "max", "samples"
+        ))?;
+        for measure in &self.measures {
+            print(&measure.text())?;
+        }
+        if let Some(left) = left {
+            print(&format!("left behind: {left}"))?;
+        }
+        Ok(())
+    }
+
+    /// What a released lock leaves at the store.
+    fn left_behind(&self, store: &str) -> Option<String> {
+        let lock = &self.lock;
+        match store {
+            "kube-lease" => Some(format!("an empty object; kubectl delete lease {lock}")),
+            "kube-configmap" => Some(format!("an empty object; kubectl delete configmap {lock}")),
+            "redis" => Some(format!("a counter, the key that ends in {{{lock}}}:fence")),
+            "file" => Some(format!("the folder {lock} in the store's directory")),
+            _ => None,
+        }
+    }
+}
+
+/// Until this candidate knows who leads, or has had time to ask.
+async fn waits(candidate: &Election) {
+    let start = Instant::now();
+    loop {
+        let knows = matches!(
+            &*candidate.state().borrow(),
+            ElectionState::Candidate { leader: Some(_) }
+        );
+        if knows || start.elapsed() > SETTLE {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    }
+    // What goes on behind its look comes to its end.
+    tokio::time::sleep(Duration::from_millis(10)).await;
+}
+
+async fn within<T>(
+    operation: Operation,
+    call: impl Future<Output = Result<T, Error>>,
+) -> Result<T, Error> {
+    let outcome = tokio::time::timeout(LIMIT, call).await;
+    outcome.unwrap_or_else(|_| Err(Error::timeout(operation, LIMIT)))
+}
+
+fn lost(operation: Operation) -> Error {
+    Error::new(
+        ErrorKind::Conflict,
+        operation,
+        "the term was lost meanwhile: the store is too slow, or was changed",
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_stores_of_others_are_asked_about() {
+        for url in ["memory:", "file:///tmp/x", "nonsense", ""] {
+            assert!(!is_shared(url), "{url}");
+        }
+        for url in [
+            "redis://h",
+            "etcd://h:2379",
+            "postgres://h/d",
+            "kube-lease:",
+        ] {
+            assert!(is_shared(url), "{url}");
+        }
+    }
+
+    #[test]
+    fn times_have_three_figures() {
+        for (micros, text) in [(3, "3.00 us"), (56_700, "56.7 ms"), (1_234_000, "1.23 s")] {
+            assert_eq!(shown(Duration::from_micros(micros)), text);
+        }
+    }
+}

@@ -1,0 +1,147 @@
+//! `tenure bench`: what it measures, what it tells, and what it leaves.
+#![allow(clippy::unwrap_used, reason = "helpers of tests are tests")]
+
+#[path = "../../tenure-redis/tests/support/mod.rs"]
+mod redis_server;
+mod support;
+
+use std::fs;
+use std::process::Stdio;
+
+use rustix::process::Signal;
+use serde_json::Value;
+use support::{Place, Running, stderr, stdout, tenure, until};
+
+const MEASURES: [&str; 5] = [
+    "acquire when free",
+    "acquire when taken",
+    "renew",
+    "release",
+    "hand-over, 2 candidates",
+];
+
+/// What was told, and that it is all of it.
+fn measured(url: &str, more: &[&str]) -> Value {
+    let mut bench = tenure();
+    bench.args(["bench", "--json", "--backend", url]).args(more);
+    // What a store's own settings are worth is no matter here.
+    let output = bench.env("TENURE_LOG", "error").output().unwrap();
+    assert_eq!(output.status.code(), Some(0), "{output:?}");
+    assert_eq!(stderr(&output), "", "{output:?}");
+    let told: Value = serde_json::from_slice(&output.stdout).unwrap();
+    let measures = told["measures"].as_array().unwrap();
+    let names: Vec<&str> = measures
+        .iter()
+        .map(|measure| measure["name"].as_str().unwrap())
+        .collect();
+    assert_eq!(names, MEASURES, "{told}");
+    for measure in measures {
+        let number = |name: &str| measure[name].as_f64().unwrap();
+        assert!(number("samples") >= 1.0, "{measure}");
+        assert!(number("p10_us") > 0.0, "{measure}");
+        assert!(number("p10_us") <= number("median_us"), "{measure}");
+        assert!(number("median_us") <= number("p90_us"), "{measure}");
+        assert!(number("p90_us") <= number("max_us"), "{measure}");
+    }
+    told
+}
+
+fn state_of(url: &str, lock: &str) -> Value {
+    let mut status = tenure();
+    status.args(["status", "--json", "--backend", url, "--lock", lock]);
+    let output = status.env("TENURE_LOG", "error").output().unwrap();
+    serde_json::from_slice::<Value>(&output.stdout).unwrap()["state"].clone()
+}
+
+#[test]
+fn nobody_is_asked_about_memory_and_the_table_is_for_people() {
+    assert_eq!(measured("memory:", &[])["store"], "memory");
+    let mut bench = tenure();
+    let output = bench.args(["bench", "--backend", "memory:"]).output();
+    let output = output.unwrap();
+    assert_eq!(output.status.code(), Some(0), "{output:?}");
+    let table = stdout(&output);
+    for word in MEASURES.iter().chain(&["median", "p90", "samples"]) {
+        assert!(table.contains(word), "{word}: {table}");
+    }
+}
+
+#[test]
+fn a_file_store_has_its_lock_free_again_and_others_untouched() {
+    let place = Place::new();
+    let mut other = place.start(&["--lease", support::ENDLESS, "--id", "eve"], "sleep 600");
+    place.until_led_by("eve");
+    let told = measured(&place.url(), &[]);
+    let lock = told["lock"].as_str().unwrap();
+    assert!(lock.starts_with("tenure-bench-"), "{told}");
+    assert_eq!(state_of(&place.url(), lock), "free");
+    assert!(told["left_behind"].as_str().unwrap().contains(lock));
+    // Each run has a lock of its own.
+    assert_ne!(measured(&place.url(), &[])["lock"], told["lock"]);
+    place.until_led_by("eve");
+    other.signal(Signal::TERM);
+    other.code();
+}
+
+#[test]
+fn a_signal_ends_it_and_the_lock_is_free() {
+    let mut left = vec![Signal::INT, Signal::TERM];
+    while let Some(signal) = left.last().copied() {
+        let place = Place::new();
+        let mut bench = tenure();
+        bench.args(["bench", "--backend", &place.url()]);
+        bench.stdout(Stdio::null());
+        let mut bench = Running::start(&mut bench);
+        let lock = || {
+            let mut found = fs::read_dir(place.path("store")).ok()?;
+            let name = found.find_map(|entry| entry.ok()?.file_name().into_string().ok());
+            name.filter(|name| name.starts_with("tenure-bench-"))
+        };
+        until("it has begun", || lock().is_some());
+        bench.signal(signal);
+        let code = bench.code();
+        if code == 0 {
+            // It was over before this test came to the signal.
+            continue;
+        }
+        left.pop();
+        assert_eq!(code, 128 + signal.as_raw());
+        let state = state_of(&place.url(), &lock().unwrap());
+        assert_eq!(state, "free", "after {signal:?}");
+    }
+}
+
+#[test]
+fn a_shared_store_is_not_loaded_without_a_yes() {
+    // Nothing listens there: it would say so if it had tried.
+    let url = "redis://user:hunter2@127.0.0.1:1";
+    let mut bench = tenure();
+    let output = bench.args(["bench", "--backend", url]).output().unwrap();
+    assert_eq!(output.status.code(), Some(2), "{output:?}");
+    let complaint = stderr(&output);
+    assert!(complaint.contains("--yes"), "{complaint}");
+    assert_eq!(complaint.lines().count(), 1, "{complaint}");
+    assert!(!complaint.contains("hunter2"), "{complaint}");
+
+    let mut bench = tenure();
+    let output = bench.args(["bench", "--yes", "--backend", url]).output();
+    let output = output.unwrap();
+    assert_eq!(output.status.code(), Some(2), "{output:?}");
+    assert!(!stderr(&output).contains("--yes"), "{output:?}");
+    assert!(!stderr(&output).contains("hunter2"), "{output:?}");
+    assert_eq!(stdout(&output), "");
+}
+
+#[cfg(feature = "redis")]
+#[test]
+fn redis_keeps_a_counter_and_nothing_else() {
+    let Some(server) = redis_server::start(&[]) else {
+        return;
+    };
+    let told = measured(&format!("redis://{}", server.address()), &["--yes"]);
+    let lock = told["lock"].as_str().unwrap();
+    let left = server.text(&["KEYS", "*"]);
+    assert_eq!(left.lines().count(), 1, "{left}");
+    assert!(left.ends_with(&format!("{{{lock}}}:fence")), "{left}");
+    assert!(told["left_behind"].as_str().unwrap().contains(":fence"));
+}
