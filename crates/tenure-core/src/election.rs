@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::{broadcast, oneshot, watch};
+use tracing::Instrument as _;
 
 use crate::engine::{Control, Engine, Order};
 use crate::event::{ElectionState, Event};
@@ -117,7 +118,9 @@ impl Election {
             elected,
             turn,
         );
-        self.inner.spawner.spawn(Box::pin(engine.run()))?;
+        let span = telemetry::campaign(&self.inner);
+        let engine = engine.run().instrument(span);
+        self.inner.spawner.spawn(Box::pin(engine))?;
         let mut pending = PendingCampaign {
             control: control.clone(),
             over: false,

@@ -3,10 +3,12 @@
 use std::future::Future;
 use std::pin::pin;
 
+use tracing::Instrument as _;
+
 use crate::election::Election;
 use crate::leadership::Leadership;
 use crate::machine::Cause;
-use crate::{Error, Term};
+use crate::{Error, Term, telemetry};
 
 /// What comes after the work has returned.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -77,8 +79,11 @@ impl Election {
                 elected = self.campaign() => elected.map_err(RunError::Election)?,
             };
             let term = leadership.term();
-            let (outcome, stopping) =
-                lead(&leadership, work(term.clone()), shutdown.as_mut()).await;
+            let span = telemetry::term(&term);
+            let working = span
+                .in_scope(|| work(term.clone()))
+                .instrument(span.clone());
+            let (outcome, stopping) = lead(&leadership, working, shutdown.as_mut()).await;
             let told_to_stop = term.is_cancelled();
             if let Err(error) = leadership.resign().await {
                 // Logged by the engine too; the lease ends by itself, so the work's outcome counts.

@@ -1,17 +1,26 @@
 //! What elections write to the log and, with the feature `metrics`, to the metrics recorder.
 //!
-//! | metric | kind | labels |
-//! |---|---|---|
-//! | `tenure_is_leader` | gauge, 0 or 1 | `lock` |
-//! | `tenure_transitions_total` | counter | `lock`, `change` (`elected` or the cause of the end) |
-//! | `tenure_heartbeat_seconds` | histogram | `lock` |
-//! | `tenure_slack_seconds` | gauge: time left until the work would be told to stop | `lock` |
-//! | `tenure_failures_total` | counter | `lock`, `kind` |
+//! Names and fields are a promise to those who search logs and draw graphs: they stand in
+//! `docs/observability.md`, and a test compares.
 
 use std::time::Duration;
 
 use crate::election::Inner;
-use crate::{Error, Event};
+use crate::{Error, Event, Term};
+
+/// Around all that the engine and the store do for one campaign and its term. Below the level of
+/// the events, which name lock and identity themselves.
+pub(crate) fn campaign(election: &Inner) -> tracing::Span {
+    let lock = election.lock.as_str();
+    let identity = election.identity.as_str();
+    tracing::debug_span!("campaign", lock, identity)
+}
+
+/// Around the work: so its own log lines say under which token they were written.
+pub(crate) fn term(term: &Term) -> tracing::Span {
+    let lock = term.lock().as_str();
+    tracing::info_span!("term", lock, token = term.token().as_u64())
+}
 
 /// Identities and errors may hold what other programs wrote, so they are logged escaped (`?`).
 pub(crate) fn event(election: &Inner, event: &Event) {
