@@ -1,0 +1,212 @@
+//! What the pages say of each store is what its `Capabilities` say: the embedded ones, and the
+//! servers whose URLs `TENURE_TEST_STORES` lists, as `cargo xtask test` sets it.
+#![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
+
+use std::collections::BTreeSet;
+use std::path::Path;
+
+use tenure::{Capabilities, Expiry, Order, Rises, Wakeup};
+
+/// The stores, and where each has its page.
+const PAGES: [(&str, &str); 7] = [
+    ("memory", "docs/backends/memory.md"),
+    ("file", "docs/backends/file.md"),
+    ("etcd", "docs/backends/etcd.md"),
+    ("redis", "docs/backends/redis.md"),
+    ("postgres", "docs/backends/postgres.md"),
+    ("kube-lease", "docs/backends/kubernetes.md"),
+    ("kube-configmap", "docs/backends/kubernetes.md"),
+];
+
+fn read(page: &str) -> String {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("..").join(page);
+    std::fs::read_to_string(path).unwrap()
+}
+
+fn expiry(capabilities: &Capabilities) -> &'static str {
+    match capabilities.expiry {
+        Expiry::Store => "the store, by its clock",
+        Expiry::Observation => "each candidate, by its own clock",
+        Expiry::Session => "the store, with the holder's session",
+        _ => panic!("tell here what it is"),
+    }
+}
+
+fn wakeup(capabilities: &Capabilities) -> &'static str {
+    match capabilities.wakeup {
+        Wakeup::Push => "by the store",
+        Wakeup::Poll => "they ask",
+        _ => panic!("tell here what it is"),
+    }
+}
+
+fn order(capabilities: &Capabilities) -> &'static str {
+    match capabilities.order {
+        Order::Fifo => "first come, first served",
+        Order::Race => "whoever is first",
+        _ => panic!("tell here what it is"),
+    }
+}
+
+fn lag(capabilities: &Capabilities) -> String {
+    if capabilities.expiry_lag.is_zero() {
+        "none".to_owned()
+    } else {
+        format!("{:?}", capabilities.expiry_lag)
+    }
+}
+
+fn rises(rises: Rises) -> String {
+    match rises {
+        Rises::Always => "yes".to_owned(),
+        Rises::If(condition) => format!("if {condition}"),
+        Rises::Never => "no".to_owned(),
+        Rises::NotApplicable => "cannot happen".to_owned(),
+        _ => panic!("tell here what it is"),
+    }
+}
+
+/// The table of a store's own page.
+fn of_page(capabilities: &Capabilities) -> String {
+    let fencing = capabilities.fencing;
+    let rows = [
+        (
+            "a silent leader's lease is ended by",
+            expiry(capabilities).to_owned(),
+        ),
+        (
+            "after the lease's end the lock may stay taken for, at most",
+            lag(capabilities),
+        ),
+        ("shortest lease", format!("{:?}", capabilities.min_lease)),
+        (
+            "leases are multiples of",
+            format!("{:?}", capabilities.lease_granularity),
+        ),
+        (
+            "waiting candidates are woken",
+            wakeup(capabilities).to_owned(),
+        ),
+        ("who wins", order(capabilities).to_owned()),
+        ("tokens rise over a crash", rises(fencing.over_crash)),
+        ("over a failover", rises(fencing.over_failover)),
+        ("over deletion of the lock", rises(fencing.over_deletion)),
+        ("over a restore from a backup", rises(fencing.over_restore)),
+    ];
+    let rows = rows.map(|(what, value)| format!("| {what} | {value} |\n"));
+    format!(
+        "| as `capabilities()` says | |\n|---|---|\n{}",
+        rows.concat()
+    )
+}
+
+/// A row of a table over all stores.
+struct Row {
+    page: &'static str,
+    heading: &'static str,
+    begin: String,
+    end: String,
+}
+
+impl Row {
+    fn is_there(&self) -> bool {
+        let page = read(self.page);
+        let Some((_, rest)) = page.split_once(&format!("\n## {}\n", self.heading)) else {
+            return false;
+        };
+        let section = rest.split("\n## ").next().unwrap_or_default();
+        let rows: Vec<&str> = section
+            .lines()
+            .filter(|line| line.starts_with(&self.begin))
+            .collect();
+        matches!(rows[..], [row] if row.ends_with(&self.end))
+    }
+}
+
+fn rows(capabilities: &Capabilities) -> [Row; 3] {
+    let begin = format!("| {} |", capabilities.store);
+    let fencing = capabilities.fencing;
+    let over = [
+        fencing.over_crash,
+        fencing.over_failover,
+        fencing.over_deletion,
+        fencing.over_restore,
+    ];
+    let short = over.map(|over| match over {
+        Rises::Always => "yes",
+        Rises::If(_) => "if",
+        Rises::Never => "no",
+        _ => "-",
+    });
+    let leases = Row {
+        page: "docs/guarantees.md",
+        heading: "Leases",
+        begin: begin.clone(),
+        end: format!(
+            " {} | {} | {:?} | {:?} | {} | {} |",
+            expiry(capabilities),
+            lag(capabilities),
+            capabilities.min_lease,
+            capabilities.lease_granularity,
+            wakeup(capabilities),
+            order(capabilities),
+        ),
+    };
+    let tokens = Row {
+        page: "docs/guarantees.md",
+        heading: "With fencing",
+        begin,
+        end: format!(" {} |", over.map(rises).join(" | ")),
+    };
+    let readme = Row {
+        page: "README.md",
+        heading: "What it promises",
+        begin: format!("| `{}` |", capabilities.store),
+        end: format!(" {} |", short.join(" | ")),
+    };
+    [leases, tokens, readme]
+}
+
+#[tokio::test]
+async fn the_pages_say_what_the_capabilities_say() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut urls = vec![
+        "memory:".to_owned(),
+        format!("file://{}", directory.path().display()),
+    ];
+    let servers = std::env::var("TENURE_TEST_STORES");
+    match &servers {
+        Ok(servers) => urls.extend(servers.split_whitespace().map(str::to_owned)),
+        Err(_) => println!("LEFT OUT: TENURE_TEST_STORES is not set, so no server takes part"),
+    }
+    let mut wrong = String::new();
+    let mut seen = BTreeSet::new();
+    for url in urls {
+        let capabilities = tenure::connect(&url).await.unwrap().capabilities();
+        seen.insert(capabilities.store);
+        let (_, page) = PAGES
+            .iter()
+            .find(|(store, _)| *store == capabilities.store)
+            .unwrap();
+        let table = of_page(&capabilities);
+        if read(page).matches(&table).count() != 1 {
+            wrong += &format!("\n{page} must have this once:\n\n{table}");
+        }
+        for row in rows(&capabilities) {
+            if !row.is_there() {
+                let Row {
+                    page,
+                    heading,
+                    begin,
+                    end,
+                } = row;
+                wrong += &format!("\n{page}, {heading}: once this row:\n{begin}...{end}\n");
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{wrong}");
+    if servers.is_ok() {
+        let all: BTreeSet<&str> = PAGES.iter().map(|(store, _)| *store).collect();
+        assert_eq!(seen, all, "TENURE_TEST_STORES lacks some");
+    }
+}
