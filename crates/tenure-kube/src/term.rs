@@ -7,7 +7,8 @@ use tenure_core::{CampaignId, FencingToken};
 
 use crate::ElectionRecord;
 
-/// The annotation that holds a [`Term`].
+/// The annotation in which a holder tells observers of its term: JSON with its token, its campaign and
+/// what it publishes.
 pub const TERM_ANNOTATION: &str = "tenure/term";
 
 /// The format that this version writes, and the newest it reads.

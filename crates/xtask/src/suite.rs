@@ -167,6 +167,7 @@ pub(crate) fn test(only: &[Backend]) -> Result<ExitCode> {
         for (name, arguments) in CHECKS {
             rows.push(cargo_step(name, arguments, &[])?);
         }
+        rows.push(documentation()?);
         rows.push(feature_trees()?);
     }
     let (session, store_rows) = bring_up(&dirs, &backends)?;
@@ -205,12 +206,15 @@ pub(crate) fn test(only: &[Backend]) -> Result<ExitCode> {
 
 /// `cargo xtask docs`
 pub(crate) fn docs() -> Result<ExitCode> {
-    let row = cargo_step(
+    Ok(report(&[documentation()?], Duration::ZERO))
+}
+
+fn documentation() -> Result<Row> {
+    cargo_step(
         "documentation",
         &["doc", "--workspace", "--all-features", "--no-deps"],
         &[("RUSTDOCFLAGS".into(), "-D warnings".into())],
-    )?;
-    Ok(report(&[row], Duration::ZERO))
+    )
 }
 
 /// The environment of tests that have to show everything: what they would leave out on a lesser
