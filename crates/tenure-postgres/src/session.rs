@@ -21,7 +21,7 @@ use tenure_core::{
     SharedClock, Time,
 };
 use tokio::runtime::Handle;
-use tokio::sync::{Notify, RwLock};
+use tokio::sync::{Notify, RwLock, Semaphore};
 use tokio_postgres::error::{DbError, Severity};
 use tokio_postgres::types::ToSql;
 use tokio_postgres::{Row, SimpleQueryMessage, Statement};
@@ -52,7 +52,14 @@ pub(crate) struct Session {
     gate: Arc<RwLock<()>>,
     acquired: Arc<Notify>,
     claims: AtomicU64,
+    /// Attempts that are under way: see [`MOST_ATTEMPTS`].
+    attempts: Semaphore,
 }
+
+/// So many attempts to lock are sent at a time. The server answers a session's queries one after
+/// the other, and each grant waits for its disk: behind thousands of them the first heartbeat of
+/// those that have won would come too late.
+const MOST_ATTEMPTS: usize = 64;
 
 struct Statements {
     acquire: Statement,
@@ -318,6 +325,7 @@ impl Session {
             gate: Arc::default(),
             acquired: Arc::default(),
             claims: AtomicU64::new(0),
+            attempts: Semaphore::new(MOST_ATTEMPTS),
         });
         session.hub.add(&session);
         let (end, watched) = (session.link.end(), Arc::downgrade(&session));
@@ -399,6 +407,8 @@ impl Session {
         if !early.is_zero() {
             return Ok(Attempt::NotYet(early));
         }
+        // Fails only when it is closed, which nobody does.
+        let _room = self.attempts.acquire().await.ok();
         let _shared = self.gate.read().await;
         if gone() {
             return Ok(Attempt::Taken(None));

@@ -136,7 +136,8 @@ fn feature_is_off(store: Store, url: &str) -> Error {
     let feature = store.feature();
     Error::misconfigured(format!(
         "the store of {scheme}: URLs is not built in; switch its feature on in Cargo.toml: \
-         tenure = {{ version = \"{}\", features = [\"{feature}\"] }}",
+         tenure = {{ version = \"{}\", features = [\"{feature}\"] }}; or, for the tenure binary, \
+         build it with --features {feature}",
         env!("CARGO_PKG_VERSION"),
     ))
 }
