@@ -1,6 +1,7 @@
 //! [`RecordLock`]: the lock protocol over compare-and-swap, written once.
 
-use std::sync::Arc;
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -35,6 +36,8 @@ pub struct RecordLock<S> {
 struct Inner<S> {
     store: S,
     observations: Observations,
+    /// Free records as the store has told of them: the write that takes one need not look first.
+    told: Mutex<HashMap<LockName, Versioned>>,
 }
 
 impl<S> Clone for RecordLock<S> {
@@ -52,6 +55,7 @@ impl<S: RecordStore> RecordLock<S> {
             inner: Arc::new(Inner {
                 store,
                 observations: Observations::default(),
+                told: Mutex::default(),
             }),
         }
     }
@@ -85,8 +89,14 @@ impl<S: RecordStore> Inner<S> {
             holder: Some(holder_record(candidate, None)),
             lease,
         };
+        // Perhaps it has changed since then: the write is conditional on its version, and the next
+        // attempt looks.
+        let mut told = self.told().remove(lock);
         for _ in 0..ATTEMPTS {
-            let found = self.get(lock).await?;
+            let found = match told.take() {
+                Some(told) => Some(told),
+                None => self.get(lock).await?,
+            };
             // What an earlier attempt of this campaign wrote, without our having had the answer,
             // is taken over like a free lock: nobody was told of its token yet.
             if let Some(found) = &found
@@ -217,17 +227,33 @@ impl<S: RecordStore> Inner<S> {
     }
 
     async fn hint(&self, lock: &LockName, event: RecordEvent) -> Hint {
+        let mut told = false;
         let found = match event {
-            RecordEvent::Is(found) => Some(found),
+            RecordEvent::Is(found) => {
+                told = true;
+                Some(found)
+            }
             RecordEvent::Gone => None,
             // Look before waking anybody: most changes are the leader's heartbeats. A look that
             // fails is left to the candidate, which knows how to back off.
             RecordEvent::Changed => self.look(lock).await,
         };
-        match found.map(|found| self.judge(lock, &found)) {
-            None | Some(Standing::Free) => Hint::MayBeFree,
+        let standing = found.as_ref().map(|found| self.judge(lock, found));
+        self.told().remove(lock);
+        match standing {
+            None | Some(Standing::Free) => {
+                if let Some(found) = found.filter(|_| told) {
+                    self.told().insert(lock.clone(), found);
+                }
+                Hint::MayBeFree
+            }
             Some(Standing::Alive(left) | Standing::Unproven(left)) => Hint::HeldFor(left),
         }
+    }
+
+    fn told(&self) -> MutexGuard<'_, HashMap<LockName, Versioned>> {
+        // No code panics while it holds this lock; even so each entry is whole on its own.
+        self.told.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// One look under a deadline of its own: nobody puts one on a stream of hints, and a look
@@ -447,5 +473,92 @@ mod tests {
             .collect::<Vec<_>>();
         let hints = tokio::time::timeout(Duration::from_secs(60), hints).await;
         assert_eq!(hints.unwrap(), [Hint::MayBeFree, Hint::MayBeFree]);
+    }
+
+    /// Counts the looks at a store in memory.
+    #[derive(Debug)]
+    struct Counting {
+        store: MemoryStore,
+        looks: Arc<std::sync::atomic::AtomicUsize>,
+    }
+
+    #[async_trait]
+    impl RecordStore for Counting {
+        fn capabilities(&self) -> Capabilities {
+            self.store.capabilities()
+        }
+
+        fn clock(&self) -> SharedClock {
+            self.store.clock()
+        }
+
+        async fn get(&self, lock: &LockName) -> Result<Option<Versioned>, Error> {
+            self.looks.fetch_add(1, Ordering::Relaxed);
+            self.store.get(lock).await
+        }
+
+        async fn create(&self, lock: &LockName, record: &Record) -> Result<Written, Error> {
+            self.store.create(lock, record).await
+        }
+
+        async fn replace(
+            &self,
+            lock: &LockName,
+            record: &Record,
+            step: Step,
+            expected: &Versioned,
+        ) -> Result<Written, Error> {
+            self.store.replace(lock, record, step, expected).await
+        }
+
+        fn watch(&self, lock: &LockName) -> RecordEvents {
+            self.store.watch(lock)
+        }
+    }
+
+    /// A release that the store has told of is taken without another look, unless somebody else
+    /// was quicker.
+    #[tokio::test]
+    async fn what_was_told_is_written_upon_at_once_or_looked_at_again() {
+        let memory = MemoryBackend::with_clock(Arc::new(crate::testing::TestClock::new()));
+        let looks = Arc::default();
+        let lock = RecordLock::new(Counting {
+            store: memory.store().clone(),
+            looks: Arc::clone(&looks),
+        });
+        let name = LockName::new("test").unwrap();
+        let candidate = |number: u64| {
+            let identity = crate::Identity::new(format!("candidate-{number}")).unwrap();
+            Candidate::new(identity, crate::CampaignId::new(number))
+        };
+        let lease = Duration::from_secs(600);
+        let held = |outcome: Result<Acquired, Error>| match outcome {
+            Ok(Acquired::Held(grant)) => grant,
+            other => panic!("{other:?}"),
+        };
+        let mut hints = lock.changes(&name);
+        let mut heard = async || while hints.next().await != Some(Hint::MayBeFree) {};
+        let first = held(memory.acquire(&name, &candidate(1), lease).await);
+        for quicker in [false, true] {
+            memory.release(&first).await.unwrap();
+            let before = looks.load(Ordering::Relaxed);
+            heard().await;
+            let others = if quicker {
+                Some(held(memory.acquire(&name, &candidate(2), lease).await))
+            } else {
+                None
+            };
+            let outcome = lock.acquire(&name, &candidate(3), lease).await;
+            let looked = looks.load(Ordering::Relaxed) - before;
+            if others.is_some() {
+                assert!(matches!(outcome, Ok(Acquired::Taken { .. })), "{outcome:?}");
+                assert_eq!(looked, 1);
+            } else {
+                let grant = held(outcome);
+                assert!(grant.token > first.token);
+                assert_eq!(looked, 0);
+                lock.release(&grant).await.unwrap();
+            }
+        }
     }
 }
