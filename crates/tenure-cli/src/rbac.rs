@@ -1,6 +1,6 @@
 //! `tenure rbac`: the rights that a candidate needs in Kubernetes.
 
-use tenure_kube::{CONFIG_MAPS, KubeConfig, LEASES, Resource, Subject, rbac_yaml};
+use tenure_kube::{CONFIG_MAPS, KubeConfig, LEASES, Resource, Subject, pods_rule, rbac_yaml};
 
 use crate::cli::RbacArgs;
 use crate::failure::Failure;
@@ -33,6 +33,10 @@ pub(crate) fn rbac(args: RbacArgs) -> Result<u8, Failure> {
         (Some(user), _) => Subject::User(user),
         (None, account) => Subject::ServiceAccount(account.unwrap_or_else(|| "default".to_owned())),
     };
-    print(rbac_yaml(resource, namespace, &lock, &subject).trim_end())?;
+    let mut yaml = rbac_yaml(resource, namespace, &lock, &subject);
+    if config.takes_over_from_gone_pods() {
+        yaml = pods_rule(&yaml);
+    }
+    print(yaml.trim_end())?;
     Ok(0)
 }

@@ -44,7 +44,7 @@ use tenure_kube::{
     CONFIG_MAPS, ElectionRecord, Form, ObjectStore, Resource, WallTime, annotation, set_annotation,
 };
 
-pub use tenure_kube::{Cluster, KubeConfig, Subject, Token, kube};
+pub use tenure_kube::{Cluster, KubeConfig, Subject, Token, kube, pod_identity};
 
 /// The scheme of this backend's URLs; see [`KubeConfig::from_url`].
 pub const SCHEME: &str = "kube-configmap";

@@ -19,6 +19,7 @@ pub struct KubeConfig {
     pub(crate) labels: Vec<(String, String)>,
     pub(crate) field_manager: String,
     pub(crate) reclaim: Option<Identity>,
+    pub(crate) gone_pods: bool,
 }
 
 #[derive(Clone, Debug)]
@@ -69,6 +70,7 @@ impl KubeConfig {
             labels: Vec::new(),
             field_manager: "tenure".to_owned(),
             reclaim: None,
+            gone_pods: false,
         }
     }
 
@@ -155,11 +157,35 @@ impl KubeConfig {
         self
     }
 
+    /// Takes a lock over, without waiting for the lease to end, from a holder whose pod is gone.
+    /// Off by default.
+    ///
+    /// It is for candidates that call themselves by [`pod_identity`](crate::pod_identity) and whose
+    /// pods are in the locks' namespace. The pod is gone when there is none of its name any more, or when it
+    /// has another UID. Needs the verb `get` on `pods`; each waiting candidate sends one such
+    /// request every two seconds.
+    ///
+    /// **A pod can be gone while its process still runs**: when it was deleted by force, or its
+    /// node is cut off. The old leader then leads beside the new one, at most until its lease ends.
+    /// So use it only where all writes are fenced by the token.
+    #[must_use]
+    pub fn take_over_from_gone_pods(mut self, on: bool) -> Self {
+        self.gone_pods = on;
+        self
+    }
+
+    /// Whether locks are taken over from holders whose pod is gone.
+    pub fn takes_over_from_gone_pods(&self) -> bool {
+        self.gone_pods
+    }
+
     /// Reads `<scheme>://[namespace][?parameters]`. No I/O yet.
     ///
     /// Parameters, percent-encoded where they hold anything but letters, digits and `-._~/`:
     /// `kubeconfig` (a file), `context`, or `server` (`https://...`) with `ca` and `token_file`;
-    /// `tls_server_name`, `field_manager`, and `label=name:value`, also several times. With none of
+    /// `tls_server_name`, `field_manager`, `gone_pods=true` for
+    /// [`take_over_from_gone_pods`](Self::take_over_from_gone_pods), and `label=name:value`, also
+    /// several times. With none of
     /// the first three what the [environment](Self::from_environment) offers.
     ///
     /// Fails with [`InvalidInput`](tenure_core::ErrorKind::InvalidInput).
@@ -210,7 +236,7 @@ struct Parameters {
 }
 
 /// Parameters that may be given once.
-const SINGLE: [&str; 7] = [
+const SINGLE: [&str; 8] = [
     "kubeconfig",
     "context",
     "server",
@@ -218,6 +244,7 @@ const SINGLE: [&str; 7] = [
     "token_file",
     "tls_server_name",
     "field_manager",
+    "gone_pods",
 ];
 
 impl Parameters {
@@ -284,6 +311,11 @@ impl Parameters {
         config.tls_server_name = self.take("tls_server_name");
         if let Some(name) = self.take("field_manager") {
             config.field_manager = name;
+        }
+        if let Some(on) = self.take("gone_pods") {
+            config.gone_pods = on.parse().map_err(|_| {
+                Error::invalid_input("the URL's gone_pods is neither true nor false")
+            })?;
         }
         config.labels = self.labels;
         Ok(config)
@@ -382,6 +414,7 @@ mod tests {
             "kube-lease://?ca=/a",
             "kube-lease://?label=a",
             "kube-lease://?context=%ff",
+            "kube-lease://?gone_pods=yes",
         ] {
             let error = read(url).unwrap_err();
             assert_eq!(error.kind(), ErrorKind::InvalidInput, "{url}");

@@ -93,6 +93,14 @@ pub fn rbac_yaml_of(
     )
 }
 
+/// The same Role with the right that
+/// [`take_over_from_gone_pods`](crate::KubeConfig::take_over_from_gone_pods) needs. It is not limited
+/// to names: a Deployment's pods have ever new ones.
+pub fn pods_rule(yaml: &str) -> String {
+    let rule = "- apiGroups: [\"\"]\n  resources: [\"pods\"]\n  verbs: [\"get\"]\n";
+    yaml.replacen("---\n", &format!("{rule}---\n"), 1)
+}
+
 /// A YAML string: JSON's are.
 fn quoted(text: &str) -> String {
     serde_json::Value::from(text).to_string()
@@ -137,6 +145,20 @@ subjects:
   namespace: team
 "#;
         assert_eq!(yaml, expected);
+    }
+
+    #[test]
+    fn the_right_to_look_at_pods_goes_into_the_role() {
+        let lock = LockName::new("batch").unwrap();
+        let yaml = rbac_yaml(&LEASES, "team", &lock, &Subject::User("a".to_owned()));
+        let with_pods = pods_rule(&yaml);
+        let of_pods = "- apiGroups: [\"\"]\n  resources: [\"pods\"]\n  verbs: [\"get\"]\n";
+        let (role, binding) = with_pods.split_once("---\n").unwrap();
+        assert!(role.ends_with(of_pods), "{role}");
+        assert_eq!(
+            format!("{}---\n{binding}", role.strip_suffix(of_pods).unwrap()),
+            yaml
+        );
     }
 
     #[test]

@@ -18,6 +18,7 @@ use tenure_core::{
 
 use crate::checks;
 use crate::client::{Answer, Cluster};
+use crate::pods::{self, Pod};
 use crate::term::{TERM_ANNOTATION, Term, annotation};
 use crate::watch::{self, Warned};
 use crate::{ElectionRecord, KubeConfig, Resource, WallTime};
@@ -53,6 +54,9 @@ pub(crate) struct Objects<F> {
     pub(crate) warned: Warned,
     labels: Vec<(String, String)>,
     reclaim: Option<Identity>,
+    gone_pods: bool,
+    /// Warns once that pods cannot be looked at.
+    warned_of_pods: Warned,
     /// The campaigns that this process itself has won locks with, if that matters.
     own: Mutex<HashSet<CampaignId>>,
     form: PhantomData<F>,
@@ -84,6 +88,8 @@ impl<F: Form> ObjectStore<F> {
                 warned: Warned::default(),
                 labels: config.labels.clone(),
                 reclaim: config.reclaim.clone(),
+                gone_pods: config.gone_pods,
+                warned_of_pods: Warned::default(),
                 own: Mutex::default(),
                 form: PhantomData,
             }),
@@ -132,6 +138,36 @@ impl<F: Form> Objects<F> {
         Ok(Versioned::new(record, version)
             .with_liveness(liveness)
             .with_state(Arc::new(object)))
+    }
+
+    /// Whether holders' pods are looked at.
+    pub(crate) fn minds_pods(&self) -> bool {
+        self.gone_pods
+    }
+
+    /// `found`, with what its holder's pod tells of it if that counts.
+    pub(crate) async fn with_pod(&self, found: Versioned) -> Versioned {
+        let holder = found.record.holder.as_ref();
+        let pod = holder.and_then(|holder| pods::pod_of(&holder.identity));
+        // Pods of other namespaces would not be found where we look.
+        let looked_at = |pod: &Pod<'_>| self.gone_pods && pod.namespace == self.cluster.namespace();
+        let Some(pod) = pod.filter(looked_at) else {
+            return found;
+        };
+        match pods::is_gone(&self.cluster, &pod).await {
+            Ok(true) => found.with_liveness(Liveness::Gone),
+            Ok(false) => found,
+            // Then its lease counts, as without the option.
+            Err(error) => {
+                if error.kind() == ErrorKind::Forbidden && self.warned_of_pods.first() {
+                    tracing::warn!(
+                        %error,
+                        "without the verb \"get\" on pods a holder whose pod is gone keeps its lease"
+                    );
+                }
+                found
+            }
+        }
     }
 
     fn is_of_earlier_self(&self, holder: &RecordHolder) -> bool {
@@ -246,7 +282,10 @@ impl<F: Form> RecordStore for ObjectStore<F> {
             .get(Operation::Holder, &F::RESOURCE, lock.as_str())
             .await?;
         match answer {
-            Answer::Object(object) => self.objects.versioned(object).map(Some),
+            Answer::Object(object) => {
+                let found = self.objects.versioned(object)?;
+                Ok(Some(self.objects.with_pod(found).await))
+            }
             Answer::Absent | Answer::Conflict => Ok(None),
         }
     }

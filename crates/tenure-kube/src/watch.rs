@@ -8,9 +8,9 @@ use futures_util::{StreamExt as _, stream};
 use http_body_util::{BodyDataStream, BodyExt as _};
 use kube::client::Body;
 use serde_json::Value;
-use tenure_core::record::{RecordEvent, RecordEvents};
+use tenure_core::record::{Liveness, RecordEvent, RecordEvents, Versioned};
 use tenure_core::{ErrorKind, LockName};
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{Instant, sleep, timeout, timeout_at};
 
 use crate::store::Objects;
 use crate::{Form, Verb};
@@ -23,6 +23,10 @@ const GRACE: Duration = Duration::from_secs(20);
 
 /// How long the API server may take to begin.
 const BEGIN_LIMIT: Duration = Duration::from_secs(10);
+
+/// How often a holder's pod is looked at, where that is asked for, and how long a look may take.
+const POD_INTERVAL: Duration = Duration::from_secs(2);
+const POD_LIMIT: Duration = Duration::from_secs(2);
 
 /// The pauses before another attempt: each longer than the one before.
 const FIRST_PAUSE: Duration = Duration::from_millis(200);
@@ -38,6 +42,13 @@ const MAX_LINE: usize = 8 * 1024 * 1024;
 #[derive(Debug, Default)]
 pub(crate) struct Warned(AtomicBool);
 
+impl Warned {
+    /// Whether it is for the first time.
+    pub(crate) fn first(&self) -> bool {
+        !self.0.swap(true, Ordering::Relaxed)
+    }
+}
+
 pub(crate) fn events<F: Form>(objects: Arc<Objects<F>>, lock: LockName) -> RecordEvents {
     let watching = Watching {
         objects,
@@ -45,6 +56,7 @@ pub(crate) fn events<F: Form>(objects: Arc<Objects<F>>, lock: LockName) -> Recor
         lines: None,
         begun: None,
         pause: Duration::ZERO,
+        last: None,
     };
     Box::pin(stream::unfold(watching, async |mut watching| {
         let event = watching.next().await?;
@@ -59,6 +71,8 @@ struct Watching<F> {
     begun: Option<Instant>,
     /// To be waited before the next attempt.
     pause: Duration,
+    /// The last object told of, if pods are minded.
+    last: Option<Versioned>,
 }
 
 impl<F: Form> Watching<F> {
@@ -71,15 +85,47 @@ impl<F: Form> Watching<F> {
                 }
                 continue;
             };
-            match timeout(LASTS + GRACE, lines.next()).await {
+            let begun = self.begun.unwrap_or_else(Instant::now);
+            let pod_due = async {
+                match self.last {
+                    Some(_) => sleep(POD_INTERVAL).await,
+                    None => std::future::pending().await,
+                }
+            };
+            let line = tokio::select! {
+                biased;
+                line = timeout_at(begun + LASTS + GRACE, lines.next()) => line,
+                () = pod_due => {
+                    if let Some(event) = self.look_at_pod().await {
+                        return Some(event);
+                    }
+                    continue;
+                }
+            };
+            match line {
                 Ok(Some(line)) => match self.read(&line) {
-                    Read::Event(event) => return Some(event),
+                    Read::Event(event) => {
+                        self.last = match &event {
+                            RecordEvent::Is(found) if self.objects.minds_pods() => {
+                                Some(found.clone())
+                            }
+                            _ => None,
+                        };
+                        return Some(event);
+                    }
                     Read::Nothing => {}
                     Read::End => self.ended(),
                 },
                 Ok(None) | Err(_) => self.ended(),
             }
         }
+    }
+
+    /// The last object again if its holder's pod is gone since.
+    async fn look_at_pod(&mut self) -> Option<RecordEvent> {
+        let last = self.last.clone()?;
+        let found = timeout(POD_LIMIT, self.objects.with_pod(last)).await.ok()?;
+        matches!(found.liveness, Liveness::Gone).then_some(RecordEvent::Is(found))
     }
 
     /// One attempt. What happened between two watches is not told by the second, so a look is due.
@@ -94,7 +140,7 @@ impl<F: Form> Watching<F> {
                 Some(Some(RecordEvent::Changed))
             }
             Ok(Err(error)) if error.kind() == ErrorKind::Forbidden => {
-                if !self.objects.warned.0.swap(true, Ordering::Relaxed) {
+                if self.objects.warned.first() {
                     let verb = Verb::Watch.name();
                     tracing::warn!(
                         lock = %self.lock, %verb, %error,
@@ -118,6 +164,7 @@ impl<F: Form> Watching<F> {
 
     fn ended(&mut self) {
         self.lines = None;
+        self.last = None;
         let lasted = self.begun.take().map(|begun| begun.elapsed());
         if lasted.is_some_and(|lasted| lasted >= GOOD) {
             // Spread: a server that restarts ends the watches of everybody at once.

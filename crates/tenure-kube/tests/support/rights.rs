@@ -14,7 +14,7 @@ use tenure_kube::{
 
 use crate::support::{Server, lock, until, within_limit};
 
-const USER: &str = "candidate";
+pub(crate) const USER: &str = "candidate";
 
 /// Each attempt is one of another candidate.
 fn candidate() -> Candidate {
@@ -22,13 +22,13 @@ fn candidate() -> Candidate {
     Candidate::new(Identity::new("us").unwrap(), campaign)
 }
 
-fn config(server: &Server) -> KubeConfig {
+pub(crate) fn config(server: &Server) -> KubeConfig {
     let token = Token::File(Server::token_file_of(USER));
     server.config_as(server.address(), token)
 }
 
 /// As `kubectl apply --server-side` does with the same text.
-async fn apply(server: &Server, yaml: &str) {
+pub(crate) async fn apply(server: &Server, yaml: &str) {
     for document in yaml.split("---\n") {
         let line = |start: &str| {
             let found = document.lines().find_map(|line| line.strip_prefix(start));
