@@ -584,10 +584,12 @@ async fn within<T>(
 ) -> Result<T, Error> {
     let limit = election.policy.request_timeout();
     let deadline = election.clock.now() + limit;
+    // A block of its own, or the timer would be made also for an answer that is there at once.
+    let timer = async { election.clock.sleep_until(deadline).await };
     tokio::select! {
         biased;
         answer = call => answer,
-        () = election.clock.sleep_until(deadline) => Err(Error::timeout(operation, limit)),
+        () = timer => Err(Error::timeout(operation, limit)),
     }
 }
 
