@@ -6,3 +6,8 @@
 //!
 //! Each takes a store's URL as its argument, so that several processes can elect among them:
 //! `cargo run -p tenure-examples --example run_while_leader -- file:///var/tmp/tenure-example`.
+
+/// Its code is compiled.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

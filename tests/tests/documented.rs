@@ -161,7 +161,7 @@ fn rows(capabilities: &Capabilities) -> [Row; 3] {
     let readme = Row {
         page: "README.md",
         heading: "What it promises",
-        begin: format!("| `{}` |", capabilities.store),
+        begin: format!("| [`{}`](", capabilities.store),
         end: format!(" {} |", short.join(" | ")),
     };
     [leases, tokens, readme]
@@ -179,7 +179,7 @@ async fn the_pages_say_what_the_capabilities_say() {
         Ok(servers) => urls.extend(servers.split_whitespace().map(str::to_owned)),
         Err(_) => println!("LEFT OUT: TENURE_TEST_STORES is not set, so no server takes part"),
     }
-    let mut wrong = String::new();
+    let mut wrong = Vec::new();
     let mut seen = BTreeSet::new();
     for url in urls {
         let capabilities = tenure::connect(&url).await.unwrap().capabilities();
@@ -190,7 +190,7 @@ async fn the_pages_say_what_the_capabilities_say() {
             .unwrap();
         let table = of_page(&capabilities);
         if read(page).matches(&table).count() != 1 {
-            wrong += &format!("\n{page} must have this once:\n\n{table}");
+            wrong.push(format!("{page} must have this once:\n\n{table}"));
         }
         for row in rows(&capabilities) {
             if !row.is_there() {
@@ -200,11 +200,13 @@ async fn the_pages_say_what_the_capabilities_say() {
                     begin,
                     end,
                 } = row;
-                wrong += &format!("\n{page}, {heading}: once this row:\n{begin}...{end}\n");
+                wrong.push(format!(
+                    "{page}, {heading}: once this row:\n{begin}...{end}"
+                ));
             }
         }
     }
-    assert!(wrong.is_empty(), "{wrong}");
+    assert!(wrong.is_empty(), "{}", wrong.join("\n\n"));
     if servers.is_ok() {
         let all: BTreeSet<&str> = PAGES.iter().map(|(store, _)| *store).collect();
         assert_eq!(seen, all, "TENURE_TEST_STORES lacks some");
