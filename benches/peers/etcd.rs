@@ -30,7 +30,7 @@ use tenure_etcd::etcd_client::{
     Client, Compare, CompareOp, EventType, GetOptions, LeaseTimeToLiveOptions, PutOptions,
     ResignOptions, SortOrder, SortTarget, Txn, TxnOp, WatchStream,
 };
-use tenure_peers::{Series, rounds};
+use tenure_peers::{Series, rounds, table};
 
 /// So many calls of a kind come one after the other, the first of which does not count, so that
 /// each kind finds its own code and its own connection warm.
@@ -62,12 +62,12 @@ fn main() {
     // On a worker, where an application's tasks are.
     let all = runtime.spawn(async move {
         if wanted("calls") {
-            calls(&server, false).await;
-            calls(&server, true).await;
+            Box::pin(calls(&server, false)).await;
+            Box::pin(calls(&server, true)).await;
         }
         if wanted("handovers") {
-            hand_overs(&server, SHORT).await;
-            hand_overs(&server, LONG_ENOUGH).await;
+            Box::pin(hand_overs(&server, SHORT)).await;
+            Box::pin(hand_overs(&server, LONG_ENOUGH)).await;
         }
         if wanted("failover") {
             etcd_failover::run(&server).await;
@@ -286,17 +286,17 @@ async fn calls(server: &Cluster, resting: bool) {
     } else {
         "one after the other"
     };
-    tenure_peers::table(&format!(
+    table(&format!(
         "To get a free lock, {how}: a transaction that puts a key"
     ));
-    table(&acquires);
-    tenure_peers::table(&format!("To renew it, {how}: a keepalive and its answer"));
-    table(&renewals[..3]);
-    tenure_peers::table(&format!("To give it back, {how}: a delete"));
-    table(&releases);
+    print(&acquires);
+    table(&format!("To renew it, {how}: a keepalive and its answer"));
+    print(&renewals[..3]);
+    table(&format!("To give it back, {how}: a delete"));
+    print(&releases);
 }
 
-fn table(series: &[Series]) {
+fn print(series: &[Series]) {
     series[0].print(None);
     for other in &series[1..] {
         other.print(Some(&series[0]));
@@ -352,7 +352,7 @@ async fn hand_overs(server: &Cluster, wait: Duration) {
             }
         }
     }
-    tenure_peers::table(&format!(
+    table(&format!(
         "From the end of one holder to the next, who has waited for {wait:?}"
     ));
     floor.print(None);
@@ -398,9 +398,9 @@ impl Floor {
         tokio::time::sleep(wait).await;
         let began = Instant::now();
         let delete = self.holder.delete("floor", None);
-        let (deleted, waited) = future::join(delete, waiting).await;
-        deleted.unwrap();
-        let (waiter, events, at) = waited.unwrap();
+        let (gone, outcome) = future::join(delete, waiting).await;
+        gone.unwrap();
+        let (waiter, events, at) = outcome.unwrap();
         self.waiter = Some((waiter, events));
         at - began
     }

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use tenure_core::Policy;
 use tenure_etcd::{EtcdBackend, EtcdConfig};
-use tenure_peers::Series;
+use tenure_peers::{Series, table};
 
 use crate::election;
 use crate::support::Cluster;
@@ -82,7 +82,7 @@ impl Victim {
 }
 
 pub async fn run(server: &Cluster) {
-    println!("From kill -9 of the leader's process to the next leader");
+    table("From kill -9 of the leader's process to the next leader");
     for (lease, name) in [(2, "a lease of 2 s"), (3, "of 3 s"), (5, "of 5 s")] {
         let backend = server.connect().await;
         let mut series = Series::new(name);

@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use tenure_core::Policy;
+use tenure_peers::record::figure;
 
 use crate::election;
 use crate::metrics::Metrics;
@@ -13,11 +14,17 @@ use crate::support::{Cluster, start};
 
 const ELECTIONS: usize = 10_000;
 
+const TABLE: &str = "10,000 elections in one process";
+const LOSS: &str = "All leases of 10,000 elections are revoked";
+
 /// An hour of the default policy, which has one every 10 s; `TENURE_BENCH_HEARTBEATS` for others.
 const HEARTBEATS: u32 = 360;
 
 /// Compressed: of the default policy's rhythm only the number counts here.
 const HEARTBEAT: Duration = Duration::from_millis(500);
+
+/// So long after a loss all have noticed it.
+const SETTLED: Duration = Duration::from_millis(1500);
 
 pub async fn run() {
     let heartbeats = std::env::var("TENURE_BENCH_HEARTBEATS").ok();
@@ -48,10 +55,9 @@ pub async fn run() {
     }
     all_lead(&leading, ELECTIONS).await;
     let (taken, after) = (began.elapsed(), metrics.read());
-    println!("{ELECTIONS} elections in one process");
+    println!("{TABLE}");
     println!(
-        "  all lead after {taken:.2?}: {} transactions, {} watches, {} leases, {} connections and files \
-         here",
+        "  all lead after {taken:.2?}: {} transactions, {} watches, {} leases, {} open files here",
         after.transactions - before.transactions,
         after.watches - before.watches,
         backend.traffic().leases,
@@ -77,7 +83,8 @@ pub async fn run() {
     let seen = after.keepalives - before.keepalives;
     let each = |count: u64| f64::from(u32::try_from(count).unwrap()) / beats / leases;
     println!(
-        "  over {beats:.0} heartbeats, one every {HEARTBEAT:?} (an hour of the default policy has 360):"
+        "  over {beats:.0} heartbeats, one every {HEARTBEAT:?} (an hour of the default policy has \
+         360):"
     );
     println!(
         "    keepalives: {sent} sent, {seen} seen by the server: {:.3} for each lease and heartbeat",
@@ -93,6 +100,16 @@ pub async fn run() {
         "    memory here: {empty} KiB before, {early} KiB at the begin, {half} KiB at half time, \
          {late} KiB at the end"
     );
+    figure(TABLE, "until all lead", taken.as_secs_f64(), "s");
+    figure(TABLE, "keepalives per lease and heartbeat", each(seen), "");
+    for (name, kib) in [
+        ("early", early),
+        ("at half time", half),
+        ("at the end", late),
+    ] {
+        let mib = f64::from(u32::try_from(kib).unwrap()) / 1024.0;
+        figure(TABLE, &format!("memory {name}"), mib, "MiB");
+    }
     for _ in 0..5 {
         lose_all(&server, &metrics, &leading).await;
     }
@@ -121,18 +138,18 @@ async fn lose_all(server: &Cluster, metrics: &Metrics, leading: &Arc<AtomicUsize
         tokio::time::sleep(Duration::from_millis(1)).await;
     }
     let first = began.elapsed();
-    all_lead_for(leading, HEARTBEAT).await;
-    let all = began.elapsed().saturating_sub(HEARTBEAT);
+    all_lead_for(leading, SETTLED).await;
+    let all = began.elapsed().saturating_sub(SETTLED);
     goes_on.store(false, Ordering::Relaxed);
     let peak = looking.await.unwrap();
     let after = metrics.read();
     println!("  all {} leases are revoked", leases.leases().len());
     println!(
-        "    the first term is known to be lost after {first:.0?}, all lead again after {all:.0?}"
+        "    the first term is known to be lost after {first:.1?}, all lead again after {all:.1?}"
     );
     println!(
-        "    {} transactions, {} grants, {} watches, {} requests in all; at most {:.0} requests/s in {:?}, and {} \
-         under way at a time; memory here: {} KiB",
+        "    {} transactions, {} grants, {} watches, {} requests in all; at most {:.0} requests/s in \
+         {:?}, and {} under way at a time; memory here: {} KiB",
         after.transactions - before.transactions,
         after.grants - before.grants,
         after.watches - before.watches,
@@ -141,6 +158,16 @@ async fn lose_all(server: &Cluster, metrics: &Metrics, leading: &Arc<AtomicUsize
         Metrics::INTERVAL,
         peak.under_way,
         memory(),
+    );
+    let count = |count: u64| f64::from(u32::try_from(count).unwrap());
+    figure(LOSS, "until all lead again", all.as_secs_f64(), "s");
+    figure(LOSS, "requests", count(after.all() - before.all()), "");
+    figure(LOSS, "requests per second at most", peak.per_second, "");
+    figure(
+        LOSS,
+        "requests under way at most",
+        count(peak.under_way),
+        "",
     );
 }
 
