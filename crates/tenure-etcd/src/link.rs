@@ -254,7 +254,8 @@ impl Links {
             trouble = self.at_first_contact(trouble);
         }
         // A link with the password that is in force by now will do.
-        if trouble.cause == Cause::Password && self.password().ok() != link.password {
+        let renewed = |used: &String| self.password().is_ok_and(|now| now != *used);
+        if trouble.cause == Cause::Password && link.password.as_ref().is_some_and(renewed) {
             trouble = trouble.of_the_link();
         }
         if trouble.cause == Cause::Link {
