@@ -37,6 +37,9 @@ struct Inner<S> {
     store: S,
     observations: Observations,
     /// Free records as the store has told of them: the write that takes one need not look first.
+    ///
+    /// Only where versions never repeat. Where they begin anew after a deletion (hazard 16), one
+    /// that was told long ago may be that of a leader now, whom the write would overwrite.
     told: Mutex<HashMap<LockName, Versioned>>,
 }
 
@@ -242,6 +245,7 @@ impl<S: RecordStore> Inner<S> {
         self.told().remove(lock);
         match standing {
             None | Some(Standing::Free) => {
+                let told = told && self.versions_are_unique();
                 if let Some(found) = found.filter(|_| told) {
                     self.told().insert(lock.clone(), found);
                 }
@@ -249,6 +253,10 @@ impl<S: RecordStore> Inner<S> {
             }
             Some(Standing::Alive(left) | Standing::Unproven(left)) => Hint::HeldFor(left),
         }
+    }
+
+    fn versions_are_unique(&self) -> bool {
+        self.store.capabilities().fencing.over_deletion.is_certain()
     }
 
     fn told(&self) -> MutexGuard<'_, HashMap<LockName, Versioned>> {
@@ -416,7 +424,7 @@ mod tests {
 
     use super::super::{RecordEvents, RecordStore};
     use super::*;
-    use crate::{MemoryBackend, MemoryStore};
+    use crate::{MemoryBackend, MemoryStore, Rises};
 
     /// A store that tells of two changes and swallows the first `get`.
     #[derive(Debug)]
@@ -480,12 +488,25 @@ mod tests {
     struct Counting {
         store: MemoryStore,
         looks: Arc<std::sync::atomic::AtomicUsize>,
+        over_deletion: Rises,
+    }
+
+    impl Counting {
+        fn new(memory: &MemoryBackend, over_deletion: Rises) -> Self {
+            Self {
+                store: memory.store().clone(),
+                looks: Arc::default(),
+                over_deletion,
+            }
+        }
     }
 
     #[async_trait]
     impl RecordStore for Counting {
         fn capabilities(&self) -> Capabilities {
-            self.store.capabilities()
+            let mut capabilities = self.store.capabilities();
+            capabilities.fencing.over_deletion = self.over_deletion;
+            capabilities
         }
 
         fn clock(&self) -> SharedClock {
@@ -521,11 +542,9 @@ mod tests {
     #[tokio::test]
     async fn what_was_told_is_written_upon_at_once_or_looked_at_again() {
         let memory = MemoryBackend::with_clock(Arc::new(crate::testing::TestClock::new()));
-        let looks = Arc::default();
-        let lock = RecordLock::new(Counting {
-            store: memory.store().clone(),
-            looks: Arc::clone(&looks),
-        });
+        let counting = Counting::new(&memory, Rises::Always);
+        let looks = counting.looks.clone();
+        let lock = RecordLock::new(counting);
         let name = LockName::new("test").unwrap();
         let candidate = |number: u64| {
             let identity = crate::Identity::new(format!("candidate-{number}")).unwrap();
@@ -560,5 +579,30 @@ mod tests {
                 lock.release(&grant).await.unwrap();
             }
         }
+    }
+
+    /// Where versions begin anew after a deletion, what was told may be long gone: it is looked at.
+    #[tokio::test]
+    async fn what_was_told_is_not_written_upon_where_versions_repeat() {
+        let memory = MemoryBackend::with_clock(Arc::new(crate::testing::TestClock::new()));
+        let counting = Counting::new(&memory, Rises::Never);
+        let looks = counting.looks.clone();
+        let lock = RecordLock::new(counting);
+        let name = LockName::new("test").unwrap();
+        let candidate = |number: u64| {
+            let identity = crate::Identity::new(format!("candidate-{number}")).unwrap();
+            Candidate::new(identity, crate::CampaignId::new(number))
+        };
+        let lease = Duration::from_secs(600);
+        let mut hints = lock.changes(&name);
+        let Ok(Acquired::Held(first)) = memory.acquire(&name, &candidate(1), lease).await else {
+            panic!("the lock was free");
+        };
+        memory.release(&first).await.unwrap();
+        while hints.next().await != Some(Hint::MayBeFree) {}
+        let before = looks.load(Ordering::Relaxed);
+        let outcome = lock.acquire(&name, &candidate(2), lease).await;
+        assert!(matches!(outcome, Ok(Acquired::Held(_))), "{outcome:?}");
+        assert_eq!(looks.load(Ordering::Relaxed) - before, 1);
     }
 }
