@@ -396,6 +396,10 @@ async fn kubernetes_missing_verbs_namespaces_and_wrong_authorities_are_found() {
     .says("object", "unusable", "no-such-place")
     .ends(2);
 
+    // Nobody granted it anything yet.
+    let with_pods = format!("{}&gone_pods=true", url(&observer));
+    doctor(&with_pods, &[]).says("permission to get pods", "warning", "gone_pods");
+
     // The user may do all but watch; then all but update.
     for (verbs, missing, verdict, code) in [
         (&["get", "update"][..], "watch", "warning", 1),

@@ -5,6 +5,7 @@ use serde_json::{Value, json};
 use tenure_core::{Check, Error, ErrorKind, LockName, Operation};
 
 use crate::client::{Answer, Cluster, Reply};
+use crate::pods::PODS;
 use crate::{Resource, Verb};
 
 /// Where a user asks what it may do; every user who is logged in may.
@@ -15,10 +16,14 @@ pub(crate) async fn diagnose(
     cluster: &Cluster,
     resource: &Resource,
     lock: &LockName,
+    minds_pods: bool,
 ) -> Vec<Check> {
     let mut checks = vec![version(cluster).await];
     for verb in [Verb::Get, Verb::Create, Verb::Update, Verb::Watch] {
         checks.push(right(cluster, resource, lock, verb).await);
+    }
+    if minds_pods {
+        checks.push(pods(cluster).await);
     }
     checks.push(place(cluster, resource, lock).await);
     checks
@@ -48,7 +53,7 @@ async fn version(cluster: &Cluster) -> Check {
     }
 }
 
-/// Whether the API server would let us do that; asked of itself.
+/// Whether the API server would let us do that.
 async fn right(cluster: &Cluster, resource: &Resource, lock: &LockName, verb: Verb) -> Check {
     let name = match verb {
         Verb::Get => "permission to get",
@@ -56,60 +61,88 @@ async fn right(cluster: &Cluster, resource: &Resource, lock: &LockName, verb: Ve
         Verb::Update => "permission to update",
         Verb::Watch => "permission to watch",
     };
+    // A right to create cannot be limited to a name.
+    let object = (verb != Verb::Create).then_some(lock.as_str());
+    let what = what(cluster, resource, verb);
+    let remedy = "grant it: `tenure rbac` prints the Role that suffices";
+    match (allowed(cluster, resource, object, verb).await, verb) {
+        (Err(why), _) => unknown(name, &what, &why),
+        (Ok(true), _) => Check::fine(name, format!("we may {what}")),
+        (Ok(false), Verb::Watch) => Check::warning(
+            name,
+            format!("we may not {what}: waiting candidates ask every retry interval instead"),
+            remedy,
+        ),
+        // An object that somebody else has made can be led on without it.
+        (Ok(false), Verb::Create) => Check::warning(
+            name,
+            format!("we may not {what}: the object must be there, and never be deleted"),
+            remedy,
+        ),
+        (Ok(false), _) => Check::unusable(name, format!("we may not {what}"), remedy),
+    }
+}
+
+/// Whether holders' pods can be looked at, where that is asked for.
+async fn pods(cluster: &Cluster) -> Check {
+    const NAME: &str = "permission to get pods";
+    let what = what(cluster, &PODS, Verb::Get);
+    match allowed(cluster, &PODS, None, Verb::Get).await {
+        Err(why) => unknown(NAME, &what, &why),
+        Ok(true) => Check::fine(NAME, format!("we may {what}")),
+        Ok(false) => Check::warning(
+            NAME,
+            format!("we may not {what}: a holder whose pod is gone keeps its lease"),
+            "grant it as `tenure rbac` prints it for this URL, or take gone_pods out of the URL",
+        ),
+    }
+}
+
+fn what(cluster: &Cluster, resource: &Resource, verb: Verb) -> String {
+    let (verb, resource) = (verb.name(), resource.in_kubectl());
+    format!(
+        "{verb} {resource} in the namespace \"{}\"",
+        cluster.namespace()
+    )
+}
+
+fn unknown(name: &'static str, what: &str, why: &str) -> Check {
+    Check::warning(
+        name,
+        format!("cannot tell whether we may {what}: {why}"),
+        "let the user create selfsubjectaccessreviews, as the cluster role system:basic-user does",
+    )
+}
+
+/// What the API server says of our own rights; or why it does not.
+async fn allowed(
+    cluster: &Cluster,
+    resource: &Resource,
+    object: Option<&str>,
+    verb: Verb,
+) -> Result<bool, String> {
     let mut wanted = json!({
         "namespace": cluster.namespace(),
         "verb": verb.name(),
         "group": resource.group,
         "resource": resource.plural,
     });
-    // A right to create cannot be limited to a name.
-    if verb != Verb::Create {
-        wanted["name"] = json!(lock.as_str());
+    if let Some(object) = object {
+        wanted["name"] = json!(object);
     }
     let review = json!({
         "apiVersion": "authorization.k8s.io/v1",
         "kind": "SelfSubjectAccessReview",
         "spec": { "resourceAttributes": wanted },
     });
-    let what = format!(
-        "{} {} in the namespace \"{}\"",
-        verb.name(),
-        resource.in_kubectl(),
-        cluster.namespace()
-    );
-    let unknown = |why: String| {
-        Check::warning(
-            name,
-            format!("cannot tell whether we may {what}: {why}"),
-            "let the user create selfsubjectaccessreviews, as the cluster role \
-             system:basic-user does",
-        )
-    };
-    let allowed = match ask(cluster, Verb::Create, Method::POST, REVIEWS, Some(&review)).await {
-        Ok(reply) if reply.status.is_success() => {
-            let review: Value = serde_json::from_slice(&reply.body).unwrap_or_default();
-            review["status"]["allowed"].as_bool()
-        }
-        Ok(reply) => return unknown(reply.status.to_string()),
-        Err(error) => return unknown(error.message().to_owned()),
-    };
-    let remedy = "grant it: `tenure rbac` prints the Role that suffices";
-    match (allowed, verb) {
-        (Some(true), _) => Check::fine(name, format!("we may {what}")),
-        (Some(false), Verb::Watch) => Check::warning(
-            name,
-            format!("we may not {what}: waiting candidates ask every retry interval instead"),
-            remedy,
-        ),
-        // An object that somebody else has made can be led on without it.
-        (Some(false), Verb::Create) => Check::warning(
-            name,
-            format!("we may not {what}: the object must be there, and never be deleted"),
-            remedy,
-        ),
-        (Some(false), _) => Check::unusable(name, format!("we may not {what}"), remedy),
-        (None, _) => unknown("the answer does not say".to_owned()),
+    let asked = ask(cluster, Verb::Create, Method::POST, REVIEWS, Some(&review)).await;
+    let reply = asked.map_err(|error| error.message().to_owned())?;
+    if !reply.status.is_success() {
+        return Err(reply.status.to_string());
     }
+    let review: Value = serde_json::from_slice(&reply.body).unwrap_or_default();
+    let allowed = review["status"]["allowed"].as_bool();
+    allowed.ok_or_else(|| "the answer does not say".to_owned())
 }
 
 /// Whether the lock's object is there or could be made, as far as a dry run tells.

@@ -335,7 +335,8 @@ impl<F: Form> RecordStore for ObjectStore<F> {
     }
 
     async fn diagnose(&self, lock: &LockName, _lease: Duration) -> Vec<Check> {
-        checks::diagnose(&self.objects.cluster, &F::RESOURCE, lock).await
+        let objects = &self.objects;
+        checks::diagnose(&objects.cluster, &F::RESOURCE, lock, objects.gone_pods).await
     }
 
     fn watch(&self, lock: &LockName) -> RecordEvents {
