@@ -268,7 +268,13 @@ async fn failover(server: &Server) {
     for row in without.0.chunks(10) {
         println!("{row:.2?}");
     }
-    without.print("kill -9 to the next leader, default policy", None);
+    let limit = Policy::default().lease() + Duration::from_secs(1);
+    println!(
+        "kill -9 to the next leader, default policy: min {:.2?}  median {:.2?}  max {:.2?}  limit {limit:?}",
+        without.at(0),
+        without.at(50),
+        without.at(100),
+    );
 }
 
 async fn victim() {

@@ -1,4 +1,5 @@
-//! A candidate of client-go's own leader election: a process built from `tests/client-go`.
+//! A candidate of client-go's own leader election: a process built from `tests/client-go`, or from
+//! `tests/client-go-configmap` with an old one.
 #![allow(dead_code, reason = "each test uses a part of it")]
 
 use std::path::{Path, PathBuf};
@@ -11,8 +12,18 @@ use crate::support::{Server, within_limit};
 
 /// Builds the program; `None`, with a line that says so, where there is no Go.
 pub(crate) fn program() -> Option<PathBuf> {
-    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/client-go");
-    let program = Path::new(env!("CARGO_TARGET_TMPDIR")).join("client-go");
+    built("client-go")
+}
+
+/// The same of the program that speaks of `ConfigMaps` too.
+pub(crate) fn old_program() -> Option<PathBuf> {
+    built("client-go-configmap")
+}
+
+fn built(name: &str) -> Option<PathBuf> {
+    let sources = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests");
+    let source = sources.join(name);
+    let program = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
     let mut command = std::process::Command::new("go");
     command.current_dir(source).args(["build", "-o"]);
     match command.arg(&program).arg(".").status() {
