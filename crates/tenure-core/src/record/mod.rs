@@ -70,7 +70,8 @@ pub type RecordEvents = Pin<Box<dyn Stream<Item = RecordEvent> + Send>>;
 /// A change of a record.
 #[derive(Clone, Debug)]
 pub enum RecordEvent {
-    /// The record now is this.
+    /// The record now is this. If it is free, the next attempt to acquire replaces it without a
+    /// `get` before: so it must be as good as the answer to one.
     Is(Versioned),
     /// The record is gone.
     Gone,
