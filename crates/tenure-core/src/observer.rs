@@ -169,6 +169,11 @@ impl Watch {
                 .as_ref()
                 .is_none_or(|last| !same(last, &observation))
             {
+                if observation == Observation::Free {
+                    // The next leader is due, and not every store tells of an election.
+                    let soon = self.observer.clock.now() + self.observer.policy.retry_interval();
+                    self.look_at = self.look_at.min(soon);
+                }
                 self.last = Some(observation.clone());
                 return observation;
             }
