@@ -93,7 +93,7 @@ type Source = Box<dyn std::error::Error + Send + Sync>;
 /// is wrong and what to do. The store's own error, where there is one, is the source.
 ///
 /// Neither the message nor the source holds a password or a token.
-#[derive(Debug, thiserror::Error)]
+#[derive(thiserror::Error)]
 #[error(transparent)]
 pub struct Error {
     inner: Box<Inner>,
@@ -107,6 +107,21 @@ struct Inner {
     operation: Operation,
     message: String,
     source: Option<Source>,
+}
+
+/// What a `main` that returns it shows: no more than is there, and escaped.
+impl fmt::Debug for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut shown = f.debug_struct("Error");
+        shown
+            .field("kind", &self.inner.kind)
+            .field("operation", &self.inner.operation)
+            .field("message", &self.inner.message);
+        if let Some(source) = &self.inner.source {
+            shown.field("source", source);
+        }
+        shown.finish()
+    }
 }
 
 impl Error {
@@ -195,6 +210,8 @@ mod tests {
             .with_source(std::io::Error::other("network down"));
         assert_eq!(error.to_string(), "renewing: no route");
         assert_eq!(error.source().unwrap().to_string(), "network down");
+        let shown = format!("{:?}", Error::invalid_input("no\u{1b}"));
+        assert!(shown.contains("message: \"no\\u{1b}\" }"), "{shown}");
         assert!(error.is_retryable());
     }
 }
