@@ -282,7 +282,7 @@ const TESTS: [CargoStep; 2] = [
 ];
 
 /// With the same features as [`TESTS`], so that nothing is built again.
-const ACROSS_STORES: [&str; 11] = [
+const ACROSS_STORES: [&str; 13] = [
     "test",
     "--workspace",
     "--all-features",
@@ -292,6 +292,8 @@ const ACROSS_STORES: [&str; 11] = [
     "documented",
     "--test",
     "leader_killed",
+    "--test",
+    "stores",
     "--test",
     "swap",
 ];
@@ -456,9 +458,9 @@ fn conformance(backend: Backend, state: &State, log: &Path) -> Result<Outcome> {
 }
 
 /// One service on every store: the tests that move it from one to the next, the example whose
-/// leader is killed in the middle of its work, the one that is built for each store alone, what the
-/// pages say of each, and the binary's demo, which kills and freezes real processes and checks
-/// their terms.
+/// leader is killed in the middle of its work, the one that is built for each store alone, the
+/// binary's commands, what the pages say of each, and the demo, which kills and freezes real
+/// processes and checks their terms.
 fn across_stores(state: &State) -> Result<Vec<Row>> {
     let urls: Vec<(Backend, String)> = Backend::ALL
         .into_iter()

@@ -49,11 +49,21 @@ fn one_source_elects_hands_over_and_fails_over_on_each_store() {
         let (feature, _) = url.split_once(':').unwrap();
         let program = directory.path().join(feature);
         build(feature, &program);
+        let url = patient(feature, &url);
         thread::spawn(move || elect(&program, &url))
     });
     for store in stores.collect::<Vec<_>>() {
         store.join().unwrap();
     }
+}
+
+/// A busy machine is no reason to give up connecting.
+fn patient(feature: &str, url: &str) -> String {
+    if !matches!(feature, "etcd" | "redis" | "postgres") {
+        return url.to_owned();
+    }
+    let and = if url.contains('?') { '&' } else { '?' };
+    format!("{url}{and}connect_timeout=60s")
 }
 
 /// Builds the service with this feature alone.

@@ -46,13 +46,31 @@ pub(crate) fn tenure() -> Command {
 /// A directory with a store, and files by which the processes of a test tell what they do.
 pub(crate) struct Place {
     directory: TempDir,
+    /// The store's URL, where it is none in this directory.
+    url: Option<String>,
+    lock: String,
 }
 
 impl Place {
     pub(crate) fn new() -> Self {
         Self {
             directory: TempDir::new().unwrap(),
+            url: None,
+            lock: "job".to_owned(),
         }
+    }
+
+    /// With another store, and a lock that no earlier run has used there.
+    pub(crate) fn on(url: &str) -> Self {
+        Self {
+            url: Some(url.to_owned()),
+            lock: format!("job-{}", std::process::id()),
+            ..Self::new()
+        }
+    }
+
+    pub(crate) fn lock(&self) -> &str {
+        &self.lock
     }
 
     pub(crate) fn path(&self, name: &str) -> PathBuf {
@@ -60,15 +78,18 @@ impl Place {
     }
 
     pub(crate) fn url(&self) -> String {
+        if let Some(url) = &self.url {
+            return url.clone();
+        }
         format!("file://{}", self.path("store").display())
     }
 
-    /// `tenure <command>` on this store and the lock `job`.
+    /// `tenure <command>` on this store and lock.
     pub(crate) fn tenure(&self, command: &str) -> Command {
         let mut tenure = tenure();
         tenure
             .arg(command)
-            .args(["--backend", &self.url(), "--lock", "job"])
+            .args(["--backend", &self.url(), "--lock", &self.lock])
             .current_dir(self.directory.path());
         tenure
     }
