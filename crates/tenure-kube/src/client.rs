@@ -364,6 +364,14 @@ async fn client(config: &KubeConfig) -> Result<kube::Client, Error> {
     });
     match building.await {
         Ok(client) => client.map_err(|error| errors::trouble(Operation::Connect, error)),
+        // rustls panics when it does not know which cryptography to use.
+        Err(error) if error.is_panic() => Err(misconfigured(
+            "TLS has no cryptography to use, or several of which none is chosen; switch on the \
+             feature ring or aws-lc-rs of tenure, or install a rustls provider as the process's \
+             default"
+                .to_owned(),
+        )
+        .with_source(error)),
         Err(error) => Err(Error::new(
             ErrorKind::Internal,
             Operation::Connect,
