@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::ffi::{OsStr, OsString};
 use std::fmt;
+use std::fs::{self, File};
 use std::io::ErrorKind;
 use std::path::Path;
 use std::process::ExitCode;
@@ -14,7 +15,7 @@ use crate::features;
 use crate::paths::{self, Dirs};
 use crate::process::{self, Hold};
 use crate::provision::{self, Need};
-use crate::shell::run_shown;
+use crate::shell::{capture, run_shown};
 use crate::stores::{self, Kind, Request, Session, State};
 
 /// The backends, in the order of the table.
@@ -174,9 +175,8 @@ pub(crate) fn test(only: &[Backend]) -> Result<ExitCode> {
     let state = State::load(&dirs)?;
     let environment = strict(&log, &state);
     if only.is_empty() {
-        for (name, arguments) in TESTS {
-            rows.push(cargo_step(name, arguments, &environment)?);
-        }
+        rows.extend(tests(&dirs, &environment)?);
+        rows.push(cargo_step("doc tests", &DOC_TESTS, &environment)?);
     } else {
         for backend in &backends {
             let test: &[&str] = &["test", "--all-features", "--no-fail-fast"];
@@ -254,31 +254,36 @@ const CHECKS: [CargoStep; 3] = [
     ),
 ];
 
-/// A failure must not hide what the tests after it would have said.
-const TESTS: [CargoStep; 2] = [
-    (
-        "unit and integration tests",
-        &[
-            "test",
-            "--workspace",
-            "--all-features",
-            "--lib",
-            "--bins",
-            "--tests",
-            "--examples",
-            "--no-fail-fast",
-        ],
-    ),
-    (
-        "doc tests",
-        &[
-            "test",
-            "--workspace",
-            "--all-features",
-            "--doc",
-            "--no-fail-fast",
-        ],
-    ),
+/// All tests but those in the documentation. A failure must not hide what the tests after it would
+/// have said.
+const TESTS: [&str; 4] = ["test", "--workspace", "--all-features", "--no-fail-fast"];
+
+const DOC_TESTS: [&str; 5] = [
+    "test",
+    "--workspace",
+    "--all-features",
+    "--doc",
+    "--no-fail-fast",
+];
+
+/// The integration tests that run beside the others: all that use the session's API server, whose
+/// requests one of them counts, and the suites. They wait for stores most of the time. What is not
+/// named here runs in the other lane, so no test can be forgotten.
+const SECOND_LANE: [&str; 14] = [
+    "client_go",
+    "config_map",
+    "conformance",
+    "controller",
+    "doctor",
+    "lease",
+    "manifests",
+    "migration",
+    "pods",
+    "rbac",
+    "requests",
+    "restart",
+    "rights",
+    "wire_faults",
 ];
 
 /// With the same features as [`TESTS`], so that nothing is built again.
@@ -298,31 +303,103 @@ const ACROSS_STORES: [&str; 13] = [
     "swap",
 ];
 
+/// The unit and integration tests, in two lanes.
+fn tests(dirs: &Dirs, environment: &[(OsString, OsString)]) -> Result<Vec<Row>> {
+    let (second, first): (Vec<String>, Vec<String>) = integration_tests()?
+        .into_iter()
+        .partition(|name| SECOND_LANE.contains(&name.as_str()));
+    anyhow::ensure!(
+        second.len() == SECOND_LANE.len(),
+        "of the tests of the second lane there are only {second:?}"
+    );
+    let lane = |others: &[&'static str], names: &[String]| -> Vec<String> {
+        let all = TESTS.iter().chain(others).map(|&text| text.to_owned());
+        let names = names
+            .iter()
+            .flat_map(|name| ["--test".to_owned(), name.clone()]);
+        all.chain(names).collect()
+    };
+    let build = [
+        &TESTS[..],
+        &["--lib", "--bins", "--tests", "--examples", "--no-run"],
+    ]
+    .concat();
+    let built = cargo_step("build of the tests", &build, environment)?;
+    let first = lane(&["--lib", "--bins", "--examples"], &first);
+    let second = lane(&[], &second);
+    let log = dirs.root.join("second-lane.log");
+    let output = File::create(&log)?;
+    // Each thread waits for its own cargo, which would be ended with the thread.
+    let (shown, logged) = std::thread::scope(|scope| {
+        let logged = scope.spawn(|| {
+            step(
+                "tests that wait for stores",
+                &cargo(),
+                &second,
+                environment,
+                Some(output),
+            )
+        });
+        let shown = step("all other tests", &cargo(), &first, environment, None);
+        (shown, logged.join())
+    });
+    let logged = logged.map_err(|_| anyhow::anyhow!("the second lane panicked"))?;
+    // Said after the other lane's, so that the two are not mixed up.
+    print!("{}", fs::read_to_string(&log)?);
+    Ok(vec![built, shown?, logged?])
+}
+
+/// The names of the workspace's integration tests.
+fn integration_tests() -> Result<BTreeSet<String>> {
+    let mut command = std::process::Command::new(cargo());
+    command
+        .args(["metadata", "--no-deps", "--format-version", "1"])
+        .current_dir(paths::workspace());
+    let metadata: serde_json::Value = serde_json::from_str(&capture(&mut command)?)?;
+    let all = |value: &serde_json::Value| value.as_array().cloned().unwrap_or_default();
+    let targets = all(&metadata["packages"])
+        .into_iter()
+        .flat_map(|package| all(&package["targets"]));
+    let tests = targets.filter(|target| all(&target["kind"]).iter().any(|kind| kind == "test"));
+    Ok(tests
+        .filter_map(|target| Some(target["name"].as_str()?.to_owned()))
+        .collect())
+}
+
+fn cargo() -> OsString {
+    std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into())
+}
+
 /// Runs cargo; its failure is a row of the table, so that the steps after it still run.
 pub(crate) fn cargo_step(
     name: &str,
     arguments: &[&str],
     environment: &[(OsString, OsString)],
 ) -> Result<Row> {
-    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-    step(name, &cargo, arguments, environment)
+    step(name, &cargo(), arguments, environment, None)
 }
 
+/// Runs a program, with its output shown or in a file.
 fn step(
     name: &str,
     program: &OsStr,
-    arguments: &[&str],
+    arguments: &[impl AsRef<str>],
     environment: &[(OsString, OsString)],
+    output: Option<File>,
 ) -> Result<Row> {
+    let arguments: Vec<&str> = arguments.iter().map(AsRef::as_ref).collect();
     let file_name = Path::new(program).file_name().unwrap_or(program);
     let shown = format!("{} {}", file_name.to_string_lossy(), arguments.join(" "));
     eprintln!("\n== {name}: {shown}");
     let start = Instant::now();
     let mut command = process::watched(program)?;
     command
-        .args(arguments)
+        .args(&arguments)
         .envs(environment.iter().map(|(name, value)| (name, value)))
         .current_dir(paths::workspace());
+    if let Some(file) = output {
+        command.stdout(file.try_clone()?).stderr(file);
+    }
     // Those that name this package were set for this program and would confuse another build.
     for (variable, _) in std::env::vars_os() {
         if variable.to_string_lossy().starts_with("CARGO_PKG_")
@@ -474,7 +551,13 @@ fn across_stores(state: &State) -> Result<Vec<Row>> {
     for (backend, url) in urls {
         let name = format!("demo on {}", backend.name());
         let environment = [("TENURE_BACKEND".into(), url.into())];
-        rows.push(step(&name, tenure.as_os_str(), &["demo"], &environment)?);
+        rows.push(step(
+            &name,
+            tenure.as_os_str(),
+            &["demo"],
+            &environment,
+            None,
+        )?);
     }
     Ok(rows)
 }
