@@ -319,12 +319,12 @@ fn tests(dirs: &Dirs, environment: &[(OsString, OsString)]) -> Result<Vec<Row>> 
             .flat_map(|name| ["--test".to_owned(), name.clone()]);
         all.chain(names).collect()
     };
-    let build = [
+    let command = [
         &TESTS[..],
         &["--lib", "--bins", "--tests", "--examples", "--no-run"],
     ]
     .concat();
-    let built = cargo_step("build of the tests", &build, environment)?;
+    let built = cargo_step("build of the tests", &command, environment)?;
     let first = lane(&["--lib", "--bins", "--examples"], &first);
     let second = lane(&[], &second);
     let log = dirs.root.join("second-lane.log");
