@@ -47,6 +47,10 @@ impl Series {
         self.taken.push(taken);
     }
 
+    pub fn is_empty(&self) -> bool {
+        self.taken.is_empty()
+    }
+
     fn at(&self, percent: usize) -> Duration {
         let mut sorted = self.taken.clone();
         sorted.sort_unstable();

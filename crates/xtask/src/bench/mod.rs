@@ -39,10 +39,14 @@ pub(crate) fn bench(quick: bool) -> Result<ExitCode> {
     let state = session.state()?;
     let environment = environment(quick, &lines, &state);
     let mut rows = Vec::new();
-    for (name, arguments) in [
+    let mut steps = vec![
         ("benchmarks of this workspace", WORKSPACE.as_slice()),
         ("benchmarks beside peers", PEERS.as_slice()),
-    ] {
+    ];
+    if !quick {
+        steps.push(("Kubernetes beside peers", KUBERNETES.as_slice()));
+    }
+    for (name, arguments) in steps {
         rows.push(suite::cargo_step(name, arguments, &environment)?);
     }
     session.stop()?;
@@ -76,8 +80,16 @@ const WORKSPACE: [&str; 4] = ["bench", "--package", "tenure-benches", "--no-fail
 const PEERS: [&str; 4] = [
     "bench",
     "--manifest-path=benches/peers/Cargo.toml",
-    "--target-dir=target/peers",
+    // Shared, so that what both workspaces need is built once.
+    "--target-dir=target",
     "--no-fail-fast",
+];
+
+/// Three more clients to build, and minutes of waiting for leases to end.
+const KUBERNETES: [&str; 3] = [
+    "bench",
+    "--manifest-path=benches/kubernetes/Cargo.toml",
+    "--target-dir=target",
 ];
 
 fn environment(quick: bool, lines: &Path, state: &State) -> Vec<(OsString, OsString)> {

@@ -1,14 +1,21 @@
-//! What the backend costs beside bare requests through the same client, how fast a lock changes
-//! hands, also beside client-go, and how long it stays without a leader after `kill -9`; on the API
-//! server of the environment: `eval "$(cargo xtask stores env)"; cargo bench -p tenure-kube-lease`.
+//! What the Kubernetes Lease backend costs beside bare requests through the same client; how fast a
+//! lock changes hands, beside client-go, `kube-leader-election`, `kube-lease-manager` and `kubert` in
+//! the same run; and how long it stays without a leader after `kill -9`. On the API server of the
+//! environment:
 //!
-//! All figures of a block are taken in turns in one run, so a machine that is busy is busy for all.
+//! ```text
+//! eval "$(cargo xtask stores env)"
+//! cargo bench --manifest-path benches/kubernetes/Cargo.toml
+//! ```
+//!
+//! Calls of a table are made in turns, so a machine that is busy is busy for all; what takes seconds
+//! because it waits for a clock is waited for at the same time, each on a lock of its own.
 #![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed benchmark")]
 
-#[path = "../../tenure-kube/tests/support/mod.rs"]
+mod peers;
+#[path = "../../crates/tenure-kube/tests/support/mod.rs"]
 mod support;
-
-#[path = "../tests/support/client_go.rs"]
+#[path = "../../crates/tenure-kube-lease/tests/support/client_go.rs"]
 mod theirs;
 
 use std::io::Read as _;
@@ -26,47 +33,17 @@ use tenure_core::{
 use tenure_kube_lease::kube::Client;
 use tenure_kube_lease::kube::client::Body;
 use tenure_kube_lease::{KubeLeaseBackend, open};
+use tenure_peers::{Series, table};
 use theirs::ClientGo;
 
 const CALLS: u64 = 1000;
 const HAND_OVERS: usize = 200;
-const HAND_OVERS_OF_CLIENT_GO: usize = 20;
+/// Of each peer; they take seconds.
+const HAND_OVERS_OF_PEERS: usize = 20;
 const FAILOVERS: usize = 30;
 
 /// With it nothing happens by time while something is measured.
 const LONG: Duration = Duration::from_secs(3600);
-
-/// Set in the process that is to be killed.
-const VICTIM: &str = "TENURE_BENCH_VICTIM";
-
-struct Series(Vec<Duration>);
-
-impl Series {
-    async fn time<T>(&mut self, call: impl Future<Output = T>) -> T {
-        let start = Instant::now();
-        let value = call.await;
-        self.0.push(start.elapsed());
-        value
-    }
-
-    fn at(&mut self, percent: usize) -> Duration {
-        self.0.sort();
-        self.0[(self.0.len() - 1) * percent / 100]
-    }
-
-    fn print(&mut self, name: &str, beside: Option<Duration>) {
-        let (median, late, last) = (self.at(50), self.at(90), self.at(100));
-        let ratio = beside.map_or(String::new(), |beside| {
-            let ratio = median.as_secs_f64() / beside.as_secs_f64();
-            format!("  {ratio:.2} x")
-        });
-        println!("{name:<46} median {median:>9.2?}  p90 {late:>9.2?}  max {last:>9.2?}{ratio}");
-    }
-}
-
-fn series<const N: usize>() -> [Series; N] {
-    std::array::from_fn(|_| Series(Vec::new()))
-}
 
 /// A request through the client library and nothing else.
 async fn bare(client: &Client, method: &str, path: &str, object: Option<&Value>) -> Value {
@@ -110,7 +87,11 @@ async fn calls(server: &Server) {
     let name = lock("calls");
     let path = server.lease_path("bare");
     let all = server.lease_path("");
-    let [mut take, mut acquire, mut put, mut renew] = series();
+    table("Calls on a Kubernetes Lease");
+    let mut take = Series::new("bare GET and PUT (floor)");
+    let mut acquire = Series::new("tenure: acquire");
+    let mut put = Series::new("bare PUT (floor)");
+    let mut renew = Series::new("tenure: renew");
     bare(
         &client,
         "POST",
@@ -139,10 +120,10 @@ async fn calls(server: &Server) {
         };
         backend.release(&grant).await.unwrap();
     }
-    take.print("GET and PUT, bare", None);
-    acquire.print("acquire", Some(take.at(50)));
-    put.print("PUT, bare", None);
-    renew.print("renew", Some(put.at(50)));
+    take.print(None);
+    acquire.print(Some(&take));
+    put.print(None);
+    renew.print(Some(&put));
 }
 
 fn election(backend: &KubeLeaseBackend, name: &str, policy: &Policy) -> Election {
@@ -174,7 +155,8 @@ async fn hand_over(server: &Server) {
         .campaign()
         .await
         .unwrap();
-    let [mut floor, mut ours] = series();
+    let mut floor = Series::new("bare PUT, its watch event, and one PUT (floor)");
+    let mut ours = Series::new("tenure: resign to the next leader");
     for round in 0..HAND_OVERS {
         // The one who waits hears of the release and writes at once; it need not read.
         let number = 2 * u64::try_from(round).unwrap() + 1;
@@ -206,115 +188,126 @@ async fn hand_over(server: &Server) {
             .await;
         assert!(leader.is_valid());
     }
-    floor.print("PUT to watch event and one PUT, bare", None);
-    ours.print("hand-over between two elections", Some(floor.at(50)));
+    floor.print(None);
+    ours.print(Some(&floor));
+    peers_hand_over(server, &floor).await;
 }
 
-async fn hand_over_of_client_go(server: &Server) {
-    let Some(program) = theirs::program() else {
-        return;
-    };
-    let start =
-        |identity: &str| ClientGo::start(&program, server, "hand-over-of-client-go", identity, &[]);
-    let mut leader = start("client-go");
-    leader.says("started").await;
-    let [mut theirs] = series();
-    for round in 0..HAND_OVERS_OF_CLIENT_GO {
-        let mut next = start(&format!("client-go-{round}"));
-        // It polls; after this pause it is somewhere in its interval.
-        let pause = Duration::from_secs(1).mul_f64(3.0 * fastrand::f64());
-        tokio::time::sleep(pause).await;
-        theirs
-            .time(future::join(leader.release(), next.says("started")))
-            .await;
-        leader = next;
+/// Each peer in the way that its documentation shows, with a lease of 15 s: all wait for clocks.
+async fn peers_hand_over(server: &Server, floor: &Series) {
+    let namespace = &server.namespace;
+    let mut rounds = Vec::new();
+    for round in 0..HAND_OVERS_OF_PEERS {
+        let lock = |peer: &str| format!("{peer}-{round}");
+        rounds.push(future::join4(
+            hand_over_of_client_go(server, lock("client-go")),
+            peers::leader_election(namespace, lock("leader-election")),
+            peers::lease_manager(namespace, lock("lease-manager")),
+            peers::kubert(server, lock("kubert")),
+        ));
     }
-    theirs.print("hand-over of client-go, 15/10/2", None);
+    let mut client_go = Series::new("client-go at 15/10/2");
+    let mut leader_election = Series::new("kube-leader-election, asking every 5 s");
+    let mut lease_manager = Series::new("kube-lease-manager, lease 15 s");
+    let mut kubert = Series::new("kubert, lease 15 s");
+    // At the same time: they send next to nothing.
+    for (go, election, manager, claimed) in future::join_all(rounds).await {
+        if let Some(taken) = go {
+            client_go.add(taken);
+        }
+        leader_election.add(election);
+        lease_manager.add(manager);
+        kubert.add(claimed);
+    }
+    if !client_go.is_empty() {
+        client_go.print(Some(floor));
+    }
+    leader_election.print(Some(floor));
+    lease_manager.print(Some(floor));
+    kubert.print(Some(floor));
 }
 
-/// One process leads all locks and is killed; each lock has a candidate that waits here.
+async fn hand_over_of_client_go(server: &Server, lock: String) -> Option<Duration> {
+    let program = theirs::program()?;
+    let start = |identity: &str| ClientGo::start(&program, server, &lock, identity, &[]);
+    let mut leader = start("first");
+    leader.says("started").await;
+    let mut next = start("second");
+    peers::pause().await;
+    let begun = Instant::now();
+    future::join(leader.release(), next.says("started")).await;
+    Some(begun.elapsed())
+}
+
+/// Processes that lead on one lock each are killed, each at another moment between its heartbeats.
 async fn failover(server: &Server) {
     let (name, value) = server.environment();
-    let mut victim = std::process::Command::new(std::env::current_exe().unwrap())
-        .env(name, value)
-        .env(VICTIM, "1")
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .spawn()
-        .unwrap();
-    victim.stdout.take().unwrap().read_exact(&mut [0]).unwrap();
-    let backend = open(&server.config()).await.unwrap();
-    let campaigns: Vec<_> = (0..FAILOVERS)
-        .map(|number| {
-            let election = election(&backend, &format!("failover-{number}"), &Policy::default());
-            tokio::spawn(async move {
-                let leader = election.campaign().await.unwrap();
-                (Instant::now(), leader)
-            })
-        })
-        .collect();
-    // The heartbeats are spread by now: each lock is killed at another moment of its lease.
-    tokio::time::sleep(Duration::from_secs(25)).await;
-    let killed = Instant::now();
-    victim.kill().unwrap();
-    victim.wait().unwrap();
-    let [mut without] = series();
-    for campaign in campaigns {
-        let (elected, leader) = campaign.await.unwrap();
-        without.0.push(elected - killed);
-        assert!(leader.is_valid());
+    let mut victims = Vec::new();
+    for number in 0..FAILOVERS {
+        let victim = std::process::Command::new(env!("CARGO_BIN_EXE_victim"))
+            .arg(format!("failover-{number}"))
+            .env(name, &value)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn();
+        victims.push(victim.unwrap());
     }
-    without.0.sort();
-    for row in without.0.chunks(10) {
-        println!("{row:.2?}");
+    for victim in &mut victims {
+        let told = victim.stdout.as_mut().unwrap();
+        told.read_exact(&mut [0]).unwrap();
+    }
+    let backend = open(&server.config()).await.unwrap();
+    let failovers = victims.into_iter().enumerate().map(|(number, mut victim)| {
+        let election = election(&backend, &format!("failover-{number}"), &Policy::default());
+        let campaign = tokio::spawn(async move {
+            let leader = election.campaign().await.unwrap();
+            (Instant::now(), leader)
+        });
+        async move {
+            // Between the second and the fourth heartbeat.
+            let after = Duration::from_secs(15) + Duration::from_secs(20).mul_f64(fastrand::f64());
+            tokio::time::sleep(after).await;
+            let killed = Instant::now();
+            victim.kill().unwrap();
+            victim.wait().unwrap();
+            let (elected, leader) = campaign.await.unwrap();
+            assert!(leader.is_valid());
+            elected - killed
+        }
+    });
+    let mut without = future::join_all(failovers).await;
+    without.sort_unstable();
+    table("From kill -9 to the next leader on a Kubernetes Lease, default policy");
+    for row in without.chunks(10) {
+        println!("  {row:.2?}");
     }
     let limit = Policy::default().lease() + Duration::from_secs(1);
-    println!(
-        "kill -9 to the next leader, default policy: min {:.2?}  median {:.2?}  max {:.2?}  limit {limit:?}",
-        without.at(0),
-        without.at(50),
-        without.at(100),
-    );
-}
-
-async fn victim() {
-    let server = Server::of_environment().unwrap();
-    let backend = open(&server.config()).await.unwrap();
-    let mut leaders = Vec::new();
-    for number in 0..FAILOVERS {
-        let election = election(&backend, &format!("failover-{number}"), &Policy::default());
-        leaders.push(election.campaign().await.unwrap());
-        tokio::time::sleep(Duration::from_millis(300)).await;
-    }
-    assert!(leaders.iter().all(|leader| leader.is_valid()));
-    println!();
-    // Until it is killed, or the benchmark is gone.
-    tokio::task::spawn_blocking(|| std::io::stdin().read(&mut [0]))
-        .await
-        .unwrap()
-        .unwrap();
+    let (first, median, last) = (without[0], without[FAILOVERS / 2], without[FAILOVERS - 1]);
+    println!("  min {first:.2?}  median {median:.2?}  max {last:.2?}  limit {limit:?}");
+    assert!(last <= limit, "later than the lease and a second");
+    let mut all = Series::new("tenure: kill -9 to the next leader");
+    without.into_iter().for_each(|taken| all.add(taken));
+    all.print(None);
 }
 
 fn main() {
-    // `cargo test` runs benchmarks too, to see that they build.
-    if std::env::args().any(|argument| argument == "--test") {
+    // `cargo test --benches` only builds it.
+    if !std::env::args().any(|argument| argument == "--bench") {
         return;
     }
+    peers::choose_cryptography();
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .enable_all()
         .build()
         .unwrap();
     runtime.block_on(async {
-        if std::env::var_os(VICTIM).is_some() {
-            return victim().await;
-        }
         let Some(server) = Server::start().await else {
             return;
         };
         calls(&server).await;
+        table("From a release to the next leader on a Kubernetes Lease");
         hand_over(&server).await;
         failover(&server).await;
-        hand_over_of_client_go(&server).await;
     });
 }
