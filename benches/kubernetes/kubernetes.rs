@@ -286,7 +286,9 @@ async fn failover(server: &Server) {
     println!("  min {first:.2?}  median {median:.2?}  max {last:.2?}  limit {limit:?}");
     assert!(last <= limit, "later than the lease and a second");
     let mut all = Series::new("tenure: kill -9 to the next leader");
-    without.into_iter().for_each(|taken| all.add(taken));
+    for taken in without {
+        all.add(taken);
+    }
     all.print(None);
 }
 
