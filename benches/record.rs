@@ -64,7 +64,8 @@ fn quoted(text: &str) -> String {
 }
 
 fn append(start: String, rest: &str) {
-    let Some(path) = env::var_os(OUT) else {
+    let path = env::var_os(OUT).filter(|path| !path.is_empty());
+    let Some(path) = path else {
         return;
     };
     let file = OpenOptions::new().create(true).append(true).open(&path);
