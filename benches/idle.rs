@@ -4,7 +4,7 @@
 //!
 //! Not a criterion bench, since it is about doing nothing for a while. `TENURE_BENCH_SECONDS` sets
 //! how long the 10,000 are measured at the default policy (30 s by default, three heartbeats of
-//! each election; 20 s with `TENURE_BENCH_QUICK`).
+//! each election; 10 s with `TENURE_BENCH_QUICK`).
 #![allow(
     clippy::unwrap_used,
     reason = "a benchmark that cannot be set up has nothing to say"
@@ -20,7 +20,9 @@ use tenure_core::{Election, Identity, Leadership, LockName, MemoryBackend, Polic
 const SIZES: [u32; 5] = [1, 10, 100, 1_000, 10_000];
 
 /// So long each, at a heartbeat each second.
-const WINDOW: Duration = Duration::from_secs(5);
+fn window() -> Duration {
+    Duration::from_secs(if is_quick() { 3 } else { 10 })
+}
 
 const MOST: u32 = 10_000;
 
@@ -31,7 +33,7 @@ fn main() {
     }
     let seconds = std::env::var("TENURE_BENCH_SECONDS").ok();
     let seconds = seconds.and_then(|text| text.parse().ok());
-    let seconds = seconds.unwrap_or(if is_quick() { 20 } else { 30 });
+    let seconds = seconds.unwrap_or(if is_quick() { 10 } else { 30 });
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
@@ -47,8 +49,8 @@ async fn as_they_grow() {
     println!("cost of an election as there are more of them, a heartbeat each second");
     for size in SIZES {
         let leaderships = lead(size, &Policy::fast()).await;
-        let used = cpu_during(WINDOW).await;
-        let heartbeats = WINDOW.as_secs_f64() / Policy::fast().heartbeat().as_secs_f64();
+        let used = cpu_during(window()).await;
+        let heartbeats = window().as_secs_f64() / Policy::fast().heartbeat().as_secs_f64();
         let each = used / heartbeats / f64::from(size) * 1e6;
         println!("  {size:>6} elections  {each:>8.2} µs of cpu for a heartbeat");
         record::figure("cpu for a heartbeat", &size.to_string(), each, "µs");

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use criterion::{Criterion, SamplingMode};
 use tenure::{Election, ElectionState, LockBackend, Policy};
+use tenure_benches::is_quick;
 use tokio::runtime::Runtime;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
@@ -25,6 +26,10 @@ pub(crate) fn measure(criterion: &mut Criterion, runtime: &Runtime, places: &[Pl
         let title = format!("hand-over, {candidates} candidates");
         let mut group = criterion.benchmark_group(&title);
         group.sampling_mode(SamplingMode::Flat);
+        if is_quick() {
+            group.warm_up_time(Duration::from_millis(100));
+            group.measurement_time(Duration::from_millis(300));
+        }
         for place in places {
             let mut arena = crate::on_worker(runtime, Arena::open(place.clone(), candidates));
             let mut kept = Vec::new();

@@ -21,7 +21,7 @@ const LOCKS: usize = 10;
 const TABLE: &str = "requests per hour";
 
 pub(crate) fn measure(runtime: &Runtime, places: &[Place]) {
-    let window = Duration::from_secs(if is_quick() { 30 } else { 120 });
+    let window = Duration::from_secs(if is_quick() { 20 } else { 120 });
     println!("{TABLE}, counted at the store over {window:?} with {LOCKS} locks");
     let running: Vec<_> = places
         .iter()

@@ -58,6 +58,15 @@ impl Series {
         self.nanos.len()
     }
 
+    /// From the end of one holder to the next, by us; failovers are something else.
+    pub(crate) fn is_hand_over(&self) -> bool {
+        self.role() == Role::Tenure
+            && self.name.contains("to the next")
+            && !["kill -9", "end of the lease"]
+                .iter()
+                .any(|end| self.name.contains(end))
+    }
+
     /// What it is of.
     pub(crate) fn role(&self) -> Role {
         if self.name.starts_with("tenure") {
@@ -165,6 +174,21 @@ impl Figures {
     pub(crate) fn figure(&self, table: &str, name: &str) -> Option<&Figure> {
         let mut numbers = self.numbers.iter();
         numbers.find(|figure| figure.table == table && figure.name == name)
+    }
+
+    /// The numbers of a benchmark, those of one table and name together, in order.
+    pub(crate) fn numbers_of(&self, bench: &str) -> Vec<Vec<&Figure>> {
+        let mut groups: Vec<Vec<&Figure>> = Vec::new();
+        for figure in self.numbers.iter().filter(|figure| figure.bench == bench) {
+            let same = groups
+                .iter_mut()
+                .find(|group| group[0].table == figure.table && group[0].name == figure.name);
+            match same {
+                Some(group) => group.push(figure),
+                None => groups.push(vec![figure]),
+            }
+        }
+        groups
     }
 
     pub(crate) fn fact(&self, name: &str) -> Option<&str> {

@@ -151,21 +151,26 @@ fn distribution(
 fn hand_overs(figures: &Figures) -> Option<Content> {
     let mut rows = Vec::new();
     for bench in figures.stores_beside_peers() {
-        let mut begins_group = true;
-        for table in figures.tables(bench) {
+        let mut tables = figures.tables(bench);
+        tables.retain(|table| {
+            let series = figures.lines(bench, table);
+            series.iter().any(|series| series.is_hand_over())
+        });
+        for table in &tables {
             let series = figures.distinct(bench, table);
-            let is_one = |series: &&Series| series.name.contains("to the next");
-            // Not the failovers, which are a plot of their own.
-            if !series.iter().any(is_one) || table.contains("silent") {
-                continue;
-            }
+            // Where there are two, the end of the title says what differs.
+            let which = match table.rsplit_once(' ') {
+                Some((_, end)) if tables.len() > 1 => format!(" ({end})"),
+                _ => String::new(),
+            };
+            let mut begins_group = true;
             for series in series {
                 let colour = match series.role() {
                     Role::Tenure => OURS,
                     Role::Floor => FLOOR,
                     Role::Peer => PEER,
                 };
-                let label = format!("{bench} · {}", series.name);
+                let label = format!("{bench}{which} · {}", series.name);
                 rows.push(distribution(label, colour, begins_group, series));
                 begins_group = false;
             }

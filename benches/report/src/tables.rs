@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use crate::figures::{Figures, STORES, Series, shown};
+use crate::figures::{Figure, Figures, STORES, Series, shown};
 use crate::plots::Plot;
 use crate::targets;
 
@@ -19,6 +19,9 @@ const HAND_OVERS: [&str; 3] = [
     "hand-over, 100 candidates",
 ];
 const FAILOVERS: [&str; 2] = ["failover, leader killed", "failover, leader frozen"];
+
+/// The benchmarks without a store.
+const ENGINE: [&str; 3] = ["guard", "heartbeat", "idle"];
 
 /// What the facts of a run are called here.
 const FACTS: [(&str, &str); 9] = [
@@ -195,6 +198,11 @@ fn beside(page: &mut String, figures: &Figures) {
             push(page, &format!("\n{table}\n\n"));
             beside_table(page, figures, bench, table);
         }
+        let groups = figures.numbers_of(bench);
+        if !groups.is_empty() {
+            push(page, "\n");
+            numbers(page, &groups);
+        }
     }
 }
 
@@ -294,39 +302,50 @@ fn requests(page: &mut String, figures: &Figures) {
     }
 }
 
+/// Rows of numbers; what was counted several times is its median and range.
+fn numbers(page: &mut String, groups: &[Vec<&Figure>]) {
+    let shown = |value: f64| match value {
+        v if v >= 100.0 || v.fract() == 0.0 => format!("{v:.0}"),
+        v if v >= 10.0 => format!("{v:.1}"),
+        v => format!("{v:.2}"),
+    };
+    head(page, &["", "", "measured"]);
+    for group in groups {
+        let mut values: Vec<f64> = group.iter().map(|figure| figure.value).collect();
+        values.sort_unstable_by(f64::total_cmp);
+        let (first, last) = (values[0], values[values.len() - 1]);
+        let range = if values.len() > 1 {
+            format!(", {} to {}", shown(first), shown(last))
+        } else {
+            String::new()
+        };
+        let median = shown(values[values.len() / 2]);
+        let Figure {
+            table, name, unit, ..
+        } = group[0];
+        let name = match name.parse::<u32>() {
+            Ok(1) => "with one election".to_owned(),
+            Ok(elections) => format!("with {elections} elections"),
+            Err(_) => name.clone(),
+        };
+        let measured = format!("{}{range}", format!("{median} {unit}").trim_end());
+        row(page, &[table.clone(), name, measured]);
+    }
+}
+
 fn engine(page: &mut String, figures: &Figures) {
-    let all = &figures.numbers;
-    let rows: Vec<_> = all
+    let groups: Vec<_> = ENGINE
         .iter()
-        .filter(|figure| figure.bench != "stores")
+        .flat_map(|bench| figures.numbers_of(bench))
         .collect();
-    if rows.is_empty() {
+    if groups.is_empty() {
         return;
     }
     push(
         page,
         "\n## The engine itself\n\nOn the memory backend, or on none.\n\n",
     );
-    head(page, &["", "", "measured"]);
-    for figure in rows {
-        let value = match figure.value {
-            v if v >= 100.0 => format!("{v:.0}"),
-            v if v >= 10.0 => format!("{v:.1}"),
-            v => format!("{v:.2}"),
-        };
-        let name = match figure.name.parse::<u32>() {
-            Ok(elections) => format!("with {elections} election(s)"),
-            Err(_) => figure.name.clone(),
-        };
-        row(
-            page,
-            &[
-                figure.table.clone(),
-                name,
-                format!("{value} {}", figure.unit),
-            ],
-        );
-    }
+    numbers(page, &groups);
     let takeovers = figures
         .series
         .iter()

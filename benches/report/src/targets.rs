@@ -11,8 +11,12 @@ pub(crate) struct Verdict {
     pub(crate) why: &'static str,
 }
 
-/// The calls with a limit beside the bare operation.
-const CALLS: [(&str, &str); 2] = [("tenure: acquire", "acquire"), ("tenure: renew", "renew")];
+/// The calls with a limit beside the bare operation: by the series' name, or by the table's where
+/// all of its rows are of one call.
+const CALLS: [(&str, &str, &str); 2] = [
+    ("tenure: acquire", "To get a free lock", "acquire"),
+    ("tenure: renew", "To renew it", "renew"),
+];
 
 /// A hand-over at most so often its floor.
 const HAND_OVER: f64 = 1.5;
@@ -27,7 +31,7 @@ fn call_limit(bench: &str) -> f64 {
 
 /// Why a figure is what it is, where it falls short: the benchmark, a part of the floor's name, a
 /// part of the series' name, and the reason.
-const REASONS: [(&str, &str, &str, &str); 7] = [
+const REASONS: [(&str, &str, &str, &str); 9] = [
     (
         "redis",
         "SET NX",
@@ -72,6 +76,19 @@ const REASONS: [(&str, &str, &str, &str); 7] = [
          given out, which waits for the server's disk",
     ),
     (
+        "etcd",
+        "bare request (floor)",
+        "acquire",
+        "the bare put does not tell who was first; the next row's floor does",
+    ),
+    (
+        "etcd",
+        "bare request (floor)",
+        "renew",
+        "a keepalive alone would not notice that a key was deleted; ours asks for the lease's keys \
+         along with it",
+    ),
+    (
         "postgres",
         "",
         "",
@@ -89,11 +106,13 @@ fn times(ratio: f64) -> String {
     }
 }
 
-fn why(bench: &str, floor: &str, name: &str) -> &'static str {
+fn why(bench: &str, floor: &str, what: &str, name: &str) -> &'static str {
     REASONS
         .iter()
         .find(|(of, beside, call, _)| {
-            bench.starts_with(of) && floor.contains(beside) && name.contains(call)
+            bench.starts_with(of)
+                && floor.contains(beside)
+                && (what == *call || name.contains(call))
         })
         .map_or("not explained yet", |(_, _, _, why)| why)
 }
@@ -107,7 +126,7 @@ pub(crate) fn judge(figures: &Figures) -> Vec<Verdict> {
             for line in lines.iter().filter(|line| line.role() == Role::Tenure) {
                 verdicts.extend(beside_floor(figures, line));
             }
-            if lines.iter().any(|line| is_hand_over(line)) {
+            if lines.iter().any(|line| line.is_hand_over()) {
                 verdicts.extend(beside_peers(figures, bench, table));
             }
         }
@@ -115,19 +134,15 @@ pub(crate) fn judge(figures: &Figures) -> Vec<Verdict> {
     verdicts
 }
 
-fn is_hand_over(series: &Series) -> bool {
-    series.role() == Role::Tenure && series.name.contains("to the next")
-        // That is a failover.
-        && !series.name.contains("end of the lease")
-}
-
 fn beside_floor(figures: &Figures, line: &Series) -> Option<Verdict> {
     let floor = line.floor.as_deref()?;
     let ratio = figures.ratio(line, floor)?;
-    let call = CALLS.iter().find(|(start, _)| line.name.starts_with(start));
+    let call = CALLS.iter().find(|(start, table, _)| {
+        line.name.starts_with(start) || (line.name == "tenure" && line.table.starts_with(table))
+    });
     let (what, limit) = match call {
-        Some((_, call)) => (*call, call_limit(&line.bench)),
-        None if is_hand_over(line) => ("hand-over", HAND_OVER),
+        Some((_, _, call)) => (*call, call_limit(&line.bench)),
+        None if line.is_hand_over() => ("hand-over", HAND_OVER),
         None => return None,
     };
     let is_met = ratio <= limit + 0.005;
@@ -141,16 +156,17 @@ fn beside_floor(figures: &Figures, line: &Series) -> Option<Verdict> {
         why: if is_met {
             ""
         } else {
-            why(&line.bench, floor, &line.name)
+            why(&line.bench, floor, what, &line.name)
         },
     })
 }
 
-/// Our slowest hand-over, the one that an application sees, beside each peer's.
+/// The hand-over that an application sees beside each peer's.
 fn beside_peers(figures: &Figures, bench: &str, table: &str) -> Vec<Verdict> {
     let all = figures.distinct(bench, table);
-    let ours = all.iter().filter(|series| is_hand_over(series));
-    let Some(ours) = ours.max_by(|a, b| a.median().total_cmp(&b.median())) else {
+    let mut ours = all.iter().filter(|series| series.is_hand_over());
+    // An election's where there is one; it stands below the backend's own.
+    let Some(ours) = ours.next_back() else {
         return Vec::new();
     };
     let peers = all.iter().filter(|series| series.role() == Role::Peer);
