@@ -32,6 +32,16 @@ const SHORTEST_RENEW: &str = "
 if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 0 end
 return redis.call('PEXPIRE', KEYS[1], ARGV[2])";
 
+/// A server that keeps everything in memory, where nothing hides what a call costs, and one as the
+/// backend's page asks for, which answers when a write is on its disk.
+const SERVERS: [(&[&str], &str); 2] = [
+    (&[], "in memory"),
+    (
+        &["--appendonly", "yes", "--appendfsync", "always"],
+        "appendfsync always",
+    ),
+];
+
 /// So many calls of a kind come one after the other, the first of which does not count, so that
 /// each kind finds its own code and its own connection warm.
 const IN_A_ROW: u64 = 10;
@@ -46,13 +56,17 @@ fn main() {
         .enable_all()
         .build()
         .unwrap();
-    let Some(server) = start(&[]) else { return };
     // On a worker, where an application's tasks are.
-    let all = runtime.spawn(async move {
-        calls(&server, false).await;
-        calls(&server, true).await;
-        hand_overs(&server).await;
-        takeovers(&server).await;
+    let all = runtime.spawn(async {
+        for (arguments, disk) in SERVERS {
+            let Some(server) = start(arguments) else {
+                return;
+            };
+            calls(&server, disk, false).await;
+            calls(&server, disk, true).await;
+            hand_overs(&server, disk).await;
+        }
+        takeovers().await;
         many().await;
     });
     runtime.block_on(all).unwrap();
@@ -106,7 +120,7 @@ async fn pause(resting: bool) {
     clippy::too_many_lines,
     reason = "one table: a floor, and what is beside it"
 )]
-async fn calls(server: &Server, resting: bool) {
+async fn calls(server: &Server, disk: &str, resting: bool) {
     let millis = LONG.as_millis().to_string();
     let [mut plain, mut scripted] = [bare(server).await, bare(server).await];
     let shortest_acquire = loaded(SHORTEST_ACQUIRE, &mut scripted).await;
@@ -215,14 +229,14 @@ async fn calls(server: &Server, resting: bool) {
     } else {
         "one after the other"
     };
-    table(&format!("To get a free lock, {how}"));
+    table(&format!("To get a free lock, {how}, {disk}"));
     set.print(None);
     acquire.print(Some(&set));
     rslock_lock.print(Some(&set));
     distributed_lock.print(Some(&set));
     with_token.print(Some(&set));
     acquire.print(Some(&with_token));
-    table(&format!("To renew it, {how}"));
+    table(&format!("To renew it, {how}, {disk}"));
     expire.print(None);
     renew.print(Some(&expire));
     rslock_extend.print(Some(&expire));
@@ -230,7 +244,7 @@ async fn calls(server: &Server, resting: bool) {
     renew.print(Some(&conditional));
 }
 
-async fn hand_overs(server: &Server) {
+async fn hand_overs(server: &Server, disk: &str) {
     let mut floor = Series::new("bare PUBLISH, wake, script with a token (floor)");
     let mut of_backend = Series::new("tenure: release to the next grant");
     let mut of_elections = Series::new("tenure: resign to the next leader");
@@ -264,7 +278,7 @@ async fn hand_overs(server: &Server) {
         // `distributed-lock` does not wait for a lock that is taken.
         of_rslock.add(rslock_hand_over(&managers).await);
     }
-    table("From the end of one holder to the next");
+    table(&format!("From the end of one holder to the next, {disk}"));
     floor.print(None);
     of_backend.print(Some(&floor));
     of_elections.print(Some(&floor));
@@ -420,9 +434,10 @@ async fn out_of_step() {
 }
 
 /// From the end of a silent leader's lease to the next one's election, by an election that waits.
-async fn takeovers(server: &Server) {
+async fn takeovers() {
     const LEASE: Duration = Duration::from_millis(100);
     const LATE: Duration = Duration::from_millis(5);
+    let server = start(&[]).unwrap();
     let backend = server.connect().await;
     let name = lock("takeovers");
     let mut after = Series::new("tenure: end of the lease to the next leader");
