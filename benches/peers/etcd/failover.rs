@@ -6,15 +6,17 @@ use std::time::{Duration, Instant};
 
 use tenure_core::Policy;
 use tenure_etcd::{EtcdBackend, EtcdConfig};
-use tenure_peers::{Series, table};
+use tenure_peers::{Series, rounds, table};
 
 use crate::election;
 use crate::support::Cluster;
 
 const VICTIM: &str = "TENURE_BENCH_ETCD_VICTIM";
 
-/// Processes that are killed, for each lease.
-const KILLS: u64 = 20;
+/// Processes that are killed, for each lease: 20, or fewer in a short run.
+fn kills() -> u64 {
+    rounds().div_ceil(5).min(20)
+}
 
 /// So many are killed side by side, each at another moment of its lease.
 const AT_A_TIME: u64 = 5;
@@ -87,7 +89,7 @@ pub async fn run(server: &Cluster) {
         let backend = server.connect().await;
         let mut series = Series::new(name);
         let mut all = Vec::new();
-        for round in 0..KILLS / AT_A_TIME {
+        for round in 0..kills() / AT_A_TIME {
             let rivals: Vec<_> = (0..AT_A_TIME)
                 .map(|number| {
                     let lock = format!("failover-{lease}-{round}-{number}");

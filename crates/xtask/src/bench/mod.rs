@@ -64,7 +64,7 @@ pub(crate) fn bench(quick: bool) -> Result<ExitCode> {
         &lines,
         &docs,
     ];
-    let written = suite::cargo_step("report", &report, &[])?;
+    let written = suite::cargo_step("report", &report, &environment)?;
     let is_written = matches!(written.outcome, Outcome::Passed(_));
     rows.push(written);
     let code = suite::report(&rows, begin.elapsed());
@@ -99,6 +99,8 @@ fn environment(quick: bool, lines: &Path, state: &State) -> Vec<(OsString, OsStr
         .map(|(name, value)| (OsString::from(name), OsString::from(value)));
     let mut all: Vec<_> = stores.collect();
     all.push((OUT.into(), lines.into()));
+    // The same for every workspace, or nothing of what they share could be shared.
+    all.push(("CARGO_PROFILE_RELEASE_DEBUG".into(), "false".into()));
     if quick {
         all.push(("TENURE_BENCH_QUICK".into(), "1".into()));
         // Of the 10,000 elections on etcd; an hour's worth of them takes minutes.
