@@ -104,7 +104,7 @@ fn environment(quick: bool, lines: &Path, state: &State) -> Vec<(OsString, OsStr
     if quick {
         all.push(("TENURE_BENCH_QUICK".into(), "1".into()));
         // Of the 10,000 elections on etcd; an hour's worth of them takes minutes.
-        all.push(("TENURE_BENCH_HEARTBEATS".into(), "40".into()));
+        all.push(("TENURE_BENCH_HEARTBEATS".into(), "20".into()));
         if std::env::var_os(ROUNDS).is_none() {
             all.push((ROUNDS.into(), QUICK_ROUNDS.into()));
         }
