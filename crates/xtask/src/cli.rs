@@ -46,6 +46,9 @@ enum Command {
         /// Fewer samples: under 15 minutes on two cores
         #[arg(long)]
         quick: bool,
+        /// Kubernetes beside its peers in a quick run too: minutes more
+        #[arg(long, requires = "quick")]
+        kubernetes: bool,
     },
     /// The documentation, with warnings as errors
     Docs,
@@ -193,9 +196,9 @@ fn run(command: Command) -> Result<ExitCode> {
             println!("each feature alone: {}", features::check_builds()?);
             Ok(ExitCode::SUCCESS)
         }
-        Command::Bench { quick } => {
+        Command::Bench { quick, kubernetes } => {
             interrupt::install()?;
-            bench::bench(quick)
+            bench::bench(quick, kubernetes || !quick)
         }
         Command::Docs => {
             interrupt::install()?;

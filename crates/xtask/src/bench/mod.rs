@@ -25,7 +25,7 @@ const ROUNDS: &str = "TENURE_BENCH_ROUNDS";
 const QUICK_ROUNDS: &str = "50";
 
 /// Runs all and writes the report, also when a part has failed: the table says which.
-pub(crate) fn bench(quick: bool) -> Result<ExitCode> {
+pub(crate) fn bench(quick: bool, kubernetes: bool) -> Result<ExitCode> {
     let begin = Instant::now();
     let dirs = Dirs::open()?;
     let folder = paths::workspace().join("target").join("bench");
@@ -43,7 +43,7 @@ pub(crate) fn bench(quick: bool) -> Result<ExitCode> {
         ("benchmarks of this workspace", WORKSPACE.as_slice()),
         ("benchmarks beside peers", PEERS.as_slice()),
     ];
-    if !quick {
+    if kubernetes {
         steps.push(("Kubernetes beside peers", KUBERNETES.as_slice()));
     }
     for (name, arguments) in steps {
