@@ -149,8 +149,8 @@ fn as_json(check: &Check) -> Value {
     json!({
         "name": check.name,
         "verdict": check.verdict.name(),
-        "reason": check.reason,
-        "remedy": check.remedy,
+        "reason": tenure::redact(&check.reason),
+        "remedy": check.remedy.as_deref().map(tenure::redact),
     })
 }
 
@@ -196,6 +196,15 @@ mod tests {
             "{text:?}"
         );
         assert!(!as_json(&check).to_string().chars().any(char::is_control));
+    }
+
+    #[test]
+    fn no_password_is_told_in_either_form() {
+        let url = "redis://app:hunter2@h";
+        let check = Check::unusable("connection", format!("no answer from {url}"), url);
+        for told in [as_text(&check), as_json(&check).to_string()] {
+            assert!(told.contains("@h") && !told.contains("hunter2"), "{told}");
+        }
     }
 
     #[test]

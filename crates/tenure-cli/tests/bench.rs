@@ -145,3 +145,58 @@ fn redis_keeps_a_counter_and_nothing_else() {
     assert!(left.ends_with(&format!("{{{lock}}}:fence")), "{left}");
     assert!(told["left_behind"].as_str().unwrap().contains(":fence"));
 }
+
+#[cfg(feature = "redis")]
+mod at_a_terminal {
+    use std::fs::File;
+    use std::io::{Read as _, Write as _};
+    use std::process::{Child, Stdio};
+    use std::thread;
+
+    use rustix::pty::{self, OpenptFlags};
+
+    use super::{redis_server, stdout, tenure};
+
+    /// Starts it at a new terminal; and the person's end of that.
+    fn start(url: &str) -> (Child, File) {
+        let person = pty::openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY).unwrap();
+        pty::grantpt(&person).unwrap();
+        pty::unlockpt(&person).unwrap();
+        let name = pty::ptsname(&person, Vec::new()).unwrap();
+        let mut options = File::options();
+        let program = options.read(true).write(true);
+        let program = program.open(name.to_str().unwrap()).unwrap();
+        let mut bench = tenure();
+        bench.args(["bench", "--json", "--backend", url]);
+        bench.env("TENURE_LOG", "error").stdout(Stdio::piped());
+        bench.stdin(program.try_clone().unwrap()).stderr(program);
+        (bench.spawn().unwrap(), person.into())
+    }
+
+    #[test]
+    fn a_person_is_asked_first() {
+        let Some(server) = redis_server::start(&[]) else {
+            return;
+        };
+        let url = format!("redis://{}", server.address());
+        for (answer, code) in [("n\n", 2), ("\n", 2), ("y\n", 0)] {
+            let (bench, mut person) = start(&url);
+            let mut shown = String::new();
+            while !shown.contains("[y/N]") {
+                let mut part = [0; 4096];
+                let length = person.read(&mut part).unwrap();
+                shown.push_str(&String::from_utf8_lossy(&part[..length]));
+            }
+            assert!(shown.contains("tenure-bench-"), "{shown}");
+            assert_eq!(server.text(&["DBSIZE"]), "0", "{shown}");
+            person.write_all(answer.as_bytes()).unwrap();
+            // What it says from here on, or its bar would wait for somebody to read it. It ends
+            // with an error, when the program's end is closed.
+            let reading = thread::spawn(move || person.read_to_end(&mut Vec::new()));
+            let output = bench.wait_with_output().unwrap();
+            let _ended = reading.join().unwrap();
+            assert_eq!(output.status.code(), Some(code), "{answer:?}: {output:?}");
+            assert_eq!(stdout(&output).is_empty(), code != 0, "{output:?}");
+        }
+    }
+}
