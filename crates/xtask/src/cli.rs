@@ -108,8 +108,8 @@ enum Stores {
 struct Up {
     /// Which stores [default: kube etcd redis postgres]
     stores: Vec<Kind>,
-    /// The number of etcd members [default: what runs, or 1]
-    #[arg(long, value_parser = clap::value_parser!(u8).range(1..=7))]
+    /// The number of etcd members, odd [default: what runs, or 1]
+    #[arg(long, value_parser = members)]
     etcd_members: Option<u8>,
     /// Also a replica of the Redis server
     #[arg(long)]
@@ -126,6 +126,14 @@ struct Up {
     /// Stay, and stop the stores when this command ends
     #[arg(long)]
     foreground: bool,
+}
+
+/// An even number of members survives no more failures than one fewer.
+fn members(text: &str) -> Result<u8, String> {
+    match text.parse() {
+        Ok(number @ (1 | 3 | 5 | 7)) => Ok(number),
+        _ => Err("1, 3, 5 or 7".to_owned()),
+    }
 }
 
 impl Up {
