@@ -20,7 +20,7 @@ use sqlx::postgres::{PgAdvisoryLock, PgAdvisoryLockKey, PgConnection};
 use sqlx::{Connection as _, Either};
 use support::{LIMIT, LONG, PASSWORD, Server, candidate, held, lock, renewed, start, taken, until};
 use tenure_core::{Election, Hint, LockBackend as _, Policy};
-use tenure_peers::{Series, rounds, table};
+use tenure_peers::{Series, quick_rounds, table};
 use tenure_postgres::PostgresBackend;
 use tokio::time::timeout;
 use tokio_postgres::{Client, Statement};
@@ -81,7 +81,7 @@ const IN_A_ROW: u64 = 10;
 /// The kinds of calls in random order, each `IN_A_ROW` times, until each has been made in all
 /// `rounds`.
 fn turns<const KINDS: usize>() -> impl Iterator<Item = (u64, usize)> {
-    let blocks = rounds().div_ceil(IN_A_ROW);
+    let blocks = quick_rounds().div_ceil(IN_A_ROW);
     (0..blocks).flat_map(|block| {
         let mut order: [usize; KINDS] = std::array::from_fn(|kind| kind);
         fastrand::shuffle(&mut order);
@@ -213,7 +213,7 @@ async fn hand_overs(server: &Server) {
     let mut of_distributed = Series::new("distributed-lock, no token");
 
     let mut order = [0, 1, 2, 3, 4, 5];
-    for _ in 0..rounds().div_ceil(IN_A_ROW) {
+    for _ in 0..quick_rounds().div_ceil(IN_A_ROW) {
         fastrand::shuffle(&mut order);
         for kind in order {
             match kind {

@@ -17,7 +17,7 @@ use redis::{Cmd, cmd};
 use rslock::LockManager;
 use support::{LONG, Server, candidate, held, is_taken, lock, renewed, start};
 use tenure_core::{Acquired, Election, Hint, LockBackend as _, Policy, Time};
-use tenure_peers::{Series, rounds, table};
+use tenure_peers::{Series, quick_rounds, rounds, table};
 use tenure_redis::RedisBackend;
 
 /// What a lock with a fencing token cannot do without, in one step.
@@ -143,7 +143,7 @@ async fn calls(server: &Server, disk: &str, resting: bool) {
     let mut rslock_extend = Series::new("rslock: extend");
 
     let mut order = [0, 1, 2, 3, 4];
-    for block in 0..rounds().div_ceil(IN_A_ROW) {
+    for block in 0..quick_rounds().div_ceil(IN_A_ROW) {
         fastrand::shuffle(&mut order);
         for kind in order {
             for number in 0..=IN_A_ROW {
@@ -254,7 +254,7 @@ async fn hand_overs(server: &Server, disk: &str) {
     let backends = [server.connect().await, server.connect().await];
     let managers = [(); 2].map(|()| LockManager::new(vec![url(server)]));
     let mut order = [0, 1, 2];
-    for block in 0..rounds().div_ceil(IN_A_ROW) {
+    for block in 0..quick_rounds().div_ceil(IN_A_ROW) {
         fastrand::shuffle(&mut order);
         for kind in order {
             for number in 0..=IN_A_ROW {

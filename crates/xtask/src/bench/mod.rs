@@ -126,7 +126,9 @@ fn facts(lines: &Path, quick: bool, state: &State, begin: Instant) -> Result<()>
     );
     let rounds = std::env::var(ROUNDS).unwrap_or_else(|_| QUICK_ROUNDS.to_owned());
     let mode = if quick {
-        format!("quick ({rounds} rounds beside peers, 10 samples of a call)")
+        format!(
+            "quick ({rounds} rounds beside peers, 200 of what takes milliseconds; 10 samples of a call)"
+        )
     } else {
         "full".to_owned()
     };
