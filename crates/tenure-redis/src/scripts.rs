@@ -86,6 +86,10 @@ return token
 ///
 /// KEYS: the lock. ARGV: its value as it is to be, lease, beginning of the term's values.
 ///
+/// Without a value it deletes nothing all the same: a replica refuses any write, so a master that
+/// was demoted under an open connection, and has thrown its data away, does not pass for one where
+/// the term has ended. The new master may have it.
+///
 /// The expiry comes first: it needs no memory, and after it the server lets the script go on when
 /// its memory is full. The value is written only when it has changed: mostly there is one
 /// comparison and one command, which is as short as a conditional renewal gets.
@@ -93,7 +97,10 @@ static RENEW: Script = Script::new(
     r"
 local held = redis.call('GET', KEYS[1])
 if held ~= ARGV[1] then
-  if not held then return {0, '', 0} end
+  if not held then
+    redis.call('DEL', KEYS[1])
+    return {0, '', 0}
+  end
   if string.sub(held, 1, #ARGV[3]) ~= ARGV[3] then
     return {0, held, redis.call('PTTL', KEYS[1])}
   end
@@ -111,12 +118,14 @@ return 1
 ///
 /// KEYS: the lock. ARGV: beginning of the value, channel.
 ///
-/// A message that may not be sent does not keep the lock from being released.
+/// A message that may not be sent does not keep the lock from being released. A value that is not
+/// there is deleted too, as in [`RENEW`].
 static RELEASE: Script = Script::new(
     r"
 local held = redis.call('GET', KEYS[1])
-if not held or string.sub(held, 1, #ARGV[1]) ~= ARGV[1] then return {0, ''} end
+if held and string.sub(held, 1, #ARGV[1]) ~= ARGV[1] then return {0, ''} end
 redis.call('DEL', KEYS[1])
+if not held then return {0, ''} end
 local sent = redis.pcall('PUBLISH', ARGV[2], '')
 if type(sent) == 'table' and sent.err then return {1, sent.err} end
 return {1, ''}

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use support::{
     LONG, Server, candidate, free_port, held, is_lost, is_taken, lock, renewed, start, start_pair,
-    start_with_password, until, within_limit,
+    start_with_password, until, wait_for_link, within_limit,
 };
 use tenure_core::{Check, Error, ErrorKind, LockBackend as _, Occupancy, Operation, Time, Verdict};
 use tenure_redis::{Finding, RedisBackend, RedisConfig};
@@ -325,6 +325,26 @@ async fn a_replica_is_refused_at_the_start_and_waited_for_later() {
         backend.renew(&grant, Time::ZERO).await.is_ok()
     })
     .await;
+}
+
+/// A server that becomes a replica throws its data away while a connection to it stays open.
+#[tokio::test]
+async fn an_emptied_replica_knows_nothing_of_a_term() {
+    let (Some(demoted), Some(empty)) = (start(&[]), start(&[])) else {
+        return;
+    };
+    let backend = demoted.connect().await;
+    let (lock, me) = (lock("emptied"), candidate("a", 1));
+    let grant = held(backend.acquire(&lock, &me, LONG).await.unwrap());
+    demoted.command(&["REPLICAOF", "127.0.0.1", &empty.port.to_string()]);
+    wait_for_link(&demoted);
+    assert_eq!(demoted.text(&["DBSIZE"]), "0");
+    let error = backend.renew(&grant, Time::ZERO).await.unwrap_err();
+    assert_error(&error, ErrorKind::Unavailable, "replica");
+    let error = backend.release(&grant).await.unwrap_err();
+    assert_error(&error, ErrorKind::Unavailable, "replica");
+    let error = backend.withdraw(&lock, &me).await.unwrap_err();
+    assert_error(&error, ErrorKind::Unavailable, "replica");
 }
 
 #[tokio::test]
