@@ -101,9 +101,10 @@
 //!
 //! # Valkey
 //!
-//! Valkey 7.2 and later speak the same protocol, and nothing here is meant to depend on the
-//! difference, but the tests have been run on Redis 7.0 only. Old versions should work from Redis 5
-//! on (replication of scripts by their effects); users and their permissions need Redis 6.
+//! Valkey 7.2 and later speak the same protocol. Each test run has the conformance suite and the
+//! tests of locks, faults and failovers on Redis 7.0 and on Valkey 9.1; those of TLS and of a jump
+//! of the server's clock on Redis only. Old versions should work from Redis 5 on (replication of
+//! scripts by their effects); users and their permissions need Redis 6.
 
 mod backend;
 mod checks;

@@ -348,8 +348,14 @@ fn contender() {
     tenure_conformance::contender_main(async || Elsewhere);
 }
 
-async fn is_green(suite: &str, subject: &dyn Subject) {
-    let report = tenure_conformance::run_all(suite, subject).await;
+async fn is_green(topology: &str, subject: &dyn Subject) {
+    let server = if support::is_valkey() {
+        "redis_valkey"
+    } else {
+        "redis"
+    };
+    let suite = format!("{server}{topology}");
+    let report = tenure_conformance::run_all(&suite, subject).await;
     report.log();
     assert!(report.is_green(), "{report}");
 }
@@ -357,20 +363,20 @@ async fn is_green(suite: &str, subject: &dyn Subject) {
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn the_suite_is_green_on_one_server() {
     if let Some(single) = Single::start() {
-        is_green("redis", &single).await;
+        is_green("", &single).await;
     }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn the_suite_is_green_over_failovers_by_sentinels() {
     if let Some(watched) = Watched::start().await {
-        is_green("redis_sentinel", &watched).await;
+        is_green("_sentinel", &watched).await;
     }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn the_suite_is_green_on_a_cluster() {
     if let Some(sharded) = Sharded::start().await {
-        is_green("redis_cluster", &sharded).await;
+        is_green("_cluster", &sharded).await;
     }
 }

@@ -5,8 +5,8 @@ use std::ffi::{OsStr, OsString};
 use std::fmt;
 use std::fs::{self, File};
 use std::io::ErrorKind;
-use std::path::Path;
-use std::process::ExitCode;
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode};
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
@@ -14,7 +14,7 @@ use anyhow::Result;
 use crate::features;
 use crate::paths::{self, Dirs};
 use crate::process::{self, Hold};
-use crate::provision::{self, Need};
+use crate::provision::{self, Need, Valkey};
 use crate::shell::{capture, run_shown};
 use crate::stores::{self, Kind, Request, Session, State};
 
@@ -79,7 +79,14 @@ impl Backend {
         match self {
             Self::Memory => &["memory"],
             Self::File => &["file"],
-            Self::Redis => &["redis", "redis_sentinel", "redis_cluster"],
+            Self::Redis => &[
+                "redis",
+                "redis_sentinel",
+                "redis_cluster",
+                "redis_valkey",
+                "redis_valkey_sentinel",
+                "redis_valkey_cluster",
+            ],
             Self::Postgres => &["postgres"],
             Self::KubeLease => &["kube-lease"],
             Self::KubeConfigmap => &["kube-configmap"],
@@ -164,6 +171,11 @@ pub(crate) fn test(only: &[Backend]) -> Result<ExitCode> {
         Need::Postgres,
         Need::PgBouncer,
     ])?;
+    let valkey = if backends.contains(&Backend::Redis) {
+        Some(provision::valkey()?)
+    } else {
+        None
+    };
     if only.is_empty() {
         for (name, arguments) in CHECKS {
             rows.push(cargo_step(name, arguments, &[])?);
@@ -175,7 +187,7 @@ pub(crate) fn test(only: &[Backend]) -> Result<ExitCode> {
     let state = State::load(&dirs)?;
     let environment = strict(&log, &state);
     if only.is_empty() {
-        rows.extend(tests(&dirs, &environment)?);
+        rows.extend(tests(&dirs, valkey.as_ref(), &environment)?);
         rows.push(cargo_step("doc tests", &DOC_TESTS, &environment)?);
     } else {
         for backend in &backends {
@@ -183,6 +195,9 @@ pub(crate) fn test(only: &[Backend]) -> Result<ExitCode> {
             let arguments = [test, backend.packages()].concat();
             let name = format!("tests of {}", backend.name());
             rows.push(cargo_step(&name, &arguments, &environment)?);
+            if let (Backend::Redis, Some(valkey)) = (backend, &valkey) {
+                rows.push(on_valkey(valkey, &arguments, &environment, None)?);
+            }
         }
     }
     rows.extend(store_rows);
@@ -286,6 +301,10 @@ const SECOND_LANE: [&str; 14] = [
     "wire_faults",
 ];
 
+/// The tests of the Redis backend that run on Valkey too. The others need a server that has TLS, and
+/// one whose clock can be made to jump; the fetched Valkey is neither.
+const ON_VALKEY: [&str; 5] = ["conformance", "election", "faults", "lock", "topology"];
+
 /// With the same features as [`TESTS`], so that nothing is built again.
 const ACROSS_STORES: [&str; 13] = [
     "test",
@@ -303,8 +322,12 @@ const ACROSS_STORES: [&str; 13] = [
     "swap",
 ];
 
-/// The unit and integration tests, in two lanes.
-fn tests(dirs: &Dirs, environment: &[(OsString, OsString)]) -> Result<Vec<Row>> {
+/// The unit and integration tests, in two lanes, and beside them those that run on Valkey too.
+fn tests(
+    dirs: &Dirs,
+    valkey: Option<&Valkey>,
+    environment: &[(OsString, OsString)],
+) -> Result<Vec<Row>> {
     let (second, first): (Vec<String>, Vec<String>) = integration_tests()?
         .into_iter()
         .partition(|name| SECOND_LANE.contains(&name.as_str()));
@@ -319,18 +342,25 @@ fn tests(dirs: &Dirs, environment: &[(OsString, OsString)]) -> Result<Vec<Row>> 
             .flat_map(|name| ["--test".to_owned(), name.clone()]);
         all.chain(names).collect()
     };
-    let command = [
-        &TESTS[..],
-        &["--lib", "--bins", "--tests", "--examples", "--no-run"],
-    ]
-    .concat();
-    let built = cargo_step("build of the tests", &command, environment)?;
+    let all = [&TESTS[..], &["--lib", "--bins", "--tests", "--examples"]].concat();
+    let built = cargo_step(
+        "build of the tests",
+        &[&all[..], &["--no-run"]].concat(),
+        environment,
+    )?;
     let first = lane(&["--lib", "--bins", "--examples"], &first);
     let second = lane(&[], &second);
     let log = dirs.root.join("second-lane.log");
     let output = File::create(&log)?;
-    // Each thread waits for its own cargo, which would be ended with the thread.
-    let (shown, logged) = std::thread::scope(|scope| {
+    let valkeys_log = dirs.root.join("valkey.log");
+    let valkeys_output = File::create(&valkeys_log)?;
+    // Each thread waits for its own programs, which would be ended with the thread.
+    let (shown, logged, valkeys) = std::thread::scope(|scope| {
+        let valkeys = scope.spawn(|| {
+            valkey
+                .map(|valkey| on_valkey(valkey, &all, environment, Some(&valkeys_output)))
+                .transpose()
+        });
         let logged = scope.spawn(|| {
             step(
                 "tests that wait for stores",
@@ -341,17 +371,107 @@ fn tests(dirs: &Dirs, environment: &[(OsString, OsString)]) -> Result<Vec<Row>> 
             )
         });
         let shown = step("all other tests", &cargo(), &first, environment, None);
-        (shown, logged.join())
+        (shown, logged.join(), valkeys.join())
     });
     let logged = logged.map_err(|_| anyhow::anyhow!("the second lane panicked"))?;
-    // Said after the other lane's, so that the two are not mixed up.
+    let valkeys = valkeys.map_err(|_| anyhow::anyhow!("the lane of Valkey panicked"))?;
+    // Said after the other lane's, so that they are not mixed up.
     print!("{}", fs::read_to_string(&log)?);
-    Ok(vec![built, shown?, logged?])
+    print!("{}", fs::read_to_string(&valkeys_log)?);
+    let mut rows = vec![built, shown?, logged?];
+    rows.extend(valkeys?);
+    Ok(rows)
+}
+
+/// The tests that `command` has built for Redis, on Valkey.
+fn on_valkey(
+    valkey: &Valkey,
+    command: &[&str],
+    environment: &[(OsString, OsString)],
+    output: Option<&File>,
+) -> Result<Row> {
+    let start = Instant::now();
+    let name = format!("tests on Valkey {}", valkey.version);
+    let mut environment = environment.to_vec();
+    environment.push((
+        "TENURE_TEST_REDIS_SERVER".into(),
+        valkey.program.clone().into(),
+    ));
+    let outcome = match built_for_redis(command) {
+        Ok(tests) => run_each(&tests, &environment, output)?,
+        Err(error) => {
+            crate::interrupt::check()?;
+            Outcome::Failed(format!("{error:#}"))
+        }
+    };
+    Ok(Row {
+        name,
+        outcome,
+        took: start.elapsed(),
+    })
+}
+
+fn run_each(
+    tests: &[(&str, PathBuf)],
+    environment: &[(OsString, OsString)],
+    output: Option<&File>,
+) -> Result<Outcome> {
+    const NO_ARGUMENTS: [&str; 0] = [];
+    let mut failures = Vec::new();
+    for (test, program) in tests {
+        let name = format!("{test} on Valkey");
+        let output = output.map(File::try_clone).transpose()?;
+        let row = step(
+            &name,
+            program.as_os_str(),
+            &NO_ARGUMENTS,
+            environment,
+            output,
+        )?;
+        if let Outcome::Failed(how) = row.outcome {
+            failures.push(how);
+        }
+    }
+    Ok(if failures.is_empty() {
+        Outcome::Passed(ON_VALKEY.join(", "))
+    } else {
+        Outcome::Failed(failures.join("; "))
+    })
+}
+
+/// The programs of [`ON_VALKEY`]: cargo's features are those of a whole command, so one that named
+/// only this package would build everything once more.
+fn built_for_redis(command: &[&str]) -> Result<Vec<(&'static str, PathBuf)>> {
+    let mut cargo = Command::new(cargo());
+    cargo
+        .args(command)
+        .args(["--no-run", "--message-format", "json"])
+        .current_dir(paths::workspace());
+    let messages = capture(&mut cargo)?;
+    let messages = messages
+        .lines()
+        .filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok());
+    let found: Vec<_> = messages
+        .filter_map(|message| {
+            let manifest = Path::new(message["manifest_path"].as_str()?);
+            let name = message["target"]["name"].as_str()?;
+            let test = ON_VALKEY.into_iter().find(|test| *test == name)?;
+            let program = PathBuf::from(message["executable"].as_str()?);
+            manifest
+                .ends_with("tenure-redis/Cargo.toml")
+                .then_some((test, program))
+        })
+        .collect();
+    anyhow::ensure!(
+        found.len() == ON_VALKEY.len(),
+        "of the tests {ON_VALKEY:?} there are only {found:?}"
+    );
+    Ok(found)
 }
 
 /// The names of the workspace's integration tests.
 fn integration_tests() -> Result<BTreeSet<String>> {
-    let mut command = std::process::Command::new(cargo());
+    let mut command = Command::new(cargo());
     command
         .args(["metadata", "--no-deps", "--format-version", "1"])
         .current_dir(paths::workspace());

@@ -26,8 +26,19 @@ pub const LIMIT: Duration = Duration::from_secs(60);
 /// A lease that no test outlives.
 pub const LONG: Duration = Duration::from_secs(600);
 
+/// The program of another server than the `redis-server` on PATH: Valkey's.
+const PROGRAM: &str = "TENURE_TEST_REDIS_SERVER";
+
+pub fn is_valkey() -> bool {
+    let program = env::var_os(PROGRAM).map(PathBuf::from);
+    program.is_some_and(|program| program.ends_with("valkey-server"))
+}
+
 /// The server's program; `None`, and a line that says so, where there is none.
 fn program() -> Option<PathBuf> {
+    if let Some(program) = env::var_os(PROGRAM) {
+        return Some(program.into());
+    }
     let found = env::var_os("PATH").and_then(|path| {
         env::split_paths(&path)
             .map(|dir| dir.join("redis-server"))

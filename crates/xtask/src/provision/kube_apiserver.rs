@@ -7,7 +7,7 @@ use std::process::Command;
 
 use anyhow::{Context, Result, bail};
 
-use super::apt;
+use super::{apt, cache_folder};
 use crate::paths::{self, Dirs};
 use crate::process;
 use crate::shell::{capture, find, is_executable, run_with_progress};
@@ -94,23 +94,6 @@ fn examine(program: &Path, origin: &str) -> Result<KubeApiserver> {
         version: version.to_owned(),
         origin: origin.to_owned(),
     })
-}
-
-/// Outside the work tree: a clean checkout on a prepared machine has nothing to build.
-fn cache_folder() -> Result<PathBuf> {
-    let named = |name| {
-        std::env::var_os(name)
-            .filter(|value| !value.is_empty())
-            .map(PathBuf::from)
-    };
-    let folder = named("TENURE_CACHE")
-        .or_else(|| named("XDG_CACHE_HOME"))
-        .or_else(|| named("HOME").map(|home| home.join(".cache")))
-        .unwrap_or_else(|| paths::workspace().join("target"))
-        .join("tenure");
-    fs::create_dir_all(&folder)
-        .with_context(|| format!("cannot create the cache {}", folder.display()))?;
-    Ok(folder)
 }
 
 /// The release that the module's go.mod requires.

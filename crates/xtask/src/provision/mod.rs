@@ -5,15 +5,18 @@
 
 mod apt;
 mod kube_apiserver;
+mod valkey;
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, Result, bail};
 
+use crate::paths;
 use crate::shell::{capture, find, is_executable};
 
 pub(crate) use kube_apiserver::{KubeApiserver, provide as kube_apiserver};
+pub(crate) use valkey::{Valkey, provide as valkey};
 
 /// Something that may be missing, with the Debian packages that bring it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -119,6 +122,23 @@ pub(crate) fn ensure(needs: &[Need]) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// Outside the work tree: a clean checkout on a prepared machine has nothing to build.
+fn cache_folder() -> Result<PathBuf> {
+    let named = |name| {
+        std::env::var_os(name)
+            .filter(|value| !value.is_empty())
+            .map(PathBuf::from)
+    };
+    let folder = named("TENURE_CACHE")
+        .or_else(|| named("XDG_CACHE_HOME"))
+        .or_else(|| named("HOME").map(|home| home.join(".cache")))
+        .unwrap_or_else(|| paths::workspace().join("target"))
+        .join("tenure");
+    std::fs::create_dir_all(&folder)
+        .with_context(|| format!("cannot create the cache {}", folder.display()))?;
+    Ok(folder)
 }
 
 /// A program that [`ensure`] has seen to.
