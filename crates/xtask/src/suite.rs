@@ -447,6 +447,7 @@ fn built_for_redis(command: &[&str]) -> Result<Vec<(&'static str, PathBuf)>> {
         .args(command)
         .args(["--no-run", "--message-format", "json"])
         .current_dir(paths::workspace());
+    forget_this_package(&mut cargo);
     let messages = capture(&mut cargo)?;
     let messages = messages
         .lines()
@@ -520,14 +521,7 @@ fn step(
     if let Some(file) = output {
         command.stdout(file.try_clone()?).stderr(file);
     }
-    // Those that name this package were set for this program and would confuse another build.
-    for (variable, _) in std::env::vars_os() {
-        if variable.to_string_lossy().starts_with("CARGO_PKG_")
-            || variable.to_string_lossy().starts_with("CARGO_MANIFEST_")
-        {
-            command.env_remove(variable);
-        }
-    }
+    forget_this_package(&mut command);
     let status = run_shown(&mut command, || {})?;
     let outcome = if status.success() {
         let first = arguments.first().copied().unwrap_or_default();
@@ -540,6 +534,18 @@ fn step(
         outcome,
         took: start.elapsed(),
     })
+}
+
+/// Removes the variables that name this package: they were set for this program, and another build
+/// that sees them builds crates anew which look at them.
+fn forget_this_package(command: &mut Command) {
+    for (variable, _) in std::env::vars_os() {
+        if variable.to_string_lossy().starts_with("CARGO_PKG_")
+            || variable.to_string_lossy().starts_with("CARGO_MANIFEST_")
+        {
+            command.env_remove(variable);
+        }
+    }
 }
 
 /// What each feature of the facade pulls; its failure is a row of the table too.
