@@ -18,7 +18,7 @@ pub fn rounds() -> u64 {
 
 /// The same for what is over in milliseconds: a short run too has enough of them for a median.
 pub fn quick_rounds() -> u64 {
-    rounds().max(200)
+    rounds().max(100)
 }
 
 static TABLE: Mutex<String> = Mutex::new(String::new());

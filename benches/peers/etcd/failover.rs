@@ -15,7 +15,7 @@ const VICTIM: &str = "TENURE_BENCH_ETCD_VICTIM";
 
 /// Processes that are killed, for each lease: 20, or fewer in a short run.
 fn kills() -> u64 {
-    rounds().div_ceil(10).clamp(AT_A_TIME, 20)
+    rounds().div_ceil(5).clamp(AT_A_TIME, 20)
 }
 
 /// So many are killed side by side, each at another moment of its lease.
