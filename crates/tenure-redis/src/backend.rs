@@ -317,7 +317,8 @@ impl LockBackend for RedisBackend {
             .map_err(|trouble| trouble.into_error(Operation::Withdraw))
     }
 
-    /// `GET` and `PTTL`, which a user without the right to write may be allowed.
+    /// `GET` and `PTTL`, which a user without the right to write may be allowed; for a lock that is
+    /// free also `INFO`, if that is allowed, as a replica may lack what its master has.
     async fn holder(&self, lock: &LockName) -> Result<Occupancy, Error> {
         let names = &self.names(lock);
         let holder = self

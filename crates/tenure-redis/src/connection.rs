@@ -147,9 +147,8 @@ impl Dialer {
             .await?;
         // A replica would answer, and be wrong. This also is the first sign of life through
         // everything that may stand in between.
-        match live.query(cmd("INFO").arg("replication")).await {
-            Ok(info) if field(&info, "role") == Some("slave") => Err(Trouble::replica(address)),
-            Ok(_) => Ok(live),
+        match live.refuse_replica().await {
+            Ok(()) => Ok(live),
             // May be forbidden; then a write will tell.
             Err(trouble) if trouble.kind == ErrorKind::Forbidden && live.has_answered() => {
                 live.query(&cmd("PING")).await.map(|_| live)
@@ -261,6 +260,15 @@ impl Live {
             self.0.answers.fetch_add(1, Ordering::Relaxed);
         }
         Trouble::answered(&self.0.address, &self.0.prefix, error)
+    }
+
+    /// Fails when the server says that it is a replica. Without a deadline.
+    pub(crate) async fn refuse_replica(&self) -> Result<(), Trouble> {
+        let info = self.query(cmd("INFO").arg("replication")).await?;
+        match field(&info, "role") {
+            Some("slave") => Err(Trouble::replica(self.address())),
+            _ => Ok(()),
+        }
     }
 
     /// Sends one command, without a deadline.

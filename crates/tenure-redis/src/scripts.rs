@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use redis::{Cmd, Value, cmd};
 use tenure_core::record::MAX_LEASE;
-use tenure_core::{Candidate, FencingToken, Holder, LockName};
+use tenure_core::{Candidate, ErrorKind, FencingToken, Holder, LockName};
 
 use crate::errors::{Cure, Trouble};
 use crate::topology::Seat;
@@ -354,9 +354,17 @@ pub(crate) async fn release(
 }
 
 /// Who holds the lock; `None` when it is free. Needs no right to write or to run scripts.
+///
+/// What is absent on a replica is not free: a master that was demoted under an open connection
+/// may have thrown its data away. Who may not ask for its role has to believe it.
 pub(crate) async fn look(seat: &Seat, names: &Names) -> Result<Option<Holder>, Trouble> {
     let value = match seat.query(cmd("GET").arg(&names.lock)).await? {
-        Value::Nil => return Ok(None),
+        Value::Nil => {
+            return match seat.live.refuse_replica().await {
+                Err(trouble) if trouble.kind != ErrorKind::Forbidden => Err(trouble),
+                _ => Ok(None),
+            };
+        }
         Value::BulkString(bytes) => String::from_utf8_lossy(&bytes).into_owned(),
         _ => return Err(Trouble::unreadable("GET")),
     };

@@ -333,9 +333,13 @@ async fn an_emptied_replica_knows_nothing_of_a_term() {
     let (Some(demoted), Some(empty)) = (start(&[]), start(&[])) else {
         return;
     };
-    let backend = demoted.connect().await;
+    let [backend, observer] = [demoted.connect().await, demoted.connect().await];
     let (lock, me) = (lock("emptied"), candidate("a", 1));
     let grant = held(backend.acquire(&lock, &me, LONG).await.unwrap());
+    assert!(matches!(
+        observer.holder(&lock).await.unwrap(),
+        Occupancy::Led(_)
+    ));
     demoted.command(&["REPLICAOF", "127.0.0.1", &empty.port.to_string()]);
     wait_for_link(&demoted);
     assert_eq!(demoted.text(&["DBSIZE"]), "0");
@@ -344,6 +348,8 @@ async fn an_emptied_replica_knows_nothing_of_a_term() {
     let error = backend.release(&grant).await.unwrap_err();
     assert_error(&error, ErrorKind::Unavailable, "replica");
     let error = backend.withdraw(&lock, &me).await.unwrap_err();
+    assert_error(&error, ErrorKind::Unavailable, "replica");
+    let error = observer.holder(&lock).await.unwrap_err();
     assert_error(&error, ErrorKind::Unavailable, "replica");
 }
 
