@@ -103,7 +103,11 @@ pub(crate) enum Command {
 /// Which lock on which store.
 #[derive(Args, Debug)]
 pub(crate) struct Place {
-    /// The store's URL: "file:///directory" for the processes of one host
+    /// The store's URL, such as "file:///directory" for the processes of one host, or
+    /// "redis://host:6379"
+    ///
+    /// Others, if they were compiled in: etcd://host:2379/prefix, postgres://user@host/database,
+    /// kube-lease://namespace, kube-configmap://namespace, redis+sentinel:// and redis+cluster://.
     #[arg(
         long,
         env = "TENURE_BACKEND",
