@@ -85,6 +85,17 @@ pub trait LockBackend: fmt::Debug + Send + Sync + 'static {
     /// the caller polls.
     fn changes(&self, lock: &LockName) -> Changes;
 
+    /// Completes when the backend learns, without asking, that the term of `grant` is over at the
+    /// store: the session that held its lock has ended. The engine then ends the term at once,
+    /// instead of with its next heartbeat, while others may already have the lock.
+    ///
+    /// Only for what is certain: the store is not asked again. `None`, the default, where a term
+    /// ends by its lease alone, or by what nobody tells.
+    fn loss(&self, grant: &Grant) -> Option<Loss> {
+        let _ = grant;
+        None
+    }
+
     /// What an operator should know before relying on this store: its settings, its version, our
     /// permissions on `lock`, whether it can grant `lease`. The engine never asks; `tenure doctor`
     /// does.
@@ -100,6 +111,9 @@ pub trait LockBackend: fmt::Debug + Send + Sync + 'static {
 
 /// A stream of hints, see [`LockBackend::changes`].
 pub type Changes = Pin<Box<dyn Stream<Item = Hint> + Send>>;
+
+/// The end of a term at the store, see [`LockBackend::loss`].
+pub type Loss = Pin<Box<dyn Future<Output = ()> + Send>>;
 
 /// What a store has told about a lock without being asked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

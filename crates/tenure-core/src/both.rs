@@ -9,7 +9,7 @@ use futures_util::{StreamExt as _, future, stream};
 
 use crate::{
     Acquired, CampaignId, Candidate, Capabilities, Changes, Check, Error, ErrorKind, Expiry,
-    FencingGuarantee, FencingToken, Grant, Hint, Holder, LockBackend, LockName, Occupancy,
+    FencingGuarantee, FencingToken, Grant, Hint, Holder, LockBackend, LockName, Loss, Occupancy,
     Operation, Order, Renewal, Rises, SharedClock, Time, Wakeup,
 };
 
@@ -346,6 +346,17 @@ impl LockBackend for Both {
                 .take_while(|hint| future::ready(hint.is_some()))
                 .filter_map(future::ready::<Option<Hint>>),
         )
+    }
+
+    /// In either of the stores.
+    fn loss(&self, grant: &Grant) -> Option<Loss> {
+        let Grants { first, second } = grant.state()?;
+        match (self.first.loss(first), self.second.loss(second)) {
+            (Some(first), Some(second)) => Some(Box::pin(async move {
+                future::select(first, second).await;
+            })),
+            (first, second) => first.or(second),
+        }
     }
 
     async fn diagnose(&self, lock: &LockName, lease: Duration) -> Vec<Check> {

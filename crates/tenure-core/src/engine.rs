@@ -16,7 +16,7 @@ use crate::event::{ElectionState, Event};
 use crate::machine::{Cause, Command, Failure, Input, Machine, Settings, Span};
 use crate::term::TermState;
 use crate::{
-    Acquired, Candidate, Changes, Error, ErrorKind, Grant, Hint, Operation, PublishedValue,
+    Acquired, Candidate, Changes, Error, ErrorKind, Grant, Hint, Loss, Operation, PublishedValue,
     Renewal, Time, Wakeup, telemetry,
 };
 
@@ -89,6 +89,7 @@ enum Happening {
     Orders,
     Answer(Answer),
     Hint(Option<Hint>),
+    Loss,
     Timer,
 }
 
@@ -103,6 +104,8 @@ pub(crate) struct Engine {
     call: Option<Call>,
     called_at: Time,
     changes: Option<Changes>,
+    /// Ends when the store tells by itself that the term is over.
+    loss: Option<Loss>,
     grant: Option<Grant>,
     term: Option<Arc<TermState>>,
     elected: Option<Elected>,
@@ -141,6 +144,7 @@ impl Engine {
             control,
             call: None,
             changes: None,
+            loss: None,
             grant: None,
             term: None,
             elected: Some(elected),
@@ -186,12 +190,17 @@ impl Engine {
             }
         };
         let control = self.control.clone();
-        let (call, changes) = (&mut self.call, &mut self.changes);
+        let (call, changes, loss) = (&mut self.call, &mut self.changes, &mut self.loss);
         tokio::select! {
             // Orders first, so that a term that was given back is not extended; the clock is
             // looked at by the machine whatever comes.
             biased;
             () = control.changed.notified() => Happening::Orders,
+            // Before an answer, which may be older.
+            () = end_of(loss.as_mut()) => {
+                *loss = None;
+                Happening::Loss
+            }
             answer = pending_or(call.as_mut()) => {
                 *call = None;
                 Happening::Answer(answer)
@@ -216,6 +225,7 @@ impl Engine {
                 self.changes = None;
                 self.feed(Input::HintsEnded);
             }
+            Happening::Loss => self.feed(Input::Lost),
             Happening::Timer => self.feed(Input::Timer),
         }
     }
@@ -255,6 +265,7 @@ impl Engine {
             Ok(Acquired::Held(grant)) => {
                 let (proven_at, lease) = (grant.proven_at, grant.lease);
                 self.acquire_error = None;
+                self.loss = self.election.backend.loss(&grant);
                 self.grant = Some(grant);
                 self.feed(Input::Held { proven_at, lease });
             }
@@ -564,6 +575,13 @@ fn is_permanent(error: &Error) -> bool {
 async fn pending_or(call: Option<&mut Call>) -> Answer {
     match call {
         Some(call) => call.await,
+        None => future::pending().await,
+    }
+}
+
+async fn end_of(loss: Option<&mut Loss>) {
+    match loss {
+        Some(loss) => loss.await,
         None => future::pending().await,
     }
 }

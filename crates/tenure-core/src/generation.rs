@@ -7,7 +7,7 @@ use async_trait::async_trait;
 
 use crate::{
     Acquired, Candidate, Capabilities, Changes, Check, Error, FencingToken, Generation, Grant,
-    Holder, LockBackend, LockName, Occupancy, Renewal, SharedClock, Time,
+    Holder, LockBackend, LockName, Loss, Occupancy, Renewal, SharedClock, Time,
 };
 
 /// A backend whose tokens carry a [`Generation`].
@@ -99,6 +99,10 @@ impl LockBackend for InGeneration {
 
     fn changes(&self, lock: &LockName) -> Changes {
         self.inner.changes(lock)
+    }
+
+    fn loss(&self, grant: &Grant) -> Option<Loss> {
+        self.inner.loss(&Self::lower(grant))
     }
 
     async fn diagnose(&self, lock: &LockName, lease: Duration) -> Vec<Check> {

@@ -76,7 +76,8 @@ pub mod testing;
 mod token;
 
 pub use backend::{
-    Acquired, CampaignId, Candidate, Changes, Grant, Hint, Holder, LockBackend, Occupancy, Renewal,
+    Acquired, CampaignId, Candidate, Changes, Grant, Hint, Holder, LockBackend, Loss, Occupancy,
+    Renewal,
 };
 pub use both::Both;
 pub use capabilities::{Capabilities, Expiry, FencingGuarantee, Order, Rises, Wakeup};

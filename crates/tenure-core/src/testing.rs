@@ -13,13 +13,14 @@
 //! let election = Election::builder(Arc::new(store.clone()), lock.clone()).build()?;
 //! let leadership = election.campaign().await?;
 //!
-//! store.lose(&lock); // somebody deletes the lock
+//! store.lose(&lock); // somebody deletes the lock; `end_session` would be noticed at once
 //! leadership.lost().await; // noticed with the next heartbeat
 //! assert!(!leadership.is_valid());
 //! # Ok(())
 //! # }
 //! ```
 
+use std::collections::HashMap;
 use std::future::Future;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -31,7 +32,7 @@ use tokio::time::Instant;
 
 use crate::{
     Acquired, Candidate, Capabilities, Changes, Clock, Error, ErrorKind, Grant, LockBackend,
-    LockName, MemoryBackend, Occupancy, Operation, Renewal, SharedClock, Time,
+    LockName, Loss, MemoryBackend, Occupancy, Operation, Renewal, SharedClock, Time,
 };
 
 /// A memory backend whose faults are commanded by a test. Clones share locks, faults and clock.
@@ -47,6 +48,8 @@ struct Faults {
     frozen: watch::Sender<bool>,
     failing: Mutex<Option<ErrorKind>>,
     calls: AtomicU64,
+    /// How many sessions have ended that held each lock.
+    sessions_ended: watch::Sender<HashMap<LockName, u64>>,
 }
 
 impl Default for TestBackend {
@@ -66,6 +69,7 @@ impl TestBackend {
                 frozen: watch::Sender::new(false),
                 failing: Mutex::new(None),
                 calls: AtomicU64::new(0),
+                sessions_ended: watch::Sender::default(),
             }),
         }
     }
@@ -73,6 +77,15 @@ impl TestBackend {
     /// Deletes the lock under its holder.
     pub fn lose(&self, lock: &LockName) {
         self.memory.store().delete(lock);
+    }
+
+    /// Deletes the lock under its holder, who is told at once: as when a store ties locks to
+    /// sessions, and ends the holder's.
+    pub fn end_session(&self, lock: &LockName) {
+        self.lose(lock);
+        self.faults
+            .sessions_ended
+            .send_modify(|ended| *ended.entry(lock.clone()).or_default() += 1);
     }
 
     /// From now on calls get no answer, until [`thaw`](Self::thaw).
@@ -165,6 +178,19 @@ impl LockBackend for TestBackend {
 
     fn changes(&self, lock: &LockName) -> Changes {
         self.memory.changes(lock)
+    }
+
+    fn loss(&self, grant: &Grant) -> Option<Loss> {
+        let mut ended = self.faults.sessions_ended.subscribe();
+        let lock = grant.lock.clone();
+        let before = ended.borrow().get(&lock).copied();
+        Some(Box::pin(async move {
+            // Without a sender nobody can command anything any more.
+            let told = ended.wait_for(|ended| ended.get(&lock).copied() != before);
+            if told.await.is_err() {
+                std::future::pending::<()>().await;
+            }
+        }))
     }
 }
 

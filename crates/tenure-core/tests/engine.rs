@@ -8,9 +8,9 @@ use std::time::Duration;
 
 use tenure_core::testing::TestBackend;
 use tenure_core::{
-    Cause, Election, ElectionBuilder, ElectionState, ErrorKind, Event, Identity, LockBackend as _,
-    LockName, Next, NotLeading, Observation, Observer, Occupancy, Policy, PublishedValue, RunError,
-    Time,
+    Both, Cause, Election, ElectionBuilder, ElectionState, ErrorKind, Event, Generation, Identity,
+    InGeneration, LockBackend, LockName, MemoryBackend, Next, NotLeading, Observation, Observer,
+    Occupancy, Policy, PublishedValue, RunError, Time,
 };
 use tokio::sync::oneshot;
 
@@ -114,6 +114,36 @@ async fn a_deleted_lock_is_noticed_with_the_next_heartbeat_and_not_written_again
     assert!(now(&store).since(start) <= policy.heartbeat() + policy.request_timeout());
     assert_eq!(leadership.cause(), Some(Cause::Lost));
     assert_eq!(store.holder(&lock()).await.unwrap(), Occupancy::Free);
+}
+
+/// Others may have the lock in the same moment. Also where the store is one of two, or in a
+/// generation.
+#[tokio::test(start_paused = true)]
+async fn the_end_of_its_session_ends_a_term_at_once() {
+    let store = TestBackend::new();
+    let plain: Arc<dyn LockBackend> = Arc::new(store.clone());
+    let other = Arc::new(MemoryBackend::with_clock(store.clock()));
+    let later = InGeneration::new(plain.clone(), Generation::new(2).unwrap());
+    let stores: [Arc<dyn LockBackend>; 4] = [
+        plain.clone(),
+        Arc::new(Both::new(plain.clone(), other.clone()).unwrap()),
+        Arc::new(Both::new(other, plain.clone()).unwrap()),
+        Arc::new(later),
+    ];
+    for backend in stores {
+        let election = Election::builder(backend, lock()).build().unwrap();
+        let leadership = election.campaign().await.unwrap();
+        let term = leadership.term();
+        let (before, calls) = (now(&store), store.calls());
+        store.end_session(&lock());
+        leadership.lost().await;
+        assert!(!term.is_valid());
+        assert!(now(&store).since(before) < SECOND, "not by a heartbeat");
+        assert_eq!(store.calls(), calls, "nothing is asked");
+        leadership.resign().await.unwrap();
+        // What is left in the other store ends with its lease.
+        tokio::time::sleep(30 * SECOND).await;
+    }
 }
 
 #[tokio::test(start_paused = true)]

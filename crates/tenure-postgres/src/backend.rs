@@ -8,8 +8,8 @@ use std::time::Duration;
 use async_trait::async_trait;
 use tenure_core::{
     Acquired, BootClock, Candidate, Capabilities, Changes, Check, Error, ErrorKind, Expiry,
-    FencingGuarantee, FencingToken, Grant, Identity, LockBackend, LockName, Occupancy, Operation,
-    Order, Renewal, Rises, SharedClock, Time, Wakeup,
+    FencingGuarantee, FencingToken, Grant, Identity, LockBackend, LockName, Loss, Occupancy,
+    Operation, Order, Renewal, Rises, SharedClock, Time, Wakeup,
 };
 use tokio::runtime::Handle;
 use tokio::sync::oneshot;
@@ -426,6 +426,15 @@ impl LockBackend for PostgresBackend {
 
     fn changes(&self, lock: &LockName) -> Changes {
         self.inner.hub.changes(self.inner.config.key_of(lock))
+    }
+
+    /// The end of the session, as soon as its connection is closed: the server has freed its locks
+    /// by then.
+    fn loss(&self, grant: &Grant) -> Option<Loss> {
+        let end = grant.state::<Term>()?.session.end();
+        Some(Box::pin(async move {
+            let _trouble = end.await;
+        }))
     }
 
     async fn diagnose(&self, _lock: &LockName, lease: Duration) -> Vec<Check> {

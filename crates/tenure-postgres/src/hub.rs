@@ -30,6 +30,11 @@ use crate::key::{ALIVE, AdvisoryKey};
 use crate::link::{self, Link, Listener};
 use crate::session::Session;
 
+/// A session can also end under a living leader, whose connection was reset or closed by somebody
+/// else. It learns that within a millisecond, and stops; those who wait for its locks hold back so
+/// long, so that it is not they who are faster.
+const HEARS_OF_ITS_END: Duration = Duration::from_millis(20);
+
 /// How many announcements are remembered of locks that nobody here waits for.
 const REMEMBERED: usize = 10_000;
 
@@ -316,6 +321,7 @@ impl Hub {
         let runtime = self.runtime.clone();
         let task = self.runtime.spawn(async move {
             let outcome = await_end(&config, &runtime, pid).await;
+            tokio::time::sleep(HEARS_OF_ITS_END).await;
             if let Err(trouble) = &outcome {
                 // The candidates look once per heartbeat instead.
                 tracing::debug!(
@@ -396,13 +402,20 @@ impl Drop for Subscription {
     }
 }
 
+/// The lease of the session that waits, from the moment on at which the wait is over.
+const WATCHER_LEASE: Duration = Duration::from_secs(10);
+
 /// Waits, on a session of its own, until the session `pid` is gone.
 async fn await_end(config: &PostgresConfig, runtime: &Handle, pid: i32) -> Result<(), Trouble> {
     let silent: Listener = Arc::new(|_: &Notification| {});
     let link = link::connect(config, silent).await?;
     // Nothing may end the wait, but a ghost must go: see the reference on each of these in
-    // `session.rs`. The lease of this session counts from the moment the wait is over.
-    crate::session::set_up(&link, config, Duration::from_secs(10), "tenure waits").await?;
+    // `session.rs`.
+    let limit = config.connect_timeout;
+    let setting_up = crate::session::set_up(&link, config, WATCHER_LEASE, "tenure waits");
+    tokio::time::timeout(limit, setting_up)
+        .await
+        .map_err(|_| Trouble::silent("the server", limit))??;
     let mut waiting = CancelOnDrop {
         cancel: Some(link.client.cancel_token()),
         tls: config.tls,

@@ -338,6 +338,11 @@ impl Session {
         self.link.ended()
     }
 
+    /// Returns when the session has ended.
+    pub(crate) fn end(&self) -> impl Future<Output = Trouble> + Send + use<> {
+        self.link.end()
+    }
+
     pub(crate) fn lease(&self) -> Duration {
         self.lease
     }

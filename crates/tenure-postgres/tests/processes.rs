@@ -14,8 +14,9 @@ use futures_util::StreamExt as _;
 use support::{
     LIMIT, LONG, Process, candidate, held, lock, renewed, start, taken, told, until, win,
 };
+use tenure_conformance::proxy::FaultProxy;
 use tenure_core::{Acquired, Election, ErrorKind, Hint, LockBackend as _, Policy, Renewal};
-use tenure_postgres::PostgresBackend;
+use tenure_postgres::{PostgresBackend, PostgresConfig};
 
 const NAME: &str = "batch";
 
@@ -248,4 +249,31 @@ async fn elections_hand_over_and_notice_the_loss() {
         .unwrap()
         .unwrap();
     assert!(third.token() > before);
+}
+
+/// The server frees the lock with the connection, whatever has broken it: a proxy, a router, an
+/// administrator.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_leader_whose_connection_is_reset_stops_before_the_next_leads() {
+    let Some(server) = start(&[]) else { return };
+    let address = ([127, 0, 0, 1], server.port).into();
+    let proxy = FaultProxy::start(address).unwrap();
+    let elect = |backend: PostgresBackend| {
+        let election = Election::builder(Arc::new(backend), lock(NAME));
+        election.build().unwrap()
+    };
+    let port = |port: u16| format!(":{port}/");
+    let url = server.url();
+    let url = url.replace(&port(server.port), &port(proxy.address().port()));
+    let config = PostgresConfig::from_url(&url).unwrap();
+    let ann = elect(PostgresBackend::connect(config).await.unwrap());
+    let bob = elect(server.connect().await);
+    let ann = ann.campaign().await.unwrap();
+    let bob = tokio::spawn(async move { bob.campaign().await.unwrap() });
+    let waits = "SELECT count(*) = 1 FROM pg_locks WHERE locktype = 'advisory' AND NOT granted";
+    until(&server.admin().await, waits).await;
+    proxy.reset();
+    let bob = tokio::time::timeout(LIMIT, bob).await.unwrap().unwrap();
+    assert!(!ann.is_valid(), "two leaders for {:?}", ann.remaining());
+    assert!(bob.is_valid() && bob.token() > ann.token());
 }
