@@ -57,6 +57,7 @@ pub(crate) async fn diagnose(config: &PostgresConfig, lease: Duration) -> Vec<Ch
             Ok(seen) => checks.extend(judge(&seen, config)),
             Err(trouble) => checks.push(failed("settings", &trouble)),
         }
+        checks.push(restarts(&link, config));
         if let Some(sequence) = &config.token_sequence {
             checks.push(tokens(&link, sequence).await);
         }
@@ -230,22 +231,27 @@ fn encryption(seen: &Seen, config: &PostgresConfig) -> Check {
     )
 }
 
+/// Whether a crash or a promotion, with which the server loses its locks, can be seen.
+fn restarts(link: &Link, config: &PostgresConfig) -> Check {
+    const NAME: &str = "restarts";
+    if link.sees_restarts {
+        return Check::fine(NAME, "the server tells when it last lost its locks");
+    }
+    let reason = if config.restart_grace {
+        "the server does not tell when it crashed or was promoted, so each session waits for a \
+         lease before it gets a lock"
+    } else {
+        "the server does not tell when it crashed or was promoted, and restart_grace=off: then a \
+         second leader can be elected while the first still believes that it leads"
+    };
+    let remedy = "let the user execute pg_control_checkpoint() and read pg_stat_bgwriter";
+    Check::warning(NAME, reason, remedy)
+}
+
 async fn tokens(link: &Link, sequence: &str) -> Check {
     const NAME: &str = "token sequence";
-    let asked = link
-        .client
-        .query_one(
-            "SELECT to_regclass($1) IS NOT NULL AND has_sequence_privilege($1, 'usage')",
-            &[&sequence],
-        )
-        .await;
-    match asked.and_then(|row| row.try_get::<_, Option<bool>>(0)) {
-        Ok(Some(true)) => Check::fine(NAME, format!("{sequence} can be used")),
-        Ok(_) => Check::unusable(
-            NAME,
-            format!("there is no sequence {sequence} that the user may use"),
-            format!("CREATE SEQUENCE {sequence}; GRANT USAGE ON SEQUENCE {sequence} TO the user"),
-        ),
-        Err(error) => failed(NAME, &Trouble::from(error)),
+    match session::check_sequence(link, sequence).await {
+        Ok(()) => Check::fine(NAME, format!("{sequence} can be used")),
+        Err(trouble) => failed(NAME, &trouble),
     }
 }

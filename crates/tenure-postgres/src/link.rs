@@ -34,6 +34,8 @@ pub(crate) struct Link {
     pub(crate) reign: String,
     /// How long that had been, and when it was asked.
     age: (Duration, Instant),
+    /// Whether it tells of all by which it can lose them.
+    pub(crate) sees_restarts: bool,
     ended: watch::Sender<Option<Trouble>>,
     connection: AbortHandle,
 }
@@ -219,6 +221,7 @@ where
         pid: 0,
         reign: String::new(),
         age: (Duration::ZERO, Instant::now()),
+        sees_restarts: false,
         ended,
         connection: task.abort_handle(),
     }
@@ -265,50 +268,74 @@ async fn check(config: &PostgresConfig, mut link: Link) -> Result<Link, Trouble>
              session mode (pooler=session in the URL)",
         ));
     }
-    let (reign, age) = reign(&link.client).await?;
-    link.reign = reign;
-    link.age = (age, Instant::now());
+    let reign = reign(&link.client).await?;
+    link.reign = reign.id;
+    link.age = (reign.age, Instant::now());
+    link.sees_restarts = reign.sees_restarts;
     Ok(link)
+}
+
+/// What a server tells of when it last lost its locks.
+struct Reign {
+    id: String,
+    age: Duration,
+    sees_restarts: bool,
 }
 
 /// Since when the server has lost no lock, and how long that is: since it was started, since all
 /// its sessions were ended because one had crashed (which resets the statistics, and not the time
 /// of the start), or since it was promoted (which a checkpoint on the new timeline follows; its
 /// time is in whole seconds).
-async fn reign(client: &Client) -> Result<(String, Duration), Trouble> {
+///
+/// What it does not tell may have happened just now, so the age is then none.
+async fn reign(client: &Client) -> Result<Reign, Trouble> {
     const START: &str = "pg_postmaster_start_time()";
     const CRASH: &str = "(SELECT stats_reset FROM pg_stat_bgwriter)";
     const PROMOTION: &str = "(SELECT CASE WHEN pg_last_wal_replay_lsn() IS NULL THEN NULL \
         WHEN timeline_id = ('x' || left(pg_walfile_name(pg_current_wal_lsn()), 8))::bit(32)::int4 \
         THEN checkpoint_time + interval '1 s' ELSE clock_timestamp() END FROM pg_control_checkpoint())";
+    let id = |time: &str| format!("extract(epoch FROM {time})::text");
+    let start_and_crash = format!("concat_ws(' ', {}, {})", id(START), id(CRASH));
     // Rounded down; and not by the session's time zone or style.
-    let ask = |id: &str, since: &str| {
-        format!(
-            "SELECT {id}, \
-             floor(extract(epoch FROM clock_timestamp() - {since}) * 1000)::int8::text"
-        )
-    };
-    let epoch = |time: &str| format!("extract(epoch FROM {time})::text");
-    let all = ask(
-        &format!("concat_ws(' ', {}, {})", epoch(START), epoch(CRASH)),
-        &format!("greatest({START}, {CRASH}, {PROMOTION})"),
+    let age = format!(
+        "floor(extract(epoch FROM clock_timestamp() - greatest({START}, {CRASH}, {PROMOTION})) \
+         * 1000)::int8::text"
     );
-    let answer = match client.simple_query(&all).await {
-        Ok(answer) => answer,
-        Err(error) if error.as_db_error().is_some() => {
-            // A server that keeps this to itself, or only resembles PostgreSQL.
-            tracing::debug!(%error, "no times of the server's crash and promotion");
-            client.simple_query(&ask(&epoch(START), START)).await?
-        }
-        Err(error) => return Err(error.into()),
-    };
-    let row = answer.iter().find_map(|message| match message {
-        SimpleQueryMessage::Row(row) => Some((row.get(0)?.to_owned(), row.get(1)?.parse().ok())),
-        _ => None,
-    });
-    let (reign, age) = row.ok_or_else(|| Trouble::unreadable("the time of its start"))?;
-    // When the server's own clock was set back its age is negative, and counts as none.
-    Ok((reign, Duration::from_millis(age.unwrap_or(0))))
+    let questions = [
+        (start_and_crash.clone(), age, true),
+        (start_and_crash, "0".to_owned(), false),
+        (id(START), "0".to_owned(), false),
+    ];
+    let mut refused = None;
+    for (id, age, sees_restarts) in questions {
+        let answer = match client.simple_query(&format!("SELECT {id}, {age}")).await {
+            Ok(answer) => answer,
+            Err(error) if error.as_db_error().is_some() => {
+                // A server that keeps this to itself, or only resembles PostgreSQL.
+                tracing::debug!(%error, "not all times of the server's crash and promotion");
+                refused = Some(error);
+                continue;
+            }
+            Err(error) => return Err(error.into()),
+        };
+        let row = answer.iter().find_map(|message| match message {
+            SimpleQueryMessage::Row(row) => {
+                Some((row.get(0)?.to_owned(), row.get(1)?.parse().ok()))
+            }
+            _ => None,
+        });
+        let (id, age) = row.ok_or_else(|| Trouble::unreadable("the time of its start"))?;
+        return Ok(Reign {
+            id,
+            // When the server's own clock was set back its age is negative, and counts as none.
+            age: Duration::from_millis(age.unwrap_or(0)),
+            sees_restarts,
+        });
+    }
+    Err(refused.map_or_else(
+        || Trouble::unreadable("the time of its start"),
+        Trouble::from,
+    ))
 }
 
 fn check_version(config: &PostgresConfig, version: u32) -> Result<(), Trouble> {

@@ -154,7 +154,10 @@ impl Drop for Claim {
 ///   while a query runs or waits.
 /// - `idle_in_transaction_session_timeout`: the same in a guarded transaction.
 /// - `tcp_keepalives_*`, `client_connection_check_interval`: end it when its host or its process
-///   is gone, the latter also while a query waits.
+///   is gone, the latter also while a query waits. Never before the lease: a holder that is cut
+///   off believes in it to its end.
+/// - `tcp_user_timeout`: ends it also when the server waits to send, where no other does: when
+///   notifications have filled the buffers of a frozen process.
 /// - `statement_timeout`, `lock_timeout`: a role's own would end waits.
 pub(crate) async fn set_up(
     link: &Link,
@@ -163,7 +166,8 @@ pub(crate) async fn set_up(
     name: &str,
 ) -> Result<(), Trouble> {
     let lease_ms = lease.as_millis().to_string();
-    let probe = (lease.as_secs() / 4).max(1);
+    let probe = probe_seconds(lease);
+    let unheard = (lease + UNHEARD).as_millis();
     let with_lease = if config.without_lease {
         String::new()
     } else {
@@ -174,7 +178,8 @@ pub(crate) async fn set_up(
     let sql = format!(
         "{with_lease}SET idle_in_transaction_session_timeout = {lease_ms}; \
          SET tcp_keepalives_idle = {probe}; SET tcp_keepalives_interval = {probe}; \
-         SET tcp_keepalives_count = 2; SET statement_timeout = 0; SET lock_timeout = 0; \
+         SET tcp_keepalives_count = {PROBES}; SET tcp_user_timeout = {unheard}; \
+         SET statement_timeout = 0; SET lock_timeout = 0; \
          SET standard_conforming_strings = on; SET application_name = '{quoted}'"
     );
     link.client.batch_execute(&sql).await?;
@@ -192,6 +197,19 @@ pub(crate) async fn set_up(
     }
     verify(link, &meant).await
 }
+
+/// So many probes without an answer, and the server takes the connection for dead.
+const PROBES: u64 = 2;
+
+/// When the first probe is sent, and between two of them, in seconds. Where the server's system
+/// knows no `tcp_user_timeout`, which comes before, a dead connection is closed after three times
+/// that, half a lease after the lease at the earliest.
+fn probe_seconds(lease: Duration) -> u128 {
+    lease.as_millis().div_ceil(2000).max(1)
+}
+
+/// For so long after the lease the server may still try to send. By then nobody leads by it.
+const UNHEARD: Duration = Duration::from_secs(1);
 
 /// Whether the settings have reached the very session: a pooler may have kept them to itself.
 async fn verify(link: &Link, meant: &[(&str, &str)]) -> Result<(), Trouble> {
@@ -212,6 +230,54 @@ async fn verify(link: &Link, meant: &[(&str, &str)]) -> Result<(), Trouble> {
                 ),
             ));
         }
+    }
+    Ok(())
+}
+
+/// Fails unless the tokens of `sequence` rise, in whatever session they are drawn, and over a crash.
+pub(crate) async fn check_sequence(link: &Link, sequence: &str) -> Result<(), Trouble> {
+    const SETTINGS: &str = "SELECT s.seqcache, s.seqincrement, s.seqcycle, \
+        c.relpersistence::text, has_sequence_privilege(c.oid, 'usage') \
+        FROM pg_sequence s JOIN pg_class c ON c.oid = s.seqrelid \
+        WHERE c.oid = to_regclass($1)";
+    let refused = |reason: String| Err(Trouble::new(ErrorKind::Misconfigured, reason));
+    let Some(row) = link.client.query_opt(SETTINGS, &[&sequence]).await? else {
+        return refused(format!(
+            "there is no sequence {sequence}; CREATE SEQUENCE {sequence}"
+        ));
+    };
+    let unreadable = |_| Trouble::unreadable("a sequence");
+    let cache: i64 = row.try_get(0).map_err(unreadable)?;
+    let step: i64 = row.try_get(1).map_err(unreadable)?;
+    let cycles: bool = row.try_get(2).map_err(unreadable)?;
+    let kept: String = row.try_get(3).map_err(unreadable)?;
+    let allowed: bool = row.try_get(4).map_err(unreadable)?;
+    if !allowed {
+        return refused(format!(
+            "the user may not use the sequence {sequence}; GRANT USAGE ON SEQUENCE {sequence} TO it"
+        ));
+    }
+    // Each session would draw from a block of its own.
+    let wrong = if cache != 1 {
+        Some(("CACHE 1", "its numbers are cached by session"))
+    } else if step < 1 {
+        Some(("INCREMENT 1", "it counts down"))
+    } else if cycles {
+        Some(("NO CYCLE", "it begins anew at its end"))
+    } else {
+        None
+    };
+    if let Some((mend, reason)) = wrong {
+        return refused(format!(
+            "tokens from the sequence {sequence} would fall, as {reason}; ALTER SEQUENCE \
+             {sequence} {mend}"
+        ));
+    }
+    if kept != "p" {
+        return refused(format!(
+            "tokens from the sequence {sequence} would fall after a crash, as it is not logged; \
+             create it without UNLOGGED or TEMPORARY"
+        ));
     }
     Ok(())
 }
@@ -298,6 +364,9 @@ impl Session {
         let limit = config.connect_timeout;
         let preparing = async {
             set_up(&link, &config, lease, &application_name(name)).await?;
+            if let Some(sequence) = &config.token_sequence {
+                check_sequence(&link, sequence).await?;
+            }
             let statements = Statements::prepare(&link, &config).await?;
             // Sessions that only wait do not listen: each notification would wake them.
             let listen = format!("LISTEN {CHANNEL}");
@@ -487,8 +556,8 @@ impl Session {
     /// a failed transaction.
     async fn undo(&self, key: AdvisoryKey) {
         if self.ended().is_none() {
-            // A failure closes the session, which frees it too.
-            let _unlocked = self.unlock(key).await;
+            // A failure closes the session, which frees it too. Others may have seen it taken.
+            let _unlocked = self.unlock_and_tell(key).await;
         }
     }
 
@@ -817,6 +886,8 @@ impl Session {
         for key in overdue {
             // What fails here has closed the session.
             let _released = self.release_if(key, |held| held.until <= now).await;
+            // One that was extended meanwhile has another deadline.
+            next = Some(now);
         }
         next
     }
@@ -874,4 +945,18 @@ pub(crate) fn collision(key: AdvisoryKey, lock: &LockName, other: &str) -> Troub
             other.chars().take(253).collect::<String>()
         ),
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_probe_ends_a_session_before_its_lease() {
+        for millis in [100, 999, 1000, 2000, 3001, 7000, 11_000, 20_000, 3_600_000] {
+            let lease = Duration::from_millis(millis);
+            let dead_after = u128::from(1 + PROBES) * probe_seconds(lease) * 1000;
+            assert!(dead_after > lease.as_millis(), "{lease:?}: {dead_after} ms");
+        }
+    }
 }

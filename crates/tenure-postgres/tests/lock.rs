@@ -14,9 +14,9 @@ use support::{
     LIMIT, LONG, NO_LOCKS, candidate, held, leader, lock, renewed, start, taken, until, win,
 };
 use tenure_core::{
-    ErrorKind, Hint, LockBackend as _, LockName, Occupancy, PublishedValue, Renewal, Time,
+    ErrorKind, Hint, LockBackend as _, LockName, Occupancy, PublishedValue, Renewal, Time, Verdict,
 };
-use tenure_postgres::AdvisoryKey;
+use tenure_postgres::{AdvisoryKey, PostgresBackend};
 
 #[tokio::test]
 async fn one_holder_and_adoption_and_release() {
@@ -115,9 +115,7 @@ async fn other_programs_join_by_the_key() {
             .key(name.clone(), AdvisoryKey::Pair(-1, -2))
             .unwrap(),
     ] {
-        let backend = tenure_postgres::PostgresBackend::connect(config)
-            .await
-            .unwrap();
+        let backend = PostgresBackend::connect(config).await.unwrap();
         let key = backend.key_of(&name);
         admin
             .execute(&format!("select pg_advisory_lock({key})"), &[])
@@ -146,7 +144,7 @@ async fn colliding_names_are_told() {
         config.key(name.clone(), AdvisoryKey::Big(5)).unwrap()
     };
     let config = same(&two, same(&one, server.config()));
-    let connect = || tenure_postgres::PostgresBackend::connect(config.clone());
+    let connect = || PostgresBackend::connect(config.clone());
     let (a, b) = (connect().await.unwrap(), connect().await.unwrap());
     let _grant = held(a.acquire(&one, &candidate("ann", 1), LONG).await.unwrap());
     let told = a
@@ -263,7 +261,7 @@ async fn a_session_that_is_ended_is_lost_at_once_and_the_waiters_wake() {
 async fn a_release_wakes_without_a_watching_session() {
     let Some(server) = start(&[]) else { return };
     let a = server.connect().await;
-    let b = tenure_postgres::PostgresBackend::connect(server.config().watch_sessions(0))
+    let b = PostgresBackend::connect(server.config().watch_sessions(0))
         .await
         .unwrap();
     let name = lock("batch");
@@ -345,9 +343,7 @@ async fn a_guarded_transaction_commits_only_for_the_holder() {
 async fn tokens_come_from_a_sequence_where_one_is_named() {
     let Some(server) = start(&[]) else { return };
     let config = server.config().token_sequence("public.fence");
-    let backend = tenure_postgres::PostgresBackend::connect(config)
-        .await
-        .unwrap();
+    let backend = PostgresBackend::connect(config).await.unwrap();
     let name = lock("batch");
     let ann = candidate("ann", 1);
     let error = backend.acquire(&name, &ann, LONG).await.unwrap_err();
@@ -362,5 +358,41 @@ async fn tokens_come_from_a_sequence_where_one_is_named() {
         let grant = held(backend.acquire(&name, &ann, LONG).await.unwrap());
         assert_eq!(grant.token.as_u64(), expected);
         backend.release(&grant).await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn sequences_whose_numbers_can_fall_are_refused() {
+    let Some(server) = start(&[]) else { return };
+    let admin = server.admin().await;
+    let sequences = [
+        ("SEQUENCE cached CACHE 20", "cached", "CACHE 1"),
+        ("SEQUENCE down INCREMENT -1", "down", "INCREMENT 1"),
+        ("SEQUENCE round MAXVALUE 3 CYCLE", "round", "NO CYCLE"),
+        ("UNLOGGED SEQUENCE lost", "lost", "UNLOGGED"),
+        (
+            "TABLE no_sequence (n int)",
+            "no_sequence",
+            "CREATE SEQUENCE",
+        ),
+    ];
+    for (create, name, remedy) in sequences {
+        admin
+            .batch_execute(&format!("CREATE {create}"))
+            .await
+            .unwrap();
+        let config = server.config().token_sequence(format!("public.{name}"));
+        let backend = PostgresBackend::connect(config).await.unwrap();
+        let ann = candidate("ann", 1);
+        let error = backend
+            .acquire(&lock("batch"), &ann, LONG)
+            .await
+            .unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Misconfigured, "{error}");
+        assert!(error.to_string().contains(remedy), "{error}");
+        let checks = backend.diagnose(&lock("batch"), LONG).await;
+        let check = checks.iter().find(|check| check.name == "token sequence");
+        let check = check.unwrap();
+        assert_eq!(check.verdict, Verdict::Unusable, "{check:?}");
     }
 }

@@ -157,6 +157,29 @@ async fn a_frozen_holder_loses_the_lock_at_the_lease() {
     renewed(backend.renew(&grant, backend.clock().now()).await.unwrap());
 }
 
+/// Then its session hangs in sending, where it is not idle.
+#[tokio::test]
+async fn a_frozen_holder_that_is_sent_too_much_loses_the_lock_all_the_same() {
+    let Some(server) = start(&[]) else { return };
+    let mut child = Process::start("child_holds", &server, Duration::from_secs(2));
+    child.says("HELD");
+    let backend = server.connect().await;
+    let admin = server.admin().await;
+    child.signal("STOP");
+    let flood =
+        "SELECT pg_notify('tenure', repeat('x', 7900) || n) FROM generate_series(1, 3000) n";
+    admin.execute(flood, &[]).await.unwrap();
+    let frozen = Instant::now();
+    let grant = win(&backend, &lock(NAME), &candidate("bob", 2)).await;
+    println!(
+        "frozen and flooded holder: lock after {:?} of a lease of 2s",
+        frozen.elapsed()
+    );
+    child.signal("CONT");
+    child.says("LOST");
+    renewed(backend.renew(&grant, backend.clock().now()).await.unwrap());
+}
+
 #[tokio::test]
 async fn a_killed_holder_wakes_the_waiter_at_once() {
     let Some(server) = start(&[]) else { return };

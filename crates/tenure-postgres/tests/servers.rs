@@ -602,12 +602,28 @@ async fn nobody_is_elected_on_a_server_that_was_just_started() {
 /// of its start stays the same.
 #[tokio::test]
 async fn nobody_is_elected_for_a_lease_after_a_session_has_crashed() {
+    elect_after_a_crash("").await;
+}
+
+/// Some managed servers keep these to themselves.
+#[tokio::test]
+async fn nor_where_the_server_does_not_tell_of_it() {
+    for hidden in [
+        "REVOKE EXECUTE ON FUNCTION pg_control_checkpoint() FROM PUBLIC",
+        "REVOKE SELECT ON pg_stat_bgwriter FROM PUBLIC",
+    ] {
+        elect_after_a_crash(hidden).await;
+    }
+}
+
+async fn elect_after_a_crash(hidden: &str) {
     let Some(server) = start(&[]) else { return };
     let lease = Duration::from_secs(2);
     let admin = server.admin().await;
     // No privilege is needed to know of it.
     let role = format!("CREATE ROLE plain LOGIN PASSWORD '{PASSWORD}'");
     admin.batch_execute(&role).await.unwrap();
+    admin.batch_execute(hidden).await.unwrap();
     support::until(&admin, &older_than(lease)).await;
     let victim = admin.query_one("SELECT pg_backend_pid()", &[]).await;
     let victim: i32 = victim.unwrap().get(0);
