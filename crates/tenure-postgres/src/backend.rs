@@ -300,7 +300,7 @@ impl LockBackend for PostgresBackend {
     fn capabilities(&self) -> Capabilities {
         const REPLICATED: Rises = Rises::If("every standby that may take over is synchronous");
         let over_restore = match self.inner.config.token_sequence {
-            Some(_) => Rises::If("it is a dump, or the sequence is raised by hand"),
+            Some(_) => Rises::If("the sequence is raised by hand above all tokens that were given"),
             None => Rises::Never,
         };
         Capabilities {

@@ -461,8 +461,11 @@ impl PostgresConfig {
 
     /// Takes fencing tokens from this sequence (`name` or `schema.name`), instead of from the
     /// server's transaction counter. It must exist: `CREATE SEQUENCE name;` and
-    /// `GRANT USAGE ON SEQUENCE name TO role;`. Dumped and restored into another server, its
-    /// tokens go on rising.
+    /// `GRANT USAGE ON SEQUENCE name TO role;`. One whose numbers can fall (cached by session,
+    /// counting down, cycling, not logged) is refused as
+    /// [`Misconfigured`](tenure_core::ErrorKind::Misconfigured) with the first election. A new
+    /// sequence begins below the tokens that were given without it, a restored one below those
+    /// that were given since the backup: raise it by hand above them, or raise the generation.
     #[must_use]
     pub fn token_sequence(mut self, sequence: impl Into<String>) -> Self {
         self.token_sequence = Some(sequence.into());
