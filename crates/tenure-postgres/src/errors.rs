@@ -142,7 +142,7 @@ impl From<tokio_postgres::Error> for Trouble {
             message = format!("{message}; {advice}");
         }
         let mut trouble = Self::new(kind, message);
-        trouble.is_of_the_host = matches!(&code.code()[..2], "57" | "53" | "08");
+        trouble.is_of_the_host = matches!(class(&code), "57" | "53" | "08");
         trouble.code = Some(code);
         trouble.caused_by(error)
     }
@@ -158,6 +158,11 @@ fn shown(text: &str) -> String {
             escaped.into_iter().flatten().chain(plain)
         })
         .collect()
+}
+
+/// The kind of a code; nothing of one that has no such shape, whoever has sent it.
+fn class(code: &SqlState) -> &str {
+    code.code().get(..2).unwrap_or_default()
 }
 
 fn meaning(code: &SqlState) -> (ErrorKind, &'static str) {
@@ -215,7 +220,7 @@ fn meaning(code: &SqlState) -> (ErrorKind, &'static str) {
             "is there a pooler in between? Connect to the server itself",
         ),
         "42883" | "0A000" => (Unsupported, "the server is too old, or no PostgreSQL"),
-        other => match &other[..other.len().min(2)] {
+        _ => match class(code) {
             "08" | "53" | "57" | "58" | "XX" => (Unavailable, ""),
             "40" => (Conflict, ""),
             "42" => (Misconfigured, ""),

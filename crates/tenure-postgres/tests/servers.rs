@@ -76,6 +76,35 @@ async fn what_cannot_work_is_refused_with_its_reason() {
         .unwrap();
 }
 
+/// A refusal with each of these codes, from something that only resembles a server.
+#[tokio::test]
+async fn a_code_of_any_shape_is_an_error_and_no_more() {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
+    for code in ["", "5", "5\u{e9}", "\u{20ac}", "57P03"] {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let serving = async {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            let length = stream.read_u32().await.unwrap();
+            let mut startup = vec![0; length as usize - 4];
+            stream.read_exact(&mut startup).await.unwrap();
+            let fields = format!("SFATAL\0VFATAL\0C{code}\0Mgo away\0\0");
+            stream.write_u8(b'E').await.unwrap();
+            let length = u32::try_from(fields.len()).unwrap() + 4;
+            stream.write_u32(length).await.unwrap();
+            stream.write_all(fields.as_bytes()).await.unwrap();
+        };
+        let url = format!("postgres://app:battery@127.0.0.1:{port}/x?sslmode=disable");
+        let config = PostgresConfig::from_url(&url).unwrap();
+        let config = config.connect_timeout(LIMIT);
+        let (error, ()) = tokio::join!(refused(config), serving);
+        assert!(error.message().contains("\"go away\""), "{error}");
+        let known = code == "57P03";
+        assert_eq!(error.kind() == ErrorKind::Unavailable, known, "{error}");
+    }
+}
+
 #[tokio::test]
 async fn the_password_comes_from_a_file_and_may_change() {
     let Some(server) = start(&[]) else { return };
