@@ -286,14 +286,17 @@ impl PostgresConfig {
         config.user = non_empty(decode(user)?);
         config.password = password;
         config.database = non_empty(decode(path)?);
+        // An '@' there may be the end of a password that holds a '?'.
+        let in_doubt = query.contains('@');
         for (name, value) in &parameters {
-            config.set(name, value)?;
+            config.set(name, value, in_doubt)?;
         }
         config.check_files()?;
         Ok(config)
     }
 
-    fn set(&mut self, name: &str, value: &str) -> Result<(), Error> {
+    /// `in_doubt`: the name may be a part of a password.
+    fn set(&mut self, name: &str, value: &str, in_doubt: bool) -> Result<(), Error> {
         match name {
             "host" | "port" => {}
             "user" => self.user = non_empty(value.to_owned()),
@@ -331,15 +334,7 @@ impl PostgresConfig {
             "server_lease" if matches!(value, "on" | "off") => self.without_lease = value == "off",
             "restart_grace" if matches!(value, "on" | "off") => self.restart_grace = value == "on",
             "server_lease" | "restart_grace" => return Err(wrong(name, "on or off")),
-            _ => {
-                return Err(Error::invalid_input(format!(
-                    "the URL has the unknown parameter {:?}; known are host, port, user, password, \
-                     password_file, passfile, dbname, options, sslmode, sslrootcert, sslcert, \
-                     sslkey, connect_timeout, target_session_attrs, watch_sessions, key_class, \
-                     token_sequence, pooler, server_lease and restart_grace",
-                    name.chars().take(40).collect::<String>()
-                )));
-            }
+            _ => return Err(unknown(name, in_doubt)),
         }
         Ok(())
     }
@@ -601,6 +596,22 @@ fn bad_address() -> Error {
     )
 }
 
+/// Does not show what may be a part of the password.
+fn unknown(name: &str, in_doubt: bool) -> Error {
+    const KNOWN: &str = "known are host, port, user, password, password_file, passfile, dbname, \
+        options, sslmode, sslrootcert, sslcert, sslkey, connect_timeout, target_session_attrs, \
+        watch_sessions, key_class, token_sequence, pooler, server_lease and restart_grace";
+    if in_doubt || !name.chars().all(|c| c.is_ascii_lowercase() || c == '_') {
+        return Error::invalid_input(format!(
+            "the URL has an unknown parameter (a '?' in a password is written %3F); {KNOWN}"
+        ));
+    }
+    let name: String = name.chars().take(40).collect();
+    Error::invalid_input(format!(
+        "the URL has the unknown parameter {name:?}; {KNOWN}"
+    ))
+}
+
 fn wrong(name: &str, expected: &str) -> Error {
     Error::invalid_input(format!(
         "the URL's parameter {name} cannot be read; it is {expected}"
@@ -708,6 +719,11 @@ mod tests {
             ("postgres://u:%ff@a", "UTF-8"),
             ("postgres://u:%00@a", "NUL"),
             ("postgres://u:secret@a?color=red", "\"color\""),
+            ("postgres://u:1?secret@a/b", "%3F"),
+            ("postgres://u:1?sec=ret@a/b", "%3F"),
+            ("postgres://u:1?sec=r&pooler=session@a", "%3F"),
+            ("postgres://u:1?sec%72et=@a", "%3F"),
+            ("postgres://a?Secret", "%3F"),
             ("postgres://u:secret@a?sslmode=maybe", "verify-full"),
             ("postgres://u:secret@a?sslcert=x", "belong together"),
             ("postgres://u:secret@a?connect_timeout=soon", "duration"),
