@@ -1,10 +1,13 @@
 //! The application's own SQL, in the session that holds the lock.
 
+use std::convert::Infallible;
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
 use tenure_core::{Error, ErrorKind, FencingToken, LockName, Operation};
-use tokio::sync::OwnedRwLockWriteGuard;
+use tokio::sync::oneshot;
+use tokio::time::timeout;
 use tokio_postgres::types::ToSql;
 use tokio_postgres::{Row, ToStatement};
 
@@ -23,6 +26,10 @@ use crate::session::Session;
 /// timeout. The server ends it when it stands idle for a lease, or one statement takes that long.
 /// Do not end the transaction by SQL, and do not touch session-level advisory locks in it.
 ///
+/// A call that has no answer after two leases (two seconds at least) closes the session; the error
+/// is a [`Timeout`](ErrorKind::Timeout) that says what is known of the transaction. Heartbeats
+/// wait for it, so the term has lapsed by then in any case.
+///
 /// Dropping it rolls back, in the background. Dropping the future of a statement rolls back too:
 /// nothing can be committed after it.
 ///
@@ -40,9 +47,24 @@ use crate::session::Session;
 /// # }
 /// ```
 pub struct GuardedTransaction {
-    session: Option<(Arc<Session>, OwnedRwLockWriteGuard<()>)>,
+    session: Option<(Arc<Session>, Turn)>,
     /// A statement has failed or was given up, so the server would roll back on commit, silently.
     failed: bool,
+}
+
+/// Keeps the session's other queries waiting, until it is dropped or the session has ended.
+type Turn = oneshot::Sender<Infallible>;
+
+/// What becomes of a transaction whose session is closed before it is committed.
+const NOT_COMMITTED: &str = "nothing of the transaction is committed";
+
+/// The same when the answer to the commit is lost.
+const NOT_KNOWN: &str = "whether the transaction is committed is not known";
+
+/// The most that a call may take. The server ends a statement after a lease, so what has not
+/// answered in two of them is not going to.
+fn limit(session: &Session) -> Duration {
+    2 * session.patience()
 }
 
 impl GuardedTransaction {
@@ -69,8 +91,18 @@ impl GuardedTransaction {
             "BEGIN; SET LOCAL statement_timeout = {}",
             session.lease().as_millis()
         );
+        let (turn, over) = oneshot::channel();
+        let end = session.end();
+        session.runtime().spawn(async move {
+            // The application may keep a transaction for longer than its session lives.
+            tokio::select! {
+                _ = over => {}
+                _trouble = end => {}
+            }
+            drop(gate);
+        });
         let mut transaction = Self {
-            session: Some((session, gate)),
+            session: Some((session, turn)),
             failed: false,
         };
         transaction.batch_execute(&begin).await?;
@@ -87,8 +119,8 @@ impl GuardedTransaction {
         T: ?Sized + ToStatement + Sync,
     {
         let session = self.session()?;
-        let outcome = session.client().execute(statement, parameters).await;
-        self.note(outcome)
+        let call = session.client().execute(statement, parameters);
+        self.note(answer(&session, NOT_COMMITTED, call).await)
     }
 
     /// Runs a statement; its rows.
@@ -101,20 +133,19 @@ impl GuardedTransaction {
         T: ?Sized + ToStatement + Sync,
     {
         let session = self.session()?;
-        let outcome = session.client().query(statement, parameters).await;
-        self.note(outcome)
+        let call = session.client().query(statement, parameters);
+        self.note(answer(&session, NOT_COMMITTED, call).await)
     }
 
     /// Runs several statements without parameters.
     pub async fn batch_execute(&mut self, statements: &str) -> Result<(), Error> {
-        let session = self.session()?;
-        let outcome = session.client().batch_execute(statements).await;
-        self.note(outcome)
+        self.run(statements, NOT_COMMITTED).await
     }
 
     /// Commits. `Ok` means that it is committed, and that the lock was held then.
     ///
-    /// After an error it has been rolled back, unless the error is that the session ended: then
+    /// After an error it has been rolled back, unless the error is that the session ended or did
+    /// not answer ([`Unavailable`](ErrorKind::Unavailable), [`Timeout`](ErrorKind::Timeout)): then
     /// that is not known.
     pub async fn commit(mut self) -> Result<(), Error> {
         if self.failed {
@@ -124,9 +155,15 @@ impl GuardedTransaction {
                 "a statement of the transaction has failed, so it is rolled back",
             ));
         }
-        self.batch_execute("COMMIT").await?;
+        self.run("COMMIT", NOT_KNOWN).await?;
         self.session = None;
         Ok(())
+    }
+
+    async fn run(&mut self, statements: &str, fate: &str) -> Result<(), Error> {
+        let session = self.session()?;
+        let call = session.client().batch_execute(statements);
+        self.note(answer(&session, fate, call).await)
     }
 
     /// Until `note` it counts as failed: the future may be dropped in between.
@@ -144,35 +181,50 @@ impl GuardedTransaction {
         }
     }
 
-    fn note<T>(&mut self, outcome: Result<T, tokio_postgres::Error>) -> Result<T, Error> {
+    fn note<T>(&mut self, outcome: Result<T, Trouble>) -> Result<T, Error> {
         self.failed = outcome.is_err();
-        outcome.map_err(|error| {
-            let ended = self
-                .session
-                .as_ref()
-                .and_then(|(session, _)| session.ended());
-            let trouble = ended.filter(|_| error.is_closed());
-            let trouble = trouble.unwrap_or_else(|| Trouble::from(error));
-            trouble.into_error(Operation::Campaign)
-        })
+        outcome.map_err(|trouble| trouble.into_error(Operation::Campaign))
     }
+}
+
+/// What `call` answers. Without an answer the session is closed, and `fate` is what that means for
+/// the transaction.
+async fn answer<T>(
+    session: &Session,
+    fate: &str,
+    call: impl Future<Output = Result<T, tokio_postgres::Error>>,
+) -> Result<T, Trouble> {
+    let limit = limit(session);
+    let error = match timeout(limit, call).await {
+        Ok(Ok(answer)) => return Ok(answer),
+        Ok(Err(error)) => error,
+        Err(_) => {
+            let silent = Trouble::silent("the server", limit);
+            session.close(&silent);
+            let told = format!("{}, so its session is closed; {fate}", silent.message());
+            return Err(silent.retold(told));
+        }
+    };
+    // Why the session has ended says more than that it has.
+    let ended = session.ended().filter(|_| error.is_closed());
+    Err(ended.unwrap_or_else(|| Trouble::from(error)))
 }
 
 impl Drop for GuardedTransaction {
     fn drop(&mut self) {
-        let Some((session, gate)) = self.session.take() else {
+        let Some((session, turn)) = self.session.take() else {
             return;
         };
         let runtime = session.runtime().clone();
         runtime.spawn(async move {
             let rollback = session.client().batch_execute("ROLLBACK");
-            match tokio::time::timeout(session.lease(), rollback).await {
+            match timeout(session.lease(), rollback).await {
                 Ok(Ok(())) => {}
                 // Heartbeats in a transaction of unknown state would prove nothing.
                 Ok(Err(error)) => session.close(&Trouble::from(error)),
                 Err(_) => session.close(&Trouble::silent("the server", session.lease())),
             }
-            drop(gate);
+            drop(turn);
         });
     }
 }

@@ -416,6 +416,11 @@ impl Session {
         self.lease
     }
 
+    /// How long a query may take before the session counts as dead.
+    pub(crate) fn patience(&self) -> Duration {
+        self.lease.max(PATIENCE)
+    }
+
     fn slots(&self) -> MutexGuard<'_, HashMap<AdvisoryKey, Arc<Slot>>> {
         self.slots.lock().unwrap_or_else(PoisonError::into_inner)
     }
