@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use tenure_core::{Error, ErrorKind, FencingToken, LockName, Operation};
 use tokio::sync::oneshot;
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 use tokio_postgres::types::ToSql;
 use tokio_postgres::{Row, ToStatement};
 
@@ -25,6 +25,11 @@ use crate::session::Session;
 /// While it is open no heartbeat can be sent, so keep it shorter than the policy's request
 /// timeout. The server ends it when it stands idle for a lease, or one statement takes that long.
 /// Do not end the transaction by SQL, and do not touch session-level advisory locks in it.
+///
+/// A session has one transaction at a time: the terms of one identity and lease share it, and a
+/// second [`begin`](crate::PostgresBackend::begin) waits until the first is over. In one task that
+/// never comes, so it fails with a [`Conflict`](ErrorKind::Conflict) when the server has ended the
+/// idle one, or after two leases. Resigning waits too: do not resign before the transaction is over.
 ///
 /// A call that has no answer after two leases (two seconds at least) closes the session; the error
 /// is a [`Timeout`](ErrorKind::Timeout) that says what is known of the transaction. Heartbeats
@@ -61,6 +66,18 @@ const NOT_COMMITTED: &str = "nothing of the transaction is committed";
 /// The same when the answer to the commit is lost.
 const NOT_KNOWN: &str = "whether the transaction is committed is not known";
 
+fn busy(how: &str) -> Error {
+    Error::new(
+        ErrorKind::Conflict,
+        Operation::Campaign,
+        format!(
+            "another guarded transaction is open in the session that holds the lock, and while \
+             this one waited for it {how}; a session has one at a time, so end one before the \
+             next is begun in the same task"
+        ),
+    )
+}
+
 /// The most that a call may take. The server ends a statement after a lease, so what has not
 /// answered in two of them is not going to.
 fn limit(session: &Session) -> Duration {
@@ -82,9 +99,22 @@ impl GuardedTransaction {
             )
         };
         let session = session.ok_or_else(lost)?;
-        let gate = session.gate().write_owned().await;
+        if session.ended().is_some() {
+            return Err(lost());
+        }
+        // Queries do not keep each other waiting.
+        let is_busy = session.gate().try_read().is_err();
+        let waiting = limit(&session);
+        let gate = tokio::select! {
+            // The end of the session lets go of the gate, too.
+            biased;
+            _trouble = session.end(), if is_busy => return Err(busy("the session has ended")),
+            _trouble = session.end() => return Err(lost()),
+            gate = session.gate().write_owned() => gate,
+            () = sleep(waiting) => return Err(busy(&format!("it has not ended in {waiting:?}"))),
+        };
         // Releasing needs the gate too: what is held now is held until the end.
-        if !session.leads(key, token) || session.ended().is_some() {
+        if !session.leads(key, token) {
             return Err(lost());
         }
         let begin = format!(

@@ -11,7 +11,8 @@ use std::future::Future;
 use std::time::Duration;
 
 use support::{LIMIT, LONG, Wire, candidate, held, lock, start, win_for};
-use tenure_core::{Error, ErrorKind, LockBackend as _};
+use tenure_core::{Error, ErrorKind, Grant, LockBackend as _};
+use tenure_postgres::PostgresBackend;
 
 /// A lease whose end is waited for, and that a machine which stands still for a moment outlasts.
 const SHORT: Duration = Duration::from_secs(3);
@@ -95,4 +96,46 @@ async fn a_transaction_that_is_kept_keeps_nobody_waiting_after_its_session() {
     released.unwrap();
     let error = transaction.execute("SELECT 1", &[]).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Unavailable, "{error}");
+}
+
+async fn two_terms(backend: &PostgresBackend) -> [Grant; 2] {
+    let x = win_for(backend, &lock("x"), &candidate("ann", 1), SHORT).await;
+    let y = win_for(backend, &lock("y"), &candidate("ann", 2), SHORT).await;
+    [x, y]
+}
+
+#[tokio::test]
+async fn a_second_transaction_in_one_task_is_refused() {
+    let Some(server) = start(&[]) else { return };
+    // The server ends the session with the idle transaction; or it cannot be heard to.
+    for cut in [false, true] {
+        let wire = Wire::to(&server).await;
+        let backend = wire.connect().await;
+        let [x, y] = two_terms(&backend).await;
+        let _open = backend.begin(&x.lock, x.token).await.unwrap();
+        if cut {
+            wire.cut();
+        }
+        let second = in_time(backend.begin(&y.lock, y.token)).await;
+        let error = second.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Conflict, "{error}");
+        assert!(error.message().contains("another"), "{error}");
+    }
+}
+
+#[tokio::test]
+async fn a_second_transaction_waits_for_the_first() {
+    let Some(server) = start(&[]) else { return };
+    let backend = server.connect().await;
+    let (x, y) = (lock("x"), lock("y"));
+    let (ann, eve) = (candidate("ann", 1), candidate("ann", 2));
+    let one = held(backend.acquire(&x, &ann, LONG).await.unwrap());
+    let two = held(backend.acquire(&y, &eve, LONG).await.unwrap());
+    let first = backend.begin(&x, one.token).await.unwrap();
+    let second = async {
+        let transaction = backend.begin(&y, two.token).await.unwrap();
+        transaction.commit().await.unwrap();
+    };
+    let first = async { first.commit().await.unwrap() };
+    in_time(async { tokio::join!(second, first) }).await;
 }
