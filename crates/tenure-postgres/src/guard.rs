@@ -24,7 +24,9 @@ use crate::session::Session;
 ///
 /// While it is open no heartbeat can be sent, so keep it shorter than the policy's request
 /// timeout. The server ends it when it stands idle for a lease, or one statement takes that long.
-/// Do not end the transaction by SQL, and do not touch session-level advisory locks in it.
+/// Do not end the transaction by SQL, and do not touch session-level advisory locks in it. Change
+/// settings by `SET LOCAL`: what a plain `SET` or `RESET` changes stays changed in the session that
+/// holds the locks. The session is closed when it finds that its timeouts are no longer the lease.
 ///
 /// A session has one transaction at a time: the terms of one identity and lease share it, and a
 /// second [`begin`](crate::PostgresBackend::begin) waits until the first is over. In one task that

@@ -287,6 +287,11 @@ impl Statements {
         let client = &link.client;
         let lock = "CASE WHEN $1::int8 IS NULL THEN pg_try_advisory_lock($2::int4, $3::int4) \
                     ELSE pg_try_advisory_lock($1::int8) END";
+        // Whatever the session's setting has become, the token is on disk when it is given. A
+        // setting that asks for more, or that was chosen so (local), stays.
+        let durable = "CASE current_setting('synchronous_commit') WHEN 'off' \
+                       THEN set_config('synchronous_commit', 'on', true) IS NOT NULL ELSE true END";
+        let lock = format!("CASE WHEN ({lock}) THEN {durable} ELSE false END");
         // The token is minted after the grant (I6), which nested CASE guarantees; AND would not.
         // The message in the log makes the server flush it, so that no crash brings the
         // transaction's number back: alone it leaves no trace there.
@@ -317,7 +322,9 @@ impl Statements {
         // Its own locks are all in its own database.
         let heartbeat = "SELECT pg_backend_pid(), pg_is_in_recovery(), \
              coalesce(array_agg((classid::int8 << 32) | objid::int8), '{}'), \
-             coalesce(array_agg(objsubid), '{}') \
+             coalesce(array_agg(objsubid), '{}'), \
+             current_setting('idle_session_timeout', true), \
+             current_setting('idle_in_transaction_session_timeout') \
              FROM pg_locks WHERE locktype = 'advisory' AND granted AND mode = 'ExclusiveLock' \
              AND pid = pg_backend_pid()";
         let holder = format!(
@@ -733,6 +740,20 @@ impl Session {
             self.link.close(&trouble);
             return Err(trouble);
         }
+        let idle: Option<&str> = row.try_get(4).map_err(unreadable)?;
+        let in_transaction: Option<&str> = row.try_get(5).map_err(unreadable)?;
+        let mut timeouts = vec![("idle_in_transaction_session_timeout", in_transaction)];
+        if !self.config.without_lease {
+            timeouts.push(("idle_session_timeout", idle));
+        }
+        for (name, shown) in timeouts {
+            if shown.and_then(milliseconds) != Some(self.lease.as_millis()) {
+                let trouble = not_the_lease(name, shown);
+                tracing::warn!(reason = trouble.message(), "the session is closed");
+                self.link.close(&trouble);
+                return Err(trouble);
+            }
+        }
         let present: HashSet<(i64, i16)> = keys.into_iter().zip(subs).collect();
         for (key, slot) in &*self.slots() {
             let mut held = slot.held();
@@ -941,6 +962,32 @@ async fn sweep(session: Weak<Session>, end: impl Future<Output = Trouble>, clock
     }
 }
 
+fn not_the_lease(name: &str, shown: Option<&str>) -> Trouble {
+    Trouble::new(
+        ErrorKind::Misconfigured,
+        format!(
+            "{name} of the session that holds the locks is no longer the lease but {shown:?}, so \
+             the server would not end the session in time; has a guarded transaction changed it? \
+             In one use SET LOCAL, and no RESET ALL"
+        ),
+    )
+}
+
+/// A duration as the server shows its settings: in the largest unit of which it is a multiple.
+fn milliseconds(setting: &str) -> Option<u128> {
+    let digits = setting.find(|c: char| !c.is_ascii_digit());
+    let (number, unit) = setting.split_at(digits.unwrap_or(setting.len()));
+    let unit = match unit {
+        "" | "ms" => 1,
+        "s" => 1000,
+        "min" => 60 * 1000,
+        "h" => 60 * 60 * 1000,
+        "d" => 24 * 60 * 60 * 1000,
+        _ => return None,
+    };
+    Some(number.parse::<u128>().ok()? * unit)
+}
+
 pub(crate) fn collision(key: AdvisoryKey, lock: &LockName, other: &str) -> Trouble {
     Trouble::new(
         ErrorKind::Misconfigured,
@@ -962,6 +1009,24 @@ mod tests {
             let lease = Duration::from_millis(millis);
             let dead_after = u128::from(1 + PROBES) * probe_seconds(lease) * 1000;
             assert!(dead_after > lease.as_millis(), "{lease:?}: {dead_after} ms");
+        }
+    }
+
+    #[test]
+    fn durations_are_read_as_the_server_shows_them() {
+        for (shown, expected) in [
+            ("0", Some(0)),
+            ("100ms", Some(100)),
+            ("61s", Some(61_000)),
+            ("10min", Some(600_000)),
+            ("3h", Some(10_800_000)),
+            ("1d", Some(86_400_000)),
+            ("", None),
+            ("10 min", None),
+            ("-1", None),
+            ("\u{e9}", None),
+        ] {
+            assert_eq!(milliseconds(shown), expected, "{shown:?}");
         }
     }
 }

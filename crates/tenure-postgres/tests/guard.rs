@@ -10,8 +10,8 @@ mod support;
 use std::future::Future;
 use std::time::Duration;
 
-use support::{LIMIT, LONG, Wire, candidate, held, lock, start, win_for};
-use tenure_core::{Error, ErrorKind, Grant, LockBackend as _};
+use support::{LIMIT, LONG, Wire, candidate, held, lock, renewed, start, win_for};
+use tenure_core::{Error, ErrorKind, Grant, LockBackend as _, Renewal};
 use tenure_postgres::PostgresBackend;
 
 /// A lease whose end is waited for, and that a machine which stands still for a moment outlasts.
@@ -138,4 +138,87 @@ async fn a_second_transaction_waits_for_the_first() {
     };
     let first = async { first.commit().await.unwrap() };
     in_time(async { tokio::join!(second, first) }).await;
+}
+
+/// What makes the server lose the last tokens in a crash, if they are not made durable each.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Volatile {
+    BySession,
+    ByServer,
+}
+
+#[tokio::test]
+async fn tokens_rise_over_a_crash_whatever_synchronous_commit_became() {
+    // What is in its files outlives the server's crash; what it has not written yet does not, and
+    // nobody but a commit that waits for it makes it write so soon.
+    const SETTINGS: [&str; 2] = ["fsync=off", "wal_writer_delay=10s"];
+    for volatile in [Volatile::BySession, Volatile::ByServer] {
+        let Some(mut server) = start(&SETTINGS) else {
+            return;
+        };
+        let backend = server.connect().await;
+        let (x, y) = (lock("x"), lock("y"));
+        let (ann, eve) = (candidate("ann", 1), candidate("ann", 2));
+        let grant = held(backend.acquire(&x, &ann, LONG).await.unwrap());
+        if volatile == Volatile::ByServer {
+            let admin = server.admin().await;
+            let alter = "ALTER SYSTEM SET synchronous_commit = off";
+            admin.batch_execute(alter).await.unwrap();
+            admin.query("SELECT pg_reload_conf()", &[]).await.unwrap();
+        }
+        let switching = async {
+            loop {
+                let mut transaction = backend.begin(&x, grant.token).await.unwrap();
+                if volatile == Volatile::BySession {
+                    let set = "SET synchronous_commit = off";
+                    transaction.batch_execute(set).await.unwrap();
+                }
+                let rows = transaction.query("SHOW synchronous_commit", &[]).await;
+                transaction.commit().await.unwrap();
+                if rows.unwrap()[0].get::<_, &str>(0) == "off" {
+                    return;
+                }
+            }
+        };
+        in_time(switching).await;
+        let last = held(backend.acquire(&y, &eve, LONG).await.unwrap());
+        server.stop("QUIT");
+        server.restart();
+        let config = server.config().options("-c synchronous_commit=on");
+        let backend = PostgresBackend::connect(config).await.unwrap();
+        let next = held(backend.acquire(&y, &eve, LONG).await.unwrap());
+        assert!(next.token > last.token, "{volatile:?}: {next:?} {last:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_session_whose_timeouts_were_changed_is_ended() {
+    let Some(server) = start(&[]) else { return };
+    let ann = candidate("ann", 1);
+    let x = lock("x");
+    let renewal_after = async |backend: &PostgresBackend, sql: &str| {
+        let grant = win_for(backend, &x, &ann, LONG).await;
+        let mut transaction = backend.begin(&x, grant.token).await.unwrap();
+        transaction.batch_execute(sql).await.unwrap();
+        transaction.commit().await.unwrap();
+        let renewal = backend.renew(&grant, backend.clock().now()).await.unwrap();
+        backend.release(&grant).await.unwrap();
+        renewal
+    };
+    let backend = server.connect().await;
+    let own = "SET LOCAL idle_session_timeout = 0; SET LOCAL synchronous_commit = off;
+               SET work_mem = '8MB'";
+    renewed(renewal_after(&backend, own).await);
+    for sql in [
+        "SET idle_session_timeout = 0",
+        "SET idle_in_transaction_session_timeout = '1d'",
+        "RESET ALL",
+    ] {
+        let renewal = renewal_after(&backend, sql).await;
+        assert!(matches!(renewal, Renewal::Lost { .. }), "{sql}");
+    }
+    // There it is none of the session's.
+    let config = server.config().without_server_lease(true);
+    let backend = PostgresBackend::connect(config).await.unwrap();
+    renewed(renewal_after(&backend, "SET idle_session_timeout = '1d'").await);
 }
