@@ -193,6 +193,13 @@ impl EtcdConfig {
             ));
         }
         let (rest, query) = rest.split_once('?').unwrap_or((rest, ""));
+        // What looks like a parameter there may be a part of the password.
+        if query.contains('@') {
+            return Err(Error::invalid_input(
+                "the URL holds an '@' behind a '?'; in a password or value write them as %40 and \
+                 %3F",
+            ));
+        }
         let (authority, path) = rest.split_once('/').unwrap_or((rest, ""));
         if path.contains('@') {
             return Err(Error::invalid_input(
@@ -486,6 +493,8 @@ mod tests {
             ("etcd://u:secret@h/a%00b", "prefix"),
             ("etcd://u@h", "belong together"),
             ("etcd://u:se#cret@h", "%23"),
+            ("etcd://u:1?secret@h", "%3F"),
+            ("etcd://u:1?secret=2@h/p", "%3F"),
         ] {
             let error = EtcdConfig::from_url(url).unwrap_err();
             let message = error.to_string();

@@ -134,8 +134,10 @@ impl PostgresBackend {
     /// was paused for longer than its lease finds its session, and with it the transaction, ended
     /// by the server. See [`GuardedTransaction`].
     ///
-    /// Fails with [`Conflict`](ErrorKind::Conflict) when this backend does not hold that term
-    /// (any more).
+    /// Waits for another transaction that is open in the same session. Fails with
+    /// [`Conflict`](ErrorKind::Conflict) when this backend does not hold that term (any more), or
+    /// when the other one stays open, and with [`Timeout`](ErrorKind::Timeout) when the server
+    /// does not answer. Dropping the future rolls back.
     pub async fn begin(
         &self,
         lock: &LockName,

@@ -80,8 +80,8 @@ fn busy(how: &str) -> Error {
     )
 }
 
-/// The most that a call may take. The server ends a statement after a lease, so what has not
-/// answered in two of them is not going to.
+/// The most that a call may take. Heartbeats wait while the transaction is open, so a term whose
+/// call has had no answer in two leases is over.
 fn limit(session: &Session) -> Duration {
     2 * session.patience()
 }

@@ -555,6 +555,13 @@ impl<'a> Url<'a> {
             ));
         }
         let (rest, query) = rest.split_once('?').unwrap_or((rest, ""));
+        // What looks like a parameter there may be a part of the password.
+        if query.contains('@') {
+            return Err(Error::invalid_input(
+                "the URL holds an '@' behind a '?'; in a password or value write them as %40 and \
+                 %3F",
+            ));
+        }
         let (authority, path) = rest.split_once('/').unwrap_or((rest, ""));
         if path.contains('@') {
             return Err(Error::invalid_input(
@@ -719,6 +726,8 @@ mod tests {
             ("redis://:secret@x:0", "address"),
             ("redis://u:sec/ret@x", "%2F"),
             ("redis://u:sec#ret@x", "%23"),
+            ("redis://u:1?secret@x", "%3F"),
+            ("redis://u:1?secret=2@x/0", "%3F"),
             ("redis://u:secret@a,b", "several"),
             ("redis://u:secret@a/one", "number"),
             ("redis://u:secret@a/1/2", "too many"),
