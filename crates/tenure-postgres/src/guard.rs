@@ -250,11 +250,11 @@ impl Drop for GuardedTransaction {
         let runtime = session.runtime().clone();
         runtime.spawn(async move {
             let rollback = session.client().batch_execute("ROLLBACK");
-            match timeout(session.lease(), rollback).await {
+            match timeout(session.patience(), rollback).await {
                 Ok(Ok(())) => {}
                 // Heartbeats in a transaction of unknown state would prove nothing.
                 Ok(Err(error)) => session.close(&Trouble::from(error)),
-                Err(_) => session.close(&Trouble::silent("the server", session.lease())),
+                Err(_) => session.close(&Trouble::silent("the server", session.patience())),
             }
             drop(turn);
         });
