@@ -189,12 +189,29 @@ pub(crate) async fn permissions(seat: &Seat, key: &str, prefix: &str) -> Result<
     };
     Ok(match refused {
         None => Check::fine(NAME, "the user may run each step of an election"),
+        // A full memory, too few replicas: nothing that a permission would mend.
+        Some(refused) if !is_permission(&refused) => Check::unusable(
+            "elections",
+            format!("the server refuses {}", refused.escape_debug()),
+            "mend that: nobody can be elected as it is",
+        ),
         Some(refused) => Check::unusable(
             NAME,
             format!("the server refuses {}", refused.escape_debug()),
             format!("grant it: {}", acl_line(prefix)),
         ),
     })
+}
+
+fn is_permission(refused: &str) -> bool {
+    [
+        "NOPERM",
+        "ACL failure",
+        "The user executing the script",
+        "permissions",
+    ]
+    .iter()
+    .any(|text| refused.contains(text))
 }
 
 /// Whether what is said on the way to the servers can be read there.

@@ -1,5 +1,6 @@
 //! Which servers, how to reach them, and under which names the locks are kept there.
 
+use std::collections::HashSet;
 use std::fmt;
 use std::path::PathBuf;
 use std::str::FromStr;
@@ -605,6 +606,12 @@ fn addresses<'a>(
         .into_iter()
         .map(|text| Address::parse(text, default_port).ok_or_else(bad_address))
         .collect::<Result<Vec<_>, _>>()?;
+    // One sentinel that is named twice has one vote.
+    let mut known = HashSet::new();
+    let addresses: Vec<_> = addresses
+        .into_iter()
+        .filter(|address| known.insert(address.clone()))
+        .collect();
     if addresses.is_empty() {
         return Err(bad_address());
     }

@@ -107,6 +107,15 @@ impl Trouble {
         .cured_by(Cure::Reconnect)
     }
 
+    /// The nodes of a cluster send each other's callers to and fro.
+    pub(crate) fn moving() -> Self {
+        Self::new(
+            ErrorKind::Unavailable,
+            "the cluster's nodes do not agree on who has the lock's slot; is it being moved? It \
+             is tried again",
+        )
+    }
+
     pub(crate) fn unreadable(what: &str) -> Self {
         Self::new(
             ErrorKind::Internal,
@@ -133,14 +142,22 @@ impl Trouble {
             (Some(code), Some(detail)) => format!("{code} {detail}"),
             _ => error.to_string(),
         };
+        // A server repeats the arguments of a command it does not know: a password, with AUTH.
+        let (text, repeated) = match text.split_once(", with args beginning with") {
+            Some((text, _)) => (text, true),
+            None => (text.as_str(), false),
+        };
         let text: String = text
             .chars()
             .take(300)
             .flat_map(char::escape_debug)
             .collect();
-        Self::new(kind, format!("{address} answers \"{text}\"; {advice}"))
-            .cured_by(cure)
-            .caused_by(error)
+        let told = Self::new(kind, format!("{address} answers \"{text}\"; {advice}"));
+        let told = told.cured_by(cure);
+        if repeated {
+            return told;
+        }
+        told.caused_by(error)
     }
 
     pub(crate) fn into_error(self, operation: Operation) -> Error {

@@ -28,7 +28,11 @@ use crate::topology::Seat;
 ///   that follow each other faster than that are not to be had; 48 bits last until the year 2860.)
 /// - An epoch other than the mark's means that terms may have been granted that this server never
 ///   heard of, the last of which may still be going on. So the lock is kept from everybody for a
-///   lease (with `-` in place of a campaign).
+///   lease (with `-` in place of a campaign), also from a campaign that finds an attempt of its
+///   own there: the attempt may have been taken back, and another been granted, unheard of here.
+///   Where the tokens are ahead of the clock, so that they are counted up, room is left for those
+///   of the terms unheard of.
+/// - Who may not ask for the epoch gets no lock.
 /// - The mark is written first: with a full memory (OOM) nothing is written at all then.
 /// - Somebody may have taken the expiry away (PERSIST); the lock would never be free again.
 /// - What it grants is the bare token, the cheapest answer to make: a list of a number and a
@@ -36,22 +40,20 @@ use crate::topology::Seat;
 static ACQUIRE: Script = Script::new(
     r"
 local held = redis.call('GET', KEYS[1])
+local adopted
 if held then
   local campaign, token, lease = string.match(held, '^1 (%S+) (%d+) (%d+) ')
-  if campaign == ARGV[1] then
-    redis.call('PEXPIRE', KEYS[1], ARGV[2])
-    local mine = '1 ' .. campaign .. ' ' .. token .. ' ' .. ARGV[2] .. ' ' .. ARGV[3]
-    if mine ~= held then redis.call('SET', KEYS[1], mine, 'PX', ARGV[2]) end
-    return tonumber(token)
+  if campaign ~= ARGV[1] then
+    local left = redis.call('PTTL', KEYS[1])
+    if left == -1 then
+      lease = tonumber(lease)
+      if not lease or lease < 1 then return {3, KEYS[1]} end
+      left = math.min(lease, tonumber(ARGV[4]))
+      redis.call('PEXPIRE', KEYS[1], left)
+    end
+    return {0, held, left}
   end
-  local left = redis.call('PTTL', KEYS[1])
-  if left == -1 then
-    lease = tonumber(lease)
-    if not lease or lease < 1 then return {3, KEYS[1]} end
-    left = math.min(lease, tonumber(ARGV[4]))
-    redis.call('PEXPIRE', KEYS[1], left)
-  end
-  return {0, held, left}
+  adopted = token
 end
 local last, before, lease = '0', '', ''
 local mark = redis.call('GET', KEYS[2])
@@ -59,20 +61,26 @@ if mark then
   last, before, lease = string.match(mark, '^(%d+) ?(%w*) ?(%d*)$')
   if not last then return {3, KEYS[2]} end
 end
-local info = redis.pcall('INFO', 'replication')
+local info = redis.call('INFO', 'replication')
+local _, at = string.find(info, 'master_replid:', 1, true)
 local epoch = before
-if type(info) == 'string' then
-  local _, at = string.find(info, 'master_replid:', 1, true)
-  if at then epoch = string.sub(info, at + 1, at + 40) end
-end
+if at then epoch = string.sub(info, at + 1, at + 40) end
+local time = redis.call('TIME')
+local now = time[1] * 10000 + math.floor(time[2] / 100)
 if before ~= '' and epoch ~= before then
+  if tonumber(last) >= now then last = string.format('%.0f', last + 1000000) end
   local wait = math.max(tonumber(ARGV[2]), math.min(tonumber(lease) or 0, tonumber(ARGV[4])))
   redis.call('SET', KEYS[2], last .. ' ' .. epoch .. ' ' .. ARGV[2])
   redis.call('SET', KEYS[1], '1 - 0 ' .. wait .. ' ', 'PX', wait)
   return {2, wait, before, epoch}
 end
-local now = redis.call('TIME')
-local token = math.max(tonumber(last) + 1, now[1] * 10000 + math.floor(now[2] / 100))
+if adopted then
+  redis.call('PEXPIRE', KEYS[1], ARGV[2])
+  local mine = '1 ' .. ARGV[1] .. ' ' .. adopted .. ' ' .. ARGV[2] .. ' ' .. ARGV[3]
+  if mine ~= held then redis.call('SET', KEYS[1], mine, 'PX', ARGV[2]) end
+  return tonumber(adopted)
+end
+local token = math.max(tonumber(last) + 1, now)
 if token >= 281474976710656 then return {3, KEYS[2]} end
 local digits = string.format('%.0f', token)
 redis.call('SET', KEYS[2], digits .. ' ' .. epoch .. ' ' .. ARGV[2])

@@ -279,7 +279,8 @@ impl Cluster {
             };
             redirects += 1;
             if redirects > REDIRECTS {
-                return Err(trouble);
+                let moving = matches!(trouble.cure, Cure::Moved(_) | Cure::Ask(_));
+                return Err(if moving { Trouble::moving() } else { trouble });
             }
             match &trouble.cure {
                 Cure::Moved(target) => {

@@ -240,6 +240,14 @@ async fn missing_permissions_are_named_with_the_line_that_grants_them() {
     let error = acquire_error(&backend).await;
     assert_error(&error, ErrorKind::Forbidden, "+set");
 
+    // Without it no failover is noticed.
+    server.command(&[
+        "ACL", "SETUSER", "blind", "on", ">pw", "~*", "&*", "+@all", "-info",
+    ]);
+    let backend = RedisBackend::lazy(user("blind")).unwrap();
+    let error = acquire_error(&backend).await;
+    assert_error(&error, ErrorKind::Forbidden, "+info");
+
     // The line is enough.
     let text = error.to_string();
     let line = text.split("ACL SETUSER <user> ").nth(1).unwrap();
@@ -554,4 +562,45 @@ async fn a_diagnosis_tells_eviction_and_each_missing_right_and_changes_nothing()
         assert!(check.remedy.as_ref().unwrap().contains("ACL SETUSER"));
     }
     assert_eq!(server.command(&["DBSIZE"]), redis::Value::Int(0));
+}
+
+/// What a promoted replica may find: an attempt whose taking back it never heard of.
+#[tokio::test]
+async fn an_attempt_from_before_a_failover_is_not_adopted() {
+    let Some(server) = start(&[]) else { return };
+    let backend = server.connect().await;
+    let (lock, me) = (lock("attempt"), candidate("a", 1));
+    let grant = held(backend.acquire(&lock, &me, LONG).await.unwrap());
+    let (key, mark) = ("tenure:{attempt}", "tenure:{attempt}:fence");
+    let written = server.text(&["GET", mark]);
+    let (last, rest) = written.split_once(' ').unwrap();
+    let (_, lease) = rest.split_once(' ').unwrap();
+    // Ahead of the clock by an hour, as after a clock that was set back.
+    let ahead = last.parse::<u64>().unwrap() + 36_000_000;
+    let elsewhere = "0".repeat(40);
+    server.command(&["SET", mark, &format!("{ahead} {elsewhere} {lease}")]);
+    let again = backend.acquire(&lock, &me, LONG).await.unwrap();
+    assert!(is_taken(&again), "{again:?}");
+    assert_eq!(backend.epoch_changes(), 1);
+    assert!(is_lost(&backend.renew(&grant, Time::ZERO).await.unwrap()));
+    // As if the lease had passed. Terms that nobody here has heard of were counted up too.
+    server.command(&["DEL", key]);
+    let next = held(backend.acquire(&lock, &me, LONG).await.unwrap());
+    assert!(next.token.as_u64() > ahead + 100_000, "{next:?}");
+}
+
+/// The server repeats the arguments of a command that it does not know.
+#[tokio::test]
+async fn a_password_is_not_shown_by_a_server_without_auth() {
+    let Some(server) = start(&["--rename-command", "AUTH", ""]) else {
+        return;
+    };
+    let config = server.config().username("app").password("hunter2");
+    let backend = RedisBackend::lazy(config).unwrap();
+    let error = acquire_error(&backend).await;
+    let shown = format!("{error} {error:?}");
+    assert!(!shown.contains("hunter2"), "{shown}");
+    let source = std::error::Error::source(&error).map(|source| format!("{source} {source:?}"));
+    assert!(!source.unwrap_or_default().contains("hunter2"));
+    assert!(shown.contains("AUTH"), "{shown}");
 }
