@@ -7,7 +7,7 @@
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, PoisonError, RwLock, Weak};
 use std::time::{Duration, Instant};
 
 use redis::aio::{MultiplexedConnection, PubSub};
@@ -29,6 +29,9 @@ const LONGEST_PAUSE: Duration = Duration::from_millis(250);
 
 /// A connection from which nothing has come for so long, although it was asked, is given up.
 const SILENCE: Duration = Duration::from_millis(100);
+
+/// How often the sentinels are asked whether the master is still the one.
+const SECOND_LOOK: Duration = Duration::from_millis(500);
 
 /// Calls that can wait to be written; more of them wait without harm.
 const CALLS_AHEAD: usize = 1024;
@@ -559,6 +562,11 @@ impl Keeper {
         loop {
             match target.connect(dialer).await {
                 Ok(live) => {
+                    if let Target::Sentinels(sentinels) = &**target {
+                        let (inner, sentinels) = (Arc::downgrade(&self.0), sentinels.clone());
+                        let watching = watch_master(inner, sentinels, live.clone());
+                        drop(dialer.runtime.spawn(watching));
+                    }
                     state.send_replace(State::Up(live));
                     return;
                 }
@@ -578,6 +586,31 @@ impl Keeper {
             }
             attempts.fetch_add(1, Ordering::AcqRel);
             state.send_replace(State::Dialing);
+        }
+    }
+}
+
+/// Leaves a master as soon as the sentinels name another one, until when it may take itself for
+/// one: sentinels set a former master right only after 8 s or more, and it grants and renews terms
+/// until then, beside the new one's.
+async fn watch_master(link: Weak<Inner>, sentinels: Sentinels, live: Live) {
+    loop {
+        sleep(SECOND_LOOK).await;
+        let Some(inner) = link.upgrade() else { return };
+        let current = matches!(&*inner.state.borrow(), State::Up(up) if up.is(&live));
+        if !current {
+            return;
+        }
+        // Without a majority nothing is known; the next look tells.
+        let named = sentinels.master(&inner.dialer).await;
+        if let Ok(named) = named
+            && named != *live.address()
+        {
+            tracing::warn!(before = %live.address(), now = %named, "the sentinels name another master");
+            let link = Link { inner };
+            link.lose(&live);
+            link.dial();
+            return;
         }
     }
 }

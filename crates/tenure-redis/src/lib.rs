@@ -51,6 +51,9 @@
 //! [`RedisConfig::wait_for_replicas`] here; with the latter a term also survives the failover to a
 //! replica that has confirmed it.
 //!
+//! A master that sentinels have replaced takes itself for one for 8 s and more. Each backend asks
+//! the sentinels twice a second which it is, and leaves the former one.
+//!
 //! **Fencing** closes what is left, when the resource compares tokens. A single Redis with that is
 //! stronger than any number without.
 //!

@@ -55,8 +55,9 @@ impl Topology {
         let target = match &dialer.config.servers {
             Servers::Single(address) => Target::Address(address.clone()),
             Servers::Sentinel { sentinels, master } => Target::Sentinels(Sentinels {
-                sentinels: sentinels.clone(),
+                addresses: sentinels.clone(),
                 master: master.clone(),
+                open: Arc::default(),
             }),
             Servers::Cluster(nodes) => return Self::Cluster(Cluster::new(nodes.clone(), dialer)),
         };
@@ -131,8 +132,10 @@ impl Topology {
 /// The sentinels that watch one master.
 #[derive(Clone, Debug)]
 pub(crate) struct Sentinels {
-    sentinels: Vec<Address>,
+    addresses: Vec<Address>,
     master: String,
+    /// Connections to them, kept from one question to the next.
+    open: Arc<Mutex<HashMap<Address, Live>>>,
 }
 
 impl Sentinels {
@@ -145,11 +148,17 @@ impl Sentinels {
         let mut unknown = 0;
         let mut failure = None;
         let mut answers: FuturesUnordered<_> = self
-            .sentinels
+            .addresses
             .iter()
-            .map(|sentinel| dialer.bounded(sentinel, self.ask(dialer, sentinel)))
+            .map(async |sentinel| {
+                let answer = dialer.bounded(sentinel, self.ask(dialer, sentinel)).await;
+                if answer.is_err() {
+                    hold(&self.open).remove(sentinel);
+                }
+                answer
+            })
             .collect();
-        let majority = self.sentinels.len() / 2 + 1;
+        let majority = self.addresses.len() / 2 + 1;
         while let Some(answer) = answers.next().await {
             match answer {
                 Ok(Some(address)) => {
@@ -164,7 +173,7 @@ impl Sentinels {
             }
         }
         Err(match failure {
-            None if unknown == self.sentinels.len() => Trouble::new(
+            None if unknown == self.addresses.len() => Trouble::new(
                 ErrorKind::Misconfigured,
                 format!(
                     "the sentinels know no master named {:?}; it is the name in their line \
@@ -178,11 +187,30 @@ impl Sentinels {
                 format!(
                     "no more than half of the {} sentinels agree on the master's address; a \
                      failover may be under way",
-                    self.sentinels.len()
+                    self.addresses.len()
                 ),
             ),
         }
         .cured_by(Cure::None))
+    }
+
+    async fn answer(
+        &self,
+        dialer: &Arc<Dialer>,
+        sentinel: &Address,
+        question: &Cmd,
+    ) -> Result<Value, Trouble> {
+        let known = hold(&self.open).get(sentinel).cloned();
+        if let Some(live) = known
+            && let Ok(answer) = live.query(question).await
+        {
+            return Ok(answer);
+        }
+        // The first question, or the sentinel was restarted since.
+        let live = dialer.open_sentinel(sentinel).await?;
+        let answer = live.query(question).await?;
+        hold(&self.open).insert(sentinel.clone(), live);
+        Ok(answer)
     }
 
     async fn ask(
@@ -190,10 +218,9 @@ impl Sentinels {
         dialer: &Arc<Dialer>,
         sentinel: &Address,
     ) -> Result<Option<Address>, Trouble> {
-        let live = dialer.open_sentinel(sentinel).await?;
         let mut question = cmd("SENTINEL");
         question.arg("get-master-addr-by-name").arg(&self.master);
-        match live.query(&question).await? {
+        match self.answer(dialer, sentinel, &question).await? {
             Value::Nil => Ok(None),
             Value::Array(parts) => {
                 let mut parts = parts.iter().map(text);

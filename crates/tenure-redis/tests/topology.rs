@@ -9,9 +9,9 @@ use std::time::Duration;
 
 use futures_util::StreamExt as _;
 use support::{
-    LONG, Server, candidate, held, is_lost, is_taken, join_cluster, lock, renewed, sentinel_config,
-    start, start_nodes, start_pair, start_sentinels, text, until, wait_for_link,
-    wait_for_sentinels, within_limit,
+    LONG, Server, candidate, held, is_lost, is_taken, join_cluster, lock, master_of, renewed,
+    sentinel_config, start, start_nodes, start_pair, start_sentinels, start_usual_sentinels, text,
+    until, wait_for_link, wait_for_sentinels, within_limit,
 };
 use tenure_core::{
     Acquired, Candidate, Election, Error, ErrorKind, Grant, LockBackend as _, LockName, Occupancy,
@@ -197,6 +197,79 @@ async fn a_term_survives_the_failover_of_its_master() {
         .unwrap()
         .unwrap();
     assert!(next.token() > token);
+}
+
+/// Sentinels set a former master right only after 8 s or more; it goes on granting until then.
+#[tokio::test]
+async fn a_former_master_is_left_while_it_still_takes_itself_for_one() {
+    let Some((former, replica)) = start_pair(&[]) else {
+        return;
+    };
+    let sentinels = start_usual_sentinels(&former);
+    wait_for_sentinels(&sentinels, 1).await;
+    // Nothing is asked of it, so that no call finds the master silent.
+    let idle = RedisBackend::connect(sentinel_config(&sentinels))
+        .await
+        .unwrap();
+    former.freeze();
+    until("the sentinels name the other one", async || {
+        let named = |sentinel: &Server| master_of(sentinel) == Some(replica.port);
+        sentinels.iter().all(named)
+    })
+    .await;
+    until("the backend is connected to it", async || {
+        let clients = replica.text(&["CLIENT", "LIST"]);
+        // It asks for the role first.
+        let ours = |line: &str| line.contains(" name= ") && line.contains(" cmd=info ");
+        clients.lines().any(ours)
+    })
+    .await;
+    former.thaw();
+    let (lock, me) = (lock("former"), candidate("a", 1));
+    let grant = held(idle.acquire(&lock, &me, LONG).await.unwrap());
+    assert_eq!(replica.number(&["EXISTS", "tenure:{former}"]), 1);
+    idle.release(&grant).await.unwrap();
+}
+
+/// The former master would go on confirming its leader's heartbeats, for longer than the lease.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_planned_failover_does_not_leave_a_leader_behind() {
+    let Some((former, replica)) = start_pair(&[]) else {
+        return;
+    };
+    let sentinels = start_usual_sentinels(&former);
+    wait_for_sentinels(&sentinels, 1).await;
+    let election = async || {
+        let backend = RedisBackend::connect(sentinel_config(&sentinels)).await;
+        let election = Election::builder(Arc::new(backend.unwrap()), lock("planned"));
+        election.policy(Policy::fast()).build().unwrap()
+    };
+    let leader = election().await.campaign().await.unwrap();
+    until("the replica has the term", async || {
+        let value = replica.text(&["GET", "tenure:{planned}"]);
+        value.contains(&leader.token().to_string())
+    })
+    .await;
+    sentinels[0].command(&["SENTINEL", "FAILOVER", "main"]);
+    until("the sentinels name the other one", async || {
+        let named = |sentinel: &Server| master_of(sentinel) == Some(replica.port);
+        sentinels.iter().all(named)
+    })
+    .await;
+    // One that knows only the new master.
+    let waiting = election().await;
+    let campaign = tokio::spawn(async move { waiting.campaign().await.unwrap() });
+    let mut next = None;
+    let mut campaign = Some(campaign);
+    until("the former master is a replica", async || {
+        if let Some(finished) = campaign.take_if(|campaign| campaign.is_finished()) {
+            next = Some(finished.await.unwrap());
+        }
+        let two = next.as_ref().is_some_and(|next| next.is_valid()) && leader.is_valid();
+        assert!(!two, "two leaders for {:?}", leader.remaining());
+        former.text(&["ROLE"]).starts_with("slave")
+    })
+    .await;
 }
 
 async fn wait_until_replica(server: &Server) {
