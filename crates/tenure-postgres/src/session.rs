@@ -169,17 +169,17 @@ pub(crate) async fn set_up(
     let probe = probe_seconds(lease);
     let unheard = (lease + UNHEARD).as_millis();
     let with_lease = if config.without_lease {
+        // Perhaps a server so old that it knows neither.
         String::new()
     } else {
-        format!("SET idle_session_timeout = {lease_ms}; ")
+        format!("SET idle_session_timeout = {lease_ms}; SET tcp_user_timeout = {unheard}; ")
     };
     // Identities are visible ASCII, so doubling quotes is all that a literal needs.
     let quoted = name.replace('\'', "''");
     let sql = format!(
         "{with_lease}SET idle_in_transaction_session_timeout = {lease_ms}; \
          SET tcp_keepalives_idle = {probe}; SET tcp_keepalives_interval = {probe}; \
-         SET tcp_keepalives_count = {PROBES}; SET tcp_user_timeout = {unheard}; \
-         SET statement_timeout = 0; SET lock_timeout = 0; \
+         SET tcp_keepalives_count = {PROBES}; SET statement_timeout = 0; SET lock_timeout = 0; \
          SET standard_conforming_strings = on; SET application_name = '{quoted}'"
     );
     link.client.batch_execute(&sql).await?;
