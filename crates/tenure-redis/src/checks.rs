@@ -123,13 +123,13 @@ pub(crate) async fn diagnose(live: Live) -> Result<Vec<Check>, Trouble> {
 
 /// The oldest release whose scripts this library was tried with.
 const OLDEST: u32 = 6;
+const VERSION: &str = "server version";
 
 async fn version(live: &Live) -> Result<Check, Trouble> {
-    const NAME: &str = "server version";
     let at = live.address();
     let untold = || {
         let reason = format!("{at} does not tell its version");
-        Check::warning(NAME, reason, "allow +info")
+        Check::warning(VERSION, reason, "allow +info")
     };
     let info = match live.query(cmd("INFO").arg("server")).await {
         Ok(info) => info,
@@ -143,20 +143,35 @@ async fn version(live: &Live) -> Result<Check, Trouble> {
     let Some((server, version)) = valkey.or(redis) else {
         return Ok(untold());
     };
-    let major: Option<u32> = version
-        .split_once('.')
-        .and_then(|(major, _)| major.parse().ok());
+    Ok(judge_version(server, version, at))
+}
+
+fn judge_version(server: &str, version: &str, at: &Address) -> Check {
+    let mut numbers = version.split('.').map(|number| number.parse().ok());
+    let mut next = || -> Option<u32> { numbers.next().flatten() };
+    let release = (next(), next(), next());
     // Another's text: nothing in it is to reach the terminal.
     let reason = format!("{server} {} at {at}", version.escape_debug());
-    Ok(if major.is_some_and(|major| major >= OLDEST) {
-        Check::fine(NAME, reason)
-    } else {
-        Check::warning(
-            NAME,
+    let unbound = match release {
+        (Some(6), Some(0), patch) => patch < Some(17),
+        (Some(6), Some(2), patch) => patch < Some(7),
+        _ => false,
+    };
+    if release.0.is_none_or(|major| major < OLDEST) {
+        return Check::warning(
+            VERSION,
             reason,
             format!("use {server} {OLDEST} or newer: older ones were not tried"),
-        )
-    })
+        );
+    }
+    if unbound && server == "Redis" {
+        return Check::warning(
+            VERSION,
+            format!("{reason}, whose scripts, which elections are, write without replicas too"),
+            "use 6.0.17, 6.2.7, 7.0 or newer where min-replicas-to-write is to be relied on",
+        );
+    }
+    Check::fine(VERSION, reason)
 }
 
 /// Runs the scripts' commands where they change nothing: on keys that nobody has, beside those of
@@ -324,5 +339,25 @@ fn second(answer: &Value) -> Option<String> {
             _ => None,
         },
         _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tenure_core::Verdict;
+
+    use super::*;
+
+    #[test]
+    fn releases_whose_scripts_write_without_replicas_are_named() {
+        let at = Address::parse("a", 6379).unwrap();
+        let verdict = |server, version| judge_version(server, version, &at).verdict;
+        for version in ["6.0.16", "6.0", "6.2.6", "5.0.14", "", "new"] {
+            assert_eq!(verdict("Redis", version), Verdict::Warning, "{version}");
+        }
+        for version in ["6.0.17", "6.2.7", "6.2.14", "7.0.0", "8.2"] {
+            assert_eq!(verdict("Redis", version), Verdict::Fine, "{version}");
+        }
+        assert_eq!(verdict("Valkey", "8.1.1"), Verdict::Fine);
     }
 }

@@ -87,17 +87,36 @@ impl Address {
     }
 }
 
-/// A user and password; shown without the password.
+/// A user and password; shown without the password. A user's name alone is not shown either: it may
+/// be a password that was written in its place.
 #[derive(Clone, Default, PartialEq, Eq)]
 pub(crate) struct Credentials {
     pub(crate) username: Option<String>,
     pub(crate) password: Option<String>,
 }
 
+impl Credentials {
+    fn shown_username(&self) -> Option<&str> {
+        let username = self.username.as_deref()?;
+        Some(self.password.as_ref().map_or("***", |_| username))
+    }
+
+    fn check(&self, whose: &str) -> Result<(), Error> {
+        if self.username.is_none() || self.password.is_some() {
+            return Ok(());
+        }
+        // Without a password nobody would be logged in at all.
+        Err(Error::invalid_input(format!(
+            "there is a user name{whose} but no password; give both, or a password alone for the \
+             user `default` (redis://:PASSWORD@host)"
+        )))
+    }
+}
+
 impl fmt::Debug for Credentials {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Credentials")
-            .field("username", &self.username)
+            .field("username", &self.shown_username())
             .field("password", &self.password.as_ref().map(|_| "***"))
             .finish()
     }
@@ -218,10 +237,13 @@ impl RedisConfig {
         };
         let mut config = Self::with_servers(Servers::Single(address));
         let settings = info.redis_settings();
-        config.credentials = Credentials {
-            username: settings.username().map(str::to_owned),
-            password: settings.password().map(str::to_owned),
-        };
+        // Without a password the client does not use the user's name either.
+        if let Some(password) = settings.password() {
+            config.credentials = Credentials {
+                username: settings.username().map(str::to_owned),
+                password: Some(password.to_owned()),
+            };
+        }
         config.database = u32::try_from(settings.db())
             .map_err(|_| Error::invalid_input("the client's database is a negative number"))?;
         config.tls = encrypted.then(Tls::new);
@@ -453,6 +475,8 @@ impl RedisConfig {
                 )));
             }
         }
+        self.credentials.check("")?;
+        self.sentinel_credentials.check(" for the sentinels")?;
         if self.tls.is_some() && !cfg!(feature = "_tls") {
             return Err(Error::misconfigured(
                 "TLS is not compiled in; turn on the feature \"ring\" or \"aws-lc-rs\" of \
@@ -486,7 +510,8 @@ impl fmt::Display for RedisConfig {
         let Credentials { username, password } = &self.credentials;
         if username.is_some() || password.is_some() {
             let secret = if password.is_some() { ":***" } else { "" };
-            write!(f, "{}{secret}@", username.as_deref().unwrap_or_default())?;
+            let username = self.credentials.shown_username().unwrap_or_default();
+            write!(f, "{username}{secret}@")?;
         }
         for (index, address) in addresses.iter().enumerate() {
             let comma = if index == 0 { "" } else { "," };
@@ -764,6 +789,23 @@ mod tests {
         let text = format!("{config} {config:?} {config:#?}");
         assert!(!text.contains("hidden"), "{text}");
         assert!(text.contains("***"));
+    }
+
+    #[test]
+    fn a_password_in_the_place_of_the_user_is_refused_and_not_shown() {
+        for url in [
+            "redis://hidden@a",
+            "redis+sentinel://a/m?sentinel_username=hidden",
+        ] {
+            let config = RedisConfig::from_url(url).unwrap();
+            let error = config.check().unwrap_err();
+            assert_eq!(error.kind(), tenure_core::ErrorKind::InvalidInput);
+            let text = format!("{config} {config:?} {error} {error:?}");
+            assert!(!text.contains("hidden"), "{text}");
+        }
+        // The password may come from somewhere else.
+        let config = RedisConfig::from_url("redis://ann@a").unwrap();
+        assert!(config.password("p").check().is_ok());
     }
 
     #[test]

@@ -5,15 +5,17 @@
 //! connection fails, and connecting to a closed port takes it 9 s.
 
 use std::future::Future;
+use std::io;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock, Weak};
+use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use redis::aio::{MultiplexedConnection, PubSub};
 use redis::{AsyncConnectionConfig, Cmd, Pipeline, RedisConnectionInfo, Value, cmd};
 use tenure_core::ErrorKind;
-use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::runtime::Handle;
 use tokio::sync::{Mutex, watch};
@@ -47,6 +49,46 @@ pub(crate) struct Dialer {
 
 trait Transport: AsyncRead + AsyncWrite + Send + Unpin {}
 impl<T: AsyncRead + AsyncWrite + Send + Unpin> Transport for T {}
+
+/// Counts what comes from the server, so that an answer is a sign of life also when the call that
+/// it was for has been dropped.
+struct Heard {
+    stream: Box<dyn Transport>,
+    reads: Arc<AtomicU64>,
+}
+
+impl AsyncRead for Heard {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let before = buffer.filled().len();
+        let outcome = Pin::new(&mut self.stream).poll_read(cx, buffer);
+        if buffer.filled().len() > before {
+            self.reads.fetch_add(1, Ordering::Relaxed);
+        }
+        outcome
+    }
+}
+
+impl AsyncWrite for Heard {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(cx, bytes)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+}
 
 impl Dialer {
     pub(crate) fn new(config: RedisConfig, runtime: Handle) -> Self {
@@ -107,7 +149,11 @@ impl Dialer {
         credentials: &Credentials,
         database: u32,
     ) -> Result<Live, Trouble> {
-        let stream = self.transport(address).await?;
+        let heard = Arc::new(AtomicU64::new(0));
+        let stream = Heard {
+            stream: self.transport(address).await?,
+            reads: heard.clone(),
+        };
         let trouble = |error| Trouble::answered(address, &self.config.prefix, error);
         let settings = AsyncConnectionConfig::new()
             // Each call has a deadline of ours.
@@ -123,7 +169,7 @@ impl Dialer {
             address: address.clone(),
             prefix: self.config.prefix.clone(),
             connection,
-            answers: AtomicU64::new(0),
+            heard,
             silent_since: std::sync::Mutex::default(),
             written: AtomicU64::new(0),
             confirmed: Mutex::new(Confirmed::default()),
@@ -231,9 +277,9 @@ struct Connected {
     address: Address,
     prefix: String,
     connection: MultiplexedConnection,
-    /// How many answers have come.
-    answers: AtomicU64,
-    /// How many answers there were, and when the call was sent, when a caller first gave up.
+    /// How often something has come from the server, also for callers who have gone.
+    heard: Arc<AtomicU64>,
+    /// How often that was, and when the call was sent, when a caller first gave up.
     silent_since: std::sync::Mutex<Option<(u64, Instant)>>,
     /// How many writes have been answered that replicas are to confirm.
     written: AtomicU64,
@@ -255,13 +301,10 @@ impl Live {
     }
 
     fn has_answered(&self) -> bool {
-        self.0.answers.load(Ordering::Relaxed) > 0
+        self.0.heard.load(Ordering::Relaxed) > 0
     }
 
     fn trouble(&self, error: redis::RedisError) -> Trouble {
-        if error.code().is_some() {
-            self.0.answers.fetch_add(1, Ordering::Relaxed);
-        }
         Trouble::answered(&self.0.address, &self.0.prefix, error)
     }
 
@@ -277,18 +320,16 @@ impl Live {
     /// Sends one command, without a deadline.
     pub(crate) async fn query(&self, command: &Cmd) -> Result<Value, Trouble> {
         let mut connection = self.0.connection.clone();
-        let value = command
+        command
             .query_async(&mut connection)
             .await
-            .map_err(|error| self.trouble(error))?;
-        self.0.answers.fetch_add(1, Ordering::Relaxed);
-        Ok(value)
+            .map_err(|error| self.trouble(error))
     }
 
     /// Sends some commands at once, without a deadline; an error of one is the whole's.
     pub(crate) async fn query_all(&self, commands: &Pipeline) -> Result<Vec<Value>, Trouble> {
         let mut connection = self.0.connection.clone();
-        let values = connection
+        connection
             .send_packed_commands(commands, 0, commands.len())
             .await
             .and_then(|values| {
@@ -297,9 +338,7 @@ impl Live {
                     .map(Value::extract_error)
                     .collect::<Result<Vec<_>, _>>()
             })
-            .map_err(|error| self.trouble(error))?;
-        self.0.answers.fetch_add(1, Ordering::Relaxed);
-        Ok(values)
+            .map_err(|error| self.trouble(error))
     }
 
     /// Waits until as many replicas as `wanted` have confirmed what was written before.
@@ -337,11 +376,11 @@ impl Live {
         Ok(())
     }
 
-    /// Whether callers have given up on it since the last answer, the first a while ago.
+    /// Whether nothing has come since callers have given up on it, the first a while ago.
     fn is_silent(&self) -> bool {
-        let answers = self.0.answers.load(Ordering::Relaxed);
+        let heard = self.0.heard.load(Ordering::Relaxed);
         matches!(*hold(&self.0.silent_since), Some((then, since))
-            if then == answers && since.elapsed() >= SILENCE)
+            if then == heard && since.elapsed() >= SILENCE)
     }
 
     fn is(&self, other: &Self) -> bool {
@@ -457,7 +496,7 @@ impl Link {
         }
         let limit = self.inner.dialer.config.response_timeout;
         let watch = Unanswered {
-            answers: live.0.answers.load(Ordering::Relaxed),
+            heard: live.0.heard.load(Ordering::Relaxed),
             sent_at: Instant::now(),
             live: &live,
         };
@@ -636,18 +675,18 @@ impl Drop for Keeper {
 /// `acquire` that was dropped before it.
 struct Unanswered<'a> {
     live: &'a Live,
-    answers: u64,
+    heard: u64,
     sent_at: Instant,
 }
 
 impl Drop for Unanswered<'_> {
     fn drop(&mut self) {
         let connected = &self.live.0;
-        if connected.answers.load(Ordering::Relaxed) == self.answers {
+        if connected.heard.load(Ordering::Relaxed) == self.heard {
             let mut silent_since = hold(&connected.silent_since);
             match &*silent_since {
-                Some((answers, _)) if *answers == self.answers => {}
-                _ => *silent_since = Some((self.answers, self.sent_at)),
+                Some((heard, _)) if *heard == self.heard => {}
+                _ => *silent_since = Some((self.heard, self.sent_at)),
             }
         }
     }

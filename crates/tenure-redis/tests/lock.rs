@@ -8,7 +8,7 @@ use std::collections::HashSet;
 use std::future::poll_fn;
 use std::sync::Arc;
 use std::task::Poll;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures_util::StreamExt as _;
 use support::{
@@ -221,6 +221,45 @@ async fn an_acquire_dropped_at_any_await_leaves_nothing_that_withdraw_does_not_t
             "after {polls} polls"
         );
     }
+}
+
+#[tokio::test]
+async fn an_answer_that_nobody_waits_for_any_more_is_a_sign_of_life() {
+    let Some(server) = start(&[]) else { return };
+    let backend = server.connect().await;
+    let lock = lock("dropped-and-answered");
+    // So that the server knows the scripts.
+    let grant = backend.acquire(&lock, &candidate("a", 0), LONG).await;
+    backend.release(&held(grant.unwrap())).await.unwrap();
+    let me = candidate("a", 1);
+    // The connection on which scripts are run.
+    let ours = || {
+        let list = server.text(&["CLIENT", "LIST"]);
+        let ids = list.lines().filter(|line| line.contains("cmd=eval"));
+        ids.map(|line| line.split(' ').next().unwrap().to_owned())
+            .collect::<Vec<_>>()
+    };
+    let before = ours();
+    assert!(!before.is_empty());
+
+    let mut attempt = backend.acquire(&lock, &me, LONG);
+    let sent = Instant::now();
+    let done = poll_fn(|cx| Poll::Ready(attempt.as_mut().poll(cx).is_ready())).await;
+    assert!(!done);
+    until("it has been answered", async || {
+        server.number(&["EXISTS", "tenure:{dropped-and-answered}"]) == 1
+    })
+    .await;
+    drop(attempt);
+    until("as long as silence is borne", async || {
+        sent.elapsed() > Duration::from_millis(150)
+    })
+    .await;
+
+    // On the same connection, where it cannot overtake what was dropped.
+    backend.withdraw(&lock, &me).await.unwrap();
+    assert_eq!(ours(), before);
+    assert_eq!(backend.holder(&lock).await.unwrap(), Occupancy::Free);
 }
 
 #[tokio::test]
