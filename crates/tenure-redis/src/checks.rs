@@ -21,8 +21,8 @@ pub enum Finding {
         /// Its `maxmemory-policy`.
         policy: String,
     },
-    /// The server keeps nothing over a restart: then a second leader can be elected while the
-    /// first still believes that it leads, for as long as its validity lasts.
+    /// The server keeps nothing over a restart: then a process that has not known it before can be
+    /// elected while another still believes that it leads, for as long as its validity lasts.
     NotPersistent,
     /// The server can forget the last moments before a crash: no append-only file, or one that is
     /// not synced with each write.

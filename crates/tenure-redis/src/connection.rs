@@ -8,7 +8,7 @@ use std::future::Future;
 use std::io;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, PoisonError, RwLock, Weak};
+use std::sync::{Arc, OnceLock, PoisonError, RwLock, Weak};
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
@@ -173,6 +173,8 @@ impl Dialer {
             silent_since: std::sync::Mutex::default(),
             written: AtomicU64::new(0),
             confirmed: Mutex::new(Confirmed::default()),
+            epoch: OnceLock::new(),
+            change: OnceLock::new(),
             _driver: driver,
         }));
         // Not left to the client, whose error would not say what the server has answered.
@@ -284,7 +286,45 @@ struct Connected {
     /// How many writes have been answered that replicas are to confirm.
     written: AtomicU64,
     confirmed: Mutex<Confirmed>,
+    /// The server's replication id when it was connected to.
+    epoch: OnceLock<String>,
+    change: OnceLock<Change>,
     _driver: AbortOnDrop,
+}
+
+/// A change of epoch that a link has seen: whoever connects to a server for the first time cannot
+/// know what it has forgotten.
+#[derive(Clone, Debug)]
+struct Change {
+    before: String,
+    seen_at: Instant,
+}
+
+/// The epochs at the end of a link.
+#[derive(Debug, Default)]
+struct Epochs {
+    last: Option<String>,
+    change: Option<Change>,
+}
+
+impl Epochs {
+    /// Tells the connection, and those after it, what is different from before.
+    fn connected(&mut self, live: &Live) {
+        let Some(epoch) = live.0.epoch.get() else {
+            return;
+        };
+        if let Some(before) = self.last.replace(epoch.clone())
+            && before != *epoch
+        {
+            self.change = Some(Change {
+                before,
+                seen_at: Instant::now(),
+            });
+        }
+        if let Some(change) = &self.change {
+            live.0.change.get_or_init(|| change.clone());
+        }
+    }
 }
 
 /// What the last `WAIT` has told.
@@ -308,9 +348,26 @@ impl Live {
         Trouble::answered(&self.0.address, &self.0.prefix, error)
     }
 
+    /// How long a term with this lease may still go on that the server has forgotten entirely.
+    pub(crate) fn pause(&self, lease: Duration) -> Duration {
+        let change = self.0.change.get();
+        change.map_or(Duration::ZERO, |change| {
+            lease.saturating_sub(change.seen_at.elapsed())
+        })
+    }
+
+    /// The epoch before the last change that was seen; empty without one.
+    pub(crate) fn former_epoch(&self) -> &str {
+        let change = self.0.change.get();
+        change.map_or("", |change| &change.before)
+    }
+
     /// Fails when the server says that it is a replica. Without a deadline.
     pub(crate) async fn refuse_replica(&self) -> Result<(), Trouble> {
         let info = self.query(cmd("INFO").arg("replication")).await?;
+        if let Some(epoch) = field(&info, "master_replid") {
+            self.0.epoch.get_or_init(|| epoch.to_owned());
+        }
         match field(&info, "role") {
             Some("slave") => Err(Trouble::replica(self.address())),
             _ => Ok(()),
@@ -437,6 +494,7 @@ struct Inner {
     dialer: Arc<Dialer>,
     state: watch::Sender<State>,
     attempts: AtomicU64,
+    epochs: std::sync::Mutex<Epochs>,
 }
 
 #[derive(Debug)]
@@ -463,6 +521,7 @@ impl Link {
                 dialer,
                 state: watch::Sender::new(State::Idle),
                 attempts: AtomicU64::new(0),
+                epochs: std::sync::Mutex::default(),
             }),
         }
     }
@@ -596,11 +655,13 @@ impl Keeper {
             dialer,
             state,
             attempts,
+            epochs,
         } = &*self.0;
         let mut pause = SHORTEST_PAUSE;
         loop {
             match target.connect(dialer).await {
                 Ok(live) => {
+                    hold(epochs).connected(&live);
                     if let Target::Sentinels(sentinels) = &**target {
                         let (inner, sentinels) = (Arc::downgrade(&self.0), sentinels.clone());
                         let watching = watch_master(inner, sentinels, live.clone());
@@ -693,6 +754,6 @@ impl Drop for Unanswered<'_> {
 }
 
 fn hold<T>(mutex: &std::sync::Mutex<T>) -> std::sync::MutexGuard<'_, T> {
-    // Each change is one assignment, so a panic elsewhere leaves it whole.
+    // Nothing that can panic is done to what is in them.
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

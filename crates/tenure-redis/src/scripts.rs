@@ -21,7 +21,8 @@ use crate::topology::Seat;
 
 /// Takes the lock, or adopts what an earlier attempt of this campaign has left.
 ///
-/// KEYS: the lock, its mark. ARGV: campaign, lease, identity with value, longest lease.
+/// KEYS: the lock, its mark. ARGV: campaign, lease, identity with value, longest lease, how long
+/// it is kept from everybody if it has no mark.
 ///
 /// - The token is one more than the last, and at least the server's time in tenths of a
 ///   millisecond: so it rises too when the mark was lost, if the clocks did not go back. (Terms
@@ -32,6 +33,8 @@ use crate::topology::Seat;
 ///   own there: the attempt may have been taken back, and another been granted, unheard of here.
 ///   Where the tokens are ahead of the clock, so that they are counted up, room is left for those
 ///   of the terms unheard of.
+/// - A server that was restarted with nothing kept, or replaced, has no mark to tell by. There
+///   the caller does, who knew it before.
 /// - Who may not ask for the epoch gets no lock.
 /// - The mark is written first: with a full memory (OOM) nothing is written at all then.
 /// - Somebody may have taken the expiry away (PERSIST); the lock would never be free again.
@@ -73,6 +76,11 @@ if before ~= '' and epoch ~= before then
   redis.call('SET', KEYS[2], last .. ' ' .. epoch .. ' ' .. ARGV[2])
   redis.call('SET', KEYS[1], '1 - 0 ' .. wait .. ' ', 'PX', wait)
   return {2, wait, before, epoch}
+end
+if not mark and ARGV[5] ~= '0' then
+  redis.call('SET', KEYS[2], '0 ' .. epoch .. ' ' .. ARGV[2])
+  redis.call('SET', KEYS[1], '1 - 0 ' .. ARGV[5] .. ' ', 'PX', ARGV[5])
+  return {2, tonumber(ARGV[5]), '', epoch}
 end
 if adopted then
   redis.call('PEXPIRE', KEYS[1], ARGV[2])
@@ -277,6 +285,7 @@ pub(crate) async fn acquire(
     candidate: &Candidate,
     lease: u64,
 ) -> Result<Acquire, Trouble> {
+    let pause = seat.live.pause(Duration::from_millis(lease));
     let answer = ACQUIRE
         .run(
             seat,
@@ -286,6 +295,7 @@ pub(crate) async fn acquire(
                 &lease.to_string(),
                 &identity_and_value(candidate),
                 &MAX_LEASE.as_millis().to_string(),
+                &pause.as_millis().to_string(),
             ],
         )
         .await?;
@@ -305,7 +315,10 @@ pub(crate) async fn acquire(
         }
         2 => Ok(Acquire::NewEpoch {
             wait: answer.millis(1)?,
-            before: answer.text(2)?,
+            before: match answer.text(2)? {
+                unmarked if unmarked.is_empty() => seat.live.former_epoch().to_owned(),
+                before => before,
+            },
             now: answer.text(3)?,
         }),
         _ => Err(Trouble::corrupted(

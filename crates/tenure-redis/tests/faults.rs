@@ -96,6 +96,46 @@ async fn calls_after_a_lost_connection_do_not_notice_it() {
 }
 
 #[tokio::test]
+async fn a_server_that_has_forgotten_everything_elects_nobody_for_a_lease() {
+    let Some(mut server) = start(&[]) else { return };
+    let (leader, waiting) = (server.connect().await, server.connect().await);
+    let lock = lock("forgotten");
+    let (a, b) = (candidate("a", 1), candidate("b", 2));
+    let grant = held(leader.acquire(&lock, &a, LONG).await.unwrap());
+    assert!(is_taken(&waiting.acquire(&lock, &b, LONG).await.unwrap()));
+    server.kill();
+    server.restart();
+
+    // The leader has not heard of it yet.
+    assert!(is_taken(&waiting.acquire(&lock, &b, LONG).await.unwrap()));
+    assert_eq!(waiting.epoch_changes(), 1);
+    assert_eq!(waiting.holder(&lock).await.unwrap(), Occupancy::Free);
+    // Nor does it go to somebody who has not known the server before.
+    let stranger = server.connect().await;
+    let c = candidate("c", 3);
+    assert!(is_taken(&stranger.acquire(&lock, &c, LONG).await.unwrap()));
+    let left = server.number(&["PTTL", "tenure:{forgotten}"]);
+    assert!(
+        left > 0 && i128::from(left) <= LONG.as_millis().cast_signed(),
+        "{left}"
+    );
+
+    assert!(is_lost(&leader.renew(&grant, Time::ZERO).await.unwrap()));
+    server.command(&["PEXPIRE", "tenure:{forgotten}", "1"]);
+    until("it is free", async || {
+        server.number(&["EXISTS", "tenure:{forgotten}"]) == 0
+    })
+    .await;
+    let next = held(waiting.acquire(&lock, &b, LONG).await.unwrap());
+    assert!(next.token > grant.token);
+
+    // Once the lease is over, a lock that is new is free at once.
+    let short = Duration::from_millis(1);
+    let other = tenure_core::LockName::new("forgotten-too").unwrap();
+    held(waiting.acquire(&other, &b, short).await.unwrap());
+}
+
+#[tokio::test]
 async fn a_term_survives_a_crash_of_a_server_with_an_append_only_file() {
     let Some(mut server) = start(&["--appendonly", "yes", "--appendfsync", "always"]) else {
         return;
