@@ -171,7 +171,8 @@ impl Bare {
     }
 
     /// What proves as much as a lock has to: who is first is read along with the put, the keys on
-    /// the lease are asked for with the keepalive, and only one's own key is deleted.
+    /// the lease are asked for with the keepalive, and a majority of the members with them, and only
+    /// one's own key is deleted.
     async fn proving(&mut self, resting: bool) -> Taken {
         let key = format!("proving/{:x}", self.lease);
         let began = Instant::now();
@@ -185,9 +186,16 @@ impl Bare {
         let mut asking = self.client.lease_client();
         let options = LeaseTimeToLiveOptions::new().with_keys();
         let lease = self.lease;
-        let ((), keys) =
-            future::join(self.keep_alive(), asking.time_to_live(lease, Some(options))).await;
+        let mut confirming = self.client.clone();
+        let counting = GetOptions::new().with_count_only();
+        let ((), keys, confirmed) = future::join3(
+            self.keep_alive(),
+            asking.time_to_live(lease, Some(options)),
+            confirming.get(key.as_str(), Some(counting)),
+        )
+        .await;
         assert_eq!(keys.unwrap().keys(), [key.as_bytes()]);
+        assert_eq!(confirmed.unwrap().count(), 1);
         let renew = Some(began.elapsed());
         pause(resting).await;
         let began = Instant::now();

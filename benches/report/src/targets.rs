@@ -92,8 +92,8 @@ const REASONS: [(&str, &str, &str, &str); 10] = [
         "etcd",
         "bare request (floor)",
         "renew",
-        "a keepalive alone would not notice that a key was deleted; ours asks for the lease's keys \
-         along with it",
+        "a keepalive alone would not notice that a key was deleted, or that another member has \
+         followed the one that answers; ours asks for the lease's keys and for a majority too",
     ),
     (
         "postgres",

@@ -170,6 +170,7 @@ pub(crate) fn test(only: &[Backend]) -> Result<ExitCode> {
         Need::Redis,
         Need::Postgres,
         Need::PgBouncer,
+        Need::Strace,
     ])?;
     let valkey = if backends.contains(&Backend::Redis) {
         Some(provision::valkey()?)

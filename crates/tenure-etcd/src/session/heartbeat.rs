@@ -4,7 +4,9 @@ use std::collections::HashSet;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use etcd_client::{LeaseKeepAliveStream, LeaseKeeper, LeaseTimeToLiveOptions};
+use etcd_client::{
+    GetOptions, LeaseKeepAliveStream, LeaseKeeper, LeaseTimeToLiveOptions, ResponseHeader,
+};
 use tenure_core::{Candidate, ErrorKind, FencingToken, LockName, Time};
 
 use super::{Session, Slot};
@@ -129,40 +131,93 @@ impl Session {
         }
     }
 
-    /// The keepalive and the question for the keys go together: both are sent after the time that
-    /// they prove, so their order does not matter, and the second costs no round trip more.
+    /// A keepalive, the question for the keys, and what proves both. They go together: all are sent
+    /// after the time that they prove, so their order does not matter, and they cost no round trip
+    /// more than one of them.
+    ///
+    /// A raft leader whose disk stalls does not notice that another one has followed it, and goes on
+    /// acknowledging keepalives (etcd-io/etcd#15247; so does 3.4.23). So they count only beside a
+    /// read that more than half of the members have confirmed, in the same raft term: then its
+    /// leader was the leader when the read was sent or later, and whoever comes after it begins all
+    /// leases anew.
     async fn beat(self: &Arc<Self>, keeper: &mut Option<Keeper>) -> Result<Time, Trouble> {
-        if self.has_ended() {
-            return Err(Trouble::lease_gone());
-        }
-        let asked = self.common.clock.now();
-        let id = self.id;
-        let options = || LeaseTimeToLiveOptions::new().with_keys();
-        let asking = self.common.links.call(self.limit, |client| async move {
-            client
-                .lease_client()
-                .time_to_live(id, Some(options()))
-                .await
-        });
-        let keeping = async {
-            let sent = self.keep_alive(keeper).await?;
+        // The second time on another endpoint, or after an election of the members.
+        for _ in 0..self.common.links.config.endpoints.len().max(2) {
+            if self.has_ended() {
+                return Err(Trouble::lease_gone());
+            }
+            // Before the requests that prove it (I1, hazard 2).
+            let asked = self.common.clock.now();
+            let (kept, keys, confirmed) = self.note(tokio::try_join!(
+                self.keep_alive(keeper),
+                self.keys(),
+                self.confirm()
+            ))?;
+            if kept != confirmed {
+                tracing::debug!(kept, confirmed, "an etcd keepalive of another raft term");
+                continue;
+            }
+            {
+                let mut proof = self.proof();
+                proof.lease = proof.lease.max(asked);
+            }
+            self.judge(&keys, asked);
             let mut proof = self.proof();
-            proof.lease = proof.lease.max(sent);
-            Ok(())
-        };
-        let ((), answer) = self.note(tokio::try_join!(keeping, asking))?;
-        // 0 is less than a second, as seen before the keepalive arrived.
-        if answer.ttl() < 0 {
-            return self.note(Err(Trouble::lease_gone()));
+            proof.keys = proof.keys.max(asked);
+            return Ok(asked);
         }
-        self.judge(answer.keys(), asked);
-        let mut proof = self.proof();
-        proof.keys = proof.keys.max(asked);
-        Ok(asked)
+        Err(Trouble::new(
+            ErrorKind::Unavailable,
+            "the members have not agreed on a raft leader; are most of them up, and their disks \
+             not stalled?",
+        ))
     }
 
-    /// Sends one keepalive and reads its answer; when it was sent.
-    async fn keep_alive(&self, keeper: &mut Option<Keeper>) -> Result<Time, Trouble> {
+    /// The keys that hang on the lease.
+    async fn keys(&self) -> Result<Vec<Vec<u8>>, Trouble> {
+        let id = self.id;
+        let options = || LeaseTimeToLiveOptions::new().with_keys();
+        let answer = self
+            .common
+            .links
+            .call(self.limit, |client| async move {
+                client
+                    .lease_client()
+                    .time_to_live(id, Some(options()))
+                    .await
+            })
+            .await?;
+        // 0 is less than a second, as seen before the keepalive arrived.
+        if answer.ttl() < 0 {
+            return Err(Trouble::lease_gone());
+        }
+        Ok(answer.keys().to_vec())
+    }
+
+    /// A read that more than half of the members have to confirm; the raft term in which they did.
+    async fn confirm(&self) -> Result<u64, Trouble> {
+        // One that the user may read.
+        let key = {
+            let slots = self.slots();
+            let any = slots.by_lock.keys().next();
+            any.map_or_else(
+                || self.common.links.config.prefix.clone(),
+                |lock| self.key(lock),
+            )
+        };
+        let answer = self
+            .common
+            .links
+            .call(self.limit, |mut client| {
+                let (key, options) = (key.clone(), GetOptions::new().with_count_only());
+                async move { client.get(key, Some(options)).await }
+            })
+            .await?;
+        term_of(answer.header())
+    }
+
+    /// Sends one keepalive and reads its answer; the raft term in which it was taken.
+    async fn keep_alive(&self, keeper: &mut Option<Keeper>) -> Result<u64, Trouble> {
         let links = &self.common.links;
         let mut last = Trouble::unreadable("nothing");
         for _ in 0..links.config.endpoints.len().max(2) {
@@ -173,45 +228,55 @@ impl Session {
                     continue;
                 }
             };
-            self.beats.fetch_add(1, Ordering::Relaxed);
-            // Before the request that proves it (I1, hazard 2).
-            let sent = self.common.clock.now();
             // A stream whose answer did not come is never read again: it would come late.
             let usable = keeper.take().filter(|open| Arc::ptr_eq(&open.link, &link));
-            let outcome = if let Some(mut open) = usable {
-                let asking = async {
-                    open.sender.keep_alive().await?;
-                    open.answers.message().await
-                };
-                match links.one(&link, self.limit, asking).await {
-                    Ok(Some(answer)) if answer.ttl() <= 0 => Err(Trouble::lease_gone()),
-                    Ok(Some(_)) => Ok(open),
-                    Ok(None) => {
-                        link.fail();
-                        Err(Trouble::unreadable("a keepalive").of_the_link())
-                    }
-                    Err(trouble) => Err(trouble),
-                }
-            } else {
-                let mut client = link.client.lease_client();
-                let opening = client.keep_alive(self.id);
-                let opened = links.one(&link, self.limit, opening).await;
-                opened.map(|(sender, answers)| Keeper {
-                    link: link.clone(),
-                    sender,
-                    answers,
-                })
+            let opened = match usable {
+                Some(open) => Ok(open),
+                None => self.open_keeper(&link).await,
+            };
+            let outcome = match opened {
+                Ok(open) => self.ask_keeper(open).await,
+                Err(trouble) => Err(trouble),
             };
             match outcome {
-                Ok(open) => {
+                Ok((open, term)) => {
                     *keeper = Some(open);
-                    return Ok(sent);
+                    return Ok(term);
                 }
                 Err(trouble) if trouble.cause == Cause::Link => last = trouble,
                 Err(trouble) => return Err(trouble),
             }
         }
         Err(last)
+    }
+
+    async fn open_keeper(&self, link: &Arc<Link>) -> Result<Keeper, Trouble> {
+        self.beats.fetch_add(1, Ordering::Relaxed);
+        let mut client = link.client.lease_client();
+        let opening = client.keep_alive(self.id);
+        let (sender, answers) = self.common.links.one(link, self.limit, opening).await?;
+        Ok(Keeper {
+            link: link.clone(),
+            sender,
+            answers,
+        })
+    }
+
+    async fn ask_keeper(&self, mut open: Keeper) -> Result<(Keeper, u64), Trouble> {
+        self.beats.fetch_add(1, Ordering::Relaxed);
+        let link = open.link.clone();
+        let asking = async {
+            open.sender.keep_alive().await?;
+            open.answers.message().await
+        };
+        match self.common.links.one(&link, self.limit, asking).await? {
+            Some(answer) if answer.ttl() <= 0 => Err(Trouble::lease_gone()),
+            Some(answer) => Ok((open, term_of(answer.header())?)),
+            None => {
+                link.fail();
+                Err(Trouble::unreadable("a keepalive").of_the_link())
+            }
+        }
     }
 
     /// Compares the keys that hang on the lease with those that should; they were asked for, and a
@@ -247,4 +312,10 @@ impl Session {
             }
         }
     }
+}
+
+fn term_of(header: Option<&ResponseHeader>) -> Result<u64, Trouble> {
+    header
+        .map(ResponseHeader::raft_term)
+        .ok_or_else(|| Trouble::unreadable("an answer without a header"))
 }

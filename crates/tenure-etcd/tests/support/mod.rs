@@ -82,6 +82,10 @@ impl Member {
         signal("-CONT", self.child.id());
     }
 
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
     pub fn address(&self) -> String {
         format!("127.0.0.1:{}", self.port)
     }

@@ -29,12 +29,14 @@ pub(crate) enum Need {
     Postgres,
     /// `pgbouncer`.
     PgBouncer,
+    /// `strace`, with which a test makes a disk stall.
+    Strace,
     /// `protoc` with the definitions that belong to it, for the build of the etcd client.
     Protoc,
 }
 
 impl Need {
-    const PROGRAMS: [(Self, &'static [&'static str]); 5] = [
+    const PROGRAMS: [(Self, &'static [&'static str]); 6] = [
         (Self::Etcd, &["etcd", "etcdctl"]),
         (Self::Redis, &["redis-server", "redis-cli"]),
         (
@@ -42,6 +44,7 @@ impl Need {
             &["postgres", "initdb", "pg_isready", "psql"],
         ),
         (Self::PgBouncer, &["pgbouncer"]),
+        (Self::Strace, &["strace"]),
         (Self::Protoc, &["protoc"]),
     ];
 
@@ -58,6 +61,7 @@ impl Need {
             Self::Redis => &["redis-server", "redis-tools"],
             Self::Postgres => &["postgresql"],
             Self::PgBouncer => &["pgbouncer"],
+            Self::Strace => &["strace"],
             Self::Protoc => &["protobuf-compiler", "libprotobuf-dev"],
         }
     }
