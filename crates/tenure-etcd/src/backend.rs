@@ -8,8 +8,8 @@ use std::time::Duration;
 use async_trait::async_trait;
 use tenure_core::{
     Acquired, BootClock, Candidate, Capabilities, Changes, Check, Error, ErrorKind, Expiry,
-    FencingGuarantee, FencingToken, Grant, LockBackend, LockName, Occupancy, Operation, Order,
-    Renewal, Rises, SharedClock, Time, Wakeup,
+    FencingGuarantee, FencingToken, Grant, LockBackend, LockName, Loss, Occupancy, Operation,
+    Order, Renewal, Rises, SharedClock, Time, Wakeup,
 };
 use tokio::runtime::Handle;
 use tokio::sync::oneshot;
@@ -475,6 +475,12 @@ impl LockBackend for EtcdBackend {
 
     fn changes(&self, lock: &LockName) -> Changes {
         self.inner.common.hub.changes(lock)
+    }
+
+    /// One heartbeat finds out for all elections on its lease.
+    fn loss(&self, grant: &Grant) -> Option<Loss> {
+        let slot = grant.state::<Seated>()?.slot.clone();
+        Some(Box::pin(slot.over(keys::revision(grant.token))))
     }
 
     async fn diagnose(&self, lock: &LockName, _lease: Duration) -> Vec<Check> {

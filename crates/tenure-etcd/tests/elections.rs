@@ -65,6 +65,40 @@ async fn a_term_survives_the_loss_of_each_member() {
     assert!(next.token() > token);
 }
 
+/// Whoever finds the lease gone finds it for all, whose own heartbeats are minutes away.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_end_of_a_lease_ends_all_its_terms_at_once() {
+    let Some(cluster) = start() else { return };
+    let backend = Arc::new(cluster.connect().await);
+    let campaign = async |name: &str| {
+        let policy = Policy::builder()
+            .lease(LONG)
+            .heartbeat(LONG / 3)
+            .build()
+            .unwrap();
+        Election::builder(backend.clone(), lock(name))
+            .policy(policy)
+            .build()
+            .unwrap()
+            .campaign()
+            .await
+            .unwrap()
+    };
+    let (first, second) = (campaign("first").await, campaign("second").await);
+    let third = campaign("third").await;
+    // One key alone.
+    cluster.ctl(&["del", "--prefix", "third/"]);
+    assert!(first.confirm().await.is_ok());
+    until("its term is over", async || !third.is_valid()).await;
+    assert!(second.is_valid());
+
+    let key = cluster.queue("first").remove(0);
+    cluster.ctl(&["lease", "revoke", key.strip_prefix("first/").unwrap()]);
+    assert!(first.confirm().await.is_err());
+    until("the other one's term is over", async || !second.is_valid()).await;
+    assert!(!first.is_valid());
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn thousands_of_elections_share_their_keepalives() {
     const ELECTIONS: usize = 2500;

@@ -295,6 +295,7 @@ impl Session {
                     tracing::warn!(%lock, "the key of a term is gone");
                 }
                 state.forget();
+                slot.gone.notify_waiters();
             }
         }
         drop(slots);

@@ -199,6 +199,7 @@ impl Session {
         );
         for (lock, slot) in slots {
             slot.state().close();
+            slot.gone.notify_waiters();
             self.common.hub.rise(&lock, self.id);
         }
         self.revoke_later();

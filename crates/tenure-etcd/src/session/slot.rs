@@ -1,10 +1,12 @@
 //! A candidate's key, as it is known here.
 
 use std::collections::HashMap;
+use std::pin::pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tenure_core::{CampaignId, Candidate, LockName, PublishedValue, Time};
+use tokio::sync::Notify;
 
 use super::Session;
 
@@ -20,6 +22,8 @@ pub(crate) struct Slot {
     /// Requests about the key are sent one after the other.
     pub(super) turn: tokio::sync::Mutex<()>,
     state: Mutex<Seat>,
+    /// The key is gone, or the whole lease.
+    pub(super) gone: Notify,
 }
 
 pub(super) struct Seat {
@@ -52,6 +56,20 @@ impl Slot {
                 since: now,
                 until: now + lease,
             }),
+            gone: Notify::new(),
+        }
+    }
+
+    /// Returns when the term with this create revision is known to be over.
+    pub(crate) async fn over(self: Arc<Self>, own: i64) {
+        loop {
+            let mut gone = pin!(self.gone.notified());
+            // Before the look, or what happens right after it would be missed.
+            gone.as_mut().enable();
+            if self.state().leads_since(own).is_none() {
+                return;
+            }
+            gone.await;
         }
     }
 
