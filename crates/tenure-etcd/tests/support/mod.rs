@@ -242,7 +242,10 @@ impl Cluster {
 
     /// What `etcdctl` prints.
     pub fn ctl(&self, arguments: &[&str]) -> String {
-        let output = self.try_ctl_at(0, arguments);
+        let mut command = self.ctl_command(0);
+        // On a busy machine its own 2 and 5 s can be too short.
+        command.args(["--dial-timeout=60s", "--command-timeout=60s"]);
+        let output = command.args(arguments).output().unwrap();
         let errors = String::from_utf8_lossy(&output.stderr).into_owned();
         assert!(output.status.success(), "etcdctl {arguments:?}: {errors}");
         String::from_utf8(output.stdout).unwrap()
