@@ -7,13 +7,15 @@
 //! because `tenure` has died, and when that time has come.
 //!
 //! What is written to the pipe are times of the boot clock in nanoseconds, a line each. The guard
-//! is killed before the group's leader is reaped, so that the number of the group cannot have come
-//! to mean another one.
+//! says through another one when it kills because the time has come: from the outside that looks
+//! like a command that somebody else has killed, which is no loss of leadership. It is killed
+//! before the group's leader is reaped, so that the number of the group cannot have come to mean
+//! another one.
 
 use std::fs::File;
-use std::io::{self, ErrorKind, Write as _};
+use std::io::{self, ErrorKind, Read as _, Write as _};
 use std::os::unix::process::CommandExt as _;
-use std::process::{self, ChildStdin, Stdio};
+use std::process::{self, ChildStdin, ChildStdout, Stdio};
 use std::thread;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -28,13 +30,33 @@ use crate::failure::Failure;
 use crate::witness::Witness;
 use crate::{group, signals};
 
+/// The guard's process.
+#[derive(Debug)]
+struct Launched {
+    process: process::Child,
+    /// Does not block: a guard that is stopped must not stop us.
+    times: ChildStdin,
+    /// Read when the process is dead only, so that it does not block either.
+    report: ChildStdout,
+}
+
+impl Launched {
+    /// Ends it, if that has not happened yet, and says whether it has killed because it was time.
+    fn end(&mut self) -> bool {
+        // It may have ended already. Killed, it does nothing any more, even if it is stopped now.
+        let _ended = self.process.kill();
+        let _status = self.process.wait();
+        self.report.read(&mut [0]).is_ok_and(|count| count > 0)
+    }
+}
+
 /// The guard as `tenure run` sees it.
 #[derive(Debug)]
 pub(crate) struct Guard {
     group: Pid,
-    process: process::Child,
-    /// Does not block: a guard that is stopped must not stop us.
-    times: ChildStdin,
+    launched: Launched,
+    /// Whether one that was replaced had killed.
+    killed: bool,
     /// Inherited by the guard, and by the one that replaces it.
     _witness: Witness,
 }
@@ -42,11 +64,10 @@ pub(crate) struct Guard {
 impl Guard {
     /// Has `group` killed at `until`, unless that is [put off](Self::put_off), or this is dropped.
     pub(crate) fn start(group: Pid, until: Time, witness: Witness) -> Result<Self, Failure> {
-        let (process, times) = launch(group, until)?;
         Ok(Self {
             group,
-            process,
-            times,
+            launched: launch(group, until)?,
+            killed: false,
             _witness: witness,
         })
     }
@@ -54,31 +75,29 @@ impl Guard {
     /// Has the group killed at `until`, and not at the time said before.
     pub(crate) fn put_off(&mut self, until: Time) {
         let line = format!("{}\n", until.as_nanos());
-        match self.times.write_all(line.as_bytes()) {
+        match self.launched.times.write_all(line.as_bytes()) {
             Ok(()) => {}
             // It is stopped and has not read anything for hours. What it knows last is an earlier
             // time, so it errs on the safe side.
             Err(error) if error.kind() == ErrorKind::WouldBlock => {}
             // Somebody killed it.
             Err(_) => match launch(self.group, until) {
-                Ok((process, times)) => {
-                    self.end();
-                    self.process = process;
-                    self.times = times;
+                Ok(launched) => {
+                    self.killed |= self.launched.end();
+                    self.launched = launched;
                 }
                 Err(error) => tracing::warn!("nobody guards what the command starts: {error}"),
             },
         }
     }
 
-    fn end(&mut self) {
-        // It may have ended already. Killed, it does nothing any more, even if it is stopped now.
-        let _ended = self.process.kill();
-        let _status = self.process.wait();
+    /// Ends it, and says whether it has killed the group because the time had come.
+    pub(crate) fn end(mut self) -> bool {
+        self.launched.end() || self.killed
     }
 }
 
-fn launch(group: Pid, until: Time) -> Result<(process::Child, ChildStdin), Failure> {
+fn launch(group: Pid, until: Time) -> Result<Launched, Failure> {
     let mut process = process::Command::new(THIS_PROGRAM)
         .arg0("tenure")
         .args(["__guard", "--group", &group.to_string()])
@@ -87,19 +106,23 @@ fn launch(group: Pid, until: Time) -> Result<(process::Child, ChildStdin), Failu
         .process_group(0)
         .current_dir("/")
         .stdin(Stdio::piped())
-        .stdout(Stdio::null())
+        .stdout(Stdio::piped())
         .stderr(Stdio::null())
         .spawn()
         .map_err(|error| Failure::new(format!("cannot start a process: {error}")))?;
-    let Some(times) = process.stdin.take() else {
+    let (Some(times), Some(report)) = (process.stdin.take(), process.stdout.take()) else {
         return Err(Failure::new("cannot open a pipe to another process"));
     };
     rustix::io::ioctl_fionbio(&times, true)
         .map_err(|error| Failure::new(format!("cannot set up a pipe: {error}")))?;
-    Ok((process, times))
+    Ok(Launched {
+        process,
+        times,
+        report,
+    })
 }
 
-impl Drop for Guard {
+impl Drop for Launched {
     fn drop(&mut self) {
         self.end();
     }
@@ -134,6 +157,12 @@ fn group_of_a_command(number: i32) -> Result<Pid, Failure> {
             "{number} is not the process group of a command; only `tenure run` starts this"
         ))
     })
+}
+
+/// Before it is done: once the command is dead, we may be killed any moment.
+fn report_kill() {
+    // Nobody may be there to read it any more. One byte into an empty pipe does not block.
+    let _gone = rustix::io::write(io::stdout(), b"!");
 }
 
 struct Watch {
@@ -181,6 +210,7 @@ impl Watch {
                 return Ok(());
             }
             if !killed && BootClock.now() >= self.until {
+                report_kill();
                 self.kill();
                 killed = true;
             }

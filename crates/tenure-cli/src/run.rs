@@ -41,7 +41,7 @@ pub(crate) fn run(args: RunArgs) -> Result<u8, Failure> {
     let plan = Plan {
         lock: options::lock(&args.place.lock)?,
         identity: options::identity(args.id.as_deref())?,
-        policy: options::policy(&args.policy)?,
+        policy: with_time_to_tell(options::policy(&args.policy)?),
         drain_limit: options::duration("--drain-limit", &args.drain_limit)?,
         exit_on_loss: args.exit_on_loss,
         url: args.place.backend,
@@ -69,6 +69,12 @@ impl Plan {
         };
         if self.url.starts_with("memory") {
             tracing::warn!("memory: elects within this one process, so every candidate will lead");
+        }
+        if self.policy.stop_grace() <= margin(&self.policy) {
+            tracing::warn!(
+                "when leadership is lost the command is killed without being told to stop: lease \
+                 and heartbeat leave no time for that; use a shorter heartbeat"
+            );
         }
         loop {
             let leadership = match self.campaign(&election, &mut signals).await? {
@@ -159,7 +165,7 @@ impl Plan {
 
     /// The time left until the command must be killed.
     fn time_left(&self, term: &Term) -> Duration {
-        term.remaining().saturating_sub(self.margin())
+        term.remaining().saturating_sub(margin(&self.policy))
     }
 
     /// When the command must be killed. The guard does it then, if we cannot.
@@ -168,12 +174,29 @@ impl Plan {
         let now = BootClock.now();
         now + self.time_left(term)
     }
+}
 
-    /// The command is killed this long before the validity ends, so that it is dead by then.
-    fn margin(&self) -> Duration {
-        let least = self.policy.lease() / 100;
-        (self.policy.stop_grace() / 4).clamp(least, MAX_MARGIN.max(least))
+/// The command is killed this long before the validity ends, so that it is dead by then.
+fn margin(policy: &Policy) -> Duration {
+    (policy.stop_grace() / 4).clamp(least_margin(policy), MAX_MARGIN)
+}
+
+/// What a kill takes does not depend on how long the command may take to stop, so it is not taken
+/// off this when the stop grace is short.
+fn least_margin(policy: &Policy) -> Duration {
+    (policy.lease() / 100).min(MAX_MARGIN)
+}
+
+/// `policy` with a stop grace that does not end before it has begun: the command is killed a
+/// [`margin`] before the validity ends, and has to be told to stop before that. A policy so tight
+/// that there is no room for it stays as it is: then the command is killed without a word.
+fn with_time_to_tell(policy: Policy) -> Policy {
+    let least = least_margin(&policy) * 2;
+    if policy.stop_grace() >= least {
+        return policy;
     }
+    let roomy = policy.to_builder().stop_grace(least).build();
+    roomy.unwrap_or(policy)
 }
 
 /// Gives the lock back, now that the command is gone; a second signal says not to wait for it.
@@ -313,16 +336,25 @@ impl Work<'_> {
     }
 
     async fn end(self) -> Result<Ending, Failure> {
+        let cause = self.cause();
         // What the command left behind is killed before nobody guards it any more.
         self.child.kill();
-        drop(self.guard);
+        let guard_killed = self.guard.end();
         let status = self.child.finish().await?;
         let killed = status.signal() == Some(Signal::KILL.as_raw());
         let lost = match self.stage {
             Stage::Losing => true,
-            // The guard did it while we were stopped.
-            Stage::Running => killed && self.term.is_cancelled(),
-            Stage::Draining(_) => false,
+            // The guard did it: while we were stopped, or because it came first. The term need
+            // not be cancelled for that: its last heartbeat may have come through too late for
+            // the guard to be told.
+            Stage::Running if killed && (guard_killed || self.term.is_cancelled()) => {
+                tracing::warn!(
+                    "{} is lost: {cause}; the command was killed",
+                    self.plan.lock
+                );
+                true
+            }
+            Stage::Running | Stage::Draining(_) => false,
         };
         Ok(if lost {
             Ending::Lost
@@ -342,4 +374,61 @@ async fn at(time: Option<Instant>) {
 fn signalled(signal: Signal) -> u8 {
     // Signals are numbered up to 64.
     exit::SIGNALLED.saturating_add(u8::try_from(signal.as_raw()).unwrap_or_default())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_is_told_before_it_is_killed_and_killed_before_the_validity_ends() {
+        let second = Duration::from_secs(1);
+        for lease in [
+            second / 10,
+            second * 2,
+            second * 20,
+            second * 600,
+            second * 3600,
+        ] {
+            for grace in [
+                Duration::ZERO,
+                Duration::from_millis(1),
+                lease / 200,
+                lease / 100,
+                lease / 50,
+                lease / 4,
+            ] {
+                let policy = Policy::builder().lease(lease).stop_grace(grace);
+                let policy = with_time_to_tell(policy.build().unwrap());
+                let margin = margin(&policy);
+                assert!(margin <= policy.stop_grace() / 2, "{policy}: {margin:?}");
+                assert!(margin >= (lease / 100).min(MAX_MARGIN), "{policy}");
+                assert!(policy.stop_grace() >= grace, "{policy}");
+                assert_eq!(policy.lease(), lease);
+            }
+        }
+    }
+
+    #[test]
+    fn the_usual_stop_grace_is_left_alone() {
+        let long = Policy::builder()
+            .lease(Duration::from_secs(600))
+            .heartbeat(Duration::from_secs(60))
+            .stop_grace(Duration::from_secs(5));
+        let long = long.build().unwrap();
+        for policy in [Policy::default(), Policy::client_go(), Policy::fast(), long] {
+            assert_eq!(with_time_to_tell(policy.clone()), policy);
+        }
+    }
+
+    #[test]
+    fn a_policy_without_room_for_it_is_not_refused() {
+        let tight = Policy::builder()
+            .lease(Duration::from_secs(2))
+            .heartbeat(Duration::from_millis(1650))
+            .stop_grace(Duration::from_millis(10));
+        let tight = tight.build().unwrap();
+        assert_eq!(with_time_to_tell(tight.clone()), tight);
+        assert_eq!(margin(&tight), Duration::from_millis(20));
+    }
 }

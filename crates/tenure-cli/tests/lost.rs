@@ -209,6 +209,29 @@ fn a_store_that_fails_gives_the_command_its_time_to_stop() {
     }
 }
 
+/// However little time that leaves for the command, leadership was lost: tenure did not end by
+/// the command's own will.
+#[test]
+fn a_command_killed_with_hardly_any_time_to_stop_is_a_loss_too() {
+    for (heartbeat, grace) in [
+        ("500ms", "10ms"),
+        ("500ms", "0s"),
+        // So tight that there is no room to tell the command before it has to be killed.
+        ("1650ms", "10ms"),
+    ] {
+        let place = Place::new();
+        let options = ["--lease", "2s", "--heartbeat", heartbeat];
+        let options = [&options[..], &["--stop-grace", grace, "--exit-on-loss"]].concat();
+        let script = "trap '' TERM; echo $$ > child; while :; do sleep 0.01; done";
+        let mut alice = start(&place, "alice", &options, script);
+        let child = place.pid("child");
+        fs::rename(place.path("store/job"), place.path("away")).unwrap();
+        fs::write(place.path("store/job"), "a file in the way").unwrap();
+        assert_eq!(alice.code(), 75, "{options:?}: {}", place.read("log-alice"));
+        assert!(!is_alive(child));
+    }
+}
+
 #[test]
 fn a_store_that_was_out_of_order_is_waited_for() {
     let place = Place::new();
