@@ -30,8 +30,14 @@ pub const LONG: Duration = Duration::from_secs(600);
 
 pub const PASSWORD: &str = "correct-horse";
 
+/// The folder of another server's programs, if it is not the one of this system that is meant.
+const PROGRAMS: &str = "TENURE_TEST_POSTGRES_BIN";
+
 /// The newest server's programs; `None`, and a line that says so, where there are none.
 fn programs() -> Option<PathBuf> {
+    if let Some(named) = env::var_os(PROGRAMS) {
+        return Some(named.into());
+    }
     let mut found: Vec<PathBuf> = fs::read_dir("/usr/lib/postgresql")
         .into_iter()
         .flatten()
@@ -94,9 +100,17 @@ pub fn give(path: &Path) {
     }
 }
 
+/// `15.18`
+fn version(bin: &Path) -> String {
+    let told = Command::new(bin.join("postgres")).arg("--version").output();
+    let told = String::from_utf8(told.unwrap().stdout).unwrap();
+    told.split_whitespace().nth(2).unwrap().to_owned()
+}
+
 /// A fresh cluster, copied from one that is made once.
 fn data(bin: &Path, into: &Path) {
-    let template = Path::new(env!("CARGO_TARGET_TMPDIR")).join("tenure-postgres-template");
+    let name = format!("tenure-postgres-{}", version(bin));
+    let template = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
     if !template.is_dir() {
         let made = tempfile::Builder::new()
             .prefix("tenure-initdb")
