@@ -27,6 +27,7 @@ use std::process::ExitCode;
 
 use clap::Parser as _;
 use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::Directive;
 
 use crate::cli::{Cli, Command};
 use crate::failure::{Failure, exit};
@@ -100,11 +101,30 @@ fn log_to_stderr() {
     let filter = if chosen.is_empty() {
         EnvFilter::new(default)
     } else {
-        EnvFilter::new(chosen)
+        EnvFilter::new(understood(&chosen))
     };
     tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(io::stderr)
+        // It would tell of them on standard error, and panic when that is what is closed: whoever
+        // reads the log may go at any time, and the term goes on.
+        .log_internal_errors(false)
         .with_ansi(terminal && std::env::var_os("NO_COLOR").is_none_or(|v| v.is_empty()))
         .init();
+}
+
+/// The directives of `chosen` that can be obeyed. The filter itself would complain about the others
+/// in a way that panics when standard error is closed.
+fn understood(chosen: &str) -> String {
+    let is_understood = |directive: &&str| match directive.parse::<Directive>() {
+        Ok(_) => true,
+        Err(error) => {
+            let complaint = format!("ignoring \"{directive}\" in {LOG}: {error}");
+            complain(&Failure::new(harmless(&complaint)));
+            false
+        }
+    };
+    let directives = chosen.split(',').filter(|part| !part.is_empty());
+    let directives: Vec<&str> = directives.filter(is_understood).collect();
+    directives.join(",")
 }

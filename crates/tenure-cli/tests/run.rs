@@ -254,3 +254,29 @@ fn standard_streams_are_the_commands_own() {
     assert_eq!(stdout(&output), "input");
     assert_eq!(stderr(&output), "problem\n");
 }
+
+/// Whoever read the log has gone: that is no reason to stop working.
+#[test]
+fn a_closed_standard_error_ends_neither_the_term_nor_the_command() {
+    // The second one is complained about before anything else.
+    for log in ["info", "info,tenure=loud"] {
+        let place = Place::new();
+        let (reader, writer) = std::io::pipe().unwrap();
+        drop(reader);
+        // The shell itself would complain about the end of what it waits for.
+        let script = "exec 2> /dev/null
+            trap 'exit 5' TERM; echo > ready; while :; do sleep 0.01; done";
+        let mut run = place.run(&["--lease", ENDLESS], script);
+        let mut run = Running::start(run.env("TENURE_LOG", log).stderr(writer));
+        let mut ended = None;
+        until("the command runs, or tenure has ended", || {
+            ended = run.0.try_wait().unwrap();
+            ended.is_some() || place.path("ready").exists()
+        });
+        assert_eq!(ended, None);
+        // What it logs while it leads has been logged once it has passed this on.
+        run.signal(Signal::TERM);
+        assert_eq!(run.code(), 5, "{log}");
+        place.assert_free();
+    }
+}
