@@ -13,7 +13,8 @@ const HIDDEN: &str = "***";
 ///
 /// For logs and error messages. It would rather hide too much than too little: a password that
 /// should have been percent-encoded may hold any character, so in each line everything between
-/// the first `://` and the last `@` goes.
+/// the first `://` and the last `@` goes. Where that `@` may stand within a parameter's secret, all
+/// that follows goes too.
 ///
 /// ```
 /// assert_eq!(
@@ -35,29 +36,42 @@ fn redact_line(line: &str) -> String {
         return line.to_owned();
     };
     match after.rsplit_once('@') {
+        Some((hidden, _)) if has_secret_parameter(hidden) => format!("{before}://{HIDDEN}"),
         Some((_, host)) => format!("{before}://{HIDDEN}@{}", redact_parameters(host)),
         None => format!("{before}://{}", redact_parameters(after)),
     }
 }
 
+/// Whether a parameter that holds a secret stands in `text`, which may end within it.
+fn has_secret_parameter(text: &str) -> bool {
+    text.split_once(['?', '&'])
+        .is_some_and(|(_, parameters)| is_secret(parameters))
+}
+
+/// The `?` may be missing, when it stood before an `@` in a parameter.
 fn redact_parameters(text: &str) -> String {
-    let Some((location, query)) = text.split_once('?') else {
+    let Some(end) = text.find(['?', '&']) else {
         return text.to_owned();
     };
+    let (location, query) = text.split_at(end);
     let parameters: Vec<String> = query.split('&').map(redact_parameter).collect();
-    format!("{location}?{}", parameters.join("&"))
+    format!("{location}{}", parameters.join("&"))
 }
 
 fn redact_parameter(parameter: &str) -> String {
-    let Some((name, _)) = parameter.split_once('=') else {
-        return parameter.to_owned();
-    };
-    let lower = name.to_ascii_lowercase();
-    if SECRET_WORDS.iter().any(|word| lower.contains(word)) {
-        format!("{name}={HIDDEN}")
-    } else {
-        parameter.to_owned()
+    match parameter.split_once('=') {
+        Some((name, _)) if is_secret(parameter) => format!("{name}={HIDDEN}"),
+        _ => parameter.to_owned(),
     }
+}
+
+/// Whether a value in there belongs to a name that says that it is a secret. All before the last
+/// `=` counts as a name: there may be a second one where a `&` was mistyped.
+fn is_secret(parameters: &str) -> bool {
+    parameters.rsplit_once('=').is_some_and(|(names, _)| {
+        let names = names.to_ascii_lowercase();
+        SECRET_WORDS.iter().any(|word| names.contains(word))
+    })
 }
 
 #[cfg(test)]
@@ -81,6 +95,25 @@ mod tests {
                 "postgres://h/db?SSLPassword=p#x",
                 "postgres://h/db?SSLPassword=***",
             ),
+            ("postgres://a@h/db?password=abc@hunter2", "postgres://***"),
+            (
+                "postgres://a@h/db?password=abc@hunter2&x=1",
+                "postgres://***",
+            ),
+            (
+                "postgres://h/db?x=1&sentinel_password=a@hunter2",
+                "postgres://***",
+            ),
+            (
+                "redis://h?sentinel_password=a/b",
+                "redis://h?sentinel_password=***",
+            ),
+            ("postgres://u:p@h/db?user=a@b", "postgres://***@b"),
+            (
+                "postgres://h/db?user=a@b&password=p&x=1",
+                "postgres://***@b&password=***&x=1",
+            ),
+            ("postgres://h/db?x=1?password=p", "postgres://h/db?x=***"),
             (
                 "error: 'redis://u:p@h'\nnext line",
                 "error: 'redis://***@h'\nnext line",
