@@ -49,7 +49,7 @@ pub(crate) struct Hub {
 
 #[derive(Default)]
 struct State {
-    waiting: HashMap<AdvisoryKey, watch::Sender<Hint>>,
+    waiting: HashMap<AdvisoryKey, watch::Sender<Told>>,
     announcements: HashMap<AdvisoryKey, Announcement>,
     watches: HashMap<i32, Watch>,
     sessions: Vec<Weak<Session>>,
@@ -57,6 +57,16 @@ struct State {
     first_reign: Option<String>,
     /// The reign that has followed it, and when we saw that.
     next_reign: Option<(String, Time)>,
+}
+
+/// What those who wait for a lock were told. A subscriber that has not looked for a while still
+/// learns that the lock was free meanwhile, whoever has won it since.
+#[derive(Clone, Copy, Default)]
+struct Told {
+    /// How often it may have become free.
+    frees: u64,
+    /// For how long somebody holds it, from the last announcement on.
+    held_for: Duration,
 }
 
 /// The session that waits for the end of another one.
@@ -173,23 +183,27 @@ impl Hub {
         })
     }
 
-    fn heard(&self, message: Message) {
+    fn heard(self: &Arc<Self>, message: Message) {
         match message {
             Message::Free(key) => {
                 let mut state = self.state();
                 state.announcements.remove(&key);
-                state.hint(key, Hint::MayBeFree);
+                state.may_be_free(key);
             }
             Message::Led(key, announcement) => {
+                let (pid, lease) = (announcement.pid, announcement.lease);
                 let mut state = self.state();
-                // Half of it, so that a candidate that missed the holder's end looks in time.
-                state.hint(key, Hint::HeldFor(announcement.lease / 2));
                 if state.announcements.len() >= REMEMBERED {
                     state.announcements.clear();
                 }
                 state.announcements.insert(key, announcement);
                 drop(state);
                 self.announced.notify_waiters();
+                // Who does not learn of the holder's end goes on looking once per heartbeat.
+                if self.ends_with_us(pid) || self.watch(key, pid) {
+                    // Half of it, so that a candidate that missed the holder's end looks in time.
+                    self.state().held_for(key, lease / 2);
+                }
             }
             Message::Ask(key) => {
                 let sessions = self.state().sessions.clone();
@@ -236,18 +250,23 @@ impl Hub {
         state.sessions.iter().filter_map(Weak::upgrade).collect()
     }
 
+    /// Whether the session is one of our own, whose end is told without a watch.
+    fn ends_with_us(&self, pid: i32) -> bool {
+        self.sessions().iter().any(|session| session.pid() == pid)
+    }
+
     /// Everybody looks again: a session that listened has ended.
     pub(crate) fn missed_something(&self) {
         let mut state = self.state();
         state.announcements.clear();
         for waiting in state.waiting.values() {
-            waiting.send_replace(Hint::MayBeFree);
+            waiting.send_modify(|told| told.frees += 1);
         }
     }
 
     /// Those who wait for `key` look again.
     pub(crate) fn look_again(&self, key: AdvisoryKey) {
-        self.state().hint(key, Hint::MayBeFree);
+        self.state().may_be_free(key);
     }
 
     /// What the session `pid` has told of its term.
@@ -282,10 +301,12 @@ impl Hub {
             let mut state = self.state();
             let sender = state.waiting.entry(key);
             sender
-                .or_insert_with(|| watch::Sender::new(Hint::MayBeFree))
+                .or_insert_with(|| watch::Sender::new(Told::default()))
                 .subscribe()
         };
+        let frees = receiver.borrow().frees;
         let subscription = Subscription {
+            frees,
             receiver: Some(receiver),
             hub: self.clone(),
             key,
@@ -295,27 +316,35 @@ impl Hub {
             |mut subscription| async move {
                 let receiver = subscription.receiver.as_mut()?;
                 receiver.changed().await.ok()?;
-                let hint = *receiver.borrow_and_update();
+                let told = *receiver.borrow_and_update();
+                let was_free = told.frees != subscription.frees;
+                subscription.frees = told.frees;
+                let hint = if was_free {
+                    Hint::MayBeFree
+                } else {
+                    Hint::HeldFor(told.held_for)
+                };
                 Some((hint, subscription))
             },
         ))
     }
 
-    /// Sees to it that those who wait for `key` are woken when the session `pid` ends.
-    pub(crate) fn watch(self: &Arc<Self>, key: AdvisoryKey, pid: i32) {
+    /// Sees to it that those who wait for `key` are woken when the session `pid` ends; whether
+    /// they will be.
+    pub(crate) fn watch(self: &Arc<Self>, key: AdvisoryKey, pid: i32) -> bool {
         let mut state = self.state();
         if !state.waiting.contains_key(&key) {
-            return;
+            return false;
         }
         if let Some(watch) = state.watches.get_mut(&pid) {
             if watch.keys.insert(key) {
                 state.forget_key(key, Some(pid));
             }
-            return;
+            return true;
         }
         state.forget_key(key, Some(pid));
         if state.watches.len() >= self.config.watch_sessions {
-            return;
+            return false;
         }
         let (hub, config) = (Arc::downgrade(self), self.config.clone());
         let runtime = self.runtime.clone();
@@ -340,6 +369,7 @@ impl Hub {
                 task: task.abort_handle(),
             },
         );
+        true
     }
 
     fn watch_over(&self, pid: i32, gone: bool) {
@@ -348,16 +378,22 @@ impl Hub {
             && gone
         {
             for key in watch.keys {
-                state.hint(key, Hint::MayBeFree);
+                state.may_be_free(key);
             }
         }
     }
 }
 
 impl State {
-    fn hint(&mut self, key: AdvisoryKey, hint: Hint) {
+    fn may_be_free(&self, key: AdvisoryKey) {
         if let Some(waiting) = self.waiting.get(&key) {
-            waiting.send_replace(hint);
+            waiting.send_modify(|told| told.frees += 1);
+        }
+    }
+
+    fn held_for(&self, key: AdvisoryKey, left: Duration) {
+        if let Some(waiting) = self.waiting.get(&key) {
+            waiting.send_modify(|told| told.held_for = left);
         }
     }
 
@@ -385,7 +421,9 @@ impl Drop for State {
 }
 
 struct Subscription {
-    receiver: Option<watch::Receiver<Hint>>,
+    receiver: Option<watch::Receiver<Told>>,
+    /// How often the lock may have become free that this subscriber knows of.
+    frees: u64,
     hub: Arc<Hub>,
     key: AdvisoryKey,
 }
@@ -466,9 +504,55 @@ impl Drop for CancelOnDrop {
 
 #[cfg(test)]
 mod tests {
+    use futures_util::{FutureExt as _, StreamExt as _};
     use tenure_core::LockName;
 
     use super::*;
+
+    fn led(pid: i32) -> Announcement {
+        Announcement {
+            pid,
+            lock: "a".to_owned(),
+            lease: Duration::from_secs(20),
+            token: FencingToken::from_counter(42).unwrap(),
+            identity: "pod-1".to_owned(),
+            value: None,
+        }
+    }
+
+    fn hub(watch_sessions: usize) -> Arc<Hub> {
+        let config = PostgresConfig::server("127.0.0.1:1").unwrap();
+        let config = config.watch_sessions(watch_sessions);
+        Hub::new(Arc::new(config), Handle::current())
+    }
+
+    #[tokio::test]
+    async fn a_release_is_heard_although_somebody_has_won_the_lock_since() {
+        let (hub, key) = (hub(1), AdvisoryKey::Big(1));
+        let mut changes = hub.changes(key);
+        hub.heard(Message::Free(key));
+        hub.heard(Message::Led(key, led(7)));
+        assert_eq!(changes.next().await, Some(Hint::MayBeFree));
+        hub.heard(Message::Led(key, led(7)));
+        let left = Duration::from_secs(10);
+        assert_eq!(changes.next().await, Some(Hint::HeldFor(left)));
+    }
+
+    #[tokio::test]
+    async fn the_end_of_a_holder_that_was_announced_is_waited_for() {
+        let (hub, key) = (hub(1), AdvisoryKey::Big(1));
+        let _changes = hub.changes(key);
+        hub.heard(Message::Led(key, led(7)));
+        assert!(hub.state().watches.contains_key(&7));
+    }
+
+    #[tokio::test]
+    async fn nobody_sleeps_through_heartbeats_where_no_end_is_waited_for() {
+        let (hub, key) = (hub(0), AdvisoryKey::Big(1));
+        let mut changes = hub.changes(key);
+        hub.heard(Message::Led(key, led(7)));
+        assert_eq!(changes.next().now_or_never(), None);
+    }
 
     #[test]
     fn messages_are_read_as_they_were_written() {

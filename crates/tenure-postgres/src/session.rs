@@ -423,6 +423,11 @@ impl Session {
         self.lease
     }
 
+    /// Its process at the server.
+    pub(crate) fn pid(&self) -> i32 {
+        self.link.pid
+    }
+
     /// How long a query may take before the session counts as dead.
     pub(crate) fn patience(&self) -> Duration {
         self.lease.max(PATIENCE)
