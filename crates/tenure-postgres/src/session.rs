@@ -433,6 +433,17 @@ impl Session {
         self.lease.max(PATIENCE)
     }
 
+    /// The same for a look at who holds a lock. A session that holds none has nothing to lose, and
+    /// is left sooner: its host may have vanished, and another one been promoted.
+    fn patience_with_a_look(&self) -> Duration {
+        let holds_any = self.slots().values().any(|slot| slot.held().is_some());
+        if holds_any {
+            return self.patience();
+        }
+        self.patience()
+            .min(self.config.connect_timeout.max(PATIENCE))
+    }
+
     fn slots(&self) -> MutexGuard<'_, HashMap<AdvisoryKey, Arc<Slot>>> {
         self.slots.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -447,7 +458,7 @@ impl Session {
         statement: &Statement,
         parameters: &[&(dyn ToSql + Sync)],
     ) -> Result<Row, Trouble> {
-        let limit = self.lease.max(PATIENCE);
+        let limit = self.patience();
         let query = self.link.client.query_one(statement, parameters);
         match tokio::time::timeout(limit, query).await {
             Ok(Ok(row)) => Ok(row),
@@ -833,10 +844,14 @@ impl Session {
             let statement = &self.statements.holder;
             let parameters: [&(dyn ToSql + Sync); 2] = [&bits, &kind];
             let query = self.link.client.query_opt(statement, &parameters);
-            let limit = self.lease.max(PATIENCE);
-            tokio::time::timeout(limit, query)
-                .await
-                .map_err(|_| Trouble::silent("the server", limit))??
+            let limit = self.patience_with_a_look();
+            let Ok(row) = tokio::time::timeout(limit, query).await else {
+                let trouble = Trouble::silent("the server", limit);
+                // The next look is on a new connection, perhaps to another host.
+                self.link.close(&trouble);
+                return Err(trouble);
+            };
+            row?
         };
         let Some(row) = row else {
             return Ok(None);

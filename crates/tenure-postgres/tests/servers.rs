@@ -16,7 +16,8 @@ use support::{
     win, win_for,
 };
 use tenure_core::{
-    Acquired, Election, Error, ErrorKind, Identity, LockBackend as _, Policy, Renewal, Time,
+    Acquired, Election, Error, ErrorKind, Identity, LockBackend as _, Occupancy, Policy, Renewal,
+    Time,
 };
 use tenure_postgres::{PostgresBackend, PostgresConfig};
 
@@ -461,6 +462,27 @@ async fn a_partitioned_holder_loses_and_a_partitioned_waiter_never_leads() {
     // A call over the cut wire ends with the session, and never says "renewed".
     let renewal = holder.renew(&grant, holder.clock().now()).await;
     assert!(matches!(renewal, Ok(Renewal::Lost { .. })), "{renewal:?}");
+}
+
+/// The cut host stays silent, also to new connections, and the other one answers.
+#[tokio::test]
+async fn an_observer_whose_host_has_vanished_looks_at_another() {
+    let Some(server) = start(&[]) else { return };
+    let wire = Wire::to(&server).await;
+    let url = format!(
+        "postgres://app:{}@127.0.0.1:{},127.0.0.1:{}/postgres?sslmode=disable&connect_timeout=1",
+        support::PASSWORD,
+        wire.port,
+        server.port
+    );
+    let config = PostgresConfig::from_url(&url).unwrap();
+    let observer = PostgresBackend::connect(config).await.unwrap();
+    let name = lock("batch");
+    assert_eq!(observer.holder(&name).await.unwrap(), Occupancy::Free);
+    wire.cut();
+    let looking = async { while observer.holder(&name).await.is_err() {} };
+    let looked = tokio::time::timeout(support::LIMIT / 2, looking).await;
+    assert!(looked.is_ok(), "the observer is blind");
 }
 
 /// `cert.pem` of `localhost`, which signs itself, and `key.pem`. `false`: left out.
