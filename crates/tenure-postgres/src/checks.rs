@@ -7,12 +7,15 @@ use std::time::Duration;
 use tenure_core::Check;
 use tokio_postgres::SimpleQueryMessage;
 
-use crate::config::{Address, PostgresConfig};
+use crate::config::{Address, PostgresConfig, TlsMode};
 use crate::errors::Trouble;
 use crate::link::{self, Link};
 use crate::session;
 
 /// All that is asked, one row. Columns that only privileged users see are null for others.
+///
+/// Functions are found by their names, since signatures grow: that of `pg_logical_emit_message`
+/// has another argument from release 17 on.
 const QUESTION: &str = "SELECT current_setting('server_version') AS version, \
     current_setting('fsync') AS fsync, \
     current_setting('full_page_writes') AS full_page_writes, \
@@ -26,9 +29,11 @@ const QUESTION: &str = "SELECT current_setting('server_version') AS version, \
     (current_setting('max_locks_per_transaction')::int8 * (current_setting('max_connections')::int8 \
         + current_setting('max_prepared_transactions')::int8))::text AS room, \
     (SELECT count(*) FROM pg_locks)::text AS locked, \
-    (SELECT string_agg(f, ', ') FROM unnest(ARRAY['pg_try_advisory_lock(bigint)', \
-        'pg_advisory_unlock(bigint)', 'pg_logical_emit_message(boolean,text,text)', \
-        'pg_notify(text,text)']) AS f WHERE NOT has_function_privilege(f, 'execute')) AS forbidden";
+    (SELECT string_agg(oid::regprocedure::text, ', ') FROM pg_proc \
+        WHERE pronamespace = 'pg_catalog'::regnamespace AND (proname = 'pg_notify' \
+        OR proname IN ('pg_try_advisory_lock', 'pg_advisory_unlock') AND pronargs = 1 \
+        OR proname = 'pg_logical_emit_message' AND proargtypes[2] = 'text'::regtype) \
+        AND NOT has_function_privilege(oid, 'execute')) AS forbidden";
 
 /// The settings that bear on locks, by the names in [`QUESTION`].
 struct Seen(HashMap<String, String>);
@@ -218,11 +223,21 @@ fn lock_table(seen: &Seen) -> Check {
 
 fn encryption(seen: &Seen, config: &PostgresConfig) -> Check {
     const NAME: &str = "encryption";
-    if seen.text("encrypted") == "true" {
-        return Check::fine(NAME, "TLS");
+    let is_encrypted = seen.text("encrypted") == "true";
+    if is_encrypted && config.tls == TlsMode::Require {
+        return Check::fine(NAME, "TLS, with the server's certificate verified");
     }
     if config.hosts.iter().all(Address::is_on_this_host) {
-        return Check::fine(NAME, "none, on this host");
+        let how = if is_encrypted { "TLS" } else { "none" };
+        return Check::fine(NAME, format!("{how}, on this host"));
+    }
+    if is_encrypted {
+        return Check::warning(
+            NAME,
+            "TLS, but the server's certificate is not verified: whoever is on the way can read \
+             and change locks all the same",
+            "set sslmode=verify-full in the URL, and sslrootcert where the authority is your own",
+        );
     }
     Check::warning(
         NAME,
@@ -253,5 +268,31 @@ async fn tokens(link: &Link, sequence: &str) -> Check {
     match session::check_sequence(link, sequence).await {
         Ok(()) => Check::fine(NAME, format!("{sequence} can be used")),
         Err(trouble) => failed(NAME, &trouble),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tenure_core::Verdict;
+
+    use super::*;
+
+    #[test]
+    fn encryption_counts_only_with_the_certificate_verified() {
+        let verdict = |url: &str, encrypted: bool| {
+            let seen = [("encrypted".to_owned(), encrypted.to_string())];
+            let config = PostgresConfig::from_url(url).unwrap();
+            encryption(&Seen(seen.into()), &config).verdict
+        };
+        let verified = "postgres://db.example/app?sslmode=verify-full";
+        assert_eq!(verdict(verified, true), Verdict::Fine);
+        for mode in ["prefer", "disable"] {
+            let url = format!("postgres://db.example/app?sslmode={mode}");
+            assert_eq!(verdict(&url, true), Verdict::Warning, "{mode}");
+            assert_eq!(verdict(&url, false), Verdict::Warning, "{mode}");
+        }
+        for encrypted in [true, false] {
+            assert_eq!(verdict("postgres://localhost", encrypted), Verdict::Fine);
+        }
     }
 }

@@ -17,7 +17,7 @@ use support::{
 };
 use tenure_core::{
     Acquired, Election, Error, ErrorKind, Identity, LockBackend as _, Occupancy, Policy, Renewal,
-    Time,
+    Time, Verdict,
 };
 use tenure_postgres::{PostgresBackend, PostgresConfig};
 
@@ -462,6 +462,47 @@ async fn a_partitioned_holder_loses_and_a_partitioned_waiter_never_leads() {
     // A call over the cut wire ends with the session, and never says "renewed".
     let renewal = holder.renew(&grant, holder.clock().now()).await;
     assert!(matches!(renewal, Ok(Renewal::Lost { .. })), "{renewal:?}");
+}
+
+#[tokio::test]
+async fn a_function_that_the_user_may_not_call_is_named() {
+    let Some(server) = start(&[]) else { return };
+    let admin = server.admin().await;
+    let role = format!("CREATE ROLE clerk LOGIN PASSWORD '{}'", support::PASSWORD);
+    admin.batch_execute(&role).await.unwrap();
+    let url = server.url().replace("//app:", "//clerk:");
+    let backend = PostgresBackend::connect(PostgresConfig::from_url(&url).unwrap()).await;
+    let backend = backend.unwrap();
+    let permissions = async || {
+        let checks = backend.diagnose(&lock("batch"), LONG).await;
+        let found = checks.iter().find(|check| check.name == "permissions");
+        let found = found.unwrap_or_else(|| panic!("{checks:?}"));
+        (found.verdict, found.reason.clone())
+    };
+    let (verdict, reason) = permissions().await;
+    assert_eq!(verdict, Verdict::Fine, "{reason}");
+    for function in [
+        "pg_notify",
+        "pg_logical_emit_message",
+        "pg_try_advisory_lock",
+        "pg_advisory_unlock",
+    ] {
+        let signatures = format!(
+            "SELECT string_agg(oid::regprocedure::text, ', ') FROM pg_proc WHERE proname = \
+             '{function}'"
+        );
+        let row = admin.query_one(&signatures, &[]).await.unwrap();
+        let signatures: &str = row.get(0);
+        let ask = async |what: &str, of: &str| {
+            let sql = format!("{what} EXECUTE ON FUNCTION {signatures} {of} PUBLIC");
+            admin.batch_execute(&sql).await.unwrap();
+        };
+        ask("REVOKE", "FROM").await;
+        let (verdict, reason) = permissions().await;
+        assert_eq!(verdict, Verdict::Unusable, "{reason}");
+        assert!(reason.contains(function), "{reason}");
+        ask("GRANT", "TO").await;
+    }
 }
 
 /// The cut host stays silent, also to new connections, and the other one answers.
