@@ -286,8 +286,11 @@ impl PostgresConfig {
         config.user = non_empty(decode(user)?);
         config.password = password;
         config.database = non_empty(decode(path)?);
-        // An '@' there may be the end of a password that holds a '?'.
-        let in_doubt = query.contains('@');
+        // An '@' there may be the end of a password that holds a '?', and what follows a password
+        // or stands alone the rest of one that holds an '&'.
+        let stands_alone = |piece: &str| !piece.is_empty() && !piece.contains('=');
+        let in_doubt =
+            query.contains('@') || find("password").is_some() || query.split('&').any(stands_alone);
         for (name, value) in &parameters {
             config.set(name, value, in_doubt)?;
         }
@@ -603,7 +606,8 @@ fn unknown(name: &str, in_doubt: bool) -> Error {
         watch_sessions, key_class, token_sequence, pooler, server_lease and restart_grace";
     if in_doubt || !name.chars().all(|c| c.is_ascii_lowercase() || c == '_') {
         return Error::invalid_input(format!(
-            "the URL has an unknown parameter (a '?' in a password is written %3F); {KNOWN}"
+            "the URL has an unknown parameter (in a password '?' is written %3F, and '&' %26); \
+             {KNOWN}"
         ));
     }
     let name: String = name.chars().take(40).collect();
@@ -724,6 +728,9 @@ mod tests {
             ("postgres://u:1?sec=r&pooler=session@a", "%3F"),
             ("postgres://u:1?sec%72et=@a", "%3F"),
             ("postgres://a?Secret", "%3F"),
+            ("postgres://a?password=x&secret", "%26"),
+            ("postgres://a?password=x&secret=y", "%26"),
+            ("postgres://u:x@a?secret", "%26"),
             ("postgres://u:secret@a?sslmode=maybe", "verify-full"),
             ("postgres://u:secret@a?sslcert=x", "belong together"),
             ("postgres://u:secret@a?connect_timeout=soon", "duration"),
