@@ -300,7 +300,10 @@ fn foreign(operation: Operation) -> Error {
 #[async_trait]
 impl LockBackend for PostgresBackend {
     fn capabilities(&self) -> Capabilities {
-        const REPLICATED: Rises = Rises::If("every standby that may take over is synchronous");
+        const REPLICATED: Rises = Rises::If(
+            "every standby that may take over is synchronous, and synchronous_commit is on or \
+             remote_apply",
+        );
         let over_restore = match self.inner.config.token_sequence {
             Some(_) => Rises::If("the sequence is raised by hand above all tokens that were given"),
             None => Rises::Never,

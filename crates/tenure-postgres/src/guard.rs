@@ -27,6 +27,8 @@ use crate::session::Session;
 /// Do not end the transaction by SQL, and do not touch session-level advisory locks in it. Change
 /// settings by `SET LOCAL`: what a plain `SET` or `RESET` changes stays changed in the session that
 /// holds the locks. The session is closed when it finds that its timeouts are no longer the lease.
+/// Leave `statement_timeout` and `idle_in_transaction_session_timeout` alone also by `SET LOCAL`:
+/// they are what ends the transaction of a process that was frozen, and frees its locks.
 ///
 /// A session has one transaction at a time: the terms of one identity and lease share it, and a
 /// second [`begin`](crate::PostgresBackend::begin) waits until the first is over. In one task that
