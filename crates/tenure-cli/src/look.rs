@@ -180,7 +180,10 @@ pub(crate) fn watch(args: &LookArgs) -> Result<u8, Failure> {
             backend = open(&args.place.backend) => backend?,
             _ = signals.ending() => return Ok(0),
         };
-        refuse_if_useless(&*backend, &lock).await?;
+        tokio::select! {
+            fit = refuse_if_useless(&*backend, &lock) => fit?,
+            _ = signals.ending() => return Ok(0),
+        }
         let mut changes = Observer::new(backend, lock.clone(), Policy::default()).watch();
         loop {
             let observation = tokio::select! {

@@ -105,3 +105,58 @@ fn watch_ends_quietly_when_nobody_reads_any_more() {
     errors.read_line(&mut complaint).unwrap();
     assert_eq!(complaint, "");
 }
+
+/// Answers nothing but the question for its version, with which a connection begins.
+#[cfg(feature = "kube-lease")]
+#[allow(clippy::unwrap_used, reason = "helpers of tests are tests")]
+mod silent_store {
+    use std::io::{BufRead as _, BufReader, Write as _};
+    use std::net::{TcpListener, TcpStream};
+    use std::sync::mpsc::{Receiver, Sender, channel};
+    use std::thread;
+
+    /// Its URL, and what tells of each question that is not answered.
+    pub(crate) fn start() -> (String, Receiver<()>) {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        let (asked, asks) = channel();
+        thread::spawn(move || {
+            for connection in listener.incoming() {
+                let asked = asked.clone();
+                thread::spawn(move || serve(&connection.unwrap(), &asked));
+            }
+        });
+        let url = format!("kube-lease://default?server=http://{address}");
+        (url, asks)
+    }
+
+    fn serve(mut connection: &TcpStream, asked: &Sender<()>) {
+        let mut lines = BufReader::new(connection).lines();
+        while let Some(Ok(line)) = lines.next() {
+            if line.starts_with("GET /version ") {
+                let nothing = b"HTTP/1.1 404 Not Found\r\ncontent-length: 0\r\n\r\n";
+                connection.write_all(nothing).unwrap();
+            } else if line.starts_with("GET ") {
+                let _nobody_waits = asked.send(());
+            }
+        }
+    }
+}
+
+#[cfg(feature = "kube-lease")]
+#[test]
+fn watch_of_a_store_that_does_not_answer_is_interrupted_all_the_same() {
+    for signal in [Signal::INT, Signal::TERM] {
+        let (url, asks) = silent_store::start();
+        let place = Place::on(&url);
+        // It began to wait earlier, so it stops to wait before the other one does by itself.
+        let mut status = place.tenure("status");
+        let mut status = Running::start(status.stderr(Stdio::null()));
+        asks.recv_timeout(support::LIMIT).unwrap();
+        let mut watch = Running::start(&mut place.tenure("watch"));
+        asks.recv_timeout(support::LIMIT).unwrap();
+        watch.signal(signal);
+        assert_eq!(watch.code(), 0);
+        assert_eq!(status.0.try_wait().unwrap(), None);
+    }
+}

@@ -14,7 +14,7 @@ use serde_json::Value;
 use tempfile::TempDir;
 
 /// Nothing takes so long unless it never comes.
-const LIMIT: Duration = Duration::from_secs(120);
+pub(crate) const LIMIT: Duration = Duration::from_secs(120);
 
 /// A lease that no test lives to see the end of: what happens anyway does not wait for it.
 pub(crate) const ENDLESS: &str = "1h";
