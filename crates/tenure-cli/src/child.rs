@@ -62,13 +62,16 @@ impl Child {
         self.group
     }
 
-    /// Sends `signal` to the command and all of its process group.
-    pub(crate) fn signal(&self, signal: Signal) {
+    /// Sends `signal` to the command and all of its process group; `false` when that is not
+    /// allowed.
+    pub(crate) fn signal(&self, signal: Signal) -> bool {
         // It cannot fail while the command is not reaped, except for a command that has become
         // another user: then there is nothing to be done about it.
-        if let Err(error) = rustix::process::kill_process_group(self.group, signal) {
+        let sent = rustix::process::kill_process_group(self.group, signal);
+        if let Err(error) = sent {
             tracing::warn!(group = %self.group, ?signal, %error, "cannot signal the command");
         }
+        sent.is_ok()
     }
 
     /// Asks the command and all of its process group to stop.
@@ -78,8 +81,9 @@ impl Child {
         self.signal(Signal::CONT);
     }
 
-    pub(crate) fn kill(&self) {
-        self.signal(Signal::KILL);
+    /// `false` when it lives on, because it has become another user.
+    pub(crate) fn kill(&self) -> bool {
+        self.signal(Signal::KILL)
     }
 
     /// Whether the command has exited; what it started may still run.
@@ -119,7 +123,11 @@ impl Child {
             }
             tokio::time::sleep(pause).await;
         }
-        tracing::warn!("what the command has started was killed, but is not gone yet");
+        tracing::error!(
+            group = %self.group,
+            "what the command has started still runs although the lock is given up: it has become \
+             another user, or hangs in the kernel"
+        );
         Ok(status)
     }
 }

@@ -41,6 +41,9 @@ term's fencing token) in its environment. It cannot read from the terminal.
   tenure is killed       CMD and its process group are killed at once.
   tenure is stopped      CMD and its process group are killed before anybody else can be elected.
 
+A CMD that becomes another user (sudo, su) cannot be killed by tenure, and may work on without the
+lock: run tenure as that user instead. A set-uid CMD does not die at once with tenure.
+
 CMD that cannot be found gives exit code 127, CMD that cannot be executed 126.";
 
 const STATUS_HELP: &str = "\
@@ -158,6 +161,10 @@ pub(crate) struct PolicyArgs {
     #[arg(long, env = "TENURE_HEARTBEAT", value_name = "DURATION")]
     pub(crate) heartbeat: Option<String>,
     /// CMD gets so long to stop when leadership is lost
+    ///
+    /// A CMD that has not stopped is killed a little before the end of it, half a second at most, so
+    /// that it is dead by then. Less than 2 % of the lease, or than 1 s with a long one, counts as
+    /// that much.
     #[arg(long, env = "TENURE_STOP_GRACE", value_name = "DURATION")]
     pub(crate) stop_grace: Option<String>,
 }

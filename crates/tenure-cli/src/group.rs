@@ -3,6 +3,7 @@
 use std::fs;
 use std::time::Duration;
 
+use rustix::io::Errno;
 use rustix::process::Pid;
 
 /// How long a killed group is waited for: long only when a disk hangs.
@@ -21,7 +22,7 @@ pub(crate) fn pauses() -> impl Iterator<Item = Duration> {
 
 /// Whether nothing in `group` can do anything any more.
 pub(crate) fn is_gone(group: Pid) -> bool {
-    if rustix::process::test_kill_process_group(group).is_err() {
+    if has_no_members(rustix::process::test_kill_process_group(group)) {
         return true;
     }
     // Dead processes count as members until somebody reaps them, which the first process of many
@@ -34,6 +35,11 @@ pub(crate) fn is_gone(group: Pid) -> bool {
         .filter(|entry| is_number(&entry.file_name()))
         .filter_map(|entry| fs::read_to_string(entry.path().join("stat")).ok())
         .any(|stat| is_alive_in(&stat, group))
+}
+
+/// Whether this answer says so. Members that have become another user are refused to us, and live.
+fn has_no_members(answer: Result<(), Errno>) -> bool {
+    answer == Err(Errno::SRCH)
 }
 
 fn is_number(name: &std::ffi::OsStr) -> bool {
@@ -55,6 +61,13 @@ fn is_alive_in(stat: &str, group: Pid) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn those_that_became_another_user_count() {
+        assert!(has_no_members(Err(Errno::SRCH)));
+        assert!(!has_no_members(Err(Errno::PERM)));
+        assert!(!has_no_members(Ok(())));
+    }
 
     #[test]
     fn the_dead_do_not_count() {

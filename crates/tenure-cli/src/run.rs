@@ -250,16 +250,21 @@ impl Work<'_> {
             // First of all, whatever has woken us: after a freeze the term is over, and the
             // command must not do anything any more.
             if !killed && self.time_left().is_zero() {
-                self.child.kill();
+                let dies = self.child.kill();
                 killed = true;
                 if self.stage == Stage::Running {
                     self.stage = Stage::Losing;
                 }
                 let cause = self.cause();
-                tracing::warn!(
-                    "{} is lost: {cause}; the command was killed",
-                    self.plan.lock
-                );
+                let lock = &self.plan.lock;
+                if dies {
+                    tracing::warn!("{lock} is lost: {cause}; the command was killed");
+                } else {
+                    tracing::error!(
+                        "the command still runs although {lock} is lost: {cause}; it has become \
+                         another user and cannot be killed"
+                    );
+                }
             }
             let drain_end = match self.stage {
                 Stage::Draining(end) if !killed => Some(end),

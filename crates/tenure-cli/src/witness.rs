@@ -11,7 +11,7 @@ use std::fs;
 use std::os::fd::{AsRawFd as _, OwnedFd, RawFd};
 use std::path::{Path, PathBuf};
 
-use rustix::io::FdFlags;
+use rustix::io::{Errno, FdFlags};
 use rustix::process::{PidfdFlags, PidfdGetfdFlags};
 use tenure::LockName;
 
@@ -52,12 +52,26 @@ fn shows(path: &Path, lock: &LockName) -> bool {
         && path.parent().and_then(name).as_deref() == Some(lock.as_str())
 }
 
-/// The open file behind a number, which may be anybody's in this process. Sandboxes that forbid
-/// this have a command that dies a moment after its leader is seen to be dead.
+/// The open file behind a number, which may be anybody's in this process.
 fn duplicate(number: RawFd) -> Option<OwnedFd> {
     let this_process = rustix::process::getpid();
-    let handle = rustix::process::pidfd_open(this_process, PidfdFlags::empty()).ok()?;
-    rustix::process::pidfd_getfd(handle, number, PidfdGetfdFlags::empty()).ok()
+    let duplicated =
+        rustix::process::pidfd_open(this_process, PidfdFlags::empty()).and_then(|process| {
+            rustix::process::pidfd_getfd(process, number, PidfdGetfdFlags::empty())
+        });
+    match duplicated {
+        Ok(file) => Some(file),
+        // The engine goes on meanwhile, and has closed it.
+        Err(Errno::BADF) => None,
+        Err(error) => {
+            tracing::warn!(
+                %error,
+                "if tenure is killed, another may lead a moment before the command is dead: \
+                 pidfd_getfd fails, as it does in Docker without --cap-add SYS_PTRACE"
+            );
+            None
+        }
+    }
 }
 
 fn path_of(file: &OwnedFd) -> PathBuf {
