@@ -130,7 +130,12 @@ async fn the_suite_is_green() {
         proxy,
         restarted: AtomicBool::new(false),
     };
-    let report = tenure_conformance::run_all("postgres", &subject).await;
+    let suite = if support::is_named() {
+        "postgres_newest"
+    } else {
+        "postgres"
+    };
+    let report = tenure_conformance::run_all(suite, &subject).await;
     report.log();
     assert!(report.is_green(), "{report}");
 }

@@ -17,6 +17,8 @@ mod interrupt;
 #[cfg(unix)]
 mod net;
 #[cfg(unix)]
+mod other_servers;
+#[cfg(unix)]
 mod paths;
 #[cfg(unix)]
 mod process;

@@ -5,16 +5,17 @@ use std::ffi::{OsStr, OsString};
 use std::fmt;
 use std::fs::{self, File};
 use std::io::ErrorKind;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Command, ExitCode};
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
 
 use crate::features;
+use crate::other_servers::{self, OtherServer};
 use crate::paths::{self, Dirs};
 use crate::process::{self, Hold};
-use crate::provision::{self, Need, Valkey};
+use crate::provision::{self, Need};
 use crate::shell::{capture, run_shown};
 use crate::stores::{self, Kind, Request, Session, State};
 
@@ -87,7 +88,7 @@ impl Backend {
                 "redis_valkey_sentinel",
                 "redis_valkey_cluster",
             ],
-            Self::Postgres => &["postgres"],
+            Self::Postgres => &["postgres", "postgres_newest"],
             Self::KubeLease => &["kube-lease"],
             Self::KubeConfigmap => &["kube-configmap"],
             Self::Etcd => &["etcd", "etcd_cluster"],
@@ -145,9 +146,9 @@ impl fmt::Display for Outcome {
 /// One row of the final table.
 #[derive(Debug)]
 pub(crate) struct Row {
-    name: String,
+    pub(crate) name: String,
     pub(crate) outcome: Outcome,
-    took: Duration,
+    pub(crate) took: Duration,
 }
 
 /// `cargo xtask test`
@@ -172,11 +173,13 @@ pub(crate) fn test(only: &[Backend]) -> Result<ExitCode> {
         Need::PgBouncer,
         Need::Strace,
     ])?;
-    let valkey = if backends.contains(&Backend::Redis) {
-        Some(provision::valkey()?)
-    } else {
-        None
-    };
+    let mut others = Vec::new();
+    if backends.contains(&Backend::Redis) {
+        others.push(other_servers::valkey()?);
+    }
+    if backends.contains(&Backend::Postgres) {
+        others.push(other_servers::newest_postgres()?);
+    }
     if only.is_empty() {
         for (name, arguments) in CHECKS {
             rows.push(cargo_step(name, arguments, &[])?);
@@ -188,7 +191,7 @@ pub(crate) fn test(only: &[Backend]) -> Result<ExitCode> {
     let state = State::load(&dirs)?;
     let environment = strict(&log, &state);
     if only.is_empty() {
-        rows.extend(tests(&dirs, valkey.as_ref(), &environment)?);
+        rows.extend(tests(&dirs, &others, &environment)?);
         rows.push(cargo_step("doc tests", &DOC_TESTS, &environment)?);
     } else {
         for backend in &backends {
@@ -196,8 +199,8 @@ pub(crate) fn test(only: &[Backend]) -> Result<ExitCode> {
             let arguments = [test, backend.packages()].concat();
             let name = format!("tests of {}", backend.name());
             rows.push(cargo_step(&name, &arguments, &environment)?);
-            if let (Backend::Redis, Some(valkey)) = (backend, &valkey) {
-                rows.push(on_valkey(valkey, &arguments, &environment, None)?);
+            for other in others.iter().filter(|other| other.is_of(*backend)) {
+                rows.push(other.test(&arguments, &environment, None)?);
             }
         }
     }
@@ -302,10 +305,6 @@ const SECOND_LANE: [&str; 14] = [
     "wire_faults",
 ];
 
-/// The tests of the Redis backend that run on Valkey too. The others need a server that has TLS, and
-/// one whose clock can be made to jump; the fetched Valkey is neither.
-const ON_VALKEY: [&str; 5] = ["conformance", "election", "faults", "lock", "topology"];
-
 /// With the same features as [`TESTS`], so that nothing is built again.
 const ACROSS_STORES: [&str; 13] = [
     "test",
@@ -323,10 +322,11 @@ const ACROSS_STORES: [&str; 13] = [
     "swap",
 ];
 
-/// The unit and integration tests, in two lanes, and beside them those that run on Valkey too.
+/// The unit and integration tests, in two lanes, and beside them those that run on other servers
+/// too.
 fn tests(
     dirs: &Dirs,
-    valkey: Option<&Valkey>,
+    others: &[OtherServer],
     environment: &[(OsString, OsString)],
 ) -> Result<Vec<Row>> {
     let (second, first): (Vec<String>, Vec<String>) = integration_tests()?
@@ -353,14 +353,15 @@ fn tests(
     let second = lane(&[], &second);
     let log = dirs.root.join("second-lane.log");
     let output = File::create(&log)?;
-    let valkeys_log = dirs.root.join("valkey.log");
-    let valkeys_output = File::create(&valkeys_log)?;
+    let others_log = dirs.root.join("other-servers.log");
+    let others_output = File::create(&others_log)?;
     // Each thread waits for its own programs, which would be ended with the thread.
-    let (shown, logged, valkeys) = std::thread::scope(|scope| {
-        let valkeys = scope.spawn(|| {
-            valkey
-                .map(|valkey| on_valkey(valkey, &all, environment, Some(&valkeys_output)))
-                .transpose()
+    let (shown, logged, on_others) = std::thread::scope(|scope| {
+        let on_others = scope.spawn(|| {
+            let rows = others
+                .iter()
+                .map(|other| other.test(&all, environment, Some(&others_output)));
+            rows.collect::<Result<Vec<Row>>>()
         });
         let logged = scope.spawn(|| {
             step(
@@ -372,103 +373,17 @@ fn tests(
             )
         });
         let shown = step("all other tests", &cargo(), &first, environment, None);
-        (shown, logged.join(), valkeys.join())
+        (shown, logged.join(), on_others.join())
     });
     let logged = logged.map_err(|_| anyhow::anyhow!("the second lane panicked"))?;
-    let valkeys = valkeys.map_err(|_| anyhow::anyhow!("the lane of Valkey panicked"))?;
+    let on_others =
+        on_others.map_err(|_| anyhow::anyhow!("the lane of the other servers panicked"))?;
     // Said after the other lane's, so that they are not mixed up.
     print!("{}", fs::read_to_string(&log)?);
-    print!("{}", fs::read_to_string(&valkeys_log)?);
+    print!("{}", fs::read_to_string(&others_log)?);
     let mut rows = vec![built, shown?, logged?];
-    rows.extend(valkeys?);
+    rows.extend(on_others?);
     Ok(rows)
-}
-
-/// The tests that `command` has built for Redis, on Valkey.
-fn on_valkey(
-    valkey: &Valkey,
-    command: &[&str],
-    environment: &[(OsString, OsString)],
-    output: Option<&File>,
-) -> Result<Row> {
-    let start = Instant::now();
-    let name = format!("tests on Valkey {}", valkey.version);
-    let mut environment = environment.to_vec();
-    environment.push((
-        "TENURE_TEST_REDIS_SERVER".into(),
-        valkey.program.clone().into(),
-    ));
-    let outcome = match built_for_redis(command) {
-        Ok(tests) => run_each(&tests, &environment, output)?,
-        Err(error) => {
-            crate::interrupt::check()?;
-            Outcome::Failed(format!("{error:#}"))
-        }
-    };
-    Ok(Row {
-        name,
-        outcome,
-        took: start.elapsed(),
-    })
-}
-
-fn run_each(
-    tests: &[(&str, PathBuf)],
-    environment: &[(OsString, OsString)],
-    output: Option<&File>,
-) -> Result<Outcome> {
-    const NO_ARGUMENTS: [&str; 0] = [];
-    let mut failures = Vec::new();
-    for (test, program) in tests {
-        let name = format!("{test} on Valkey");
-        let output = output.map(File::try_clone).transpose()?;
-        let row = step(
-            &name,
-            program.as_os_str(),
-            &NO_ARGUMENTS,
-            environment,
-            output,
-        )?;
-        if let Outcome::Failed(how) = row.outcome {
-            failures.push(how);
-        }
-    }
-    Ok(if failures.is_empty() {
-        Outcome::Passed(ON_VALKEY.join(", "))
-    } else {
-        Outcome::Failed(failures.join("; "))
-    })
-}
-
-/// The programs of [`ON_VALKEY`]: cargo's features are those of a whole command, so one that named
-/// only this package would build everything once more.
-fn built_for_redis(command: &[&str]) -> Result<Vec<(&'static str, PathBuf)>> {
-    let mut cargo = Command::new(cargo());
-    cargo
-        .args(command)
-        .args(["--no-run", "--message-format", "json"])
-        .current_dir(paths::workspace());
-    forget_this_package(&mut cargo);
-    let messages = capture(&mut cargo)?;
-    let messages = messages
-        .lines()
-        .filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok());
-    let found: Vec<_> = messages
-        .filter_map(|message| {
-            let manifest = Path::new(message["manifest_path"].as_str()?);
-            let name = message["target"]["name"].as_str()?;
-            let test = ON_VALKEY.into_iter().find(|test| *test == name)?;
-            let program = PathBuf::from(message["executable"].as_str()?);
-            manifest
-                .ends_with("tenure-redis/Cargo.toml")
-                .then_some((test, program))
-        })
-        .collect();
-    anyhow::ensure!(
-        found.len() == ON_VALKEY.len(),
-        "of the tests {ON_VALKEY:?} there are only {found:?}"
-    );
-    Ok(found)
 }
 
 /// The names of the workspace's integration tests.
@@ -488,7 +403,7 @@ fn integration_tests() -> Result<BTreeSet<String>> {
         .collect())
 }
 
-fn cargo() -> OsString {
+pub(crate) fn cargo() -> OsString {
     std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into())
 }
 
@@ -502,7 +417,7 @@ pub(crate) fn cargo_step(
 }
 
 /// Runs a program, with its output shown or in a file.
-fn step(
+pub(crate) fn step(
     name: &str,
     program: &OsStr,
     arguments: &[impl AsRef<str>],
@@ -539,7 +454,7 @@ fn step(
 
 /// Removes the variables that name this package: they were set for this program, and another build
 /// that sees them builds crates anew which look at them.
-fn forget_this_package(command: &mut Command) {
+pub(crate) fn forget_this_package(command: &mut Command) {
     for (variable, _) in std::env::vars_os() {
         if variable.to_string_lossy().starts_with("CARGO_PKG_")
             || variable.to_string_lossy().starts_with("CARGO_MANIFEST_")

@@ -33,6 +33,10 @@ pub const PASSWORD: &str = "correct-horse";
 /// The folder of another server's programs, if it is not the one of this system that is meant.
 const PROGRAMS: &str = "TENURE_TEST_POSTGRES_BIN";
 
+pub fn is_named() -> bool {
+    env::var_os(PROGRAMS).is_some()
+}
+
 /// The newest server's programs; `None`, and a line that says so, where there are none.
 fn programs() -> Option<PathBuf> {
     if let Some(named) = env::var_os(PROGRAMS) {

@@ -5,7 +5,9 @@
 
 mod apt;
 mod kube_apiserver;
+mod newest_postgres;
 mod valkey;
+mod wheel;
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -16,7 +18,8 @@ use crate::paths;
 use crate::shell::{capture, find, is_executable};
 
 pub(crate) use kube_apiserver::{KubeApiserver, provide as kube_apiserver};
-pub(crate) use valkey::{Valkey, provide as valkey};
+pub(crate) use newest_postgres::provide as newest_postgres;
+pub(crate) use valkey::provide as valkey;
 
 /// Something that may be missing, with the Debian packages that bring it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
