@@ -10,6 +10,7 @@
 #[path = "../../crates/tenure-postgres/tests/support/mod.rs"]
 mod support;
 
+use std::future::poll_fn;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -22,8 +23,9 @@ use support::{LIMIT, LONG, PASSWORD, Server, candidate, held, lock, renewed, sta
 use tenure_core::{Election, Hint, LockBackend as _, Policy};
 use tenure_peers::{Series, quick_rounds, table};
 use tenure_postgres::PostgresBackend;
+use tokio::sync::watch;
 use tokio::time::timeout;
-use tokio_postgres::{Client, Statement};
+use tokio_postgres::{AsyncMessage, Client, NoTls, Statement};
 
 const KEY: i64 = 7;
 
@@ -207,12 +209,14 @@ const BLOCKED: &str =
 async fn hand_overs(server: &Server) {
     let mut unlock = Series::new("bare unlock to a blocked session (floor)");
     let mut unlock_and_mint = Series::new("the same, then a durable token (floor with a token)");
+    let mut told = Series::new("bare unlock that tells, a try without a token: no ghosts");
+    let mut told_and_mint = Series::new("the same with a durable token (floor without ghosts)");
     let mut of_backend = Series::new("tenure: release to the next grant");
     let mut of_elections = Series::new("tenure: resign to the next leader");
     let mut of_sqlx = Series::new("sqlx PgAdvisoryLock, no token");
     let mut of_distributed = Series::new("distributed-lock, no token");
 
-    let mut order = [0, 1, 2, 3, 4, 5];
+    let mut order = [0, 1, 2, 3, 4, 5, 6, 7];
     for _ in 0..quick_rounds().div_ceil(IN_A_ROW) {
         fastrand::shuffle(&mut order);
         for kind in order {
@@ -222,6 +226,8 @@ async fn hand_overs(server: &Server) {
                 2 => several::<Backends>(server, &mut of_backend).await,
                 3 => several::<Elections>(server, &mut of_elections).await,
                 4 => several::<Sqlx>(server, &mut of_sqlx).await,
+                5 => several::<Told<false>>(server, &mut told).await,
+                6 => several::<Told<true>>(server, &mut told_and_mint).await,
                 _ => several::<Distributed>(server, &mut of_distributed).await,
             }
         }
@@ -232,9 +238,14 @@ async fn hand_overs(server: &Server) {
     of_distributed.print(Some(&unlock));
     of_backend.print(Some(&unlock));
     of_elections.print(Some(&unlock));
+    told.print(Some(&unlock));
+    told_and_mint.print(Some(&unlock));
     unlock_and_mint.print(None);
     of_backend.print(Some(&unlock_and_mint));
     of_elections.print(Some(&unlock_and_mint));
+    told_and_mint.print(None);
+    of_backend.print(Some(&told_and_mint));
+    of_elections.print(Some(&told_and_mint));
 }
 
 /// Two who hand over. They are connected for so long only: others would be woken too.
@@ -308,6 +319,91 @@ impl<const WITH_TOKEN: bool> Pair for Floor<WITH_TOKEN> {
         unlocked.unwrap();
         next.unwrap() - began
     }
+}
+
+/// What a hand-over cannot do without in which a waiter that was killed or frozen gets nothing: who
+/// waits is not in the lock's queue, but told, and tries itself then.
+struct Told<const WITH_TOKEN: bool> {
+    admin: Client,
+    sessions: [Arc<Bare>; 2],
+    /// Unlocks and tells, without waiting for the disk.
+    free: Statement,
+    try_lock: Statement,
+    heard: watch::Receiver<u64>,
+}
+
+impl<const WITH_TOKEN: bool> Pair for Told<WITH_TOKEN> {
+    async fn new(server: &Server) -> Self {
+        let Floor { admin, sessions } = Floor::<WITH_TOKEN>::new(server).await;
+        let (listening, heard) = listening(server).await;
+        let prepare = async |client: &Client, sql: &str| client.prepare(sql).await.unwrap();
+        let free = "SELECT CASE WHEN pg_advisory_unlock($1) THEN \
+            CASE WHEN set_config('synchronous_commit', 'off', true) IS NOT NULL \
+            THEN pg_notify('tenure', 'free') IS NOT NULL END END";
+        let free = prepare(&sessions[0].client, free).await;
+        let minted = if WITH_TOKEN {
+            "CASE WHEN pg_logical_emit_message(true, 'bare', '') IS NOT NULL \
+             THEN pg_current_xact_id()::text END"
+        } else {
+            "'none'"
+        };
+        let try_lock = format!("SELECT CASE WHEN pg_try_advisory_lock($1) THEN {minted} END");
+        let try_lock = prepare(&listening, &try_lock).await;
+        let unlock = prepare(&listening, "SELECT pg_advisory_unlock($1)").await;
+        let [holder, waiter] = sessions;
+        let waiter = Arc::new(Bare {
+            client: listening,
+            lock: waiter.lock.clone(),
+            unlock,
+            mint: waiter.mint.clone(),
+        });
+        Self {
+            admin,
+            sessions: [holder, waiter],
+            free,
+            try_lock,
+            heard,
+        }
+    }
+
+    async fn hand_over(&mut self) -> Duration {
+        let [holder, waiter] = self.sessions.clone();
+        let lock = holder.client.query_one(&holder.lock, &[&KEY]);
+        lock.await.unwrap();
+        let (mut heard, try_lock) = (self.heard.clone(), self.try_lock.clone());
+        heard.borrow_and_update();
+        let waiting = tokio::spawn(async move {
+            heard.changed().await.unwrap();
+            let row = waiter.client.query_one(&try_lock, &[&KEY]).await.unwrap();
+            let at = Instant::now();
+            assert!(row.get::<_, Option<&str>>(0).is_some());
+            let unlock = waiter.client.query_one(&waiter.unlock, &[&KEY]);
+            unlock.await.unwrap();
+            at
+        });
+        rest(&self.admin).await;
+        let began = Instant::now();
+        let free = holder.client.query_one(&self.free, &[&KEY]);
+        let (freed, next) = future::join(free, waiting).await;
+        freed.unwrap();
+        next.unwrap() - began
+    }
+}
+
+/// A session that counts what it is told.
+async fn listening(server: &Server) -> (Client, watch::Receiver<u64>) {
+    let config: tokio_postgres::Config = url(server).parse().unwrap();
+    let (client, mut connection) = config.connect(NoTls).await.unwrap();
+    let (count, heard) = watch::channel(0);
+    tokio::spawn(async move {
+        while let Some(Ok(message)) = poll_fn(|cx| connection.poll_message(cx)).await {
+            if matches!(message, AsyncMessage::Notification(_)) {
+                count.send_modify(|count| *count += 1);
+            }
+        }
+    });
+    client.batch_execute("LISTEN tenure").await.unwrap();
+    (client, heard)
 }
 
 /// Without the engine: what the backend alone takes.

@@ -80,7 +80,8 @@ const REASONS: [(&str, &str, &str, &str); 10] = [
         "blocked session",
         "",
         "the floor is an unlock alone: it gives no token, and whoever is blocked in the lock can \
-         be a ghost. Ours is told, tries, and waits until its token is on the server's disk",
+         be a ghost. Ours is told, tries, and waits until its token is on the server's disk; the \
+         bare statements for that are in the same table, and ours is judged beside them too",
     ),
     (
         "etcd",
