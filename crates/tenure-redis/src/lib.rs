@@ -27,7 +27,8 @@
 //! - *The server's wall clock judges the lease.* Redis keeps the end of a key as a time of day.
 //!   When that clock jumps forward by more than what is left of a lease, the lock is free at once,
 //!   while its holder goes on believing for up to its validity. Slew the clock (chrony, NTP), do
-//!   not step it. A jump back only makes a lease longer. The clients' wall clocks do not matter.
+//!   not step it. A jump back makes a lease longer, until the leader's next heartbeat; candidates
+//!   look again after the lease that it had. The clients' wall clocks do not matter.
 //! - *Deletion and eviction free a lock.* The holder learns of it with its next heartbeat. Set
 //!   `maxmemory-policy noeviction`; [`RedisBackend::findings`] tells when it is not.
 //!

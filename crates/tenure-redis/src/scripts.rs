@@ -268,6 +268,10 @@ pub(crate) enum Acquire {
     Held(FencingToken),
     Taken {
         holder: Option<Holder>,
+        /// When to look again: at most the lease that the value names, or the candidate's own
+        /// if it names none. The expiry may be later, after the server's clock was set back
+        /// (hazard 5) or under something foreign (hazard 17); but the next heartbeat sets it
+        /// right, or the foreign thing goes, and nobody tells those who sleep until then.
         left: Duration,
     },
     /// The server is not the one that granted the last term, or has been restarted since.
@@ -307,10 +311,11 @@ pub(crate) async fn acquire(
     }
     match answer.number {
         0 => {
-            let left = answer.millis(2)?;
+            let (value, left) = (answer.text(1)?, answer.millis(2)?);
+            let longest = lease_in(&value).unwrap_or(Duration::from_millis(lease));
             Ok(Acquire::Taken {
-                holder: holder(&answer.text(1)?, left),
-                left,
+                holder: holder(&value, left),
+                left: left.min(longest),
             })
         }
         2 => Ok(Acquire::NewEpoch {
@@ -425,6 +430,17 @@ fn identity_and_value(candidate: &Candidate) -> String {
     }
 }
 
+/// The lease that a lock's value names, of a term or of the pause after a change of epoch: none
+/// when this library would not have written it.
+fn lease_in(value: &str) -> Option<Duration> {
+    let mut fields = value.split(' ');
+    if fields.next() != Some("1") {
+        return None;
+    }
+    let lease = Duration::from_millis(fields.nth(2)?.parse().ok()?);
+    (!lease.is_zero() && lease <= MAX_LEASE).then_some(lease)
+}
+
 /// Whom a lock's value names: nobody when it is not of this version, or keeps the lock from
 /// everybody after a change of epoch.
 fn holder(value: &str, left: Duration) -> Option<Holder> {
@@ -442,7 +458,8 @@ fn holder(value: &str, left: Duration) -> Option<Holder> {
     let mut holder = Holder::new(identity);
     holder.token = token.and_then(|token| FencingToken::from_counter(token).ok());
     holder.value = fields.next().map(str::to_owned);
-    holder.expires_in = Some(left);
+    // An expiry beyond the lease is no part of it, see `Acquire::Taken`.
+    holder.expires_in = Some(left.min(lease_in(value).unwrap_or(MAX_LEASE)));
     Some(holder)
 }
 
@@ -465,6 +482,23 @@ mod tests {
         assert_eq!(read("1 ab x 500 host").unwrap().token, None);
         for foreign in ["", "1", "1 ab 12", "2 ab 12 500 host", "1 - 0 500 ", "{}"] {
             assert_eq!(read(foreign), None, "{foreign:?}");
+        }
+    }
+
+    #[test]
+    fn what_is_left_of_a_term_is_at_most_its_lease() {
+        let ages = Duration::from_secs(1 << 40);
+        let left = |value: &str| holder(value, ages).unwrap().expires_in;
+        let lease = Some(Duration::from_millis(500));
+        assert_eq!(left("1 ab 12 500 host value"), lease);
+        for unreadable in ["0", "x", "", "3600001", "99999999999999999999"] {
+            let value = format!("1 ab 12 {unreadable} host");
+            assert_eq!(lease_in(&value), None, "{value:?}");
+            assert_eq!(left(&value), Some(MAX_LEASE), "{value:?}");
+        }
+        assert_eq!(lease_in("1 - 0 500 "), lease);
+        for foreign in ["", "1", "1 ab 12", "2 ab 12 500 host", "{}"] {
+            assert_eq!(lease_in(foreign), None, "{foreign:?}");
         }
     }
 }

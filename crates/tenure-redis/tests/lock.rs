@@ -351,6 +351,23 @@ async fn what_others_have_written_is_no_panic_and_no_wedge() {
         };
         assert!(free_in.unwrap() <= Duration::from_millis(50_001));
     }
+    // It may go at any time, and nobody would tell.
+    for value in [
+        "foreign",
+        "1 ab 5 soon x",
+        "1 ab 5 0 x",
+        "1 ab 5 2145916800000 x",
+    ] {
+        server.command(&["SET", key, value, "PX", "2145916800000"]);
+        let Acquired::Taken { free_in, .. } = backend.acquire(&lock, &me, LONG).await.unwrap()
+        else {
+            panic!("{value:?} was taken over");
+        };
+        assert!(
+            free_in.unwrap() <= LONG + Duration::from_millis(1),
+            "{value:?}"
+        );
+    }
     // Without an expiry it would be so for ever.
     server.command(&["SET", key, "something else"]);
     let error = backend.acquire(&lock, &me, LONG).await.unwrap_err();

@@ -7,8 +7,8 @@ use std::fs;
 use std::process::Command;
 use std::time::Duration;
 
-use support::{candidate, held, is_lost, is_taken, lock, start_under};
-use tenure_core::{Acquired, LockBackend as _, Time};
+use support::{candidate, held, is_lost, is_taken, lock, renewed, start_under};
+use tenure_core::{Acquired, LockBackend as _, Occupancy, Renewal, Time};
 
 #[tokio::test]
 async fn a_jump_of_the_servers_wall_clock_moves_the_end_of_a_lease() {
@@ -52,12 +52,29 @@ async fn a_jump_of_the_servers_wall_clock_moves_the_end_of_a_lease() {
     assert!(second.token > first.token);
     assert!(is_lost(&backend.renew(&first, Time::ZERO).await.unwrap()));
 
-    // Back: the lease lasts longer by as much, and tokens go on rising.
+    // Back: the lease lasts longer by as much, until the next heartbeat. So nobody is told to wait
+    // for longer than a lease without another look.
     fs::write(&offset, "0").unwrap();
-    let Acquired::Taken { free_in, .. } = backend.acquire(&lock, &a, lease).await.unwrap() else {
+    let left = || server.number(&["PTTL", "tenure:{jump}"]);
+    assert!(left() > 990_000);
+    let Acquired::Taken { holder, free_in } = backend.acquire(&lock, &a, lease).await.unwrap()
+    else {
         panic!("it was held");
     };
-    assert!(free_in.unwrap() > lease + Duration::from_secs(90));
+    assert!(free_in.unwrap() <= lease + Duration::from_millis(1));
+    assert!(holder.unwrap().expires_in.unwrap() <= lease);
+    let Occupancy::Led(holder) = backend.holder(&lock).await.unwrap() else {
+        panic!("it was held");
+    };
+    assert!(holder.expires_in.unwrap() <= lease);
+    let Renewal::Lost { holder } = backend.renew(&first, Time::ZERO).await.unwrap() else {
+        panic!("two hold it");
+    };
+    assert!(holder.unwrap().expires_in.unwrap() <= lease);
+    let second = renewed(backend.renew(&second, Time::ZERO).await.unwrap());
+    assert!(left() <= 900_000);
+
+    // Tokens go on rising.
     backend.release(&second).await.unwrap();
     let third = held(backend.acquire(&lock, &a, lease).await.unwrap());
     assert!(third.token > second.token);
