@@ -12,6 +12,9 @@ use tenure_core::Error;
 /// The longest prefix of keys and channels, in bytes.
 const MAX_PREFIX_BYTES: usize = 100;
 
+/// The one parameter of a URL that holds a secret.
+const SENTINEL_PASSWORD: &str = "sentinel_password";
+
 /// Where the locks of a [`RedisBackend`](crate::RedisBackend) are.
 ///
 /// `Debug` and `Display` show no password.
@@ -308,11 +311,12 @@ impl RedisConfig {
         Ok(self)
     }
 
-    fn with_parameters(mut self, parameters: &[(String, String)]) -> Result<Self, Error> {
+    fn with_parameters(mut self, parameters: &[Parameter]) -> Result<Self, Error> {
         let mut wait_timeout = Replicas::TIMEOUT;
         let mut certificate = None;
         let mut key = None;
-        for (name, value) in parameters {
+        for parameter in parameters {
+            let Parameter { name, value, .. } = parameter;
             let is_tls = matches!(name.as_str(), "ca" | "cert" | "key");
             match (name.as_str(), &mut self.tls) {
                 ("prefix", _) => self = self.prefix(value.clone())?,
@@ -327,7 +331,7 @@ impl RedisConfig {
                 ("sentinel_username", _) => {
                     self.sentinel_credentials.username = Some(value.clone());
                 }
-                ("sentinel_password", _) => {
+                (SENTINEL_PASSWORD, _) => {
                     self.sentinel_credentials.password = Some(value.clone());
                 }
                 ("ca", Some(tls)) => tls.authorities = Some(value.into()),
@@ -338,14 +342,7 @@ impl RedisConfig {
                         "the URL's parameter {name} needs TLS; use the scheme rediss"
                     )));
                 }
-                _ => {
-                    return Err(Error::invalid_input(format!(
-                        "the URL has the unknown parameter {:?}; known are prefix, \
-                         connect_timeout, response_timeout, wait_replicas, wait_timeout, \
-                         sentinel_username, sentinel_password, ca, cert and key",
-                        shortened(name)
-                    )));
-                }
+                _ => return Err(unknown_parameter(parameter)),
             }
         }
         if let Some(replicas) = &mut self.replicas {
@@ -550,7 +547,33 @@ struct Url<'a> {
     password: Option<String>,
     hosts: Vec<&'a str>,
     path: Vec<&'a str>,
-    parameters: Vec<(String, String)>,
+    parameters: Vec<Parameter>,
+}
+
+struct Parameter {
+    name: String,
+    value: String,
+    /// It may be a part of a password with a bare '&': nothing that one would write as a
+    /// parameter, or behind a password.
+    in_doubt: bool,
+}
+
+impl Parameter {
+    fn read_all(query: &str) -> Result<Vec<Self>, Error> {
+        let mut after_password = false;
+        let pieces = query.split('&').filter(|piece| !piece.is_empty());
+        let read = |piece: &str| {
+            let (name, value) = piece.split_once('=').unwrap_or((piece, ""));
+            let parameter = Self {
+                name: decode(name)?,
+                value: decode(value)?,
+                in_doubt: after_password || !piece.contains('='),
+            };
+            after_password |= parameter.name == SENTINEL_PASSWORD;
+            Ok(parameter)
+        };
+        pieces.map(read).collect()
+    }
 }
 
 impl<'a> Url<'a> {
@@ -603,14 +626,6 @@ impl<'a> Url<'a> {
             Some(None) => (Some(decode(user_info.unwrap_or_default())?), None),
             Some(Some((username, password))) => (Some(decode(username)?), Some(decode(password)?)),
         };
-        let parameters = query
-            .split('&')
-            .filter(|parameter| !parameter.is_empty())
-            .map(|parameter| {
-                let (name, value) = parameter.split_once('=').unwrap_or((parameter, ""));
-                Ok((decode(name)?, decode(value)?))
-            })
-            .collect::<Result<_, Error>>()?;
         Ok(Self {
             kind,
             tls,
@@ -618,7 +633,7 @@ impl<'a> Url<'a> {
             password,
             hosts: hosts.split(',').collect(),
             path: path.split('/').filter(|part| !part.is_empty()).collect(),
-            parameters,
+            parameters: Parameter::read_all(query)?,
         })
     }
 }
@@ -649,6 +664,22 @@ fn bad_address() -> Error {
         "a server's address cannot be read, or is missing; use host, host:port or [v6]:port, and \
          percent-encode '/', '@', ':' and '#' in user and password",
     )
+}
+
+/// Does not show what may be a part of a password.
+fn unknown_parameter(parameter: &Parameter) -> Error {
+    const KNOWN: &str = "known are prefix, connect_timeout, response_timeout, wait_replicas, \
+        wait_timeout, sentinel_username, sentinel_password, ca, cert and key";
+    if parameter.in_doubt {
+        return Error::invalid_input(format!(
+            "the URL has an unknown parameter, or one without a value (an '&' in a password is \
+             written %26); {KNOWN}"
+        ));
+    }
+    Error::invalid_input(format!(
+        "the URL has the unknown parameter {:?}; {KNOWN}",
+        shortened(&parameter.name)
+    ))
 }
 
 fn decode(text: &str) -> Result<String, Error> {
@@ -765,6 +796,21 @@ mod tests {
             ("redis://u:secret@a/1/2", "too many"),
             ("redis://u:%ff@a", "UTF-8"),
             ("redis://u:secret@a?color=red", "\"color\""),
+            ("redis://u:secret@a?color", "%26"),
+            ("redis+sentinel://a/m?sentinel_password=ab&secret", "%26"),
+            ("redis+sentinel://a/m?sentinel_password=ab&secret=", "%26"),
+            (
+                "redis+sentinel://a/m?sentinel_password=ab&prefix=c&sec=ret",
+                "%26",
+            ),
+            (
+                "redis+sentinel://a/m?sentinel%5Fpassword=ab&secret=1",
+                "%26",
+            ),
+            (
+                "redis+sentinel://a/m?color=red&sentinel_password=ab",
+                "\"color\"",
+            ),
             ("redis://u:secret@a?ca=x", "rediss"),
             ("rediss://u:secret@a?cert=x", "belong together"),
             ("redis://u:secret@a?connect_timeout=5", "duration"),
