@@ -53,10 +53,11 @@ impl RedisBackend {
     /// [`Timeout`](ErrorKind::Timeout) as the message says. Cancel safe.
     pub async fn connect(config: RedisConfig) -> Result<Self, Error> {
         let mut this = Self::lazy(config)?;
+        let replicas = this.replicas();
         let found = this
             .shared
             .topology
-            .call_any(|live| Box::pin(checks::look(live)))
+            .call_any(|live| Box::pin(checks::look(live, replicas)))
             .await;
         let findings = found.map_err(|mut trouble| {
             if trouble.is_replica {
@@ -344,21 +345,31 @@ impl LockBackend for RedisBackend {
             let error = trouble.into_error(Operation::Connect);
             Check::unusable(name, error.message(), "mend that, and look again")
         };
-        let topology = &self.shared.topology;
+        let (topology, replicas) = (&self.shared.topology, self.replicas());
         let looked = topology
-            .call_any(|live| Box::pin(checks::diagnose(live)))
+            .call_any(|live| Box::pin(checks::diagnose(live, replicas)))
             .await;
         let mut checks = looked.unwrap_or_else(|trouble| vec![failed("settings", trouble)]);
+        if let Some(wanted) = replicas {
+            // By itself, because it may take as long as a call may.
+            let confirmed = topology
+                .call(lock, |seat| {
+                    Box::pin(async move { checks::confirmation(&seat, wanted).await })
+                })
+                .await;
+            checks.extend(confirmed.unwrap_or_else(|trouble| Some(failed("replication", trouble))));
+        }
         let names = &self.names(lock);
         let may = topology
             .call(lock, |seat| {
-                let asking = async move {
-                    checks::permissions(&seat, names.lock_key(), &config.prefix).await
-                };
+                let asking =
+                    async move { checks::permissions(&seat, names.lock_key(), config).await };
                 Box::pin(asking)
             })
             .await;
         checks.push(may.unwrap_or_else(|trouble| failed("permissions", trouble)));
+        let heard = self.shared.wakeups.try_out(names.channel()).await;
+        checks.push(checks::hearing(heard, &config.prefix));
         checks.push(checks::encryption(config));
         checks.extend(checks::sentinels(config));
         checks

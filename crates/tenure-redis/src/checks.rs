@@ -6,9 +6,9 @@ use std::fmt;
 use redis::{Value, cmd};
 use tenure_core::{Check, ErrorKind};
 
-use crate::config::{Address, RedisConfig, Servers};
+use crate::config::{Address, RedisConfig, Replicas, Servers};
 use crate::connection::{Live, field};
-use crate::errors::{Trouble, acl_line};
+use crate::errors::{Cure, Trouble, acl_line};
 use crate::topology::Seat;
 
 /// Something about the server that weakens what this backend promises. Each is logged as a
@@ -27,8 +27,9 @@ pub enum Finding {
     /// The server can forget the last moments before a crash: no append-only file, or one that is
     /// not synced with each write.
     LosesLastWrites,
-    /// There are replicas, but the server takes writes also when it is cut off from them; a
-    /// failover forgets those. See `min-replicas-to-write`.
+    /// There are replicas, but the server takes writes also when it is cut off from them, and no
+    /// election waits for them; a failover forgets those writes. See `min-replicas-to-write` and
+    /// [`wait_for_replicas`](RedisConfig::wait_for_replicas).
     WritesWithoutReplicas,
     /// The server does not let its settings be read, as managed services do not, so some of this
     /// was not checked.
@@ -65,7 +66,9 @@ impl Finding {
             Self::MayEvict { .. } => "set it to noeviction",
             Self::NotPersistent => "set appendonly yes",
             Self::LosesLastWrites => "set appendonly yes and appendfsync always to keep them",
-            Self::WritesWithoutReplicas => "set min-replicas-to-write 1",
+            Self::WritesWithoutReplicas => {
+                "set min-replicas-to-write 1 at the server, or wait_replicas=1 in the URL"
+            }
             Self::NotChecked { .. } => "allow +info and +config|get",
         }
     }
@@ -101,24 +104,50 @@ impl fmt::Display for Finding {
 }
 
 /// What [`look`] finds, and what it finds in order.
-pub(crate) async fn diagnose(live: Live) -> Result<Vec<Check>, Trouble> {
+pub(crate) async fn diagnose(live: Live, wanted: Option<Replicas>) -> Result<Vec<Check>, Trouble> {
     let mut checks = vec![version(&live).await?];
-    checks.extend(look(live).await?.iter().map(Finding::check));
+    checks.extend(look(live, wanted).await?.iter().map(Finding::check));
     let all_was_seen = !checks.iter().any(|check| check.name == SETTINGS);
-    for (name, reason) in [
+    let mut fine = vec![
         (EVICTION, "no key is thrown away while memory lasts"),
         (PERSISTENCE, "each write is on disk before it is answered"),
-        (
-            REPLICATION,
-            "no replicas, or writes are refused when none is linked",
-        ),
-    ] {
+    ];
+    // Where elections wait for replicas, `confirmation` tells.
+    if wanted.is_none() {
+        let reason = "no replicas, or writes are refused when none is linked";
+        fine.push((REPLICATION, reason));
+    }
+    for (name, reason) in fine {
         // What was not seen is not said to be fine.
         if all_was_seen && !checks.iter().any(|check| check.name == name) {
             checks.push(Check::fine(name, reason));
         }
     }
     Ok(checks)
+}
+
+/// Whether as many replicas answer as each term waits for: with fewer nobody is elected. `None`
+/// where it may not be asked, which [`permissions`] tells.
+pub(crate) async fn confirmation(seat: &Seat, wanted: Replicas) -> Result<Option<Check>, Trouble> {
+    let Replicas { count, timeout } = wanted;
+    let millis = u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX);
+    let confirmed = match seat.query(cmd("WAIT").arg(count).arg(millis)).await {
+        Ok(Value::Int(confirmed)) => confirmed,
+        Ok(_) => return Err(Trouble::unreadable("WAIT")),
+        Err(trouble) if trouble.kind == ErrorKind::Forbidden => return Ok(None),
+        Err(trouble) => return Err(trouble),
+    };
+    let reason = format!(
+        "{confirmed} of the {count} replicas that each term waits for have answered within \
+         {timeout:?}"
+    );
+    Ok(Some(if confirmed < i64::from(count) {
+        let remedy = "link the missing replicas to their master, or lower wait_replicas: nobody \
+                      can be elected as it is";
+        Check::unusable(REPLICATION, reason, remedy)
+    } else {
+        Check::fine(REPLICATION, reason)
+    }))
 }
 
 /// The oldest release whose scripts this library was tried with.
@@ -188,21 +217,19 @@ for _, call in ipairs({
 end
 return ''";
 
+/// A hash that no script has.
+const NO_SCRIPT: &str = "0000000000000000000000000000000000000000";
+
 /// Whether the user may do what an election does to the keys beginning with `key`.
-pub(crate) async fn permissions(seat: &Seat, key: &str, prefix: &str) -> Result<Check, Trouble> {
+pub(crate) async fn permissions(
+    seat: &Seat,
+    key: &str,
+    config: &RedisConfig,
+) -> Result<Check, Trouble> {
     const NAME: &str = "permissions";
     // One that no lock has: the key ends with the lock's closing brace or `:fence`.
     let scratch = format!("{key}:doctor");
-    let mut script = cmd("EVAL");
-    script.arg(PERMITTED).arg(1).arg(&scratch).arg(&scratch);
-    let refused = match seat.query(&script).await {
-        Ok(Value::BulkString(text)) if text.is_empty() => None,
-        Ok(Value::BulkString(text)) => Some(String::from_utf8_lossy(&text).into_owned()),
-        Ok(_) => return Err(Trouble::unreadable("a script")),
-        Err(trouble) if trouble.kind == ErrorKind::Forbidden => Some(trouble.to_string()),
-        Err(trouble) => return Err(trouble),
-    };
-    Ok(match refused {
+    Ok(match refusal(seat, &scratch, config.replicas).await? {
         None => Check::fine(NAME, "the user may run each step of an election"),
         // A full memory, too few replicas: nothing that a permission would mend.
         Some(refused) if !is_permission(&refused) => Check::unusable(
@@ -213,9 +240,70 @@ pub(crate) async fn permissions(seat: &Seat, key: &str, prefix: &str) -> Result<
         Some(refused) => Check::unusable(
             NAME,
             format!("the server refuses {}", refused.escape_debug()),
-            format!("grant it: {}", acl_line(prefix)),
+            format!("grant it: {}", acl_line(&config.prefix)),
         ),
     })
+}
+
+/// What the server refuses of an election's commands, if anything, and why.
+async fn refusal(
+    seat: &Seat,
+    scratch: &str,
+    replicas: Option<Replicas>,
+) -> Result<Option<String>, Trouble> {
+    let script = |name: &str, script: &str| {
+        let mut command = cmd(name);
+        command.arg(script).arg(1).arg(scratch).arg(scratch);
+        command
+    };
+    // By its hash is how a script is run but for the first time.
+    let by_hash = match seat.query(&script("EVALSHA", NO_SCRIPT)).await {
+        Err(trouble) if trouble.cure == Cure::SendScript => None,
+        answer => unless_forbidden(answer)?.err(),
+    };
+    if by_hash.is_some() {
+        return Ok(by_hash);
+    }
+    match unless_forbidden(seat.query(&script("EVAL", PERMITTED)).await)? {
+        Ok(Value::BulkString(text)) if text.is_empty() => {}
+        Ok(Value::BulkString(text)) => return Ok(Some(String::from_utf8_lossy(&text).into())),
+        Ok(_) => return Err(Trouble::unreadable("a script")),
+        Err(refused) => return Ok(Some(refused)),
+    }
+    if replicas.is_none() {
+        return Ok(None);
+    }
+    // For none, so without waiting.
+    let waited = seat.query(cmd("WAIT").arg(0).arg(1)).await;
+    Ok(unless_forbidden(waited)?.err())
+}
+
+/// Takes what is forbidden out of what has failed.
+fn unless_forbidden(answer: Result<Value, Trouble>) -> Result<Result<Value, String>, Trouble> {
+    match answer {
+        Err(trouble) if trouble.kind == ErrorKind::Forbidden => Ok(Err(trouble.to_string())),
+        Err(trouble) => Err(trouble),
+        Ok(value) => Ok(Ok(value)),
+    }
+}
+
+/// Whether waiting candidates would hear of a release. Elections do without, so it is no more
+/// than a warning.
+pub(crate) fn hearing(heard: Result<(), Trouble>, prefix: &str) -> Check {
+    const NAME: &str = "wake-ups";
+    match heard {
+        Ok(()) => Check::fine(NAME, "waiting candidates hear of a release"),
+        Err(trouble) if trouble.kind == ErrorKind::Forbidden => Check::warning(
+            NAME,
+            "the user may not subscribe to the lock's channel, so waiting candidates poll",
+            format!("grant it: {}", acl_line(prefix)),
+        ),
+        Err(trouble) => Check::warning(
+            NAME,
+            format!("waiting candidates hear of no release: {trouble}"),
+            "mend that, and look again",
+        ),
+    }
 }
 
 fn is_permission(refused: &str) -> bool {
@@ -272,8 +360,8 @@ pub(crate) fn sentinels(config: &RedisConfig) -> Option<Check> {
     })
 }
 
-/// Looks at the server. Only what is forbidden is a finding; other errors are returned.
-pub(crate) async fn look(live: Live) -> Result<Vec<Finding>, Trouble> {
+/// Looks at the server; `wanted` are the replicas that each term waits for. Only what is forbidden is a finding; other errors are returned.
+pub(crate) async fn look(live: Live, wanted: Option<Replicas>) -> Result<Vec<Finding>, Trouble> {
     let mut findings = Vec::new();
     let mut unread: Option<Trouble> = None;
     let mut note = |answer: Result<Value, Trouble>| match answer {
@@ -317,7 +405,9 @@ pub(crate) async fn look(live: Live) -> Result<Vec<Finding>, Trouble> {
     let replicas = replication
         .as_ref()
         .and_then(|info| field(info, "connected_slaves"));
-    if replicas.is_some_and(|count| count != "0")
+    // What waits for replicas counts nothing that a cut off master grants.
+    if wanted.is_none()
+        && replicas.is_some_and(|count| count != "0")
         && setting("min-replicas-to-write").await?.as_deref() == Some("0")
     {
         findings.push(Finding::WritesWithoutReplicas);

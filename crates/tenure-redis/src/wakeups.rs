@@ -86,12 +86,7 @@ impl Wakeups {
             (receiver, start)
         };
         if start {
-            let listener = Listener {
-                topology: self.topology.clone(),
-                response_timeout: self.response_timeout,
-                shared: self.shared.clone(),
-                retired: false,
-            };
+            let listener = self.listener(self.shared.clone());
             drop(self.runtime.spawn(listener.run()));
         } else {
             self.shared.changed.notify_one();
@@ -105,6 +100,29 @@ impl Wakeups {
             subscription.receiver.as_mut()?.changed().await.ok()?;
             Some((Hint::MayBeFree, subscription))
         }))
+    }
+
+    fn listener(&self, shared: Arc<Shared>) -> Listener {
+        Listener {
+            topology: self.topology.clone(),
+            response_timeout: self.response_timeout,
+            shared,
+            retired: false,
+        }
+    }
+
+    /// Does once what a listener does, on a connection of its own. Each step is bounded; dropped,
+    /// it ends by itself.
+    pub(crate) async fn try_out(&self, channel: String) -> Result<(), Trouble> {
+        let trial = self.listener(Arc::default());
+        let hearing = self.runtime.spawn(async move {
+            let (mut sink, _messages) = trial.topology.subscriber().await?.split();
+            trial.bounded(sink.subscribe(&channel)).await?;
+            trial.bounded(sink.ping::<redis::Value>()).await?;
+            trial.bounded(sink.unsubscribe(&channel)).await
+        });
+        let gone = |_| Trouble::new(ErrorKind::Unavailable, "the backend's runtime is gone");
+        hearing.await.map_err(gone)?
     }
 }
 

@@ -8,8 +8,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use support::{
-    LONG, Server, candidate, free_port, held, is_lost, is_taken, lock, renewed, start, start_pair,
-    start_with_password, until, wait_for_link, within_limit,
+    LIMIT, LONG, Server, candidate, free_port, held, is_lost, is_taken, lock, renewed, start,
+    start_pair, start_with_password, until, wait_for_link, within_limit,
 };
 use tenure_core::{Check, Error, ErrorKind, LockBackend as _, Occupancy, Operation, Time, Verdict};
 use tenure_redis::{Finding, RedisBackend, RedisConfig};
@@ -475,6 +475,10 @@ async fn settings_under_which_locks_are_lost_are_found() {
         master.connect().await.findings(),
         [Finding::WritesWithoutReplicas]
     );
+    // It grants no term that no replica has.
+    let config = master.config().wait_for_replicas(1, Duration::from_secs(1));
+    let backend = RedisBackend::connect(config).await.unwrap();
+    assert_eq!(backend.findings(), []);
 }
 
 /// Passes connections on to a server, until those that are open are told to swallow everything.
@@ -563,11 +567,13 @@ fn a_backend_whose_runtime_is_gone_says_so() {
     assert!(second.block_on(within_limit("the end", hint)).is_none());
 }
 
-fn verdict(checks: &[Check], name: &str) -> Verdict {
+fn found<'a>(checks: &'a [Check], name: &str) -> &'a Check {
     let check = checks.iter().find(|check| check.name == name);
-    check
-        .unwrap_or_else(|| panic!("no check {name}: {checks:?}"))
-        .verdict
+    check.unwrap_or_else(|| panic!("no check {name}: {checks:?}"))
+}
+
+fn verdict(checks: &[Check], name: &str) -> Verdict {
+    found(checks, name).verdict
 }
 
 #[tokio::test]
@@ -584,7 +590,7 @@ async fn a_diagnosis_tells_eviction_and_each_missing_right_and_changes_nothing()
     assert_eq!(verdict(&checks, "encryption"), Verdict::Fine);
 
     for missing in [
-        "get", "set", "del", "pexpire", "pttl", "time", "publish", "eval",
+        "get", "set", "del", "pexpire", "pttl", "time", "publish", "eval", "evalsha",
     ] {
         let user = format!("without-{missing}");
         let without = format!("-{missing}");
@@ -602,6 +608,92 @@ async fn a_diagnosis_tells_eviction_and_each_missing_right_and_changes_nothing()
         assert!(check.remedy.as_ref().unwrap().contains("ACL SETUSER"));
     }
     assert_eq!(server.command(&["DBSIZE"]), redis::Value::Int(0));
+}
+
+#[tokio::test]
+async fn a_diagnosis_asks_for_the_replicas_that_have_to_confirm() {
+    let Some((master, replica)) = start_pair(&["--appendonly", "yes", "--appendfsync", "always"])
+    else {
+        return;
+    };
+    let patient = |server: &Server| {
+        let config = server.config().response_timeout(LIMIT);
+        config.wait_for_replicas(1, LIMIT / 2)
+    };
+    let diagnose = async |config: RedisConfig| {
+        let backend = RedisBackend::connect(config).await.unwrap();
+        backend.diagnose(&lock("replicated"), LONG).await
+    };
+    let checks = diagnose(patient(&master)).await;
+    assert_eq!(verdict(&checks, "replication"), Verdict::Fine, "{checks:?}");
+    // Either of the two settings is enough, and without both it is told.
+    let checks = diagnose(master.config()).await;
+    assert_eq!(verdict(&checks, "replication"), Verdict::Warning);
+    master.command(&["CONFIG", "SET", "min-replicas-to-write", "1"]);
+    let checks = diagnose(master.config()).await;
+    assert_eq!(verdict(&checks, "replication"), Verdict::Fine);
+    master.command(&["CONFIG", "SET", "min-replicas-to-write", "0"]);
+
+    // A busy replica may be late.
+    let confirmed_by = async |count: usize, asked: u32| {
+        let config = master.config();
+        let config = config.wait_for_replicas(asked, Duration::from_millis(50));
+        until("as many are counted", async || {
+            let checks = diagnose(config.clone()).await;
+            let check = found(&checks, "replication");
+            assert_eq!(check.verdict, Verdict::Unusable, "{check:?}");
+            let remedy = check.remedy.as_ref().unwrap();
+            assert!(remedy.contains("wait_replicas"), "{check:?}");
+            let numbers = format!("{count} of the {asked} replicas");
+            check.reason.contains(&numbers)
+        })
+        .await;
+    };
+    confirmed_by(1, 2).await;
+    drop(replica);
+    confirmed_by(0, 2).await;
+
+    master.command(&[
+        "ACL", "SETUSER", "hasty", "on", ">pw", "~*", "&*", "+@all", "-wait",
+    ]);
+    let checks = diagnose(patient(&master).username("hasty").password("pw")).await;
+    let check = found(&checks, "permissions");
+    assert_eq!(check.verdict, Verdict::Unusable, "{check:?}");
+    assert!(check.reason.contains("wait"), "{check:?}");
+    // Nobody waits.
+    let hasty = master.config().username("hasty").password("pw");
+    let checks = diagnose(hasty).await;
+    assert_eq!(verdict(&checks, "permissions"), Verdict::Fine);
+}
+
+#[tokio::test]
+async fn a_diagnosis_tells_that_waiting_candidates_would_poll() {
+    let Some(server) = start(&[]) else { return };
+    let diagnose = async |config: RedisConfig| {
+        let backend = RedisBackend::connect(config).await.unwrap();
+        backend.diagnose(&lock("heard"), LONG).await
+    };
+    let checks = diagnose(server.config()).await;
+    assert_eq!(verdict(&checks, "wake-ups"), Verdict::Fine);
+    for (user, rights) in [
+        ("deaf", ["+@all", "-subscribe", "&*"]),
+        ("entangled", ["+@all", "-unsubscribe", "&*"]),
+        ("elsewhere", ["+@all", "resetchannels", "&*:doctor"]),
+    ] {
+        let mut command = vec!["ACL", "SETUSER", user, "on", ">pw", "~*"];
+        command.extend(rights);
+        server.command(&command);
+        let checks = diagnose(server.config().username(user).password("pw")).await;
+        let check = found(&checks, "wake-ups");
+        assert_eq!(check.verdict, Verdict::Warning, "{user}: {check:?}");
+        assert!(check.reason.contains("poll"), "{user}: {check:?}");
+        assert!(check.remedy.as_ref().unwrap().contains("+subscribe"));
+    }
+    until("no subscription is left behind", async || {
+        let pubsub = ["CLIENT", "LIST", "TYPE", "pubsub"];
+        server.text(&pubsub).is_empty()
+    })
+    .await;
 }
 
 /// What a promoted replica may find: an attempt whose taking back it never heard of.
