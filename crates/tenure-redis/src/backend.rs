@@ -346,8 +346,9 @@ impl LockBackend for RedisBackend {
             Check::unusable(name, error.message(), "mend that, and look again")
         };
         let (topology, replicas) = (&self.shared.topology, self.replicas());
+        // The lock's own node: another one of a cluster can have other settings.
         let looked = topology
-            .call_any(|live| Box::pin(checks::diagnose(live, replicas)))
+            .call(lock, |seat| Box::pin(checks::diagnose(seat.live, replicas)))
             .await;
         let mut checks = looked.unwrap_or_else(|trouble| vec![failed("settings", trouble)]);
         if let Some(wanted) = replicas {

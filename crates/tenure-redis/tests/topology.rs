@@ -15,7 +15,7 @@ use support::{
 };
 use tenure_core::{
     Acquired, Candidate, Election, Error, ErrorKind, Grant, LockBackend as _, LockName, Occupancy,
-    Policy, Rises, Time,
+    Policy, Rises, Time, Verdict,
 };
 use tenure_redis::{RedisBackend, RedisConfig};
 
@@ -374,6 +374,23 @@ async fn locks_of_a_cluster_are_on_all_its_nodes() {
     }
     assert!(!kinds.is_empty());
     assert!(kinds.iter().all(|kind| *kind == ErrorKind::Misconfigured));
+}
+
+#[tokio::test]
+async fn a_diagnosis_looks_at_the_node_that_holds_the_lock() {
+    let Some(cluster) = start_cluster(3).await else {
+        return;
+    };
+    // By `CLUSTER KEYSLOT`: "bar" is in slot 5061, of the first node, "foo" in 12182, of the third.
+    let evicting = &cluster.nodes[2];
+    evicting.command(&["CONFIG", "SET", "maxmemory", "100mb"]);
+    evicting.command(&["CONFIG", "SET", "maxmemory-policy", "allkeys-lru"]);
+    let backend = RedisBackend::connect(cluster.config()).await.unwrap();
+    for (name, expected) in [("foo", Verdict::Unusable), ("bar", Verdict::Fine)] {
+        let checks = backend.diagnose(&lock(name), LONG).await;
+        let eviction = checks.iter().find(|check| check.name == "eviction");
+        assert_eq!(eviction.unwrap().verdict, expected, "{name}: {checks:?}");
+    }
 }
 
 #[tokio::test]
