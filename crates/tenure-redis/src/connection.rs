@@ -292,12 +292,19 @@ struct Connected {
     _driver: AbortOnDrop,
 }
 
-/// A change of epoch that a link has seen: whoever connects to a server for the first time cannot
-/// know what it has forgotten.
+/// A change of epoch that a link has seen, or of the node that has a slot: whoever connects to a
+/// server for the first time cannot know what it has forgotten.
 #[derive(Clone, Debug)]
-struct Change {
-    before: String,
-    seen_at: Instant,
+pub(crate) struct Change {
+    pub(crate) before: String,
+    pub(crate) seen_at: Instant,
+}
+
+impl Change {
+    /// How long a term with this lease may still go on that was granted before.
+    pub(crate) fn pause(&self, lease: Duration) -> Duration {
+        lease.saturating_sub(self.seen_at.elapsed())
+    }
 }
 
 /// The epochs at the end of a link.
@@ -348,18 +355,9 @@ impl Live {
         Trouble::answered(&self.0.address, &self.0.prefix, error)
     }
 
-    /// How long a term with this lease may still go on that the server has forgotten entirely.
-    pub(crate) fn pause(&self, lease: Duration) -> Duration {
-        let change = self.0.change.get();
-        change.map_or(Duration::ZERO, |change| {
-            lease.saturating_sub(change.seen_at.elapsed())
-        })
-    }
-
-    /// The epoch before the last change that was seen; empty without one.
-    pub(crate) fn former_epoch(&self) -> &str {
-        let change = self.0.change.get();
-        change.map_or("", |change| &change.before)
+    /// The last change of epoch that was seen on the way to this server.
+    pub(crate) fn change(&self) -> Option<&Change> {
+        self.0.change.get()
     }
 
     /// Fails when the server says that it is a replica. Without a deadline.
@@ -524,6 +522,11 @@ impl Link {
                 epochs: std::sync::Mutex::default(),
             }),
         }
+    }
+
+    /// The epoch of the server that it was connected to last, if that told one.
+    pub(crate) fn last_epoch(&self) -> Option<String> {
+        hold(&self.inner.epochs).last.clone()
     }
 
     /// Makes one call, each of whose steps is bounded. When the connection turns out to be lost,

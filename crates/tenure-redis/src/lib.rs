@@ -47,9 +47,9 @@
 //!
 //! What remains: a server that has forgotten that a lock was ever used (no persistence, or the
 //! first term of all was never replicated) gives it away at once, unless somebody asks first who
-//! was connected to it before, and keeps it free for a lease; and a master that is cut off
-//! together with its leader goes on renewing that leader's lease, while another is elected on the
-//! new master. Against the second, set `min-replicas-to-write 1` on the servers, or
+//! was connected to it before, or knew another node of a cluster to have the lock's slot, and
+//! keeps it free for a lease; and a master that is cut off together with its leader goes on
+//! renewing that leader's lease, while another is elected on the new master. Against the second, set `min-replicas-to-write 1` on the servers, or
 //! [`RedisConfig::wait_for_replicas`] here; with the latter a term also survives the failover to a
 //! replica that has confirmed it.
 //!
@@ -117,6 +117,7 @@ mod config;
 mod connection;
 mod errors;
 mod scripts;
+mod slots;
 #[cfg(feature = "_tls")]
 mod tls;
 mod topology;

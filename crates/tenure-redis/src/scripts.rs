@@ -289,7 +289,7 @@ pub(crate) async fn acquire(
     candidate: &Candidate,
     lease: u64,
 ) -> Result<Acquire, Trouble> {
-    let pause = seat.live.pause(Duration::from_millis(lease));
+    let pause = seat.pause(Duration::from_millis(lease));
     let answer = ACQUIRE
         .run(
             seat,
@@ -321,7 +321,7 @@ pub(crate) async fn acquire(
         2 => Ok(Acquire::NewEpoch {
             wait: answer.millis(1)?,
             before: match answer.text(2)? {
-                unmarked if unmarked.is_empty() => seat.live.former_epoch().to_owned(),
+                unmarked if unmarked.is_empty() => seat.former_epoch().to_owned(),
                 before => before,
             },
             now: answer.text(3)?,

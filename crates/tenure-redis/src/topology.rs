@@ -3,6 +3,7 @@
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use futures_util::stream::{FuturesUnordered, StreamExt as _};
 use redis::aio::PubSub;
@@ -10,20 +11,19 @@ use redis::{Cmd, Pipeline, RedisError, Value, cmd};
 use tenure_core::{ErrorKind, LockName};
 
 use crate::config::{Address, Servers};
-use crate::connection::{Call, Dialer, Link, Live, Target};
+use crate::connection::{Call, Change, Dialer, Link, Live, Target};
 use crate::errors::{Cure, Trouble};
+use crate::slots::{Map, Range, SLOTS};
 
 /// How often a call follows the cluster to another node.
 const REDIRECTS: usize = 4;
-
-const SLOTS: u16 = 16384;
 
 /// All servers of a backend.
 #[derive(Debug)]
 pub(crate) enum Topology {
     /// One master at a time: a single server, or the one that sentinels name.
     Master(Link, Arc<Dialer>, Arc<Target>),
-    Cluster(Cluster),
+    Cluster(Box<Cluster>),
 }
 
 /// A connection to the server that holds a lock.
@@ -32,9 +32,28 @@ pub(crate) struct Seat {
     pub(crate) live: Live,
     /// The lock's slot is being moved to this node, which answers only when asked like that.
     asking: bool,
+    /// The lock's slot was another node's before.
+    handed: Option<Change>,
 }
 
 impl Seat {
+    /// What may have made the server forget a term entirely, if anything may have.
+    fn last_change(&self) -> Option<&Change> {
+        let both = self.handed.iter().chain(self.live.change());
+        both.max_by_key(|change| change.seen_at)
+    }
+
+    /// How long a term with this lease may still go on that the server has forgotten entirely.
+    pub(crate) fn pause(&self, lease: Duration) -> Duration {
+        let change = self.last_change();
+        change.map_or(Duration::ZERO, |change| change.pause(lease))
+    }
+
+    /// The epoch before the last change that was seen; empty if it is not known.
+    pub(crate) fn former_epoch(&self) -> &str {
+        self.last_change().map_or("", |change| &change.before)
+    }
+
     /// Sends one command, without a deadline.
     pub(crate) async fn query(&self, command: &Cmd) -> Result<Value, Trouble> {
         if !self.asking {
@@ -59,7 +78,9 @@ impl Topology {
                 master: master.clone(),
                 open: Arc::default(),
             }),
-            Servers::Cluster(nodes) => return Self::Cluster(Cluster::new(nodes.clone(), dialer)),
+            Servers::Cluster(nodes) => {
+                return Self::Cluster(Box::new(Cluster::new(nodes.clone(), dialer)));
+            }
         };
         let target = Arc::new(target);
         let link = Link::new(target.clone(), dialer.clone());
@@ -79,6 +100,7 @@ impl Topology {
                     call(Seat {
                         live,
                         asking: false,
+                        handed: None,
                     })
                 })
                 .await
@@ -255,27 +277,6 @@ pub(crate) struct Cluster {
     refreshing: tokio::sync::Mutex<()>,
 }
 
-/// Which node has which slots.
-#[derive(Debug, Default)]
-struct Map {
-    ranges: Vec<(u16, u16, Address)>,
-    /// What nodes have told since the ranges were asked for.
-    moved: HashMap<u16, Address>,
-    version: u64,
-}
-
-impl Map {
-    fn holder_of(&self, slot: u16) -> Option<&Address> {
-        self.moved.get(&slot).or_else(|| {
-            let range = self
-                .ranges
-                .iter()
-                .find(|(first, last, _)| (*first..=*last).contains(&slot));
-            range.map(|(_, _, address)| address)
-        })
-    }
-}
-
 impl Cluster {
     fn new(seeds: Vec<Address>, dialer: Arc<Dialer>) -> Self {
         Self {
@@ -296,10 +297,17 @@ impl Cluster {
         let mut asking = false;
         let mut redirects = 0;
         loop {
-            let version = hold(&self.map).version;
+            let version = hold(&self.map).version();
             let outcome = self
                 .link(&address)
-                .call(|live| call(Seat { live, asking }))
+                .call(|live| {
+                    let handed = hold(&self.map).change_of(slot).cloned();
+                    call(Seat {
+                        live,
+                        asking,
+                        handed,
+                    })
+                })
                 .await;
             let Err(trouble) = outcome else {
                 return outcome;
@@ -313,7 +321,8 @@ impl Cluster {
                 Cure::Moved(target) => {
                     address = Self::named(target, &address);
                     asking = false;
-                    hold(&self.map).moved.insert(slot, address.clone());
+                    let links = hold(&self.links);
+                    hold(&self.map).learn_one(slot, address.clone(), epoch_in(&links));
                 }
                 Cure::Ask(target) => {
                     address = Self::named(target, &address);
@@ -346,7 +355,7 @@ impl Cluster {
     async fn holder_of(&self, slot: u16) -> Result<Address, Trouble> {
         let (found, version) = {
             let map = hold(&self.map);
-            (map.holder_of(slot).cloned(), map.version)
+            (map.holder_of(slot).cloned(), map.version())
         };
         if let Some(address) = found {
             return Ok(address);
@@ -371,7 +380,7 @@ impl Cluster {
 
     fn known(&self) -> Vec<Address> {
         let mut nodes = self.seeds.clone();
-        for (_, _, address) in &hold(&self.map).ranges {
+        for address in hold(&self.map).holders() {
             if !nodes.contains(address) {
                 nodes.push(address.clone());
             }
@@ -382,7 +391,7 @@ impl Cluster {
     /// Asks for the map, unless another call has meanwhile.
     async fn refresh(&self, seen: u64) -> Result<(), Trouble> {
         let _turn = self.refreshing.lock().await;
-        if hold(&self.map).version != seen {
+        if hold(&self.map).version() != seen {
             return Ok(());
         }
         let nodes = self.known();
@@ -393,13 +402,8 @@ impl Cluster {
         let mut failure = None;
         while let Some(answer) = answers.next().await {
             match answer {
-                Ok(ranges) => {
-                    hold(&self.links)
-                        .retain(|address, _| ranges.iter().any(|(_, _, known)| known == address));
-                    let mut map = hold(&self.map);
-                    map.ranges = ranges;
-                    map.moved.clear();
-                    map.version += 1;
+                Ok(told) => {
+                    self.learn(told);
                     return Ok(());
                 }
                 Err(trouble) => failure = Some(trouble),
@@ -410,7 +414,18 @@ impl Cluster {
             .cured_by(Cure::None))
     }
 
-    async fn ranges(&self, node: &Address) -> Result<Vec<(u16, u16, Address)>, Trouble> {
+    /// Takes over the map that a node has told, and lets go of those that have no slots any more.
+    ///
+    /// What a link knows of its server's epochs goes with it. That does no harm: its slots have
+    /// come to others, which the map remembers, and so it does if they come back.
+    fn learn(&self, told: Vec<Range>) {
+        let mut links = hold(&self.links);
+        let mut map = hold(&self.map);
+        map.learn(told, epoch_in(&links));
+        links.retain(|address, _| map.holders().any(|known| known == address));
+    }
+
+    async fn ranges(&self, node: &Address) -> Result<Vec<Range>, Trouble> {
         let live = self.dialer.open_node(node).await?;
         let answer = live.query(cmd("CLUSTER").arg("SLOTS")).await;
         let answer = answer.map_err(|mut trouble| {
@@ -441,8 +456,15 @@ impl Cluster {
     }
 }
 
+fn epoch_in(links: &HashMap<Address, Link>) -> impl Fn(&Address) -> String {
+    |address| {
+        let link = links.get(address);
+        link.and_then(Link::last_epoch).unwrap_or_default()
+    }
+}
+
 /// First slot, last slot, and the master's host and port.
-fn read_range(range: &Value, asked: &Address) -> Option<(u16, u16, Address)> {
+fn read_range(range: &Value, asked: &Address) -> Option<Range> {
     let Value::Array(parts) = range else {
         return None;
     };
@@ -462,12 +484,11 @@ fn read_range(range: &Value, asked: &Address) -> Option<(u16, u16, Address)> {
         host: text(host).unwrap_or_default().to_owned(),
         port: u16::try_from(*port).ok()?,
     };
-    let address = Cluster::named(&address, asked);
-    Some((
-        u16::try_from(*first).ok()?,
-        u16::try_from(*last).ok()?,
-        address,
-    ))
+    Some(Range {
+        first: u16::try_from(*first).ok()?,
+        last: u16::try_from(*last).ok()?,
+        holder: Cluster::named(&address, asked),
+    })
 }
 
 /// The slot of a lock's keys: of what stands between the braces, which is the lock's name.

@@ -524,6 +524,95 @@ async fn a_term_survives_the_failover_of_its_node() {
     assert!(next.token() > token);
 }
 
+/// The names of two locks whose slots the same node of the first three has, and which that is.
+fn two_locks_of_one_node(node: &Server) -> (LockName, LockName, usize) {
+    let holder = |name: &str| {
+        let slot = node.number(&["CLUSTER", "KEYSLOT", &format!("tenure:{{{name}}}")]);
+        [5460, 10922, 16383]
+            .iter()
+            .position(|last| slot <= *last)
+            .unwrap()
+    };
+    let index = holder("known");
+    let mut names = (0..).map(|number| format!("first-{number}"));
+    let other = names.find(|name| holder(name) == index).unwrap();
+    (lock("known"), lock(&other), index)
+}
+
+/// What `acquire` says once the cluster has got over the loss of a node.
+async fn acquire_in_the_end(
+    backend: &RedisBackend,
+    lock: &LockName,
+    who: &Candidate,
+    lease: Duration,
+) -> Acquired {
+    let trying = async {
+        loop {
+            match backend.acquire(lock, who, lease).await {
+                Ok(acquired) => return acquired,
+                Err(error) => assert!(error.is_retryable(), "{error}"),
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    within_limit("an answer", trying).await
+}
+
+/// The replica that is promoted has no mark to tell by that there was a term.
+#[tokio::test]
+async fn the_first_term_of_a_lock_that_a_node_forgets_is_waited_for() {
+    let Some(mut cluster) = start_cluster(6).await else {
+        return;
+    };
+    let (known, forgotten, index) = two_locks_of_one_node(&cluster.nodes[0]);
+    let others = cluster.nodes.iter().enumerate();
+    let others = others.filter(|(other, _)| *other != index);
+    let addresses: Vec<String> = others.map(|(_, node)| node.address()).collect();
+    let config = RedisConfig::cluster(addresses.iter().map(String::as_str)).unwrap();
+    let leader = RedisBackend::connect(config.clone()).await.unwrap();
+    let waiting = RedisBackend::connect(config).await.unwrap();
+    let (a, b) = (candidate("a", 1), candidate("b", 2));
+    let _connected = held(waiting.acquire(&known, &b, LONG).await.unwrap());
+
+    // Frozen, so that it does not link itself to its master again.
+    let replica = &cluster.nodes[3 + index];
+    replica.freeze();
+    cluster.nodes[index].command(&["CLIENT", "KILL", "TYPE", "replica"]);
+    let grant = held(leader.acquire(&forgotten, &a, LONG).await.unwrap());
+    cluster.nodes[index].kill();
+    let promoted = &cluster.nodes[3 + index];
+    promoted.thaw();
+    promoted.command(&["CLUSTER", "FAILOVER", "TAKEOVER"]);
+    let key = format!("tenure:{{{forgotten}}}");
+    until("it has the slots", async || {
+        promoted.try_command(&["EXISTS", &key]).is_ok()
+    })
+    .await;
+    assert_eq!(promoted.number(&["EXISTS", &key]), 0, "it has the term");
+
+    let acquired = acquire_in_the_end(&waiting, &forgotten, &b, LONG).await;
+    assert!(is_taken(&acquired), "two leaders: {acquired:?}");
+    assert_eq!(waiting.epoch_changes(), 1);
+    let left = promoted.number(&["PTTL", &key]);
+    assert!(
+        left > 0 && i128::from(left) <= LONG.as_millis().cast_signed(),
+        "{left}"
+    );
+    let renewal = leader.renew(&grant, Time::ZERO).await;
+    assert!(renewal.as_ref().map_or(true, is_lost), "{renewal:?}");
+
+    // Not a second time.
+    promoted.command(&["DEL", &key]);
+    let next = held(waiting.acquire(&forgotten, &b, LONG).await.unwrap());
+    assert!(next.token > grant.token);
+    assert_eq!(waiting.epoch_changes(), 1);
+    // Nor once the lease is over.
+    waiting.release(&next).await.unwrap();
+    promoted.command(&["DEL", &key, &format!("{key}:fence")]);
+    let short = Duration::from_millis(1);
+    held(waiting.acquire(&forgotten, &b, short).await.unwrap());
+}
+
 #[tokio::test]
 async fn a_server_that_is_no_cluster_is_told() {
     let Some(server) = start(&[]) else { return };
