@@ -81,7 +81,8 @@
 //!
 //! With Sentinel a connection leads to the master that more than half of the given sentinels
 //! name, and that says itself that it is one; both are asked again for each connection. In a
-//! cluster redirections are followed, and the map of slots is fetched anew when a node is lost.
+//! cluster redirections are followed, and the map of slots is fetched anew when a node is lost,
+//! from the first node that names another for the lock's slot.
 //!
 //! # Redlock is refused
 //!

@@ -13,7 +13,7 @@ use tenure_core::{ErrorKind, LockName};
 use crate::config::{Address, Servers};
 use crate::connection::{Call, Change, Dialer, Link, Live, Target};
 use crate::errors::{Cure, Trouble};
-use crate::slots::{Map, Range, SLOTS};
+use crate::slots::{Map, Range, SLOTS, holder_in};
 
 /// How often a call follows the cluster to another node.
 const REDIRECTS: usize = 4;
@@ -330,7 +330,7 @@ impl Cluster {
                 }
                 // The node is down or no master any more: another one has its slots, or will.
                 Cure::Reconnect => {
-                    self.refresh(version).await?;
+                    self.refresh(slot, Some(&address), version).await?;
                     let now = self.holder_of(slot).await?;
                     if now == address {
                         return Err(trouble);
@@ -360,14 +360,9 @@ impl Cluster {
         if let Some(address) = found {
             return Ok(address);
         }
-        self.refresh(version).await?;
+        self.refresh(slot, None, version).await?;
         let found = hold(&self.map).holder_of(slot).cloned();
-        found.ok_or_else(|| {
-            Trouble::new(
-                ErrorKind::Unavailable,
-                format!("no node of the cluster has slot {slot}; see CLUSTER INFO"),
-            )
-        })
+        found.ok_or_else(|| Self::unserved(slot))
     }
 
     fn link(&self, address: &Address) -> Link {
@@ -388,30 +383,56 @@ impl Cluster {
         nodes
     }
 
-    /// Asks for the map, unless another call has meanwhile.
-    async fn refresh(&self, seen: u64) -> Result<(), Trouble> {
+    /// Asks for the map, unless another call has meanwhile, because nobody is known to have `slot`,
+    /// or because the one that is has `failed`.
+    ///
+    /// The first answer counts that names somebody else. One that does not name the slot comes
+    /// from a node that is not in the cluster any more, or not yet; and one that leaves the slot
+    /// where it was may come from a node that has not heard of a failover. It is not put to the
+    /// vote: a node that is silent would keep back what another one knows, for longer perhaps than
+    /// the caller waits, and a wrong answer is corrected by the node that it leads to.
+    async fn refresh(&self, slot: u16, failed: Option<&Address>, seen: u64) -> Result<(), Trouble> {
         let _turn = self.refreshing.lock().await;
         if hold(&self.map).version() != seen {
             return Ok(());
         }
-        let nodes = self.known();
+        let mut nodes = self.known();
+        // It would name itself, or keep the others' last answer back.
+        if nodes.len() > 1 {
+            nodes.retain(|node| Some(node) != failed);
+        }
         let mut answers: FuturesUnordered<_> = nodes
             .iter()
             .map(|node| self.dialer.bounded(node, self.ranges(node)))
             .collect();
+        let mut in_place = None;
         let mut failure = None;
         while let Some(answer) = answers.next().await {
             match answer {
-                Ok(told) => {
-                    self.learn(told);
-                    return Ok(());
-                }
+                Ok(told) => match holder_in(&told, slot) {
+                    None => {}
+                    Some(holder) if Some(holder) == failed => in_place = Some(told),
+                    Some(_) => {
+                        self.learn(told);
+                        return Ok(());
+                    }
+                },
                 Err(trouble) => failure = Some(trouble),
             }
         }
-        Err(failure
-            .unwrap_or_else(|| Trouble::new(ErrorKind::Internal, "a cluster without nodes"))
-            .cured_by(Cure::None))
+        if let Some(told) = in_place {
+            self.learn(told);
+            return Ok(());
+        }
+        let unserved = || Self::unserved(slot);
+        Err(failure.map_or_else(unserved, |trouble| trouble.cured_by(Cure::None)))
+    }
+
+    fn unserved(slot: u16) -> Trouble {
+        Trouble::new(
+            ErrorKind::Unavailable,
+            format!("no node of the cluster has slot {slot}; see CLUSTER INFO"),
+        )
     }
 
     /// Takes over the map that a node has told, and lets go of those that have no slots any more.

@@ -9,9 +9,9 @@ use std::time::Duration;
 
 use futures_util::StreamExt as _;
 use support::{
-    LONG, Server, candidate, held, is_lost, is_taken, join_cluster, lock, master_of, renewed,
-    sentinel_config, start, start_nodes, start_pair, start_sentinels, start_usual_sentinels, text,
-    until, wait_for_link, wait_for_sentinels, within_limit,
+    LIMIT, LONG, Server, candidate, held, is_lost, is_taken, join_cluster, lock, master_of,
+    renewed, sentinel_config, start, start_nodes, start_pair, start_sentinels,
+    start_usual_sentinels, text, until, wait_for_link, wait_for_sentinels, within_limit,
 };
 use tenure_core::{
     Acquired, Candidate, Election, Error, ErrorKind, Grant, LockBackend as _, LockName, Occupancy,
@@ -611,6 +611,57 @@ async fn the_first_term_of_a_lock_that_a_node_forgets_is_waited_for() {
     promoted.command(&["DEL", &key, &format!("{key}:fence")]);
     let short = Duration::from_millis(1);
     held(waiting.acquire(&forgotten, &b, short).await.unwrap());
+}
+
+/// A seed that is in no cluster any more, or still in one of its own, besides the right one, which
+/// answers later: it is frozen. And the lock's slot.
+async fn start_with_a_stray_seed(lock: &LockName) -> Option<(Server, Cluster, RedisConfig, i64)> {
+    let cluster = start_cluster(3).await?;
+    let stray = start_nodes(1)?.pop()?;
+    let slot = stray.number(&["CLUSTER", "KEYSLOT", &format!("tenure:{{{lock}}}")]);
+    let seeds = [stray.address(), cluster.nodes[0].address()];
+    let config = RedisConfig::cluster(seeds.iter().map(String::as_str)).unwrap();
+    stray.command(&["CONFIG", "RESETSTAT"]);
+    cluster.nodes[0].freeze();
+    Some((stray, cluster, config.connect_timeout(LIMIT), slot))
+}
+
+#[tokio::test]
+async fn a_node_without_slots_does_not_speak_for_the_cluster() {
+    let lock = lock("astray");
+    let Some((stray, cluster, config, _)) = start_with_a_stray_seed(&lock).await else {
+        return;
+    };
+    let backend = RedisBackend::lazy(config).unwrap();
+    let looking = tokio::spawn(async move { backend.holder(&lock).await });
+    until("the stray one has answered", async || {
+        let asked = stray.text(&["INFO", "commandstats"]);
+        asked.contains("cmdstat_cluster")
+    })
+    .await;
+    cluster.nodes[0].thaw();
+    let found = within_limit("an answer", looking).await.unwrap();
+    assert_eq!(found.unwrap(), Occupancy::Free);
+}
+
+/// As a former master does that the others have replaced and that cannot reach them.
+#[tokio::test]
+async fn a_node_that_claims_slots_and_does_not_serve_them_is_left() {
+    let lock = lock("claimed");
+    let Some((stray, cluster, config, slot)) = start_with_a_stray_seed(&lock).await else {
+        return;
+    };
+    stray.command(&["CLUSTER", "ADDSLOTS", &slot.to_string()]);
+    let backend = RedisBackend::lazy(config).unwrap();
+    let looking = tokio::spawn(async move { backend.holder(&lock).await });
+    until("the stray one has been asked for the lock", async || {
+        let errors = stray.text(&["INFO", "errorstats"]);
+        looking.is_finished() || errors.contains("errorstat_CLUSTERDOWN")
+    })
+    .await;
+    cluster.nodes[0].thaw();
+    let found = within_limit("an answer", looking).await.unwrap();
+    assert_eq!(found.unwrap(), Occupancy::Free);
 }
 
 #[tokio::test]
