@@ -21,7 +21,7 @@ use tokio::runtime::Handle;
 use tokio::sync::{Mutex, watch};
 use tokio::time::{sleep, timeout};
 
-use crate::config::{Address, Credentials, RedisConfig, Replicas};
+use crate::config::{Address, Credentials, RedisConfig, Replicas, Servers};
 use crate::errors::{Cure, Trouble};
 use crate::topology::Sentinels;
 
@@ -34,6 +34,19 @@ const SILENCE: Duration = Duration::from_millis(100);
 
 /// How often the sentinels are asked whether the master is still the one.
 const SECOND_LOOK: Duration = Duration::from_millis(500);
+
+/// How long after the first look at a new master another process may go on leading on the former
+/// one, beyond the lease: until it has left that, if more than half of the sentinels answer it.
+///
+/// At worst it asked them for the master just before they agreed on another, and each step takes
+/// all the time that it has: their answer, the connection, the time until the second look, and
+/// the answer to that.
+pub(crate) fn overlap(config: &RedisConfig) -> Duration {
+    match config.servers {
+        Servers::Sentinel { .. } => SECOND_LOOK + config.connect_timeout * 3,
+        Servers::Single(_) | Servers::Cluster(_) => Duration::ZERO,
+    }
+}
 
 /// Calls that can wait to be written; more of them wait without harm.
 const CALLS_AHEAD: usize = 1024;
@@ -168,6 +181,7 @@ impl Dialer {
         let live = Live(Arc::new(Connected {
             address: address.clone(),
             prefix: self.config.prefix.clone(),
+            overlap: overlap(&self.config),
             connection,
             heard,
             silent_since: std::sync::Mutex::default(),
@@ -278,6 +292,7 @@ pub(crate) struct Live(Arc<Connected>);
 struct Connected {
     address: Address,
     prefix: String,
+    overlap: Duration,
     connection: MultiplexedConnection,
     /// How often something has come from the server, also for callers who have gone.
     heard: Arc<AtomicU64>,
@@ -353,6 +368,11 @@ impl Live {
 
     fn trouble(&self, error: redis::RedisError) -> Trouble {
         Trouble::answered(&self.0.address, &self.0.prefix, error)
+    }
+
+    /// See [`overlap`].
+    pub(crate) fn overlap(&self) -> Duration {
+        self.0.overlap
     }
 
     /// The last change of epoch that was seen on the way to this server.
@@ -759,4 +779,20 @@ impl Drop for Unanswered<'_> {
 fn hold<T>(mutex: &std::sync::Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     // Nothing that can panic is done to what is in them.
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_former_masters_leader_has_the_time_to_leave_it() {
+        let sentinels = RedisConfig::sentinel(["a", "b", "c"], "main").unwrap();
+        let sentinels = sentinels.connect_timeout(Duration::from_millis(200));
+        assert_eq!(overlap(&sentinels), Duration::from_millis(500 + 3 * 200));
+        // There one server at a time grants terms.
+        assert_eq!(overlap(&RedisConfig::server("a").unwrap()), Duration::ZERO);
+        let cluster = RedisConfig::cluster(["a", "b"]).unwrap();
+        assert_eq!(overlap(&cluster), Duration::ZERO);
+    }
 }

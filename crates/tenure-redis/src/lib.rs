@@ -54,7 +54,8 @@
 //! replica that has confirmed it.
 //!
 //! A master that sentinels have replaced takes itself for one for 8 s and more. Each backend asks
-//! the sentinels twice a second which it is, and leaves the former one.
+//! the sentinels twice a second which it is, and leaves the former one; the lock is kept free for
+//! longer than a lease by the time that this may take: 500 ms, and three times the connect timeout.
 //!
 //! **Fencing** closes what is left, when the resource compares tokens. A single Redis with that is
 //! stronger than any number without.

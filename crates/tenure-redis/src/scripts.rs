@@ -22,14 +22,15 @@ use crate::topology::Seat;
 /// Takes the lock, or adopts what an earlier attempt of this campaign has left.
 ///
 /// KEYS: the lock, its mark. ARGV: campaign, lease, identity with value, longest lease, how long
-/// it is kept from everybody if it has no mark.
+/// it is kept from everybody if it has no mark, how long beyond a lease if it has another epoch's.
 ///
 /// - The token is one more than the last, and at least the server's time in tenths of a
 ///   millisecond: so it rises too when the mark was lost, if the clocks did not go back. (Terms
 ///   that follow each other faster than that are not to be had; 48 bits last until the year 2860.)
 /// - An epoch other than the mark's means that terms may have been granted that this server never
 ///   heard of, the last of which may still be going on. So the lock is kept from everybody for a
-///   lease (with `-` in place of a campaign), also from a campaign that finds an attempt of its
+///   lease (with `-` in place of a campaign), and as much longer as the term may still be renewed
+///   elsewhere, also from a campaign that finds an attempt of its
 ///   own there: the attempt may have been taken back, and another been granted, unheard of here.
 ///   Where the tokens are ahead of the clock, so that they are counted up, room is left for those
 ///   of the terms unheard of.
@@ -73,6 +74,7 @@ local now = time[1] * 10000 + math.floor(time[2] / 100)
 if before ~= '' and epoch ~= before then
   if tonumber(last) >= now then last = string.format('%.0f', last + 1000000) end
   local wait = math.max(tonumber(ARGV[2]), math.min(tonumber(lease) or 0, tonumber(ARGV[4])))
+  wait = wait + tonumber(ARGV[6])
   redis.call('SET', KEYS[2], last .. ' ' .. epoch .. ' ' .. ARGV[2])
   redis.call('SET', KEYS[1], '1 - 0 ' .. wait .. ' ', 'PX', wait)
   return {2, wait, before, epoch}
@@ -300,6 +302,7 @@ pub(crate) async fn acquire(
                 &identity_and_value(candidate),
                 &MAX_LEASE.as_millis().to_string(),
                 &pause.as_millis().to_string(),
+                &seat.live.overlap().as_millis().to_string(),
             ],
         )
         .await?;

@@ -45,8 +45,9 @@ impl Seat {
 
     /// How long a term with this lease may still go on that the server has forgotten entirely.
     pub(crate) fn pause(&self, lease: Duration) -> Duration {
+        let longest = lease + self.live.overlap();
         let change = self.last_change();
-        change.map_or(Duration::ZERO, |change| change.pause(lease))
+        change.map_or(Duration::ZERO, |change| change.pause(longest))
     }
 
     /// The epoch before the last change that was seen; empty if it is not known.

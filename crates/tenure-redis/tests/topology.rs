@@ -232,6 +232,25 @@ async fn a_former_master_is_left_while_it_still_takes_itself_for_one() {
     assert_eq!(idle.epoch_changes(), 1);
 }
 
+/// The leader may go on on the former master until it has heard of the new one.
+#[tokio::test]
+async fn with_sentinels_a_new_masters_pause_is_longer_than_a_lease() {
+    let Some(master) = start(&[]) else { return };
+    let sentinels = start_sentinels(&master);
+    let config = sentinel_config(&sentinels).connect_timeout(Duration::from_secs(7));
+    let backend = RedisBackend::connect(config).await.unwrap();
+    let (lock, me) = (lock("overlap"), candidate("a", 1));
+    // As a former master has left it.
+    let mark = format!("1 {} 1000", "0".repeat(40));
+    master.command(&["SET", "tenure:{overlap}:fence", &mark]);
+    let Acquired::Taken { free_in, .. } = backend.acquire(&lock, &me, LONG).await.unwrap() else {
+        panic!("two hold the lock");
+    };
+    let overlap = Duration::from_millis(500 + 3 * 7000);
+    assert_eq!(free_in, Some(LONG + overlap + Duration::from_millis(1)));
+    assert_eq!(backend.epoch_changes(), 1);
+}
+
 /// The former master would go on confirming its leader's heartbeats, for longer than the lease.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_planned_failover_does_not_leave_a_leader_behind() {
