@@ -651,8 +651,9 @@ impl Link {
             idle
         });
         if start {
-            let keeper = Keeper(self.inner.clone());
-            drop(self.inner.dialer.runtime.spawn(keeper.run()));
+            let mut keeper = Keeper::new(self.inner.clone());
+            let run = async move { keeper.run().await };
+            drop(self.inner.dialer.runtime.spawn(run));
         }
     }
 
@@ -669,27 +670,40 @@ impl Link {
 }
 
 /// Connects until it succeeds or nobody waits any more.
-struct Keeper(Arc<Inner>);
+struct Keeper {
+    inner: Arc<Inner>,
+    /// It has come to an end of its own. Its state does not tell: by the time that the keeper is
+    /// dropped, the connection may be lost again, and the next attempt be under way.
+    finished: bool,
+}
 
 impl Keeper {
-    async fn run(self) {
+    fn new(inner: Arc<Inner>) -> Self {
+        Self {
+            inner,
+            finished: false,
+        }
+    }
+
+    async fn run(&mut self) {
         let Inner {
             target,
             dialer,
             state,
             attempts,
             epochs,
-        } = &*self.0;
+        } = &*self.inner;
         let mut pause = SHORTEST_PAUSE;
         loop {
             match target.connect(dialer).await {
                 Ok(live) => {
                     hold(epochs).connected(&live);
                     if let Target::Sentinels(sentinels) = &**target {
-                        let (inner, sentinels) = (Arc::downgrade(&self.0), sentinels.clone());
+                        let (inner, sentinels) = (Arc::downgrade(&self.inner), sentinels.clone());
                         let watching = watch_master(inner, sentinels, live.clone());
                         drop(dialer.runtime.spawn(watching));
                     }
+                    self.finished = true;
                     state.send_replace(State::Up(live));
                     return;
                 }
@@ -704,6 +718,7 @@ impl Keeper {
             pause = (pause * 2).min(LONGEST_PAUSE);
             // Whoever comes after this look finds the state changed, and dials.
             if state.receiver_count() == 0 {
+                self.finished = true;
                 state.send_replace(State::Idle);
                 return;
             }
@@ -740,14 +755,10 @@ async fn watch_master(link: Weak<Inner>, sentinels: Sentinels, live: Live) {
 
 impl Drop for Keeper {
     fn drop(&mut self) {
-        // Left in another state only when the task was ended from outside, with its runtime.
-        self.0.state.send_if_modified(|state| {
-            let ended = matches!(state, State::Dialing | State::Down(..));
-            if ended {
-                *state = State::Gone;
-            }
-            ended
-        });
+        // Otherwise the task was ended from outside, with its runtime, and nobody else connects.
+        if !self.finished {
+            self.inner.state.send_replace(State::Gone);
+        }
     }
 }
 
@@ -784,6 +795,46 @@ fn hold<T>(mutex: &std::sync::Mutex<T>) -> std::sync::MutexGuard<'_, T> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::support::start;
+
+    /// Between its last step and its end others may begin anew.
+    #[tokio::test]
+    async fn an_attempt_that_has_succeeded_does_not_end_the_next_one() {
+        let Some(server) = start(&[]) else { return };
+        let dialer = Arc::new(Dialer::new(server.config(), Handle::current()));
+        let address = Address::parse(&server.address(), 6379).unwrap();
+        let link = Link::new(Target::Address(address).into(), dialer);
+        let state = &link.inner.state;
+        state.send_replace(State::Dialing);
+        let mut keeper = Keeper::new(link.inner.clone());
+        keeper.run().await;
+        link.lose(&link.live().await.unwrap());
+        state.send_replace(State::Dialing);
+        drop(keeper);
+        assert!(matches!(&*state.borrow(), State::Dialing));
+
+        // Unlike one that is ended from outside.
+        drop(Keeper::new(link.inner.clone()));
+        assert!(matches!(&*state.borrow(), State::Gone));
+    }
+
+    /// So too when nobody waits any more.
+    #[tokio::test]
+    async fn an_attempt_that_was_given_up_does_not_end_the_next_one() {
+        let Some(mut server) = start(&[]) else { return };
+        server.kill();
+        let dialer = Arc::new(Dialer::new(server.config(), Handle::current()));
+        let address = Address::parse(&server.address(), 6379).unwrap();
+        let link = Link::new(Target::Address(address).into(), dialer);
+        let state = &link.inner.state;
+        state.send_replace(State::Dialing);
+        let mut keeper = Keeper::new(link.inner.clone());
+        keeper.run().await;
+        assert!(matches!(&*state.borrow(), State::Idle));
+        state.send_replace(State::Dialing);
+        drop(keeper);
+        assert!(matches!(&*state.borrow(), State::Dialing));
+    }
 
     #[test]
     fn a_former_masters_leader_has_the_time_to_leave_it() {
