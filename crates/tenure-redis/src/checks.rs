@@ -360,7 +360,8 @@ pub(crate) fn sentinels(config: &RedisConfig) -> Option<Check> {
     })
 }
 
-/// Looks at the server; `wanted` are the replicas that each term waits for. Only what is forbidden is a finding; other errors are returned.
+/// Looks at the server; `wanted` are the replicas that each term waits for. Only what is forbidden
+/// is a finding; other errors are returned.
 pub(crate) async fn look(live: Live, wanted: Option<Replicas>) -> Result<Vec<Finding>, Trouble> {
     let mut findings = Vec::new();
     let mut unread: Option<Trouble> = None;

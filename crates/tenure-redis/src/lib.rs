@@ -49,9 +49,9 @@
 //! first term of all was never replicated) gives it away at once, unless somebody asks first who
 //! was connected to it before, or knew another node of a cluster to have the lock's slot, and
 //! keeps it free for a lease; and a master that is cut off together with its leader goes on
-//! renewing that leader's lease, while another is elected on the new master. Against the second, set `min-replicas-to-write 1` on the servers, or
-//! [`RedisConfig::wait_for_replicas`] here; with the latter a term also survives the failover to a
-//! replica that has confirmed it.
+//! renewing that leader's lease, while another is elected on the new master. Against the second,
+//! set `min-replicas-to-write 1` on the servers, or [`RedisConfig::wait_for_replicas`] here; with
+//! the latter a term also survives the failover to a replica that has confirmed it.
 //!
 //! A master that sentinels have replaced takes itself for one for 8 s and more. Each backend asks
 //! the sentinels twice a second which it is, and leaves the former one; the lock is kept free for

@@ -30,8 +30,8 @@ use crate::topology::Seat;
 /// - An epoch other than the mark's means that terms may have been granted that this server never
 ///   heard of, the last of which may still be going on. So the lock is kept from everybody for a
 ///   lease (with `-` in place of a campaign), and as much longer as the term may still be renewed
-///   elsewhere, also from a campaign that finds an attempt of its
-///   own there: the attempt may have been taken back, and another been granted, unheard of here.
+///   elsewhere, also from a campaign that finds an attempt of its own there: the attempt may have
+///   been taken back, and another been granted, unheard of here.
 ///   Where the tokens are ahead of the clock, so that they are counted up, room is left for those
 ///   of the terms unheard of.
 /// - A server that was restarted with nothing kept, or replaced, has no mark to tell by. There
