@@ -27,6 +27,16 @@ local token = redis.call('INCR', KEYS[2])
 redis.call('SET', KEYS[1], ARGV[1] .. token, 'PX', ARGV[2])
 return token";
 
+/// What it cannot do without where a failover may forget it: the server's epoch, beside the token.
+const SAFE_ACQUIRE: &str = "
+if redis.call('GET', KEYS[1]) then return 0 end
+local info = redis.call('INFO', 'replication')
+local _, at = string.find(info, 'master_replid:', 1, true)
+local token = redis.call('INCR', KEYS[2])
+local epoch = string.sub(info, at + 1, at + 40)
+redis.call('SET', KEYS[1], ARGV[1] .. token .. epoch, 'PX', ARGV[2])
+return token";
+
 /// And a renewal that cannot lengthen somebody else's lease.
 const SHORTEST_RENEW: &str = "
 if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 0 end
@@ -124,6 +134,8 @@ async fn calls(server: &Server, disk: &str, resting: bool) {
     let millis = LONG.as_millis().to_string();
     let [mut plain, mut scripted] = [bare(server).await, bare(server).await];
     let shortest_acquire = loaded(SHORTEST_ACQUIRE, &mut scripted).await;
+    let mut safe = bare(server).await;
+    let safe_acquire = loaded(SAFE_ACQUIRE, &mut safe).await;
     let shortest_renew = loaded(SHORTEST_RENEW, &mut scripted).await;
     let backend = server.connect().await;
     let name = lock("calls");
@@ -133,6 +145,7 @@ async fn calls(server: &Server, disk: &str, resting: bool) {
 
     let mut set = Series::new("bare SET NX PX, no token (floor)");
     let mut with_token = Series::new("bare script: the same, and a token (floor with a token)");
+    let mut with_epoch = Series::new("bare script: the epoch too (floor of a safe lock)");
     let mut acquire = Series::new("tenure: acquire");
     let mut rslock_lock = Series::new("rslock: lock, no token");
     let mut distributed_lock = Series::new("distributed-lock: try_acquire, no token");
@@ -142,7 +155,7 @@ async fn calls(server: &Server, disk: &str, resting: bool) {
     let mut renew = Series::new("tenure: renew");
     let mut rslock_extend = Series::new("rslock: extend");
 
-    let mut order = [0, 1, 2, 3, 4];
+    let mut order = [0, 1, 2, 3, 4, 5];
     for block in 0..quick_rounds().div_ceil(IN_A_ROW) {
         fastrand::shuffle(&mut order);
         for kind in order {
@@ -200,6 +213,15 @@ async fn calls(server: &Server, disk: &str, resting: bool) {
                         lock.release().await;
                         (acquired, Some(renewed))
                     }
+                    4 => {
+                        let keys = ["safe", "safe:n"];
+                        let command = script(&safe_acquire, &keys, &["owner", &millis]);
+                        let token: u64 = command.query_async(&mut safe).await.unwrap();
+                        let acquired = began.elapsed();
+                        assert!(token > 0);
+                        send(cmd("DEL").arg("safe"), &mut safe).await;
+                        (acquired, None)
+                    }
                     _ => {
                         let handle = distributed.try_acquire().await.unwrap().unwrap();
                         let acquired = began.elapsed();
@@ -215,6 +237,7 @@ async fn calls(server: &Server, disk: &str, resting: bool) {
                     1 => (&mut with_token, Some(&mut conditional)),
                     2 => (&mut acquire, Some(&mut renew)),
                     3 => (&mut rslock_lock, Some(&mut rslock_extend)),
+                    4 => (&mut with_epoch, None),
                     _ => (&mut distributed_lock, None),
                 };
                 acquiring.add(acquired);
@@ -236,6 +259,8 @@ async fn calls(server: &Server, disk: &str, resting: bool) {
     distributed_lock.print(Some(&set));
     with_token.print(Some(&set));
     acquire.print(Some(&with_token));
+    with_epoch.print(Some(&set));
+    acquire.print(Some(&with_epoch));
     table(&format!("To renew it, {how}, {disk}"));
     expire.print(None);
     renew.print(Some(&expire));
