@@ -433,11 +433,13 @@ impl Session {
         self.lease.max(PATIENCE)
     }
 
-    /// The same for a look at who holds a lock. A session that holds none has nothing to lose, and
-    /// is left sooner: its host may have vanished, and another one been promoted.
+    /// The same for a look at who holds a lock. A session that holds none, and tries for none, has
+    /// nothing to lose, and is left sooner: its host may have vanished, and another one been
+    /// promoted.
     fn patience_with_a_look(&self) -> Duration {
-        let holds_any = self.slots().values().any(|slot| slot.held().is_some());
-        if holds_any {
+        let tries = self.attempts.available_permits() < MOST_ATTEMPTS;
+        let holds_any = || self.slots().values().any(|slot| slot.held().is_some());
+        if tries || holds_any() {
             return self.patience();
         }
         self.patience()
