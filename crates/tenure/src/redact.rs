@@ -54,13 +54,23 @@ fn redact_parameters(text: &str) -> String {
         return text.to_owned();
     };
     let (location, query) = text.split_at(end);
-    let parameters: Vec<String> = query.split('&').map(redact_parameter).collect();
+    let mut after_secret = false;
+    let parameters: Vec<String> = query
+        .split('&')
+        .map(|parameter| {
+            let redacted = redact_parameter(parameter, after_secret);
+            after_secret |= is_secret(parameter);
+            redacted
+        })
+        .collect();
     format!("{location}{}", parameters.join("&"))
 }
 
-fn redact_parameter(parameter: &str) -> String {
+/// What stands alone after a secret may be its end, behind a `&` that should have been encoded.
+fn redact_parameter(parameter: &str, after_secret: bool) -> String {
     match parameter.split_once('=') {
         Some((name, _)) if is_secret(parameter) => format!("{name}={HIDDEN}"),
+        None if after_secret => HIDDEN.to_owned(),
         _ => parameter.to_owned(),
     }
 }
@@ -109,6 +119,10 @@ mod tests {
                 "redis://h?sentinel_password=***",
             ),
             ("postgres://u:p@h/db?user=a@b", "postgres://***@b"),
+            (
+                "postgres://h/db?password=ab&hunter2&x=1",
+                "postgres://h/db?password=***&***&x=1",
+            ),
             (
                 "postgres://h/db?user=a@b&password=p&x=1",
                 "postgres://***@b&password=***&x=1",
