@@ -110,7 +110,8 @@ impl RedisBackend {
 
     /// How often this backend has found that a server had been restarted or replaced since the
     /// last term, so that terms may have been forgotten. Each was logged as a warning, and the
-    /// lock was kept free for a lease.
+    /// lock was kept free for a lease (with Sentinel for longer, as the documentation of this crate
+    /// says).
     pub fn epoch_changes(&self) -> u64 {
         self.shared.epoch_changes.load(Ordering::Relaxed)
     }
@@ -260,7 +261,7 @@ impl LockBackend for RedisBackend {
                     now,
                     ?wait,
                     "the Redis server was restarted or replaced since the last term, and may have \
-                     forgotten one that still goes on: nobody is elected for a lease; if this \
+                     forgotten one that still goes on: nobody is elected until it is over; if this \
                      server lost terms, tokens go on above its clock"
                 );
                 Acquired::Taken {
@@ -351,16 +352,17 @@ impl LockBackend for RedisBackend {
             .call(lock, |seat| Box::pin(checks::diagnose(seat.live, replicas)))
             .await;
         let mut checks = looked.unwrap_or_else(|trouble| vec![failed("settings", trouble)]);
+        let names = &self.names(lock);
         if let Some(wanted) = replicas {
             // By itself, because it may take as long as a call may.
             let confirmed = topology
                 .call(lock, |seat| {
-                    Box::pin(async move { checks::confirmation(&seat, wanted).await })
+                    let key = names.lock_key();
+                    Box::pin(async move { checks::confirmation(&seat, key, wanted).await })
                 })
                 .await;
             checks.extend(confirmed.unwrap_or_else(|trouble| Some(failed("replication", trouble))));
         }
-        let names = &self.names(lock);
         let may = topology
             .call(lock, |seat| {
                 let asking =

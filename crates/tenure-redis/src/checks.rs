@@ -128,10 +128,23 @@ pub(crate) async fn diagnose(live: Live, wanted: Option<Replicas>) -> Result<Vec
 
 /// Whether as many replicas answer as each term waits for: with fewer nobody is elected. `None`
 /// where it may not be asked, which [`permissions`] tells.
-pub(crate) async fn confirmation(seat: &Seat, wanted: Replicas) -> Result<Option<Check>, Trouble> {
+pub(crate) async fn confirmation(
+    seat: &Seat,
+    key: &str,
+    wanted: Replicas,
+) -> Result<Option<Check>, Trouble> {
     let Replicas { count, timeout } = wanted;
     let millis = u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX);
-    let confirmed = match seat.query(cmd("WAIT").arg(count).arg(millis)).await {
+    // Before it has written anything, a connection is told that all linked replicas have it: also
+    // one that is frozen.
+    let mut write = cmd("SET");
+    write.arg(scratch(key)).arg("").arg("PX").arg(1);
+    let written = seat.query(&write).await;
+    let confirmed = match written {
+        Ok(_) => seat.query(cmd("WAIT").arg(count).arg(millis)).await,
+        refused => refused,
+    };
+    let confirmed = match confirmed {
         Ok(Value::Int(confirmed)) => confirmed,
         Ok(_) => return Err(Trouble::unreadable("WAIT")),
         Err(trouble) if trouble.kind == ErrorKind::Forbidden => return Ok(None),
@@ -217,6 +230,11 @@ for _, call in ipairs({
 end
 return ''";
 
+/// A key that no lock has: theirs end with the lock's closing brace or `:fence`.
+fn scratch(key: &str) -> String {
+    format!("{key}:doctor")
+}
+
 /// A hash that no script has.
 const NO_SCRIPT: &str = "0000000000000000000000000000000000000000";
 
@@ -227,9 +245,7 @@ pub(crate) async fn permissions(
     config: &RedisConfig,
 ) -> Result<Check, Trouble> {
     const NAME: &str = "permissions";
-    // One that no lock has: the key ends with the lock's closing brace or `:fence`.
-    let scratch = format!("{key}:doctor");
-    Ok(match refusal(seat, &scratch, config.replicas).await? {
+    Ok(match refusal(seat, &scratch(key), config.replicas).await? {
         None => Check::fine(NAME, "the user may run each step of an election"),
         // A full memory, too few replicas: nothing that a permission would mend.
         Some(refused) if !is_permission(&refused) => Check::unusable(

@@ -650,6 +650,10 @@ async fn a_diagnosis_asks_for_the_replicas_that_have_to_confirm() {
         .await;
     };
     confirmed_by(1, 2).await;
+    // Still linked, and silent.
+    replica.freeze();
+    confirmed_by(0, 1).await;
+    replica.thaw();
     drop(replica);
     confirmed_by(0, 2).await;
 
