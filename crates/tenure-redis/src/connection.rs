@@ -795,19 +795,25 @@ fn hold<T>(mutex: &std::sync::Mutex<T>) -> std::sync::MutexGuard<'_, T> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::support::start;
+    use crate::support::{Server, start};
+
+    /// After an attempt, which has come to its end and still lives.
+    async fn connected(server: &Server) -> (Link, Keeper) {
+        let dialer = Arc::new(Dialer::new(server.config(), Handle::current()));
+        let address = Address::parse(&server.address(), 6379).unwrap();
+        let link = Link::new(Target::Address(address).into(), dialer);
+        link.inner.state.send_replace(State::Dialing);
+        let mut keeper = Keeper::new(link.inner.clone());
+        keeper.run().await;
+        (link, keeper)
+    }
 
     /// Between its last step and its end others may begin anew.
     #[tokio::test]
     async fn an_attempt_that_has_succeeded_does_not_end_the_next_one() {
         let Some(server) = start(&[]) else { return };
-        let dialer = Arc::new(Dialer::new(server.config(), Handle::current()));
-        let address = Address::parse(&server.address(), 6379).unwrap();
-        let link = Link::new(Target::Address(address).into(), dialer);
+        let (link, keeper) = connected(&server).await;
         let state = &link.inner.state;
-        state.send_replace(State::Dialing);
-        let mut keeper = Keeper::new(link.inner.clone());
-        keeper.run().await;
         link.lose(&link.live().await.unwrap());
         state.send_replace(State::Dialing);
         drop(keeper);
@@ -823,13 +829,8 @@ mod tests {
     async fn an_attempt_that_was_given_up_does_not_end_the_next_one() {
         let Some(mut server) = start(&[]) else { return };
         server.kill();
-        let dialer = Arc::new(Dialer::new(server.config(), Handle::current()));
-        let address = Address::parse(&server.address(), 6379).unwrap();
-        let link = Link::new(Target::Address(address).into(), dialer);
+        let (link, keeper) = connected(&server).await;
         let state = &link.inner.state;
-        state.send_replace(State::Dialing);
-        let mut keeper = Keeper::new(link.inner.clone());
-        keeper.run().await;
         assert!(matches!(&*state.borrow(), State::Idle));
         state.send_replace(State::Dialing);
         drop(keeper);
