@@ -108,7 +108,7 @@ const REASONS: [(&str, &str, &str, &str); 11] = [
         "",
         "",
         "the server's disk and a busy machine are most of it: see the spread. Over 200 rounds and \
-         more a renewal is 1.06 x, an acquisition 1.1 x and a hand-over 1.2 x (docs/backends)",
+         more a renewal is 1.1 x, an acquisition 1.1 x and a hand-over 1.1 to 1.5 x",
     ),
 ];
 
