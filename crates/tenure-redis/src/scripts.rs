@@ -40,7 +40,8 @@ use crate::topology::Seat;
 /// - The mark is written first: with a full memory (OOM) nothing is written at all then.
 /// - Somebody may have taken the expiry away (PERSIST); the lock would never be free again.
 /// - What it grants is the bare token, the cheapest answer to make: a list of a number and a
-///   string takes the server a microsecond more, of twelve.
+///   string takes the server a microsecond more, of twenty. The time becomes a token by cutting
+///   and joining its digits: with arithmetic it takes two more, and five on a server at rest.
 static ACQUIRE: Script = Script::new(
     r"
 local held = redis.call('GET', KEYS[1])
@@ -70,7 +71,8 @@ local _, at = string.find(info, 'master_replid:', 1, true)
 local epoch = before
 if at then epoch = string.sub(info, at + 1, at + 40) end
 local time = redis.call('TIME')
-local now = time[1] * 10000 + math.floor(time[2] / 100)
+local digits = time[1] .. string.sub('00000' .. time[2], -6, -3)
+local now = tonumber(digits)
 if before ~= '' and epoch ~= before then
   if tonumber(last) >= now then last = string.format('%.0f', last + 1000000) end
   local wait = math.max(tonumber(ARGV[2]), math.min(tonumber(lease) or 0, tonumber(ARGV[4])))
@@ -90,9 +92,12 @@ if adopted then
   if mine ~= held then redis.call('SET', KEYS[1], mine, 'PX', ARGV[2]) end
   return tonumber(adopted)
 end
-local token = math.max(tonumber(last) + 1, now)
+local token = now
+if tonumber(last) >= now then
+  token = last + 1
+  digits = string.format('%.0f', token)
+end
 if token >= 281474976710656 then return {3, KEYS[2]} end
-local digits = string.format('%.0f', token)
 redis.call('SET', KEYS[2], digits .. ' ' .. epoch .. ' ' .. ARGV[2])
 local mine = '1 ' .. ARGV[1] .. ' ' .. digits .. ' ' .. ARGV[2] .. ' ' .. ARGV[3]
 redis.call('SET', KEYS[1], mine, 'PX', ARGV[2])
@@ -102,7 +107,7 @@ return token
 
 /// Extends a term.
 ///
-/// KEYS: the lock. ARGV: its value as it is to be, lease, beginning of the term's values.
+/// KEYS: the lock. ARGV: its value as it is to be, lease.
 ///
 /// Without a value it deletes nothing all the same: a replica refuses any write, so a master that
 /// was demoted under an open connection, and has thrown its data away, does not pass for one where
@@ -119,7 +124,8 @@ if held ~= ARGV[1] then
     redis.call('DEL', KEYS[1])
     return {0, '', 0}
   end
-  if string.sub(held, 1, #ARGV[3]) ~= ARGV[3] then
+  local term = string.match(ARGV[1], '^1 %S+ %d+ ')
+  if string.sub(held, 1, #term) ~= term then
     return {0, held, redis.call('PTTL', KEYS[1])}
   end
   redis.call('PEXPIRE', KEYS[1], ARGV[2])
@@ -349,14 +355,13 @@ pub(crate) async fn renew(
     token: FencingToken,
     lease: u64,
 ) -> Result<Renew, Trouble> {
-    let beginning = beginning(candidate, Some(token));
-    let value = format!("{beginning}{lease} {}", identity_and_value(candidate));
+    let value = format!(
+        "{}{lease} {}",
+        beginning(candidate, Some(token)),
+        identity_and_value(candidate)
+    );
     let answer = RENEW
-        .run(
-            seat,
-            &[&names.lock],
-            &[&value, &lease.to_string(), &beginning],
-        )
+        .run(seat, &[&names.lock], &[&value, &lease.to_string()])
         .await?;
     if answer.number == 1 {
         return Ok(Renew::Renewed);

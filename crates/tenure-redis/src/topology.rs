@@ -106,7 +106,9 @@ impl Topology {
                 })
                 .await
             }
-            Self::Cluster(cluster) => cluster.call(slot_of(lock), &mut call).await,
+            // In a box of its own, so that a call to a single master is small: one of a kilobyte
+            // or more takes the allocator's slow way, each time.
+            Self::Cluster(cluster) => Box::pin(cluster.call(slot_of(lock), &mut call)).await,
         }
     }
 

@@ -155,6 +155,44 @@ async fn tokens_rise_over_release_expiry_deletion_and_the_loss_of_everything() {
     assert_eq!(next().await.token.as_u64(), 100_000_000_000_000);
 }
 
+/// Also in the tenth of each second in which the server's microseconds have fewer digits.
+#[tokio::test]
+async fn the_first_token_of_a_lock_is_the_time_of_the_server() {
+    let Some(server) = start(&[]) else { return };
+    let backend = server.connect().await;
+    let now = || {
+        let time = server.text(&["TIME"]);
+        let (seconds, micros) = time.split_once(' ').unwrap();
+        (
+            seconds.parse::<u64>().unwrap(),
+            micros.parse::<u64>().unwrap(),
+        )
+    };
+    let tenths_of_millis = |(seconds, micros)| seconds * 10_000 + micros / 100;
+    let (mut few_digits, mut many_digits) = (0, 0);
+    let begin = Instant::now();
+    for number in 0.. {
+        assert!(
+            begin.elapsed() < support::LIMIT,
+            "no token in each part of a second"
+        );
+        let name = lock(&format!("first-{number}"));
+        let before = now();
+        let acquired = backend.acquire(&name, &candidate("a", number), LONG).await;
+        let after = now();
+        let token = held(acquired.unwrap()).token.as_u64();
+        assert!(tenths_of_millis(before) <= token && token <= tenths_of_millis(after));
+        match (before, after) {
+            ((one, _), (other, micros)) if one == other && micros < 100_000 => few_digits += 1,
+            ((_, micros), (..)) if micros >= 100_000 => many_digits += 1,
+            _ => {}
+        }
+        if few_digits >= 20 && many_digits >= 20 {
+            return;
+        }
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn of_many_candidates_one_holds_the_lock_at_a_time() {
     let Some(server) = start(&[]) else { return };
