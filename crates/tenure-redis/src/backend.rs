@@ -7,9 +7,9 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use tenure_core::{
-    Acquired, BootClock, Candidate, Capabilities, Changes, Check, Error, ErrorKind, Expiry,
-    FencingGuarantee, Grant, LockBackend, LockName, Occupancy, Operation, Order, Renewal, Rises,
-    SharedClock, Time, Wakeup,
+    Acquired, Candidate, Capabilities, Changes, Check, Error, ErrorKind, Expiry, FencingGuarantee,
+    Grant, LockBackend, LockName, Occupancy, Operation, Order, Renewal, Rises, SharedClock, Time,
+    Wakeup,
 };
 use tokio::runtime::Handle;
 
@@ -38,7 +38,6 @@ struct Shared {
     topology: Arc<Topology>,
     dialer: Arc<Dialer>,
     wakeups: Wakeups,
-    clock: SharedClock,
     findings: Vec<Finding>,
     epoch_changes: AtomicU64,
     silent_release_told: AtomicBool,
@@ -94,7 +93,6 @@ impl RedisBackend {
                 wakeups: Wakeups::new(topology.clone(), runtime, response_timeout),
                 topology,
                 dialer,
-                clock: BootClock::shared(),
                 findings: Vec::new(),
                 epoch_changes: AtomicU64::new(0),
                 silent_release_told: AtomicBool::new(false),
@@ -207,7 +205,7 @@ impl LockBackend for RedisBackend {
     }
 
     fn clock(&self) -> SharedClock {
-        self.shared.clock.clone()
+        self.shared.dialer.clock.clone()
     }
 
     /// One script, and `WAIT` where replicas are asked for. Dropped or unanswered, it may have
@@ -220,14 +218,12 @@ impl LockBackend for RedisBackend {
     ) -> Result<Acquired, Error> {
         let millis = in_millis(lease, Operation::Acquire)?;
         let names = &self.names(lock);
-        let (clock, replicas) = (&self.shared.clock, self.replicas());
+        let replicas = self.replicas();
         let (sent_at, outcome) = self
             .shared
             .topology
             .call(lock, |seat| {
                 Box::pin(async move {
-                    // Before the request that proves it (I1, hazard 2).
-                    let sent_at = clock.now();
                     let outcome = scripts::acquire(&seat, names, candidate, millis).await?;
                     if let (Acquire::Held(token), Some(replicas)) = (&outcome, replicas)
                         && let Err(trouble) = seat.live.replicated(replicas).await
@@ -236,7 +232,7 @@ impl LockBackend for RedisBackend {
                         let _ended = scripts::release(&seat, names, candidate, Some(*token)).await;
                         return Err(trouble);
                     }
-                    Ok((sent_at, outcome))
+                    Ok((seat.sent_at, outcome))
                 })
             })
             .await
@@ -277,19 +273,18 @@ impl LockBackend for RedisBackend {
     async fn renew(&self, grant: &Grant, _not_before: Time) -> Result<Renewal, Error> {
         let millis = in_millis(grant.lease, Operation::Renew)?;
         let names = &self.names(&grant.lock);
-        let (clock, replicas) = (&self.shared.clock, self.replicas());
+        let replicas = self.replicas();
         let (sent_at, outcome) = self
             .shared
             .topology
             .call(&grant.lock, |seat| {
                 Box::pin(async move {
-                    let sent_at = clock.now();
                     let outcome =
                         scripts::renew(&seat, names, &grant.candidate, grant.token, millis).await?;
                     if let (Renew::Renewed, Some(replicas)) = (&outcome, replicas) {
                         seat.live.replicated(replicas).await?;
                     }
-                    Ok((sent_at, outcome))
+                    Ok((seat.sent_at, outcome))
                 })
             })
             .await

@@ -14,16 +14,16 @@ use std::time::{Duration, Instant};
 
 use redis::aio::{MultiplexedConnection, PubSub};
 use redis::{AsyncConnectionConfig, Cmd, Pipeline, RedisConnectionInfo, Value, cmd};
-use tenure_core::ErrorKind;
+use tenure_core::{BootClock, ErrorKind, SharedClock, Time};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::runtime::Handle;
 use tokio::sync::{Mutex, watch};
 use tokio::time::{sleep, timeout};
 
-use crate::config::{Address, Credentials, RedisConfig, Replicas, Servers};
+use crate::config::{Address, Credentials, RedisConfig, Replicas};
 use crate::errors::{Cure, Trouble};
-use crate::topology::Sentinels;
+use crate::sentinels::{SECOND_LOOK, Sentinels, Word, overlap};
 
 /// The pause after the first failed attempt to connect; it doubles up to the longest.
 const SHORTEST_PAUSE: Duration = Duration::from_millis(10);
@@ -31,22 +31,6 @@ const LONGEST_PAUSE: Duration = Duration::from_millis(250);
 
 /// A connection from which nothing has come for so long, although it was asked, is given up.
 const SILENCE: Duration = Duration::from_millis(100);
-
-/// How often the sentinels are asked whether the master is still the one.
-const SECOND_LOOK: Duration = Duration::from_millis(500);
-
-/// How long after the first look at a new master another process may go on leading on the former
-/// one, beyond the lease: until it has left that, if more than half of the sentinels answer it.
-///
-/// At worst it asked them for the master just before they agreed on another, and each step takes
-/// all the time that it has: their answer, the connection, the time until the second look, and
-/// the answer to that.
-pub(crate) fn overlap(config: &RedisConfig) -> Duration {
-    match config.servers {
-        Servers::Sentinel { .. } => SECOND_LOOK + config.connect_timeout * 3,
-        Servers::Single(_) | Servers::Cluster(_) => Duration::ZERO,
-    }
-}
 
 /// Calls that can wait to be written; more of them wait without harm.
 const CALLS_AHEAD: usize = 1024;
@@ -58,6 +42,7 @@ pub(crate) struct Dialer {
     credentials: RwLock<Credentials>,
     /// The runtime that the backend was made on: connections live there, whoever calls.
     pub(crate) runtime: Handle,
+    pub(crate) clock: SharedClock,
 }
 
 trait Transport: AsyncRead + AsyncWrite + Send + Unpin {}
@@ -109,6 +94,7 @@ impl Dialer {
             credentials: RwLock::new(config.credentials.clone()),
             config,
             runtime,
+            clock: BootClock::shared(),
         }
     }
 
@@ -182,6 +168,7 @@ impl Dialer {
             address: address.clone(),
             prefix: self.config.prefix.clone(),
             overlap: overlap(&self.config),
+            word: Word::default(),
             connection,
             heard,
             silent_since: std::sync::Mutex::default(),
@@ -277,6 +264,15 @@ pub(crate) fn field<'a>(info: &'a Value, name: &str) -> Option<&'a str> {
     })
 }
 
+/// A string in an answer.
+pub(crate) fn text(value: &Value) -> Option<&str> {
+    match value {
+        Value::BulkString(bytes) => std::str::from_utf8(bytes).ok(),
+        Value::SimpleString(text) => Some(text),
+        _ => None,
+    }
+}
+
 struct AbortOnDrop(tokio::task::AbortHandle);
 
 impl Drop for AbortOnDrop {
@@ -293,6 +289,8 @@ struct Connected {
     address: Address,
     prefix: String,
     overlap: Duration,
+    /// Without sentinels, nobody's.
+    word: Word,
     connection: MultiplexedConnection,
     /// How often something has come from the server, also for callers who have gone.
     heard: Arc<AtomicU64>,
@@ -482,8 +480,13 @@ impl Target {
         match self {
             Self::Address(address) => dialer.bounded(address, dialer.open_master(address)).await,
             Self::Sentinels(sentinels) => {
+                let asked_at = dialer.clock.now();
                 let address = sentinels.master(dialer).await?;
-                dialer.bounded(&address, dialer.open_master(&address)).await
+                let live = dialer
+                    .bounded(&address, dialer.open_master(&address))
+                    .await?;
+                live.0.word.give(asked_at);
+                Ok(live)
             }
         }
     }
@@ -549,13 +552,14 @@ impl Link {
         hold(&self.inner.epochs).last.clone()
     }
 
-    /// Makes one call, each of whose steps is bounded. When the connection turns out to be lost,
-    /// or to lead to a replica, it is made once more on a new one: all calls may be repeated.
+    /// Makes one call, each of whose steps is bounded, and tells it when it is sent. When the
+    /// connection turns out to be lost, or to lead to a server that is no master any more, it is
+    /// made once more on a new one: all calls may be repeated.
     ///
     /// Dropping the future leaves a call that was sent to the server.
     pub(crate) async fn call<'a, T>(
         &self,
-        mut call: impl FnMut(Live) -> Call<'a, T> + Send,
+        mut call: impl FnMut(Live, Time) -> Call<'a, T> + Send,
     ) -> Result<T, Trouble> {
         match self.attempt(&mut call).await {
             Err(trouble)
@@ -569,20 +573,21 @@ impl Link {
 
     async fn attempt<'a, T>(
         &self,
-        call: &mut (impl FnMut(Live) -> Call<'a, T> + Send),
+        call: &mut (impl FnMut(Live, Time) -> Call<'a, T> + Send),
     ) -> Result<T, Trouble> {
         let mut live = self.live().await?;
         if live.is_silent() {
             self.lose(&live);
             live = self.live().await?;
         }
+        let sent_at = self.trusted(&live).await?;
         let limit = self.inner.dialer.config.response_timeout;
         let watch = Unanswered {
             heard: live.0.heard.load(Ordering::Relaxed),
             sent_at: Instant::now(),
             live: &live,
         };
-        let outcome = match timeout(limit, call(live.clone())).await {
+        let outcome = match timeout(limit, call(live.clone(), sent_at)).await {
             Ok(outcome) => outcome,
             Err(_) => Err(Trouble::silent(live.address(), limit)),
         };
@@ -592,6 +597,57 @@ impl Link {
         {
             self.lose(&live);
         }
+        outcome
+    }
+
+    /// The present, at a moment when the server counts as the master: when more than half of the
+    /// sentinels have named it lately, if there are any. Bounded.
+    async fn trusted(&self, live: &Live) -> Result<Time, Trouble> {
+        let Inner { target, dialer, .. } = &*self.inner;
+        loop {
+            let now = dialer.clock.now();
+            let Target::Sentinels(sentinels) = &**target else {
+                return Ok(now);
+            };
+            if live.0.word.counts(now, &dialer.config) {
+                return Ok(now);
+            }
+            let (link, sentinels, live) = (self.clone(), sentinels.clone(), live.clone());
+            let asking = async move { link.ask(&sentinels, &live).await };
+            // There, because it makes connections, and to its end, for all who wait for it.
+            let asked = dialer.runtime.spawn(asking).await;
+            asked.unwrap_or_else(|_| Err(Trouble::runtime_is_gone()))?;
+        }
+    }
+
+    /// Asks the sentinels whether this still is the master, and leaves it if not.
+    ///
+    /// Callers that come while others are asking share the next question, instead of each waiting
+    /// in its turn for sentinels that do not answer.
+    async fn ask(&self, sentinels: &Sentinels, live: &Live) -> Result<(), Trouble> {
+        let dialer = &self.inner.dialer;
+        let came_at = dialer.clock.now();
+        let mut last = live.0.word.last.lock().await;
+        if let Some((asked_at, outcome)) = &*last
+            && *asked_at >= came_at
+        {
+            return outcome.clone();
+        }
+        let asked_at = dialer.clock.now();
+        let outcome = match sentinels.master(dialer).await {
+            Ok(named) if named == *live.address() => {
+                live.0.word.give(asked_at);
+                Ok(())
+            }
+            Ok(named) => {
+                tracing::warn!(before = %live.address(), now = %named, "the sentinels name another master");
+                self.lose(live);
+                self.dial();
+                Err(Trouble::replaced(live.address(), &named))
+            }
+            Err(trouble) => Err(Trouble::unconfirmed(live.address(), trouble)),
+        };
+        *last = Some((asked_at, outcome.clone()));
         outcome
     }
 
@@ -621,13 +677,7 @@ impl Link {
             let idle = match &*state.borrow_and_update() {
                 State::Up(live) => return Ok(live.clone()),
                 State::Down(attempt, trouble) if *attempt >= wanted => return Err(trouble.clone()),
-                State::Gone => {
-                    return Err(Trouble::new(
-                        ErrorKind::Unavailable,
-                        "the tokio runtime that this backend was connected on has ended; connect \
-                         on one that lives as long as the elections",
-                    ));
-                }
+                State::Gone => return Err(Trouble::runtime_is_gone()),
                 State::Idle => true,
                 State::Down(..) | State::Dialing => false,
             };
@@ -699,8 +749,8 @@ impl Keeper {
                 Ok(live) => {
                     hold(epochs).connected(&live);
                     if let Target::Sentinels(sentinels) = &**target {
-                        let (inner, sentinels) = (Arc::downgrade(&self.inner), sentinels.clone());
-                        let watching = watch_master(inner, sentinels, live.clone());
+                        let link = Arc::downgrade(&self.inner);
+                        let watching = watch_master(link, sentinels.clone(), live.clone());
                         drop(dialer.runtime.spawn(watching));
                     }
                     self.finished = true;
@@ -728,9 +778,7 @@ impl Keeper {
     }
 }
 
-/// Leaves a master as soon as the sentinels name another one, until when it may take itself for
-/// one: sentinels set a former master right only after 8 s or more, and it grants and renews terms
-/// until then, beside the new one's.
+/// Leaves a master as soon as the sentinels name another one, so that no call has to ask first.
 async fn watch_master(link: Weak<Inner>, sentinels: Sentinels, live: Live) {
     loop {
         sleep(SECOND_LOOK).await;
@@ -739,17 +787,8 @@ async fn watch_master(link: Weak<Inner>, sentinels: Sentinels, live: Live) {
         if !current {
             return;
         }
-        // Without a majority nothing is known; the next look tells.
-        let named = sentinels.master(&inner.dialer).await;
-        if let Ok(named) = named
-            && named != *live.address()
-        {
-            tracing::warn!(before = %live.address(), now = %named, "the sentinels name another master");
-            let link = Link { inner };
-            link.lose(&live);
-            link.dial();
-            return;
-        }
+        // No answer is the next call's concern, if their last word does not count any more.
+        let _outcome = Link { inner }.ask(&sentinels, &live).await;
     }
 }
 
@@ -787,7 +826,7 @@ impl Drop for Unanswered<'_> {
     }
 }
 
-fn hold<T>(mutex: &std::sync::Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+pub(crate) fn hold<T>(mutex: &std::sync::Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     // Nothing that can panic is done to what is in them.
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

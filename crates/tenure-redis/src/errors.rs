@@ -107,6 +107,29 @@ impl Trouble {
         .cured_by(Cure::Reconnect)
     }
 
+    pub(crate) fn replaced(former: &Address, master: &Address) -> Self {
+        let message = format!("{former} is not the master any more, but {master}");
+        Self::new(ErrorKind::Unavailable, message).cured_by(Cure::Reconnect)
+    }
+
+    /// Without the sentinels' word nobody knows whether there is another master.
+    pub(crate) fn unconfirmed(master: &Address, mut why: Self) -> Self {
+        why.message = format!(
+            "more than half of the sentinels must confirm that {master} still is the master, and \
+             do not: {}",
+            why.message
+        );
+        why
+    }
+
+    pub(crate) fn runtime_is_gone() -> Self {
+        Self::new(
+            ErrorKind::Unavailable,
+            "the tokio runtime that this backend was connected on has ended; connect on one that \
+             lives as long as the elections",
+        )
+    }
+
     /// The nodes of a cluster send each other's callers to and fro.
     pub(crate) fn moving() -> Self {
         Self::new(

@@ -48,14 +48,19 @@
 //! What remains: a server that has forgotten that a lock was ever used (no persistence, or the
 //! first term of all was never replicated) gives it away at once, unless somebody asks first who
 //! was connected to it before, or knew another node of a cluster to have the lock's slot, and
-//! keeps it free for a lease; and a master that is cut off together with its leader goes on
-//! renewing that leader's lease, while another is elected on the new master. Against the second,
-//! set `min-replicas-to-write 1` on the servers, or [`RedisConfig::wait_for_replicas`] here; with
-//! the latter a term also survives the failover to a replica that has confirmed it.
+//! keeps it free for a lease; and a master that is replaced by other means than Sentinel or a
+//! cluster's own goes on renewing its leader's lease, while another is elected on the new one.
+//! Against the second, set `min-replicas-to-write 1` on the servers, or
+//! [`RedisConfig::wait_for_replicas`] here; with the latter a term also survives the failover to a
+//! replica that has confirmed it.
 //!
-//! A master that sentinels have replaced takes itself for one for 8 s and more. Each backend asks
-//! the sentinels twice a second which it is, and leaves the former one; the lock is kept free for
-//! longer than a lease by the time that this may take: 500 ms, and three times the connect timeout.
+//! A master that sentinels have replaced takes itself for one for 8 s and more, and for ever when
+//! it is cut off from them. So each backend asks them twice a second which it is, and leaves the
+//! former one; and it makes no call on a master that more than half of them have not named within
+//! 500 ms and twice the connect timeout, be it that they do not answer, or that the process was
+//! stopped meanwhile. The lock is kept free on the new one for a lease, 500 ms and three times the
+//! connect timeout. So a leader needs the sentinels: when more than half of them are gone for
+//! longer than its lease, it stops, although the master is well.
 //!
 //! **Fencing** closes what is left, when the resource compares tokens. A single Redis with that is
 //! stronger than any number without.
@@ -81,7 +86,8 @@
 //! repeated on a new one. They live on the runtime that the backend was made on.
 //!
 //! With Sentinel a connection leads to the master that more than half of the given sentinels
-//! name, and that says itself that it is one; both are asked again for each connection. In a
+//! name, and that says itself that it is one; both are asked again for each connection, and the
+//! sentinels as long as it lasts. In a
 //! cluster redirections are followed, and the map of slots is fetched anew when a node is lost,
 //! from the first node that names another for the lock's slot.
 //!
@@ -119,6 +125,7 @@ mod config;
 mod connection;
 mod errors;
 mod scripts;
+mod sentinels;
 mod slots;
 #[cfg(feature = "_tls")]
 mod tls;

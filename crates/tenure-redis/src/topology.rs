@@ -2,17 +2,18 @@
 //! cluster that has the lock's slot.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use futures_util::stream::{FuturesUnordered, StreamExt as _};
 use redis::aio::PubSub;
 use redis::{Cmd, Pipeline, RedisError, Value, cmd};
-use tenure_core::{ErrorKind, LockName};
+use tenure_core::{ErrorKind, LockName, Time};
 
 use crate::config::{Address, Servers};
-use crate::connection::{Call, Change, Dialer, Link, Live, Target};
+use crate::connection::{Call, Change, Dialer, Link, Live, Target, hold, text};
 use crate::errors::{Cure, Trouble};
+use crate::sentinels::Sentinels;
 use crate::slots::{Map, Range, SLOTS, holder_in};
 
 /// How often a call follows the cluster to another node.
@@ -30,6 +31,9 @@ pub(crate) enum Topology {
 #[derive(Clone, Debug)]
 pub(crate) struct Seat {
     pub(crate) live: Live,
+    /// Before the request (I1, hazard 2), and soon after the sentinels' last word, where there are
+    /// any: what the request proves is proven from here on.
+    pub(crate) sent_at: Time,
     /// The lock's slot is being moved to this node, which answers only when asked like that.
     asking: bool,
     /// The lock's slot was another node's before.
@@ -74,11 +78,9 @@ impl Topology {
     pub(crate) fn new(dialer: Arc<Dialer>) -> Self {
         let target = match &dialer.config.servers {
             Servers::Single(address) => Target::Address(address.clone()),
-            Servers::Sentinel { sentinels, master } => Target::Sentinels(Sentinels {
-                addresses: sentinels.clone(),
-                master: master.clone(),
-                open: Arc::default(),
-            }),
+            Servers::Sentinel { sentinels, master } => {
+                Target::Sentinels(Sentinels::new(sentinels, master))
+            }
             Servers::Cluster(nodes) => {
                 return Self::Cluster(Box::new(Cluster::new(nodes.clone(), dialer)));
             }
@@ -97,9 +99,10 @@ impl Topology {
     ) -> Result<T, Trouble> {
         match self {
             Self::Master(link, ..) => {
-                link.call(|live| {
+                link.call(|live, sent_at| {
                     call(Seat {
                         live,
+                        sent_at,
                         asking: false,
                         handed: None,
                     })
@@ -115,8 +118,9 @@ impl Topology {
     /// Makes a call on any one master, to see whether anything answers.
     pub(crate) async fn call_any<'a, T>(
         &self,
-        call: impl FnMut(Live) -> Call<'a, T> + Send,
+        mut call: impl FnMut(Live) -> Call<'a, T> + Send,
     ) -> Result<T, Trouble> {
+        let call = |live, _sent_at| call(live);
         match self {
             Self::Master(link, ..) => link.call(call).await,
             Self::Cluster(cluster) => {
@@ -154,122 +158,6 @@ impl Topology {
     }
 }
 
-/// The sentinels that watch one master.
-#[derive(Clone, Debug)]
-pub(crate) struct Sentinels {
-    addresses: Vec<Address>,
-    master: String,
-    /// Connections to them, kept from one question to the next.
-    open: Arc<Mutex<HashMap<Address, Live>>>,
-}
-
-impl Sentinels {
-    /// The master that more than half of the sentinels name.
-    ///
-    /// Not the first answer: a sentinel that is cut off together with the old master goes on
-    /// naming it, and who followed would lead beside the leader on the new one.
-    pub(crate) async fn master(&self, dialer: &Arc<Dialer>) -> Result<Address, Trouble> {
-        let mut votes: HashMap<Address, usize> = HashMap::new();
-        let mut unknown = 0;
-        let mut failure = None;
-        let mut answers: FuturesUnordered<_> = self
-            .addresses
-            .iter()
-            .map(async |sentinel| {
-                let answer = dialer.bounded(sentinel, self.ask(dialer, sentinel)).await;
-                if answer.is_err() {
-                    hold(&self.open).remove(sentinel);
-                }
-                answer
-            })
-            .collect();
-        let majority = self.addresses.len() / 2 + 1;
-        while let Some(answer) = answers.next().await {
-            match answer {
-                Ok(Some(address)) => {
-                    let count = votes.entry(address.clone()).or_default();
-                    *count += 1;
-                    if *count >= majority {
-                        return Ok(address);
-                    }
-                }
-                Ok(None) => unknown += 1,
-                Err(trouble) => failure = Some(trouble),
-            }
-        }
-        Err(match failure {
-            None if unknown == self.addresses.len() => Trouble::new(
-                ErrorKind::Misconfigured,
-                format!(
-                    "the sentinels know no master named {:?}; it is the name in their line \
-                     \"sentinel monitor <name> ...\"",
-                    self.master
-                ),
-            ),
-            Some(trouble) if votes.is_empty() && unknown == 0 => trouble,
-            _ => Trouble::new(
-                ErrorKind::Unavailable,
-                format!(
-                    "no more than half of the {} sentinels agree on the master's address; a \
-                     failover may be under way",
-                    self.addresses.len()
-                ),
-            ),
-        }
-        .cured_by(Cure::None))
-    }
-
-    async fn answer(
-        &self,
-        dialer: &Arc<Dialer>,
-        sentinel: &Address,
-        question: &Cmd,
-    ) -> Result<Value, Trouble> {
-        let known = hold(&self.open).get(sentinel).cloned();
-        if let Some(live) = known
-            && let Ok(answer) = live.query(question).await
-        {
-            return Ok(answer);
-        }
-        // The first question, or the sentinel was restarted since.
-        let live = dialer.open_sentinel(sentinel).await?;
-        let answer = live.query(question).await?;
-        hold(&self.open).insert(sentinel.clone(), live);
-        Ok(answer)
-    }
-
-    async fn ask(
-        &self,
-        dialer: &Arc<Dialer>,
-        sentinel: &Address,
-    ) -> Result<Option<Address>, Trouble> {
-        let mut question = cmd("SENTINEL");
-        question.arg("get-master-addr-by-name").arg(&self.master);
-        match self.answer(dialer, sentinel, &question).await? {
-            Value::Nil => Ok(None),
-            Value::Array(parts) => {
-                let mut parts = parts.iter().map(text);
-                match (parts.next().flatten(), parts.next().flatten()) {
-                    (Some(host), Some(port)) => Ok(port.parse().ok().map(|port| Address {
-                        host: host.to_owned(),
-                        port,
-                    })),
-                    _ => Err(Trouble::unreadable("SENTINEL")),
-                }
-            }
-            _ => Err(Trouble::unreadable("SENTINEL")),
-        }
-    }
-}
-
-fn text(value: &Value) -> Option<&str> {
-    match value {
-        Value::BulkString(bytes) => std::str::from_utf8(bytes).ok(),
-        Value::SimpleString(text) => Some(text),
-        _ => None,
-    }
-}
-
 /// The nodes of a cluster, as far as they are known.
 #[derive(Debug)]
 pub(crate) struct Cluster {
@@ -303,10 +191,11 @@ impl Cluster {
             let version = hold(&self.map).version();
             let outcome = self
                 .link(&address)
-                .call(|live| {
+                .call(|live, sent_at| {
                     let handed = hold(&self.map).change_of(slot).cloned();
                     call(Seat {
                         live,
+                        sent_at,
                         asking,
                         handed,
                     })
@@ -529,11 +418,6 @@ fn slot_of(lock: &LockName) -> u16 {
         }
     }
     crc % SLOTS
-}
-
-fn hold<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    // Each change under these locks leaves them whole at every step.
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]

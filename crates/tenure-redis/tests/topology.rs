@@ -5,7 +5,7 @@ mod support;
 
 use std::collections::HashSet;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures_util::StreamExt as _;
 use support::{
@@ -290,6 +290,95 @@ async fn a_planned_failover_does_not_leave_a_leader_behind() {
         // The sentinels kill all its connections with that, this one perhaps among them.
         let role = former.try_command(&["ROLE"]);
         role.is_ok_and(|role| text(&role).starts_with("slave"))
+    })
+    .await;
+}
+
+/// A process that is stopped does not ask the sentinels. When it goes on, whatever it does first
+/// must not be done on the master that they have replaced meanwhile.
+#[test]
+fn a_process_that_was_stopped_over_a_failover_does_not_go_on_with_the_former_master() {
+    let Some((former, replica)) = start_pair(&[]) else {
+        return;
+    };
+    let sentinels = start_usual_sentinels(&former);
+    let runtime = || {
+        tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .unwrap()
+    };
+    // Nothing runs on it but while it is waited for.
+    let stopped = runtime();
+    let backend = stopped.block_on(async {
+        wait_for_sentinels(&sentinels, 1).await;
+        RedisBackend::connect(sentinel_config(&sentinels))
+            .await
+            .unwrap()
+    });
+    let (lock, me) = (lock("stopped"), candidate("a", 1));
+    let grant = held(stopped.block_on(backend.acquire(&lock, &me, LONG)).unwrap());
+    let stopped_at = Instant::now();
+
+    runtime().block_on(async {
+        until("the replica has the term", async || {
+            let value = replica.text(&["GET", "tenure:{stopped}"]);
+            value.contains(&grant.token.to_string())
+        })
+        .await;
+        former.freeze();
+        until("the sentinels name the other one", async || {
+            let named = |sentinel: &Server| master_of(sentinel) == Some(replica.port);
+            sentinels.iter().all(named)
+        })
+        .await;
+        // By then the lock may be another one's, after a lease and a pause.
+        until(
+            "their last word to it does not count any more",
+            async || stopped_at.elapsed() > Duration::from_millis(500 + 2 * 1000),
+        )
+        .await;
+    });
+    // It takes itself for the master for 8 s or more.
+    former.thaw();
+    replica.command(&["PERSIST", "tenure:{stopped}"]);
+    renewed(stopped.block_on(backend.renew(&grant, Time::ZERO)).unwrap());
+    // By the one that the sentinels name.
+    assert!(replica.number(&["PTTL", "tenure:{stopped}"]) > 0);
+}
+
+/// Otherwise a leader that is cut off together with the former master, and from the sentinels,
+/// would go on beside the new master's.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_term_goes_on_that_the_sentinels_do_not_stand_by() {
+    let Some(master) = start(&[]) else { return };
+    let sentinels = start_sentinels(&master);
+    let config = sentinel_config(&sentinels).connect_timeout(Duration::from_millis(500));
+    let backend = RedisBackend::connect(config).await.unwrap();
+    let (lock, me) = (lock("alone"), candidate("a", 1));
+    let grant = held(backend.acquire(&lock, &me, LONG).await.unwrap());
+    // One of three may be down.
+    sentinels[0].freeze();
+    renewed(backend.renew(&grant, Time::ZERO).await.unwrap());
+    sentinels[1].freeze();
+    let mut error = None;
+    until("a heartbeat fails", async || {
+        error = backend.renew(&grant, Time::ZERO).await.err();
+        error.is_some()
+    })
+    .await;
+    let error = error.unwrap();
+    assert_eq!(error.kind(), ErrorKind::Unavailable, "{error}");
+    assert!(error.to_string().contains("sentinels"), "{error}");
+
+    // Many calls share a question: one each would take ten times as long as the limit.
+    let calls = (0..1000).map(|_| backend.renew(&grant, Time::ZERO));
+    let all = within_limit("all heartbeats", futures_util::future::join_all(calls)).await;
+    assert!(all.iter().all(Result::is_err));
+
+    sentinels[1].thaw();
+    until("a heartbeat succeeds", async || {
+        backend.renew(&grant, Time::ZERO).await.is_ok()
     })
     .await;
 }

@@ -1,0 +1,184 @@
+//! The sentinels, which name a master, and for how long their word counts.
+//!
+//! A master that they have replaced takes itself for one until they set it right, after 8 s or
+//! more, or for ever when it is cut off from them. Until then it grants and renews terms, beside
+//! the new one. So that there are no two leaders, the lock is kept free on the new master for a
+//! lease and the [`overlap`]; and no call is made on the former one any more when [`trust`] has
+//! passed since it was last named.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use futures_util::stream::{FuturesUnordered, StreamExt as _};
+use redis::{Cmd, Value, cmd};
+use tenure_core::{ErrorKind, Time};
+
+use crate::config::{Address, RedisConfig, Servers};
+use crate::connection::{Dialer, Live, hold, text};
+use crate::errors::{Cure, Trouble};
+
+/// How often the sentinels are asked whether the master is still the one.
+pub(crate) const SECOND_LOOK: Duration = Duration::from_millis(500);
+
+/// For how long after a question calls are made on the master that more than half of the sentinels
+/// have named. Then they are asked first: the process may have been stopped since, or be cut off
+/// from them.
+///
+/// As long as they answer, a call never waits for that: at worst the next answer comes as late as
+/// it may, as the last one did.
+pub(crate) fn trust(config: &RedisConfig) -> Duration {
+    SECOND_LOOK + config.connect_timeout * 2
+}
+
+/// How long beyond a lease a term may go on that was granted before a new master was first looked
+/// at: more than half of the sentinels named it by then, so the former one was last named by as
+/// many of them to a question from before, and a call on it was sent within [`trust`] of that.
+///
+/// Longer than that by the connect timeout, because the end is measured by another host's clock.
+pub(crate) fn overlap(config: &RedisConfig) -> Duration {
+    match config.servers {
+        Servers::Sentinel { .. } => trust(config) + config.connect_timeout,
+        Servers::Single(_) | Servers::Cluster(_) => Duration::ZERO,
+    }
+}
+
+/// The sentinels' word that a server is the master.
+#[derive(Debug, Default)]
+pub(crate) struct Word {
+    /// When they were asked to whom they last gave it, in nanoseconds of the boot clock.
+    asked_at: AtomicU64,
+    /// When they were last asked, and what came of it.
+    pub(crate) last: tokio::sync::Mutex<Option<(Time, Result<(), Trouble>)>>,
+}
+
+impl Word {
+    /// They have given it to a question that was asked then.
+    pub(crate) fn give(&self, asked_at: Time) {
+        self.asked_at
+            .fetch_max(asked_at.as_nanos(), Ordering::AcqRel);
+    }
+
+    /// Whether it counts for a call that is sent now.
+    pub(crate) fn counts(&self, now: Time, config: &RedisConfig) -> bool {
+        let asked_at = Time::from_nanos(self.asked_at.load(Ordering::Acquire));
+        now.since(asked_at) <= trust(config)
+    }
+}
+
+/// The sentinels that watch one master.
+#[derive(Clone, Debug)]
+pub(crate) struct Sentinels {
+    addresses: Vec<Address>,
+    master: String,
+    /// Connections to them, kept from one question to the next.
+    open: Arc<Mutex<HashMap<Address, Live>>>,
+}
+
+impl Sentinels {
+    pub(crate) fn new(addresses: &[Address], master: &str) -> Self {
+        Self {
+            addresses: addresses.to_vec(),
+            master: master.to_owned(),
+            open: Arc::default(),
+        }
+    }
+
+    /// The master that more than half of the sentinels name.
+    ///
+    /// Not the first answer: a sentinel that is cut off together with the old master goes on
+    /// naming it, and who followed would lead beside the leader on the new one.
+    pub(crate) async fn master(&self, dialer: &Arc<Dialer>) -> Result<Address, Trouble> {
+        let mut votes: HashMap<Address, usize> = HashMap::new();
+        let mut unknown = 0;
+        let mut failure = None;
+        let mut answers: FuturesUnordered<_> = self
+            .addresses
+            .iter()
+            .map(async |sentinel| {
+                let answer = dialer.bounded(sentinel, self.ask(dialer, sentinel)).await;
+                if answer.is_err() {
+                    hold(&self.open).remove(sentinel);
+                }
+                answer
+            })
+            .collect();
+        let majority = self.addresses.len() / 2 + 1;
+        while let Some(answer) = answers.next().await {
+            match answer {
+                Ok(Some(address)) => {
+                    let count = votes.entry(address.clone()).or_default();
+                    *count += 1;
+                    if *count >= majority {
+                        return Ok(address);
+                    }
+                }
+                Ok(None) => unknown += 1,
+                Err(trouble) => failure = Some(trouble),
+            }
+        }
+        Err(match failure {
+            None if unknown == self.addresses.len() => Trouble::new(
+                ErrorKind::Misconfigured,
+                format!(
+                    "the sentinels know no master named {:?}; it is the name in their line \
+                     \"sentinel monitor <name> ...\"",
+                    self.master
+                ),
+            ),
+            Some(trouble) if votes.is_empty() && unknown == 0 => trouble,
+            _ => Trouble::new(
+                ErrorKind::Unavailable,
+                format!(
+                    "no more than half of the {} sentinels agree on the master's address; a \
+                     failover may be under way",
+                    self.addresses.len()
+                ),
+            ),
+        }
+        .cured_by(Cure::None))
+    }
+
+    async fn answer(
+        &self,
+        dialer: &Arc<Dialer>,
+        sentinel: &Address,
+        question: &Cmd,
+    ) -> Result<Value, Trouble> {
+        let known = hold(&self.open).get(sentinel).cloned();
+        if let Some(live) = known
+            && let Ok(answer) = live.query(question).await
+        {
+            return Ok(answer);
+        }
+        // The first question, or the sentinel was restarted since.
+        let live = dialer.open_sentinel(sentinel).await?;
+        let answer = live.query(question).await?;
+        hold(&self.open).insert(sentinel.clone(), live);
+        Ok(answer)
+    }
+
+    async fn ask(
+        &self,
+        dialer: &Arc<Dialer>,
+        sentinel: &Address,
+    ) -> Result<Option<Address>, Trouble> {
+        let mut question = cmd("SENTINEL");
+        question.arg("get-master-addr-by-name").arg(&self.master);
+        match self.answer(dialer, sentinel, &question).await? {
+            Value::Nil => Ok(None),
+            Value::Array(parts) => {
+                let mut parts = parts.iter().map(text);
+                match (parts.next().flatten(), parts.next().flatten()) {
+                    (Some(host), Some(port)) => Ok(port.parse().ok().map(|port| Address {
+                        host: host.to_owned(),
+                        port,
+                    })),
+                    _ => Err(Trouble::unreadable("SENTINEL")),
+                }
+            }
+            _ => Err(Trouble::unreadable("SENTINEL")),
+        }
+    }
+}
