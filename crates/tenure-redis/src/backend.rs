@@ -108,8 +108,8 @@ impl RedisBackend {
 
     /// How often this backend has found that a server had been restarted or replaced since the
     /// last term, so that terms may have been forgotten. Each was logged as a warning, and the
-    /// lock was kept free for a lease (with Sentinel for longer, as the documentation of this crate
-    /// says).
+    /// lock was kept free for a lease (with Sentinel and in a cluster for longer, as the
+    /// documentation of this crate says).
     pub fn epoch_changes(&self) -> u64 {
         self.shared.epoch_changes.load(Ordering::Relaxed)
     }

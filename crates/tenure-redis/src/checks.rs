@@ -383,8 +383,7 @@ pub(crate) async fn look(live: Live, wanted: Option<Replicas>) -> Result<Vec<Fin
     let mut unread: Option<Trouble> = None;
     let mut note = |answer: Result<Value, Trouble>| match answer {
         Ok(value) => Ok(Some(value)),
-        // CONFIG is switched off or renamed at managed services.
-        Err(trouble) if matches!(trouble.kind, ErrorKind::Forbidden | ErrorKind::Unsupported) => {
+        Err(trouble) if trouble.is_refusal() => {
             unread.get_or_insert(trouble);
             Ok(None)
         }
@@ -402,9 +401,9 @@ pub(crate) async fn look(live: Live, wanted: Option<Replicas>) -> Result<Vec<Fin
     }
     let persistence = note(live.query(cmd("INFO").arg("persistence")).await)?;
     let replication = note(live.query(cmd("INFO").arg("replication")).await)?;
-    let mut setting = async |name: &str| {
-        let answer = live.query(cmd("CONFIG").arg("GET").arg(name)).await;
-        Ok::<_, Trouble>(note(answer)?.as_ref().and_then(second))
+    let mut setting = async |name: &str| match live.setting(name).await {
+        Ok(setting) => Ok(setting),
+        Err(trouble) => note(Err(trouble)).map(|_| None),
     };
     let append_only = persistence
         .as_ref()
@@ -435,18 +434,6 @@ pub(crate) async fn look(live: Live, wanted: Option<Replicas>) -> Result<Vec<Fin
         });
     }
     Ok(findings)
-}
-
-/// The value in an answer to `CONFIG GET` of one setting.
-fn second(answer: &Value) -> Option<String> {
-    match answer {
-        Value::Array(parts) => match parts.get(1)? {
-            Value::BulkString(bytes) => String::from_utf8(bytes.clone()).ok(),
-            Value::SimpleString(text) => Some(text.clone()),
-            _ => None,
-        },
-        _ => None,
-    }
 }
 
 #[cfg(test)]

@@ -21,9 +21,10 @@ use tokio::runtime::Handle;
 use tokio::sync::{Mutex, watch};
 use tokio::time::{sleep, timeout};
 
-use crate::config::{Address, Credentials, RedisConfig, Replicas};
+use crate::config::{Address, Credentials, RedisConfig, Replicas, Servers};
 use crate::errors::{Cure, Trouble};
-use crate::sentinels::{SECOND_LOOK, Sentinels, Word, overlap};
+use crate::sentinels::{self, SECOND_LOOK, Sentinels, Word};
+use crate::slots;
 
 /// The pause after the first failed attempt to connect; it doubles up to the longest.
 const SHORTEST_PAUSE: Duration = Duration::from_millis(10);
@@ -167,7 +168,7 @@ impl Dialer {
         let live = Live(Arc::new(Connected {
             address: address.clone(),
             prefix: self.config.prefix.clone(),
-            overlap: overlap(&self.config),
+            overlap: OnceLock::new(),
             word: Word::default(),
             connection,
             heard,
@@ -200,13 +201,21 @@ impl Dialer {
         // A replica would answer, and be wrong. This also is the first sign of life through
         // everything that may stand in between.
         match live.refuse_replica().await {
-            Ok(()) => Ok(live),
+            Ok(()) => {}
             // May be forbidden; then a write will tell.
             Err(trouble) if trouble.kind == ErrorKind::Forbidden && live.has_answered() => {
-                live.query(&cmd("PING")).await.map(|_| live)
+                live.query(&cmd("PING")).await?;
             }
-            Err(trouble) => Err(trouble),
+            Err(trouble) => return Err(trouble),
         }
+        let overlap = match &self.config.servers {
+            // There one server at a time grants terms.
+            Servers::Single(_) => Duration::ZERO,
+            Servers::Sentinel { .. } => sentinels::overlap(&self.config),
+            Servers::Cluster(_) => slots::overlap(live.node_timeout().await?),
+        };
+        live.0.overlap.get_or_init(|| overlap);
+        Ok(live)
     }
 
     /// A connection to any node of a cluster, master or replica, not yet bounded.
@@ -288,7 +297,7 @@ pub(crate) struct Live(Arc<Connected>);
 struct Connected {
     address: Address,
     prefix: String,
-    overlap: Duration,
+    overlap: OnceLock<Duration>,
     /// Without sentinels, nobody's.
     word: Word,
     connection: MultiplexedConnection,
@@ -368,9 +377,9 @@ impl Live {
         Trouble::answered(&self.0.address, &self.0.prefix, error)
     }
 
-    /// See [`overlap`].
+    /// How long beyond a lease a term may go on that another server has granted before.
     pub(crate) fn overlap(&self) -> Duration {
-        self.0.overlap
+        self.0.overlap.get().copied().unwrap_or_default()
     }
 
     /// The last change of epoch that was seen on the way to this server.
@@ -388,6 +397,28 @@ impl Live {
             Some("slave") => Err(Trouble::replica(self.address())),
             _ => Ok(()),
         }
+    }
+
+    /// A cluster's `cluster-node-timeout`: the usual one where it may not be asked for. Without a
+    /// deadline.
+    async fn node_timeout(&self) -> Result<Duration, Trouble> {
+        match self.setting("cluster-node-timeout").await {
+            Ok(setting) => {
+                let millis = setting.and_then(|millis| millis.parse().ok());
+                Ok(millis.map_or(slots::USUAL_NODE_TIMEOUT, Duration::from_millis))
+            }
+            Err(trouble) if trouble.is_refusal() => Ok(slots::USUAL_NODE_TIMEOUT),
+            Err(trouble) => Err(trouble),
+        }
+    }
+
+    /// A setting of the server, if it has one of this name. Without a deadline.
+    pub(crate) async fn setting(&self, name: &str) -> Result<Option<String>, Trouble> {
+        let answer = self.query(cmd("CONFIG").arg("GET").arg(name)).await?;
+        let Value::Array(parts) = answer else {
+            return Ok(None);
+        };
+        Ok(parts.get(1).and_then(text).map(str::to_owned))
     }
 
     /// Sends one command, without a deadline.
@@ -874,16 +905,5 @@ mod tests {
         state.send_replace(State::Dialing);
         drop(keeper);
         assert!(matches!(&*state.borrow(), State::Dialing));
-    }
-
-    #[test]
-    fn a_former_masters_leader_has_the_time_to_leave_it() {
-        let sentinels = RedisConfig::sentinel(["a", "b", "c"], "main").unwrap();
-        let sentinels = sentinels.connect_timeout(Duration::from_millis(200));
-        assert_eq!(overlap(&sentinels), Duration::from_millis(500 + 3 * 200));
-        // There one server at a time grants terms.
-        assert_eq!(overlap(&RedisConfig::server("a").unwrap()), Duration::ZERO);
-        let cluster = RedisConfig::cluster(["a", "b"]).unwrap();
-        assert_eq!(overlap(&cluster), Duration::ZERO);
     }
 }

@@ -38,7 +38,8 @@
 //! - *The lock is kept free for a lease.* Beside the lock stands the server's replication id,
 //!   which each restart and each promotion changes. Whoever finds the lock free and another id
 //!   than in the last term does not take it: a forgotten term may still go on. It keeps the lock
-//!   from everybody for a lease, and reports the change
+//!   from everybody for a lease (in a cluster and with Sentinel for longer, see below), and
+//!   reports the change
 //!   ([`RedisBackend::epoch_changes`], and a warning in the log). So the first election after a
 //!   failover takes a lease longer, unless the term before it survived.
 //! - *The token does not fall back.* It is one more than the last, and at least the server's time
@@ -61,6 +62,10 @@
 //! stopped meanwhile. The lock is kept free on the new one for a lease, 500 ms and three times the
 //! connect timeout. So a leader needs the sentinels: when more than half of them are gone for
 //! longer than its lease, it stops, although the master is well.
+//!
+//! A node of a cluster that is cut off from the others stops by itself, up to half of its
+//! `cluster-node-timeout` after they may have promoted its replica. There the lock is kept free for
+//! a lease and that half, 7.5 s if the timeout may not be asked for.
 //!
 //! **Fencing** closes what is left, when the resource compares tokens. A single Redis with that is
 //! stronger than any number without.

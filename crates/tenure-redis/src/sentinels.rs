@@ -15,7 +15,7 @@ use futures_util::stream::{FuturesUnordered, StreamExt as _};
 use redis::{Cmd, Value, cmd};
 use tenure_core::{ErrorKind, Time};
 
-use crate::config::{Address, RedisConfig, Servers};
+use crate::config::{Address, RedisConfig};
 use crate::connection::{Dialer, Live, hold, text};
 use crate::errors::{Cure, Trouble};
 
@@ -38,10 +38,7 @@ pub(crate) fn trust(config: &RedisConfig) -> Duration {
 ///
 /// Longer than that by the connect timeout, because the end is measured by another host's clock.
 pub(crate) fn overlap(config: &RedisConfig) -> Duration {
-    match config.servers {
-        Servers::Sentinel { .. } => trust(config) + config.connect_timeout,
-        Servers::Single(_) | Servers::Cluster(_) => Duration::ZERO,
-    }
+    trust(config) + config.connect_timeout
 }
 
 /// The sentinels' word that a server is the master.

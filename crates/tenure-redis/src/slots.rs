@@ -1,8 +1,8 @@
-//! Which node of a cluster has which slots, as far as nodes have told, and which slots have come
-//! to another node since.
+//! Which node of a cluster has which slots, as far as nodes have told, which slots have come to
+//! another node since, and for how long the former one may go on.
 
 use std::collections::HashMap;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use tenure_core::record::MAX_LEASE;
 
@@ -10,6 +10,20 @@ use crate::config::Address;
 use crate::connection::Change;
 
 pub(crate) const SLOTS: u16 = 16384;
+
+/// The `cluster-node-timeout` that servers come with.
+pub(crate) const USUAL_NODE_TIMEOUT: Duration = Duration::from_secs(15);
+
+/// How long beyond a lease a term may go on that another node has granted before.
+///
+/// A node that is cut off from the others grants and renews terms until it takes more than half of
+/// them for lost: a node timeout after it has asked them something in vain, which it does when it
+/// has heard nothing for half of one. The others may have asked it just when it was cut off, and
+/// promote its replica half a node timeout earlier than it stops. (`clusterCron` in the server's
+/// source; after the others agree, the replica waits for another half a second.)
+pub(crate) fn overlap(node_timeout: Duration) -> Duration {
+    node_timeout / 2
+}
 
 /// Slots with one holder, from the first to the last.
 #[derive(Clone, Debug, PartialEq, Eq)]
