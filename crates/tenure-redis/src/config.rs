@@ -181,7 +181,9 @@ impl RedisConfig {
 
     /// The master that `sentinels` (port 26379 by default) know under the name `master`.
     ///
-    /// Give all of them: a master counts when more than half of those given agree on it.
+    /// Give all of them, each by an address of its own, and the same ones to every process: a
+    /// master counts when more than half of those given agree on it, so two halves that share no
+    /// sentinel could have two.
     pub fn sentinel<'a>(
         sentinels: impl IntoIterator<Item = &'a str>,
         master: impl Into<String>,
@@ -421,6 +423,9 @@ impl RedisConfig {
 
     /// How long it may take to be connected, from the name's resolution to the server's first
     /// answer; 1 s by default.
+    ///
+    /// With sentinels it also is how long those may take, and a new master's pause follows from
+    /// it: let all processes have the same, and do not change it while a failover may be going on.
     #[must_use]
     pub fn connect_timeout(mut self, timeout: Duration) -> Self {
         self.connect_timeout = timeout;

@@ -18,12 +18,12 @@ use tenure_core::{BootClock, ErrorKind, SharedClock, Time};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::runtime::Handle;
-use tokio::sync::{Mutex, watch};
+use tokio::sync::{Mutex, OwnedMutexGuard, watch};
 use tokio::time::{sleep, timeout};
 
 use crate::config::{Address, Credentials, RedisConfig, Replicas, Servers};
 use crate::errors::{Cure, Trouble};
-use crate::sentinels::{self, SECOND_LOOK, Sentinels, Word};
+use crate::sentinels::{self, Answer, SECOND_LOOK, Sentinels, Word};
 use crate::slots;
 
 /// The pause after the first failed attempt to connect; it doubles up to the longest.
@@ -298,7 +298,7 @@ struct Connected {
     address: Address,
     prefix: String,
     overlap: OnceLock<Duration>,
-    /// Without sentinels, nobody's.
+    /// Never given where there are no sentinels.
     word: Word,
     connection: MultiplexedConnection,
     /// How often something has come from the server, also for callers who have gone.
@@ -635,37 +635,57 @@ impl Link {
     /// sentinels have named it lately, if there are any. Bounded.
     async fn trusted(&self, live: &Live) -> Result<Time, Trouble> {
         let Inner { target, dialer, .. } = &*self.inner;
-        loop {
-            let now = dialer.clock.now();
-            let Target::Sentinels(sentinels) = &**target else {
-                return Ok(now);
-            };
-            if live.0.word.counts(now, &dialer.config) {
-                return Ok(now);
+        let Target::Sentinels(sentinels) = &**target else {
+            return Ok(dialer.clock.now());
+        };
+        let named_lately = async {
+            loop {
+                let now = dialer.clock.now();
+                if live.0.word.counts(now, &dialer.config) {
+                    return Ok(now);
+                }
+                self.ask(sentinels, live).await?;
             }
-            let (link, sentinels, live) = (self.clone(), sentinels.clone(), live.clone());
-            let asking = async move { link.ask(&sentinels, &live).await };
-            // There, because it makes connections, and to its end, for all who wait for it.
-            let asked = dialer.runtime.spawn(asking).await;
-            asked.unwrap_or_else(|_| Err(Trouble::runtime_is_gone()))?;
-        }
+        };
+        // A question from before, and our own.
+        let limit = dialer.config.connect_timeout * 2 + LONGEST_PAUSE;
+        timeout(limit, named_lately).await.unwrap_or_else(|_| {
+            let silent = format!("none of them has answered within {limit:?}");
+            let silent = Trouble::new(ErrorKind::Unavailable, silent);
+            Err(Trouble::unconfirmed(live.address(), silent))
+        })
     }
 
     /// Asks the sentinels whether this still is the master, and leaves it if not.
     ///
     /// Callers that come while others are asking share the next question, instead of each waiting
-    /// in its turn for sentinels that do not answer.
+    /// in its turn for sentinels that do not answer. Dropping the future leaves a question that was
+    /// asked.
     async fn ask(&self, sentinels: &Sentinels, live: &Live) -> Result<(), Trouble> {
         let dialer = &self.inner.dialer;
         let came_at = dialer.clock.now();
-        let mut last = live.0.word.last.lock().await;
-        if let Some((asked_at, outcome)) = &*last
-            && *asked_at >= came_at
+        let last = live.0.word.last.clone().lock_owned().await;
+        if let Some(answer) = &*last
+            && answer.asked_at >= came_at
         {
-            return outcome.clone();
+            return answer.outcome.clone();
         }
+        let (link, sentinels, live) = (self.clone(), sentinels.clone(), live.clone());
         let asked_at = dialer.clock.now();
-        let outcome = match sentinels.master(dialer).await {
+        let asking = async move { link.ask_now(&sentinels, &live, asked_at, last).await };
+        // There, because it makes connections, and to its end, for all who wait for it.
+        let asked = dialer.runtime.spawn(asking).await;
+        asked.unwrap_or_else(|_| Err(Trouble::runtime_is_gone()))
+    }
+
+    async fn ask_now(
+        &self,
+        sentinels: &Sentinels,
+        live: &Live,
+        asked_at: Time,
+        mut last: OwnedMutexGuard<Option<Answer>>,
+    ) -> Result<(), Trouble> {
+        let outcome = match sentinels.master(&self.inner.dialer).await {
             Ok(named) if named == *live.address() => {
                 live.0.word.give(asked_at);
                 Ok(())
@@ -676,9 +696,17 @@ impl Link {
                 self.dial();
                 Err(Trouble::replaced(live.address(), &named))
             }
-            Err(trouble) => Err(Trouble::unconfirmed(live.address(), trouble)),
+            Err(trouble) => {
+                if last.as_ref().is_none_or(|answer| answer.outcome.is_ok()) {
+                    tracing::warn!(master = %live.address(), error = %trouble, "the sentinels do not confirm the master; soon no call is made on it, until they do");
+                }
+                Err(Trouble::unconfirmed(live.address(), trouble))
+            }
         };
-        *last = Some((asked_at, outcome.clone()));
+        *last = Some(Answer {
+            asked_at,
+            outcome: outcome.clone(),
+        });
         outcome
     }
 
@@ -779,13 +807,13 @@ impl Keeper {
             match target.connect(dialer).await {
                 Ok(live) => {
                     hold(epochs).connected(&live);
+                    self.finished = true;
+                    state.send_replace(State::Up(live.clone()));
                     if let Target::Sentinels(sentinels) = &**target {
                         let link = Arc::downgrade(&self.inner);
-                        let watching = watch_master(link, sentinels.clone(), live.clone());
+                        let watching = watch_master(link, sentinels.clone(), live);
                         drop(dialer.runtime.spawn(watching));
                     }
-                    self.finished = true;
-                    state.send_replace(State::Up(live));
                     return;
                 }
                 Err(trouble) => {
@@ -865,7 +893,12 @@ pub(crate) fn hold<T>(mutex: &std::sync::Mutex<T>) -> std::sync::MutexGuard<'_, 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::support::{Server, start};
+    use crate::backend::RedisBackend;
+    use crate::support::{
+        LIMIT, Server, lock, sentinel_config, start, start_sentinels, until, within_limit,
+    };
+    use futures_util::FutureExt as _;
+    use tenure_core::LockBackend as _;
 
     /// After an attempt, which has come to its end and still lives.
     async fn connected(server: &Server) -> (Link, Keeper) {
@@ -905,5 +938,66 @@ mod tests {
         state.send_replace(State::Dialing);
         drop(keeper);
         assert!(matches!(&*state.borrow(), State::Dialing));
+    }
+
+    /// The answer may be old when it comes.
+    #[tokio::test]
+    async fn the_sentinels_word_counts_from_when_they_were_asked() {
+        let Some(master) = start(&[]) else { return };
+        let servers = start_sentinels(&master);
+        let config = sentinel_config(&servers).connect_timeout(LIMIT);
+        let Servers::Sentinel { sentinels, master } = &config.servers else {
+            panic!("no sentinels");
+        };
+        let sentinels = Sentinels::new(sentinels, master);
+        let dialer = Arc::new(Dialer::new(config.clone(), Handle::current()));
+        let target = Arc::new(Target::Sentinels(sentinels.clone()));
+        let link = Link::new(target.clone(), dialer.clone());
+        let end = |from: Time| from + sentinels::trust(&config);
+
+        servers.iter().for_each(Server::freeze);
+        let mut connecting = Box::pin(target.connect(&dialer));
+        assert!((&mut connecting).now_or_never().is_none());
+        let asked = dialer.clock.now();
+        servers.iter().for_each(Server::thaw);
+        let live = connecting.await.unwrap();
+        assert!(!live.0.word.counts(end(asked), &config));
+
+        servers.iter().for_each(Server::freeze);
+        let mut asking = Box::pin(link.ask(&sentinels, &live));
+        assert!((&mut asking).now_or_never().is_none());
+        let asked = dialer.clock.now();
+        servers.iter().for_each(Server::thaw);
+        asking.await.unwrap();
+        assert!(!live.0.word.counts(end(asked), &config));
+        assert!(live.0.word.counts(asked, &config));
+    }
+
+    /// On a runtime that stands still nobody asks the sentinels.
+    #[test]
+    fn a_call_from_another_runtime_is_bounded_where_the_own_one_stands_still() {
+        let Some(master) = start(&[]) else { return };
+        let servers = start_sentinels(&master);
+        let runtime = || {
+            let mut builder = tokio::runtime::Builder::new_current_thread();
+            builder.enable_all().build().unwrap()
+        };
+        let (still, other) = (runtime(), runtime());
+        let config = sentinel_config(&servers).connect_timeout(Duration::from_millis(500));
+        let trust = sentinels::trust(&config);
+        let backend = still.block_on(RedisBackend::connect(config)).unwrap();
+        let connected_at = Instant::now();
+        let error = other.block_on(async {
+            until("no word counts any more", async || {
+                connected_at.elapsed() > trust
+            })
+            .await;
+            let lock = lock("still");
+            within_limit("an answer", backend.holder(&lock))
+                .await
+                .unwrap_err()
+        });
+        assert!(error.to_string().contains("sentinels"), "{error}");
+        assert!(error.is_retryable());
     }
 }

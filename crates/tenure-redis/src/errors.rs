@@ -117,8 +117,10 @@ impl Trouble {
         Self::new(ErrorKind::Unavailable, message).cured_by(Cure::Reconnect)
     }
 
-    /// Without the sentinels' word nobody knows whether there is another master.
+    /// Without the sentinels' word nobody knows whether there is another master. Whatever keeps
+    /// them from giving it may pass.
     pub(crate) fn unconfirmed(master: &Address, mut why: Self) -> Self {
+        why.kind = ErrorKind::Unavailable;
         why.message = format!(
             "more than half of the sentinels must confirm that {master} still is the master, and \
              do not: {}",

@@ -59,9 +59,10 @@
 //! it is cut off from them. So each backend asks them twice a second which it is, and leaves the
 //! former one; and it makes no call on a master that more than half of them have not named within
 //! 500 ms and twice the connect timeout, be it that they do not answer, or that the process was
-//! stopped meanwhile. The lock is kept free on the new one for a lease, 500 ms and three times the
-//! connect timeout. So a leader needs the sentinels: when more than half of them are gone for
-//! longer than its lease, it stops, although the master is well.
+//! stopped meanwhile. The lock is kept free on the new one for a lease, that time, and a quarter of
+//! it. So a leader needs the sentinels: when more than half of them are gone for longer than its
+//! lease, it stops, although the master is well. All processes must name the same sentinels, and
+//! have the same connect timeout.
 //!
 //! A node of a cluster that is cut off from the others stops by itself, up to half of its
 //! `cluster-node-timeout` after they may have promoted its replica. There the lock is kept free for

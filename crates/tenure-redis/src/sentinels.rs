@@ -26,19 +26,23 @@ pub(crate) const SECOND_LOOK: Duration = Duration::from_millis(500);
 /// have named. Then they are asked first: the process may have been stopped since, or be cut off
 /// from them.
 ///
-/// As long as they answer, a call never waits for that: at worst the next answer comes as late as
-/// it may, as the last one did.
+/// While they answer, calls do not wait for that: the next answer comes before, also when it and
+/// the last one take all the time that they have. (But for the first one after a slow connection.)
 pub(crate) fn trust(config: &RedisConfig) -> Duration {
     SECOND_LOOK + config.connect_timeout * 2
 }
 
 /// How long beyond a lease a term may go on that was granted before a new master was first looked
-/// at: more than half of the sentinels named it by then, so the former one was last named by as
-/// many of them to a question from before, and a call on it was sent within [`trust`] of that.
+/// at.
 ///
-/// Longer than that by the connect timeout, because the end is measured by another host's clock.
+/// Any two majorities of the same sentinels share one, and it does not go back to a former master.
+/// So the last question to which they named that one was asked before they answered somebody with
+/// the new one. What is granted on the former master counts from when it was asked for, however
+/// late that is executed there, and it is not asked for later than [`trust`] after that question.
+///
+/// A quarter longer, because the end is measured by another host's clock.
 pub(crate) fn overlap(config: &RedisConfig) -> Duration {
-    trust(config) + config.connect_timeout
+    trust(config) + trust(config) / 4
 }
 
 /// The sentinels' word that a server is the master.
@@ -46,8 +50,15 @@ pub(crate) fn overlap(config: &RedisConfig) -> Duration {
 pub(crate) struct Word {
     /// When they were asked to whom they last gave it, in nanoseconds of the boot clock.
     asked_at: AtomicU64,
-    /// When they were last asked, and what came of it.
-    pub(crate) last: tokio::sync::Mutex<Option<(Time, Result<(), Trouble>)>>,
+    /// What came of the last question about it; locked while one is asked.
+    pub(crate) last: Arc<tokio::sync::Mutex<Option<Answer>>>,
+}
+
+#[derive(Debug)]
+pub(crate) struct Answer {
+    pub(crate) asked_at: Time,
+    /// Whether they have named this server.
+    pub(crate) outcome: Result<(), Trouble>,
 }
 
 impl Word {
@@ -125,14 +136,17 @@ impl Sentinels {
                 ),
             ),
             Some(trouble) if votes.is_empty() && unknown == 0 => trouble,
-            _ => Trouble::new(
-                ErrorKind::Unavailable,
-                format!(
-                    "no more than half of the {} sentinels agree on the master's address; a \
-                     failover may be under way",
-                    self.addresses.len()
-                ),
-            ),
+            failure => {
+                let why = failure.map_or_else(
+                    || "a failover may be under way".to_owned(),
+                    |failure| failure.to_string(),
+                );
+                let of = self.addresses.len();
+                let message = format!(
+                    "no more than half of the {of} sentinels agree on the master's address: {why}"
+                );
+                Trouble::new(ErrorKind::Unavailable, message)
+            }
         }
         .cured_by(Cure::None))
     }

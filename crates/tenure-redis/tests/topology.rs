@@ -246,7 +246,8 @@ async fn with_sentinels_a_new_masters_pause_is_longer_than_a_lease() {
     let Acquired::Taken { free_in, .. } = backend.acquire(&lock, &me, LONG).await.unwrap() else {
         panic!("two hold the lock");
     };
-    let overlap = Duration::from_millis(500 + 3 * 7000);
+    // As long as the sentinels' word counts, and a quarter of that.
+    let overlap = Duration::from_millis(500 + 2 * 7000) * 5 / 4;
     assert_eq!(free_in, Some(LONG + overlap + Duration::from_millis(1)));
     assert_eq!(backend.epoch_changes(), 1);
 }
@@ -357,9 +358,7 @@ async fn no_term_goes_on_that_the_sentinels_do_not_stand_by() {
     let backend = RedisBackend::connect(config).await.unwrap();
     let (lock, me) = (lock("alone"), candidate("a", 1));
     let grant = held(backend.acquire(&lock, &me, LONG).await.unwrap());
-    // One of three may be down.
     sentinels[0].freeze();
-    renewed(backend.renew(&grant, Time::ZERO).await.unwrap());
     sentinels[1].freeze();
     let mut error = None;
     until("a heartbeat fails", async || {
@@ -376,6 +375,7 @@ async fn no_term_goes_on_that_the_sentinels_do_not_stand_by() {
     let all = within_limit("all heartbeats", futures_util::future::join_all(calls)).await;
     assert!(all.iter().all(Result::is_err));
 
+    // One of three may be down.
     sentinels[1].thaw();
     until("a heartbeat succeeds", async || {
         backend.renew(&grant, Time::ZERO).await.is_ok()
