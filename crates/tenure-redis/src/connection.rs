@@ -635,22 +635,31 @@ impl Link {
     /// sentinels have named it lately, if there are any. Bounded.
     async fn trusted(&self, live: &Live) -> Result<Time, Trouble> {
         let Inner { target, dialer, .. } = &*self.inner;
-        let Target::Sentinels(sentinels) = &**target else {
-            return Ok(dialer.clock.now());
-        };
-        let named_lately = async {
+        let now = dialer.clock.now();
+        match &**target {
+            Target::Sentinels(sentinels) if !live.0.word.counts(now, &dialer.config) => {
+                // Seldom, so in a box: most calls are small.
+                Box::pin(self.named_anew(sentinels, live)).await
+            }
+            _ => Ok(now),
+        }
+    }
+
+    async fn named_anew(&self, sentinels: &Sentinels, live: &Live) -> Result<Time, Trouble> {
+        let dialer = &self.inner.dialer;
+        let naming = async {
             loop {
+                self.ask(sentinels, live).await?;
                 let now = dialer.clock.now();
                 if live.0.word.counts(now, &dialer.config) {
                     return Ok(now);
                 }
-                self.ask(sentinels, live).await?;
             }
         };
         // A question from before, and our own.
         let limit = dialer.config.connect_timeout * 2 + LONGEST_PAUSE;
-        timeout(limit, named_lately).await.unwrap_or_else(|_| {
-            let silent = format!("none of them has answered within {limit:?}");
+        timeout(limit, naming).await.unwrap_or_else(|_| {
+            let silent = format!("nothing was heard of them within {limit:?}");
             let silent = Trouble::new(ErrorKind::Unavailable, silent);
             Err(Trouble::unconfirmed(live.address(), silent))
         })
