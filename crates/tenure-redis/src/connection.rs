@@ -18,12 +18,12 @@ use tenure_core::{BootClock, ErrorKind, SharedClock, Time};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::runtime::Handle;
-use tokio::sync::{Mutex, OwnedMutexGuard, watch};
+use tokio::sync::{Mutex, watch};
 use tokio::time::{sleep, timeout};
 
 use crate::config::{Address, Credentials, RedisConfig, Replicas, Servers};
 use crate::errors::{Cure, Trouble};
-use crate::sentinels::{self, Answer, SECOND_LOOK, Sentinels, Word};
+use crate::sentinels::{self, Question, SECOND_LOOK, Sentinels, Word};
 use crate::slots;
 
 /// The pause after the first failed attempt to connect; it doubles up to the longest.
@@ -282,7 +282,7 @@ pub(crate) fn text(value: &Value) -> Option<&str> {
     }
 }
 
-struct AbortOnDrop(tokio::task::AbortHandle);
+pub(crate) struct AbortOnDrop(pub(crate) tokio::task::AbortHandle);
 
 impl Drop for AbortOnDrop {
     fn drop(&mut self) {
@@ -407,7 +407,8 @@ impl Live {
                 let millis = setting.and_then(|millis| millis.parse().ok());
                 Ok(millis.map_or(slots::USUAL_NODE_TIMEOUT, Duration::from_millis))
             }
-            Err(trouble) if trouble.is_refusal() => Ok(slots::USUAL_NODE_TIMEOUT),
+            // It is the answer of a server that works, whatever it refuses, and why.
+            Err(trouble) if trouble.cure == Cure::None => Ok(slots::USUAL_NODE_TIMEOUT),
             Err(trouble) => Err(trouble),
         }
     }
@@ -665,26 +666,42 @@ impl Link {
         })
     }
 
-    /// Asks the sentinels whether this still is the master, and leaves it if not.
-    ///
-    /// Callers that come while others are asking share the next question, instead of each waiting
-    /// in its turn for sentinels that do not answer. Dropping the future leaves a question that was
-    /// asked.
+    /// Asks the sentinels whether this still is the master, and leaves it if not. Dropping the
+    /// future leaves a question that was asked.
     async fn ask(&self, sentinels: &Sentinels, live: &Live) -> Result<(), Trouble> {
-        let dialer = &self.inner.dialer;
-        let came_at = dialer.clock.now();
-        let last = live.0.word.last.clone().lock_owned().await;
-        if let Some(answer) = &*last
-            && answer.asked_at >= came_at
-        {
-            return answer.outcome.clone();
+        let came_at = self.inner.dialer.clock.now();
+        loop {
+            let mut question = self.question(sentinels, live);
+            let answer = question.answer.wait_for(Option::is_some).await;
+            let answer = answer.ok().and_then(|answer| answer.clone());
+            let outcome = answer.unwrap_or_else(|| Err(Trouble::runtime_is_gone()));
+            // One from before may have failed of what is over, as when the process was stopped.
+            if outcome.is_ok() || question.asked_at >= came_at {
+                return outcome;
+            }
         }
-        let (link, sentinels, live) = (self.clone(), sentinels.clone(), live.clone());
+    }
+
+    /// The question that is under way, or a new one: callers share it, since there may be
+    /// thousands, and sentinels that take all the time they have.
+    fn question(&self, sentinels: &Sentinels, live: &Live) -> Question {
+        let dialer = &self.inner.dialer;
+        let mut last = hold(&live.0.word.last);
+        if let Some(question) = last.as_ref()
+            && question.is_open()
+        {
+            return question.clone();
+        }
+        let stood = last.as_ref().is_none_or(Question::was_confirmed);
+        let (answering, answer) = watch::channel(None);
         let asked_at = dialer.clock.now();
-        let asking = async move { link.ask_now(&sentinels, &live, asked_at, last).await };
-        // There, because it makes connections, and to its end, for all who wait for it.
-        let asked = dialer.runtime.spawn(asking).await;
-        asked.unwrap_or_else(|_| Err(Trouble::runtime_is_gone()))
+        let (link, sentinels, live) = (self.clone(), sentinels.clone(), live.clone());
+        // There, because it makes connections, whoever asks; and to its end, for all who wait.
+        drop(dialer.runtime.spawn(async move {
+            let outcome = link.ask_now(&sentinels, &live, asked_at, stood).await;
+            answering.send_replace(Some(outcome));
+        }));
+        last.insert(Question { asked_at, answer }).clone()
     }
 
     async fn ask_now(
@@ -692,9 +709,9 @@ impl Link {
         sentinels: &Sentinels,
         live: &Live,
         asked_at: Time,
-        mut last: OwnedMutexGuard<Option<Answer>>,
+        stood: bool,
     ) -> Result<(), Trouble> {
-        let outcome = match sentinels.master(&self.inner.dialer).await {
+        match sentinels.master(&self.inner.dialer).await {
             Ok(named) if named == *live.address() => {
                 live.0.word.give(asked_at);
                 Ok(())
@@ -706,17 +723,12 @@ impl Link {
                 Err(Trouble::replaced(live.address(), &named))
             }
             Err(trouble) => {
-                if last.as_ref().is_none_or(|answer| answer.outcome.is_ok()) {
+                if stood {
                     tracing::warn!(master = %live.address(), error = %trouble, "the sentinels do not confirm the master; soon no call is made on it, until they do");
                 }
                 Err(Trouble::unconfirmed(live.address(), trouble))
             }
-        };
-        *last = Some(Answer {
-            asked_at,
-            outcome: outcome.clone(),
-        });
-        outcome
+        }
     }
 
     /// The connection, made if need be. Fails with what an attempt has met that was begun after
@@ -895,7 +907,7 @@ impl Drop for Unanswered<'_> {
 }
 
 pub(crate) fn hold<T>(mutex: &std::sync::Mutex<T>) -> std::sync::MutexGuard<'_, T> {
-    // Nothing that can panic is done to what is in them.
+    // Each change under these locks leaves what is in them whole at every step.
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
@@ -982,6 +994,36 @@ mod tests {
         assert!(live.0.word.counts(asked, &config));
     }
 
+    /// And whoever is not polled keeps nobody waiting.
+    #[tokio::test]
+    async fn callers_share_a_question() {
+        let Some(master) = start(&[]) else { return };
+        let servers = start_sentinels(&master);
+        let config = sentinel_config(&servers);
+        let Servers::Sentinel { sentinels, master } = &config.servers else {
+            panic!("no sentinels");
+        };
+        let sentinels = Sentinels::new(sentinels, master);
+        let dialer = Arc::new(Dialer::new(config.clone(), Handle::current()));
+        let target = Arc::new(Target::Sentinels(sentinels.clone()));
+        let link = Link::new(target.clone(), dialer.clone());
+        let live = target.connect(&dialer).await.unwrap();
+
+        servers.iter().for_each(Server::freeze);
+        let mut unpolled = Box::pin(link.ask(&sentinels, &live));
+        assert!((&mut unpolled).now_or_never().is_none());
+        let [one, other] = [(); 2].map(|()| link.question(&sentinels, &live).answer);
+        assert!(one.same_channel(&other));
+        let asking = (0..1000).map(|_| link.ask(&sentinels, &live));
+        let all = within_limit("all answers", futures_util::future::join_all(asking)).await;
+        assert!(all.iter().all(Result::is_err));
+        servers.iter().for_each(Server::thaw);
+        until("they answer", async || {
+            link.ask(&sentinels, &live).await.is_ok()
+        })
+        .await;
+    }
+
     /// On a runtime that stands still nobody asks the sentinels.
     #[test]
     fn a_call_from_another_runtime_is_bounded_where_the_own_one_stands_still() {
@@ -992,7 +1034,7 @@ mod tests {
             builder.enable_all().build().unwrap()
         };
         let (still, other) = (runtime(), runtime());
-        let config = sentinel_config(&servers).connect_timeout(Duration::from_millis(500));
+        let config = sentinel_config(&servers);
         let trust = sentinels::trust(&config);
         let backend = still.block_on(RedisBackend::connect(config)).unwrap();
         let connected_at = Instant::now();

@@ -293,8 +293,9 @@ fn meaning(error: &RedisError, prefix: &str) -> (ErrorKind, Cure, String) {
 
 /// Errors of a command inside a script come as `ERR` on old servers, with the code in the text.
 fn code_in(detail: &str) -> &'static str {
-    const INSIDE: [(&str, &str); 12] = [
+    const INSIDE: [(&str, &str); 13] = [
         ("unknown command", "UNKNOWN"),
+        ("unknown subcommand", "UNKNOWN"),
         ("max number of clients", "MAXCLIENTS"),
         ("ACL failure in script", "NOPERM"),
         ("The user executing the script", "NOPERM"),

@@ -49,24 +49,24 @@
 //! What remains: a server that has forgotten that a lock was ever used (no persistence, or the
 //! first term of all was never replicated) gives it away at once, unless somebody asks first who
 //! was connected to it before, or knew another node of a cluster to have the lock's slot, and
-//! keeps it free for a lease; and a master that is replaced by other means than Sentinel or a
-//! cluster's own goes on renewing its leader's lease, while another is elected on the new one.
-//! Against the second, set `min-replicas-to-write 1` on the servers, or
-//! [`RedisConfig::wait_for_replicas`] here; with the latter a term also survives the failover to a
-//! replica that has confirmed it.
+//! keeps it free for a lease; and a master that is replaced by hand (as with `CLUSTER FAILOVER
+//! FORCE`), or behind an address that stays the same, goes on renewing its leader's lease, while
+//! another is elected on the new one. Against the second, set `min-replicas-to-write 1` on the
+//! servers, or [`RedisConfig::wait_for_replicas`] here; with the latter a term also survives the
+//! failover to a replica that has confirmed it.
 //!
 //! A master that sentinels have replaced takes itself for one for 8 s and more, and for ever when
 //! it is cut off from them. So each backend asks them twice a second which it is, and leaves the
-//! former one; and it makes no call on a master that more than half of them have not named within
-//! 500 ms and twice the connect timeout, be it that they do not answer, or that the process was
-//! stopped meanwhile. The lock is kept free on the new one for a lease, that time, and a quarter of
-//! it. So a leader needs the sentinels: when more than half of them are gone for longer than its
-//! lease, it stops, although the master is well. All processes must name the same sentinels, and
-//! have the same connect timeout.
+//! former one; and it makes calls only on a master that more than half of them have named within
+//! the last 500 ms and twice the connect timeout: none while they do not answer, nor on the one
+//! that the process knew before it was stopped. The lock is kept free on the new one for a
+//! lease, that time, and a quarter of it. So a leader needs the sentinels: when more than half of
+//! them are gone for longer than its lease, it stops, although the master is well. All processes
+//! must name the same sentinels, and have the same connect timeout.
 //!
 //! A node of a cluster that is cut off from the others stops by itself, up to half of its
 //! `cluster-node-timeout` after they may have promoted its replica. There the lock is kept free for
-//! a lease and that half, 7.5 s if the timeout may not be asked for.
+//! a lease, that half, and half a second; for a lease and 8 s if the timeout may not be asked for.
 //!
 //! **Fencing** closes what is left, when the resource compares tokens. A single Redis with that is
 //! stronger than any number without.

@@ -14,6 +14,7 @@ use std::time::Duration;
 use futures_util::stream::{FuturesUnordered, StreamExt as _};
 use redis::{Cmd, Value, cmd};
 use tenure_core::{ErrorKind, Time};
+use tokio::sync::watch;
 
 use crate::config::{Address, RedisConfig};
 use crate::connection::{Dialer, Live, hold, text};
@@ -48,17 +49,27 @@ pub(crate) fn overlap(config: &RedisConfig) -> Duration {
 /// The sentinels' word that a server is the master.
 #[derive(Debug, Default)]
 pub(crate) struct Word {
-    /// When they were asked to whom they last gave it, in nanoseconds of the boot clock.
+    /// When the question was asked to which they last gave it, in nanoseconds of the boot clock.
     asked_at: AtomicU64,
-    /// What came of the last question about it; locked while one is asked.
-    pub(crate) last: Arc<tokio::sync::Mutex<Option<Answer>>>,
+    pub(crate) last: Mutex<Option<Question>>,
 }
 
-#[derive(Debug)]
-pub(crate) struct Answer {
+/// Whether they give it.
+#[derive(Clone, Debug)]
+pub(crate) struct Question {
     pub(crate) asked_at: Time,
-    /// Whether they have named this server.
-    pub(crate) outcome: Result<(), Trouble>,
+    /// Its end without an answer is that of the backend's runtime.
+    pub(crate) answer: watch::Receiver<Option<Result<(), Trouble>>>,
+}
+
+impl Question {
+    pub(crate) fn is_open(&self) -> bool {
+        self.answer.borrow().is_none() && self.answer.has_changed().is_ok()
+    }
+
+    pub(crate) fn was_confirmed(&self) -> bool {
+        matches!(&*self.answer.borrow(), Some(Ok(())))
+    }
 }
 
 impl Word {

@@ -22,8 +22,10 @@ pub(crate) const USUAL_NODE_TIMEOUT: Duration = Duration::from_secs(15);
 /// promote its replica half a node timeout earlier than it stops. (`clusterCron` in the server's
 /// source. Of 20 nodes that were cut off on loopback each stopped before its replica was promoted,
 /// at the closest by a third of the timeout; but nothing makes sure of it.)
+///
+/// The rest is for what a node does only ten times a second, and for another host's clock.
 pub(crate) fn overlap(node_timeout: Duration) -> Duration {
-    node_timeout / 2
+    node_timeout / 2 + Duration::from_millis(500)
 }
 
 /// Slots with one holder, from the first to the last.

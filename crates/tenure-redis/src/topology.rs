@@ -11,7 +11,7 @@ use redis::{Cmd, Pipeline, RedisError, Value, cmd};
 use tenure_core::{ErrorKind, LockName, Time};
 
 use crate::config::{Address, Servers};
-use crate::connection::{Call, Change, Dialer, Link, Live, Target, hold, text};
+use crate::connection::{AbortOnDrop, Call, Change, Dialer, Link, Live, Target, hold, text};
 use crate::errors::{Cure, Trouble};
 use crate::sentinels::Sentinels;
 use crate::slots::{Map, Range, SLOTS, holder_in};
@@ -24,7 +24,7 @@ const REDIRECTS: usize = 4;
 pub(crate) enum Topology {
     /// One master at a time: a single server, or the one that sentinels name.
     Master(Link, Arc<Dialer>, Arc<Target>),
-    Cluster(Box<Cluster>),
+    Cluster(Arc<Cluster>),
 }
 
 /// A connection to the server that holds a lock.
@@ -82,7 +82,7 @@ impl Topology {
                 Target::Sentinels(Sentinels::new(sentinels, master))
             }
             Servers::Cluster(nodes) => {
-                return Self::Cluster(Box::new(Cluster::new(nodes.clone(), dialer)));
+                return Self::Cluster(Arc::new(Cluster::new(nodes.clone(), dialer)));
             }
         };
         let target = Arc::new(target);
@@ -180,7 +180,7 @@ impl Cluster {
     }
 
     async fn call<'a, T>(
-        &self,
+        self: &Arc<Self>,
         slot: u16,
         call: &mut (impl FnMut(Seat) -> Call<'a, T> + Send),
     ) -> Result<T, Trouble> {
@@ -244,7 +244,7 @@ impl Cluster {
         target
     }
 
-    async fn holder_of(&self, slot: u16) -> Result<Address, Trouble> {
+    async fn holder_of(self: &Arc<Self>, slot: u16) -> Result<Address, Trouble> {
         let (found, version) = {
             let map = hold(&self.map);
             (map.holder_of(slot).cloned(), map.version())
@@ -283,7 +283,27 @@ impl Cluster {
     /// where it was may come from a node that has not heard of a failover. It is not put to the
     /// vote: a node that is silent would keep back what another one knows, for longer perhaps than
     /// the caller waits, and a wrong answer is corrected by the node that it leads to.
-    async fn refresh(&self, slot: u16, failed: Option<&Address>, seen: u64) -> Result<(), Trouble> {
+    async fn refresh(
+        self: &Arc<Self>,
+        slot: u16,
+        failed: Option<&Address>,
+        seen: u64,
+    ) -> Result<(), Trouble> {
+        let (this, failed) = (self.clone(), failed.cloned());
+        let refreshing = async move { this.refresh_now(slot, failed.as_ref(), seen).await };
+        // There, because others wait for their turn, and the caller need not be polled.
+        let task = self.dialer.runtime.spawn(refreshing);
+        let _ended = AbortOnDrop(task.abort_handle());
+        task.await
+            .unwrap_or_else(|_| Err(Trouble::runtime_is_gone()))
+    }
+
+    async fn refresh_now(
+        &self,
+        slot: u16,
+        failed: Option<&Address>,
+        seen: u64,
+    ) -> Result<(), Trouble> {
         let _turn = self.refreshing.lock().await;
         if hold(&self.map).version() != seen {
             return Ok(());

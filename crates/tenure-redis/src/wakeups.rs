@@ -10,7 +10,7 @@
 
 use std::collections::HashMap;
 use std::fmt;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use futures_util::{StreamExt as _, stream};
@@ -20,6 +20,7 @@ use tokio::runtime::Handle;
 use tokio::sync::{Notify, watch};
 use tokio::time::{sleep, timeout};
 
+use crate::connection::hold;
 use crate::errors::Trouble;
 use crate::topology::Topology;
 
@@ -325,9 +326,4 @@ impl Drop for Listener {
             self.retire_with_all();
         }
     }
-}
-
-fn hold<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    // Each change under the lock leaves it whole at every step.
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
