@@ -961,23 +961,28 @@ mod tests {
         assert!(matches!(&*state.borrow(), State::Dialing));
     }
 
+    fn link_by_sentinels(config: &RedisConfig) -> (Link, Sentinels) {
+        let Servers::Sentinel { sentinels, master } = &config.servers else {
+            panic!("no sentinels");
+        };
+        let sentinels = Sentinels::new(sentinels, master);
+        let target = Arc::new(Target::Sentinels(sentinels.clone()));
+        let dialer = Arc::new(Dialer::new(config.clone(), Handle::current()));
+        (Link::new(target, dialer), sentinels)
+    }
+
     /// The answer may be old when it comes.
     #[tokio::test]
     async fn the_sentinels_word_counts_from_when_they_were_asked() {
         let Some(master) = start(&[]) else { return };
         let servers = start_sentinels(&master);
         let config = sentinel_config(&servers).connect_timeout(LIMIT);
-        let Servers::Sentinel { sentinels, master } = &config.servers else {
-            panic!("no sentinels");
-        };
-        let sentinels = Sentinels::new(sentinels, master);
-        let dialer = Arc::new(Dialer::new(config.clone(), Handle::current()));
-        let target = Arc::new(Target::Sentinels(sentinels.clone()));
-        let link = Link::new(target.clone(), dialer.clone());
+        let (link, sentinels) = link_by_sentinels(&config);
+        let Inner { target, dialer, .. } = &*link.inner;
         let end = |from: Time| from + sentinels::trust(&config);
 
         servers.iter().for_each(Server::freeze);
-        let mut connecting = Box::pin(target.connect(&dialer));
+        let mut connecting = Box::pin(target.connect(dialer));
         assert!((&mut connecting).now_or_never().is_none());
         let asked = dialer.clock.now();
         servers.iter().for_each(Server::thaw);
@@ -999,15 +1004,9 @@ mod tests {
     async fn callers_share_a_question() {
         let Some(master) = start(&[]) else { return };
         let servers = start_sentinels(&master);
-        let config = sentinel_config(&servers);
-        let Servers::Sentinel { sentinels, master } = &config.servers else {
-            panic!("no sentinels");
-        };
-        let sentinels = Sentinels::new(sentinels, master);
-        let dialer = Arc::new(Dialer::new(config.clone(), Handle::current()));
-        let target = Arc::new(Target::Sentinels(sentinels.clone()));
-        let link = Link::new(target.clone(), dialer.clone());
-        let live = target.connect(&dialer).await.unwrap();
+        let (link, sentinels) = link_by_sentinels(&sentinel_config(&servers));
+        let Inner { target, dialer, .. } = &*link.inner;
+        let live = target.connect(dialer).await.unwrap();
 
         servers.iter().for_each(Server::freeze);
         let mut unpolled = Box::pin(link.ask(&sentinels, &live));
