@@ -320,6 +320,9 @@ struct Connected {
 pub(crate) struct Change {
     pub(crate) before: String,
     pub(crate) seen_at: Instant,
+    /// To an epoch that was seen before: a server has come back as it was, and its own marks tell
+    /// nothing of what was granted meanwhile.
+    pub(crate) back: bool,
 }
 
 impl Change {
@@ -332,7 +335,8 @@ impl Change {
 /// The epochs at the end of a link.
 #[derive(Debug, Default)]
 struct Epochs {
-    last: Option<String>,
+    /// The latest last. A change is a failover or a restart, so they stay few.
+    seen: Vec<String>,
     change: Option<Change>,
 }
 
@@ -342,14 +346,20 @@ impl Epochs {
         let Some(epoch) = live.0.epoch.get() else {
             return;
         };
-        if let Some(before) = self.last.replace(epoch.clone())
-            && before != *epoch
+        let known = self.seen.iter().position(|seen| seen == epoch);
+        if let Some(before) = self.seen.last()
+            && before != epoch
         {
             self.change = Some(Change {
-                before,
+                before: before.clone(),
                 seen_at: Instant::now(),
+                back: known.is_some(),
             });
         }
+        if let Some(place) = known {
+            self.seen.remove(place);
+        }
+        self.seen.push(epoch.clone());
         if let Some(change) = &self.change {
             live.0.change.get_or_init(|| change.clone());
         }
@@ -581,7 +591,7 @@ impl Link {
 
     /// The epoch of the server that it was connected to last, if that told one.
     pub(crate) fn last_epoch(&self) -> Option<String> {
-        hold(&self.inner.epochs).last.clone()
+        hold(&self.inner.epochs).seen.last().cloned()
     }
 
     /// Makes one call, each of whose steps is bounded, and tells it when it is sent. When the

@@ -22,7 +22,8 @@ use crate::topology::Seat;
 /// Takes the lock, or adopts what an earlier attempt of this campaign has left.
 ///
 /// KEYS: the lock, its mark. ARGV: campaign, lease, identity with value, longest lease, how long
-/// it is kept from everybody if it has no mark, how long beyond a lease if it has another epoch's.
+/// it is kept from everybody if it has no mark, how long beyond a lease if it has another epoch's,
+/// whether it is kept as if it had no mark in any case.
 ///
 /// - The token is one more than the last, and at least the server's time in tenths of a
 ///   millisecond: so it rises too when the mark was lost, if the clocks did not go back. (Terms
@@ -34,8 +35,9 @@ use crate::topology::Seat;
 ///   been taken back, and another been granted, unheard of here.
 ///   Where the tokens are ahead of the clock, so that they are counted up, room is left for those
 ///   of the terms unheard of.
-/// - A server that was restarted with nothing kept, or replaced, has no mark to tell by. There
-///   the caller does, who knew it before.
+/// - A server that was restarted with nothing kept, or replaced, has no mark to tell by; and one
+///   that has come back as it was has one that tells nothing. There the caller does, who knew it
+///   before.
 /// - Who may not ask for the epoch gets no lock.
 /// - The mark is written first: with a full memory (OOM) nothing is written at all then.
 /// - Somebody may have taken the expiry away (PERSIST); the lock would never be free again.
@@ -81,8 +83,9 @@ if before ~= '' and epoch ~= before then
   redis.call('SET', KEYS[1], '1 - 0 ' .. wait .. ' ', 'PX', wait)
   return {2, wait, before, epoch}
 end
-if not mark and ARGV[5] ~= '0' then
-  redis.call('SET', KEYS[2], '0 ' .. epoch .. ' ' .. ARGV[2])
+if ARGV[5] ~= '0' and (not mark or ARGV[7] == '1') then
+  if tonumber(last) >= now then last = string.format('%.0f', last + 1000000) end
+  redis.call('SET', KEYS[2], last .. ' ' .. epoch .. ' ' .. ARGV[2])
   redis.call('SET', KEYS[1], '1 - 0 ' .. ARGV[5] .. ' ', 'PX', ARGV[5])
   return {2, tonumber(ARGV[5]), '', epoch}
 end
@@ -309,6 +312,7 @@ pub(crate) async fn acquire(
                 &MAX_LEASE.as_millis().to_string(),
                 &pause.as_millis().to_string(),
                 &seat.live.overlap().as_millis().to_string(),
+                if seat.is_back() { "1" } else { "0" },
             ],
         )
         .await?;

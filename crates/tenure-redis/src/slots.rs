@@ -147,6 +147,8 @@ impl Map {
             change: Change {
                 before: epoch_of(&from.holder),
                 seen_at: Instant::now(),
+                // A node that comes back is made a replica first.
+                back: false,
             },
         });
     }

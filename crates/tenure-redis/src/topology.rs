@@ -54,6 +54,12 @@ impl Seat {
         change.map_or(Duration::ZERO, |change| change.pause(longest))
     }
 
+    /// Whether the server has come back as it was, so that it may have forgotten terms of which
+    /// its marks tell nothing.
+    pub(crate) fn is_back(&self) -> bool {
+        self.last_change().is_some_and(|change| change.back)
+    }
+
     /// The epoch before the last change that was seen; empty if it is not known.
     pub(crate) fn former_epoch(&self) -> &str {
         self.last_change().map_or("", |change| &change.before)

@@ -18,6 +18,8 @@ use tenure_core::{
     Policy, Renewal, Rises, Time, Verdict,
 };
 use tenure_redis::{RedisBackend, RedisConfig};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
 
 /// How long replicas may take: short, because a test waits for it in vain. So a busy one that
 /// takes longer is asked again, see [`win`].
@@ -293,6 +295,76 @@ async fn a_planned_failover_does_not_leave_a_leader_behind() {
         role.is_ok_and(|role| text(&role).starts_with("slave"))
     })
     .await;
+}
+
+/// An address behind which servers are changed: connections end with each change.
+struct Behind {
+    address: String,
+    port: watch::Sender<u16>,
+}
+
+impl Behind {
+    async fn start(port: u16) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap().to_string();
+        let sender = watch::Sender::new(port);
+        let changes = sender.subscribe();
+        tokio::spawn(async move {
+            loop {
+                let (mut from, _) = listener.accept().await.unwrap();
+                let mut changes = changes.clone();
+                let port = *changes.borrow_and_update();
+                tokio::spawn(async move {
+                    let mut to = TcpStream::connect(("127.0.0.1", port)).await.unwrap();
+                    tokio::select! {
+                        _ended = tokio::io::copy_bidirectional(&mut from, &mut to) => {}
+                        _changed = changes.changed() => {}
+                    }
+                });
+            }
+        });
+        Self {
+            address,
+            port: sender,
+        }
+    }
+}
+
+/// It has the same id as before, and its mark is of that, so by itself it does not notice that
+/// terms may have been granted elsewhere meanwhile.
+#[tokio::test]
+async fn a_master_that_comes_back_as_it_was_grants_nothing_for_a_while() {
+    let (Some(first), Some(second)) = (start(&[]), start(&[])) else {
+        return;
+    };
+    let behind = Behind::start(first.port).await;
+    let config = RedisConfig::server(&behind.address).unwrap();
+    let backend = RedisBackend::connect(config).await.unwrap();
+    let (lock, a, b) = (lock("back"), candidate("a", 1), candidate("b", 2));
+    let before = held(backend.acquire(&lock, &a, LONG).await.unwrap());
+    backend.release(&before).await.unwrap();
+
+    let reached = async |server: &Server| {
+        behind.port.send_replace(server.port);
+        until("it is reached", async || {
+            let known = backend.holder(&lock).await.is_ok();
+            known && server.text(&["CLIENT", "LIST"]).contains(" cmd=info ")
+        })
+        .await;
+    };
+    reached(&second).await;
+    reached(&first).await;
+    let acquired = backend.acquire(&lock, &b, LONG).await.unwrap();
+    let Acquired::Taken { free_in, .. } = acquired else {
+        panic!("there may be a term on the second one: {acquired:?}");
+    };
+    assert!(free_in.unwrap() <= LONG + Duration::from_millis(1));
+    assert_eq!(backend.epoch_changes(), 1);
+    // As if that had passed: not a second time.
+    first.command(&["DEL", "tenure:{back}"]);
+    let lease = Duration::from_millis(10);
+    let next = win(&backend, &lock, &b, lease).await;
+    assert!(next.token > before.token);
 }
 
 /// A process that is stopped does not ask the sentinels. When it goes on, whatever it does first
