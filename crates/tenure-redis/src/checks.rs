@@ -383,7 +383,8 @@ pub(crate) async fn look(live: Live, wanted: Option<Replicas>) -> Result<Vec<Fin
     let mut unread: Option<Trouble> = None;
     let mut note = |answer: Result<Value, Trouble>| match answer {
         Ok(value) => Ok(Some(value)),
-        Err(trouble) if trouble.is_refusal() => {
+        // CONFIG is switched off or renamed at managed services.
+        Err(trouble) if matches!(trouble.kind, ErrorKind::Forbidden | ErrorKind::Unsupported) => {
             unread.get_or_insert(trouble);
             Ok(None)
         }

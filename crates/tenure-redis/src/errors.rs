@@ -77,11 +77,6 @@ impl Trouble {
         self
     }
 
-    /// Whether the command itself is refused: managed services switch `CONFIG` off, or rename it.
-    pub(crate) fn is_refusal(&self) -> bool {
-        matches!(self.kind, ErrorKind::Forbidden | ErrorKind::Unsupported)
-    }
-
     pub(crate) fn connecting(address: &Address, error: io::Error) -> Self {
         Self::new(
             ErrorKind::Unavailable,

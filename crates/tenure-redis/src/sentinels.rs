@@ -51,10 +51,11 @@ pub(crate) fn overlap(config: &RedisConfig) -> Duration {
 pub(crate) struct Word {
     /// When the question was asked to which they last gave it, in nanoseconds of the boot clock.
     asked_at: AtomicU64,
+    /// The question that is under way, or the one before.
     pub(crate) last: Mutex<Option<Question>>,
 }
 
-/// Whether they give it.
+/// A question whether they give it, which all share who want to know meanwhile.
 #[derive(Clone, Debug)]
 pub(crate) struct Question {
     pub(crate) asked_at: Time,
