@@ -83,7 +83,7 @@ async fn at_the_default_policy(duration: Duration) {
 
 async fn lead(number: u32, policy: &Policy) -> Vec<Leadership> {
     let backend = Arc::new(MemoryBackend::private());
-    let identity = Identity::of_this_process();
+    let identity = Identity::of_this_process().unwrap();
     let mut leaderships = Vec::new();
     for one in 0..number {
         let lock = LockName::new(format!("idle-{one}")).unwrap();

@@ -189,7 +189,7 @@ struct Bench {
 impl Bench {
     async fn connect(url: &str, lock: LockName) -> Result<Self, Error> {
         let backends = [tenure::connect(url).await?, tenure::connect(url).await?];
-        let me = Identity::of_this_process();
+        let me = Identity::of_this_process()?;
         let other = Identity::new(format!("other-{:08x}", fastrand::u32(..)))?;
         let steps = u64::try_from(STEPS.len() * 100).unwrap_or_default();
         let progress = ProgressBar::new(steps);

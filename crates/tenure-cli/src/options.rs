@@ -17,7 +17,7 @@ pub(crate) fn lock(name: &str) -> Result<LockName, Failure> {
 pub(crate) fn identity(id: Option<&str>) -> Result<Identity, Failure> {
     match id {
         Some(id) => Ok(Identity::new(id)?),
-        None => Ok(Identity::of_this_process()),
+        None => Ok(Identity::of_this_process()?),
     }
 }
 

@@ -40,6 +40,11 @@ use crate::{
 /// 7. **Late judgement.** Expiry is never decided by comparing another host's timestamps (I5).
 /// 8. **Deadlines.** The engine puts a deadline on every call by dropping its future; a backend
 ///    needs no overall one of its own, only that nothing it waits on blocks the thread.
+/// 9. **One owner.** A store's entry belongs to an identity *and* a campaign: `acquire` adopts,
+///    `renew` and `release` act on, and `withdraw` takes back only what bears both.
+/// 10. **One process.** In a child that was forked since the backend was made, each call fails
+///     with [`ErrorKind::Forked`](crate::ErrorKind::Forked) before any I/O, and dropping what the
+///     child has inherited changes nothing at the store ([`Process`](crate::Process)).
 ///
 /// The suite in `tenure-conformance` turns each of these into test cases.
 #[async_trait]
@@ -134,6 +139,12 @@ impl CampaignId {
     /// The campaign with this number.
     pub const fn new(number: u64) -> Self {
         Self(number)
+    }
+
+    /// A campaign of its own: a number from the operating system, see
+    /// [`random_u64`](crate::random_u64).
+    pub fn draw() -> Result<Self, Error> {
+        crate::random_u64().map(Self)
     }
 
     /// The number.

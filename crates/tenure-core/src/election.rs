@@ -14,7 +14,7 @@ use crate::leadership::Leadership;
 use crate::spawn::{CurrentRuntime, Spawn};
 use crate::{
     CampaignId, Candidate, Error, ErrorKind, Holder, Identity, LockBackend, LockName, Operation,
-    Policy, PublishedValue, SharedClock, Time, telemetry,
+    Policy, Process, PublishedValue, SharedClock, Time, random_u64, telemetry,
 };
 
 /// How many events a subscriber may lag behind before it misses some.
@@ -63,7 +63,9 @@ pub(crate) struct Inner {
     value: Option<PublishedValue>,
     health: Option<HealthProbe>,
     spawner: Arc<dyn Spawn>,
-    rng: Mutex<fastrand::Rng>,
+    /// Campaigns of a fork would be the parent's.
+    pub(crate) process: Process,
+    numbers: Numbers,
     state: watch::Sender<ElectionState>,
     /// Made by the first subscriber: its buffer is larger than everything else here.
     events: OnceLock<broadcast::Sender<Event>>,
@@ -99,12 +101,17 @@ impl Election {
     /// Cancel safe: dropping the future withdraws from the election, in the background. One
     /// `Election` campaigns or leads once at a time; a second call meanwhile is an
     /// [`InvalidInput`](ErrorKind::InvalidInput) error. A release still under way is waited for.
+    ///
+    /// In a child that was forked since the election was built it fails with
+    /// [`Forked`](ErrorKind::Forked): connect and build the election after the fork. It fails with
+    /// [`Unsupported`](ErrorKind::Unsupported) when the operating system gives no random number.
     pub async fn campaign(&self) -> Result<Leadership, Error> {
+        self.inner.process.check(Operation::Campaign)?;
         let occupied = Occupied::claim(&self.inner)?;
         let turn = self.inner.turn.clone().lock_owned().await;
         let control = Arc::new(Control::default());
         let (elected, outcome) = oneshot::channel();
-        let (campaign, seed) = self.inner.draw();
+        let (campaign, seed) = self.inner.draw()?;
         let candidate = Candidate {
             identity: self.inner.identity.clone(),
             campaign,
@@ -276,18 +283,20 @@ impl ElectionBuilder {
     }
 
     /// The election, or a [`Misconfigured`](ErrorKind::Misconfigured) error if the store cannot
-    /// grant the policy's lease.
+    /// grant the policy's lease. Without an identity of its own it fails like
+    /// [`Identity::of_this_process`].
     pub fn build(self) -> Result<Election, Error> {
         self.policy.check_for(&self.backend.capabilities())?;
-        let rng = self
-            .seed
-            .map_or_else(fastrand::Rng::new, fastrand::Rng::with_seed);
+        let identity = match self.identity {
+            Some(identity) => identity,
+            None => Identity::of_this_process()?,
+        };
         Ok(Election {
             inner: Arc::new(Inner {
                 clock: self.backend.clock(),
                 backend: self.backend,
                 lock: self.lock,
-                identity: self.identity.unwrap_or_else(Identity::of_this_process),
+                identity,
                 policy: self.policy,
                 drain_limit: self.drain_limit,
                 abort_on_overrun: self.abort_on_overrun,
@@ -295,7 +304,10 @@ impl ElectionBuilder {
                 value: self.value,
                 health: self.health,
                 spawner: self.spawner,
-                rng: Mutex::new(rng),
+                process: Process::current(),
+                numbers: self
+                    .seed
+                    .map_or(Numbers::System(random_u64), Numbers::seeded),
                 state: watch::Sender::new(ElectionState::Idle),
                 events: OnceLock::new(),
                 occupied: AtomicBool::new(false),
@@ -330,9 +342,8 @@ impl Inner {
     }
 
     /// A campaign's number and the seed of its jitter.
-    fn draw(&self) -> (CampaignId, u64) {
-        let mut rng = self.rng.lock().unwrap_or_else(PoisonError::into_inner);
-        (CampaignId::new(rng.u64(..)), rng.u64(..))
+    fn draw(&self) -> Result<(CampaignId, u64), Error> {
+        Ok((CampaignId::new(self.numbers.draw()?), self.numbers.draw()?))
     }
 
     pub(crate) fn set_state(&self, state: ElectionState) {
@@ -371,6 +382,30 @@ impl Inner {
             self.set_state(ElectionState::Candidate { leader });
         }
         self.event(Event::LeaderSeen(holder));
+    }
+}
+
+/// Where the numbers of campaigns come from.
+enum Numbers {
+    /// The operating system, at the moment of use.
+    System(fn() -> Result<u64, Error>),
+    /// A simulation that has to be repeatable.
+    Seeded(Mutex<fastrand::Rng>),
+}
+
+impl Numbers {
+    fn seeded(seed: u64) -> Self {
+        Self::Seeded(Mutex::new(fastrand::Rng::with_seed(seed)))
+    }
+
+    fn draw(&self) -> Result<u64, Error> {
+        match self {
+            Self::System(random) => random(),
+            Self::Seeded(rng) => {
+                let mut rng = rng.lock().unwrap_or_else(PoisonError::into_inner);
+                Ok(rng.u64(..))
+            }
+        }
     }
 }
 
@@ -432,6 +467,31 @@ impl Due {
         match self.0.load(Ordering::Relaxed) {
             Self::NEVER => Duration::ZERO,
             at => now.since(Time::from_nanos(at)),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::MemoryBackend;
+
+    #[tokio::test]
+    async fn without_random_numbers_a_campaign_fails_and_the_next_one_is_free_to_try() {
+        let backend = Arc::new(MemoryBackend::private());
+        let lock = LockName::new("test").unwrap();
+        let mut election = Election::builder(backend, lock).build().unwrap();
+        let inner = Arc::get_mut(&mut election.inner).unwrap();
+        inner.numbers = Numbers::System(|| {
+            Err(Error::new(
+                ErrorKind::Unsupported,
+                Operation::Configure,
+                "no number",
+            ))
+        });
+        for _ in 0..2 {
+            let error = election.campaign().await.unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::Unsupported);
         }
     }
 }

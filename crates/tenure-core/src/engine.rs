@@ -7,6 +7,7 @@ use std::future::{self, Future};
 use std::mem;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::task::Poll;
 use std::time::Duration;
 
 use tokio::sync::{Notify, OwnedMutexGuard, oneshot};
@@ -16,8 +17,8 @@ use crate::event::{ElectionState, Event};
 use crate::machine::{Cause, Command, Failure, Input, Machine, Settings, Span};
 use crate::term::TermState;
 use crate::{
-    Acquired, Candidate, Changes, Error, ErrorKind, Grant, Hint, Loss, Operation, PublishedValue,
-    Renewal, Time, Wakeup, telemetry,
+    Acquired, Candidate, Changes, Error, ErrorKind, Grant, Hint, Loss, Operation, Process,
+    PublishedValue, Renewal, Time, Wakeup, telemetry,
 };
 
 /// The answer to an order: the error is shared because everybody who waits for one call gets it.
@@ -86,6 +87,8 @@ enum Answer {
 }
 
 enum Happening {
+    /// The caller is a fork of the process that the engine belongs to.
+    Forked,
     Orders,
     Answer(Answer),
     Hint(Option<Hint>),
@@ -190,11 +193,14 @@ impl Engine {
             }
         };
         let control = self.control.clone();
+        let process = &self.election.process;
         let (call, changes, loss) = (&mut self.call, &mut self.changes, &mut self.loss);
         tokio::select! {
             // Orders first, so that a term that was given back is not extended; the clock is
             // looked at by the machine whatever comes.
             biased;
+            // A child that was forked in mid-term and runs this task too.
+            () = forked(process) => Happening::Forked,
             () = control.changed.notified() => Happening::Orders,
             // Before an answer, which may be older.
             () = end_of(loss.as_mut()) => {
@@ -212,6 +218,7 @@ impl Engine {
 
     fn handle(&mut self, happening: Happening) {
         match happening {
+            Happening::Forked => self.finished = true,
             Happening::Orders => {
                 for order in self.control.take() {
                     self.obey(order);
@@ -577,6 +584,19 @@ async fn pending_or(call: Option<&mut Call>) -> Answer {
         Some(call) => call.await,
         None => future::pending().await,
     }
+}
+
+/// Looks whenever the engine is polled.
+async fn forked(process: &Process) {
+    let forked = || !process.is_current();
+    future::poll_fn(|_| {
+        if forked() {
+            Poll::Ready(())
+        } else {
+            Poll::Pending
+        }
+    })
+    .await;
 }
 
 async fn end_of(loss: Option<&mut Loss>) {

@@ -22,12 +22,15 @@ pub enum ErrorKind {
     Forbidden,
     /// A setting is wrong, here or at the store: the message says which and what to do.
     Misconfigured,
-    /// The store, the file system or the server's version cannot do what is asked.
+    /// The store, the operating system or the server's version cannot do what is asked.
     Unsupported,
     /// A name, identity, value or duration is out of its range.
     InvalidInput,
     /// What the store holds for this lock cannot be read.
     Corrupted,
+    /// The value belongs to another process, of which this one is a fork: see
+    /// [`Process`](crate::Process).
+    Forked,
     /// An invariant of this library does not hold: a bug worth reporting.
     Internal,
 }
@@ -45,6 +48,7 @@ impl ErrorKind {
             Self::Unsupported => "unsupported",
             Self::InvalidInput => "invalid input",
             Self::Corrupted => "corrupted",
+            Self::Forked => "forked",
             Self::Internal => "internal",
         }
     }

@@ -46,6 +46,7 @@ impl Leadership {
     /// the others have to wait for the lease to end. Dropping the future leaves the release going
     /// on in the background.
     pub async fn resign(mut self) -> Result<(), Error> {
+        self.state.process.check(Operation::Release)?;
         let Some(occupied) = self.occupied.take() else {
             return Ok(());
         };
@@ -82,6 +83,7 @@ impl Leadership {
     ///
     /// On an error the store may have it or not; it goes out again with the next heartbeat.
     pub async fn publish(&self, value: Option<PublishedValue>) -> Result<(), Error> {
+        self.state.process.check(Operation::Renew)?;
         match self.control.ask(|reply| Order::Publish(value, reply)).await {
             Some(Ok(())) => Ok(()),
             Some(Err(error)) => Err(Error::new(

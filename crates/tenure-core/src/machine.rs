@@ -85,6 +85,8 @@ pub enum Cause {
     Expired,
     /// The store says that the term is over: the lock was deleted or somebody else has it.
     Lost,
+    /// This process is a fork of the one that leads.
+    Forked,
 }
 
 impl Cause {
@@ -96,6 +98,7 @@ impl Cause {
             Self::HeartbeatsMissed => "heartbeats_missed",
             Self::Expired => "expired",
             Self::Lost => "lost",
+            Self::Forked => "forked",
         }
     }
 
@@ -107,6 +110,7 @@ impl Cause {
             Self::HeartbeatsMissed => "no heartbeat got through to the store",
             Self::Expired => "the term ran out before anything could be done",
             Self::Lost => "the lock was deleted or somebody else holds it",
+            Self::Forked => "this process is a fork of the one that leads",
         }
     }
 }

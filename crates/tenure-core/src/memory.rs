@@ -1,13 +1,14 @@
 //! The memory backend: elections among the tasks of one process.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
 use futures_util::stream;
 use tokio::sync::watch;
 
+use crate::process::PerProcess;
 use crate::record::{
     Liveness, Record, RecordEvent, RecordEvents, RecordLock, RecordStore, Step, Versioned, Written,
 };
@@ -37,7 +38,7 @@ impl MemoryBackend {
 
     /// The backend behind the URL `memory:`: all of a process share its locks.
     pub fn shared() -> Self {
-        static SHARED: OnceLock<MemoryBackend> = OnceLock::new();
+        static SHARED: PerProcess<MemoryBackend> = PerProcess::new();
         SHARED.get_or_init(Self::private).clone()
     }
 }

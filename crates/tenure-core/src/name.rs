@@ -4,6 +4,7 @@ use std::fmt;
 use std::sync::{Arc, OnceLock};
 
 use crate::Error;
+use crate::process::PerProcess;
 
 /// The name of a lock, valid on every store: a lowercase RFC 1123 subdomain of at most 253 bytes.
 ///
@@ -104,26 +105,32 @@ impl Identity {
         )))
     }
 
-    /// The default: `POD_NAME` or the host's name, and a nonce drawn once per process start.
+    /// The default: `POD_NAME` or the host's name, and a random part drawn once per process. A
+    /// child that is forked later has its own.
     ///
-    /// The nonce is there because host names repeat: with equal identities every process of a
-    /// badly set up fleet would look like the same candidate (kubernetes#61151).
-    pub fn of_this_process() -> Self {
-        static IDENTITY: OnceLock<Identity> = OnceLock::new();
-        IDENTITY
-            .get_or_init(|| {
-                let host = std::env::var("POD_NAME")
-                    .ok()
-                    .filter(|name| !name.is_empty())
-                    .unwrap_or_else(host_name);
-                let visible: String = host
-                    .chars()
-                    .filter(char::is_ascii_graphic)
-                    .take(200)
-                    .collect();
-                Self(format!("{visible}-{:08x}", fastrand::u32(..)).into())
-            })
-            .clone()
+    /// The random part is there because host names repeat: with equal identities every process of
+    /// a badly set up fleet would look like the same candidate (kubernetes#61151).
+    ///
+    /// Fails when the operating system gives no random number ([`random_u64`](crate::random_u64)).
+    pub fn of_this_process() -> Result<Self, Error> {
+        static IDENTITY: PerProcess<OnceLock<Identity>> = PerProcess::new();
+        let known = IDENTITY.get_or_init(OnceLock::new);
+        if let Some(identity) = known.get() {
+            return Ok(identity.clone());
+        }
+        let host = std::env::var("POD_NAME")
+            .ok()
+            .filter(|name| !name.is_empty())
+            .unwrap_or_else(host_name);
+        let visible: String = host
+            .chars()
+            .filter(char::is_ascii_graphic)
+            .take(200)
+            .collect();
+        let number = crate::random_u64()? >> 32;
+        let drawn = Self(format!("{visible}-{number:08x}").into());
+        // Another thread may have been quicker; all of a process have one identity.
+        Ok(known.get_or_init(|| drawn).clone())
     }
 
     /// The identity as text.
@@ -266,7 +273,7 @@ mod tests {
         for bad in ["", "two words", "new\nline", "grün", &"x".repeat(254)] {
             assert!(Identity::new(bad).is_err(), "{bad:?}");
         }
-        assert!(Identity::of_this_process().as_str().len() > 9);
+        assert!(Identity::of_this_process().unwrap().as_str().len() > 9);
     }
 
     #[test]

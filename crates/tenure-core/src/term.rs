@@ -10,7 +10,7 @@ use tokio::sync::Notify;
 
 use crate::engine::{Control, Order};
 use crate::machine::{Cause, Span};
-use crate::{Error, FencingToken, Identity, LockName, SharedClock, Time};
+use crate::{Error, FencingToken, Identity, LockName, Process, SharedClock, Time};
 
 /// One uninterrupted leadership, as a handle for the work: cheap to clone and to ask.
 ///
@@ -27,6 +27,7 @@ pub(crate) struct TermState {
     pub(crate) token: FencingToken,
     clock: SharedClock,
     control: Arc<Control>,
+    pub(crate) process: Process,
     /// The validity's end in the clock's nanoseconds; [`OVER`] once the term has ended.
     valid_until: AtomicU64,
     /// When the work must stop; [`OVER`] once it was told to. Never moves away from there.
@@ -53,6 +54,7 @@ impl TermState {
             token,
             clock,
             control,
+            process: Process::current(),
             valid_until: AtomicU64::new(span.valid_until.as_nanos()),
             cancel_at: AtomicU64::new(span.cancel_at.as_nanos()),
             cause: OnceLock::new(),
@@ -93,15 +95,33 @@ impl TermState {
 
     /// Whether it was ended. One that was not may be over by the clock all the same.
     pub(crate) fn has_ended(&self) -> bool {
-        self.valid_until.load(Ordering::Acquire) == OVER
+        self.valid_until().as_nanos() == OVER
     }
 
     pub(crate) fn valid_until(&self) -> Time {
-        Time::from_nanos(self.valid_until.load(Ordering::Acquire))
+        self.unless_forked(&self.valid_until)
     }
 
     pub(crate) fn cancel_at(&self) -> Time {
-        Time::from_nanos(self.cancel_at.load(Ordering::Acquire))
+        self.unless_forked(&self.cancel_at)
+    }
+
+    /// The one place at which a forked child learns that the term is not its own.
+    fn unless_forked(&self, end: &AtomicU64) -> Time {
+        Time::from_nanos(if self.process.is_current() {
+            end.load(Ordering::Acquire)
+        } else {
+            OVER
+        })
+    }
+
+    /// The work's own look at the clock says that it must stop.
+    fn cancel_by_the_clock(&self) {
+        self.cancel(if self.process.is_current() {
+            Cause::HeartbeatsMissed
+        } else {
+            Cause::Forked
+        });
     }
 
     /// Returns once `end` of the term has come: moved by heartbeats, and checked on the clock.
@@ -127,7 +147,8 @@ impl Term {
         Self { state }
     }
 
-    /// Whether the term is still valid: one atomic load and one look at the clock.
+    /// Whether the term is still valid: two atomic loads and one look at the clock. Never in a
+    /// child that was forked since the term began.
     pub fn is_valid(&self) -> bool {
         self.state.clock.now() < self.state.valid_until()
     }
@@ -157,6 +178,7 @@ impl Term {
         Ok(Permit {
             token: self.state.token,
             remaining,
+            process: self.state.process.clone(),
         })
     }
 
@@ -179,7 +201,7 @@ impl Term {
     pub fn is_cancelled(&self) -> bool {
         let due = self.state.clock.now() >= self.state.cancel_at();
         if due {
-            self.state.cancel(Cause::HeartbeatsMissed);
+            self.state.cancel_by_the_clock();
         }
         due
     }
@@ -199,7 +221,7 @@ impl Term {
     /// Cancel safe.
     pub async fn cancelled(&self) {
         self.state.reached(TermState::cancel_at).await;
-        self.state.cancel(Cause::HeartbeatsMissed);
+        self.state.cancel_by_the_clock();
     }
 
     /// Returns when the validity is over: nothing may be done in the term's name any more.
@@ -223,6 +245,9 @@ impl Term {
     /// Costs a round trip. Cancel safe. Fails when the store says no, and when it cannot be
     /// reached within the request timeout; the term may be valid then all the same.
     pub async fn confirm(&self) -> Result<Permit, NotLeading> {
+        if !self.state.process.is_current() {
+            return Err(NotLeading::Forked);
+        }
         let answer = self.state.control.ask(Order::Confirm).await;
         match answer {
             Some(Ok(())) => self.permit(Duration::ZERO),
@@ -235,6 +260,9 @@ impl Term {
     }
 
     fn over(&self) -> NotLeading {
+        if !self.state.process.is_current() {
+            return NotLeading::Forked;
+        }
         NotLeading::Over {
             lock: self.state.lock.clone(),
             cause: self.state.cause.get().copied().unwrap_or(Cause::Expired),
@@ -254,7 +282,7 @@ impl fmt::Debug for Term {
 }
 
 /// Leave to act, as of the moment it was given: see [`Term::permit`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 #[non_exhaustive]
 #[must_use = "a permit says something about the moment it was given; use its token"]
 pub struct Permit {
@@ -262,6 +290,19 @@ pub struct Permit {
     pub token: FencingToken,
     /// How long the term was valid for when the permit was given.
     pub remaining: Duration,
+    process: Process,
+}
+
+impl Permit {
+    /// The token, or [`Forked`](NotLeading::Forked) in a child that was forked since the permit
+    /// was given: a permit holds for the process that asked for it.
+    pub fn check(&self) -> Result<FencingToken, NotLeading> {
+        if self.process.is_current() {
+            Ok(self.token)
+        } else {
+            Err(NotLeading::Forked)
+        }
+    }
 }
 
 /// Why there is no leave to act.
@@ -286,6 +327,9 @@ pub enum NotLeading {
         /// What was asked for.
         at_least: Duration,
     },
+    /// This process is a fork of the one that leads.
+    #[error("not leading: this process is a fork of the one that leads; campaign after the fork")]
+    Forked,
     /// The store could not be asked.
     #[error("leading {lock} could not be confirmed: {error}")]
     Unconfirmed {

@@ -239,7 +239,8 @@ impl Inner {
         if let Some(session) = self.hub.sessions().into_iter().find(alive) {
             return Ok(session);
         }
-        let identity = Identity::of_this_process();
+        let identity = Identity::of_this_process()
+            .map_err(|error| Trouble::new(error.kind(), error.message()))?;
         self.session(OBSERVING, &identity).await
     }
 

@@ -18,7 +18,7 @@
 //! let backend = tenure::connect(&url).await?;
 //!
 //! let election = Election::builder(backend, LockName::new("nightly-batch")?)
-//!     .identity(Identity::of_this_process())
+//!     .identity(Identity::of_this_process()?)
 //!     .policy(Policy::fast())
 //!     .build()?;
 //!

@@ -5,13 +5,13 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use futures_util::StreamExt as _;
+use futures_util::{StreamExt as _, stream};
 
 use super::observation::{Observations, Standing};
 use super::{Record, RecordEvent, RecordHolder, RecordStore, Step, Versioned, Written};
 use crate::{
     Acquired, Candidate, Capabilities, Changes, Check, Error, ErrorKind, FencingToken, Grant, Hint,
-    Holder, LockBackend, LockName, Occupancy, Operation, Renewal, SharedClock, Time,
+    Holder, LockBackend, LockName, Occupancy, Operation, Process, Renewal, SharedClock, Time,
 };
 
 /// How often one call reads the record again after somebody else's write came in between.
@@ -35,6 +35,7 @@ pub struct RecordLock<S> {
 #[derive(Debug)]
 struct Inner<S> {
     store: S,
+    process: Process,
     observations: Observations,
     /// Free records as the store has told of them: the write that takes one need not look first.
     ///
@@ -57,6 +58,7 @@ impl<S: RecordStore> RecordLock<S> {
         Self {
             inner: Arc::new(Inner {
                 store,
+                process: Process::current(),
                 observations: Observations::default(),
                 told: Mutex::default(),
             }),
@@ -381,30 +383,38 @@ impl<S: RecordStore> LockBackend for RecordLock<S> {
         candidate: &Candidate,
         lease: Duration,
     ) -> Result<Acquired, Error> {
+        self.inner.process.check(Operation::Acquire)?;
         self.inner.acquire(lock, candidate, lease).await
     }
 
     async fn renew(&self, grant: &Grant, _not_before: Time) -> Result<Renewal, Error> {
         // Every renewal is a write of its own, so its proof is always fresh.
+        self.inner.process.check(Operation::Renew)?;
         self.inner.renew(grant).await
     }
 
     async fn release(&self, grant: &Grant) -> Result<(), Error> {
+        self.inner.process.check(Operation::Release)?;
         self.inner.release(grant).await
     }
 
     async fn withdraw(&self, lock: &LockName, candidate: &Candidate) -> Result<(), Error> {
+        self.inner.process.check(Operation::Withdraw)?;
         self.inner.withdraw(lock, candidate).await
     }
 
     async fn holder(&self, lock: &LockName) -> Result<Occupancy, Error> {
+        self.inner.process.check(Operation::Holder)?;
         self.inner.holder(lock).await
     }
 
     fn changes(&self, lock: &LockName) -> Changes {
         let inner = self.inner.clone();
+        if !inner.process.is_current() {
+            return Box::pin(stream::empty());
+        }
         let lock = lock.clone();
-        let events = self.inner.store.watch(&lock);
+        let events = inner.store.watch(&lock);
         Box::pin(events.then(move |event| {
             let (inner, lock) = (inner.clone(), lock.clone());
             async move { inner.hint(&lock, event).await }
@@ -412,6 +422,13 @@ impl<S: RecordStore> LockBackend for RecordLock<S> {
     }
 
     async fn diagnose(&self, lock: &LockName, lease: Duration) -> Vec<Check> {
+        if let Err(error) = self.inner.process.check(Operation::Holder) {
+            return vec![Check::unusable(
+                "process",
+                error.message(),
+                "connect after the fork",
+            )];
+        }
         self.inner.store.diagnose(lock, lease).await
     }
 }
@@ -419,8 +436,6 @@ impl<S: RecordStore> LockBackend for RecordLock<S> {
 #[cfg(test)]
 mod tests {
     use std::sync::atomic::{AtomicBool, Ordering};
-
-    use futures_util::stream;
 
     use super::super::{RecordEvents, RecordStore};
     use super::*;

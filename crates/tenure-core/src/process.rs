@@ -1,0 +1,159 @@
+//! Which process a value belongs to, and numbers that no two processes share.
+
+use std::fmt;
+use std::sync::OnceLock;
+
+use crate::{Error, ErrorKind, Operation};
+
+/// The process that made a value.
+///
+/// A fork copies the memory of its parent: elections, terms, connections and the numbers by which
+/// a store knows them. If both processes used them, both would lead the same term under the same
+/// token. So everything that can lead keeps the process that made it, and refuses to work in a
+/// child.
+///
+/// Every backend calls [`check`](Self::check) before each call to its store.
+///
+/// ```
+/// use tenure_core::{Operation, Process};
+///
+/// # fn main() -> Result<(), tenure_core::Error> {
+/// let process = Process::current();
+/// assert!(process.is_current());
+/// process.check(Operation::Acquire)?; // fails in a child that was forked since
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Clone)]
+pub struct Process {
+    /// `None` where the system cannot tell of a fork; then the process id alone tells.
+    fork: Option<forkguard::Guard>,
+    id: u32,
+}
+
+impl Process {
+    /// The process that calls this.
+    pub fn current() -> Self {
+        Self {
+            // It fails without memory for the handler.
+            fork: forkguard::Guard::try_new().ok(),
+            id: std::process::id(),
+        }
+    }
+
+    /// Whether the caller runs in this process, and not in a child that it has forked: one atomic
+    /// load, which a handler of `fork()` changes in the child.
+    ///
+    /// A child made by the bare system call `clone`, past the C library, runs no such handler.
+    /// Only [`check`](Self::check) sees it.
+    pub fn is_current(&self) -> bool {
+        match &self.fork {
+            Some(fork) => !fork.clone().detected_fork(),
+            None => self.id == std::process::id(),
+        }
+    }
+
+    /// An error of kind [`Forked`](ErrorKind::Forked) unless the caller runs in this process.
+    ///
+    /// Compares the process id too, which costs a system call: for use beside I/O.
+    pub fn check(&self, operation: Operation) -> Result<(), Error> {
+        if self.is_current() && self.id == std::process::id() {
+            return Ok(());
+        }
+        Err(Error::new(
+            ErrorKind::Forked,
+            operation,
+            format!(
+                "this value belongs to process {}, and process {} is a fork of it; connect and \
+                 build the election after the fork",
+                self.id,
+                std::process::id()
+            ),
+        ))
+    }
+}
+
+impl fmt::Debug for Process {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Process({})", self.id)
+    }
+}
+
+/// A value that each process makes for itself, also a child whose parent has made one.
+///
+/// Once made it is read without a lock: a lock that another thread held at the fork would stay
+/// locked in the child.
+pub(crate) struct PerProcess<T> {
+    made: OnceLock<(Process, T)>,
+    /// For the children of the process that made the value above.
+    next: OnceLock<Box<PerProcess<T>>>,
+}
+
+impl<T> PerProcess<T> {
+    pub(crate) const fn new() -> Self {
+        Self {
+            made: OnceLock::new(),
+            next: OnceLock::new(),
+        }
+    }
+
+    pub(crate) fn get_or_init(&self, make: impl FnOnce() -> T) -> &T {
+        let mut generation = self;
+        loop {
+            match generation.made.get() {
+                Some((process, value)) if process.is_current() => return value,
+                Some(_) => generation = generation.next.get_or_init(|| Box::new(Self::new())),
+                None => {
+                    let made = generation.made.get_or_init(|| (Process::current(), make()));
+                    return &made.1;
+                }
+            }
+        }
+    }
+}
+
+/// A random number from the operating system, drawn at the moment of the call.
+///
+/// Never from a generator in memory: a fork or two processes with the same start time would draw
+/// the same numbers from it. For numbers by which a store tells two owners apart.
+///
+/// Fails with [`Unsupported`](ErrorKind::Unsupported) when the operating system has none to give,
+/// because a sandbox forbids the call for example.
+pub fn random_u64() -> Result<u64, Error> {
+    getrandom::u64().map_err(|error| no_random_number(&error.to_string()))
+}
+
+fn no_random_number(error: &str) -> Error {
+    Error::new(
+        ErrorKind::Unsupported,
+        Operation::Configure,
+        format!(
+            "the operating system gave no random number ({error}); allow the system call \
+             `getrandom`, or reading /dev/urandom"
+        ),
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_process_knows_itself() {
+        let process = Process::current();
+        assert!(process.is_current());
+        process.check(Operation::Renew).unwrap();
+    }
+
+    #[test]
+    fn no_two_numbers_are_alike() {
+        assert_ne!(random_u64().unwrap(), random_u64().unwrap());
+    }
+
+    #[test]
+    fn a_missing_number_is_a_typed_error_with_a_remedy() {
+        let error = no_random_number("not permitted");
+        assert_eq!(error.kind(), ErrorKind::Unsupported);
+        assert!(error.to_string().contains("getrandom"), "{error}");
+    }
+}
