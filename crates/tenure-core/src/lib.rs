@@ -94,7 +94,7 @@ pub use memory::{MemoryBackend, MemoryStore};
 pub use name::{Identity, LockName, PublishedValue};
 pub use observer::{Observation, Observer};
 pub use policy::{Policy, PolicyBuilder, Tolerance};
-pub use process::{Process, random_u64};
+pub use process::{Confined, Kept, Process, random_u64};
 pub use run::{Next, RunError};
 pub use spawn::{CurrentRuntime, HeartbeatThread, Spawn, Task};
 pub use term::{NotLeading, Permit, Term};

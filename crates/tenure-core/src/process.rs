@@ -1,7 +1,11 @@
 //! Which process a value belongs to, and numbers that no two processes share.
 
 use std::fmt;
-use std::sync::OnceLock;
+use std::mem;
+use std::ops::Deref;
+use std::pin::Pin;
+use std::sync::{Arc, OnceLock};
+use std::task::{Context, Poll};
 
 use crate::{Error, ErrorKind, Operation};
 
@@ -71,11 +75,103 @@ impl Process {
             ),
         ))
     }
+
+    /// The value, which only this process drops: see [`Kept`].
+    pub fn keep<T>(&self, value: T) -> Kept<T> {
+        Kept {
+            value: Arc::new(value),
+            process: self.clone(),
+        }
+    }
+
+    /// The future, which runs in this process alone: see [`Confined`].
+    pub fn confine<F: Future>(&self, work: F) -> Confined<F> {
+        Confined {
+            work: Some(Box::pin(work)),
+            process: self.clone(),
+        }
+    }
 }
 
 impl fmt::Debug for Process {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Process({})", self.id)
+    }
+}
+
+/// A value that a forked child leaks instead of dropping it.
+///
+/// For connections and what cancels or unlocks when it is dropped. A child shares its parent's
+/// sockets, so a farewell on its copy would end the parent's session. It shares the runtime's
+/// poller too: closing the copy would make the parent deaf on that socket.
+pub struct Kept<T> {
+    value: Arc<T>,
+    process: Process,
+}
+
+impl<T> Kept<T> {
+    /// Whether the caller runs in the process that made the value.
+    pub fn is_ours(&self) -> bool {
+        self.process.is_current()
+    }
+}
+
+impl<T> Deref for Kept<T> {
+    type Target = T;
+
+    fn deref(&self) -> &T {
+        &self.value
+    }
+}
+
+impl<T> Drop for Kept<T> {
+    fn drop(&mut self) {
+        if !self.is_ours() {
+            // A reference that is never given back.
+            mem::forget(self.value.clone());
+        }
+    }
+}
+
+impl<T: fmt::Debug> fmt::Debug for Kept<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.value.fmt(f)
+    }
+}
+
+/// A future that a forked child neither polls nor drops, for background tasks: a child that goes
+/// on in a single-threaded runtime would run its copies of them on the parent's sockets.
+#[must_use = "futures do nothing unless polled"]
+pub struct Confined<F> {
+    work: Option<Pin<Box<F>>>,
+    process: Process,
+}
+
+impl<F: Future> Future for Confined<F> {
+    type Output = F::Output;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<F::Output> {
+        if !self.process.is_current() {
+            return Poll::Pending;
+        }
+        match &mut self.work {
+            Some(work) => work.as_mut().poll(cx),
+            None => Poll::Pending,
+        }
+    }
+}
+
+impl<F> Drop for Confined<F> {
+    fn drop(&mut self) {
+        if !self.process.is_current() {
+            mem::forget(self.work.take());
+        }
+    }
+}
+
+impl<F> fmt::Debug for Confined<F> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Confined({:?})", self.process)
     }
 }
 
@@ -136,6 +232,8 @@ fn no_random_number(error: &str) -> Error {
 
 #[cfg(test)]
 mod tests {
+    use std::task::Waker;
+
     use super::*;
 
     #[test]
@@ -143,6 +241,38 @@ mod tests {
         let process = Process::current();
         assert!(process.is_current());
         process.check(Operation::Renew).unwrap();
+    }
+
+    /// As it looks to its child.
+    fn another() -> Process {
+        Process {
+            fork: None,
+            id: std::process::id() + 1,
+        }
+    }
+
+    #[test]
+    fn what_is_kept_is_dropped_by_its_own_process_alone() {
+        for (process, dropped) in [(Process::current(), true), (another(), false)] {
+            let value = Arc::new(());
+            let kept = process.keep(value.clone());
+            assert_eq!(kept.is_ours(), dropped);
+            drop(kept);
+            assert_eq!(Arc::strong_count(&value) == 1, dropped, "{process:?}");
+        }
+    }
+
+    #[test]
+    fn what_is_confined_runs_and_is_dropped_in_its_own_process_alone() {
+        for (process, ours) in [(Process::current(), true), (another(), false)] {
+            let value = Arc::new(());
+            let moved = value.clone();
+            let mut work = process.confine(async move { drop(moved) });
+            let poll = Pin::new(&mut work).poll(&mut Context::from_waker(Waker::noop()));
+            assert_eq!(poll.is_ready(), ours);
+            drop(work);
+            assert_eq!(Arc::strong_count(&value) == 1, ours, "{process:?}");
+        }
     }
 
     #[test]
