@@ -1,12 +1,13 @@
 //! Moving a service from one store to another without ever having two leaders.
 
 use std::collections::HashSet;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
 use futures_util::{StreamExt as _, future, stream};
 
+use crate::sync::{Mutex, MutexGuard};
 use crate::{
     Acquired, CampaignId, Candidate, Capabilities, Changes, Check, Error, ErrorKind, Expiry,
     FencingGuarantee, FencingToken, Grant, Hint, Holder, LockBackend, LockName, Loss, Occupancy,

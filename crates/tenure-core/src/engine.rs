@@ -6,7 +6,7 @@
 use std::future::{self, Future};
 use std::mem;
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, PoisonError};
 use std::task::Poll;
 use std::time::Duration;
 
@@ -15,6 +15,7 @@ use tokio::sync::{Notify, OwnedMutexGuard, oneshot};
 use crate::election::Inner;
 use crate::event::{ElectionState, Event};
 use crate::machine::{Cause, Command, Failure, Input, Machine, Settings, Span};
+use crate::sync::Mutex;
 use crate::term::TermState;
 use crate::{
     Acquired, Candidate, Changes, Error, ErrorKind, Grant, Hint, Loss, Operation, Process,

@@ -70,6 +70,7 @@ mod process;
 pub mod record;
 mod run;
 mod spawn;
+mod sync;
 mod telemetry;
 mod term;
 #[cfg(feature = "test-util")]

@@ -13,6 +13,8 @@
 //!                    +------------> Withdrawing --------------------------> Finished
 //! ```
 
+#[cfg(feature = "test-util")]
+use std::hash::{Hash, Hasher};
 use std::time::Duration;
 
 use crate::{Hint, Policy, Time, Wakeup};
@@ -72,7 +74,7 @@ pub struct Failure {
 }
 
 /// Why a term ends.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Cause {
     /// Its owner gave it back.
@@ -116,7 +118,7 @@ impl Cause {
 }
 
 /// What to do.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Command {
     /// Call `acquire`; its future replaces any call under way, as with the three below.
@@ -147,7 +149,7 @@ pub enum Command {
 }
 
 /// Until when a term is valid.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Span {
     /// From then on the work must be stopping (I4).
     pub cancel_at: Time,
@@ -170,6 +172,7 @@ pub struct Settings {
 
 /// One campaign, from its start to the release of the term it won.
 #[derive(Debug)]
+#[cfg_attr(feature = "test-util", derive(Clone))]
 pub struct Machine {
     policy: Policy,
     wakeup: Wakeup,
@@ -179,7 +182,7 @@ pub struct Machine {
     state: State,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug, Hash)]
 enum State {
     Idle,
     Candidate(Candidacy),
@@ -198,7 +201,7 @@ enum State {
     Finished,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug, Hash)]
 struct Candidacy {
     /// When to call `acquire`; `None` while a call is under way.
     acquire_at: Option<Time>,
@@ -209,7 +212,7 @@ struct Candidacy {
     hinted: bool,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug, Hash)]
 struct Leading {
     span: Span,
     /// When to call `renew`; `None` while a call is under way.
@@ -220,6 +223,27 @@ struct Leading {
     cancelled: Option<Cause>,
     /// Until then the term is kept up for work that is stopping.
     drain_until: Option<Time>,
+}
+
+/// What a machine will do depends on nothing else: the policy is the election's, and the jitter is
+/// chance. For a search that knows states again.
+#[cfg(feature = "test-util")]
+impl Hash for Machine {
+    fn hash<H: Hasher>(&self, hasher: &mut H) {
+        // Named one by one, so that a new field cannot be forgotten here.
+        let Self {
+            policy: _,
+            wakeup,
+            drain_limit,
+            answered,
+            rng: _,
+            state,
+        } = self;
+        std::mem::discriminant(wakeup).hash(hasher);
+        drain_limit.hash(hasher);
+        answered.hash(hasher);
+        state.hash(hasher);
+    }
 }
 
 impl Machine {

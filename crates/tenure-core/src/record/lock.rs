@@ -1,7 +1,7 @@
 //! [`RecordLock`]: the lock protocol over compare-and-swap, written once.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -9,6 +9,7 @@ use futures_util::{StreamExt as _, stream};
 
 use super::observation::{Observations, Standing};
 use super::{Record, RecordEvent, RecordHolder, RecordStore, Step, Versioned, Written};
+use crate::sync::{Mutex, MutexGuard};
 use crate::{
     Acquired, Candidate, Capabilities, Changes, Check, Error, ErrorKind, FencingToken, Grant, Hint,
     Holder, LockBackend, LockName, Occupancy, Operation, Process, Renewal, SharedClock, Time,

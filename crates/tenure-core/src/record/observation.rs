@@ -1,10 +1,11 @@
 //! What a candidate has seen of records it cannot judge in any other way.
 
 use std::collections::HashMap;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::PoisonError;
 use std::time::Duration;
 
 use super::{Liveness, MAX_LEASE, Versioned};
+use crate::sync::{Mutex, MutexGuard};
 use crate::{LockName, Time};
 
 /// What is known of a record's holder.
