@@ -19,7 +19,8 @@ use tenure_core::{Candidate, ErrorKind, FencingToken, Holder, LockName};
 use crate::errors::{Cure, Trouble};
 use crate::topology::Seat;
 
-/// Takes the lock, or adopts what an earlier attempt of this campaign has left.
+/// Takes the lock, or adopts what an earlier attempt of this candidate has left: of its identity and
+/// of its campaign.
 ///
 /// KEYS: the lock, its mark. ARGV: campaign, lease, identity with value, longest lease, how long
 /// it is kept from everybody if it has no mark, how long beyond a lease if it has another epoch's,
@@ -49,8 +50,8 @@ static ACQUIRE: Script = Script::new(
 local held = redis.call('GET', KEYS[1])
 local adopted
 if held then
-  local campaign, token, lease = string.match(held, '^1 (%S+) (%d+) (%d+) ')
-  if campaign ~= ARGV[1] then
+  local campaign, token, lease, owner = string.match(held, '^1 (%S+) (%d+) (%d+) (%S*)')
+  if campaign ~= ARGV[1] or owner ~= string.match(ARGV[3], '^%S+') then
     local left = redis.call('PTTL', KEYS[1])
     if left == -1 then
       lease = tonumber(lease)
@@ -108,7 +109,7 @@ return token
 ",
 );
 
-/// Extends a term.
+/// Extends a term: the one with the same campaign, token and identity.
 ///
 /// KEYS: the lock. ARGV: its value as it is to be, lease.
 ///
@@ -127,8 +128,10 @@ if held ~= ARGV[1] then
     redis.call('DEL', KEYS[1])
     return {0, '', 0}
   end
-  local term = string.match(ARGV[1], '^1 %S+ %d+ ')
-  if string.sub(held, 1, #term) ~= term then
+  local pattern = '^(1 %S+ %d+ )%d+ (%S+)'
+  local term, me = string.match(ARGV[1], pattern)
+  local held_term, owner = string.match(held, pattern)
+  if held_term ~= term or owner ~= me then
     return {0, held, redis.call('PTTL', KEYS[1])}
   end
   redis.call('PEXPIRE', KEYS[1], ARGV[2])
@@ -140,20 +143,25 @@ return 1
 ",
 );
 
-/// Ends a term, or takes back an attempt: deletes the lock if its value begins as told, and wakes
-/// those who wait.
+/// Ends a term, or takes back an attempt: deletes the lock if it belongs to this campaign and
+/// identity, and wakes the candidates that wait.
 ///
-/// KEYS: the lock. ARGV: beginning of the value, channel.
+/// KEYS: the lock. ARGV: campaign, identity, token (empty for any), channel.
 ///
 /// A message that may not be sent does not keep the lock from being released. A value that is not
 /// there is deleted too, as in [`RENEW`].
 static RELEASE: Script = Script::new(
     r"
 local held = redis.call('GET', KEYS[1])
-if held and string.sub(held, 1, #ARGV[1]) ~= ARGV[1] then return {0, ''} end
+if held then
+  local campaign, token, owner = string.match(held, '^1 (%S+) (%d+) %d+ (%S+)')
+  if campaign ~= ARGV[1] or owner ~= ARGV[2] or (ARGV[3] ~= '' and token ~= ARGV[3]) then
+    return {0, ''}
+  end
+end
 redis.call('DEL', KEYS[1])
 if not held then return {0, ''} end
-local sent = redis.pcall('PUBLISH', ARGV[2], '')
+local sent = redis.pcall('PUBLISH', ARGV[4], '')
 if type(sent) == 'table' and sent.err then return {1, sent.err} end
 return {1, ''}
 ",
@@ -360,8 +368,9 @@ pub(crate) async fn renew(
     lease: u64,
 ) -> Result<Renew, Trouble> {
     let value = format!(
-        "{}{lease} {}",
-        beginning(candidate, Some(token)),
+        "1 {} {} {lease} {}",
+        candidate.campaign,
+        token.counter(),
         identity_and_value(candidate)
     );
     let answer = RENEW
@@ -373,7 +382,7 @@ pub(crate) async fn renew(
     Ok(Renew::Lost(holder(&answer.text(1)?, answer.millis(2)?)))
 }
 
-/// Ends the campaign's term with this token, or any of its terms. Returns why the message to
+/// Ends the candidate's term with this token, or any of its campaign's. Returns why the message to
 /// those who wait could not be sent, if it could not.
 pub(crate) async fn release(
     seat: &Seat,
@@ -381,11 +390,17 @@ pub(crate) async fn release(
     candidate: &Candidate,
     token: Option<FencingToken>,
 ) -> Result<Option<String>, Trouble> {
+    let token = token.map_or_else(String::new, |token| token.counter().to_string());
     let answer = RELEASE
         .run(
             seat,
             &[&names.lock],
-            &[&beginning(candidate, token), &names.channel()],
+            &[
+                &candidate.campaign.to_string(),
+                candidate.identity.as_str(),
+                &token,
+                &names.channel(),
+            ],
         )
         .await?;
     Ok(Some(answer.text(1)?).filter(|problem| !problem.is_empty()))
@@ -423,15 +438,6 @@ pub(crate) async fn look(seat: &Seat, names: &Names) -> Result<Option<Holder>, T
         }
         Value::Int(left) => Ok(holder(&value, millis_from(left))),
         _ => Err(Trouble::unreadable("PTTL")),
-    }
-}
-
-/// What the values of a term begin with, or of any term of the campaign.
-fn beginning(candidate: &Candidate, token: Option<FencingToken>) -> String {
-    let campaign = candidate.campaign;
-    match token {
-        Some(token) => format!("1 {campaign} {} ", token.counter()),
-        None => format!("1 {campaign} "),
     }
 }
 

@@ -15,7 +15,7 @@ use support::{
     LONG, candidate, held, is_lost, is_taken, lock, renewed, start, until, within_limit,
 };
 use tenure_core::{
-    Acquired, ErrorKind, Hint, LockBackend as _, Occupancy, PublishedValue, Renewal, Time,
+    Acquired, ErrorKind, Grant, Hint, LockBackend as _, Occupancy, PublishedValue, Renewal, Time,
 };
 
 #[tokio::test]
@@ -88,6 +88,89 @@ async fn an_attempt_whose_answer_was_lost_is_adopted_or_withdrawn() {
     backend.withdraw(&lock, &a).await.unwrap();
     assert_eq!(backend.holder(&lock).await.unwrap(), Occupancy::Free);
     backend.withdraw(&lock, &a).await.unwrap();
+}
+
+/// As forked workers have it that drew from one generator in memory: identities of their own, and
+/// one campaign's number.
+#[tokio::test]
+async fn of_candidates_with_one_campaign_number_one_holds_the_lock() {
+    let Some(server) = start(&[]) else { return };
+    let backend = server.connect().await;
+    let lock = lock("one-number");
+    let key = "tenure:{one-number}";
+    let value = |text: &str| PublishedValue::new(text).unwrap();
+    // The beginning of another identity is not that identity.
+    let [a, b, c] = ["a", "ab", "A"].map(|identity| candidate(identity, 1));
+    let first = held(backend.acquire(&lock, &a, LONG).await.unwrap());
+    for other in [&b, &c] {
+        let Acquired::Taken { holder, .. } = backend.acquire(&lock, other, LONG).await.unwrap()
+        else {
+            panic!("two hold it");
+        };
+        assert_eq!(holder.unwrap().identity, "a");
+        // A grant as the other would have it, had it adopted the lock.
+        let stolen = Grant::new(
+            lock.clone(),
+            other.clone().with_value(value("theirs")),
+            first.token,
+            LONG,
+            first.proven_at,
+        );
+        let Renewal::Lost { holder } = backend.renew(&stolen, Time::ZERO).await.unwrap() else {
+            panic!("two renew it");
+        };
+        assert_eq!(holder.unwrap().identity, "a");
+        backend.release(&stolen).await.unwrap();
+        backend.withdraw(&lock, other).await.unwrap();
+        assert_eq!(server.number(&["EXISTS", key]), 1, "{other:?} ended it");
+    }
+    // The owner can do all of that, also with another lease and value than the server has.
+    let mut changed = first.clone();
+    changed.candidate.value = Some(value("a value  with spaces"));
+    changed.lease = LONG / 2;
+    let renewed_by_owner = renewed(backend.renew(&changed, Time::ZERO).await.unwrap());
+    let adopted = held(
+        backend
+            .acquire(&lock, &changed.candidate, LONG)
+            .await
+            .unwrap(),
+    );
+    assert_eq!(adopted.token, first.token);
+    backend.release(&renewed_by_owner).await.unwrap();
+    let next = held(backend.acquire(&lock, &b, LONG).await.unwrap());
+    assert!(next.token > first.token);
+    backend.withdraw(&lock, &b).await.unwrap();
+    assert_eq!(backend.holder(&lock).await.unwrap(), Occupancy::Free);
+}
+
+/// What the version before wrote, with a published value and without: its records name the
+/// identity where this one's do, so a fleet can be updated one by one.
+#[tokio::test]
+async fn a_lock_that_the_version_before_has_written_is_its_owners() {
+    let Some(server) = start(&[]) else { return };
+    let backend = server.connect().await;
+    let lock = lock("before");
+    let key = "tenure:{before}";
+    for value in ["a", "a http://a:1/ two  words"] {
+        let record = format!("1 0000000000000001 77 {} {value}", LONG.as_millis());
+        let put = || server.command(&["SET", key, &record, "PX", "600000"]);
+        put();
+        let [owner, other] = ["a", "b"].map(|identity| candidate(identity, 1));
+        assert!(is_taken(
+            &backend.acquire(&lock, &other, LONG).await.unwrap()
+        ));
+        backend.withdraw(&lock, &other).await.unwrap();
+        let adopted = held(backend.acquire(&lock, &owner, LONG).await.unwrap());
+        assert_eq!(adopted.token.as_u64(), 77);
+        put();
+        let adopted = renewed(backend.renew(&adopted, Time::ZERO).await.unwrap());
+        put();
+        backend.release(&adopted).await.unwrap();
+        assert_eq!(server.number(&["EXISTS", key]), 0);
+        put();
+        backend.withdraw(&lock, &owner).await.unwrap();
+        assert_eq!(server.number(&["EXISTS", key]), 0);
+    }
 }
 
 #[tokio::test]
