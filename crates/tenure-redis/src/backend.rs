@@ -8,8 +8,8 @@ use std::time::Duration;
 use async_trait::async_trait;
 use tenure_core::{
     Acquired, Candidate, Capabilities, Changes, Check, Error, ErrorKind, Expiry, FencingGuarantee,
-    Grant, LockBackend, LockName, Occupancy, Operation, Order, Renewal, Rises, SharedClock, Time,
-    Wakeup,
+    Grant, Kept, LockBackend, LockName, Occupancy, Operation, Order, Renewal, Rises, SharedClock,
+    Time, Wakeup,
 };
 use tokio::runtime::Handle;
 
@@ -31,7 +31,8 @@ const PAST_EXPIRY: Duration = Duration::from_millis(1);
 /// [`HeartbeatThread`](tenure_core::HeartbeatThread).
 #[derive(Clone)]
 pub struct RedisBackend {
-    shared: Arc<Shared>,
+    /// Leaked by a forked child, with all that it holds: the parent's tasks use it.
+    shared: Arc<Kept<Shared>>,
 }
 
 struct Shared {
@@ -51,10 +52,9 @@ impl RedisBackend {
     /// [`Forbidden`](ErrorKind::Forbidden), [`Unavailable`](ErrorKind::Unavailable) or
     /// [`Timeout`](ErrorKind::Timeout) as the message says. Cancel safe.
     pub async fn connect(config: RedisConfig) -> Result<Self, Error> {
-        let mut this = Self::lazy(config)?;
-        let replicas = this.replicas();
-        let found = this
-            .shared
+        let mut shared = Self::open(config)?;
+        let replicas = shared.dialer.config.replicas;
+        let found = shared
             .topology
             .call_any(|live| Box::pin(checks::look(live, replicas)))
             .await;
@@ -67,10 +67,8 @@ impl RedisBackend {
         for finding in &findings {
             tracing::warn!("Redis: {finding}");
         }
-        if let Some(shared) = Arc::get_mut(&mut this.shared) {
-            shared.findings = findings;
-        }
-        Ok(this)
+        shared.findings = findings;
+        Ok(Self::of(shared))
     }
 
     /// Does not connect before the first call, and looks at no settings: for a service that
@@ -80,24 +78,38 @@ impl RedisBackend {
     /// [`Misconfigured`](ErrorKind::Misconfigured) on a configuration that cannot work, or outside
     /// a tokio runtime.
     pub fn lazy(config: RedisConfig) -> Result<Self, Error> {
+        Self::open(config).map(Self::of)
+    }
+
+    fn of(shared: Shared) -> Self {
+        let process = shared.dialer.process.clone();
+        Self {
+            shared: Arc::new(process.keep(shared)),
+        }
+    }
+
+    fn open(config: RedisConfig) -> Result<Shared, Error> {
         config.check()?;
         let runtime = Handle::try_current().map_err(|error| {
             Error::misconfigured("there is no tokio runtime here; connect within one")
                 .with_source(error)
         })?;
-        let response_timeout = config.response_timeout;
-        let dialer = Arc::new(Dialer::new(config, runtime.clone()));
+        let dialer = Arc::new(Dialer::new(config, runtime));
         let topology = Arc::new(Topology::new(dialer.clone()));
-        Ok(Self {
-            shared: Arc::new(Shared {
-                wakeups: Wakeups::new(topology.clone(), runtime, response_timeout),
-                topology,
-                dialer,
-                findings: Vec::new(),
-                epoch_changes: AtomicU64::new(0),
-                silent_release_told: AtomicBool::new(false),
-            }),
+        Ok(Shared {
+            wakeups: Wakeups::new(topology.clone(), dialer.clone()),
+            topology,
+            dialer,
+            findings: Vec::new(),
+            epoch_changes: AtomicU64::new(0),
+            silent_release_told: AtomicBool::new(false),
         })
+    }
+
+    /// Fails in a child that was forked since the backend was made: its connections, and the
+    /// terms that it holds, are the parent's.
+    fn check_process(&self, operation: Operation) -> Result<(), Error> {
+        self.shared.dialer.process.check(operation)
     }
 
     /// What was found at [`connect`](Self::connect) that weakens the promises of this backend;
@@ -216,6 +228,7 @@ impl LockBackend for RedisBackend {
         candidate: &Candidate,
         lease: Duration,
     ) -> Result<Acquired, Error> {
+        self.check_process(Operation::Acquire)?;
         let millis = in_millis(lease, Operation::Acquire)?;
         let names = &self.names(lock);
         let replicas = self.replicas();
@@ -271,6 +284,7 @@ impl LockBackend for RedisBackend {
     /// One script, and `WAIT` where replicas are asked for. Unanswered, it may have been applied,
     /// which does no harm.
     async fn renew(&self, grant: &Grant, _not_before: Time) -> Result<Renewal, Error> {
+        self.check_process(Operation::Renew)?;
         let millis = in_millis(grant.lease, Operation::Renew)?;
         let names = &self.names(&grant.lock);
         let replicas = self.replicas();
@@ -302,6 +316,7 @@ impl LockBackend for RedisBackend {
 
     /// One script. Unanswered, it may have been applied; repeat it.
     async fn release(&self, grant: &Grant) -> Result<(), Error> {
+        self.check_process(Operation::Release)?;
         self.give_back(&grant.lock, &grant.candidate, Some(grant.token))
             .await
             .map_err(|trouble| trouble.into_error(Operation::Release))
@@ -309,6 +324,7 @@ impl LockBackend for RedisBackend {
 
     /// One script. Unanswered, it may have been applied; repeat it.
     async fn withdraw(&self, lock: &LockName, candidate: &Candidate) -> Result<(), Error> {
+        self.check_process(Operation::Withdraw)?;
         self.give_back(lock, candidate, None)
             .await
             .map_err(|trouble| trouble.into_error(Operation::Withdraw))
@@ -317,6 +333,7 @@ impl LockBackend for RedisBackend {
     /// `GET` and `PTTL`, which a user without the right to write may be allowed; for a lock that is
     /// free also `INFO`, if that is allowed, as a replica may lack what its master has.
     async fn holder(&self, lock: &LockName) -> Result<Occupancy, Error> {
+        self.check_process(Operation::Holder)?;
         let names = &self.names(lock);
         let holder = self
             .shared
@@ -330,12 +347,16 @@ impl LockBackend for RedisBackend {
     }
 
     /// Releases as they are told on the lock's channel, and one hint after each subscription. Ends
-    /// when subscribing is forbidden.
+    /// when subscribing is forbidden, and at once in a forked child.
     fn changes(&self, lock: &LockName) -> Changes {
         self.shared.wakeups.subscribe(self.names(lock).channel())
     }
 
     async fn diagnose(&self, lock: &LockName, _lease: Duration) -> Vec<Check> {
+        if let Err(error) = self.check_process(Operation::Holder) {
+            let remedy = "connect after the fork";
+            return vec![Check::unusable("process", error.message(), remedy)];
+        }
         let config = &self.shared.dialer.config;
         let failed = |name, trouble: Trouble| {
             let error = trouble.into_error(Operation::Connect);

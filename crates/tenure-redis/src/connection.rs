@@ -6,6 +6,7 @@
 
 use std::future::Future;
 use std::io;
+use std::mem;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock, PoisonError, RwLock, Weak};
@@ -14,7 +15,7 @@ use std::time::{Duration, Instant};
 
 use redis::aio::{MultiplexedConnection, PubSub};
 use redis::{AsyncConnectionConfig, Cmd, Pipeline, RedisConnectionInfo, Value, cmd};
-use tenure_core::{BootClock, ErrorKind, SharedClock, Time};
+use tenure_core::{BootClock, ErrorKind, Kept, Operation, Process, SharedClock, Time};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::runtime::Handle;
@@ -42,12 +43,70 @@ pub(crate) struct Dialer {
     pub(crate) config: RedisConfig,
     credentials: RwLock<Credentials>,
     /// The runtime that the backend was made on: connections live there, whoever calls.
-    pub(crate) runtime: Handle,
+    runtime: Handle,
     pub(crate) clock: SharedClock,
+    /// The process that made the backend. Its connections are of no use to a fork of it.
+    pub(crate) process: Process,
 }
 
 trait Transport: AsyncRead + AsyncWrite + Send + Unpin {}
 impl<T: AsyncRead + AsyncWrite + Send + Unpin> Transport for T {}
+
+/// A connection's bytes, in the process that made it. A forked child neither moves nor closes them:
+/// the parent uses the same socket, and the same poller.
+pub(crate) struct Own {
+    /// `None` only while it is dropped.
+    stream: Option<TcpStream>,
+    process: Process,
+}
+
+impl Own {
+    fn poll<T>(
+        &mut self,
+        poll: impl FnOnce(Pin<&mut TcpStream>) -> Poll<io::Result<T>>,
+    ) -> Poll<io::Result<T>> {
+        match &mut self.stream {
+            Some(stream) if self.process.is_current() => poll(Pin::new(stream)),
+            _ => Poll::Pending,
+        }
+    }
+}
+
+impl Drop for Own {
+    fn drop(&mut self) {
+        if !self.process.is_current() {
+            mem::forget(self.stream.take());
+        }
+    }
+}
+
+impl AsyncRead for Own {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        self.poll(|stream| stream.poll_read(cx, buffer))
+    }
+}
+
+impl AsyncWrite for Own {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        self.poll(|stream| stream.poll_write(cx, bytes))
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.poll(|stream| stream.poll_flush(cx))
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.poll(|stream| stream.poll_shutdown(cx))
+    }
+}
 
 /// Counts what comes from the server, so that an answer is a sign of life also when the call that
 /// it was for has been dropped.
@@ -96,7 +155,17 @@ impl Dialer {
             config,
             runtime,
             clock: BootClock::shared(),
+            process: Process::current(),
         }
+    }
+
+    /// Runs `work` on the backend's runtime, and never in a child that is forked meanwhile.
+    pub(crate) fn spawn<F>(&self, work: F) -> tokio::task::JoinHandle<F::Output>
+    where
+        F: Future + Send + 'static,
+        F::Output: Send + 'static,
+    {
+        self.runtime.spawn(self.process.confine(work))
     }
 
     pub(crate) fn set_password(&self, password: String) {
@@ -127,11 +196,19 @@ impl Dialer {
     }
 
     async fn transport(&self, address: &Address) -> Result<Box<dyn Transport>, Trouble> {
+        // So that a call that was under way at a fork does not go on in the child.
+        if let Err(error) = self.process.check(Operation::Connect) {
+            return Err(Trouble::new(error.kind(), error.message()));
+        }
         let trouble = |error| Trouble::connecting(address, error);
         let stream = TcpStream::connect((address.host.as_str(), address.port))
             .await
             .map_err(trouble)?;
         stream.set_nodelay(true).map_err(trouble)?;
+        let stream = Own {
+            stream: Some(stream),
+            process: self.process.clone(),
+        };
         match &self.config.tls {
             None => Ok(Box::new(stream)),
             #[cfg(feature = "_tls")]
@@ -164,8 +241,8 @@ impl Dialer {
         let (connection, driver) = MultiplexedConnection::new_with_config(&info, stream, settings)
             .await
             .map_err(trouble)?;
-        let driver = AbortOnDrop(self.runtime.spawn(driver).abort_handle());
-        let live = Live(Arc::new(Connected {
+        let driver = AbortOnDrop(self.spawn(driver).abort_handle());
+        let live = Live(Arc::new(self.process.keep(Connected {
             address: address.clone(),
             prefix: self.config.prefix.clone(),
             overlap: OnceLock::new(),
@@ -178,7 +255,7 @@ impl Dialer {
             epoch: OnceLock::new(),
             change: OnceLock::new(),
             _driver: driver,
-        }));
+        })));
         // Not left to the client, whose error would not say what the server has answered.
         if let Some(password) = &credentials.password {
             let mut auth = cmd("AUTH");
@@ -292,7 +369,7 @@ impl Drop for AbortOnDrop {
 
 /// A connection that was alive when it was last used. Clones are the same connection.
 #[derive(Clone)]
-pub(crate) struct Live(Arc<Connected>);
+pub(crate) struct Live(Arc<Kept<Connected>>);
 
 struct Connected {
     address: Address,
@@ -628,6 +705,7 @@ impl Link {
             heard: live.0.heard.load(Ordering::Relaxed),
             sent_at: Instant::now(),
             live: &live,
+            process: &self.inner.dialer.process,
         };
         let outcome = match timeout(limit, call(live.clone(), sent_at)).await {
             Ok(outcome) => outcome,
@@ -707,7 +785,7 @@ impl Link {
         let asked_at = dialer.clock.now();
         let (link, sentinels, live) = (self.clone(), sentinels.clone(), live.clone());
         // There, because it makes connections, whoever asks; and to its end, for all who wait.
-        drop(dialer.runtime.spawn(async move {
+        drop(dialer.spawn(async move {
             let outcome = link.ask_now(&sentinels, &live, asked_at, stood).await;
             answering.send_replace(Some(outcome));
         }));
@@ -793,7 +871,7 @@ impl Link {
         if start {
             let mut keeper = Keeper::new(self.inner.clone());
             let run = async move { keeper.run().await };
-            drop(self.inner.dialer.runtime.spawn(run));
+            drop(self.inner.dialer.spawn(run));
         }
     }
 
@@ -843,7 +921,7 @@ impl Keeper {
                     if let Target::Sentinels(sentinels) = &**target {
                         let link = Arc::downgrade(&self.inner);
                         let watching = watch_master(link, sentinels.clone(), live);
-                        drop(dialer.runtime.spawn(watching));
+                        drop(dialer.spawn(watching));
                     }
                     return;
                 }
@@ -901,12 +979,14 @@ struct Unanswered<'a> {
     live: &'a Live,
     heard: u64,
     sent_at: Instant,
+    process: &'a Process,
 }
 
 impl Drop for Unanswered<'_> {
     fn drop(&mut self) {
         let connected = &self.live.0;
-        if connected.heard.load(Ordering::Relaxed) == self.heard {
+        // Another thread may have held the lock below at a fork.
+        if self.process.is_current() && connected.heard.load(Ordering::Relaxed) == self.heard {
             let mut silent_since = hold(&connected.silent_since);
             match &*silent_since {
                 Some((heard, _)) if *heard == self.heard => {}

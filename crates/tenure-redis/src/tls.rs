@@ -5,7 +5,6 @@ use std::path::Path;
 use std::sync::{Arc, OnceLock};
 
 use tenure_core::ErrorKind;
-use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 use tokio_rustls::rustls::crypto::CryptoProvider;
@@ -14,14 +13,15 @@ use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName}
 use tokio_rustls::rustls::{ClientConfig, RootCertStore};
 
 use crate::config::{Address, Tls};
+use crate::connection::Own;
 use crate::errors::{Cure, Trouble};
 
 /// Speaks TLS to the server on `stream`, whose certificate must be for the host of `address`.
 pub(crate) async fn connect(
     tls: &Tls,
     address: &Address,
-    stream: TcpStream,
-) -> Result<TlsStream<TcpStream>, Trouble> {
+    stream: Own,
+) -> Result<TlsStream<Own>, Trouble> {
     let name = ServerName::try_from(address.host.clone()).map_err(|error| {
         let message = format!("{address} has no name that a certificate can be for");
         Trouble::new(ErrorKind::Misconfigured, message).caused_by(error)

@@ -298,8 +298,8 @@ impl Cluster {
         let (this, failed) = (self.clone(), failed.cloned());
         let refreshing = async move { this.refresh_now(slot, failed.as_ref(), seen).await };
         // There, because others wait for their turn, and the caller need not be polled.
-        let task = self.dialer.runtime.spawn(refreshing);
-        let _ended = AbortOnDrop(task.abort_handle());
+        let task = self.dialer.spawn(refreshing);
+        let _ended = self.dialer.process.keep(AbortOnDrop(task.abort_handle()));
         task.await
             .unwrap_or_else(|_| Err(Trouble::runtime_is_gone()))
     }

@@ -10,17 +10,17 @@
 
 use std::collections::HashMap;
 use std::fmt;
+use std::mem;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use futures_util::{StreamExt as _, stream};
 use redis::aio::{PubSubSink, PubSubStream};
-use tenure_core::{Changes, ErrorKind, Hint};
-use tokio::runtime::Handle;
+use tenure_core::{Changes, ErrorKind, Hint, Process};
 use tokio::sync::{Notify, watch};
 use tokio::time::{sleep, timeout};
 
-use crate::connection::hold;
+use crate::connection::{Dialer, hold};
 use crate::errors::Trouble;
 use crate::topology::Topology;
 
@@ -33,8 +33,7 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(2);
 /// The subscriptions of a backend.
 pub(crate) struct Wakeups {
     topology: Arc<Topology>,
-    runtime: Handle,
-    response_timeout: Duration,
+    dialer: Arc<Dialer>,
     shared: Arc<Shared>,
 }
 
@@ -59,21 +58,21 @@ struct Channel {
 }
 
 impl Wakeups {
-    pub(crate) fn new(
-        topology: Arc<Topology>,
-        runtime: Handle,
-        response_timeout: Duration,
-    ) -> Self {
+    pub(crate) fn new(topology: Arc<Topology>, dialer: Arc<Dialer>) -> Self {
         Self {
             topology,
-            runtime,
-            response_timeout,
+            dialer,
             shared: Arc::default(),
         }
     }
 
-    /// The hints about one lock. Ends when hints are forbidden, or the backend's runtime is gone.
+    /// The hints about one lock. Ends when hints are forbidden, the backend's runtime is gone, or
+    /// in a forked child.
     pub(crate) fn subscribe(&self, channel: String) -> Changes {
+        let process = &self.dialer.process;
+        if !process.is_current() {
+            return Box::pin(stream::empty());
+        }
         let (receiver, start) = {
             let mut channels = hold(&self.shared.channels);
             let new = || Channel {
@@ -88,7 +87,7 @@ impl Wakeups {
         };
         if start {
             let listener = self.listener(self.shared.clone());
-            drop(self.runtime.spawn(listener.run()));
+            drop(self.dialer.spawn(listener.run()));
         } else {
             self.shared.changed.notify_one();
         }
@@ -96,8 +95,12 @@ impl Wakeups {
             receiver: Some(receiver),
             channel,
             shared: self.shared.clone(),
+            process: process.clone(),
         };
         Box::pin(stream::unfold(subscription, |mut subscription| async {
+            if !subscription.process.is_current() {
+                return None;
+            }
             subscription.receiver.as_mut()?.changed().await.ok()?;
             Some((Hint::MayBeFree, subscription))
         }))
@@ -106,7 +109,7 @@ impl Wakeups {
     fn listener(&self, shared: Arc<Shared>) -> Listener {
         Listener {
             topology: self.topology.clone(),
-            response_timeout: self.response_timeout,
+            response_timeout: self.dialer.config.response_timeout,
             shared,
             retired: false,
         }
@@ -116,7 +119,7 @@ impl Wakeups {
     /// it ends by itself.
     pub(crate) async fn try_out(&self, channel: String) -> Result<(), Trouble> {
         let trial = self.listener(Arc::default());
-        let hearing = self.runtime.spawn(async move {
+        let hearing = self.dialer.spawn(async move {
             let (mut sink, _messages) = trial.topology.subscriber().await?.split();
             trial.bounded(sink.subscribe(&channel)).await?;
             trial.bounded(sink.ping::<redis::Value>()).await?;
@@ -139,10 +142,17 @@ struct Subscription {
     receiver: Option<watch::Receiver<u64>>,
     channel: String,
     shared: Arc<Shared>,
+    process: Process,
 }
 
 impl Drop for Subscription {
     fn drop(&mut self) {
+        if !self.process.is_current() {
+            // Another thread may have held the lock below at the fork. What is shared with the
+            // parent's tasks is leaked.
+            mem::forget((self.receiver.take(), self.shared.clone()));
+            return;
+        }
         let mut channels = hold(&self.shared.channels);
         self.receiver = None;
         let unused = channels
