@@ -10,8 +10,8 @@ use futures_util::{StreamExt as _, future, stream};
 use crate::sync::{Mutex, MutexGuard};
 use crate::{
     Acquired, CampaignId, Candidate, Capabilities, Changes, Check, Error, ErrorKind, Expiry,
-    FencingGuarantee, FencingToken, Grant, Hint, Holder, LockBackend, LockName, Loss, Occupancy,
-    Operation, Order, Renewal, Rises, SharedClock, Time, Wakeup,
+    FencingGuarantee, FencingToken, Grant, Hint, Holder, Identity, LockBackend, LockName, Loss,
+    Occupancy, Operation, Order, Renewal, Rises, SharedClock, Time, Wakeup,
 };
 
 /// Two stores as one: a candidate leads only while it holds the lock in both of them.
@@ -68,8 +68,16 @@ use crate::{
 pub struct Both {
     first: Arc<dyn LockBackend>,
     second: Arc<dyn LockBackend>,
-    /// Campaigns that have tried the second lock and were not refused it: it may be theirs.
-    tried: Arc<Mutex<HashSet<CampaignId>>>,
+    /// Who may have something in the second store: the lock, because the answer was lost, or a
+    /// place in its queue, which becomes the lock by itself.
+    tried: Arc<Mutex<HashSet<Owner>>>,
+}
+
+/// Whose an entry is: two candidates may have one of the two in common.
+type Owner = (Identity, CampaignId);
+
+fn owner(candidate: &Candidate) -> Owner {
+    (candidate.identity.clone(), candidate.campaign)
 }
 
 /// The grants of the two stores, behind the one that the engine sees.
@@ -101,7 +109,7 @@ impl Both {
         })
     }
 
-    fn tried(&self) -> MutexGuard<'_, HashSet<CampaignId>> {
+    fn tried(&self) -> MutexGuard<'_, HashSet<Owner>> {
         self.tried.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -118,7 +126,7 @@ impl Both {
         // Perhaps an earlier attempt of ours: acquiring tells, and adopts what that has left. The
         // name alone would not do: its twin's waiting (hazard 19) would never rest.
         if holder.identity == candidate.identity.as_str()
-            && self.tried().contains(&candidate.campaign)
+            && self.tried().contains(&owner(candidate))
         {
             return Ok(None);
         }
@@ -149,10 +157,11 @@ impl Both {
         lease: Duration,
     ) -> Result<Acquired, Error> {
         // Before the request: its answer may be lost, here or on the way to whoever asked us.
-        self.tried().insert(candidate.campaign);
+        self.tried().insert(owner(candidate));
         let acquired = self.second.acquire(lock, candidate, lease).await?;
-        if matches!(acquired, Acquired::Taken { .. }) {
-            self.tried().remove(&candidate.campaign);
+        let queues = self.second.capabilities().order == Order::Fifo;
+        if matches!(acquired, Acquired::Taken { .. }) && !queues {
+            self.tried().remove(&owner(candidate));
         }
         Ok(acquired)
     }
@@ -293,7 +302,7 @@ impl LockBackend for Both {
         );
         match outcomes.await {
             (Ok(lost @ Renewal::Lost { .. }), _) | (_, Ok(lost @ Renewal::Lost { .. })) => {
-                self.tried().remove(&grant.candidate.campaign);
+                self.tried().remove(&owner(&grant.candidate));
                 Ok(lost)
             }
             (Err(error), _) | (_, Err(error)) => Err(error),
@@ -305,7 +314,7 @@ impl LockBackend for Both {
 
     async fn release(&self, grant: &Grant) -> Result<(), Error> {
         let grants = grants_of(grant, Operation::Release)?;
-        self.tried().remove(&grant.candidate.campaign);
+        self.tried().remove(&owner(&grant.candidate));
         // The second first: whoever takes the first lock then finds the second free. And both,
         // also when one of them cannot be reached.
         let second = self.second.release(&grants.second).await;
@@ -314,7 +323,7 @@ impl LockBackend for Both {
     }
 
     async fn withdraw(&self, lock: &LockName, candidate: &Candidate) -> Result<(), Error> {
-        self.tried().remove(&candidate.campaign);
+        self.tried().remove(&owner(candidate));
         let second = self.second.withdraw(lock, candidate).await;
         let first = self.first.withdraw(lock, candidate).await;
         second.and(first)
@@ -475,7 +484,7 @@ mod tests {
         let campaign = candidate("both", 1);
         // As if this had been our second step, and its answer was lost.
         let _left = held(&new, &campaign).await;
-        both.tried().insert(campaign.campaign);
+        both.tried().insert(owner(&campaign));
         let grant = held(&both, &campaign).await;
         let Renewal::Renewed(grant) = both.renew(&grant, Time::ZERO).await.unwrap() else {
             panic!("it is ours");

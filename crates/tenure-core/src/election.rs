@@ -245,8 +245,13 @@ impl ElectionBuilder {
     }
 
     /// A probe that must say `true` for this candidate to campaign and to go on renewing, so that
-    /// an application that is stuck loses the lead. It is asked before each call to the store and
-    /// must return at once.
+    /// an application that is stuck loses the lead. It must return at once.
+    ///
+    /// A leader's probe is asked before each heartbeat. A candidate's probe is asked at least
+    /// every retry interval while it waits, and once more between the store's grant and the start
+    /// of the term. When it says no the candidate withdraws at once, so that nobody waits behind
+    /// it. When it says yes again the candidate comes back, at the end of the queue where the
+    /// store has one, and one heartbeat after it left at the earliest.
     pub fn health(mut self, probe: impl Fn() -> bool + Send + Sync + 'static) -> Self {
         self.health = Some(Box::new(probe));
         self
@@ -333,6 +338,10 @@ impl Inner {
         self.health.as_ref().is_none_or(|probe| probe())
     }
 
+    pub(crate) fn is_probed(&self) -> bool {
+        self.health.is_some()
+    }
+
     pub(crate) fn store_answered(&self) -> bool {
         self.answered.load(Ordering::Relaxed)
     }
@@ -342,7 +351,7 @@ impl Inner {
     }
 
     /// A campaign's number and the seed of its jitter.
-    fn draw(&self) -> Result<(CampaignId, u64), Error> {
+    pub(crate) fn draw(&self) -> Result<(CampaignId, u64), Error> {
         Ok((CampaignId::new(self.numbers.draw()?), self.numbers.draw()?))
     }
 

@@ -115,6 +115,14 @@ pub(crate) struct Engine {
     elected: Option<Elected>,
     /// Those who wait for a proof no older than the time.
     confirming: Vec<(Time, Reply)>,
+    /// Those who wait for the store to have the value of this number or a later one.
+    publishing: Vec<(u64, Reply)>,
+    /// How many values were published in this term, the number of the last one.
+    published: u64,
+    /// The number of the value that the call under way writes.
+    published_by_call: u64,
+    /// What a candidate's health probe said last.
+    well: bool,
     resigned: Vec<Reply>,
     failed_attempts: u32,
     /// Why the last `acquire` failed, if it did.
@@ -139,6 +147,7 @@ impl Engine {
             wakeup: election.backend.capabilities().wakeup,
             drain_limit: election.drain_limit,
             answered: election.store_answered(),
+            probed: election.is_probed(),
             seed,
         };
         Self {
@@ -153,6 +162,10 @@ impl Engine {
             term: None,
             elected: Some(elected),
             confirming: Vec::new(),
+            publishing: Vec::new(),
+            published: 0,
+            published_by_call: 0,
+            well: true,
             resigned: Vec::new(),
             failed_attempts: 0,
             acquire_error: None,
@@ -176,11 +189,15 @@ impl Engine {
             ElectionState::Candidate { leader: None },
             Event::Campaigning,
         );
-        // Before the first look at the lock, so that a release right after it is not missed.
+        self.subscribe();
+        self.feed(Input::Campaign);
+    }
+
+    /// Before the first look at the lock, so that a release right after it is not missed.
+    fn subscribe(&mut self) {
         if self.election.backend.capabilities().wakeup == Wakeup::Push {
             self.changes = Some(self.election.backend.changes(&self.election.lock));
         }
-        self.feed(Input::Campaign);
     }
 
     async fn next(&mut self) -> Happening {
@@ -249,17 +266,31 @@ impl Engine {
                 if let Some(grant) = &mut self.grant {
                     grant.candidate.value.clone_from(&value);
                     self.candidate.value = value;
-                    self.confirm(reply);
+                    self.publish(reply);
                 }
             }
             Order::Confirm(reply) => self.confirm(reply),
         }
     }
 
+    /// A heartbeat under way has left without the new value, whatever it proves: only the answer
+    /// to one that began later tells that the store has it. Dropping `reply` is as below.
+    fn publish(&mut self, reply: Reply) {
+        if self.has_term() {
+            self.published += 1;
+            self.publishing.push((self.published, reply));
+            self.feed(Input::Confirm);
+        }
+    }
+
+    fn has_term(&self) -> bool {
+        self.term.as_ref().is_some_and(|term| !term.has_ended())
+    }
+
     /// Dropping `reply` instead tells its owner that there is no term to confirm, or none any
     /// more: no call would be made whose outcome could answer it.
     fn confirm(&mut self, reply: Reply) {
-        if self.term.as_ref().is_some_and(|term| !term.has_ended()) {
+        if self.has_term() {
             self.confirming.push((self.election.clock.now(), reply));
             self.feed(Input::Confirm);
         }
@@ -300,11 +331,14 @@ impl Engine {
                     self.election.clock.now().since(self.called_at),
                 );
                 self.feed(Input::Renewed { proven_at, lease });
-                let (proven, waiting) = mem::take(&mut self.confirming)
-                    .into_iter()
-                    .partition(|(asked, _)| *asked <= proven_at);
-                self.confirming = waiting;
-                answer_all(proven, &Ok(()));
+                answer_all(up_to(&mut self.confirming, &proven_at), &Ok(()));
+                answer_all(
+                    up_to(&mut self.publishing, &self.published_by_call),
+                    &Ok(()),
+                );
+                if !self.publishing.is_empty() {
+                    self.feed(Input::Confirm);
+                }
             }
             Ok(Renewal::Lost { holder }) => {
                 if let Some(holder) = holder {
@@ -324,12 +358,12 @@ impl Engine {
         };
         let error = Arc::new(error);
         self.acquire_error = Some(error.clone());
-        let sent = self.called_at;
-        let (failed, waiting) = mem::take(&mut self.confirming)
-            .into_iter()
-            .partition(|(asked, _)| *asked <= sent);
-        self.confirming = waiting;
-        answer_all(failed, &Err(error.clone()));
+        let answer = Err(error.clone());
+        answer_all(up_to(&mut self.confirming, &self.called_at), &answer);
+        answer_all(
+            up_to(&mut self.publishing, &self.published_by_call),
+            &answer,
+        );
         self.missed(Some(error), failure);
     }
 
@@ -384,12 +418,12 @@ impl Engine {
 
     fn carry_out(&mut self, command: Command) {
         match command {
-            Command::Acquire => self.call_if_healthy(Engine::acquire),
-            Command::Renew { not_before } => {
-                self.call_if_healthy(|engine| engine.renew(not_before));
-            }
+            Command::Acquire => self.start(Engine::acquire),
+            Command::Renew { not_before } => self.renew_if_healthy(not_before),
             Command::Release => self.start(Engine::release),
             Command::Withdraw => self.start(Engine::withdraw),
+            Command::Probe => self.probe(),
+            Command::Reenter => self.reenter(),
             Command::Elect(span) => self.elect(span),
             Command::Extend(span) => self.extend(span),
             Command::Cancel(cause) => self.cancel(cause),
@@ -400,19 +434,48 @@ impl Engine {
         }
     }
 
-    /// An unhealthy application does not keep or take the lead: its calls fail without being sent.
-    fn call_if_healthy(&mut self, call: impl FnOnce(&Self) -> Call) {
+    /// An unhealthy application does not keep the lead: its heartbeats fail without being sent.
+    fn renew_if_healthy(&mut self, not_before: Time) {
         if self.election.is_healthy() {
-            self.start(call);
-        } else {
-            let error = Error::new(
-                ErrorKind::Unavailable,
-                Operation::Renew,
-                "the health probe says no, so no heartbeat is sent",
-            );
-            answer_all(mem::take(&mut self.confirming), &Err(Arc::new(error)));
-            self.missed(None, Failure::default());
+            self.start(|engine| engine.renew(not_before));
+            self.published_by_call = self.published;
+            return;
         }
+        let error = Error::new(
+            ErrorKind::Unavailable,
+            Operation::Renew,
+            "the health probe says no, so no heartbeat is sent",
+        );
+        let answer = Err(Arc::new(error));
+        answer_all(mem::take(&mut self.confirming), &answer);
+        answer_all(mem::take(&mut self.publishing), &answer);
+        self.missed(None, Failure::default());
+    }
+
+    /// Asks a candidate's probe. The first no makes it leave, and is told.
+    fn probe(&mut self) {
+        let well = self.election.is_healthy();
+        if self.well && !well {
+            self.election.event(Event::Unhealthy);
+        }
+        self.well = well;
+        self.feed(Input::Health(well));
+    }
+
+    /// Begins the campaign again under a new number.
+    fn reenter(&mut self) {
+        match self.election.draw() {
+            Ok((campaign, _)) => self.candidate.campaign = campaign,
+            Err(error) => {
+                self.give_up_with(error);
+                // Before the call that follows is made: without an owner nobody may be elected.
+                self.control.send(Order::WorkEnded(None));
+                return;
+            }
+        }
+        self.grant = None;
+        self.loss = None;
+        self.subscribe();
     }
 
     fn start(&mut self, call: impl FnOnce(&Self) -> Call) {
@@ -489,7 +552,8 @@ impl Engine {
         let slack = span.cancel_at.since(self.election.clock.now());
         self.election.event(Event::Renewed { slack });
         if told_to_stop {
-            // The work's own look at the clock was ahead of this heartbeat's answer.
+            // The work's own look at the clock was ahead of this heartbeat's answer: what it was
+            // told is not taken back.
             self.feed(Input::Stop(Cause::HeartbeatsMissed));
         }
     }
@@ -512,6 +576,7 @@ impl Engine {
         };
         term.end(cause);
         self.confirming.clear();
+        self.publishing.clear();
         let state = ElectionState::SteppingDown {
             token: term.token,
             cause,
@@ -532,6 +597,10 @@ impl Engine {
             Some(error) => Error::new(error.kind(), error.operation(), error.message()),
             None => too_short(self.election.policy.lease(), self.grant.as_ref()),
         };
+        self.give_up_with(error);
+    }
+
+    fn give_up_with(&mut self, error: Error) {
         if let Some(elected) = self.elected.take() {
             // Nobody to tell when the campaign was dropped meanwhile.
             let _unheard = elected.send(Err(error));
@@ -567,8 +636,17 @@ impl Drop for Engine {
     }
 }
 
+/// Takes out the questions that are settled.
+fn up_to<T: PartialOrd>(asked: &mut Vec<(T, Reply)>, settled: &T) -> Vec<(T, Reply)> {
+    let (taken, waiting) = mem::take(asked)
+        .into_iter()
+        .partition(|(number, _)| number <= settled);
+    *asked = waiting;
+    taken
+}
+
 /// Answers everybody whose question is settled.
-fn answer_all(asked: Vec<(Time, Reply)>, answer: &Result<(), Arc<Error>>) {
+fn answer_all<T>(asked: Vec<(T, Reply)>, answer: &Result<(), Arc<Error>>) {
     for (_, reply) in asked {
         // An asker that was dropped does not want to know.
         let _unheard = reply.send(answer.clone());

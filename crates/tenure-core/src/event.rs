@@ -58,6 +58,9 @@ pub enum Event {
         /// Why; `None` when the health probe said no.
         error: Option<Arc<Error>>,
     },
+    /// The health probe of a candidate said no: it has left the election until the probe says
+    /// yes.
+    Unhealthy,
     /// A candidate's call failed; it is retried.
     StoreFailed(Arc<Error>),
     /// The work was told to stop; it is exclusive until the validity ends.

@@ -8,14 +8,17 @@
 //! ```text
 //!  Campaign          Held                       WorkEnded            Released
 //! ----------> Candidate --------> Leader ------------------> Releasing ------> Finished
-//!              |  ^  |              |  validity over, lost       ^
-//!         Taken+--+  | WorkEnded    +-----------> Ended ---------+
-//!                    +------------> Withdrawing --------------------------> Finished
+//!           |  |  ^  |              |  validity over, lost       ^
+//!   unwell  | Taken  | WorkEnded    +-----------> Ended ---------+
+//!     +-----+        +------------> Withdrawing --------------------------> Finished
+//!     v        well, a heartbeat later
+//! SittingOut ------> Candidate
 //! ```
 
 #[cfg(feature = "test-util")]
 use std::hash::{Hash, Hasher};
 use std::time::Duration;
+use std::{cmp, mem};
 
 use crate::{Hint, Policy, Time, Wakeup};
 
@@ -62,6 +65,8 @@ pub enum Input {
     WorkEnded,
     /// Somebody wants fresh proof of the term.
     Confirm,
+    /// What the application's health probe says: the answer to [`Command::Probe`].
+    Health(bool),
 }
 
 /// How a call failed, as far as the machine cares.
@@ -132,9 +137,15 @@ pub enum Command {
     Release,
     /// Call `withdraw`.
     Withdraw,
+    /// Ask the health probe, and give the answer as [`Input::Health`] at once.
+    Probe,
+    /// The campaign was withdrawn and begins again, under a new number: a withdrawal that arrives
+    /// late must not take what the next attempts win.
+    Reenter,
     /// The candidate leads: start the work.
     Elect(Span),
-    /// The term goes on for longer.
+    /// The term has a new end: later than the one before, or earlier where the store has granted
+    /// less.
     Extend(Span),
     /// Tell the work to stop; it is still exclusive until the validity ends.
     Cancel(Cause),
@@ -166,6 +177,8 @@ pub struct Settings {
     pub drain_limit: Duration,
     /// The store has answered in an earlier campaign: what fails now is not a wrong set-up.
     pub answered: bool,
+    /// There is a health probe to ask.
+    pub probed: bool,
     /// Seeds the jitter.
     pub seed: u64,
 }
@@ -178,6 +191,7 @@ pub struct Machine {
     wakeup: Wakeup,
     drain_limit: Duration,
     answered: bool,
+    probed: bool,
     rng: fastrand::Rng,
     state: State,
 }
@@ -186,6 +200,7 @@ pub struct Machine {
 enum State {
     Idle,
     Candidate(Candidacy),
+    SittingOut(SittingOut),
     Leader(Leading),
     /// The validity is over, but the work still runs.
     Ended {
@@ -205,16 +220,50 @@ enum State {
 struct Candidacy {
     /// When to call `acquire`; `None` while a call is under way.
     acquire_at: Option<Time>,
-    /// Whether a hint may bring that forward: yes while waiting for the holder, no while backing
-    /// off from a failure.
-    heeds_hints: bool,
+    /// From then on a hint may bring that forward: at once while waiting for the holder, after a
+    /// retry interval while backing off from a failure.
+    heeds_hints_from: Time,
     /// A hint came while a call was under way, whose answer may be older than the hint.
     hinted: bool,
+    /// When the holder's lease can end, where that is known.
+    free_at: Option<Time>,
+    /// When to ask the health probe, if there is one.
+    probe_at: Option<Time>,
+    /// What waits for the probe to say yes.
+    pending: Pending,
+    /// The store may hold something for this campaign: a place in a queue, or the lock.
+    entered: bool,
+}
+
+/// What a candidate does when its health probe says yes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+enum Pending {
+    /// It goes on waiting.
+    Nothing,
+    /// It calls `acquire`.
+    Acquire,
+    /// It leads: the store has granted this.
+    Lead { proven_at: Time, lease: Duration },
+}
+
+/// The health probe has said no to a candidate: others must not wait behind it.
+#[derive(Clone, Debug, Hash)]
+struct SittingOut {
+    /// `Withdraw` or `Release`, while the store may still hold something.
+    giving_back: Option<Command>,
+    retry_at: Option<Time>,
+    /// By then what the store may hold has ended with its lease.
+    until: Time,
+    probe_at: Time,
+    /// Not earlier, so that a probe that flips makes it leave at most once per heartbeat.
+    back_from: Time,
 }
 
 #[derive(Clone, Debug, Hash)]
 struct Leading {
     span: Span,
+    /// The proof behind the span.
+    proven_at: Time,
     /// When to call `renew`; `None` while a call is under way.
     renew_at: Option<Time>,
     /// Somebody asked then for a proof no older than that.
@@ -236,12 +285,14 @@ impl Hash for Machine {
             wakeup,
             drain_limit,
             answered,
+            probed,
             rng: _,
             state,
         } = self;
         std::mem::discriminant(wakeup).hash(hasher);
         drain_limit.hash(hasher);
         answered.hash(hasher);
+        probed.hash(hasher);
         state.hash(hasher);
     }
 }
@@ -254,6 +305,7 @@ impl Machine {
             wakeup: settings.wakeup,
             drain_limit: settings.drain_limit,
             answered: settings.answered,
+            probed: settings.probed,
             rng: fastrand::Rng::with_seed(settings.seed),
             state: State::Idle,
         }
@@ -263,7 +315,8 @@ impl Machine {
     pub fn next_wake(&self) -> Option<Time> {
         match &self.state {
             State::Idle | State::Finished => None,
-            State::Candidate(candidacy) => candidacy.acquire_at,
+            State::Candidate(candidacy) => earlier(candidacy.acquire_at, candidacy.probe_at),
+            State::SittingOut(out) => earlier(Some(out.probe_at), out.retry_at),
             State::Leader(leading) => {
                 let mut wake = leading.span.valid_until;
                 if leading.cancelled.is_none() {
@@ -279,7 +332,7 @@ impl Machine {
             State::Ended { overrun_at, .. } => *overrun_at,
             State::GivingBack {
                 retry_at, until, ..
-            } => Some(retry_at.unwrap_or(*until)),
+            } => earlier(*retry_at, Some(*until)),
         }
     }
 
@@ -294,15 +347,11 @@ impl Machine {
         match &self.state {
             State::Idle => {
                 if input == Input::Campaign {
-                    self.state = State::Candidate(Candidacy {
-                        acquire_at: None,
-                        heeds_hints: false,
-                        hinted: false,
-                    });
-                    commands.push(Command::Acquire);
+                    self.enter(now, commands);
                 }
             }
             State::Candidate(_) => self.candidate(now, input, commands),
+            State::SittingOut(_) => self.sitting_out(now, input, commands),
             State::Leader(_) => self.leader(now, input, commands),
             State::Ended { cause, .. } => {
                 if input == Input::WorkEnded {
@@ -340,9 +389,25 @@ impl Machine {
         }
     }
 
+    /// Begins to campaign.
+    fn enter(&mut self, now: Time, commands: &mut Vec<Command>) {
+        let mut candidacy = Candidacy {
+            acquire_at: None,
+            heeds_hints_from: now,
+            hinted: false,
+            free_at: None,
+            probe_at: self.probed.then_some(now),
+            pending: Pending::Nothing,
+            entered: false,
+        };
+        candidacy.call(commands);
+        self.state = State::Candidate(candidacy);
+    }
+
     fn candidate(&mut self, now: Time, input: Input, commands: &mut Vec<Command>) {
         let poll = self.poll_interval();
-        let retry = self.retry_pause(input);
+        let retry = self.jittered(self.policy.retry_interval());
+        let heartbeat = self.policy.heartbeat();
         let State::Candidate(candidacy) = &mut self.state else {
             return;
         };
@@ -350,27 +415,36 @@ impl Machine {
             Input::Timer if candidacy.acquire_at.is_some_and(|at| now >= at) => {
                 candidacy.call(commands);
             }
+            Input::Timer if candidacy.probe_at.is_some_and(|at| now >= at) => {
+                commands.push(Command::Probe);
+            }
+            Input::Health(well) => self.health_of_candidate(now, well, commands),
             Input::Hint(Hint::MayBeFree) => {
                 if candidacy.acquire_at.is_none() {
                     candidacy.hinted = true;
-                } else if candidacy.heeds_hints {
+                } else if now >= candidacy.heeds_hints_from {
                     candidacy.call(commands);
+                } else {
+                    let soonest = candidacy.heeds_hints_from;
+                    candidacy.acquire_at = candidacy.acquire_at.map(|at| at.min(soonest));
                 }
             }
-            Input::Hint(Hint::HeldFor(left))
-                if candidacy.acquire_at.is_some() && candidacy.heeds_hints =>
-            {
-                candidacy.acquire_at = Some(now + at_least_a_tick(left));
+            Input::Hint(Hint::HeldFor(left)) => {
+                candidacy.free_at = Some(now + left);
+                if candidacy.acquire_at.is_some() && now >= candidacy.heeds_hints_from {
+                    candidacy.acquire_at = Some(now + at_least_a_tick(left));
+                }
             }
             Input::HintsEnded => {
                 self.wakeup = Wakeup::Poll;
-                if candidacy.heeds_hints {
+                if now >= candidacy.heeds_hints_from {
                     candidacy.acquire_at = candidacy.acquire_at.map(|at| at.min(now + retry));
                 }
             }
             Input::Taken { free_in } => {
                 self.answered = true;
-                candidacy.heeds_hints = true;
+                candidacy.heeds_hints_from = now;
+                candidacy.free_at = free_in.map(|free_in| now + free_in);
                 if candidacy.hinted {
                     candidacy.call(commands);
                     return;
@@ -382,6 +456,10 @@ impl Machine {
                 };
                 candidacy.acquire_at = Some(now + at_least_a_tick(wait));
             }
+            Input::Held { proven_at, lease } if self.probed => {
+                candidacy.pending = Pending::Lead { proven_at, lease };
+                commands.push(Command::Probe);
+            }
             Input::Held { proven_at, lease } => self.held(now, proven_at, lease, commands),
             Input::Failed(failure) => {
                 if failure.permanent && !self.answered {
@@ -389,17 +467,97 @@ impl Machine {
                     self.give_back(now, Command::Withdraw, commands);
                     return;
                 }
-                candidacy.heeds_hints = false;
+                // The store may ask for a pause, but the lock may be free before it is over.
+                let free_in = candidacy.free_at.map(|at| at.since(now));
+                let limit = free_in.map_or(heartbeat, |free_in| free_in.min(heartbeat));
+                candidacy.heeds_hints_from = now + retry;
                 candidacy.hinted = false;
-                candidacy.acquire_at = Some(now + retry);
+                candidacy.acquire_at = Some(now + pause(retry, failure, limit));
             }
             Input::WorkEnded => self.give_back(now, Command::Withdraw, commands),
             _ => {}
         }
     }
 
+    /// A candidate that its application calls unwell gives its place to those behind it.
+    fn health_of_candidate(&mut self, now: Time, well: bool, commands: &mut Vec<Command>) {
+        let retry = self.policy.retry_interval();
+        let heartbeat = self.policy.heartbeat();
+        let State::Candidate(candidacy) = &mut self.state else {
+            return;
+        };
+        let pending = mem::replace(&mut candidacy.pending, Pending::Nothing);
+        candidacy.probe_at = candidacy.probe_at.map(|_| now + retry);
+        if well {
+            match pending {
+                Pending::Nothing => {}
+                Pending::Acquire => {
+                    candidacy.entered = true;
+                    commands.push(Command::Acquire);
+                }
+                Pending::Lead { proven_at, lease } => self.held(now, proven_at, lease, commands),
+            }
+            return;
+        }
+        let giving_back = match pending {
+            Pending::Lead { .. } => Some(Command::Release),
+            _ => candidacy.entered.then_some(Command::Withdraw),
+        };
+        commands.extend(giving_back);
+        self.state = State::SittingOut(SittingOut {
+            giving_back,
+            retry_at: None,
+            until: now + self.policy.lease(),
+            probe_at: now + retry,
+            back_from: match giving_back {
+                Some(_) => now + heartbeat,
+                None => now,
+            },
+        });
+    }
+
+    fn sitting_out(&mut self, now: Time, input: Input, commands: &mut Vec<Command>) {
+        let retry = self.jittered(self.policy.retry_interval());
+        let heartbeat = self.policy.heartbeat();
+        let State::SittingOut(out) = &mut self.state else {
+            return;
+        };
+        match input {
+            Input::Done => {
+                out.giving_back = None;
+                out.retry_at = None;
+            }
+            Input::Failed(_) if now >= out.until => out.giving_back = None,
+            Input::Failed(failure) => {
+                out.retry_at = Some(now + pause(retry, failure, heartbeat));
+            }
+            Input::Timer if out.retry_at.is_some_and(|at| now >= at) => {
+                out.retry_at = None;
+                commands.extend(out.giving_back);
+            }
+            Input::Timer if now >= out.probe_at => commands.push(Command::Probe),
+            Input::Health(well) => {
+                let gone = out.giving_back.is_none() || now >= out.until;
+                if well && gone && now >= out.back_from {
+                    commands.push(Command::Reenter);
+                    self.enter(now, commands);
+                } else {
+                    out.probe_at = now + retry;
+                }
+            }
+            Input::WorkEnded => {
+                if let Some(command) = out.giving_back {
+                    return self.give_back(now, command, commands);
+                }
+                self.state = State::Finished;
+                commands.push(Command::Finish);
+            }
+            _ => {}
+        }
+    }
+
     fn held(&mut self, now: Time, proven_at: Time, lease: Duration, commands: &mut Vec<Command>) {
-        let Some(span) = self.span(proven_at, lease) else {
+        let Some(span) = self.span_to_begin_with(proven_at, lease) else {
             // The store granted less than the policy can live with.
             commands.push(Command::GiveUp);
             self.give_back(now, Command::Withdraw, commands);
@@ -414,6 +572,7 @@ impl Machine {
         commands.push(Command::Elect(span));
         self.state = State::Leader(Leading {
             span,
+            proven_at,
             renew_at: Some(next_heartbeat(proven_at, self.policy.heartbeat())),
             fresh_from: None,
             cancelled: None,
@@ -423,10 +582,10 @@ impl Machine {
 
     fn leader(&mut self, now: Time, input: Input, commands: &mut Vec<Command>) {
         let heartbeat = self.policy.heartbeat();
-        // A leader cannot wait longer than a heartbeat, whatever the store asks for.
-        let retry = self.retry_pause(input).min(heartbeat);
+        let request_timeout = self.policy.request_timeout();
+        let retry = self.jittered(self.policy.retry_interval());
         let new_span = match input {
-            Input::Renewed { proven_at, lease } => self.span(proven_at, lease),
+            Input::Renewed { proven_at, lease } => Some(self.span(proven_at, lease)),
             _ => None,
         };
         let drain_limit = self.drain_limit;
@@ -436,16 +595,20 @@ impl Machine {
         match input {
             Input::Renewed { proven_at, .. } => {
                 if let Some(span) = new_span
-                    && span.valid_until > leading.span.valid_until
+                    && leading.is_news(proven_at, span)
                 {
                     leading.span = span;
+                    leading.proven_at = proven_at;
                     commands.push(Command::Extend(span));
                 }
                 leading.fresh_from = leading.fresh_from.filter(|asked| *asked > proven_at);
                 leading.renew_at = Some(match leading.fresh_from {
                     Some(_) => now,
-                    None => next_heartbeat(proven_at, heartbeat),
+                    None => leading.next_renewal(now, heartbeat, request_timeout, retry),
                 });
+                // A shorter lease may be over, or its end may be near.
+                self.look_at_the_time(now, commands);
+                return self.renew_if_due(now, commands);
             }
             Input::Lost => {
                 commands.push(Command::End(Cause::Lost));
@@ -458,7 +621,11 @@ impl Machine {
                 };
                 return;
             }
-            Input::Failed(_) => leading.renew_at = Some(now + retry),
+            Input::Failed(failure) => {
+                // The last attempt that still fits, whatever pause the store asks for.
+                let limit = leading.ends_at().minus(request_timeout).since(now);
+                leading.renew_at = Some(now + pause(retry, failure, limit.min(heartbeat)));
+            }
             Input::Confirm => {
                 leading.fresh_from = Some(now);
                 // A call under way was sent before: the next one follows its answer.
@@ -474,7 +641,14 @@ impl Machine {
             }
             _ => {}
         }
-        leading.renew_if_due(now, heartbeat, commands);
+        self.renew_if_due(now, commands);
+    }
+
+    fn renew_if_due(&mut self, now: Time, commands: &mut Vec<Command>) {
+        let heartbeat = self.policy.heartbeat();
+        if let State::Leader(leading) = &mut self.state {
+            leading.renew_if_due(now, heartbeat, commands);
+        }
     }
 
     /// The work has returned after its term had ended.
@@ -499,7 +673,9 @@ impl Machine {
     }
 
     fn giving_back(&mut self, now: Time, input: Input, commands: &mut Vec<Command>) {
-        let retry = self.retry_pause(input);
+        let retry = self.jittered(self.policy.retry_interval());
+        let heartbeat = self.policy.heartbeat();
+        let request_timeout = self.policy.request_timeout();
         let State::GivingBack {
             command,
             retry_at,
@@ -515,7 +691,10 @@ impl Machine {
             return;
         }
         match input {
-            Input::Failed(_) => *retry_at = Some(now + retry),
+            Input::Failed(failure) => {
+                let limit = until.minus(request_timeout).since(now);
+                *retry_at = Some(now + pause(retry, failure, limit.min(heartbeat)));
+            }
             _ if retry_at.is_some_and(|at| now >= at) => {
                 *retry_at = None;
                 commands.push(*command);
@@ -524,24 +703,20 @@ impl Machine {
         }
     }
 
-    /// How long a grant is good for; `None` if it is too short for one heartbeat (I3).
-    fn span(&self, proven_at: Time, lease: Duration) -> Option<Span> {
+    /// How long a grant is good for.
+    fn span(&self, proven_at: Time, lease: Duration) -> Span {
         let valid_until = proven_at + self.policy.validity_of(lease);
-        let cancel_at = valid_until.minus(self.policy.stop_grace());
-        let needed = self.policy.heartbeat() + self.policy.request_timeout();
-        (cancel_at.since(proven_at) >= needed).then_some(Span {
-            cancel_at,
+        Span {
+            cancel_at: valid_until.minus(self.policy.stop_grace()),
             valid_until,
-        })
+        }
     }
 
-    /// The pause before the next attempt after `input`: longer if a failed call asks for it.
-    fn retry_pause(&mut self, input: Input) -> Duration {
-        let pause = self.jittered(self.policy.retry_interval());
-        match input {
-            Input::Failed(failure) => pause.max(failure.retry_after.unwrap_or_default()),
-            _ => pause,
-        }
+    /// The same; `None` if it is too short for one heartbeat (I3), so that no term begins with it.
+    fn span_to_begin_with(&self, proven_at: Time, lease: Duration) -> Option<Span> {
+        let span = self.span(proven_at, lease);
+        let needed = self.policy.heartbeat() + self.policy.request_timeout();
+        (span.cancel_at.since(proven_at) >= needed).then_some(span)
     }
 
     /// How soon to look again when neither a hint nor an expiry is to be expected.
@@ -560,14 +735,61 @@ impl Machine {
 }
 
 impl Candidacy {
+    /// Calls `acquire`, once the health probe has said yes where there is one.
     fn call(&mut self, commands: &mut Vec<Command>) {
         self.acquire_at = None;
         self.hinted = false;
-        commands.push(Command::Acquire);
+        if self.probe_at.is_some() {
+            self.pending = Pending::Acquire;
+            commands.push(Command::Probe);
+        } else {
+            self.entered = true;
+            commands.push(Command::Acquire);
+        }
     }
 }
 
 impl Leading {
+    /// Whether a renewal tells more than what is known: the newest proof counts, for longer or
+    /// for shorter. An older answer that arrives late changes nothing; of two answers with one
+    /// proof the shorter counts.
+    fn is_news(&self, proven_at: Time, span: Span) -> bool {
+        match proven_at.cmp(&self.proven_at) {
+            cmp::Ordering::Greater => true,
+            cmp::Ordering::Equal => span.valid_until < self.span.valid_until,
+            cmp::Ordering::Less => false,
+        }
+    }
+
+    /// When the next heartbeat is due: earlier than usual where the store has granted so little
+    /// that the usual one would come after the work is told to stop, but never in a tight loop.
+    fn next_renewal(
+        &self,
+        now: Time,
+        heartbeat: Duration,
+        request_timeout: Duration,
+        retry: Duration,
+    ) -> Time {
+        let usual = next_heartbeat(self.proven_at, heartbeat);
+        let end = match self.cancelled {
+            None => self.span.cancel_at,
+            Some(_) => self.span.valid_until,
+        };
+        let latest = end.minus(request_timeout);
+        if usual <= latest {
+            return usual;
+        }
+        latest.max(now + retry).min(usual.max(now + retry))
+    }
+
+    /// When the work is told to stop, or, if it was told already, when the term's upkeep ends.
+    fn ends_at(&self) -> Time {
+        match self.drain_until {
+            None => self.span.cancel_at,
+            Some(until) => until.min(self.span.valid_until),
+        }
+    }
+
     /// Tells the work to stop, once. The term is kept up for it until `drain_until`.
     fn cancel(&mut self, cause: Cause, drain_until: Time, commands: &mut Vec<Command>) {
         if self.cancelled.is_none() {
@@ -603,6 +825,20 @@ fn next_heartbeat(proven_at: Time, heartbeat: Duration) -> Time {
     Time::from_nanos(due - due % grid.as_nanos().max(1))
 }
 
+/// The pause after a failed call: what the store asks for, or else the retry interval. At most
+/// `limit`, unless the retry interval is longer.
+fn pause(retry: Duration, failure: Failure, limit: Duration) -> Duration {
+    let asked = failure.retry_after.unwrap_or_default();
+    retry.max(asked.min(limit))
+}
+
+fn earlier(one: Option<Time>, other: Option<Time>) -> Option<Time> {
+    match (one, other) {
+        (Some(one), Some(other)) => Some(one.min(other)),
+        (one, other) => one.or(other),
+    }
+}
+
 /// A wait of nothing would ask the store in a tight loop when it answers "taken, free now".
 fn at_least_a_tick(wait: Duration) -> Duration {
     wait.max(Duration::from_millis(1))
@@ -623,6 +859,7 @@ mod tests {
             wakeup: Wakeup::Push,
             drain_limit: 21 * SECOND,
             answered: false,
+            probed: false,
             seed: 1,
         };
         Machine::new(Policy::default(), settings)
@@ -693,5 +930,227 @@ mod tests {
         let (proven_at, lease) = (at(0), 10 * SECOND);
         let commands = handle(&mut machine, at(0), Input::Held { proven_at, lease });
         assert_eq!(commands, [Command::GiveUp, Command::Withdraw]);
+    }
+
+    const THROTTLED: Input = Input::Failed(Failure {
+        permanent: false,
+        retry_after: Some(Duration::from_secs(600)),
+    });
+
+    fn candidate() -> Machine {
+        let mut machine = machine();
+        handle(&mut machine, at(0), Input::Campaign);
+        machine
+    }
+
+    #[test]
+    fn a_candidate_waits_a_heartbeat_at_most_whatever_the_store_asks_for() {
+        let mut machine = candidate();
+        handle(&mut machine, at(0), THROTTLED);
+        assert_eq!(machine.next_wake(), Some(at(10)));
+    }
+
+    #[test]
+    fn nor_does_it_wait_past_the_end_of_the_holders_lease() {
+        let mut machine = candidate();
+        let free_in = Some(4 * SECOND);
+        handle(&mut machine, at(0), Input::Taken { free_in });
+        handle(&mut machine, at(1), Input::Hint(Hint::MayBeFree));
+        handle(&mut machine, at(1), THROTTLED);
+        assert_eq!(machine.next_wake(), Some(at(4)));
+    }
+
+    #[test]
+    fn a_hint_ends_a_pause_once_the_retry_interval_has_passed() {
+        let mut machine = candidate();
+        handle(&mut machine, at(0), THROTTLED);
+        assert_eq!(
+            handle(&mut machine, at(0), Input::Hint(Hint::MayBeFree)),
+            []
+        );
+        let soon = machine.next_wake().unwrap();
+        assert!(soon <= at(1), "{soon:?}");
+        let commands = handle(&mut machine, at(2), Input::Hint(Hint::MayBeFree));
+        assert_eq!(commands, [Command::Acquire]);
+    }
+
+    #[test]
+    fn a_leader_waits_for_the_last_attempt_that_fits_at_most() {
+        let mut machine = leader();
+        handle(&mut machine, at(10), Input::Timer);
+        handle(&mut machine, at(10), THROTTLED);
+        let retry_at = machine.next_wake().unwrap();
+        // Told to stop at 14.9 s, less a request timeout of 3 s.
+        assert!(retry_at > at(11) && retry_at < at(12), "{retry_at:?}");
+        let commands = handle(&mut machine, retry_at, Input::Timer);
+        assert!(
+            matches!(commands[..], [Command::Renew { .. }]),
+            "{commands:?}"
+        );
+    }
+
+    #[test]
+    fn giving_back_waits_no_longer_than_its_own_deadline() {
+        let mut machine = leader();
+        handle(&mut machine, at(1), Input::WorkEnded);
+        handle(&mut machine, at(15), THROTTLED);
+        let retry_at = machine.next_wake().unwrap();
+        assert!(retry_at <= at(18), "{retry_at:?}");
+        assert_eq!(
+            handle(&mut machine, retry_at, Input::Timer),
+            [Command::Release],
+            "a release that failed is tried again"
+        );
+        handle(&mut machine, retry_at, THROTTLED);
+        assert!(machine.next_wake().unwrap() <= at(21));
+        assert_eq!(
+            handle(&mut machine, at(21), Input::Timer),
+            [Command::Finish]
+        );
+    }
+
+    #[test]
+    fn the_grant_with_the_newest_proof_counts_also_when_it_is_shorter() {
+        let mut machine = leader();
+        let renewed = |proven_at, lease| Input::Renewed {
+            proven_at: at(proven_at),
+            lease: lease * SECOND,
+        };
+        handle(&mut machine, at(10), Input::Timer);
+        let commands = handle(&mut machine, at(10), renewed(10, 18));
+        let Some(Command::Extend(span)) = commands.first() else {
+            panic!("{commands:?}");
+        };
+        assert!(span.valid_until < at(28), "{span:?}");
+        // An older answer shortens nothing.
+        assert_eq!(handle(&mut machine, at(11), renewed(9, 8)), []);
+        // Too short for a heartbeat: the work is told to stop in time.
+        let commands = handle(&mut machine, at(12), renewed(12, 8));
+        let Some(Command::Extend(short)) = commands.first() else {
+            panic!("{commands:?}");
+        };
+        assert!(short.valid_until < at(20), "{short:?}");
+        let retry_at = machine.next_wake().unwrap();
+        assert!(retry_at < short.cancel_at, "it is renewed before that");
+        let commands = handle(&mut machine, short.cancel_at, Input::Timer);
+        assert_eq!(commands[0], Command::Cancel(Cause::HeartbeatsMissed));
+    }
+
+    #[test]
+    fn a_grant_that_is_over_when_it_is_read_ends_the_term() {
+        let mut machine = leader();
+        handle(&mut machine, at(10), Input::Timer);
+        let (proven_at, lease) = (at(10), SECOND);
+        let commands = handle(&mut machine, at(12), Input::Renewed { proven_at, lease });
+        assert!(
+            commands.contains(&Command::End(Cause::Expired)),
+            "{commands:?}"
+        );
+    }
+
+    #[test]
+    fn work_that_runs_on_after_a_loss_is_reported() {
+        let mut machine = leader();
+        assert_eq!(
+            handle(&mut machine, at(1), Input::Lost),
+            [Command::End(Cause::Lost)]
+        );
+        assert_eq!(
+            handle(&mut machine, at(6), Input::Timer),
+            [Command::Overrun]
+        );
+        assert_eq!(
+            handle(&mut machine, at(7), Input::WorkEnded),
+            [Command::Finish]
+        );
+    }
+
+    fn probed() -> Machine {
+        let settings = Settings {
+            wakeup: Wakeup::Push,
+            drain_limit: 21 * SECOND,
+            answered: false,
+            probed: true,
+            seed: 1,
+        };
+        let mut machine = Machine::new(Policy::default(), settings);
+        let commands = handle(&mut machine, at(0), Input::Campaign);
+        assert_eq!(commands, [Command::Probe]);
+        machine
+    }
+
+    fn waiting() -> Machine {
+        let mut machine = probed();
+        let commands = handle(&mut machine, at(0), Input::Health(true));
+        assert_eq!(commands, [Command::Acquire]);
+        handle(&mut machine, at(0), Input::Taken { free_in: None });
+        machine
+    }
+
+    #[test]
+    fn a_waiting_candidates_probe_is_asked_every_retry_interval() {
+        let mut machine = waiting();
+        for second in 1..5 {
+            assert_eq!(machine.next_wake(), Some(at(second)));
+            let commands = handle(&mut machine, at(second), Input::Timer);
+            assert_eq!(commands, [Command::Probe]);
+            assert_eq!(handle(&mut machine, at(second), Input::Health(true)), []);
+        }
+    }
+
+    #[test]
+    fn one_that_says_no_withdraws_at_once_and_comes_back_under_a_new_number() {
+        let mut machine = waiting();
+        handle(&mut machine, at(1), Input::Timer);
+        assert_eq!(
+            handle(&mut machine, at(1), Input::Health(false)),
+            [Command::Withdraw]
+        );
+        handle(&mut machine, at(1), Input::Done);
+        // It flips back, but leaves at most once per heartbeat.
+        for second in 2..11 {
+            let commands = handle(&mut machine, at(second), Input::Timer);
+            assert_eq!(commands, [Command::Probe], "{second}");
+            assert_eq!(handle(&mut machine, at(second), Input::Health(true)), []);
+        }
+        handle(&mut machine, at(11), Input::Timer);
+        assert_eq!(
+            handle(&mut machine, at(11), Input::Health(true)),
+            [Command::Reenter, Command::Probe]
+        );
+        assert_eq!(
+            handle(&mut machine, at(11), Input::Health(true)),
+            [Command::Acquire]
+        );
+    }
+
+    #[test]
+    fn one_that_says_no_at_the_grant_does_not_lead() {
+        let mut machine = probed();
+        handle(&mut machine, at(0), Input::Health(true));
+        let (proven_at, lease) = (at(0), 20 * SECOND);
+        let commands = handle(&mut machine, at(1), Input::Held { proven_at, lease });
+        assert_eq!(commands, [Command::Probe]);
+        assert_eq!(
+            handle(&mut machine, at(1), Input::Health(false)),
+            [Command::Release]
+        );
+    }
+
+    #[test]
+    fn one_that_never_asked_the_store_has_nothing_to_take_back() {
+        let mut machine = probed();
+        assert_eq!(handle(&mut machine, at(0), Input::Health(false)), []);
+        handle(&mut machine, at(1), Input::Timer);
+        assert_eq!(
+            handle(&mut machine, at(1), Input::Health(true)),
+            [Command::Reenter, Command::Probe]
+        );
+        let mut machine = probed();
+        handle(&mut machine, at(0), Input::Health(false));
+        assert_eq!(
+            handle(&mut machine, at(0), Input::WorkEnded),
+            [Command::Finish]
+        );
     }
 }

@@ -189,8 +189,10 @@ impl Watch {
             }
             Err(error) => {
                 tracing::debug!(lock = %self.observer.lock, error = ?error.to_string(), "cannot look");
-                let pause = self.observer.policy.retry_interval();
-                let pause = pause.max(error.retry_after().unwrap_or_default());
+                let policy = &self.observer.policy;
+                let asked = error.retry_after().unwrap_or_default();
+                // A store may ask for any pause; a watcher that waits longer sees nothing.
+                let pause = policy.retry_interval().max(asked.min(policy.heartbeat()));
                 self.look_at = self.observer.clock.now() + pause;
                 Observation::Unknown { recorded: None }
             }

@@ -200,8 +200,8 @@ impl<T> PerProcess<T> {
                 Some((process, value)) if process.is_current() => return value,
                 Some(_) => generation = generation.next.get_or_init(|| Box::new(Self::new())),
                 None => {
-                    let made = generation.made.get_or_init(|| (Process::current(), make()));
-                    return &made.1;
+                    let own = || (Process::current(), make());
+                    return &generation.made.get_or_init(own).1;
                 }
             }
         }

@@ -53,6 +53,7 @@ pub(crate) fn event(election: &Inner, event: &Event) {
             tracing::warn!(lock, identity, attempts, ?slack, ?error, "heartbeat missed");
             metrics::slack(election, *slack);
         }
+        Event::Unhealthy => tracing::warn!(lock, identity, "unhealthy, not campaigning"),
         Event::StoreFailed(error) => {
             tracing::warn!(lock, identity, error = ?error.to_string(), "store failed, will retry");
         }

@@ -62,23 +62,37 @@ impl TermState {
         })
     }
 
-    /// Moves both ends; says whether the work had been told to stop meanwhile, by its own look at
-    /// the clock: what it was told once is not taken back.
+    /// Moves both ends, to later or to earlier; says whether the work had been told to stop
+    /// meanwhile, by its own look at the clock.
     pub(crate) fn extend(&self, span: Span) -> bool {
-        let cancel_at = span.cancel_at.as_nanos();
-        let kept = self
-            .cancel_at
-            .fetch_update(Ordering::AcqRel, Ordering::Acquire, |at| {
-                (at != OVER).then_some(cancel_at)
-            });
-        let valid_until = span.valid_until.as_nanos();
-        // An ended term stays ended, though nobody but the engine and the owner's drop end it.
-        let _ended = self
-            .valid_until
-            .fetch_update(Ordering::AcqRel, Ordering::Acquire, |at| {
-                (at != OVER).then_some(valid_until)
-            });
-        kept.is_err()
+        let moved = moved_unless_over(&self.valid_until, span.valid_until)
+            && moved_unless_over(&self.cancel_at, span.cancel_at);
+        // Those who wait for an end look again: it may have come nearer.
+        self.changed.notify_waiters();
+        !moved
+    }
+
+    /// How long the term is valid for; zero once it is over.
+    ///
+    /// Whoever sees that the end has come ends the term: the engine may be about to move the end
+    /// for an answer that it looked at a moment before, and a term never comes back.
+    fn remaining(&self) -> Duration {
+        loop {
+            let end = self.valid_until();
+            let remaining = end.since(self.clock.now());
+            if !remaining.is_zero() || end.as_nanos() == OVER {
+                return remaining;
+            }
+            let ended = self.valid_until.compare_exchange(
+                end.as_nanos(),
+                OVER,
+                Ordering::AcqRel,
+                Ordering::Acquire,
+            );
+            if ended.is_ok() {
+                return Duration::ZERO;
+            }
+        }
     }
 
     pub(crate) fn cancel(&self, cause: Cause) {
@@ -142,6 +156,14 @@ impl TermState {
     }
 }
 
+/// Sets `end`, unless it was reached or told before: what is over stays over.
+fn moved_unless_over(end: &AtomicU64, to: Time) -> bool {
+    end.fetch_update(Ordering::AcqRel, Ordering::Acquire, |at| {
+        (at != OVER).then_some(to.as_nanos())
+    })
+    .is_ok()
+}
+
 impl Term {
     pub(crate) fn new(state: Arc<TermState>) -> Self {
         Self { state }
@@ -150,12 +172,12 @@ impl Term {
     /// Whether the term is still valid: two atomic loads and one look at the clock. Never in a
     /// child that was forked since the term began.
     pub fn is_valid(&self) -> bool {
-        self.state.clock.now() < self.state.valid_until()
+        !self.state.remaining().is_zero()
     }
 
     /// How long the term is valid for if no further heartbeat gets through; zero when it is over.
     pub fn remaining(&self) -> Duration {
-        self.state.valid_until().since(self.state.clock.now())
+        self.state.remaining()
     }
 
     /// Leave to act, if the term is valid for at least `at_least` longer: ask beside each side
@@ -228,7 +250,9 @@ impl Term {
     ///
     /// Cancel safe.
     pub async fn lost(&self) {
-        self.state.reached(TermState::valid_until).await;
+        while self.is_valid() {
+            self.state.reached(TermState::valid_until).await;
+        }
     }
 
     /// Runs `work` until the term is cancelled, and drops it at its next await point then.

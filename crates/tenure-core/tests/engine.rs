@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use futures_util::StreamExt as _;
 use tenure_core::testing::TestBackend;
 use tenure_core::{
     Both, Cause, Election, ElectionBuilder, ElectionState, ErrorKind, Event, Generation, Identity,
@@ -463,8 +464,6 @@ async fn a_term_is_confirmed_by_a_heartbeat_sent_after_the_question() {
 
 #[tokio::test(start_paused = true)]
 async fn an_observer_sees_each_change_and_a_silent_store() {
-    use futures_util::StreamExt as _;
-
     let store = TestBackend::new();
     let observer = Observer::new(Arc::new(store.clone()), lock(), Policy::default());
     let mut seen = observer.watch();
@@ -612,4 +611,120 @@ async fn work_that_confirms_after_a_loss_returns_and_campaigns_again() {
     });
     let outcome = tokio::time::timeout(86_400 * SECOND, outcome).await;
     assert!(matches!(outcome, Ok(Ok(()))), "{outcome:?}");
+}
+
+/// A heartbeat that was under way when the value was published went out without it.
+#[tokio::test(start_paused = true)]
+async fn a_published_value_is_in_the_store_when_that_is_said() {
+    let store = TestBackend::new();
+    let election = election(&store, "a");
+    let leadership = Arc::new(election.campaign().await.unwrap());
+    let before = store.calls();
+    store.freeze();
+    while store.calls() == before {
+        tokio::time::sleep(SECOND / 10).await;
+    }
+    let publishing = tokio::spawn({
+        let leadership = leadership.clone();
+        async move {
+            let value = PublishedValue::new("10.0.0.2:80").unwrap();
+            leadership.publish(Some(value)).await
+        }
+    });
+    tokio::time::sleep(SECOND / 10).await;
+    store.thaw();
+    publishing.await.unwrap().unwrap();
+    let Occupancy::Led(holder) = store.holder(&lock()).await.unwrap() else {
+        panic!("somebody leads");
+    };
+    assert_eq!(holder.value.as_deref(), Some("10.0.0.2:80"));
+}
+
+fn asks_for_ten_minutes() -> Option<ErrorKind> {
+    Some(ErrorKind::Throttled {
+        retry_after: Some(600 * SECOND),
+    })
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_store_that_asks_for_ten_minutes_has_its_candidate_back_after_a_heartbeat() {
+    let store = TestBackend::new();
+    let election = election(&store, "a");
+    let mut events = election.events();
+    store.fail_with(asks_for_ten_minutes());
+    let before = now(&store);
+    let campaign = tokio::spawn(async move { election.campaign().await });
+    event(&mut events, |event| matches!(event, Event::StoreFailed(_))).await;
+    store.fail_with(None);
+    assert!(campaign.await.unwrap().unwrap().is_valid());
+    assert!(now(&store).since(before) <= Policy::default().heartbeat() + SECOND / 10);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_store_that_asks_a_leader_for_ten_minutes_does_not_cost_it_the_term() {
+    let store = TestBackend::new();
+    let election = election(&store, "a");
+    let mut events = election.events();
+    let leadership = election.campaign().await.unwrap();
+    store.fail_with(asks_for_ten_minutes());
+    event(&mut events, |event| {
+        matches!(event, Event::HeartbeatMissed { .. })
+    })
+    .await;
+    store.fail_with(None);
+    event(&mut events, |event| matches!(event, Event::Renewed { .. })).await;
+    tokio::time::sleep(100 * SECOND).await;
+    assert!(leadership.is_valid() && !leadership.is_cancelled());
+}
+
+#[tokio::test(start_paused = true)]
+async fn nor_a_watcher_its_sight_for_longer_than_a_heartbeat() {
+    let store = TestBackend::new();
+    let leadership = election(&store, "a").campaign().await.unwrap();
+    store.fail_with(asks_for_ten_minutes());
+    let observer = Observer::new(Arc::new(store.clone()), lock(), Policy::default());
+    let mut watch = observer.watch();
+    let blind = watch.next().await.unwrap();
+    assert!(matches!(blind, Observation::Unknown { .. }), "{blind:?}");
+    store.fail_with(None);
+    let before = now(&store);
+    let seen = watch.next().await.unwrap();
+    assert!(matches!(seen, Observation::Led { .. }), "{seen:?}");
+    assert!(now(&store).since(before) <= Policy::default().heartbeat() + SECOND / 10);
+    assert!(leadership.is_valid());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_store_that_asks_for_ten_minutes_does_not_hold_a_resigning_leader() {
+    let store = TestBackend::new();
+    let leadership = election(&store, "a").campaign().await.unwrap();
+    store.fail_with(asks_for_ten_minutes());
+    let before = now(&store);
+    let failed = leadership.resign().await.unwrap_err();
+    assert!(matches!(failed.kind(), ErrorKind::Throttled { .. }));
+    assert!(now(&store).since(before) <= Policy::default().lease() + SECOND / 10);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_unhealthy_candidate_leaves_while_it_waits_and_comes_back() {
+    let store = TestBackend::new();
+    let first = election(&store, "first").campaign().await.unwrap();
+    let healthy = Arc::new(AtomicBool::new(true));
+    let probe = healthy.clone();
+    let second = candidate(&store, "second")
+        .health(move || probe.load(Ordering::Relaxed))
+        .build()
+        .unwrap();
+    let mut events = second.events();
+    let waiting = tokio::spawn(async move { second.campaign().await });
+    tokio::time::sleep(30 * SECOND).await;
+    healthy.store(false, Ordering::Relaxed);
+    let before = now(&store);
+    event(&mut events, |event| matches!(event, Event::Unhealthy)).await;
+    assert!(now(&store).since(before) <= Policy::default().retry_interval());
+    first.resign().await.unwrap();
+    tokio::time::sleep(60 * SECOND).await;
+    assert_eq!(store.holder(&lock()).await.unwrap(), Occupancy::Free);
+    healthy.store(true, Ordering::Relaxed);
+    assert!(waiting.await.unwrap().unwrap().is_valid());
 }

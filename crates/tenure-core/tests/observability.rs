@@ -182,6 +182,17 @@ async fn everything() {
     drop(leadership);
     alice.settled().await;
 
+    // A health probe says no.
+    let lock = alice.lock().clone();
+    let unwell = Election::builder(Arc::new(backend.clone()), lock)
+        .policy(Policy::fast())
+        .health(|| false)
+        .build()
+        .unwrap();
+    let campaign = tokio::time::timeout(lease, unwell.campaign()).await;
+    assert!(campaign.is_err());
+    unwell.settled().await;
+
     // Work that is called, and a shutdown.
     let work = async |_term| Ok::<_, std::convert::Infallible>(Next::Stop);
     let ended = alice.run_until(std::future::pending(), work).await;

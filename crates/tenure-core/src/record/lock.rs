@@ -287,7 +287,7 @@ impl<S: RecordStore> Inner<S> {
         proven_at: Time,
         written: Versioned,
     ) -> Grant {
-        self.observations.wrote(lock, written.version, self.now());
+        self.observations.wrote(lock, &written, self.now());
         Grant::new(lock.clone(), candidate.clone(), token, lease, proven_at).with_state(written)
     }
 }

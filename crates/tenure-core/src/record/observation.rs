@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::{Liveness, MAX_LEASE, Versioned};
 use crate::sync::{Mutex, MutexGuard};
-use crate::{LockName, Time};
+use crate::{CampaignId, FencingToken, LockName, Time};
 
 /// What is known of a record's holder.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -19,7 +19,7 @@ pub(super) enum Standing {
     Unproven(Duration),
 }
 
-/// The last version of each lock's record, and when it was received.
+/// The last record of each lock, and when it was received.
 ///
 /// Holds one small entry for each lock this process has ever looked at.
 #[derive(Debug, Default)]
@@ -27,12 +27,34 @@ pub(super) struct Observations {
     seen: Mutex<HashMap<LockName, Seen>>,
 }
 
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 struct Seen {
-    version: u64,
+    mark: Mark,
     at: Time,
-    /// Whether the version has changed while we looked on, so somebody wrote it since.
+    /// Whether the record has changed while we looked on, so somebody wrote it since.
     fresh: bool,
+}
+
+/// What tells one write of a record from another. The version alone does not where versions begin
+/// again with a record that was deleted and written once more.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Mark {
+    version: u64,
+    identity: Option<Box<str>>,
+    campaign: Option<CampaignId>,
+    token: Option<FencingToken>,
+}
+
+impl Mark {
+    fn of(found: &Versioned) -> Self {
+        let holder = found.record.holder.as_ref();
+        Self {
+            version: found.version,
+            identity: holder.map(|holder| holder.identity.as_str().into()),
+            campaign: holder.and_then(|holder| holder.campaign),
+            token: holder.and_then(|holder| holder.token),
+        }
+    }
 }
 
 impl Observations {
@@ -41,7 +63,7 @@ impl Observations {
         // The record's own duration counts, not the observer's: fleets run mixed policies
         // (hazard 26, kubernetes#114872).
         let lease = found.record.lease.min(MAX_LEASE);
-        let seen = self.note(lock, found.version, now);
+        let (seen_at, fresh) = self.note(lock, found, now);
         if found.record.holder.is_none() {
             return Standing::Free;
         }
@@ -49,40 +71,42 @@ impl Observations {
             Liveness::Gone => Standing::Free,
             // At most one lease from now, whatever nonsense the record holds.
             Liveness::Until(end) => alive(end.since(now).min(lease), true),
-            Liveness::Observed => alive((seen.at + lease).since(now), seen.fresh),
+            Liveness::Observed => alive((seen_at + lease).since(now), fresh),
         }
     }
 
     /// Remembers a record that this process wrote itself: it is alive.
-    pub(super) fn wrote(&self, lock: &LockName, version: u64, now: Time) {
+    pub(super) fn wrote(&self, lock: &LockName, written: &Versioned, now: Time) {
         let seen = Seen {
-            version,
+            mark: Mark::of(written),
             at: now,
             fresh: true,
         };
         self.lock().insert(lock.clone(), seen);
     }
 
-    /// The lease runs from the receipt of a CHANGED version (I5).
-    fn note(&self, lock: &LockName, version: u64, now: Time) -> Seen {
+    /// The lease runs from the receipt of a CHANGED record (I5): when it was received, and
+    /// whether somebody was seen to write it.
+    fn note(&self, lock: &LockName, found: &Versioned, now: Time) -> (Time, bool) {
+        let mark = Mark::of(found);
         let mut all = self.lock();
         let Some(seen) = all.get_mut(lock) else {
             let seen = Seen {
-                version,
+                mark,
                 at: now,
                 fresh: false,
             };
             all.insert(lock.clone(), seen);
-            return seen;
+            return (now, false);
         };
-        if seen.version != version {
+        if seen.mark != mark {
             *seen = Seen {
-                version,
+                mark,
                 at: now,
                 fresh: true,
             };
         }
-        *seen
+        (seen.at, seen.fresh)
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<LockName, Seen>> {
@@ -144,6 +168,31 @@ mod tests {
         assert_eq!(judge(2, 134), Standing::Alive(SECOND));
         assert_eq!(judge(2, 135), Standing::Free);
         assert_eq!(judge(3, 200), Standing::Alive(20 * SECOND), "it came back");
+    }
+
+    /// A record that was deleted and written again may have the version that was seen before.
+    #[test]
+    fn another_holder_under_the_same_version_starts_a_lease_of_its_own() {
+        let changes: [(&str, fn(&mut RecordHolder)); 3] = [
+            ("identity", |holder| holder.identity = "third".to_owned()),
+            ("campaign", |holder| {
+                holder.campaign = Some(CampaignId::new(2))
+            }),
+            ("token", |holder| {
+                holder.token = Some(FencingToken::from_counter(7).unwrap());
+            }),
+        ];
+        for (what, change) in changes {
+            let seen = Observations::default();
+            let mut found = held(1, 20 * SECOND);
+            seen.judge(&lock(), &found, at(100));
+            change(found.record.holder.as_mut().unwrap());
+            assert_eq!(
+                seen.judge(&lock(), &found, at(119)),
+                Standing::Alive(20 * SECOND),
+                "{what}"
+            );
+        }
     }
 
     #[test]
