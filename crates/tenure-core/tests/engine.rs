@@ -9,9 +9,9 @@ use std::time::Duration;
 use futures_util::StreamExt as _;
 use tenure_core::testing::TestBackend;
 use tenure_core::{
-    Both, Cause, Election, ElectionBuilder, ElectionState, ErrorKind, Event, Generation, Identity,
-    InGeneration, LockBackend, LockName, MemoryBackend, Next, NotLeading, Observation, Observer,
-    Occupancy, Policy, PublishedValue, RunError, Time,
+    Both, CampaignId, Candidate, Cause, Election, ElectionBuilder, ElectionState, ErrorKind, Event,
+    Generation, Identity, InGeneration, LockBackend, LockName, MemoryBackend, Next, NotLeading,
+    Observation, Observer, Occupancy, Policy, PublishedValue, RunError, Time,
 };
 use tokio::sync::oneshot;
 
@@ -640,10 +640,10 @@ async fn a_published_value_is_in_the_store_when_that_is_said() {
     assert_eq!(holder.value.as_deref(), Some("10.0.0.2:80"));
 }
 
-fn asks_for_ten_minutes() -> Option<ErrorKind> {
-    Some(ErrorKind::Throttled {
+fn ask_for_ten_minutes(store: &TestBackend) {
+    store.fail_with(Some(ErrorKind::Throttled {
         retry_after: Some(600 * SECOND),
-    })
+    }));
 }
 
 #[tokio::test(start_paused = true)]
@@ -651,7 +651,7 @@ async fn a_store_that_asks_for_ten_minutes_has_its_candidate_back_after_a_heartb
     let store = TestBackend::new();
     let election = election(&store, "a");
     let mut events = election.events();
-    store.fail_with(asks_for_ten_minutes());
+    ask_for_ten_minutes(&store);
     let before = now(&store);
     let campaign = tokio::spawn(async move { election.campaign().await });
     event(&mut events, |event| matches!(event, Event::StoreFailed(_))).await;
@@ -666,13 +666,12 @@ async fn a_store_that_asks_a_leader_for_ten_minutes_does_not_cost_it_the_term() 
     let election = election(&store, "a");
     let mut events = election.events();
     let leadership = election.campaign().await.unwrap();
-    store.fail_with(asks_for_ten_minutes());
+    ask_for_ten_minutes(&store);
     event(&mut events, |event| {
         matches!(event, Event::HeartbeatMissed { .. })
     })
     .await;
     store.fail_with(None);
-    event(&mut events, |event| matches!(event, Event::Renewed { .. })).await;
     tokio::time::sleep(100 * SECOND).await;
     assert!(leadership.is_valid() && !leadership.is_cancelled());
 }
@@ -680,8 +679,13 @@ async fn a_store_that_asks_a_leader_for_ten_minutes_does_not_cost_it_the_term() 
 #[tokio::test(start_paused = true)]
 async fn nor_a_watcher_its_sight_for_longer_than_a_heartbeat() {
     let store = TestBackend::new();
-    let leadership = election(&store, "a").campaign().await.unwrap();
-    store.fail_with(asks_for_ten_minutes());
+    // Nothing is renewed, so no hint ends the pause.
+    let holder = Candidate::new(Identity::new("a").unwrap(), CampaignId::new(1));
+    store
+        .acquire(&lock(), &holder, 3600 * SECOND)
+        .await
+        .unwrap();
+    ask_for_ten_minutes(&store);
     let observer = Observer::new(Arc::new(store.clone()), lock(), Policy::default());
     let mut watch = observer.watch();
     let blind = watch.next().await.unwrap();
@@ -691,14 +695,13 @@ async fn nor_a_watcher_its_sight_for_longer_than_a_heartbeat() {
     let seen = watch.next().await.unwrap();
     assert!(matches!(seen, Observation::Led { .. }), "{seen:?}");
     assert!(now(&store).since(before) <= Policy::default().heartbeat() + SECOND / 10);
-    assert!(leadership.is_valid());
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_store_that_asks_for_ten_minutes_does_not_hold_a_resigning_leader() {
     let store = TestBackend::new();
     let leadership = election(&store, "a").campaign().await.unwrap();
-    store.fail_with(asks_for_ten_minutes());
+    ask_for_ten_minutes(&store);
     let before = now(&store);
     let failed = leadership.resign().await.unwrap_err();
     assert!(matches!(failed.kind(), ErrorKind::Throttled { .. }));

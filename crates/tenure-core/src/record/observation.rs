@@ -173,20 +173,16 @@ mod tests {
     /// A record that was deleted and written again may have the version that was seen before.
     #[test]
     fn another_holder_under_the_same_version_starts_a_lease_of_its_own() {
-        let changes: [(&str, fn(&mut RecordHolder)); 3] = [
-            ("identity", |holder| holder.identity = "third".to_owned()),
-            ("campaign", |holder| {
-                holder.campaign = Some(CampaignId::new(2))
-            }),
-            ("token", |holder| {
-                holder.token = Some(FencingToken::from_counter(7).unwrap());
-            }),
-        ];
-        for (what, change) in changes {
+        for what in ["identity", "campaign", "token"] {
             let seen = Observations::default();
             let mut found = held(1, 20 * SECOND);
             seen.judge(&lock(), &found, at(100));
-            change(found.record.holder.as_mut().unwrap());
+            let holder = found.record.holder.as_mut().unwrap();
+            match what {
+                "identity" => "third".clone_into(&mut holder.identity),
+                "campaign" => holder.campaign = Some(CampaignId::new(2)),
+                _ => holder.token = Some(FencingToken::from_counter(7).unwrap()),
+            }
             assert_eq!(
                 seen.judge(&lock(), &found, at(119)),
                 Standing::Alive(20 * SECOND),
