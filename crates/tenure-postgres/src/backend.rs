@@ -400,17 +400,17 @@ impl LockBackend for PostgresBackend {
             .state::<Term>()
             .ok_or_else(|| foreign(Operation::Release))?;
         let (session, key) = (term.session.clone(), term.key);
-        let (campaign, token) = (grant.candidate.campaign, grant.token);
-        let work = async move { session.release(key, campaign, Some(token)).await };
+        let (candidate, token) = (grant.candidate.clone(), grant.token);
+        let work = async move { session.release(key, &candidate, Some(token)).await };
         detached(&self.inner.runtime, Operation::Release, work).await
     }
 
     async fn withdraw(&self, lock: &LockName, candidate: &Candidate) -> Result<(), Error> {
         let key = self.inner.config.key_of(lock);
-        let (sessions, campaign) = (self.inner.hub.sessions(), candidate.campaign);
+        let (sessions, candidate) = (self.inner.hub.sessions(), candidate.clone());
         let work = async move {
             for session in sessions {
-                session.release(key, campaign, None).await?;
+                session.release(key, &candidate, None).await?;
             }
             Ok(())
         };

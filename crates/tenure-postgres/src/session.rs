@@ -498,7 +498,7 @@ impl Session {
             if held.lock != *lock {
                 return Err(collision(key, lock, held.lock.as_str()));
             }
-            if held.campaign != candidate.campaign {
+            if !held.is_of(candidate) {
                 return Ok(Attempt::Taken(Some(held.holder())));
             }
             // An earlier attempt's answer was lost: adopt it with a fresh proof.
@@ -649,12 +649,11 @@ impl Session {
     pub(crate) async fn release(
         &self,
         key: AdvisoryKey,
-        campaign: CampaignId,
+        candidate: &Candidate,
         token: Option<FencingToken>,
     ) -> Result<(), Trouble> {
-        let meant = |held: &Held| {
-            held.campaign == campaign && token.is_none_or(|token| token == held.token)
-        };
+        let meant =
+            |held: &Held| held.is_of(candidate) && token.is_none_or(|token| token == held.token);
         match self.release_if(key, meant).await {
             // The server frees what the session held.
             Err(_) if self.ended().is_some() => Ok(()),
@@ -670,7 +669,7 @@ impl Session {
         token: FencingToken,
         not_before: Time,
     ) -> Result<Standing, Trouble> {
-        let ours = |held: &Held| held.campaign == candidate.campaign && held.token == token;
+        let ours = |held: &Held| held.is_of(candidate) && held.token == token;
         let Some(slot) = self.slot(key) else {
             return Ok(Standing::Lost);
         };
@@ -942,6 +941,11 @@ impl Session {
 }
 
 impl Held {
+    /// Numbers of campaigns repeat where memory is copied, so the identity counts too.
+    fn is_of(&self, candidate: &Candidate) -> bool {
+        self.campaign == candidate.campaign && self.identity == candidate.identity
+    }
+
     fn holder(&self) -> Holder {
         let mut holder = Holder::new(self.identity.as_str());
         holder.token = Some(self.token);

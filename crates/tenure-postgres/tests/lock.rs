@@ -63,6 +63,40 @@ async fn one_holder_and_adoption_and_release() {
     until(&server.admin().await, NO_LOCKS).await;
 }
 
+/// Two processes can draw the same number: a virtual machine that was cloned with its memory.
+#[tokio::test]
+async fn candidates_with_the_same_campaign_number_are_two() {
+    let Some(server) = start(&[]) else { return };
+    let backend = server.connect().await;
+    // From the fifth identity on they share a session, which holds the locks of all of them.
+    for other in ["other-0", "other-1", "other-2", "other-3"] {
+        let (name, other) = (lock(other), candidate(other, 1));
+        held(backend.acquire(&name, &other, LONG).await.unwrap());
+    }
+    let name = lock("batch");
+    let (ann, bob) = (candidate("ann", 1), candidate("bob", 1));
+    let grant = held(backend.acquire(&name, &ann, LONG).await.unwrap());
+    let holder = taken(backend.acquire(&name, &bob, LONG).await.unwrap());
+    assert_eq!(holder.unwrap().identity, "ann");
+    let elsewhere = server.connect().await;
+    taken(elsewhere.acquire(&name, &bob, LONG).await.unwrap());
+
+    // Nor does one touch the other's term, from whatever session.
+    let mut forged = grant.clone();
+    forged.candidate = bob.clone();
+    let renewal = backend.renew(&forged, Time::ZERO).await.unwrap();
+    assert!(matches!(renewal, Renewal::Lost { .. }), "{renewal:?}");
+    backend.release(&forged).await.unwrap();
+    for stranger in [&bob, &candidate("other-0", 1)] {
+        backend.withdraw(&name, stranger).await.unwrap();
+    }
+    let grant = renewed(backend.renew(&grant, backend.clock().now()).await.unwrap());
+    taken(elsewhere.acquire(&name, &bob, LONG).await.unwrap());
+    backend.release(&grant).await.unwrap();
+    let next = held(backend.acquire(&name, &bob, LONG).await.unwrap());
+    assert!(next.token > grant.token);
+}
+
 #[tokio::test]
 async fn observers_learn_token_and_value_without_a_table() {
     let Some(server) = start(&[]) else { return };
