@@ -6,12 +6,12 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
+use futures_util::stream;
 use tenure_core::{
     Acquired, BootClock, Candidate, Capabilities, Changes, Check, Error, ErrorKind, Expiry,
     FencingGuarantee, FencingToken, Grant, Identity, LockBackend, LockName, Loss, Occupancy,
     Operation, Order, Renewal, Rises, SharedClock, Time, Wakeup,
 };
-use tokio::runtime::Handle;
 use tokio::sync::oneshot;
 
 use crate::checks;
@@ -22,6 +22,7 @@ use crate::hub::Hub;
 use crate::key::AdvisoryKey;
 use crate::link::{self, Link};
 use crate::session::{Attempt, Session, Standing};
+use crate::tasks::Tasks;
 
 /// The lease of the session that only looks who holds a lock.
 const OBSERVING: Duration = Duration::from_secs(60);
@@ -42,6 +43,11 @@ const ANSWER: Duration = Duration::from_millis(300);
 /// [`watch_sessions`](PostgresConfig::watch_sessions) more while it waits for others' locks.
 /// Clones share them. When the last clone and grant are dropped the sessions are closed, and the
 /// server frees what they held.
+///
+/// Belongs to the process that connects. In a child that is forked later every call fails with
+/// [`Forked`](ErrorKind::Forked), and dropping its copy does nothing to the parent's sessions. The
+/// child must not run the parent's runtime, and it keeps the parent's sockets open: if the parent
+/// is killed while such a child lives, the server frees the locks at the end of the lease.
 #[derive(Clone)]
 pub struct PostgresBackend {
     inner: Arc<Inner>,
@@ -51,7 +57,7 @@ struct Inner {
     config: Arc<PostgresConfig>,
     clock: SharedClock,
     hub: Arc<Hub>,
-    runtime: Handle,
+    tasks: Tasks,
     places: Mutex<HashMap<Whose, Arc<Place>>>,
     /// The connection that `connect` has made and checked, until the first session needs one.
     spare: Mutex<Option<Link>>,
@@ -104,9 +110,12 @@ impl PostgresBackend {
     ) -> Result<Self, Error> {
         config.check()?;
         let config = Arc::new(config);
-        let runtime = Handle::current();
-        let hub = Hub::new(config.clone(), runtime.clone());
-        let link = link::connect(&config, hub.listener())
+        let tasks = Tasks::here();
+        let hub = Hub::new(config.clone(), tasks.clone());
+        let connecting = link::connect(&config, hub.listener());
+        let link = tasks
+            .process
+            .confine(connecting)
             .await
             .map_err(|mut trouble| {
                 if trouble.is_standby() {
@@ -121,7 +130,7 @@ impl PostgresBackend {
                 config,
                 clock,
                 hub,
-                runtime,
+                tasks,
                 places: Mutex::default(),
                 spare: Mutex::new(Some(link)),
             }),
@@ -136,19 +145,26 @@ impl PostgresBackend {
     ///
     /// Waits for another transaction that is open in the same session. Fails with
     /// [`Conflict`](ErrorKind::Conflict) when this backend does not hold that term (any more), or
-    /// when the other one stays open, and with [`Timeout`](ErrorKind::Timeout) when the server
-    /// does not answer. Dropping the future rolls back.
+    /// when the other one stays open, with [`Timeout`](ErrorKind::Timeout) when the server does not
+    /// answer, and with [`Forked`](ErrorKind::Forked) in a child that was forked since the backend
+    /// connected. Dropping the future rolls back.
     pub async fn begin(
         &self,
         lock: &LockName,
         token: FencingToken,
     ) -> Result<GuardedTransaction, Error> {
+        self.check_process(Operation::Campaign)?;
         let key = self.inner.config.key_of(lock);
         let sessions = self.inner.hub.sessions();
         let session = sessions
             .into_iter()
             .find(|session| session.leads(key, token));
         GuardedTransaction::begin(session, key, lock, token).await
+    }
+
+    /// Fails in a child that was forked since: its copies of the sessions are the parent's.
+    fn check_process(&self, operation: Operation) -> Result<(), Error> {
+        self.inner.tasks.process.check(operation)
     }
 
     /// The advisory key of a lock.
@@ -272,11 +288,11 @@ impl Inner {
 
 /// Runs `work` to its end on the backend's runtime, whatever becomes of the caller.
 async fn detached<T: Send + 'static>(
-    runtime: &Handle,
+    tasks: &Tasks,
     operation: Operation,
     work: impl Future<Output = Result<T, Trouble>> + Send + 'static,
 ) -> Result<T, Error> {
-    match runtime.spawn(work).await {
+    match tasks.spawn(work).await {
         Ok(outcome) => outcome.map_err(|trouble| trouble.into_error(operation)),
         Err(_) => Err(runtime_is_gone(operation)),
     }
@@ -340,10 +356,11 @@ impl LockBackend for PostgresBackend {
         candidate: &Candidate,
         lease: Duration,
     ) -> Result<Acquired, Error> {
+        self.check_process(Operation::Acquire)?;
         let (answer, attempt) = oneshot::channel();
         let (inner, task_lock, task_candidate) =
             (self.inner.clone(), lock.clone(), candidate.clone());
-        self.inner.runtime.spawn(async move {
+        self.inner.tasks.spawn(async move {
             let gone = || answer.is_closed();
             let outcome = inner
                 .acquire(&task_lock, &task_candidate, lease, gone)
@@ -377,6 +394,7 @@ impl LockBackend for PostgresBackend {
     }
 
     async fn renew(&self, grant: &Grant, not_before: Time) -> Result<Renewal, Error> {
+        self.check_process(Operation::Renew)?;
         let term = grant
             .state::<Term>()
             .ok_or_else(|| foreign(Operation::Renew))?;
@@ -396,16 +414,18 @@ impl LockBackend for PostgresBackend {
     }
 
     async fn release(&self, grant: &Grant) -> Result<(), Error> {
+        self.check_process(Operation::Release)?;
         let term = grant
             .state::<Term>()
             .ok_or_else(|| foreign(Operation::Release))?;
         let (session, key) = (term.session.clone(), term.key);
         let (candidate, token) = (grant.candidate.clone(), grant.token);
         let work = async move { session.release(key, &candidate, Some(token)).await };
-        detached(&self.inner.runtime, Operation::Release, work).await
+        detached(&self.inner.tasks, Operation::Release, work).await
     }
 
     async fn withdraw(&self, lock: &LockName, candidate: &Candidate) -> Result<(), Error> {
+        self.check_process(Operation::Withdraw)?;
         let key = self.inner.config.key_of(lock);
         let (sessions, candidate) = (self.inner.hub.sessions(), candidate.clone());
         let work = async move {
@@ -414,10 +434,11 @@ impl LockBackend for PostgresBackend {
             }
             Ok(())
         };
-        detached(&self.inner.runtime, Operation::Withdraw, work).await
+        detached(&self.inner.tasks, Operation::Withdraw, work).await
     }
 
     async fn holder(&self, lock: &LockName) -> Result<Occupancy, Error> {
+        self.check_process(Operation::Holder)?;
         let (inner, lock) = (self.inner.clone(), lock.clone());
         let work = async move {
             let key = inner.config.key_of(&lock);
@@ -427,16 +448,22 @@ impl LockBackend for PostgresBackend {
                 None => Occupancy::Free,
             })
         };
-        detached(&self.inner.runtime, Operation::Holder, work).await
+        detached(&self.inner.tasks, Operation::Holder, work).await
     }
 
     fn changes(&self, lock: &LockName) -> Changes {
+        if !self.inner.tasks.process.is_current() {
+            return Box::pin(stream::empty());
+        }
         self.inner.hub.changes(self.inner.config.key_of(lock))
     }
 
     /// The end of the session, as soon as its connection is closed: the server has freed its locks
     /// by then.
     fn loss(&self, grant: &Grant) -> Option<Loss> {
+        if !self.inner.tasks.process.is_current() {
+            return None;
+        }
         let end = grant.state::<Term>()?.session.end();
         Some(Box::pin(async move {
             let _trouble = end.await;
@@ -444,6 +471,13 @@ impl LockBackend for PostgresBackend {
     }
 
     async fn diagnose(&self, _lock: &LockName, lease: Duration) -> Vec<Check> {
-        checks::diagnose(&self.inner.config, lease).await
+        // There is no operation for it: it looks, as `holder` does.
+        if let Err(error) = self.check_process(Operation::Holder) {
+            return vec![checks::forked(&error)];
+        }
+        let process = &self.inner.tasks.process;
+        process
+            .confine(checks::diagnose(&self.inner.config, lease))
+            .await
     }
 }

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tenure_core::Check;
+use tenure_core::{Check, Error};
 use tokio_postgres::SimpleQueryMessage;
 
 use crate::config::{Address, PostgresConfig, TlsMode};
@@ -74,6 +74,11 @@ pub(crate) async fn diagnose(config: &PostgresConfig, lease: Duration) -> Vec<Ch
         .unwrap_or_else(|_| vec![failed("settings", &Trouble::silent("the server", limit))])
 }
 
+/// In a child of the process that the backend belongs to.
+pub(crate) fn forked(error: &Error) -> Check {
+    Check::unusable("process", error.message(), "connect after the fork")
+}
+
 fn failed(name: &'static str, trouble: &Trouble) -> Check {
     Check::unusable(name, trouble.message(), "mend that, and look again")
 }
@@ -96,7 +101,7 @@ async fn silence(link: &Link, config: &PostgresConfig, lease: Duration) -> Check
 }
 
 async fn look(link: &Link) -> Result<Seen, Trouble> {
-    let answer = link.client.simple_query(QUESTION).await?;
+    let answer = link.client().simple_query(QUESTION).await?;
     let row = answer.iter().find_map(|message| match message {
         SimpleQueryMessage::Row(row) => Some(row),
         _ => None,

@@ -127,7 +127,7 @@ impl GuardedTransaction {
         );
         let (turn, over) = oneshot::channel();
         let end = session.end();
-        session.runtime().spawn(async move {
+        session.tasks().spawn(async move {
             // The application may keep a transaction for longer than its session lives.
             tokio::select! {
                 _ = over => {}
@@ -202,6 +202,9 @@ impl GuardedTransaction {
 
     /// Until `note` it counts as failed: the future may be dropped in between.
     fn session(&mut self) -> Result<Arc<Session>, Error> {
+        if let Some((session, _)) = &self.session {
+            session.tasks().process.check(Operation::Campaign)?;
+        }
         match &self.session {
             Some((session, _)) if !self.failed => {
                 self.failed = true;
@@ -249,8 +252,13 @@ impl Drop for GuardedTransaction {
         let Some((session, turn)) = self.session.take() else {
             return;
         };
-        let runtime = session.runtime().clone();
-        runtime.spawn(async move {
+        if !session.is_ours() {
+            // The parent goes on with it: no end of the turn is told, either.
+            std::mem::forget(turn);
+            return;
+        }
+        let tasks = session.tasks().clone();
+        tasks.spawn(async move {
             let rollback = session.client().batch_execute("ROLLBACK");
             match timeout(session.patience(), rollback).await {
                 Ok(Ok(())) => {}

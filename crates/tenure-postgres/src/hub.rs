@@ -18,8 +18,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
 use futures_util::stream;
-use tenure_core::{Changes, FencingToken, Hint, Holder, Time};
-use tokio::runtime::Handle;
+use tenure_core::{Changes, FencingToken, Hint, Holder, Kept, Time};
 use tokio::sync::{Notify, watch};
 use tokio::task::AbortHandle;
 use tokio_postgres::{CancelToken, NoTls, Notification};
@@ -29,6 +28,7 @@ use crate::errors::Trouble;
 use crate::key::{ALIVE, AdvisoryKey};
 use crate::link::{self, Link, Listener};
 use crate::session::Session;
+use crate::tasks::Tasks;
 
 /// A session can also end under a living leader, whose connection was reset or closed by somebody
 /// else. It learns that within a millisecond, and stops; those who wait for its locks hold back so
@@ -41,8 +41,8 @@ const REMEMBERED: usize = 10_000;
 /// What all sessions of a backend share.
 pub(crate) struct Hub {
     config: Arc<PostgresConfig>,
-    runtime: Handle,
-    state: Mutex<State>,
+    tasks: Tasks,
+    state: Kept<Mutex<State>>,
     /// A term was announced.
     announced: Notify,
 }
@@ -157,11 +157,11 @@ fn parse(pid: i32, payload: &str) -> Option<Message> {
 }
 
 impl Hub {
-    pub(crate) fn new(config: Arc<PostgresConfig>, runtime: Handle) -> Arc<Self> {
+    pub(crate) fn new(config: Arc<PostgresConfig>, tasks: Tasks) -> Arc<Self> {
         Arc::new(Self {
             config,
-            runtime,
-            state: Mutex::default(),
+            state: tasks.process.keep(Mutex::default()),
+            tasks,
             announced: Notify::new(),
         })
     }
@@ -347,9 +347,9 @@ impl Hub {
             return false;
         }
         let (hub, config) = (Arc::downgrade(self), self.config.clone());
-        let runtime = self.runtime.clone();
-        let task = self.runtime.spawn(async move {
-            let outcome = await_end(&config, &runtime, pid).await;
+        let tasks = self.tasks.clone();
+        let task = self.tasks.spawn(async move {
+            let outcome = await_end(&config, &tasks, pid).await;
             tokio::time::sleep(HEARS_OF_ITS_END).await;
             if let Err(trouble) = &outcome {
                 // The candidates look once per heartbeat instead.
@@ -430,6 +430,10 @@ struct Subscription {
 
 impl Drop for Subscription {
     fn drop(&mut self) {
+        if !self.hub.state.is_ours() {
+            // Another thread may have held the lock when this child was forked.
+            return;
+        }
         self.receiver = None;
         let mut state = self.hub.state();
         let waiting = state.waiting.get(&self.key);
@@ -444,7 +448,7 @@ impl Drop for Subscription {
 const WATCHER_LEASE: Duration = Duration::from_secs(10);
 
 /// Waits, on a session of its own, until the session `pid` is gone.
-async fn await_end(config: &PostgresConfig, runtime: &Handle, pid: i32) -> Result<(), Trouble> {
+async fn await_end(config: &PostgresConfig, tasks: &Tasks, pid: i32) -> Result<(), Trouble> {
     let silent: Listener = Arc::new(|_: &Notification| {});
     let link = link::connect(config, silent).await?;
     // Nothing may end the wait, but a ghost must go: see the reference on each of these in
@@ -455,13 +459,13 @@ async fn await_end(config: &PostgresConfig, runtime: &Handle, pid: i32) -> Resul
         .await
         .map_err(|_| Trouble::silent("the server", limit))??;
     let mut waiting = CancelOnDrop {
-        cancel: Some(link.client.cancel_token()),
+        cancel: Some(link.client().cancel_token()),
         tls: config.tls,
-        runtime: runtime.clone(),
+        tasks: tasks.clone(),
         config: config.clone(),
     };
     let sql = format!("SELECT pg_advisory_lock_shared({ALIVE}, {pid})");
-    let ended = link.client.simple_query(&sql).await;
+    let ended = link.client().simple_query(&sql).await;
     waiting.cancel = None;
     ended?;
     Ok(())
@@ -471,7 +475,7 @@ async fn await_end(config: &PostgresConfig, runtime: &Handle, pid: i32) -> Resul
 struct CancelOnDrop {
     cancel: Option<CancelToken>,
     tls: TlsMode,
-    runtime: Handle,
+    tasks: Tasks,
     config: PostgresConfig,
 }
 
@@ -481,7 +485,7 @@ impl Drop for CancelOnDrop {
             return;
         };
         let (tls, config) = (self.tls, self.config.clone());
-        self.runtime.spawn(async move {
+        self.tasks.spawn(async move {
             let request = async {
                 match tls {
                     TlsMode::Disable => cancel.cancel_query(NoTls).await.ok(),
@@ -523,7 +527,7 @@ mod tests {
     fn hub(watch_sessions: usize) -> Arc<Hub> {
         let config = PostgresConfig::server("127.0.0.1:1").unwrap();
         let config = config.watch_sessions(watch_sessions);
-        Hub::new(Arc::new(config), Handle::current())
+        Hub::new(Arc::new(config), Tasks::here())
     }
 
     #[tokio::test]

@@ -82,6 +82,7 @@ mod hub;
 mod key;
 mod link;
 mod session;
+mod tasks;
 #[cfg(feature = "_tls")]
 mod tls;
 

@@ -4,9 +4,8 @@ use std::future::poll_fn;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use tenure_core::ErrorKind;
+use tenure_core::{ErrorKind, Kept};
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, DuplexStream};
-use tokio::runtime::Handle;
 use tokio::sync::watch;
 use tokio::task::AbortHandle;
 use tokio_postgres::config::SslMode;
@@ -15,6 +14,7 @@ use tokio_postgres::{AsyncMessage, Client, Connection, NoTls, Notification, Simp
 
 use crate::config::{Address, PostgresConfig, TlsMode};
 use crate::errors::Trouble;
+use crate::tasks::Tasks;
 
 /// The channel on which sessions tell each other of locks.
 pub(crate) const CHANNEL: &str = "tenure";
@@ -25,9 +25,9 @@ const FIRST_WITH_LEASE: u32 = 14_00_00;
 /// What is done with each notification.
 pub(crate) type Listener = Arc<dyn Fn(&Notification) + Send + Sync>;
 
-/// A session at the server. Ends with this value.
+/// A session at the server. Ends with this value, but not with a forked child's copy of it.
 pub(crate) struct Link {
-    pub(crate) client: Client,
+    live: Kept<Live>,
     /// The session's process at the server.
     pub(crate) pid: i32,
     /// Since when the server has kept its locks, as its own text.
@@ -36,14 +36,22 @@ pub(crate) struct Link {
     age: (Duration, Instant),
     /// Whether it tells of all by which it can lose them.
     pub(crate) sees_restarts: bool,
+}
+
+struct Live {
+    client: Client,
     ended: watch::Sender<Option<Trouble>>,
     connection: AbortHandle,
 }
 
 impl Link {
+    pub(crate) fn client(&self) -> &Client {
+        &self.live.client
+    }
+
     /// Why the session has ended, if it has.
     pub(crate) fn ended(&self) -> Option<Trouble> {
-        self.ended.borrow().clone()
+        self.live.ended.borrow().clone()
     }
 
     /// For how long at least the server has lost no lock.
@@ -54,7 +62,7 @@ impl Link {
 
     /// Returns when the session has ended.
     pub(crate) fn end(&self) -> impl Future<Output = Trouble> + Send + use<> {
-        let mut ended = self.ended.subscribe();
+        let mut ended = self.live.ended.subscribe();
         async move {
             match ended.wait_for(Option::is_some).await {
                 Ok(trouble) => trouble.clone().unwrap_or_else(Trouble::closed),
@@ -65,12 +73,12 @@ impl Link {
 
     /// Ends the session; the server then frees what it holds.
     pub(crate) fn close(&self, trouble: &Trouble) {
-        note_end(&self.ended, trouble);
-        self.connection.abort();
+        note_end(&self.live.ended, trouble);
+        self.live.connection.abort();
     }
 }
 
-impl Drop for Link {
+impl Drop for Live {
     fn drop(&mut self) {
         self.connection.abort();
     }
@@ -204,7 +212,8 @@ where
 {
     let ended = watch::Sender::new(None);
     let told = ended.clone();
-    let task = Handle::current().spawn(async move {
+    let tasks = Tasks::here();
+    let task = tasks.spawn(async move {
         let trouble = loop {
             match poll_fn(|cx| connection.poll_message(cx)).await {
                 Some(Ok(AsyncMessage::Notification(notification))) => listener(&notification),
@@ -217,13 +226,15 @@ where
         note_end(&told, &trouble);
     });
     Link {
-        client,
+        live: tasks.process.keep(Live {
+            client,
+            ended,
+            connection: task.abort_handle(),
+        }),
         pid: 0,
         reign: String::new(),
         age: (Duration::ZERO, Instant::now()),
         sees_restarts: false,
-        ended,
-        connection: task.abort_handle(),
     }
 }
 
@@ -231,7 +242,7 @@ where
 async fn check(config: &PostgresConfig, mut link: Link) -> Result<Link, Trouble> {
     // No prepared statement yet: a pooler could send its parts to different sessions.
     let answer = link
-        .client
+        .client()
         .simple_query(
             "SELECT current_setting('server_version_num'), pg_is_in_recovery()::text, \
              current_setting('transaction_read_only'), pg_backend_pid()::text, \
@@ -259,7 +270,7 @@ async fn check(config: &PostgresConfig, mut link: Link) -> Result<Link, Trouble>
              URL (options=-c%20synchronous_commit%3Don)",
         ));
     }
-    let announced = announced_pid(&link.client).await;
+    let announced = announced_pid(link.client()).await;
     if announced != Some(link.pid) && !config.session_pooler {
         return Err(Trouble::new(
             ErrorKind::Unsupported,
@@ -268,7 +279,7 @@ async fn check(config: &PostgresConfig, mut link: Link) -> Result<Link, Trouble>
              session mode (pooler=session in the URL)",
         ));
     }
-    let reign = reign(&link.client).await?;
+    let reign = reign(link.client()).await?;
     link.reign = reign.id;
     link.age = (reign.age, Instant::now());
     link.sees_restarts = reign.sees_restarts;

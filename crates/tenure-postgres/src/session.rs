@@ -17,10 +17,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
 use tenure_core::{
-    CampaignId, Candidate, ErrorKind, FencingToken, Holder, Identity, LockName, PublishedValue,
-    SharedClock, Time,
+    CampaignId, Candidate, ErrorKind, FencingToken, Holder, Identity, Kept, LockName,
+    PublishedValue, SharedClock, Time,
 };
-use tokio::runtime::Handle;
 use tokio::sync::{Notify, RwLock, Semaphore};
 use tokio_postgres::error::{DbError, Severity};
 use tokio_postgres::types::ToSql;
@@ -31,6 +30,7 @@ use crate::errors::Trouble;
 use crate::hub::{Announcement, Hub, ask_message, free_message};
 use crate::key::{ALIVE, AdvisoryKey, application_name};
 use crate::link::{CHANNEL, Link};
+use crate::tasks::Tasks;
 
 /// The least a query may take before the session counts as dead, however short the lease.
 const PATIENCE: Duration = Duration::from_secs(1);
@@ -43,8 +43,9 @@ pub(crate) struct Session {
     /// Nothing is granted before.
     quiet_until: Time,
     hub: Arc<Hub>,
-    runtime: Handle,
-    statements: Statements,
+    tasks: Tasks,
+    /// Dropping one closes it at the server.
+    statements: Kept<Statements>,
     slots: Mutex<HashMap<AdvisoryKey, Arc<Slot>>>,
     /// One heartbeat at a time; who waits finds it done.
     heart: tokio::sync::Mutex<()>,
@@ -126,7 +127,7 @@ impl Claim {
         let session = self.session.take()?;
         if self.is_new {
             let (kept, key) = (session.clone(), self.key);
-            session.runtime.spawn(async move {
+            session.tasks.spawn(async move {
                 kept.acquired.notify_one();
                 kept.tell_if_possible(key).await;
             });
@@ -137,10 +138,10 @@ impl Claim {
 
 impl Drop for Claim {
     fn drop(&mut self) {
-        if let Some(session) = self.session.take() {
+        if let Some(session) = self.session.take().filter(|session| session.is_ours()) {
             let (key, number) = (self.key, self.number);
-            let runtime = session.runtime.clone();
-            runtime.spawn(async move {
+            let tasks = session.tasks.clone();
+            tasks.spawn(async move {
                 // If that fails, the session is closed, which frees the lock too.
                 let _given_back = session.release_if(key, |held| held.claim == number).await;
             });
@@ -182,9 +183,9 @@ pub(crate) async fn set_up(
          SET tcp_keepalives_count = {PROBES}; SET statement_timeout = 0; SET lock_timeout = 0; \
          SET standard_conforming_strings = on; SET application_name = '{quoted}'"
     );
-    link.client.batch_execute(&sql).await?;
+    link.client().batch_execute(&sql).await?;
     let check = "SET client_connection_check_interval = 1000";
-    if let Err(error) = link.client.batch_execute(check).await {
+    if let Err(error) = link.client().batch_execute(check).await {
         // Older servers and some systems have none; keepalives and the lease remain.
         tracing::debug!(%error, "no client_connection_check_interval");
     }
@@ -215,7 +216,7 @@ const UNHEARD: Duration = Duration::from_secs(1);
 async fn verify(link: &Link, meant: &[(&str, &str)]) -> Result<(), Trouble> {
     let shown = "SELECT name, setting FROM pg_settings WHERE name IN ('application_name', \
                  'idle_in_transaction_session_timeout', 'idle_session_timeout')";
-    let answer = link.client.simple_query(shown).await?;
+    let answer = link.client().simple_query(shown).await?;
     for (name, value) in meant {
         let set = answer.iter().find_map(|message| match message {
             SimpleQueryMessage::Row(row) if row.get(0) == Some(name) => row.get(1),
@@ -241,7 +242,7 @@ pub(crate) async fn check_sequence(link: &Link, sequence: &str) -> Result<(), Tr
         FROM pg_sequence s JOIN pg_class c ON c.oid = s.seqrelid \
         WHERE c.oid = to_regclass($1)";
     let refused = |reason: String| Err(Trouble::new(ErrorKind::Misconfigured, reason));
-    let Some(row) = link.client.query_opt(SETTINGS, &[&sequence]).await? else {
+    let Some(row) = link.client().query_opt(SETTINGS, &[&sequence]).await? else {
         return refused(format!(
             "there is no sequence {sequence}; CREATE SEQUENCE {sequence}"
         ));
@@ -284,7 +285,7 @@ pub(crate) async fn check_sequence(link: &Link, sequence: &str) -> Result<(), Tr
 
 impl Statements {
     async fn prepare(link: &Link, config: &PostgresConfig) -> Result<Self, Trouble> {
-        let client = &link.client;
+        let client = link.client();
         let lock = "CASE WHEN $1::int8 IS NULL THEN pg_try_advisory_lock($2::int4, $3::int4) \
                     ELSE pg_try_advisory_lock($1::int8) END";
         // Whatever the session's setting has become, the token is on disk when it is given. A
@@ -377,15 +378,16 @@ impl Session {
             let statements = Statements::prepare(&link, &config).await?;
             // Sessions that only wait do not listen: each notification would wake them.
             let listen = format!("LISTEN {CHANNEL}");
-            link.client.batch_execute(&listen).await?;
+            link.client().batch_execute(&listen).await?;
             let alive = format!("SELECT pg_try_advisory_lock({ALIVE}, pg_backend_pid())");
             // Without it, others learn of this session's death with their next look only.
-            link.client.simple_query(&alive).await?;
+            link.client().simple_query(&alive).await?;
             Ok::<_, Trouble>(statements)
         };
         let statements = tokio::time::timeout(limit, preparing)
             .await
             .map_err(|_| Trouble::silent("the server", limit))??;
+        let tasks = Tasks::here();
         let quiet_until = hub.quiet_until(&link, clock.now(), lease);
         let session = Arc::new(Self {
             link,
@@ -394,8 +396,8 @@ impl Session {
             lease,
             quiet_until,
             hub,
-            runtime: Handle::current(),
-            statements,
+            statements: tasks.process.keep(statements),
+            tasks,
             slots: Mutex::default(),
             heart: tokio::sync::Mutex::default(),
             gate: Arc::default(),
@@ -406,7 +408,7 @@ impl Session {
         session.hub.add(&session);
         let (end, watched) = (session.link.end(), Arc::downgrade(&session));
         let clock = session.clock.clone();
-        session.runtime.spawn(sweep(watched, end, clock));
+        session.tasks.spawn(sweep(watched, end, clock));
         Ok(session)
     }
 
@@ -461,7 +463,7 @@ impl Session {
         parameters: &[&(dyn ToSql + Sync)],
     ) -> Result<Row, Trouble> {
         let limit = self.patience();
-        let query = self.link.client.query_one(statement, parameters);
+        let query = self.link.client().query_one(statement, parameters);
         match tokio::time::timeout(limit, query).await {
             Ok(Ok(row)) => Ok(row),
             Ok(Err(error)) => {
@@ -793,7 +795,7 @@ impl Session {
     pub(crate) fn announce(self: &Arc<Self>, key: AdvisoryKey) {
         if self.announcement(key).is_some() {
             let session = self.clone();
-            self.runtime
+            self.tasks
                 .spawn(async move { session.tell_if_possible(key).await });
         }
     }
@@ -844,7 +846,7 @@ impl Session {
             let _shared = self.gate.read().await;
             let statement = &self.statements.holder;
             let parameters: [&(dyn ToSql + Sync); 2] = [&bits, &kind];
-            let query = self.link.client.query_opt(statement, &parameters);
+            let query = self.link.client().query_opt(statement, &parameters);
             let limit = self.patience_with_a_look();
             let Ok(row) = tokio::time::timeout(limit, query).await else {
                 let trouble = Trouble::silent("the server", limit);
@@ -904,15 +906,20 @@ impl Session {
     }
 
     pub(crate) fn client(&self) -> &tokio_postgres::Client {
-        &self.link.client
+        self.link.client()
     }
 
     pub(crate) fn close(&self, trouble: &Trouble) {
         self.link.close(trouble);
     }
 
-    pub(crate) fn runtime(&self) -> &Handle {
-        &self.runtime
+    pub(crate) fn tasks(&self) -> &Tasks {
+        &self.tasks
+    }
+
+    /// Whether the caller runs in the process that has opened it, and not in a fork of it.
+    pub(crate) fn is_ours(&self) -> bool {
+        self.statements.is_ours()
     }
 
     /// Releases what nobody has renewed in time; when to look again.

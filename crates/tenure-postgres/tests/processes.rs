@@ -10,13 +10,15 @@ mod support;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use futures_util::StreamExt as _;
+use futures_util::{FutureExt as _, StreamExt as _};
 use support::{
     LIMIT, LONG, Process, candidate, held, lock, renewed, start, taken, told, until, win,
 };
 use tenure_conformance::proxy::FaultProxy;
-use tenure_core::{Acquired, Election, ErrorKind, Hint, LockBackend as _, Policy, Renewal};
-use tenure_postgres::{PostgresBackend, PostgresConfig};
+use tenure_core::{
+    Acquired, Changes, Election, Error, ErrorKind, Grant, Hint, LockBackend as _, Policy, Renewal,
+};
+use tenure_postgres::{GuardedTransaction, PostgresBackend, PostgresConfig};
 
 const NAME: &str = "batch";
 
@@ -92,6 +94,165 @@ async fn child_writes() {
     let fenced = "UPDATE state SET by = 'child', fence = $1 WHERE fence <= $1";
     assert_eq!(other.execute(fenced, &[&fence]).await.unwrap(), 0);
     println!("REFUSED");
+}
+
+/// Not a test of its own: forks while it holds a lock, writes and waits for another lock.
+#[test]
+fn child_forks() {
+    let Some((config, lease)) = told() else {
+        return;
+    };
+    // No other thread, whose locks the fork would find locked for ever.
+    let mut runtime = tokio::runtime::Builder::new_current_thread();
+    let runtime = runtime.enable_all().build().unwrap();
+    let inherited = runtime.block_on(inherit(config, lease));
+    let before = runtime.block_on(sessions(&inherited.admin));
+    match fork::fork().unwrap() {
+        fork::Fork::Child => {
+            let checked = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+                inherited.refuse();
+                // What its copies of the tasks would do, if they ran here: say goodbye.
+                runtime.block_on(async {
+                    for _ in 0..100 {
+                        tokio::task::yield_now().await;
+                    }
+                });
+                drop(runtime);
+            }));
+            std::process::exit(i32::from(checked.is_err()));
+        }
+        fork::Fork::Parent(child) => {
+            assert_eq!(fork::waitpid(child).unwrap(), 0, "see the panic above");
+            runtime.block_on(inherited.go_on(before));
+        }
+    }
+    println!("WENT ON");
+}
+
+/// What a forked child has of its parent's.
+struct Inherited {
+    backend: PostgresBackend,
+    grant: Grant,
+    transaction: GuardedTransaction,
+    changes: Changes,
+    admin: tokio_postgres::Client,
+}
+
+async fn inherit(config: PostgresConfig, lease: Duration) -> Inherited {
+    let backend = PostgresBackend::connect(config).await.unwrap();
+    let port = std::env::var("TENURE_TEST_PORT").unwrap().parse().unwrap();
+    let admin = support::admin(port).await;
+    // Somebody else holds another lock, so that there is a watcher.
+    let other = lock("other");
+    let changes = backend.changes(&other);
+    taken(
+        backend
+            .acquire(&other, &candidate("parent", 1), lease)
+            .await
+            .unwrap(),
+    );
+    let waits = "SELECT count(*) = 1 FROM pg_locks WHERE locktype = 'advisory' AND NOT granted";
+    until(&admin, waits).await;
+    let grant = held(
+        backend
+            .acquire(&lock(NAME), &candidate("parent", 2), lease)
+            .await
+            .unwrap(),
+    );
+    let mut transaction = backend.begin(&lock(NAME), grant.token).await.unwrap();
+    transaction
+        .execute("INSERT INTO writes VALUES ('parent')", &[])
+        .await
+        .unwrap();
+    Inherited {
+        backend,
+        grant,
+        transaction,
+        changes,
+        admin,
+    }
+}
+
+/// The processes at the server of all the sessions there are.
+async fn sessions(admin: &tokio_postgres::Client) -> Vec<i32> {
+    let query = "SELECT pid FROM pg_stat_activity WHERE backend_type = 'client backend' \
+                 ORDER BY pid";
+    let rows = admin.query(query, &[]).await.unwrap();
+    rows.iter().map(|row| row.get(0)).collect()
+}
+
+impl Inherited {
+    /// In the child: each call fails before it does anything, and the drops do nothing.
+    fn refuse(self) {
+        fn forked<T: std::fmt::Debug>(call: impl Future<Output = Result<T, Error>>) {
+            let answer = call.now_or_never().expect("no I/O in a fork");
+            assert_eq!(answer.unwrap_err().kind(), ErrorKind::Forked);
+        }
+
+        let Self {
+            backend,
+            grant,
+            mut transaction,
+            mut changes,
+            admin,
+        } = self;
+        let (name, me) = (lock(NAME), candidate("parent", 2));
+        forked(backend.acquire(&name, &me, LONG));
+        forked(backend.renew(&grant, backend.clock().now()));
+        forked(backend.release(&grant));
+        forked(backend.withdraw(&name, &me));
+        forked(backend.holder(&name));
+        forked(backend.begin(&name, grant.token));
+        let checks = backend.diagnose(&name, LONG).now_or_never().unwrap();
+        assert_eq!(checks.first().unwrap().name, "process", "{checks:?}");
+        let hint = backend.changes(&name).next().now_or_never();
+        assert_eq!(hint, Some(None));
+        assert!(backend.loss(&grant).is_none());
+        forked(transaction.batch_execute("COMMIT"));
+        forked(transaction.execute("INSERT INTO writes VALUES ('child')", &[]));
+        assert_eq!(changes.next().now_or_never(), None);
+        drop(changes);
+        drop(transaction);
+        drop(grant);
+        drop(backend);
+        // Not one of this library's: it would close its socket.
+        std::mem::forget(admin);
+    }
+
+    /// In the parent, after the child has ended.
+    async fn go_on(self, before: Vec<i32>) {
+        assert_eq!(sessions(&self.admin).await, before);
+        self.transaction.commit().await.unwrap();
+        let now = self.backend.clock().now();
+        let grant = renewed(self.backend.renew(&self.grant, now).await.unwrap());
+        assert_eq!(sessions(&self.admin).await, before);
+        self.backend.release(&grant).await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn a_forked_child_does_nothing_to_its_parents_sessions() {
+    let Some(server) = start(&[]) else { return };
+    let admin = server.admin().await;
+    admin
+        .batch_execute("CREATE TABLE writes (by text)")
+        .await
+        .unwrap();
+    let backend = server.connect().await;
+    let other = lock("other");
+    let _grant = held(
+        backend
+            .acquire(&other, &candidate("ann", 1), LONG)
+            .await
+            .unwrap(),
+    );
+    let mut child = Process::start("child_forks", &server, LONG);
+    child.says("WENT ON");
+    let rows = admin.query("SELECT by FROM writes", &[]).await.unwrap();
+    assert_eq!(
+        rows.iter().map(|row| row.get(0)).collect::<Vec<String>>(),
+        ["parent"]
+    );
 }
 
 #[tokio::test]

@@ -11,7 +11,8 @@ use std::fs;
 use std::io::{BufRead as _, BufReader};
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
-use std::process::{Child, ChildStdout, Command, Stdio};
+use std::process::{Child, Command, Stdio};
+use std::sync::mpsc;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -245,9 +246,13 @@ impl Server {
     }
 
     pub fn url(&self) -> String {
+        self.url_at(self.port)
+    }
+
+    /// The same by way of another port.
+    pub fn url_at(&self, port: u16) -> String {
         format!(
-            "postgres://app:{PASSWORD}@127.0.0.1:{}/postgres?sslmode=disable&restart_grace=off",
-            self.port
+            "postgres://app:{PASSWORD}@127.0.0.1:{port}/postgres?sslmode=disable&restart_grace=off"
         )
     }
 
@@ -312,7 +317,8 @@ pub async fn admin(port: u16) -> tokio_postgres::Client {
     let (client, connection) = tokio_postgres::connect(&url, tokio_postgres::NoTls)
         .await
         .unwrap();
-    tokio::spawn(connection);
+    // A forked child that dropped its copy would make ours deaf.
+    tokio::spawn(tenure_core::Process::current().confine(connection));
     client
 }
 
@@ -409,34 +415,46 @@ impl Drop for Bouncer {
 /// This test binary again, as another process; killed on drop.
 pub struct Process {
     child: Child,
-    lines: BufReader<ChildStdout>,
+    lines: mpsc::Receiver<String>,
 }
 
 impl Process {
     /// Runs the test `role`, which finds the server in `TENURE_TEST_CHILD`.
     pub fn start(role: &str, server: &Server, lease: Duration) -> Self {
+        Self::start_at(role, server, server.port, lease)
+    }
+
+    /// The same, where it finds the server behind another port.
+    pub fn start_at(role: &str, server: &Server, port: u16, lease: Duration) -> Self {
         let mut child = Command::new(env::current_exe().unwrap())
             .args([role, "--exact", "--nocapture", "--test-threads=1"])
-            .env("TENURE_TEST_CHILD", server.url())
+            .env("TENURE_TEST_CHILD", server.url_at(port))
             .env("TENURE_TEST_PORT", server.port.to_string())
             .env("TENURE_TEST_LEASE", lease.as_millis().to_string())
             .stdout(Stdio::piped())
             .spawn()
             .unwrap();
-        let lines = BufReader::new(child.stdout.take().unwrap());
+        let said = BufReader::new(child.stdout.take().unwrap());
+        let (line, lines) = mpsc::channel();
+        thread::spawn(move || {
+            for said in said.lines().map_while(Result::ok) {
+                // Nobody listens any more when the test has ended.
+                let _unheard = line.send(said);
+            }
+        });
         Self { child, lines }
     }
 
     /// Waits until the process says `word`.
     pub fn says(&mut self, word: &str) {
-        let mut line = String::new();
+        let start = Instant::now();
         loop {
-            line.clear();
-            let read = self.lines.read_line(&mut line).unwrap();
-            assert!(read > 0, "the process ended without saying {word}");
-            // The harness may have begun the line with the test's name.
-            if line.trim_end().ends_with(word) {
-                return;
+            let left = LIMIT.saturating_sub(start.elapsed());
+            match self.lines.recv_timeout(left) {
+                // The harness may have begun the line with the test's name.
+                Ok(line) if line.trim_end().ends_with(word) => return,
+                Ok(_) => {}
+                Err(error) => panic!("the process does not say {word}: {error}"),
             }
         }
     }
