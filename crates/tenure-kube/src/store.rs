@@ -57,7 +57,7 @@ pub(crate) struct Objects<F> {
     gone_pods: bool,
     /// Warns once that pods cannot be looked at.
     warned_of_pods: Warned,
-    /// The campaigns that this process itself has won locks with, if that matters.
+    /// The campaigns that this process itself has won locks with as `reclaim`.
     own: Mutex<HashSet<CampaignId>>,
     form: PhantomData<F>,
 }
@@ -183,8 +183,13 @@ impl<F: Form> Objects<F> {
 
     /// Before the request is sent: its answer may be lost.
     fn remember(&self, record: &Record) {
-        let campaign = record.holder.as_ref().and_then(|holder| holder.campaign);
-        if let (Some(_), Some(campaign)) = (&self.reclaim, campaign) {
+        let (Some(own), Some(holder)) = (&self.reclaim, &record.holder) else {
+            return;
+        };
+        // A campaign's number alone could be that of another candidate, and of an earlier self.
+        if holder.identity == own.as_str()
+            && let Some(campaign) = holder.campaign
+        {
             let mut mine = self.own.lock().unwrap_or_else(PoisonError::into_inner);
             mine.insert(campaign);
         }
@@ -334,9 +339,9 @@ impl<F: Form> RecordStore for ObjectStore<F> {
         objects.applied(answer)
     }
 
-    async fn diagnose(&self, lock: &LockName, _lease: Duration) -> Vec<Check> {
+    async fn diagnose(&self, lock: &LockName, lease: Duration) -> Vec<Check> {
         let objects = &self.objects;
-        checks::diagnose(&objects.cluster, &F::RESOURCE, lock, objects.gone_pods).await
+        checks::diagnose::<F>(&objects.cluster, lock, lease, objects.gone_pods).await
     }
 
     fn watch(&self, lock: &LockName) -> RecordEvents {
