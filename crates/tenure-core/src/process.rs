@@ -7,6 +7,8 @@ use std::pin::Pin;
 use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll};
 
+use futures_core::Stream;
+
 use crate::{Error, ErrorKind, Operation};
 
 /// The process that made a value.
@@ -84,8 +86,8 @@ impl Process {
         }
     }
 
-    /// The future, which runs in this process alone: see [`Confined`].
-    pub fn confine<F: Future>(&self, work: F) -> Confined<F> {
+    /// The future or stream, which runs in this process alone: see [`Confined`].
+    pub fn confine<F>(&self, work: F) -> Confined<F> {
         Confined {
             work: Some(Box::pin(work)),
             process: self.clone(),
@@ -141,6 +143,8 @@ impl<T: fmt::Debug> fmt::Debug for Kept<T> {
 
 /// A future that a forked child neither polls nor drops, for background tasks: a child that goes
 /// on in a single-threaded runtime would run its copies of them on the parent's sockets.
+///
+/// A stream ends in the child, so that it asks instead, and is refused.
 #[must_use = "futures do nothing unless polled"]
 pub struct Confined<F> {
     work: Option<Pin<Box<F>>>,
@@ -157,6 +161,20 @@ impl<F: Future> Future for Confined<F> {
         match &mut self.work {
             Some(work) => work.as_mut().poll(cx),
             None => Poll::Pending,
+        }
+    }
+}
+
+impl<S: Stream> Stream for Confined<S> {
+    type Item = S::Item;
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<S::Item>> {
+        if !self.process.is_current() {
+            return Poll::Ready(None);
+        }
+        match &mut self.work {
+            Some(work) => work.as_mut().poll_next(cx),
+            None => Poll::Ready(None),
         }
     }
 }
@@ -271,6 +289,20 @@ mod tests {
             let poll = Pin::new(&mut work).poll(&mut Context::from_waker(Waker::noop()));
             assert_eq!(poll.is_ready(), ours);
             drop(work);
+            assert_eq!(Arc::strong_count(&value) == 1, ours, "{process:?}");
+        }
+    }
+
+    #[test]
+    fn a_stream_that_is_confined_ends_elsewhere() {
+        for (process, ours) in [(Process::current(), true), (another(), false)] {
+            let value = Arc::new(());
+            let moved = value.clone();
+            let items = futures_util::stream::once(async move { drop(moved) });
+            let mut items = process.confine(items);
+            let poll = Pin::new(&mut items).poll_next(&mut Context::from_waker(Waker::noop()));
+            assert_eq!(poll, Poll::Ready(ours.then_some(())));
+            drop(items);
             assert_eq!(Arc::strong_count(&value) == 1, ours, "{process:?}");
         }
     }

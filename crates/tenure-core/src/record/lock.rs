@@ -416,10 +416,13 @@ impl<S: RecordStore> LockBackend for RecordLock<S> {
         }
         let lock = lock.clone();
         let events = inner.store.watch(&lock);
-        Box::pin(events.then(move |event| {
+        let process = inner.process.clone();
+        let hints = events.then(move |event| {
             let (inner, lock) = (inner.clone(), lock.clone());
             async move { inner.hint(&lock, event).await }
-        }))
+        });
+        // A child that was forked while they are listened to inherits the store's connection.
+        Box::pin(process.confine(hints))
     }
 
     async fn diagnose(&self, lock: &LockName, lease: Duration) -> Vec<Check> {
