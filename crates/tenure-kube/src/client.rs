@@ -1,13 +1,15 @@
 //! Requests to the API server, as JSON: fields that this version does not know survive.
 
 use std::fmt;
+use std::pin::Pin;
+use std::sync::Arc;
 use std::time::Duration;
 
 use http::{HeaderMap, Method, StatusCode};
 use http_body_util::BodyExt as _;
-use kube::client::Body;
+use kube::client::{Body, ClientBuilder};
 use serde_json::{Value, json};
-use tenure_core::{Error, ErrorKind, Operation};
+use tenure_core::{Error, ErrorKind, Kept, Operation, Process};
 
 use crate::config::{self, KubeConfig, Source, Token};
 use crate::errors::{self, Request};
@@ -106,7 +108,7 @@ pub(crate) enum Answer {
 /// A cluster's API server, and the namespace in it.
 #[derive(Clone)]
 pub struct Cluster {
-    client: kube::Client,
+    client: Arc<Kept<kube::Client>>,
     namespace: String,
     field_manager: String,
 }
@@ -145,7 +147,7 @@ impl Cluster {
             .clone()
             .unwrap_or_else(|| client.default_namespace().to_owned());
         Self {
-            client,
+            client: Arc::new(Process::current().keep(client)),
             namespace,
             field_manager: config.field_manager.clone(),
         }
@@ -360,7 +362,8 @@ async fn client(config: &KubeConfig) -> Result<kube::Client, Error> {
     let building = tokio::task::spawn_blocking(move || {
         let _inside = runtime.enter();
         choose_cryptography();
-        kube::Client::try_from(kube)
+        let connections = Connections(Process::current());
+        ClientBuilder::try_from((kube, connections)).map(ClientBuilder::build)
     });
     match building.await {
         Ok(client) => client.map_err(|error| errors::trouble(Operation::Connect, error)),
@@ -378,6 +381,17 @@ async fn client(config: &KubeConfig) -> Result<kube::Client, Error> {
             "the client could not be made",
         )
         .with_source(error)),
+    }
+}
+
+/// Runs the connections, in the process that has made them alone: a forked child must neither read
+/// its parent's answers nor say goodbye to the API server.
+#[derive(Clone, Debug)]
+struct Connections(Process);
+
+impl hyper::rt::Executor<Pin<Box<dyn Future<Output = ()> + Send>>> for Connections {
+    fn execute(&self, connection: Pin<Box<dyn Future<Output = ()> + Send>>) {
+        tokio::spawn(self.0.confine(connection));
     }
 }
 
