@@ -10,7 +10,7 @@ mod support;
 use std::sync::Arc;
 use std::time::Duration;
 
-use faulty_api::{Answer, Fault, FaultyApi, Kind, Seen, applied_but, instead};
+use faulty_api::{Answer, Fault, FaultyApi, Kind, applied_but, instead};
 use support::{Server, lock, until, within_limit};
 use tenure_core::{
     Acquired, CampaignId, Candidate, Election, Error, ErrorKind, Grant, Identity, LockBackend as _,
@@ -284,66 +284,6 @@ async fn an_election_leads_by_what_the_store_has_granted() {
         api.fail(Kind::Put, applied_but(Answer::Closed), 1);
         within_limit("the release", leader.resign()).await.unwrap();
         assert_eq!(server.lease("granted").await["spec"]["holderIdentity"], "");
-    }
-}
-
-/// From each answer to the next request of its kind.
-fn pauses(seen: &[Seen]) -> Vec<Duration> {
-    let pairs = seen.iter().zip(&seen[1..]);
-    pairs
-        .map(|(before, after)| after.asked - before.answered.unwrap())
-        .collect()
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn nobody_comes_back_before_retry_after() {
-    const ASKED: Duration = Duration::from_secs(1);
-    let Some((_server, api, backend)) = start().await else {
-        return;
-    };
-    let policy = Policy::builder()
-        .lease(Duration::from_secs(120))
-        .heartbeat(Duration::from_secs(2))
-        .request_timeout(Duration::from_secs(2))
-        .retry_interval(Duration::from_millis(20));
-    let policy = policy.build().unwrap();
-    for answer in [Answer::Status(429, Some(1)), Answer::Status(503, Some(1))] {
-        let name = match answer {
-            Answer::Status(429, _) => "throttled-429",
-            _ => "throttled-503",
-        };
-        // A candidate: its looks, and its watch.
-        for kind in [Kind::Get, Kind::Watch] {
-            api.fail(kind, instead(answer), ALWAYS);
-        }
-        let from = [Kind::Get, Kind::Watch].map(|kind| api.seen(kind).len());
-        let us = election(&backend, name, "us", &policy);
-        let campaign = tokio::spawn(async move { us.campaign().await });
-        for (kind, from) in [Kind::Get, Kind::Watch].into_iter().zip(from) {
-            until("it has come again", async || {
-                api.seen(kind).len() >= from + 3
-            })
-            .await;
-            for pause in pauses(&api.seen(kind)[from..]) {
-                assert!(pause >= ASKED, "{kind:?} after {pause:?}");
-            }
-        }
-        api.mend();
-        let leader = within_limit("the election", campaign).await.unwrap();
-        let leader = leader.unwrap();
-
-        // A leader, which cannot wait longer than one heartbeat whatever it is asked.
-        let from = api.seen(Kind::Put).len();
-        api.fail(Kind::Put, instead(answer), 3);
-        until("it has come again", async || {
-            api.seen(Kind::Put).len() >= from + 4
-        })
-        .await;
-        for pause in pauses(&api.seen(Kind::Put)[from..from + 4]) {
-            assert!(pause >= ASKED, "{pause:?}");
-        }
-        assert!(leader.is_valid());
-        leader.resign().await.unwrap();
     }
 }
 

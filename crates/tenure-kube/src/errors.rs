@@ -122,10 +122,14 @@ pub(crate) fn refused(
     }
 }
 
-/// The seconds of `Retry-After`; its form with a date is not used by API servers.
+/// The seconds of `Retry-After`, the longest if there are several. Its form with a date is not
+/// used by API servers, and would be judged by another host's clock.
+///
+/// As it was said, however long: whoever waits bounds it.
 fn retry_after(headers: &HeaderMap) -> Option<Duration> {
-    let seconds = headers.get(http::header::RETRY_AFTER)?.to_str().ok()?;
-    Some(Duration::from_secs(seconds.trim().parse().ok()?))
+    let said = headers.get_all(http::header::RETRY_AFTER).iter();
+    let seconds = said.filter_map(|value| value.to_str().ok()?.trim().parse().ok());
+    seconds.max().map(Duration::from_secs)
 }
 
 /// What a `Status` object says.
@@ -300,6 +304,35 @@ mod tests {
     fn a_namespace_that_goes_is_no_missing_right() {
         let body = r#"{"details":{"causes":[{"reason":"NamespaceTerminating"}]}}"#;
         assert_eq!(answer(403, None, body).kind(), ErrorKind::Misconfigured);
+    }
+
+    /// Whatever a proxy on the way makes of it.
+    #[test]
+    fn a_retry_after_is_taken_as_it_was_said_or_not_at_all() {
+        let asked = |values: &[&'static str]| {
+            let mut headers = HeaderMap::new();
+            for value in values {
+                headers.append(http::header::RETRY_AFTER, value.parse().unwrap());
+            }
+            let error = refused(&request(), StatusCode::TOO_MANY_REQUESTS, &headers, b"");
+            error.retry_after().map(|asked| asked.as_secs())
+        };
+        for (values, seconds) in [
+            (&["0"][..], Some(0)),
+            (&[" 600 "], Some(600)),
+            (&["18446744073709551615"], Some(u64::MAX)),
+            (&["18446744073709551616"], None),
+            (&["-600"], None),
+            (&["1.5"], None),
+            (&["5, 600"], None),
+            (&[""], None),
+            (&["soon"], None),
+            (&["Fri, 31 Dec 2999 23:59:59 GMT"], None),
+            (&["soon", "7"], Some(7)),
+            (&["7", "600", "-1"], Some(600)),
+        ] {
+            assert_eq!(asked(values), seconds, "{values:?}");
+        }
     }
 
     #[test]

@@ -28,7 +28,8 @@ const BEGIN_LIMIT: Duration = Duration::from_secs(10);
 const POD_INTERVAL: Duration = Duration::from_secs(2);
 const POD_LIMIT: Duration = Duration::from_secs(2);
 
-/// The pauses before another attempt: each longer than the one before.
+/// The pauses before another attempt: each longer than the one before. None is longer than the
+/// longest, whatever the server asks for.
 const FIRST_PAUSE: Duration = Duration::from_millis(200);
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 
@@ -55,7 +56,7 @@ pub(crate) fn events<F: Form>(objects: Arc<Objects<F>>, lock: LockName) -> Recor
         lock,
         lines: None,
         begun: None,
-        pause: Duration::ZERO,
+        pauses: Pauses::default(),
         last: None,
     };
     Box::pin(stream::unfold(watching, async |mut watching| {
@@ -69,8 +70,7 @@ struct Watching<F> {
     lock: LockName,
     lines: Option<Lines>,
     begun: Option<Instant>,
-    /// To be waited before the next attempt.
-    pause: Duration,
+    pauses: Pauses,
     /// The last object told of, if pods are minded.
     last: Option<Versioned>,
 }
@@ -130,7 +130,7 @@ impl<F: Form> Watching<F> {
 
     /// One attempt. What happened between two watches is not told by the second, so a look is due.
     async fn begin(&mut self) -> Option<Option<RecordEvent>> {
-        sleep(self.pause).await;
+        sleep(self.pauses.next).await;
         let cluster = &self.objects.cluster;
         let beginning = cluster.watch(&F::RESOURCE, self.lock.as_str(), LASTS);
         match timeout(BEGIN_LIMIT, beginning).await {
@@ -152,11 +152,11 @@ impl<F: Form> Watching<F> {
             }
             Ok(Err(error)) => {
                 tracing::debug!(lock = %self.lock, %error, "the watch cannot begin");
-                self.back_off(error.retry_after());
+                self.pauses.back_off(error.retry_after());
                 Some(None)
             }
             Err(_) => {
-                self.back_off(None);
+                self.pauses.back_off(None);
                 Some(None)
             }
         }
@@ -167,17 +167,10 @@ impl<F: Form> Watching<F> {
         self.last = None;
         let lasted = self.begun.take().map(|begun| begun.elapsed());
         if lasted.is_some_and(|lasted| lasted >= GOOD) {
-            // Spread: a server that restarts ends the watches of everybody at once.
-            self.pause = FIRST_PAUSE.mul_f64(fastrand::f64());
+            self.pauses.begin_anew();
         } else {
-            self.back_off(None);
+            self.pauses.back_off(None);
         }
-    }
-
-    fn back_off(&mut self, asked: Option<Duration>) {
-        let longer = (self.pause * 2).clamp(FIRST_PAUSE, LONGEST_PAUSE);
-        let spread = longer.mul_f64(0.75 + fastrand::f64() / 2.0);
-        self.pause = spread.max(asked.unwrap_or_default());
     }
 
     fn read(&self, line: &[u8]) -> Read {
@@ -196,6 +189,36 @@ impl<F: Form> Watching<F> {
             // `ERROR`, with 410 when its version is too old: begin again from now.
             _ => Read::End,
         }
+    }
+}
+
+/// How long to wait before the attempts to begin.
+#[derive(Debug, Default)]
+struct Pauses {
+    /// Before the next attempt.
+    next: Duration,
+    /// The last one of our own choice, which the next one is to exceed.
+    own: Duration,
+}
+
+impl Pauses {
+    /// After a watch that lasted. Spread: a server that restarts ends everybody's at once.
+    fn begin_anew(&mut self) {
+        self.own = FIRST_PAUSE.mul_f64(fastrand::f64());
+        self.next = self.own;
+    }
+
+    /// After an attempt in vain, at which the server has `asked` for a pause, perhaps.
+    fn back_off(&mut self, asked: Option<Duration>) {
+        let longer = (self.own * 2).clamp(FIRST_PAUSE, LONGEST_PAUSE);
+        let share = 0.75 + fastrand::f64() / 4.0;
+        self.own = longer.mul_f64(share);
+        self.next = match asked {
+            // A server can ask for hours and be well again in a second.
+            Some(asked) if asked > LONGEST_PAUSE => LONGEST_PAUSE.mul_f64(share),
+            Some(asked) => self.own.max(asked),
+            None => self.own,
+        };
     }
 }
 
@@ -240,5 +263,52 @@ impl Lines {
             self.buffer
                 .extend_from_slice(&self.body.next().await?.ok()?);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_pauses_grow_up_to_the_longest() {
+        let mut pauses = Pauses::default();
+        for _ in 0..100 {
+            let before = pauses.own;
+            pauses.back_off(None);
+            assert_eq!(pauses.next, pauses.own);
+            assert!(pauses.own >= before.mul_f64(1.5).min(LONGEST_PAUSE.mul_f64(0.75)));
+            assert!(pauses.own <= LONGEST_PAUSE);
+        }
+        pauses.begin_anew();
+        assert!(pauses.next <= FIRST_PAUSE);
+    }
+
+    /// It is kept as far as it is short, and nobody waits for hours because a server said so.
+    #[test]
+    fn what_the_server_asks_for_is_kept_and_bounded() {
+        for seconds in [0, 1, 29, 30, 31, 600, u64::MAX] {
+            let asked = Duration::from_secs(seconds);
+            let mut pauses = Pauses::default();
+            for _ in 0..100 {
+                pauses.back_off(Some(asked));
+                let least = if asked > LONGEST_PAUSE {
+                    LONGEST_PAUSE.mul_f64(0.75)
+                } else {
+                    asked
+                };
+                assert!(pauses.next >= least, "{seconds}: {:?}", pauses.next);
+                assert!(pauses.next <= LONGEST_PAUSE, "{seconds}: {:?}", pauses.next);
+            }
+        }
+    }
+
+    /// What the server asked for once does not slow down the attempts that follow.
+    #[test]
+    fn a_long_pause_that_was_asked_for_is_one() {
+        let mut pauses = Pauses::default();
+        pauses.back_off(Some(Duration::from_secs(600)));
+        pauses.back_off(None);
+        assert!(pauses.next <= 4 * FIRST_PAUSE, "{:?}", pauses.next);
     }
 }

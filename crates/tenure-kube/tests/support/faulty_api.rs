@@ -28,6 +28,8 @@ pub(crate) enum Kind {
 pub(crate) enum Answer {
     /// This status, with these seconds in `Retry-After`.
     Status(u16, Option<u64>),
+    /// This status, with a header `Retry-After` for each of these texts.
+    Asks(u16, &'static [&'static str]),
     /// A success with this body.
     Text(&'static str),
     /// Nothing, for ever.
@@ -240,7 +242,7 @@ impl Connection {
         self.note_answer(number);
         if !watching || !head.status.is_success() {
             let body = body.collect().await.unwrap().to_bytes();
-            return write(stream, head.status.as_u16(), None, &body).await;
+            return write(stream, head.status.as_u16(), &[], &body).await;
         }
         self.cut.mark_unchanged();
         let head = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n";
@@ -270,13 +272,11 @@ impl Connection {
         self.note_answer(number);
         match answer {
             Answer::Status(status, seconds) => {
-                let body = serde_json::json!({
-                    "kind": "Status", "apiVersion": "v1", "status": "Failure",
-                    "message": "as the test wishes", "code": status,
-                });
-                write(stream, status, seconds, body.to_string().as_bytes()).await
+                let asked = seconds.map(|seconds| seconds.to_string());
+                refuse(stream, status, asked.as_deref().as_slice()).await
             }
-            Answer::Text(text) => write(stream, 200, None, text.as_bytes()).await,
+            Answer::Asks(status, asked) => refuse(stream, status, asked).await,
+            Answer::Text(text) => write(stream, 200, &[], text.as_bytes()).await,
             Answer::Silence => {
                 // Until the other side has had enough.
                 let _ = tokio::time::timeout(Duration::from_secs(600), stream.read(&mut [0])).await;
@@ -327,17 +327,33 @@ async fn read(stream: &mut BufReader<TcpStream>) -> Option<Asked> {
     Some(Asked { method, path, body })
 }
 
+async fn refuse(
+    stream: &mut BufReader<TcpStream>,
+    status: u16,
+    retry_after: &[&str],
+) -> Option<()> {
+    let body = serde_json::json!({
+        "kind": "Status", "apiVersion": "v1", "status": "Failure",
+        "message": "as the test wishes", "code": status,
+    });
+    write(stream, status, retry_after, body.to_string().as_bytes()).await
+}
+
 async fn write(
     stream: &mut BufReader<TcpStream>,
     status: u16,
-    retry_after: Option<u64>,
+    retry_after: &[&str],
     body: &[u8],
 ) -> Option<()> {
-    let retry_after =
-        retry_after.map_or_else(String::new, |seconds| format!("Retry-After: {seconds}\r\n"));
+    let mut asked = String::new();
+    for text in retry_after {
+        asked.push_str("Retry-After: ");
+        asked.push_str(text);
+        asked.push_str("\r\n");
+    }
     let mut answer = format!(
         "HTTP/1.1 {status} As Said\r\nContent-Type: application/json\r\n\
-         Content-Length: {}\r\n{retry_after}\r\n",
+         Content-Length: {}\r\n{asked}\r\n",
         body.len()
     )
     .into_bytes();
