@@ -1,23 +1,30 @@
 //! What bears on locks in a cluster, for an operator.
 
+use std::time::Duration;
+
 use http::{Method, StatusCode};
 use serde_json::{Value, json};
 use tenure_core::{Check, Error, ErrorKind, LockName, Operation};
 
 use crate::client::{Answer, Cluster, Reply};
 use crate::pods::PODS;
-use crate::{Resource, Verb};
+use crate::term::{TERM_ANNOTATION, Term, annotation};
+use crate::{ElectionRecord, Form, Resource, Verb};
 
 /// Where a user asks what it may do; every user who is logged in may.
 const REVIEWS: &str = "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews";
 
+/// The lease of [`Policy::client_go`](tenure_core::Policy::client_go).
+const CLIENT_GO_LEASE: Duration = Duration::from_secs(15);
+
 /// Looks, and changes nothing.
-pub(crate) async fn diagnose(
+pub(crate) async fn diagnose<F: Form>(
     cluster: &Cluster,
-    resource: &Resource,
     lock: &LockName,
+    lease: Duration,
     minds_pods: bool,
 ) -> Vec<Check> {
+    let resource = &F::RESOURCE;
     let mut checks = vec![version(cluster).await];
     for verb in [Verb::Get, Verb::Create, Verb::Update, Verb::Watch] {
         checks.push(right(cluster, resource, lock, verb).await);
@@ -26,6 +33,7 @@ pub(crate) async fn diagnose(
         checks.push(pods(cluster).await);
     }
     checks.push(place(cluster, resource, lock).await);
+    checks.push(holder::<F>(cluster, lock, lease).await);
     checks
 }
 
@@ -195,9 +203,102 @@ async fn place(cluster: &Cluster, resource: &Resource, lock: &LockName) -> Check
         _ => Check::unusable(
             NAME,
             reply.refused(&request).message().to_owned(),
-            "mend that, and look again",
+            "fix this and run doctor again",
         ),
     }
+}
+
+/// Whether the holder is another program's candidate with a shorter lease than ours.
+///
+/// Old versions of client-go judge by their own lease, not by the one in the record: they would
+/// take over from us before our leader's lease ends. A candidate that only waits leaves no trace.
+async fn holder<F: Form>(cluster: &Cluster, lock: &LockName, lease: Duration) -> Check {
+    const NAME: &str = "holder's lease";
+    let kind = F::RESOURCE.kind;
+    let object = match cluster
+        .get(Operation::Connect, &F::RESOURCE, lock.as_str())
+        .await
+    {
+        Ok(Answer::Object(object)) => object,
+        Ok(Answer::Absent | Answer::Conflict) => return nobody(NAME, kind, lock),
+        Err(error) => {
+            return Check::warning(
+                NAME,
+                format!(
+                    "cannot tell who holds the {kind} \"{lock}\": {}",
+                    error.message()
+                ),
+                "fix this and run doctor again",
+            );
+        }
+    };
+    let record = match F::read(&object) {
+        Ok(record) => record.unwrap_or_default(),
+        Err(problem) => {
+            return Check::unusable(
+                NAME,
+                format!("the {kind} \"{lock}\" cannot be read: {problem}"),
+                format!(
+                    "delete it if nothing else needs it: kubectl delete {} {lock} --namespace {}",
+                    F::RESOURCE.in_kubectl(),
+                    cluster.namespace()
+                ),
+            );
+        }
+    };
+    if record.holder.is_empty() {
+        return nobody(NAME, kind, lock);
+    }
+    let term = Term::holder(annotation(&object, TERM_ANNOTATION), &record);
+    compared(NAME, &record, term.campaign.is_some(), lease)
+}
+
+fn nobody(name: &'static str, kind: &str, lock: &LockName) -> Check {
+    Check::fine(
+        name,
+        format!("nobody holds the {kind} \"{lock}\", so no lease can be compared with ours"),
+    )
+}
+
+fn compared(name: &'static str, record: &ElectionRecord, is_ours: bool, lease: Duration) -> Check {
+    let holder = record.holder.escape_debug();
+    if is_ours {
+        return Check::fine(
+            name,
+            format!(
+                "the holder \"{holder}\" is a candidate of tenure; all of them judge by the lease \
+                 in the record"
+            ),
+        );
+    }
+    let theirs = Duration::from_secs(u64::try_from(record.lease_seconds).unwrap_or(0));
+    if theirs >= lease {
+        return Check::fine(
+            name,
+            format!(
+                "the holder \"{holder}\" is a candidate of another program; its lease of \
+                 {theirs:?} is not shorter than ours of {lease:?}"
+            ),
+        );
+    }
+    let choice = if theirs >= CLIENT_GO_LEASE {
+        "--policy client-go".to_owned()
+    } else {
+        format!("--lease {}s", theirs.as_secs().max(1))
+    };
+    Check::warning(
+        name,
+        format!(
+            "the holder \"{holder}\" is a candidate of another program, and its lease of \
+             {theirs:?} is shorter than ours of {lease:?}: if it judges by its own lease, as \
+             client-go before v0.27 does, it takes the lock {theirs:?} after our last heartbeat, \
+             while our leader still leads"
+        ),
+        format!(
+            "give our candidates a lease that is no longer ({choice}), or bring all others to \
+             client-go v0.27 or newer"
+        ),
+    )
 }
 
 async fn ask(
@@ -212,5 +313,5 @@ async fn ask(
 }
 
 fn unreachable(name: &'static str, error: &Error) -> Check {
-    Check::unusable(name, error.message(), "mend that, and look again")
+    Check::unusable(name, error.message(), "fix this and run doctor again")
 }
