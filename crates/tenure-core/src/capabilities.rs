@@ -96,3 +96,17 @@ pub struct Capabilities {
     /// How far fencing tokens are guaranteed to rise.
     pub fencing: FencingGuarantee,
 }
+
+impl Capabilities {
+    /// How long a candidate that has died while it waited can hold up the next leader, at most,
+    /// where it had asked for this lease.
+    ///
+    /// On a store that serves in order nobody passes it by: its turn comes, and the store ends its
+    /// place as it ends a silent leader's lease. Elsewhere it holds up nobody.
+    pub fn hand_over_delay(&self, lease: Duration) -> Duration {
+        match self.order {
+            Order::Fifo => lease + self.expiry_lag,
+            Order::Race => Duration::ZERO,
+        }
+    }
+}
