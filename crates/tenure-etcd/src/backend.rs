@@ -2,13 +2,14 @@
 
 use std::collections::HashMap;
 use std::fmt;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
+use futures_util::stream;
 use tenure_core::{
     Acquired, BootClock, Candidate, Capabilities, Changes, Check, Error, ErrorKind, Expiry,
-    FencingGuarantee, FencingToken, Grant, LockBackend, LockName, Loss, Occupancy, Operation,
+    FencingGuarantee, FencingToken, Grant, Kept, LockBackend, LockName, Loss, Occupancy, Operation,
     Order, Renewal, Rises, SharedClock, Time, Wakeup,
 };
 use tokio::runtime::Handle;
@@ -19,7 +20,7 @@ use crate::config::EtcdConfig;
 use crate::errors::{Cause, Trouble};
 use crate::guard::Guard;
 use crate::hub::Hub;
-use crate::keys;
+use crate::keys::{self, First};
 use crate::link::Links;
 use crate::session::{Attempt, Common, Session, Slot, Standing};
 
@@ -34,14 +35,18 @@ const USUAL_MIN_LEASE: Duration = Duration::from_secs(2);
 ///
 /// All I/O is done on the tokio runtime that the backend was made on, which must live as long as
 /// its elections; see [`HeartbeatThread`](tenure_core::HeartbeatThread).
+///
+/// A child that is forked later has to connect for itself: each call on this value fails there with
+/// [`Forked`](ErrorKind::Forked), and dropping it there leaves the parent's leases alone.
 #[derive(Clone)]
 pub struct EtcdBackend {
-    inner: Arc<Inner>,
+    inner: Arc<Kept<Inner>>,
 }
 
 struct Inner {
     common: Common,
-    min_lease: Duration,
+    /// The shortest lease that the cluster grants, where it was asked.
+    min_lease: OnceLock<Duration>,
     places: Mutex<HashMap<Duration, Arc<Place>>>,
 }
 
@@ -59,14 +64,13 @@ impl Place {
         self.open.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The slot that the campaign has, or a new one where there is room.
+    /// The slot that the candidate has, or a new one where there is room.
     fn slot(&self, lock: &LockName, candidate: &Candidate) -> Option<Seated> {
         let mut open = self.open();
         open.retain(|session| !session.has_ended());
-        let campaign = candidate.campaign;
-        let own = |session: &Arc<Session>| Some((session.clone(), session.slot(lock, campaign)?));
+        let own = |session: &Arc<Session>| Some((session.clone(), session.slot(lock, candidate)?));
         let new =
-            |session: &Arc<Session>| Some((session.clone(), session.reserve(lock, campaign)?));
+            |session: &Arc<Session>| Some((session.clone(), session.reserve(lock, candidate)?));
         let found = open
             .iter()
             .find_map(own)
@@ -99,11 +103,17 @@ impl EtcdBackend {
     /// [`Forbidden`](ErrorKind::Forbidden), [`Misconfigured`](ErrorKind::Misconfigured),
     /// [`Unavailable`](ErrorKind::Unavailable) or [`Timeout`](ErrorKind::Timeout) as the message
     /// says. Dropping the future gives up.
+    ///
+    /// Asks all endpoints which cluster they belong to, and fails with `Misconfigured` when it is
+    /// not one. An endpoint that does not answer within the request timeout is asked again every
+    /// 10 s; should it turn out to belong to another cluster, all terms end, and every call fails
+    /// with that error until the process is restarted.
     pub async fn connect(config: EtcdConfig) -> Result<Self, Error> {
-        let mut this = Self::lazy(config)?;
+        let this = Self::lazy(config)?;
         let links = this.inner.common.links.clone();
         let limit = links.config.request_timeout;
         let failed = |trouble: Trouble| trouble.into_error(Operation::Connect);
+        Box::pin(links.survey()).await.map_err(failed)?;
         let granted = links
             .call(limit, |mut client| async move {
                 client.lease_grant(1, None).await
@@ -111,19 +121,21 @@ impl EtcdBackend {
             .await
             .map_err(failed)?;
         let id = granted.id();
-        links
-            .call(limit, |mut client| async move {
-                client.lease_revoke(id).await.map(|_| ())
-            })
-            .await
-            .or_else(|trouble| match trouble.cause {
-                Cause::LeaseGone => Ok(()),
-                _ => Err(failed(trouble)),
-            })?;
-        let shortest = u64::try_from(granted.ttl()).unwrap_or(1).max(1);
-        if let Some(inner) = Arc::get_mut(&mut this.inner) {
-            inner.min_lease = Duration::from_secs(shortest);
+        let revoked = links
+            .call(
+                limit,
+                |mut client| async move { client.lease_revoke(id).await },
+            )
+            .await;
+        if let Err(trouble) = revoked
+            && trouble.cause != Cause::LeaseGone
+        {
+            return Err(failed(trouble));
         }
+        let shortest = u64::try_from(granted.ttl()).unwrap_or(1).max(1);
+        this.inner
+            .min_lease
+            .get_or_init(|| Duration::from_secs(shortest));
         Ok(this)
     }
 
@@ -142,7 +154,9 @@ impl EtcdBackend {
     ///
     /// The client finds the members by itself, without deadlines: when one of several is frozen, a
     /// call can be lost on it again and again, and with it the term, which
-    /// [`connect`](Self::connect) would have kept by going on to the next member.
+    /// [`connect`](Self::connect) would have kept by going on to the next member. Nor is each of
+    /// them asked for its cluster before the first lease: their answers are compared. And a forked
+    /// child that goes on with the runtime goes on with the client's connections too.
     ///
     /// Fails as [`lazy`](Self::lazy) does.
     pub fn with_client(client: etcd_client::Client, config: EtcdConfig) -> Result<Self, Error> {
@@ -157,17 +171,19 @@ impl EtcdBackend {
         })?;
         let links = Arc::new(Links::new(config, client));
         let hub = Hub::new(links.clone(), &runtime);
+        let process = links.process.clone();
+        let inner = Inner {
+            common: Common {
+                links,
+                hub,
+                clock: BootClock::shared(),
+                runtime,
+            },
+            min_lease: OnceLock::new(),
+            places: Mutex::default(),
+        };
         Ok(Self {
-            inner: Arc::new(Inner {
-                common: Common {
-                    links,
-                    hub,
-                    clock: BootClock::shared(),
-                    runtime,
-                },
-                min_lease: USUAL_MIN_LEASE,
-                places: Mutex::default(),
-            }),
+            inner: Arc::new(process.keep(inner)),
         })
     }
 
@@ -177,6 +193,7 @@ impl EtcdBackend {
     /// Fails with [`Conflict`](ErrorKind::Conflict) when this backend does not hold that term
     /// (any more). No I/O.
     pub fn guard(&self, lock: &LockName, token: FencingToken) -> Result<Guard, Error> {
+        self.own(Operation::Campaign)?;
         let (key, revision) = self
             .inner
             .sessions()
@@ -199,8 +216,9 @@ impl EtcdBackend {
         lock: &LockName,
         candidate: &Candidate,
     ) -> Result<Option<usize>, Error> {
+        self.own(Operation::Holder)?;
         for session in self.inner.sessions() {
-            if let Some(slot) = session.slot(lock, candidate.campaign) {
+            if let Some(slot) = session.slot(lock, candidate) {
                 let position = session.position(lock, &slot).await;
                 return position.map_err(|trouble| trouble.into_error(Operation::Holder));
             }
@@ -208,8 +226,11 @@ impl EtcdBackend {
         Ok(None)
     }
 
-    /// How much this backend does.
+    /// How much this backend does; nothing in a forked child.
     pub fn traffic(&self) -> Traffic {
+        if self.own(Operation::Holder).is_err() {
+            return Traffic::default();
+        }
         let sessions = self.inner.sessions();
         Traffic {
             leases: sessions.len(),
@@ -300,11 +321,11 @@ impl Inner {
 
 /// Runs `work` to its end on the backend's runtime, whatever becomes of the caller.
 async fn detached<T: Send + 'static>(
-    runtime: &Handle,
+    common: &Common,
     operation: Operation,
     work: impl Future<Output = Result<T, Trouble>> + Send + 'static,
 ) -> Result<T, Error> {
-    match runtime.spawn(work).await {
+    match common.spawn(work).await {
         Ok(outcome) => outcome.map_err(|trouble| trouble.into_error(operation)),
         Err(_) => Err(runtime_is_gone(operation)),
     }
@@ -327,9 +348,19 @@ fn foreign(operation: Operation) -> Error {
 }
 
 impl EtcdBackend {
+    /// Fails in a child that was forked since the backend was made.
+    fn own(&self, operation: Operation) -> Result<(), Error> {
+        self.inner.common.process().check(operation)
+    }
+
+    fn min_lease(&self) -> Duration {
+        let asked = self.inner.min_lease.get();
+        asked.copied().unwrap_or(USUAL_MIN_LEASE)
+    }
+
     /// etcd counts leases in seconds, and lengthens those below its shortest.
     fn check(&self, lease: Duration) -> Result<(), Error> {
-        let shortest = self.inner.min_lease;
+        let shortest = self.min_lease();
         if lease.subsec_nanos() == 0 && lease >= shortest && lease <= tenure_core::record::MAX_LEASE
         {
             return Ok(());
@@ -351,7 +382,7 @@ impl LockBackend for EtcdBackend {
     fn capabilities(&self) -> Capabilities {
         Capabilities {
             store: "etcd",
-            min_lease: self.inner.min_lease,
+            min_lease: self.min_lease(),
             lease_granularity: Duration::from_secs(1),
             expiry: Expiry::Session,
             // The sweep of the server is every 500 ms.
@@ -377,12 +408,13 @@ impl LockBackend for EtcdBackend {
         candidate: &Candidate,
         lease: Duration,
     ) -> Result<Acquired, Error> {
+        self.own(Operation::Acquire)?;
         self.check(lease)?;
         let (answer, attempt) = oneshot::channel();
         let (inner, task_lock, task_candidate) =
             (self.inner.clone(), lock.clone(), candidate.clone());
         let seeking = self.inner.common.hub.seek(lock);
-        self.inner.common.runtime.spawn(async move {
+        self.inner.common.spawn(async move {
             let _seeking = seeking;
             let gone = || answer.is_closed();
             if gone() {
@@ -411,6 +443,7 @@ impl LockBackend for EtcdBackend {
     }
 
     async fn renew(&self, grant: &Grant, not_before: Time) -> Result<Renewal, Error> {
+        self.own(Operation::Renew)?;
         let Seated { session, slot } = grant
             .state::<Seated>()
             .ok_or_else(|| foreign(Operation::Renew))?;
@@ -429,33 +462,43 @@ impl LockBackend for EtcdBackend {
     }
 
     async fn release(&self, grant: &Grant) -> Result<(), Error> {
+        self.own(Operation::Release)?;
         let seated = grant
             .state::<Seated>()
             .cloned()
             .ok_or_else(|| foreign(Operation::Release))?;
+        // Another one's term is not this candidate's to give back, and its own is over.
+        if !seated.slot.is_of(&grant.candidate) {
+            return Ok(());
+        }
         let (lock, token) = (grant.lock.clone(), grant.token);
         let work = async move {
             let Seated { session, slot } = seated;
             session.release(&lock, &slot, Some(token)).await
         };
-        detached(&self.inner.common.runtime, Operation::Release, work).await
+        detached(&self.inner.common, Operation::Release, work).await
     }
 
     async fn withdraw(&self, lock: &LockName, candidate: &Candidate) -> Result<(), Error> {
-        let (inner, lock, campaign) = (self.inner.clone(), lock.clone(), candidate.campaign);
+        self.own(Operation::Withdraw)?;
+        let (inner, lock, candidate) = (self.inner.clone(), lock.clone(), candidate.clone());
         let work = async move {
             for session in inner.sessions() {
-                if let Some(slot) = session.slot(&lock, campaign) {
+                if let Some(slot) = session.slot(&lock, &candidate) {
                     session.release(&lock, &slot, None).await?;
                 }
             }
             Ok(())
         };
-        detached(&self.inner.common.runtime, Operation::Withdraw, work).await
+        detached(&self.inner.common, Operation::Withdraw, work).await
     }
 
     /// One linearizable read, for which the right to read is enough.
+    ///
+    /// Fails with [`Corrupted`](ErrorKind::Corrupted) while a key without a lease stands first:
+    /// nobody is elected past it, and the message says how to delete it.
     async fn holder(&self, lock: &LockName) -> Result<Occupancy, Error> {
+        self.own(Operation::Holder)?;
         let links = self.inner.common.links.clone();
         let election = keys::election(&links.config.prefix, lock);
         let work = async move {
@@ -466,24 +509,36 @@ impl LockBackend for EtcdBackend {
             });
             Ok(asking.await?.take_kvs().into_iter().next())
         };
-        let first = detached(&self.inner.common.runtime, Operation::Holder, work).await?;
-        Ok(match first {
-            Some(first) => Occupancy::Led(keys::holder(&first)?),
-            None => Occupancy::Free,
-        })
+        let first = detached(&self.inner.common, Operation::Holder, work).await?;
+        let Some(first) = first else {
+            return Ok(Occupancy::Free);
+        };
+        match First::of(&first)? {
+            First::Leader(holder) => Ok(Occupancy::Led(holder)),
+            First::Waiter(holder) => Ok(Occupancy::Unknown(holder)),
+            First::Obstacle(key) => Err(keys::obstacle(&key).into_error(Operation::Holder)),
+        }
     }
 
     fn changes(&self, lock: &LockName) -> Changes {
+        if self.own(Operation::Holder).is_err() {
+            return Box::pin(stream::empty());
+        }
         self.inner.common.hub.changes(lock)
     }
 
     /// One heartbeat finds out for all elections on its lease.
     fn loss(&self, grant: &Grant) -> Option<Loss> {
+        self.own(Operation::Renew).ok()?;
         let slot = grant.state::<Seated>()?.slot.clone();
         Some(Box::pin(slot.over(keys::revision(grant.token))))
     }
 
     async fn diagnose(&self, lock: &LockName, _lease: Duration) -> Vec<Check> {
+        if let Err(error) = self.own(Operation::Holder) {
+            let remedy = "connect after the fork";
+            return vec![Check::unusable("process", error.message(), remedy)];
+        }
         checks::diagnose(&self.inner.common.links, lock).await
     }
 }

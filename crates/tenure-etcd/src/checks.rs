@@ -1,17 +1,26 @@
 //! What bears on locks in an etcd cluster, for an operator.
 
+use std::time::Duration;
+
 use etcd_client::{
-    AlarmAction, AlarmType, Client, Compare, CompareOp, GetOptions, StatusResponse, Txn, TxnOp,
+    AlarmAction, AlarmType, Client, Compare, CompareOp, GetOptions, KeyValue, StatusResponse, Txn,
+    TxnOp, TxnOpResponse,
 };
-use tenure_core::{Check, ErrorKind, LockName};
+use tenure_core::{Check, ErrorKind, Holder, LockName};
 
 use crate::config::{Endpoint, EtcdConfig};
 use crate::errors::Trouble;
-use crate::keys;
+use crate::keys::{self, First};
 use crate::link::Links;
 
 /// The lease that no key has; it stands in the name of the key that is not written.
 const NO_LEASE: i64 = 0;
+
+/// How long a candidate that is alive needs at most to see that its turn has come.
+const TURN: Duration = Duration::from_secs(1);
+
+/// So many keys of a queue are looked at.
+const MOST_KEYS: i64 = 10_000;
 
 /// Looks, and changes nothing.
 pub(crate) async fn diagnose(links: &Links, lock: &LockName) -> Vec<Check> {
@@ -28,9 +37,11 @@ pub(crate) async fn diagnose(links: &Links, lock: &LockName) -> Vec<Check> {
             check.verdict = check.verdict.min(tenure_core::Verdict::Warning);
         }
     }
+    checks.push(cluster(links));
     checks.push(members(links).await);
     checks.push(alarms(links).await);
     checks.push(permissions(links, lock).await);
+    checks.push(queue(links, lock).await);
     checks.push(encryption(&links.config));
     checks
 }
@@ -76,6 +87,26 @@ fn judged(name: &'static str, endpoint: &str, status: &StatusResponse) -> Check 
         name,
         format!("{endpoint} runs etcd {version} and sees a raft leader"),
     )
+}
+
+/// What the endpoints have answered, one by one.
+fn cluster(links: &Links) -> Check {
+    const NAME: &str = "cluster";
+    if let Err(trouble) = links.cluster.check() {
+        return Check::unusable(
+            NAME,
+            trouble.message(),
+            "take the members of the other cluster out of the URL: \
+             `etcdctl endpoint status --write-out=json` shows each one's cluster_id",
+        );
+    }
+    match links.cluster.id() {
+        Some(id) => Check::fine(
+            NAME,
+            format!("all endpoints that answer belong to the cluster {id:x}"),
+        ),
+        None => Check::warning(NAME, "not seen: no endpoint answers", "start the members"),
+    }
 }
 
 async fn members(links: &Links) -> Check {
@@ -160,6 +191,104 @@ async fn permissions(links: &Links, lock: &LockName) -> Check {
     }
 }
 
+/// The candidates' keys, in the order of their turns.
+struct Queue {
+    first: Option<KeyValue>,
+    all: Vec<KeyValue>,
+}
+
+async fn queued(links: &Links, lock: &LockName) -> Result<Queue, Trouble> {
+    let election = keys::election(&links.config.prefix, lock);
+    let ask = |mut client: Client| {
+        let all = GetOptions::new()
+            .with_prefix()
+            .with_keys_only()
+            .with_limit(MOST_KEYS);
+        let reads = [
+            TxnOp::get(election.clone(), Some(keys::first())),
+            TxnOp::get(election.clone(), Some(all)),
+        ];
+        async move { client.txn(Txn::new().and_then(reads)).await }
+    };
+    let answer = links.call(links.config.request_timeout, ask).await?;
+    let mut reads = answer.op_responses().into_iter().map(|read| match read {
+        TxnOpResponse::Get(mut get) => get.take_kvs(),
+        _ => Vec::new(),
+    });
+    let first = reads.next().unwrap_or_default().into_iter().next();
+    let all = reads.next().unwrap_or_default();
+    Ok(Queue { first, all })
+}
+
+/// Whether anything in the queue keeps those behind it waiting that will not lead.
+async fn queue(links: &Links, lock: &LockName) -> Check {
+    const NAME: &str = "queue";
+    let queue = match queued(links, lock).await {
+        Ok(queue) => queue,
+        Err(trouble) => return not_seen(NAME, &trouble),
+    };
+    let mut obstacles = queue.all.iter().filter(|kv| kv.lease() == NO_LEASE);
+    if let Some(kv) = obstacles.next() {
+        let more = match obstacles.count() {
+            0 => String::new(),
+            more => format!("; so do {more} more"),
+        };
+        return Check::unusable(
+            NAME,
+            format!(
+                "the key {} hangs on no lease, so it never ends, and nobody is elected past it{more}",
+                keys::shown(kv.key())
+            ),
+            format!("if no program needs it: {}", keys::deletion(kv.key())),
+        );
+    }
+    let count = queue.all.len();
+    let fine = |leader: &str| Check::fine(NAME, format!("{leader}; {count} keys in all"));
+    let Some(first) = queue.first else {
+        return Check::fine(NAME, "empty");
+    };
+    match First::of(&first) {
+        Ok(First::Waiter(holder)) => match still_first(links, lock, &first).await {
+            Ok(true) => unmoved(NAME, links, &first, &holder).await,
+            Ok(false) => fine("a hand-over is under way"),
+            Err(trouble) => not_seen(NAME, &trouble),
+        },
+        Ok(_) => fine("the first key is the leader's"),
+        Err(error) => not_seen(NAME, &Trouble::new(error.kind(), error.message())),
+    }
+}
+
+/// Whether this candidate has not taken its turn although it had the time.
+async fn still_first(links: &Links, lock: &LockName, seen: &KeyValue) -> Result<bool, Trouble> {
+    tokio::time::sleep(TURN).await;
+    let first = queued(links, lock).await?.first;
+    Ok(first.is_some_and(|first| {
+        first.create_revision() == seen.create_revision()
+            && matches!(First::of(&first), Ok(First::Waiter(_)))
+    }))
+}
+
+async fn unmoved(name: &'static str, links: &Links, first: &KeyValue, holder: &Holder) -> Check {
+    let lease = first.lease();
+    let ask = |client: Client| async move { client.lease_client().time_to_live(lease, None).await };
+    let left = match links.call(links.config.request_timeout, ask).await {
+        Ok(told) if told.ttl() >= 0 => format!("in {} s", told.ttl()),
+        _ => "soon".to_owned(),
+    };
+    Check::warning(
+        name,
+        format!(
+            "the candidate {:?} stands first and does not take its turn: its process is dead or \
+             stopped, and the others wait until its lease ends, {left} unless it is alive",
+            holder.identity
+        ),
+        format!(
+            "wait; or, if you know that it is dead: {}",
+            keys::deletion(first.key())
+        ),
+    )
+}
+
 fn encryption(config: &EtcdConfig) -> Check {
     const NAME: &str = "encryption";
     if config.tls.is_some() {
@@ -179,6 +308,6 @@ fn not_seen(name: &'static str, trouble: &Trouble) -> Check {
     Check::warning(
         name,
         format!("not seen: {}", trouble.message()),
-        "mend that, and look again",
+        "fix this and run doctor again",
     )
 }

@@ -28,6 +28,8 @@ pub(crate) enum Cause {
     LeaseGone,
     /// The password is refused. Where it is read from a file there may be a newer one by now.
     Password,
+    /// The endpoint belongs to another cluster: nothing goes on until the process is restarted.
+    OtherCluster,
     /// The server's answer; another endpoint would say the same.
     Answer,
 }

@@ -13,10 +13,11 @@ use std::time::Duration;
 
 use etcd_client::{EventType, WatchOptions, WatchResponse};
 use futures_util::stream;
-use tenure_core::{Changes, Hint, LockName};
+use tenure_core::{Changes, Hint, LockName, Process};
 use tokio::runtime::Handle;
 use tokio::sync::{mpsc, watch};
 
+use crate::cluster::Opened;
 use crate::errors::{Cause, Trouble};
 use crate::keys;
 use crate::link::{Link, Links};
@@ -30,6 +31,7 @@ const PAUSE: Duration = Duration::from_millis(250);
 pub(crate) struct Hub {
     prefix: String,
     runtime: Handle,
+    process: Process,
     state: Mutex<State>,
     orders: mpsc::UnboundedSender<Order>,
 }
@@ -87,6 +89,7 @@ impl Hub {
         let hub = Arc::new(Self {
             prefix: links.config.prefix.clone(),
             runtime: runtime.clone(),
+            process: links.process.clone(),
             state: Mutex::default(),
             orders,
         });
@@ -96,7 +99,7 @@ impl Hub {
             orders: taken,
             targets: HashMap::new(),
         };
-        runtime.spawn(watcher.run());
+        runtime.spawn(hub.process.confine(watcher.run()));
         hub
     }
 
@@ -183,6 +186,13 @@ impl Hub {
         }
     }
 
+    /// Whether the key on this lease waits for one before it, as far as is known.
+    pub(crate) fn waits(&self, lock: &LockName, lease: i64) -> bool {
+        let state = self.state();
+        let entry = state.locks.get(lock);
+        entry.is_some_and(|entry| entry.waits.contains_key(&lease))
+    }
+
     /// The lock may have become free.
     pub(crate) fn tell(&self, lock: &LockName) {
         if let Some(entry) = self.state().locks.get(lock) {
@@ -201,6 +211,9 @@ impl Hub {
         drop(state);
         self.settle_later(lock);
         Box::pin(stream::unfold(listener, |mut listener| async move {
+            if !listener.hub.process.is_current() {
+                return None;
+            }
             let changed = listener.hints.as_mut()?.changed().await;
             changed.ok().map(|()| (Hint::MayBeFree, listener))
         }))
@@ -208,12 +221,13 @@ impl Hub {
 
     fn settle_later(self: &Arc<Self>, lock: &LockName) {
         let (hub, lock) = (Arc::downgrade(self), lock.clone());
-        self.runtime.spawn(async move {
+        let settling = async move {
             tokio::time::sleep(BEFORE_OBSERVING).await;
             if let Some(hub) = hub.upgrade() {
                 hub.settle(&lock);
             }
-        });
+        };
+        self.runtime.spawn(self.process.confine(settling));
     }
 
     /// Begins or ends to watch all keys of the lock, as it has observers or not.
@@ -271,6 +285,10 @@ pub(crate) struct Seeking {
 
 impl Drop for Seeking {
     fn drop(&mut self) {
+        // In a child another thread's lock may be held for ever.
+        if !self.hub.process.is_current() {
+            return;
+        }
         let mut state = self.hub.state();
         let Some(entry) = state.locks.get_mut(&self.lock) else {
             return;
@@ -293,6 +311,10 @@ struct Listener {
 
 impl Drop for Listener {
     fn drop(&mut self) {
+        if !self.hub.process.is_current() {
+            std::mem::forget(self.hints.take());
+            return;
+        }
         self.hints = None;
         self.hub.settle(&self.lock);
     }
@@ -380,9 +402,9 @@ impl Watcher {
             return Err(Trouble::unreadable("a watch of nothing"));
         };
         let mut client = link.client.watch_client();
-        let opening = client.watch(key, Some(options));
+        let opening = async move { client.watch(key, Some(options)).await.map(Opened) };
         let limit = self.links.config.request_timeout;
-        let opened = self.links.one(link, limit, opening).await?;
+        let Opened(opened) = self.links.one(link, limit, opening).await?;
         let (mut sender, mut responses) = opened.split();
         loop {
             // Answers are read while requests are sent, or both sides could wait for each other.
@@ -411,7 +433,10 @@ impl Watcher {
                         response.ok_or_else(|| Trouble::unreadable("a watch").of_the_link())
                     });
                     match response {
-                        Ok(response) => pending.extend(self.heard(&response)),
+                        Ok(response) => {
+                            self.links.cluster.compare(response.header(), &link.endpoint)?;
+                            pending.extend(self.heard(&response));
+                        }
                         Err(trouble) => {
                             link.fail();
                             return Err(trouble.of_the_link());

@@ -4,9 +4,18 @@
 //! hexadecimal. The one with the smallest create revision leads. The value is a candidate's
 //! proposal: here its identity, and after a space what it publishes, if anything. Identities have
 //! no spaces. Election never depends on the value.
+//!
+//! While a candidate of this library waits, a mark follows its identity. It takes the mark away in
+//! the transaction that finds its key to be the first: so a candidate that died while it waited is
+//! not shown as the leader when its turn comes. Others lead by being first, and have no mark.
 
-use etcd_client::{GetOptions, KeyValue, SortOrder, SortTarget};
-use tenure_core::{Error, FencingToken, Holder, LockName, PublishedValue};
+use etcd_client::{Compare, CompareOp, GetOptions, KeyValue, SortOrder, SortTarget};
+use tenure_core::{Candidate, Error, ErrorKind, FencingToken, Holder, LockName};
+
+use crate::errors::Trouble;
+
+/// Neither an identity nor a published value holds a tab.
+const WAITING: &str = "\twaiting";
 
 /// What all candidates' keys of a lock begin with.
 pub(crate) fn election(prefix: &str, lock: &LockName) -> String {
@@ -18,25 +27,80 @@ pub(crate) fn candidate(prefix: &str, lock: &LockName, lease: i64) -> String {
     format!("{prefix}{lock}/{lease:x}")
 }
 
-/// The value of a candidate.
-pub(crate) fn proposal(identity: &str, value: Option<&PublishedValue>) -> String {
-    match value {
+/// The value of a leader.
+pub(crate) fn proposal(candidate: &Candidate) -> String {
+    let identity = &candidate.identity;
+    match &candidate.value {
         Some(value) => format!("{identity} {value}"),
-        None => identity.to_owned(),
+        None => identity.to_string(),
     }
 }
 
-/// Who wrote this key; whoever it was, as any program can take part.
-pub(crate) fn holder(kv: &KeyValue) -> Result<Holder, Error> {
-    let text = String::from_utf8_lossy(kv.value());
-    let (identity, value) = match text.split_once(' ') {
-        Some((identity, value)) => (identity, Some(value.to_owned())),
-        None => (&*text, None),
+/// The value of a candidate that has not confirmed its term.
+pub(crate) fn waiting(candidate: &Candidate) -> String {
+    format!("{}{WAITING}", candidate.identity)
+}
+
+/// Who stands first in a queue, as its key tells; any program can have written it.
+pub(crate) enum First {
+    Leader(Holder),
+    /// A candidate that has not confirmed its term yet, and never will if it is dead.
+    Waiter(Holder),
+    /// A key that hangs on no lease. Nobody is elected past it, and it never ends.
+    Obstacle(Vec<u8>),
+}
+
+impl First {
+    pub(crate) fn of(kv: &KeyValue) -> Result<Self, Error> {
+        if kv.lease() == 0 {
+            return Ok(Self::Obstacle(kv.key().to_vec()));
+        }
+        let text = String::from_utf8_lossy(kv.value());
+        if let Some(identity) = text.strip_suffix(WAITING) {
+            return Ok(Self::Waiter(Holder::new(identity)));
+        }
+        let (identity, value) = match text.split_once(' ') {
+            Some((identity, value)) => (identity, Some(value.to_owned())),
+            None => (&*text, None),
+        };
+        let mut holder = Holder::new(identity);
+        holder.value = value;
+        holder.token = Some(token(kv.create_revision())?);
+        Ok(Self::Leader(holder))
+    }
+}
+
+/// What is wrong with a key that hangs on no lease, and what removes it.
+pub(crate) fn obstacle(key: &[u8]) -> Trouble {
+    Trouble::new(
+        ErrorKind::Corrupted,
+        format!(
+            "the key {} hangs on no lease, so it never ends, and nobody is elected past it; if no \
+             program needs it, delete it: `{}`",
+            shown(key),
+            deletion(key)
+        ),
+    )
+}
+
+/// The command that deletes a key.
+pub(crate) fn deletion(key: &[u8]) -> String {
+    let dashes = if key.starts_with(b"-") { "-- " } else { "" };
+    format!("etcdctl del {dashes}{}", shown(key))
+}
+
+/// A key as a shell takes it; any program can have written it.
+pub(crate) fn shown(key: &[u8]) -> String {
+    let plain = |c: &u8| c.is_ascii_alphanumeric() || b"/.-_:@%+=,".contains(c);
+    if !key.is_empty() && key.iter().all(plain) {
+        return String::from_utf8_lossy(key).into_owned();
+    }
+    let quoted = |c: &u8| match *c {
+        c @ (b'\'' | b'\\') => format!("\\{}", char::from(c)),
+        c @ b' '..=b'~' => char::from(c).to_string(),
+        c => format!("\\x{c:02x}"),
     };
-    let mut holder = Holder::new(identity);
-    holder.value = value;
-    holder.token = Some(token(kv.create_revision())?);
-    Ok(holder)
+    format!("$'{}'", key.iter().map(quoted).collect::<String>())
 }
 
 /// The fencing token of the term that began with this create revision.
@@ -68,8 +132,20 @@ pub(crate) fn before(own: i64) -> GetOptions {
         .with_keys_only()
 }
 
+/// No key of the election was created before this revision.
+pub(crate) fn none_before(election: &str, own: i64) -> Compare {
+    Compare::create_revision(election, CompareOp::Greater, own - 1).with_prefix()
+}
+
+/// The election has no key at all.
+pub(crate) fn none(election: &str) -> Compare {
+    Compare::create_revision(election, CompareOp::Equal, 0).with_prefix()
+}
+
 #[cfg(test)]
 mod tests {
+    use tenure_core::{CampaignId, Identity, PublishedValue};
+
     use super::*;
 
     #[test]
@@ -86,8 +162,22 @@ mod tests {
 
     #[test]
     fn a_proposal_begins_with_the_identity() {
-        assert_eq!(proposal("pod-1", None), "pod-1");
-        let value = PublishedValue::new("http://x y").unwrap();
-        assert_eq!(proposal("pod-1", Some(&value)), "pod-1 http://x y");
+        let identity = Identity::new("pod-1").unwrap();
+        let candidate = Candidate::new(identity, CampaignId::new(1));
+        assert_eq!(proposal(&candidate), "pod-1");
+        assert_eq!(waiting(&candidate), "pod-1\twaiting");
+        let candidate = candidate.with_value(PublishedValue::new("http://x y").unwrap());
+        assert_eq!(proposal(&candidate), "pod-1 http://x y");
+        assert_eq!(waiting(&candidate), "pod-1\twaiting");
+    }
+
+    #[test]
+    fn a_key_is_shown_as_a_shell_takes_it() {
+        assert_eq!(deletion(b"locks/job/1f"), "etcdctl del locks/job/1f");
+        assert_eq!(
+            deletion(b"job/it's \x1b\xff"),
+            "etcdctl del $'job/it\\'s \\x1b\\xff'"
+        );
+        assert_eq!(deletion(b"-x"), "etcdctl del -- -x");
     }
 }

@@ -4,18 +4,25 @@
 //! dead, has no deadlines of its own, and leaves streams of a frozen server pending for ever. So
 //! each link here is a client with a single endpoint; whoever finds that it does not answer marks
 //! it as failed, and all that hang on it (keepalive, watch) move to the next one at once.
+//!
+//! Every new link is asked first which cluster its endpoint belongs to, and each answer is compared
+//! as well: a proxy in between may have changed its mind.
 
+use std::collections::HashSet;
 use std::fmt;
 use std::future::Future;
 use std::path::Path;
+use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
-use etcd_client::{Client, ConnectOptions};
-use tenure_core::ErrorKind;
+use etcd_client::{Channel, Client, ConnectOptions};
+use futures_util::future::join_all;
+use tenure_core::{ErrorKind, Operation, Process};
 use tokio::sync::watch;
 
+use crate::cluster::{Answer, Cluster};
 use crate::config::{Endpoint, EtcdConfig};
 use crate::errors::{Cause, Trouble};
 
@@ -23,6 +30,9 @@ use crate::errors::{Cause, Trouble};
 /// connections that ping more than every 5 s.
 const PING: Duration = Duration::from_secs(10);
 const PING_ANSWER: Duration = Duration::from_secs(5);
+
+/// Between attempts to ask an endpoint for its cluster that has not answered so far.
+const ASK_AGAIN: Duration = Duration::from_secs(10);
 
 /// A client of one endpoint.
 pub(crate) struct Link {
@@ -78,6 +88,10 @@ pub(crate) struct Links {
     next: AtomicUsize,
     current: Mutex<Option<Arc<Link>>>,
     dialling: tokio::sync::Mutex<()>,
+    pub(crate) cluster: Cluster,
+    /// The endpoints whose cluster has been compared.
+    surveyed: Mutex<HashSet<usize>>,
+    pub(crate) process: Process,
 }
 
 impl Links {
@@ -89,7 +103,17 @@ impl Links {
             config,
             current: Mutex::default(),
             dialling: tokio::sync::Mutex::default(),
+            cluster: Cluster::new(),
+            surveyed: Mutex::default(),
+            process: Process::current(),
         }
+    }
+
+    /// Nothing is sent by a forked child, nor after two clusters have answered.
+    fn check(&self) -> Result<(), Trouble> {
+        let process = self.process.check(Operation::Connect);
+        process.map_err(|error| Trouble::new(error.kind(), error.message()))?;
+        self.cluster.check()
     }
 
     fn current(&self) -> Option<Arc<Link>> {
@@ -104,6 +128,7 @@ impl Links {
 
     /// The link in use, or a new one to the next endpoint.
     pub(crate) async fn get(&self) -> Result<Arc<Link>, Trouble> {
+        self.check()?;
         if let Some(link) = self.current() {
             return Ok(link);
         }
@@ -114,10 +139,68 @@ impl Links {
         let endpoints = &self.config.endpoints;
         let number = self.next.fetch_add(1, Ordering::Relaxed) % endpoints.len();
         let link = Arc::new(self.dial(&endpoints[number]).await?);
+        if self.given.is_none() {
+            Box::pin(self.identify(&link, number)).await?;
+        }
         tracing::debug!(endpoint = link.endpoint, "etcd endpoint in use");
         let mut current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
         *current = Some(link.clone());
         Ok(link)
+    }
+
+    /// Asks which cluster the endpoint belongs to, before anything else is asked of it: another
+    /// one would refuse a lease that it does not know, as if it had ended.
+    async fn identify(&self, link: &Link, number: usize) -> Result<(), Trouble> {
+        let mut client = link.client.clone();
+        let asking = async move { client.status().await };
+        if let Err(trouble) = self.one(link, self.config.request_timeout, asking).await
+            // Some servers tell it to some users only; then the first answer tells.
+            && trouble.kind != ErrorKind::Forbidden
+        {
+            return Err(trouble);
+        }
+        let mut surveyed = self.surveyed.lock().unwrap_or_else(PoisonError::into_inner);
+        surveyed.insert(number);
+        Ok(())
+    }
+
+    fn unsurveyed(&self) -> Vec<usize> {
+        let surveyed = self.surveyed.lock().unwrap_or_else(PoisonError::into_inner);
+        let all = 0..self.config.endpoints.len();
+        // One is compared with nothing; and an application's client has its own.
+        let several = self.given.is_none() && self.config.endpoints.len() > 1;
+        all.filter(|number| several && !surveyed.contains(number))
+            .collect()
+    }
+
+    /// Asks all endpoints that were not asked before which cluster they belong to. Fails when it is
+    /// not one; those that do not answer in time are no reason to fail.
+    pub(crate) async fn survey(&self) -> Result<(), Trouble> {
+        self.check()?;
+        let asking = self.unsurveyed().into_iter().map(|number| async move {
+            let link = self.dial(&self.config.endpoints[number]).await?;
+            self.identify(&link, number).await
+        });
+        let limit = self.config.request_timeout;
+        // Whoever does not answer is asked again. On the heap, or each call would be as large.
+        let _silent = tokio::time::timeout(limit, Box::pin(join_all(asking))).await;
+        self.cluster.check()
+    }
+
+    /// Asks those again that did not answer, until all have or nobody uses the links any more.
+    pub(crate) async fn survey_the_rest(links: Weak<Self>) {
+        loop {
+            tokio::time::sleep(ASK_AGAIN).await;
+            let Some(links) = links.upgrade() else { return };
+            if links.survey().await.is_err() || links.unsurveyed().is_empty() {
+                return;
+            }
+        }
+    }
+
+    /// Whether there is somebody to ask again.
+    pub(crate) fn has_unsurveyed(&self) -> bool {
+        !self.unsurveyed().is_empty()
     }
 
     /// A new link to this endpoint, not the one in use.
@@ -133,9 +216,6 @@ impl Links {
         let mut password = None;
         let dialling = async {
             let mut options = ConnectOptions::new()
-                .with_connect_timeout(limit)
-                .with_keep_alive(PING, PING_ANSWER)
-                .with_tcp_keepalive(PING)
                 // A member that is cut off from the others says so, instead of falling silent.
                 .with_require_leader(true)
                 .with_auto_token_refresh(true);
@@ -144,9 +224,8 @@ impl Links {
                 options = options.with_user(user, &current);
                 password = Some(current);
             }
-            let options = self.encrypted(options)?;
-            let address = self.config.address(endpoint);
-            let connecting = Client::connect([address], Some(options)).await;
+            let channel = Channel::Tonic(self.channel(endpoint)?);
+            let connecting = Client::from_channel(channel, Some(options)).await;
             connecting.map_err(|error| self.at_first_contact(error.into()))
         };
         let client = tokio::time::timeout(limit, dialling)
@@ -174,12 +253,31 @@ impl Links {
         Ok(self.config.password.clone().unwrap_or_default())
     }
 
+    /// A connection that only this process uses, made with the first request on it. A forked child
+    /// would run its copy of the tasks behind it on the parent's socket: they are confined.
+    fn channel(&self, endpoint: &Endpoint) -> Result<tonic::transport::Channel, Trouble> {
+        let misconfigured =
+            |text: String| Trouble::new(ErrorKind::Misconfigured, format!("{endpoint}: {text}"));
+        let address = self.config.address(endpoint);
+        let channel = tonic::transport::Endpoint::from_shared(address)
+            .map_err(|error| misconfigured(error.to_string()))?
+            .connect_timeout(self.config.connect_timeout)
+            .http2_keep_alive_interval(PING)
+            .keep_alive_timeout(PING_ANSWER)
+            .tcp_keepalive(Some(PING))
+            .executor(Confined(self.process.clone()));
+        Ok(self.encrypted(channel)?.connect_lazy())
+    }
+
     #[cfg(feature = "_tls")]
-    fn encrypted(&self, options: ConnectOptions) -> Result<ConnectOptions, Trouble> {
+    fn encrypted(
+        &self,
+        channel: tonic::transport::Endpoint,
+    ) -> Result<tonic::transport::Endpoint, Trouble> {
         use etcd_client::{Certificate, Identity, TlsOptions};
 
         let Some(tls) = &self.config.tls else {
-            return Ok(options);
+            return Ok(channel);
         };
         let mut client = TlsOptions::new();
         client = match &tls.ca {
@@ -192,12 +290,17 @@ impl Links {
         if let Some(name) = &tls.server_name {
             client = client.domain_name(name);
         }
-        Ok(options.with_tls(client))
+        let encrypted = channel.tls_config(client);
+        encrypted.map_err(|error| Trouble::from(etcd_client::Error::from(error)))
     }
 
     #[cfg(not(feature = "_tls"))]
-    fn encrypted(&self, options: ConnectOptions) -> Result<ConnectOptions, Trouble> {
-        Ok(options)
+    #[expect(clippy::unused_self, clippy::unnecessary_wraps, reason = "as with TLS")]
+    fn encrypted(
+        &self,
+        channel: tonic::transport::Endpoint,
+    ) -> Result<tonic::transport::Endpoint, Trouble> {
+        Ok(channel)
     }
 
     /// One request, tried on the next endpoint when one does not answer within `limit`.
@@ -209,6 +312,7 @@ impl Links {
         mut request: impl FnMut(Client) -> F,
     ) -> Result<T, Trouble>
     where
+        T: Answer,
         F: Future<Output = Result<T, etcd_client::Error>>,
     {
         let mut last = None;
@@ -229,7 +333,7 @@ impl Links {
     }
 
     /// One request on this very link, which has failed when it does not answer.
-    pub(crate) async fn one<T>(
+    pub(crate) async fn one<T: Answer>(
         &self,
         link: &Link,
         limit: Duration,
@@ -246,6 +350,7 @@ impl Links {
         let mut trouble = match outcome {
             Ok(value) => {
                 link.answered.store(true, Ordering::Relaxed);
+                self.cluster.compare(value.cluster(), &link.endpoint)?;
                 return Ok(value);
             }
             Err(trouble) => trouble,
@@ -262,6 +367,15 @@ impl Links {
             link.fail();
         }
         Err(trouble)
+    }
+}
+
+/// Where a connection's own tasks run.
+struct Confined(Process);
+
+impl hyper::rt::Executor<Pin<Box<dyn Future<Output = ()> + Send>>> for Confined {
+    fn execute(&self, work: Pin<Box<dyn Future<Output = ()> + Send>>) {
+        tokio::spawn(self.0.confine(work));
     }
 }
 

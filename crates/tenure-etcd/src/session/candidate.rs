@@ -6,10 +6,10 @@ use etcd_client::{Compare, CompareOp, GetOptions, KeyValue, PutOptions, Txn, Txn
 use tenure_core::{Candidate, ErrorKind, FencingToken, Holder, LockName, Time};
 use tokio::sync::oneshot;
 
-use super::look::{Ask, Look, is};
+use super::look::{Ask, Look, Wish, is};
 use super::{Session, Slot};
 use crate::errors::Trouble;
-use crate::keys;
+use crate::keys::{self, First};
 
 /// What became of an attempt.
 pub(crate) enum Attempt {
@@ -17,6 +17,7 @@ pub(crate) enum Attempt {
         token: FencingToken,
         proven: Time,
     },
+    /// By whom, if somebody has confirmed a term.
     Taken(Option<Holder>),
     /// The slot was given up meanwhile; another one is needed.
     Moved,
@@ -32,9 +33,11 @@ impl Session {
         gone: impl Fn() -> bool,
     ) -> Result<Attempt, Trouble> {
         let _turn = slot.turn.lock().await;
-        // A second look, in case the key was deleted since the last, and a third, should the
+        let leading = keys::proposal(candidate);
+        let (mut occupied, mut first_in_queue) = (false, false);
+        // A second look, in case the key was deleted since the last, and more, should the
         // predecessor go in between.
-        for _ in 0..3 {
+        for _ in 0..5 {
             if gone() {
                 return Ok(Attempt::Taken(None));
             }
@@ -43,49 +46,59 @@ impl Session {
             }
             let young = self.common.clock.now().minus(self.lease / 4);
             let place = slot.state().revision;
+            let wish = match place {
+                None if occupied => Wish::Join,
+                None => Wish::Enter,
+                Some(own) if !first_in_queue && self.common.hub.waits(lock, self.id) => {
+                    Wish::See(own)
+                }
+                Some(own) => Wish::Lead(own),
+            };
             let (looked, proof) = tokio::join!(
-                self.look(lock, place, candidate),
+                self.look(lock, wish, candidate),
                 self.prove(young, |proof| proof.lease)
             );
-            let Look::Queue {
-                own,
-                foreign,
-                entered,
-                first,
-                predecessor,
-                revision,
-            } = self.note(looked)?
-            else {
-                slot.state().forget();
-                continue;
+            let (own, first, predecessor, revision) = match self.note(looked)? {
+                Look::Occupied => {
+                    occupied = true;
+                    continue;
+                }
+                Look::Gone => {
+                    slot.state().forget();
+                    first_in_queue = false;
+                    continue;
+                }
+                Look::Overwritten => return Err(self.overwritten(lock)),
+                Look::Queue {
+                    own,
+                    first,
+                    predecessor,
+                    revision,
+                } => (own, first, predecessor, revision),
             };
-            if foreign {
-                return Err(Trouble::new(
-                    ErrorKind::Corrupted,
-                    format!(
-                        "the key {} was written by another program without its lease; delete it",
-                        self.key(lock)
-                    ),
-                ));
-            }
-            slot.entered(self, own, entered.then_some(candidate));
+            slot.entered(self, own);
             let Some(first) = first else {
                 return Err(Trouble::unreadable("the queue of a lock"));
             };
             if first.create_revision() == own {
+                if first.lease() != self.id {
+                    return Err(self.overwritten(lock));
+                }
+                if first.value() != leading.as_bytes() {
+                    first_in_queue = true;
+                    continue;
+                }
                 proof?;
                 self.common.hub.stop_waiting(lock, self.id);
-                self.publish(lock, slot, own, candidate).await?;
                 let token = keys::token(own)
                     .map_err(|error| Trouble::new(error.kind(), error.message()))?;
                 // The session may have ended meanwhile, and everybody been told.
-                let Some(proven) = slot.elected(self, own) else {
+                let Some(proven) = slot.elected(self, own, candidate) else {
                     continue;
                 };
                 return Ok(Attempt::Held { token, proven });
             }
-            let holder = keys::holder(&first)
-                .map_err(|error| Trouble::new(error.kind(), error.message()))?;
+            first_in_queue = false;
             let (predecessor, revision) = match predecessor {
                 Some(predecessor) => (Some(predecessor), revision),
                 None => self.predecessor(lock, own).await?,
@@ -93,7 +106,12 @@ impl Session {
             if let Some(predecessor) = predecessor {
                 let key = predecessor.key().to_vec();
                 self.common.hub.wait(lock, self.id, key, revision + 1);
-                return Ok(Attempt::Taken(Some(holder)));
+                let first = First::of(&first);
+                return match first.map_err(|error| Trouble::new(error.kind(), error.message()))? {
+                    First::Leader(holder) => Ok(Attempt::Taken(Some(holder))),
+                    First::Waiter(_) => Ok(Attempt::Taken(None)),
+                    First::Obstacle(key) => Err(keys::obstacle(&key)),
+                };
             }
         }
         // The queue moves faster than it can be looked at; whoever asks will ask again.
@@ -101,19 +119,34 @@ impl Session {
         Ok(Attempt::Taken(None))
     }
 
+    /// Our own key is there, and not ours any more.
+    fn overwritten(&self, lock: &LockName) -> Trouble {
+        let key = self.key(lock);
+        Trouble::new(
+            ErrorKind::Corrupted,
+            format!(
+                "the key {} of this candidate was written by another program without its lease; \
+                 delete it: `{}`",
+                keys::shown(key.as_bytes()),
+                keys::deletion(key.as_bytes())
+            ),
+        )
+    }
+
     async fn look(
         &self,
         lock: &LockName,
-        place: Option<i64>,
+        wish: Wish,
         candidate: &Candidate,
     ) -> Result<Look, Trouble> {
         let (answer, answered) = oneshot::channel();
-        let proposal = || keys::proposal(candidate.identity.as_str(), candidate.value.as_ref());
         let ask = Ask {
             election: keys::election(&self.common.links.config.prefix, lock),
             key: self.key(lock),
             lease: self.id,
-            place: place.ok_or_else(proposal),
+            wish,
+            waiting: keys::waiting(candidate),
+            leading: keys::proposal(candidate),
             answer,
         };
         let gone = || {
@@ -185,7 +218,7 @@ impl Session {
             return Ok(());
         }
         let key = self.key(lock);
-        let proposal = keys::proposal(candidate.identity.as_str(), candidate.value.as_ref());
+        let proposal = keys::proposal(candidate);
         let outcome = self
             .common
             .links
@@ -202,7 +235,7 @@ impl Session {
         Ok(())
     }
 
-    /// Gives back the term with this token, or whatever the campaign has here.
+    /// Gives back the term with this token, or whatever the candidate has here.
     pub(crate) async fn release(
         &self,
         lock: &LockName,

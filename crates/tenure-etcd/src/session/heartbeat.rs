@@ -1,18 +1,24 @@
 //! One keepalive that proves all terms on the lease, and what it finds.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use etcd_client::{
-    GetOptions, LeaseKeepAliveStream, LeaseKeeper, LeaseTimeToLiveOptions, ResponseHeader,
+    GetOptions, KeyValue, LeaseKeepAliveStream, LeaseKeeper, LeaseTimeToLiveOptions,
+    ResponseHeader, Txn, TxnOp, TxnOpResponse,
 };
+use futures_util::future::try_join_all;
 use tenure_core::{Candidate, ErrorKind, FencingToken, LockName, Time};
 
 use super::{Session, Slot};
+use crate::cluster::Opened;
 use crate::errors::{Cause, Trouble};
 use crate::keys;
 use crate::link::Link;
+
+/// How many keys one request reads. A server takes 128 operations at a time.
+const KEYS: usize = 100;
 
 /// What `renew` found.
 pub(crate) enum Standing {
@@ -44,6 +50,15 @@ pub(super) struct Keeper {
     answers: LeaseKeepAliveStream,
 }
 
+/// What more than half of the members have confirmed.
+struct Confirmed {
+    /// The raft term in which they did; none when there were two.
+    term: Option<u64>,
+    /// The create revisions of the terms' keys, as far as they are there with our lease.
+    revisions: HashMap<Vec<u8>, i64>,
+    asked: HashSet<Vec<u8>>,
+}
+
 impl Session {
     /// A proof of the term that is not older than `not_before`, and its value.
     pub(crate) async fn renew(
@@ -55,14 +70,18 @@ impl Session {
         not_before: Time,
     ) -> Result<Standing, Trouble> {
         let own = keys::revision(token);
+        if !slot.is_of(candidate) {
+            return Ok(Standing::Lost);
+        }
         // More than once only when the term began while a heartbeat was under way.
         for _ in 0..3 {
+            self.common.links.cluster.check()?;
             let Some(proven) = slot.state().leads_since(own) else {
                 return Ok(Standing::Lost);
             };
             if proven < not_before {
                 match self.prove(not_before, |proof| proof.keys).await {
-                    Err(_) if self.has_ended() => return Ok(Standing::Lost),
+                    Err(trouble) if self.has_ended() => return over(trouble),
                     outcome => outcome?,
                 };
                 continue;
@@ -70,7 +89,7 @@ impl Session {
             if slot.state().value != candidate.value {
                 let _turn = slot.turn.lock().await;
                 match self.publish(lock, slot, own, candidate).await {
-                    Err(_) if self.has_ended() => return Ok(Standing::Lost),
+                    Err(trouble) if self.has_ended() => return over(trouble),
                     outcome => outcome?,
                 }
             }
@@ -100,7 +119,7 @@ impl Session {
         }
         let session = self.clone();
         let asked = self.common.clock.now();
-        let beating = self.common.runtime.spawn(async move {
+        let beating = self.common.spawn(async move {
             let mut keeper = session.keeper.lock().await;
             {
                 let proof = session.proof();
@@ -153,7 +172,8 @@ impl Session {
                 self.keys(),
                 self.confirm()
             ))?;
-            if kept != confirmed {
+            if Some(kept) != confirmed.term {
+                let confirmed = confirmed.term;
                 tracing::debug!(kept, confirmed, "an etcd keepalive of another raft term");
                 continue;
             }
@@ -161,7 +181,7 @@ impl Session {
                 let mut proof = self.proof();
                 proof.lease = proof.lease.max(asked);
             }
-            self.judge(&keys, asked);
+            self.judge(&keys, &confirmed, asked);
             let mut proof = self.proof();
             proof.keys = proof.keys.max(asked);
             return Ok(asked);
@@ -194,26 +214,74 @@ impl Session {
         Ok(answer.keys().to_vec())
     }
 
-    /// A read that more than half of the members have to confirm; the raft term in which they did.
-    async fn confirm(&self) -> Result<u64, Trouble> {
-        // One that the user may read.
-        let key = {
-            let slots = self.slots();
-            let any = slots.by_lock.keys().next();
-            any.map_or_else(
-                || self.common.links.config.prefix.clone(),
-                |lock| self.key(lock),
-            )
+    /// Reads the keys of all terms, as more than half of the members have to confirm.
+    ///
+    /// The keys of the lease alone do not tell that one was deleted and put again, by a tool that
+    /// restores keys for instance: that ends a term, since others may have led in between.
+    async fn confirm(&self) -> Result<Confirmed, Trouble> {
+        let terms = self.keys_of_terms();
+        let asked: HashSet<Vec<u8>> = terms.iter().cloned().map(String::into_bytes).collect();
+        let reads = terms.chunks(KEYS).map(|some| self.read(some));
+        let mut confirmed = Confirmed {
+            term: None,
+            revisions: HashMap::new(),
+            asked,
         };
+        let answers = if terms.is_empty() {
+            vec![self.read(&[self.any_key()]).await?]
+        } else {
+            try_join_all(reads).await?
+        };
+        let in_term = answers.first().map(|(term, _)| *term);
+        let agree = answers.iter().all(|(term, _)| Some(*term) == in_term);
+        confirmed.term = in_term.filter(|_| agree);
+        for kv in answers.into_iter().flat_map(|(_, kvs)| kvs) {
+            if kv.lease() == self.id {
+                let revision = kv.create_revision();
+                confirmed.revisions.insert(kv.key().to_vec(), revision);
+            }
+        }
+        Ok(confirmed)
+    }
+
+    fn keys_of_terms(&self) -> Vec<String> {
+        let slots = self.slots();
+        let terms = slots.by_lock.iter().filter(|(_, slot)| slot.state().leads);
+        terms.map(|(lock, _)| self.key(lock)).collect()
+    }
+
+    /// One that the user may read.
+    fn any_key(&self) -> String {
+        let slots = self.slots();
+        let any = slots.by_lock.keys().next();
+        any.map_or_else(
+            || self.common.links.config.prefix.clone(),
+            |lock| self.key(lock),
+        )
+    }
+
+    /// These keys without their values, and the raft term in which they were read.
+    async fn read(&self, some: &[String]) -> Result<(u64, Vec<KeyValue>), Trouble> {
         let answer = self
             .common
             .links
             .call(self.limit, |mut client| {
-                let (key, options) = (key.clone(), GetOptions::new().with_count_only());
-                async move { client.get(key, Some(options)).await }
+                let get = |key: &String| {
+                    TxnOp::get(key.clone(), Some(GetOptions::new().with_keys_only()))
+                };
+                let reads: Vec<_> = some.iter().map(get).collect();
+                async move { client.txn(Txn::new().and_then(reads)).await }
             })
             .await?;
-        term_of(answer.header())
+        let term = term_of(answer.header())?;
+        let found = answer
+            .op_responses()
+            .into_iter()
+            .flat_map(|read| match read {
+                TxnOpResponse::Get(mut get) => get.take_kvs(),
+                _ => Vec::new(),
+            });
+        Ok((term, found.collect()))
     }
 
     /// Sends one keepalive and reads its answer; the raft term in which it was taken.
@@ -253,8 +321,9 @@ impl Session {
     async fn open_keeper(&self, link: &Arc<Link>) -> Result<Keeper, Trouble> {
         self.beats.fetch_add(1, Ordering::Relaxed);
         let mut client = link.client.lease_client();
-        let opening = client.keep_alive(self.id);
-        let (sender, answers) = self.common.links.one(link, self.limit, opening).await?;
+        let opening = async { client.keep_alive(self.id).await.map(Opened) };
+        let opened = self.common.links.one(link, self.limit, opening).await?;
+        let (sender, answers) = opened.0;
         Ok(Keeper {
             link: link.clone(),
             sender,
@@ -280,19 +349,23 @@ impl Session {
     }
 
     /// Compares the keys that hang on the lease with those that should; they were asked for, and a
-    /// keepalive was sent, at `asked` or later.
-    fn judge(self: &Arc<Self>, present: &[Vec<u8>], asked: Time) {
+    /// keepalive was sent, at `asked` or later. A term that began since is not among those that
+    /// were confirmed: its key was seen by the transaction that began it.
+    fn judge(self: &Arc<Self>, present: &[Vec<u8>], confirmed: &Confirmed, asked: Time) {
         let mut present: HashSet<&[u8]> = present.iter().map(Vec::as_slice).collect();
         let slots = self.slots();
         for (lock, slot) in &slots.by_lock {
             let mut state = slot.state();
-            if present.remove(self.key(lock).as_bytes()) {
+            let key = self.key(lock).into_bytes();
+            let found = confirmed.revisions.get(&key).copied();
+            let stands = !confirmed.asked.contains(&key) || found == state.revision;
+            if present.remove(key.as_slice()) && stands {
                 if state.revision.is_some() && state.since <= asked {
                     state.proven = state.proven.max(asked);
                 }
             } else if state.revision.is_some() && state.since < asked {
                 if state.leads {
-                    tracing::warn!(%lock, "the key of a term is gone");
+                    tracing::warn!(%lock, "the key of a term is gone, or another one in its place");
                 }
                 state.forget();
                 slot.gone.notify_waiters();
@@ -309,9 +382,17 @@ impl Session {
             if let Some(lock) = name {
                 let session = self.clone();
                 let cleaning = async move { session.clean(&lock).await };
-                self.common.runtime.spawn(cleaning);
+                self.common.spawn(cleaning);
             }
         }
+    }
+}
+
+/// Why a term is over that no call can prove any more.
+fn over(trouble: Trouble) -> Result<Standing, Trouble> {
+    match trouble.cause {
+        Cause::OtherCluster => Err(trouble),
+        _ => Ok(Standing::Lost),
     }
 }
 

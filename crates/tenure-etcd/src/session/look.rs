@@ -16,24 +16,41 @@ use crate::link::Links;
 /// three operations, and a server takes 128 at a time.
 const BATCH: usize = 100;
 
-/// A look at the queue of a lock, with or without entering it.
+/// What is asked about the queue of a lock.
 pub(super) struct Ask {
     pub(super) election: String,
     pub(super) key: String,
     pub(super) lease: i64,
-    /// The create revision of the key, if it is there; otherwise it is put with this value.
-    pub(super) place: Result<i64, String>,
+    pub(super) wish: Wish,
+    /// The key's value while its candidate waits.
+    pub(super) waiting: String,
+    /// The key's value while its candidate leads.
+    pub(super) leading: String,
     pub(super) answer: oneshot::Sender<Result<Look, Trouble>>,
 }
 
+#[derive(Clone, Copy)]
+pub(super) enum Wish {
+    /// To have the only key there, the leader's.
+    Enter,
+    /// To have a key there, behind the others. Not in one transaction with the above: etcd does not
+    /// check who may write in a transaction within another one.
+    Join,
+    /// To know whether the key with this create revision is the first. Costs the server no write.
+    See(i64),
+    /// To make the key with this create revision the leader's, if it is the first.
+    Lead(i64),
+}
+
 pub(super) enum Look {
+    /// Others have keys there, and we have none.
+    Occupied,
     /// The key that should have been there is not.
     Gone,
+    /// The key is there, but another program has put it anew without our lease.
+    Overwritten,
     Queue {
         own: i64,
-        /// Somebody has put the key anew, without our lease.
-        foreign: bool,
-        entered: bool,
         first: Option<KeyValue>,
         predecessor: Option<KeyValue>,
         revision: i64,
@@ -103,26 +120,34 @@ fn revision_of(answer: &TxnResponse) -> i64 {
 }
 
 impl Ask {
-    /// Reads only, when the key is known to be there: such a transaction costs the server no
-    /// write.
     fn txn(&self) -> Txn {
         let first = TxnOp::get(self.election.clone(), Some(keys::first()));
-        match &self.place {
-            Ok(own) => Txn::new().when([is(&self.key, *own)]).and_then([
-                first,
-                TxnOp::get(self.election.clone(), Some(keys::before(*own))),
-            ]),
-            Err(proposal) => {
-                let lease = PutOptions::new().with_lease(self.lease);
-                Txn::new()
-                    .when([is(&self.key, 0)])
-                    .and_then([
-                        TxnOp::put(self.key.clone(), proposal.clone(), Some(lease)),
-                        TxnOp::get(self.key.clone(), None),
-                        first.clone(),
-                    ])
-                    .or_else([TxnOp::get(self.key.clone(), None), first])
-            }
+        let key = TxnOp::get(self.key.clone(), None);
+        let before = |own| TxnOp::get(self.election.clone(), Some(keys::before(own)));
+        let put = |value: &String| {
+            let lease = PutOptions::new().with_lease(self.lease);
+            TxnOp::put(self.key.clone(), value.clone(), Some(lease))
+        };
+        match self.wish {
+            Wish::Enter => Txn::new()
+                .when([keys::none(&self.election)])
+                .and_then([put(&self.leading), key.clone(), first.clone()])
+                .or_else([key, first]),
+            Wish::Join => Txn::new()
+                .when([is(&self.key, 0)])
+                .and_then([put(&self.waiting), key.clone(), first.clone()])
+                .or_else([key, first]),
+            Wish::See(own) => Txn::new()
+                .when([is(&self.key, own)])
+                .and_then([first, before(own)]),
+            Wish::Lead(own) => Txn::new()
+                .when([
+                    is(&self.key, own),
+                    Compare::lease(self.key.clone(), CompareOp::Equal, self.lease),
+                    keys::none_before(&self.election, own),
+                ])
+                .and_then([put(&self.leading), first.clone()])
+                .or_else([key, first, before(own)]),
         }
     }
 
@@ -140,28 +165,38 @@ impl Ask {
                 .ok_or_else(|| Trouble::unreadable("the queue of a lock"))?;
             Ok(get.take_kvs().into_iter().next())
         };
-        match &self.place {
-            Ok(_) if !answer.succeeded() => Ok(Look::Gone),
-            Ok(own) => Ok(Look::Queue {
-                own: *own,
-                foreign: false,
-                entered: false,
-                first: next()?,
-                predecessor: next()?,
-                revision,
-            }),
-            Err(_) => {
-                let own = next()?.ok_or_else(|| Trouble::unreadable("a candidate's own key"))?;
-                Ok(Look::Queue {
-                    own: own.create_revision(),
-                    foreign: own.lease() != self.lease,
-                    entered: answer.succeeded(),
-                    first: next()?,
-                    predecessor: None,
-                    revision,
-                })
+        let own = match (self.wish, answer.succeeded()) {
+            (Wish::See(own) | Wish::Lead(own), true) => own,
+            (Wish::See(_), false) => return Ok(Look::Gone),
+            (wish, _) => {
+                let found = next()?;
+                let own = match wish {
+                    Wish::Lead(own) => found.filter(|kv| kv.create_revision() == own),
+                    _ => found,
+                };
+                let Some(own) = own else {
+                    return Ok(match wish {
+                        Wish::Enter => Look::Occupied,
+                        _ => Look::Gone,
+                    });
+                };
+                if own.lease() != self.lease {
+                    return Ok(Look::Overwritten);
+                }
+                own.create_revision()
             }
-        }
+        };
+        let first = next()?;
+        let predecessor = match (self.wish, answer.succeeded()) {
+            (Wish::See(_), _) | (Wish::Lead(_), false) => next()?,
+            _ => None,
+        };
+        Ok(Look::Queue {
+            own,
+            first,
+            predecessor,
+            revision,
+        })
     }
 
     fn tell(self, look: Result<Look, Trouble>) {

@@ -5,7 +5,8 @@
 //!
 //! - A proof counts from the moment at which the keepalive was *sent*.
 //! - A keepalive proves the lease, not the keys; so each heartbeat also asks which keys hang on
-//!   it. A term whose key is missing is lost.
+//!   it, and since which revision. A term whose key is missing, or was deleted and put again, is
+//!   lost.
 //! - The end of the lease ends all terms here, before another lease is opened for anybody.
 //! - A keepalive would also keep alive what no caller holds any more. So each key has a deadline
 //!   of its own, at which it is deleted unless its owner was heard of (point 6 of the contract);
@@ -24,9 +25,10 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use tenure_core::{CampaignId, ErrorKind, LockName, SharedClock};
+use tenure_core::{Candidate, ErrorKind, LockName, Process, SharedClock};
 use tokio::runtime::Handle;
 use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
 
 use crate::errors::{Cause, Trouble};
 use crate::hub::Hub;
@@ -38,7 +40,7 @@ pub(crate) use heartbeat::Standing;
 use heartbeat::{Keeper, Proof};
 use look::Ask;
 pub(crate) use slot::Slot;
-use slot::Slots;
+use slot::{Owner, Slots};
 
 /// What all sessions of a backend share.
 #[derive(Clone)]
@@ -50,6 +52,18 @@ pub(crate) struct Common {
 }
 
 impl Common {
+    pub(crate) fn process(&self) -> &Process {
+        &self.links.process
+    }
+
+    /// Runs in this process alone: a forked child would run its copy on the parent's sockets.
+    pub(crate) fn spawn<F>(&self, work: F) -> JoinHandle<F::Output>
+    where
+        F: Future<Output: Send + 'static> + Send + 'static,
+    {
+        self.runtime.spawn(self.process().confine(work))
+    }
+
     /// How long one endpoint may take when terms of this lease hang on its answer.
     fn limit(&self, lease: Duration) -> Duration {
         let most = self.links.config.request_timeout;
@@ -73,7 +87,14 @@ pub(crate) struct Session {
 
 impl Session {
     /// Opens a lease. One that is not as long as asked for is given back.
+    ///
+    /// Not before the other endpoints have been asked for their cluster: a lease on one cluster and
+    /// one on another would each elect a leader.
     pub(crate) async fn open(common: Common, lease: Duration) -> Result<Arc<Self>, Trouble> {
+        Box::pin(common.links.survey()).await?;
+        if common.links.has_unsurveyed() {
+            common.spawn(Links::survey_the_rest(Arc::downgrade(&common.links)));
+        }
         let limit = common.limit(lease);
         let asked = i64::try_from(lease.as_secs()).unwrap_or(i64::MAX);
         let clock = common.clock.clone();
@@ -112,12 +133,8 @@ impl Session {
             common,
         });
         let common = &session.common;
-        common
-            .runtime
-            .spawn(look::answer(common.links.clone(), limit, taken));
-        common
-            .runtime
-            .spawn(sweep::run(Arc::downgrade(&session), common.clock.clone()));
+        common.spawn(look::answer(common.links.clone(), limit, taken));
+        common.spawn(sweep::run(Arc::downgrade(&session), common.clone()));
         Ok(session)
     }
 
@@ -142,15 +159,15 @@ impl Session {
         keys::candidate(&self.common.links.config.prefix, lock, self.id)
     }
 
-    /// The slot of this campaign, if it has one here.
-    pub(crate) fn slot(&self, lock: &LockName, campaign: CampaignId) -> Option<Arc<Slot>> {
+    /// The slot of this candidate in this campaign, if it has one here.
+    pub(crate) fn slot(&self, lock: &LockName, candidate: &Candidate) -> Option<Arc<Slot>> {
         let slot = self.slots().by_lock.get(lock).cloned();
-        slot.filter(|slot| slot.campaign == Some(campaign))
+        slot.filter(|slot| slot.is_of(candidate))
     }
 
-    /// A slot for this campaign, if there is room: one candidate per lock and lease, since two
+    /// A slot for this candidate, if there is room: one candidate per lock and lease, since two
     /// with one key would both be told that they lead.
-    pub(crate) fn reserve(&self, lock: &LockName, campaign: CampaignId) -> Option<Arc<Slot>> {
+    pub(crate) fn reserve(&self, lock: &LockName, candidate: &Candidate) -> Option<Arc<Slot>> {
         let mut slots = self.slots();
         if self.has_ended()
             || slots.by_lock.len() >= self.common.links.config.keys_per_lease
@@ -159,7 +176,7 @@ impl Session {
             return None;
         }
         let slot = Arc::new(Slot::new(
-            Some(campaign),
+            Some(Owner::of(candidate)),
             self.common.clock.now(),
             self.lease,
         ));
@@ -208,13 +225,12 @@ impl Session {
     fn revoke_later(&self) {
         let (common, id, limit) = (self.common.clone(), self.id, self.limit);
         self.common
-            .runtime
             .spawn(async move { revoke(&common, id, limit).await });
     }
 
     fn note<T>(&self, outcome: Result<T, Trouble>) -> Result<T, Trouble> {
         if let Err(trouble) = &outcome
-            && trouble.cause == Cause::LeaseGone
+            && matches!(trouble.cause, Cause::LeaseGone | Cause::OtherCluster)
         {
             self.end();
         }
@@ -224,6 +240,10 @@ impl Session {
 
 impl Drop for Session {
     fn drop(&mut self) {
+        // The lease is the parent's, and another thread's lock may be held for ever in a child.
+        if !self.common.process().is_current() {
+            return;
+        }
         if !self.ended.swap(true, Ordering::AcqRel) {
             for lock in self.slots().by_lock.keys() {
                 self.common.hub.rise(lock, self.id);
@@ -234,9 +254,10 @@ impl Drop for Session {
 }
 
 async fn revoke(common: &Common, id: i64, limit: Duration) {
-    let revoking = common.links.call(limit, |mut client| async move {
-        client.lease_revoke(id).await.map(|_| ())
-    });
+    let revoking = common.links.call(
+        limit,
+        |mut client| async move { client.lease_revoke(id).await },
+    );
     if let Err(trouble) = revoking.await
         && trouble.cause != Cause::LeaseGone
     {

@@ -5,7 +5,7 @@ use std::pin::pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use tenure_core::{CampaignId, Candidate, LockName, PublishedValue, Time};
+use tenure_core::{CampaignId, Candidate, Identity, LockName, PublishedValue, Time};
 use tokio::sync::Notify;
 
 use super::Session;
@@ -16,9 +16,25 @@ pub(super) struct Slots {
     pub(super) empty_since: Option<Time>,
 }
 
+/// Whose key it is: two candidates can have drawn one number, or bear one name, but not both.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Owner {
+    identity: Identity,
+    campaign: CampaignId,
+}
+
+impl Owner {
+    pub(super) fn of(candidate: &Candidate) -> Self {
+        Self {
+            identity: candidate.identity.clone(),
+            campaign: candidate.campaign,
+        }
+    }
+}
+
 /// A candidate's key.
 pub(crate) struct Slot {
-    pub(super) campaign: Option<CampaignId>,
+    owner: Option<Owner>,
     /// Requests about the key are sent one after the other.
     pub(super) turn: tokio::sync::Mutex<()>,
     state: Mutex<Seat>,
@@ -43,9 +59,9 @@ pub(super) struct Seat {
 
 impl Slot {
     /// `None` is nobody's: it keeps others away while what stands there is deleted.
-    pub(super) fn new(campaign: Option<CampaignId>, now: Time, lease: Duration) -> Self {
+    pub(super) fn new(owner: Option<Owner>, now: Time, lease: Duration) -> Self {
         Self {
-            campaign,
+            owner,
             turn: tokio::sync::Mutex::default(),
             state: Mutex::new(Seat {
                 revision: None,
@@ -58,6 +74,11 @@ impl Slot {
             }),
             gone: Notify::new(),
         }
+    }
+
+    /// Whether it is this candidate's, in this very campaign.
+    pub(crate) fn is_of(&self, candidate: &Candidate) -> bool {
+        self.owner.as_ref() == Some(&Owner::of(candidate))
     }
 
     /// Returns when the term with this create revision is known to be over.
@@ -77,7 +98,7 @@ impl Slot {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub(super) fn entered(&self, session: &Session, own: i64, with: Option<&Candidate>) {
+    pub(super) fn entered(&self, session: &Session, own: i64) {
         let mut seat = self.state();
         let now = session.common.clock.now();
         if seat.revision != Some(own) {
@@ -85,20 +106,23 @@ impl Slot {
             seat.revision = Some(own);
             seat.since = now;
         }
-        if let Some(candidate) = with {
-            seat.value.clone_from(&candidate.value);
-        }
         seat.until = now + session.lease;
     }
 
     /// Begins the term, unless it is over already. Its proof is the newest of the lease: one that
     /// is acknowledged while the first is read here would otherwise pass this slot by.
-    pub(super) fn elected(&self, session: &Session, own: i64) -> Option<Time> {
+    pub(super) fn elected(
+        &self,
+        session: &Session,
+        own: i64,
+        candidate: &Candidate,
+    ) -> Option<Time> {
         let mut seat = self.state();
         if seat.closed || seat.revision != Some(own) {
             return None;
         }
         seat.leads = true;
+        seat.value.clone_from(&candidate.value);
         seat.proven = seat.proven.max(session.proof().lease);
         seat.until = session.common.clock.now() + session.lease;
         Some(seat.proven)

@@ -4,15 +4,16 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
-use tenure_core::{LockName, SharedClock, Time};
+use tenure_core::{LockName, Time};
 
-use super::{Session, Slot};
+use super::{Common, Session, Slot};
 
 /// How often the sweep looks at most.
 const TICK: Duration = Duration::from_millis(50);
 
-/// Sweeps for as long as the session lives, without keeping it alive.
-pub(super) async fn run(session: Weak<Session>, clock: SharedClock) {
+/// Sweeps for as long as the session lives, without keeping it alive; and ends it when an endpoint
+/// of another cluster has answered.
+pub(super) async fn run(session: Weak<Session>, common: Common) {
     loop {
         let Some(alive) = session.upgrade() else {
             return;
@@ -21,7 +22,16 @@ pub(super) async fn run(session: Weak<Session>, clock: SharedClock) {
             return;
         };
         drop(alive);
-        clock.sleep_until(next).await;
+        let is_another = tokio::select! {
+            () = common.clock.sleep_until(next) => false,
+            () = common.links.cluster.is_another() => true,
+        };
+        if is_another {
+            if let Some(alive) = session.upgrade() {
+                alive.end();
+            }
+            return;
+        }
     }
 }
 
