@@ -95,7 +95,7 @@ impl RedisBackend {
                 .with_source(error)
         })?;
         let dialer = Arc::new(Dialer::new(config, runtime));
-        let topology = Arc::new(Topology::new(dialer.clone()));
+        let topology = Topology::new(dialer.clone());
         Ok(Shared {
             wakeups: Wakeups::new(topology.clone(), dialer.clone()),
             topology,
@@ -391,6 +391,7 @@ impl LockBackend for RedisBackend {
         checks.push(checks::hearing(heard, &config.prefix));
         checks.push(checks::encryption(config));
         checks.extend(checks::sentinels(config));
+        checks.extend(topology.check_deployment().await);
         checks
     }
 }

@@ -4,9 +4,11 @@
 //! The client library's own reconnecting connection is not used: its first call after a lost
 //! connection fails, and connecting to a closed port takes it 9 s.
 
+use std::collections::BTreeSet;
 use std::future::Future;
 use std::io;
 use std::mem;
+use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock, PoisonError, RwLock, Weak};
@@ -17,15 +19,17 @@ use redis::aio::{MultiplexedConnection, PubSub};
 use redis::{AsyncConnectionConfig, Cmd, Pipeline, RedisConnectionInfo, Value, cmd};
 use tenure_core::{BootClock, ErrorKind, Kept, Operation, Process, SharedClock, Time};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::TcpStream;
+use tokio::net::{TcpStream, lookup_host};
 use tokio::runtime::Handle;
 use tokio::sync::{Mutex, watch};
 use tokio::time::{sleep, timeout};
 
 use crate::config::{Address, Credentials, RedisConfig, Replicas, Servers};
+use crate::deployment::{Deployment, Share, View};
 use crate::errors::{Cure, Trouble};
 use crate::sentinels::{self, Question, SECOND_LOOK, Sentinels, Word};
 use crate::slots;
+use crate::topology::slots_of;
 
 /// The pause after the first failed attempt to connect; it doubles up to the longest.
 const SHORTEST_PAUSE: Duration = Duration::from_millis(10);
@@ -47,6 +51,31 @@ pub(crate) struct Dialer {
     pub(crate) clock: SharedClock,
     /// The process that made the backend. Its connections are of no use to a fork of it.
     pub(crate) process: Process,
+    pub(crate) deployment: Deployment,
+}
+
+/// A server in the URL, and which of those that its host's name leads to.
+#[derive(Clone, Debug)]
+pub(crate) struct Place {
+    address: Address,
+    at: Option<SocketAddr>,
+}
+
+impl From<Address> for Place {
+    /// Whichever answers.
+    fn from(address: Address) -> Self {
+        Self { address, at: None }
+    }
+}
+
+impl Place {
+    fn shown(&self) -> Address {
+        let at = self.at.map(|at| Address {
+            host: at.ip().to_string(),
+            port: at.port(),
+        });
+        at.unwrap_or_else(|| self.address.clone())
+    }
 }
 
 trait Transport: AsyncRead + AsyncWrite + Send + Unpin {}
@@ -156,7 +185,22 @@ impl Dialer {
             runtime,
             clock: BootClock::shared(),
             process: Process::current(),
+            deployment: Deployment::default(),
         }
+    }
+
+    /// All that a host's name leads to, but not too many: it may lead to each of a hundred pods.
+    pub(crate) async fn places(&self, address: &Address) -> Result<Vec<Place>, Trouble> {
+        const MOST: usize = 16;
+        let found = lookup_host((address.host.as_str(), address.port))
+            .await
+            .map_err(|error| Trouble::connecting(address, error))?;
+        let at: BTreeSet<SocketAddr> = found.collect();
+        let place = |at| Place {
+            address: address.clone(),
+            at: Some(at),
+        };
+        Ok(at.into_iter().take(MOST).map(place).collect())
     }
 
     /// Runs `work` on the backend's runtime, and never in a child that is forked meanwhile.
@@ -195,15 +239,18 @@ impl Dialer {
             .unwrap_or_else(|_| Err(Trouble::silent(address, limit)))
     }
 
-    async fn transport(&self, address: &Address) -> Result<Box<dyn Transport>, Trouble> {
+    async fn transport(&self, place: &Place) -> Result<Box<dyn Transport>, Trouble> {
         // So that a call that was under way at a fork does not go on in the child.
         if let Err(error) = self.process.check(Operation::Connect) {
             return Err(Trouble::new(error.kind(), error.message()));
         }
-        let trouble = |error| Trouble::connecting(address, error);
-        let stream = TcpStream::connect((address.host.as_str(), address.port))
-            .await
-            .map_err(trouble)?;
+        let address = &place.address;
+        let trouble = |error| Trouble::connecting(&place.shown(), error);
+        let connected = match place.at {
+            Some(at) => TcpStream::connect(at).await,
+            None => TcpStream::connect((address.host.as_str(), address.port)).await,
+        };
+        let stream = connected.map_err(trouble)?;
         stream.set_nodelay(true).map_err(trouble)?;
         let stream = Own {
             stream: Some(stream),
@@ -222,16 +269,17 @@ impl Dialer {
     /// A connection for calls, authenticated and in the right database, not yet bounded.
     async fn open(
         self: &Arc<Self>,
-        address: &Address,
+        place: &Place,
         credentials: &Credentials,
         database: u32,
     ) -> Result<Live, Trouble> {
+        let address = place.shown();
         let heard = Arc::new(AtomicU64::new(0));
         let stream = Heard {
-            stream: self.transport(address).await?,
+            stream: self.transport(place).await?,
             reads: heard.clone(),
         };
-        let trouble = |error| Trouble::answered(address, &self.config.prefix, error);
+        let trouble = |error| Trouble::answered(&address, &self.config.prefix, error);
         let settings = AsyncConnectionConfig::new()
             // Each call has a deadline of ours.
             .set_response_timeout(None)
@@ -243,7 +291,7 @@ impl Dialer {
             .map_err(trouble)?;
         let driver = AbortOnDrop(self.spawn(driver).abort_handle());
         let live = Live(Arc::new(self.process.keep(Connected {
-            address: address.clone(),
+            address,
             prefix: self.config.prefix.clone(),
             overlap: OnceLock::new(),
             word: Word::default(),
@@ -273,7 +321,11 @@ impl Dialer {
     /// A connection to a master, not yet bounded.
     pub(crate) async fn open_master(self: &Arc<Self>, address: &Address) -> Result<Live, Trouble> {
         let live = self
-            .open(address, &self.credentials(), self.config.database)
+            .open(
+                &address.clone().into(),
+                &self.credentials(),
+                self.config.database,
+            )
             .await?;
         // A replica would answer, and be wrong. This also is the first sign of life through
         // everything that may stand in between.
@@ -289,30 +341,30 @@ impl Dialer {
             // There one server at a time grants terms.
             Servers::Single(_) => Duration::ZERO,
             Servers::Sentinel { .. } => sentinels::overlap(&self.config),
-            Servers::Cluster(_) => slots::overlap(live.node_timeout().await?),
+            Servers::Cluster(_) => {
+                // It may be another cluster's: addresses are used again.
+                self.deployment.admit(slots_of(&live).await?.view)?;
+                slots::overlap(live.node_timeout().await?)
+            }
         };
         live.0.overlap.get_or_init(|| overlap);
         Ok(live)
     }
 
     /// A connection to any node of a cluster, master or replica, not yet bounded.
-    pub(crate) async fn open_node(self: &Arc<Self>, address: &Address) -> Result<Live, Trouble> {
-        self.open(address, &self.credentials(), 0).await
+    pub(crate) async fn open_node(self: &Arc<Self>, place: &Place) -> Result<Live, Trouble> {
+        self.open(place, &self.credentials(), 0).await
     }
 
     /// A connection to a sentinel, not yet bounded.
-    pub(crate) async fn open_sentinel(
-        self: &Arc<Self>,
-        address: &Address,
-    ) -> Result<Live, Trouble> {
-        self.open(address, &self.config.sentinel_credentials, 0)
-            .await
+    pub(crate) async fn open_sentinel(self: &Arc<Self>, place: &Place) -> Result<Live, Trouble> {
+        self.open(place, &self.config.sentinel_credentials, 0).await
     }
 
     /// A connection for subscriptions, bounded.
     pub(crate) async fn subscriber(&self, address: &Address) -> Result<PubSub, Trouble> {
         self.bounded(address, async {
-            let stream = self.transport(address).await?;
+            let stream = self.transport(&address.clone().into()).await?;
             let Credentials { username, password } = self.credentials();
             let mut info = RedisConnectionInfo::default().set_skip_set_lib_name();
             if let Some(password) = password {
@@ -354,7 +406,7 @@ pub(crate) fn field<'a>(info: &'a Value, name: &str) -> Option<&'a str> {
 pub(crate) fn text(value: &Value) -> Option<&str> {
     match value {
         Value::BulkString(bytes) => std::str::from_utf8(bytes).ok(),
-        Value::SimpleString(text) => Some(text),
+        Value::SimpleString(text) | Value::VerbatimString { text, .. } => Some(text),
         _ => None,
     }
 }
@@ -484,6 +536,22 @@ impl Live {
             Some("slave") => Err(Trouble::replica(self.address())),
             _ => Ok(()),
         }
+    }
+
+    /// Which data the server has, as far as its replication ids tell. A replica has its master's,
+    /// and keeps no locks. Without a deadline.
+    pub(crate) async fn view(&self) -> Result<View, Trouble> {
+        let info = self.query(cmd("INFO").arg("replication")).await?;
+        let id = field(&info, "master_replid");
+        // That of the master it was a replica of; zeros if of none.
+        let former = field(&info, "master_replid2").filter(|id| id.contains(|c| c != '0'));
+        let is_master = field(&info, "role") == Some("master");
+        let keeper = id.map(|id| Share::all(format!("the server with replication id {id}")));
+        Ok(View {
+            by: self.address().to_string(),
+            members: id.into_iter().chain(former).map(str::to_owned).collect(),
+            shares: keeper.filter(|_| is_master).into_iter().collect(),
+        })
     }
 
     /// A cluster's `cluster-node-timeout`: the usual one where it may not be asked for. Without a
@@ -666,6 +734,14 @@ impl Link {
         }
     }
 
+    /// The connection, if there is one.
+    pub(crate) fn open(&self) -> Option<Live> {
+        match &*self.inner.state.borrow() {
+            State::Up(live) => Some(live.clone()),
+            _ => None,
+        }
+    }
+
     /// The epoch of the server that it was connected to last, if that told one.
     pub(crate) fn last_epoch(&self) -> Option<String> {
         hold(&self.inner.epochs).seen.last().cloned()
@@ -826,9 +902,9 @@ impl Link {
             return Ok(live.clone());
         }
         let connect_timeout = self.inner.dialer.config.connect_timeout;
-        // An attempt from before, the pause, and our own; each twice as long where sentinels are
-        // asked first.
-        let limit = connect_timeout * 4 + LONGEST_PAUSE;
+        // An attempt from before, the pause, and our own; each three times as long where sentinels
+        // are asked first, who it is and whether they know it.
+        let limit = connect_timeout * 6 + LONGEST_PAUSE;
         timeout(limit, self.connected()).await.unwrap_or_else(|_| {
             Err(Trouble::new(
                 ErrorKind::Timeout,

@@ -205,7 +205,7 @@ pub(crate) fn acl_line(prefix: &str) -> String {
     format!(
         "ACL SETUSER <user> ~{prefix}:* &{prefix}:* +@connection +evalsha +eval +get +set +del \
          +pexpire +pttl +time +info +publish +subscribe +unsubscribe +wait +cluster|slots \
-         +config|get"
+         +cluster|nodes +config|get"
     )
 }
 

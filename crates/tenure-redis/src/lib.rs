@@ -129,10 +129,12 @@ mod backend;
 mod checks;
 mod config;
 mod connection;
+mod deployment;
 mod errors;
 mod scripts;
 mod sentinels;
 mod slots;
+mod survey;
 #[cfg(feature = "_tls")]
 mod tls;
 mod topology;

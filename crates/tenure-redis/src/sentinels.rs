@@ -6,11 +6,12 @@
 //! lease and the [`overlap`]; and no call is made on the former one any more when [`trust`] has
 //! passed since it was last named.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use futures_util::future::join_all;
 use futures_util::stream::{FuturesUnordered, StreamExt as _};
 use redis::{Cmd, Value, cmd};
 use tenure_core::{ErrorKind, Time};
@@ -18,6 +19,7 @@ use tokio::sync::watch;
 
 use crate::config::{Address, RedisConfig};
 use crate::connection::{Dialer, Live, hold, text};
+use crate::deployment::{Share, View};
 use crate::errors::{Cure, Trouble};
 
 /// How often the sentinels are asked whether the master is still the one.
@@ -110,7 +112,7 @@ impl Sentinels {
     /// Not the first answer: a sentinel that is cut off together with the old master goes on
     /// naming it, and who followed would lead beside the leader on the new one.
     pub(crate) async fn master(&self, dialer: &Arc<Dialer>) -> Result<Address, Trouble> {
-        let mut votes: HashMap<Address, usize> = HashMap::new();
+        let mut votes: HashMap<Address, Vec<&Address>> = HashMap::new();
         let mut unknown = 0;
         let mut failure = None;
         let mut answers: FuturesUnordered<_> = self
@@ -121,16 +123,18 @@ impl Sentinels {
                 if answer.is_err() {
                     hold(&self.open).remove(sentinel);
                 }
-                answer
+                (sentinel, answer)
             })
             .collect();
         let majority = self.addresses.len() / 2 + 1;
-        while let Some(answer) = answers.next().await {
+        while let Some((sentinel, answer)) = answers.next().await {
             match answer {
                 Ok(Some(address)) => {
-                    let count = votes.entry(address.clone()).or_default();
-                    *count += 1;
-                    if *count >= majority {
+                    let agreed = votes.entry(address.clone()).or_default();
+                    agreed.push(sentinel);
+                    if agreed.len() >= majority {
+                        drop(answers);
+                        self.admit(dialer, &address, agreed).await?;
                         return Ok(address);
                     }
                 }
@@ -163,6 +167,33 @@ impl Sentinels {
         .cured_by(Cure::None))
     }
 
+    /// Fails if a master that was not known before is another deployment's: the sentinels that name
+    /// it may stand behind an address where others stood. Who does not tell is believed.
+    async fn admit(
+        &self,
+        dialer: &Arc<Dialer>,
+        master: &Address,
+        voters: &[&Address],
+    ) -> Result<(), Trouble> {
+        if dialer.deployment.knows(&server(master)) {
+            return Ok(());
+        }
+        let open: Vec<Live> = {
+            let open = hold(&self.open);
+            voters
+                .iter()
+                .filter_map(|voter| open.get(*voter).cloned())
+                .collect()
+        };
+        let asking = open
+            .iter()
+            .map(|live| dialer.bounded(live.address(), view(live, &self.master)));
+        for view in join_all(asking).await.into_iter().flatten() {
+            dialer.deployment.admit(view)?;
+        }
+        Ok(())
+    }
+
     async fn answer(
         &self,
         dialer: &Arc<Dialer>,
@@ -176,7 +207,7 @@ impl Sentinels {
             return Ok(answer);
         }
         // The first question, or the sentinel was restarted since.
-        let live = dialer.open_sentinel(sentinel).await?;
+        let live = dialer.open_sentinel(&sentinel.clone().into()).await?;
         let answer = live.query(question).await?;
         hold(&self.open).insert(sentinel.clone(), live);
         Ok(answer)
@@ -204,4 +235,79 @@ impl Sentinels {
             _ => Err(Trouble::unreadable("SENTINEL")),
         }
     }
+}
+
+/// A server of a deployment, as a mark of it.
+fn server(address: &Address) -> String {
+    format!("server {address}")
+}
+
+/// What a sentinel says of its master's deployment: the sentinels that watch it, by their ids, and
+/// the servers that there are. Without a deadline.
+///
+/// Sentinels of one deployment know each other's ids, or those that one knows, or name the same
+/// servers: also one that has lost its configuration, which names the first master again.
+pub(crate) async fn view(live: &Live, master: &str) -> Result<View, Trouble> {
+    let question = |what: &str| {
+        let mut question = cmd("SENTINEL");
+        question.arg(what).arg(master);
+        question
+    };
+    let mut members = HashSet::new();
+    // Before Redis 6.2 a sentinel does not tell its own.
+    let own = live.query(cmd("SENTINEL").arg("MYID")).await;
+    members.extend(own.ok().as_ref().and_then(text).map(sentinel));
+    let found = live.query(&question("MASTER")).await?;
+    let found = properties(&found);
+    let mut keeper = None;
+    if let Some(address) = address_in(&found) {
+        members.insert(server(&address));
+        let id = found.get("runid").copied().unwrap_or_default();
+        keeper = Some(Share::all(format!(
+            "the master {address} (run id \"{id}\")"
+        )));
+    }
+    for (what, by_id) in [("SENTINELS", true), ("REPLICAS", false)] {
+        let Value::Array(others) = live.query(&question(what)).await? else {
+            return Err(Trouble::unreadable("SENTINEL"));
+        };
+        for other in &others {
+            let other = properties(other);
+            let mark = if by_id {
+                // Empty until it was first heard of.
+                let id = other.get("runid").filter(|id| !id.is_empty());
+                id.map(|id| sentinel(id))
+            } else {
+                address_in(&other).as_ref().map(server)
+            };
+            members.extend(mark);
+        }
+    }
+    Ok(View {
+        by: format!("sentinel {}", live.address()),
+        members,
+        shares: keeper.into_iter().collect(),
+    })
+}
+
+fn sentinel(id: &str) -> String {
+    format!("sentinel {id}")
+}
+
+fn address_in(properties: &HashMap<&str, &str>) -> Option<Address> {
+    Some(Address {
+        host: (*properties.get("ip")?).to_owned(),
+        port: properties.get("port")?.parse().ok()?,
+    })
+}
+
+/// Names and values in turn.
+fn properties(answer: &Value) -> HashMap<&str, &str> {
+    let Value::Array(parts) = answer else {
+        return HashMap::new();
+    };
+    let pairs = parts.chunks_exact(2);
+    pairs
+        .filter_map(|pair| Some((text(&pair[0])?, text(&pair[1])?)))
+        .collect()
 }

@@ -1,10 +1,11 @@
 //! Which server holds a lock: the one there is, the master that sentinels name, or the node of a
 //! cluster that has the lock's slot.
 
-use std::collections::HashMap;
-use std::sync::{Arc, Mutex};
+use std::collections::{HashMap, HashSet};
+use std::sync::{Arc, Mutex, Weak};
 use std::time::Duration;
 
+use futures_util::future::join;
 use futures_util::stream::{FuturesUnordered, StreamExt as _};
 use redis::aio::PubSub;
 use redis::{Cmd, Pipeline, RedisError, Value, cmd};
@@ -12,18 +13,29 @@ use tenure_core::{ErrorKind, LockName, Time};
 
 use crate::config::{Address, Servers};
 use crate::connection::{AbortOnDrop, Call, Change, Dialer, Link, Live, Target, hold, text};
+use crate::deployment::{Share, View};
 use crate::errors::{Cure, Trouble};
 use crate::sentinels::Sentinels;
 use crate::slots::{Map, Range, SLOTS, holder_in};
+use crate::survey::Progress;
 
 /// How often a call follows the cluster to another node.
 const REDIRECTS: usize = 4;
 
 /// All servers of a backend.
 #[derive(Debug)]
-pub(crate) enum Topology {
+pub(crate) struct Topology {
+    pub(crate) way: Way,
+    pub(crate) dialer: Arc<Dialer>,
+    pub(crate) progress: Progress,
+    pub(crate) me: Weak<Self>,
+}
+
+/// The way to the server that holds a lock.
+#[derive(Debug)]
+pub(crate) enum Way {
     /// One master at a time: a single server, or the one that sentinels name.
-    Master(Link, Arc<Dialer>, Arc<Target>),
+    Master(Link, Arc<Target>),
     Cluster(Arc<Cluster>),
 }
 
@@ -81,19 +93,27 @@ impl Seat {
 }
 
 impl Topology {
-    pub(crate) fn new(dialer: Arc<Dialer>) -> Self {
-        let target = match &dialer.config.servers {
-            Servers::Single(address) => Target::Address(address.clone()),
-            Servers::Sentinel { sentinels, master } => {
-                Target::Sentinels(Sentinels::new(sentinels, master))
-            }
+    pub(crate) fn new(dialer: Arc<Dialer>) -> Arc<Self> {
+        let master = |target: Target| {
+            let target = Arc::new(target);
+            Way::Master(Link::new(target.clone(), dialer.clone()), target)
+        };
+        let way = match &dialer.config.servers {
+            Servers::Single(address) => master(Target::Address(address.clone())),
+            Servers::Sentinel {
+                sentinels,
+                master: name,
+            } => master(Target::Sentinels(Sentinels::new(sentinels, name))),
             Servers::Cluster(nodes) => {
-                return Self::Cluster(Arc::new(Cluster::new(nodes.clone(), dialer)));
+                Way::Cluster(Arc::new(Cluster::new(nodes.clone(), dialer.clone())))
             }
         };
-        let target = Arc::new(target);
-        let link = Link::new(target.clone(), dialer.clone());
-        Self::Master(link, dialer, target)
+        Arc::new_cyclic(|me| Self {
+            way,
+            dialer,
+            progress: Progress::default(),
+            me: me.clone(),
+        })
     }
 
     /// Makes a call on the server that holds `lock`. Each step is bounded; dropping the future
@@ -103,8 +123,9 @@ impl Topology {
         lock: &LockName,
         mut call: impl FnMut(Seat) -> Call<'a, T> + Send,
     ) -> Result<T, Trouble> {
-        match self {
-            Self::Master(link, ..) => {
+        self.agreed().await?;
+        match &self.way {
+            Way::Master(link, _) => {
                 link.call(|live, sent_at| {
                     call(Seat {
                         live,
@@ -117,7 +138,7 @@ impl Topology {
             }
             // In a box of its own, so that a call to a single master is small: one of a kilobyte
             // or more takes the allocator's slow way, each time.
-            Self::Cluster(cluster) => Box::pin(cluster.call(slot_of(lock), &mut call)).await,
+            Way::Cluster(cluster) => Box::pin(cluster.call(slot_of(lock), &mut call)).await,
         }
     }
 
@@ -126,10 +147,11 @@ impl Topology {
         &self,
         mut call: impl FnMut(Live) -> Call<'a, T> + Send,
     ) -> Result<T, Trouble> {
+        self.agreed().await?;
         let call = |live, _sent_at| call(live);
-        match self {
-            Self::Master(link, ..) => link.call(call).await,
-            Self::Cluster(cluster) => {
+        match &self.way {
+            Way::Master(link, _) => link.call(call).await,
+            Way::Cluster(cluster) => {
                 let address = cluster.holder_of(0).await?;
                 cluster.link(&address).call(call).await
             }
@@ -138,10 +160,7 @@ impl Topology {
 
     /// An error on a connection for subscriptions.
     pub(crate) fn trouble(&self, error: RedisError) -> Trouble {
-        let dialer = match self {
-            Self::Master(_, dialer, _) => dialer,
-            Self::Cluster(cluster) => &cluster.dialer,
-        };
+        let dialer = &self.dialer;
         let address = match &dialer.config.servers {
             Servers::Single(address) => Some(address),
             Servers::Sentinel {
@@ -157,9 +176,9 @@ impl Topology {
 
     /// Opens a connection for subscriptions. In a cluster it is to any node: messages reach all.
     pub(crate) async fn subscriber(&self) -> Result<PubSub, Trouble> {
-        match self {
-            Self::Master(_, dialer, target) => target.subscribe(dialer).await,
-            Self::Cluster(cluster) => cluster.subscriber().await,
+        match &self.way {
+            Way::Master(_, target) => target.subscribe(&self.dialer).await,
+            Way::Cluster(cluster) => cluster.subscriber().await,
         }
     }
 }
@@ -271,7 +290,7 @@ impl Cluster {
             .clone()
     }
 
-    fn known(&self) -> Vec<Address> {
+    pub(crate) fn known(&self) -> Vec<Address> {
         let mut nodes = self.seeds.clone();
         for address in hold(&self.map).holders() {
             if !nodes.contains(address) {
@@ -321,12 +340,18 @@ impl Cluster {
         }
         let mut answers: FuturesUnordered<_> = nodes
             .iter()
-            .map(|node| self.dialer.bounded(node, self.ranges(node)))
+            .map(|node| self.dialer.bounded(node, self.told(node)))
             .collect();
         let mut in_place = None;
         let mut failure = None;
         while let Some(answer) = answers.next().await {
-            match answer {
+            // It may be another cluster's.
+            let admitted = answer.and_then(|Told { ranges, view }| {
+                self.dialer.deployment.admit(view)?;
+                Ok(ranges)
+            });
+            self.dialer.deployment.check()?;
+            match admitted {
                 Ok(told) => match holder_in(&told, slot) {
                     None => {}
                     Some(holder) if Some(holder) == failed => in_place = Some(told),
@@ -364,23 +389,9 @@ impl Cluster {
         links.retain(|address, _| map.holders().any(|known| known == address));
     }
 
-    async fn ranges(&self, node: &Address) -> Result<Vec<Range>, Trouble> {
-        let live = self.dialer.open_node(node).await?;
-        let answer = live.query(cmd("CLUSTER").arg("SLOTS")).await;
-        let answer = answer.map_err(|mut trouble| {
-            if trouble.to_string().contains("cluster support disabled") {
-                trouble.kind = ErrorKind::Misconfigured;
-            }
-            trouble
-        })?;
-        let unreadable = || Trouble::unreadable("CLUSTER SLOTS");
-        let Value::Array(ranges) = answer else {
-            return Err(unreadable());
-        };
-        ranges
-            .iter()
-            .map(|range| read_range(range, node).ok_or_else(unreadable))
-            .collect()
+    async fn told(&self, node: &Address) -> Result<Told, Trouble> {
+        let live = self.dialer.open_node(&node.clone().into()).await?;
+        slots_of(&live).await
     }
 
     async fn subscriber(&self) -> Result<PubSub, Trouble> {
@@ -402,8 +413,61 @@ fn epoch_in(links: &HashMap<Address, Link>) -> impl Fn(&Address) -> String {
     }
 }
 
-/// First slot, last slot, and the master's host and port.
-fn read_range(range: &Value, asked: &Address) -> Option<Range> {
+/// What a node tells of the cluster.
+pub(crate) struct Told {
+    ranges: Vec<Range>,
+    pub(crate) view: View,
+}
+
+/// Asks a node who has which slots, and which nodes it knows, without a deadline.
+///
+/// The nodes that have slots would not do: after a failover the new master of a small cluster names
+/// itself alone.
+pub(crate) async fn slots_of(live: &Live) -> Result<Told, Trouble> {
+    let (mut slots, mut nodes) = (cmd("CLUSTER"), cmd("CLUSTER"));
+    let (slots, nodes) = (slots.arg("SLOTS"), nodes.arg("NODES"));
+    let (answer, nodes) = join(live.query(slots), live.query(nodes)).await;
+    let answer = answer.map_err(|mut trouble| {
+        if trouble.to_string().contains("cluster support disabled") {
+            trouble.kind = ErrorKind::Misconfigured;
+        }
+        trouble
+    })?;
+    let unreadable = || Trouble::unreadable("CLUSTER SLOTS");
+    let Value::Array(told) = answer else {
+        return Err(unreadable());
+    };
+    let mut ranges = Vec::new();
+    let mut view = View {
+        by: live.address().to_string(),
+        // May be forbidden; then it cannot be compared.
+        members: nodes.map(|nodes| ids_in(&nodes)).unwrap_or_default(),
+        shares: Vec::new(),
+    };
+    for range in &told {
+        let (range, id) = read_range(range, live.address()).ok_or_else(unreadable)?;
+        view.shares.push(Share {
+            first: range.first,
+            last: range.last,
+            keeper: match id {
+                Some(id) => format!("node {id}"),
+                None => format!("node {}", range.holder),
+            },
+        });
+        ranges.push(range);
+    }
+    Ok(Told { ranges, view })
+}
+
+/// The ids of all nodes that `CLUSTER NODES` names, one in each line.
+fn ids_in(nodes: &Value) -> HashSet<String> {
+    let lines = text(nodes).unwrap_or_default().lines();
+    let ids = lines.filter_map(|line| line.split(' ').next());
+    ids.map(str::to_owned).collect()
+}
+
+/// First slot, last slot, and the master's host, port and id, which some proxies leave out.
+fn read_range(range: &Value, asked: &Address) -> Option<(Range, Option<String>)> {
     let Value::Array(parts) = range else {
         return None;
     };
@@ -416,18 +480,20 @@ fn read_range(range: &Value, asked: &Address) -> Option<Range> {
     else {
         return None;
     };
-    let [host, Value::Int(port), ..] = master.as_slice() else {
+    let [host, Value::Int(port), rest @ ..] = master.as_slice() else {
         return None;
     };
     let address = Address {
         host: text(host).unwrap_or_default().to_owned(),
         port: u16::try_from(*port).ok()?,
     };
-    Some(Range {
+    let range = Range {
         first: u16::try_from(*first).ok()?,
         last: u16::try_from(*last).ok()?,
         holder: Cluster::named(&address, asked),
-    })
+    };
+    let id = rest.first().and_then(text).map(str::to_owned);
+    Some((range, id))
 }
 
 /// The slot of a lock's keys: of what stands between the braces, which is the lock's name.
