@@ -68,6 +68,16 @@
 //! `cluster-node-timeout` after they may have promoted its replica. There the lock is kept free for
 //! a lease, that half, and half a second; for a lease and 8 s if the timeout may not be asked for.
 //!
+//! **Two deployments in one URL** (seeds of two clusters, sentinels of two masters, a host name with
+//! the addresses of two servers) would elect a leader each. The servers are compared by their ids
+//! before the first call, every half minute, and with each new connection to a node or a master that
+//! was not known. Once two are seen, every call fails with
+//! [`Misconfigured`](tenure_core::ErrorKind::Misconfigured), until the process is restarted; so it is
+//! after a deployment was rebuilt on purpose. A server that is down is not compared.
+//!
+//! **A forked child** owns nothing of its parent's: each call fails with
+//! [`Forked`](tenure_core::ErrorKind::Forked), and dropping what it has inherited does nothing.
+//!
 //! **Fencing** closes what is left, when the resource compares tokens. A single Redis with that is
 //! stronger than any number without.
 //!

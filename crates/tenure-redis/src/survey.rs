@@ -24,12 +24,22 @@ pub(crate) struct Progress {
     done: watch::Sender<bool>,
 }
 
-impl Default for Progress {
-    fn default() -> Self {
+impl Progress {
+    /// Where there can be one server only, there is nothing to wait for.
+    pub(crate) fn of(servers: &Servers) -> Self {
         Self {
             begun: AtomicBool::new(false),
-            done: watch::Sender::new(false),
+            done: watch::Sender::new(!is_surveyed(servers)),
         }
+    }
+}
+
+/// Whether there can be more than one deployment. The number of a host leads to one server, unless
+/// something stands in between that nobody can see from here.
+fn is_surveyed(servers: &Servers) -> bool {
+    match servers {
+        Servers::Single(address) => address.host.parse::<IpAddr>().is_err(),
+        Servers::Sentinel { .. } | Servers::Cluster(_) => true,
     }
 }
 
@@ -43,20 +53,11 @@ impl Topology {
     pub(crate) async fn agreed(&self) -> Result<(), Trouble> {
         let deployment = &self.dialer.deployment;
         deployment.check()?;
-        if !*self.progress.done.borrow() && self.is_surveyed() {
+        if !*self.progress.done.borrow() {
             Box::pin(self.first_survey()).await;
             deployment.check()?;
         }
         Ok(())
-    }
-
-    /// Whether there can be more than one. The number of a host leads to one server, unless
-    /// something stands in between that nobody can see from here.
-    fn is_surveyed(&self) -> bool {
-        match &self.dialer.config.servers {
-            Servers::Single(address) => address.host.parse::<IpAddr>().is_err(),
-            Servers::Sentinel { .. } | Servers::Cluster(_) => true,
-        }
     }
 
     async fn first_survey(&self) {
@@ -99,7 +100,7 @@ impl Topology {
 
     /// What `doctor` says; `None` where there can be one server only.
     pub(crate) async fn check_deployment(&self) -> Option<Check> {
-        if !self.is_surveyed() {
+        if !is_surveyed(&self.dialer.config.servers) {
             return None;
         }
         let answers = self.answers().await;

@@ -110,8 +110,8 @@ impl Topology {
         };
         Arc::new_cyclic(|me| Self {
             way,
+            progress: Progress::of(&dialer.config.servers),
             dialer,
-            progress: Progress::default(),
             me: me.clone(),
         })
     }
