@@ -10,13 +10,12 @@
 
 use std::collections::HashMap;
 use std::fmt;
-use std::mem;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use futures_util::{StreamExt as _, stream};
 use redis::aio::{PubSubSink, PubSubStream};
-use tenure_core::{Changes, ErrorKind, Hint, Process};
+use tenure_core::{Changes, ErrorKind, Hint};
 use tokio::sync::{Notify, watch};
 use tokio::time::{sleep, timeout};
 
@@ -95,15 +94,12 @@ impl Wakeups {
             receiver: Some(receiver),
             channel,
             shared: self.shared.clone(),
-            process: process.clone(),
         };
-        Box::pin(stream::unfold(subscription, |mut subscription| async {
-            if !subscription.process.is_current() {
-                return None;
-            }
+        let hints = stream::unfold(subscription, |mut subscription| async {
             subscription.receiver.as_mut()?.changed().await.ok()?;
             Some((Hint::MayBeFree, subscription))
-        }))
+        });
+        Box::pin(process.confine(hints))
     }
 
     fn listener(&self, shared: Arc<Shared>) -> Listener {
@@ -142,17 +138,10 @@ struct Subscription {
     receiver: Option<watch::Receiver<u64>>,
     channel: String,
     shared: Arc<Shared>,
-    process: Process,
 }
 
 impl Drop for Subscription {
     fn drop(&mut self) {
-        if !self.process.is_current() {
-            // Another thread may have held the lock below at the fork. What is shared with the
-            // parent's tasks is leaked.
-            mem::forget((self.receiver.take(), self.shared.clone()));
-            return;
-        }
         let mut channels = hold(&self.shared.channels);
         self.receiver = None;
         let unused = channels
