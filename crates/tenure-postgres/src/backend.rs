@@ -15,7 +15,7 @@ use tenure_core::{
 use tokio::sync::oneshot;
 
 use crate::checks;
-use crate::config::PostgresConfig;
+use crate::config::{Address, PostgresConfig};
 use crate::errors::Trouble;
 use crate::guard::GuardedTransaction;
 use crate::hub::Hub;
@@ -96,7 +96,9 @@ impl PostgresBackend {
     ///   can be reached,
     /// - [`Forbidden`](ErrorKind::Forbidden) when the server refuses user, password or database,
     /// - [`Misconfigured`](ErrorKind::Misconfigured) when the database does not exist, all hosts
-    ///   are standbys, or `synchronous_commit` is off,
+    ///   are standbys, `synchronous_commit` is off, or two hosts belong to different clusters
+    ///   (by their system identifier). A host that does not answer is compared as soon as it does;
+    ///   if it belongs to another cluster, all terms end and every later call fails in this way,
     /// - [`Unsupported`](ErrorKind::Unsupported) behind a pooler, and on servers older than 14,
     ///   unless the configuration accepts them.
     pub async fn connect(config: PostgresConfig) -> Result<Self, Error> {
@@ -112,7 +114,7 @@ impl PostgresBackend {
         let config = Arc::new(config);
         let tasks = Tasks::here();
         let hub = Hub::new(config.clone(), tasks.clone());
-        let connecting = link::connect(&config, hub.listener());
+        let connecting = connect(&config, &hub);
         let link = tasks
             .process
             .confine(connecting)
@@ -125,6 +127,7 @@ impl PostgresBackend {
                 trouble.into_error(Operation::Connect)
             })?;
         hub.connected(&link);
+        hub.ask_the_missing();
         Ok(Self {
             inner: Arc::new(Inner {
                 config,
@@ -245,7 +248,7 @@ impl Inner {
         {
             return Ok(session);
         }
-        let link = link::connect(&self.config, self.hub.listener()).await?;
+        let link = link::connect(&self.config, &self.hub.cluster, self.hub.listener()).await?;
         open(link).await
     }
 
@@ -284,6 +287,19 @@ impl Inner {
             attempt => Ok(attempt),
         }
     }
+}
+
+/// The first connection. The hosts behind the one that serves are asked, too: on their way to it
+/// other processes may stop at one of another cluster.
+async fn connect(config: &PostgresConfig, hub: &Arc<Hub>) -> Result<Link, Trouble> {
+    let link = link::connect(config, &hub.cluster, hub.listener()).await?;
+    let (mut hosts, serving) = (config.hosts.iter(), &link.address);
+    // Those before it have just been tried.
+    hosts.by_ref().find(|host| *host == serving);
+    let others: Vec<Address> = hosts.cloned().collect();
+    hub.cluster.ask(config, &others).await?;
+    hub.cluster.all_tell_or_none()?;
+    Ok(link)
 }
 
 /// Runs `work` to its end on the backend's runtime, whatever becomes of the caller.
@@ -477,7 +493,11 @@ impl LockBackend for PostgresBackend {
         }
         let process = &self.inner.tasks.process;
         process
-            .confine(checks::diagnose(&self.inner.config, lease))
+            .confine(checks::diagnose(
+                &self.inner.config,
+                &self.inner.hub.cluster,
+                lease,
+            ))
             .await
     }
 }

@@ -1,15 +1,17 @@
 //! What bears on locks at a Postgres server, for an operator.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::future::join_all;
 use tenure_core::{Check, Error};
 use tokio_postgres::SimpleQueryMessage;
 
+use crate::cluster::Cluster;
 use crate::config::{Address, PostgresConfig, TlsMode};
 use crate::errors::Trouble;
-use crate::link::{self, Link};
+use crate::link::{self, Link, Server};
 use crate::session;
 
 /// All that is asked, one row. Columns that only privileged users see are null for others.
@@ -49,8 +51,19 @@ impl Seen {
 }
 
 /// Looks by a session of its own, and changes nothing.
-pub(crate) async fn diagnose(config: &PostgresConfig, lease: Duration) -> Vec<Check> {
-    let opened = link::connect(config, Arc::new(|_| {})).await;
+pub(crate) async fn diagnose(
+    config: &PostgresConfig,
+    known: &Cluster,
+    lease: Duration,
+) -> Vec<Check> {
+    let (mut checks, cluster) = tokio::join!(look_at_one(config, lease), cluster(config, known));
+    checks.push(cluster);
+    checks
+}
+
+/// The server that would be used.
+async fn look_at_one(config: &PostgresConfig, lease: Duration) -> Vec<Check> {
+    let opened = link::connect(config, &Cluster::new(), Arc::new(|_| {})).await;
     let link = match opened {
         Ok(link) => link,
         Err(trouble) => return vec![failed("session", &trouble)],
@@ -266,6 +279,94 @@ fn restarts(link: &Link, config: &PostgresConfig) -> Check {
     };
     let remedy = "let the user execute pg_control_checkpoint() and read pg_stat_bgwriter";
     Check::warning(NAME, reason, remedy)
+}
+
+/// Whether all hosts of the list belong together. Each is asked.
+async fn cluster(config: &PostgresConfig, known: &Cluster) -> Check {
+    if let Some(trouble) = known.refused() {
+        return failed(CLUSTER, &trouble);
+    }
+    let asking = config.hosts.iter().map(|host| link::look_at(config, host));
+    let answers = join_all(asking).await;
+    let mut servers = Vec::new();
+    let mut silent = Vec::new();
+    for (host, answer) in config.hosts.iter().zip(answers) {
+        match answer {
+            Ok(server) => servers.push((host, server)),
+            Err(trouble) => silent.push(format!("{host}: {}", trouble.message())),
+        }
+    }
+    judge_cluster(&servers, &silent)
+}
+
+const CLUSTER: &str = "cluster";
+
+fn judge_cluster(servers: &[(&Address, Server)], silent: &[String]) -> Check {
+    let identifiers: HashSet<&str> = servers
+        .iter()
+        .filter_map(|(_, server)| server.identifier.as_deref())
+        .collect();
+    let list = |told: &dyn Fn(&Server) -> String| {
+        let hosts = servers
+            .iter()
+            .map(|(host, server)| format!("{host}: {}", told(server)));
+        hosts.collect::<Vec<_>>().join(", ")
+    };
+    if identifiers.len() > 1 {
+        let told = list(&|server| {
+            let identifier = server.identifier.as_deref();
+            identifier.unwrap_or("not told").to_owned()
+        });
+        return Check::unusable(
+            CLUSTER,
+            format!("the hosts have different system identifiers ({told}): two can lead at once"),
+            "name the hosts of one cluster alone",
+        );
+    }
+    let primaries = servers.iter().filter(|(_, server)| server.accepts_writes);
+    let starts: HashSet<&str> = primaries.map(|(_, server)| server.start.as_str()).collect();
+    if starts.len() > 1 {
+        let told = list(&|server| {
+            let kind = if server.accepts_writes {
+                "a primary"
+            } else {
+                "a standby"
+            };
+            kind.to_owned()
+        });
+        return Check::unusable(
+            CLUSTER,
+            format!("more than one host accepts writes ({told}): two can lead at once"),
+            "stop the former primary, or take the copy of the cluster out of the list",
+        );
+    }
+    if !silent.is_empty() {
+        return Check::warning(
+            CLUSTER,
+            format!(
+                "not every host could be asked for its system identifier ({})",
+                silent.join("; ")
+            ),
+            "run this again when all hosts of the list are up, or take the one out that is gone",
+        );
+    }
+    let untold = servers
+        .iter()
+        .any(|(_, server)| server.identifier.is_none());
+    if untold || identifiers.is_empty() {
+        return Check::warning(
+            CLUSTER,
+            "the server keeps its system identifier to itself, so it is not seen when a host \
+             belongs to another cluster: two could lead at once then",
+            "GRANT EXECUTE ON FUNCTION pg_control_system() TO the user",
+        );
+    }
+    let identifier = identifiers.into_iter().next().unwrap_or_default();
+    let count = servers.len();
+    Check::fine(
+        CLUSTER,
+        format!("hosts: {count}, all with the system identifier {identifier}"),
+    )
 }
 
 async fn tokens(link: &Link, sequence: &str) -> Check {

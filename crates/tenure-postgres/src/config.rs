@@ -37,7 +37,7 @@ pub struct PostgresConfig {
 }
 
 /// A host and port; a host that begins with `/` is the directory of a Unix socket.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Address {
     pub(crate) host: String,
     pub(crate) port: u16,

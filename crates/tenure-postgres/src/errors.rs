@@ -92,6 +92,14 @@ impl Trouble {
         self.code == Some(SqlState::READ_ONLY_SQL_TRANSACTION)
     }
 
+    /// Whether the server lives and goes on, and only this was not to be asked: no permission, or
+    /// no such function.
+    pub(crate) fn is_of_the_question(&self) -> bool {
+        self.code
+            .as_ref()
+            .is_some_and(|code| matches!(class(code), "42" | "0A"))
+    }
+
     /// The same trouble in other words.
     pub(crate) fn retold(mut self, message: String) -> Self {
         self.message = message;

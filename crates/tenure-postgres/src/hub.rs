@@ -23,6 +23,7 @@ use tokio::sync::{Notify, watch};
 use tokio::task::AbortHandle;
 use tokio_postgres::{CancelToken, NoTls, Notification};
 
+use crate::cluster::{ASK_AGAIN, Cluster};
 use crate::config::{PostgresConfig, TlsMode};
 use crate::errors::Trouble;
 use crate::key::{ALIVE, AdvisoryKey};
@@ -41,6 +42,7 @@ const REMEMBERED: usize = 10_000;
 /// What all sessions of a backend share.
 pub(crate) struct Hub {
     config: Arc<PostgresConfig>,
+    pub(crate) cluster: Arc<Cluster>,
     tasks: Tasks,
     state: Kept<Mutex<State>>,
     /// A term was announced.
@@ -53,6 +55,8 @@ struct State {
     announcements: HashMap<AdvisoryKey, Announcement>,
     watches: HashMap<i32, Watch>,
     sessions: Vec<Weak<Session>>,
+    /// The task that asks hosts which could not be asked before.
+    asking: Option<AbortHandle>,
     /// Since when the server we first connected to has lost no lock.
     first_reign: Option<String>,
     /// The reign that has followed it, and when we saw that.
@@ -160,6 +164,7 @@ impl Hub {
     pub(crate) fn new(config: Arc<PostgresConfig>, tasks: Tasks) -> Arc<Self> {
         Arc::new(Self {
             config,
+            cluster: Arc::new(Cluster::new()),
             state: tasks.process.keep(Mutex::default()),
             tasks,
             announced: Notify::new(),
@@ -237,6 +242,30 @@ impl Hub {
         } else {
             Time::ZERO
         }
+    }
+
+    /// Goes on asking the hosts that have not told their cluster yet, until each has.
+    pub(crate) fn ask_the_missing(&self) {
+        if self.cluster.missing(&self.config.hosts).is_empty() {
+            return;
+        }
+        let (config, cluster) = (self.config.clone(), self.cluster.clone());
+        let asking = self.tasks.spawn(async move {
+            loop {
+                tokio::time::sleep(ASK_AGAIN).await;
+                let missing = cluster.missing(&config.hosts);
+                if missing.is_empty() || cluster.refused().is_some() {
+                    return;
+                }
+                if let Err(trouble) = cluster.ask(&config, &missing).await {
+                    tracing::warn!(
+                        reason = trouble.message(),
+                        "the hosts do not belong together"
+                    );
+                }
+            }
+        });
+        self.state().asking = Some(asking.abort_handle());
     }
 
     pub(crate) fn add(&self, session: &Arc<Session>) {
@@ -347,9 +376,10 @@ impl Hub {
             return false;
         }
         let (hub, config) = (Arc::downgrade(self), self.config.clone());
+        let cluster = self.cluster.clone();
         let tasks = self.tasks.clone();
         let task = self.tasks.spawn(async move {
-            let outcome = await_end(&config, &tasks, pid).await;
+            let outcome = await_end(&config, &cluster, &tasks, pid).await;
             tokio::time::sleep(HEARS_OF_ITS_END).await;
             if let Err(trouble) = &outcome {
                 // The candidates look once per heartbeat instead.
@@ -417,6 +447,9 @@ impl Drop for State {
         for watch in self.watches.values() {
             watch.task.abort();
         }
+        if let Some(asking) = &self.asking {
+            asking.abort();
+        }
     }
 }
 
@@ -448,9 +481,14 @@ impl Drop for Subscription {
 const WATCHER_LEASE: Duration = Duration::from_secs(10);
 
 /// Waits, on a session of its own, until the session `pid` is gone.
-async fn await_end(config: &PostgresConfig, tasks: &Tasks, pid: i32) -> Result<(), Trouble> {
+async fn await_end(
+    config: &PostgresConfig,
+    cluster: &Cluster,
+    tasks: &Tasks,
+    pid: i32,
+) -> Result<(), Trouble> {
     let silent: Listener = Arc::new(|_: &Notification| {});
-    let link = link::connect(config, silent).await?;
+    let link = link::connect(config, cluster, silent).await?;
     // Nothing may end the wait, but a ghost must go: see the reference on each of these in
     // `session.rs`.
     let limit = config.connect_timeout;

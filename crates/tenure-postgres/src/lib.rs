@@ -75,6 +75,7 @@
 
 mod backend;
 mod checks;
+mod cluster;
 mod config;
 mod errors;
 mod guard;

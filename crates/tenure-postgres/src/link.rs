@@ -1,6 +1,7 @@
 //! One connection to a server that is fit to hold locks: dialled, logged in and checked.
 
 use std::future::poll_fn;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -12,6 +13,7 @@ use tokio_postgres::config::SslMode;
 use tokio_postgres::tls::{ChannelBinding, TlsConnect, TlsStream};
 use tokio_postgres::{AsyncMessage, Client, Connection, NoTls, Notification, SimpleQueryMessage};
 
+use crate::cluster::Cluster;
 use crate::config::{Address, PostgresConfig, TlsMode};
 use crate::errors::Trouble;
 use crate::tasks::Tasks;
@@ -28,6 +30,8 @@ pub(crate) type Listener = Arc<dyn Fn(&Notification) + Send + Sync>;
 /// A session at the server. Ends with this value, but not with a forked child's copy of it.
 pub(crate) struct Link {
     live: Kept<Live>,
+    /// Which host of the list it leads to.
+    pub(crate) address: Address,
     /// The session's process at the server.
     pub(crate) pid: i32,
     /// Since when the server has kept its locks, as its own text.
@@ -96,16 +100,27 @@ fn note_end(ended: &watch::Sender<Option<Trouble>>, trouble: &Trouble) {
 }
 
 /// Connects to the first host that can be written to. Each has the connect timeout.
-pub(crate) async fn connect(config: &PostgresConfig, listener: Listener) -> Result<Link, Trouble> {
+pub(crate) async fn connect(
+    config: &PostgresConfig,
+    cluster: &Cluster,
+    listener: Listener,
+) -> Result<Link, Trouble> {
+    if let Some(trouble) = cluster.refused() {
+        return Err(trouble);
+    }
     let mut failed: Option<(Trouble, String)> = None;
     for address in &config.hosts {
-        let attempt = connect_to(config, address, listener.clone());
+        let attempt = connect_to(config, cluster, address, listener.clone());
         // The deadline covers name resolution, TLS, login and checks (hazard 6).
         let trouble = match tokio::time::timeout(config.connect_timeout, attempt).await {
             Ok(Ok(link)) => return Ok(link),
             Ok(Err(trouble)) => trouble,
             Err(_) => Trouble::silent(&format!("{address}"), config.connect_timeout).of_the_host(),
         };
+        if let Some(trouble) = cluster.refused() {
+            // It names both hosts.
+            return Err(trouble);
+        }
         let told = format!("{address}: {}", trouble.message());
         if !trouble.is_of_the_host {
             return Err(Trouble::retold(trouble, told));
@@ -127,6 +142,76 @@ pub(crate) async fn connect(config: &PostgresConfig, listener: Listener) -> Resu
 
 async fn connect_to(
     config: &PostgresConfig,
+    cluster: &Cluster,
+    address: &Address,
+    listener: Listener,
+) -> Result<Link, Trouble> {
+    let link = log_in(config, cluster, address, listener).await?;
+    check(config, cluster, link).await
+}
+
+/// What a server is, whether it can hold locks or not.
+pub(crate) struct Server {
+    /// Of its cluster, unless it keeps that to itself.
+    pub(crate) identifier: Option<String>,
+    pub(crate) accepts_writes: bool,
+    /// When it was started, as its own text.
+    pub(crate) start: String,
+}
+
+/// Asks one host what it is, within the connect timeout.
+pub(crate) async fn look_at(config: &PostgresConfig, address: &Address) -> Result<Server, Trouble> {
+    let looking = async {
+        let silent: Listener = Arc::new(|_| {});
+        // Compared by the caller.
+        let link = log_in(config, &Cluster::new(), address, silent).await?;
+        let question = "SELECT NOT pg_is_in_recovery(), \
+                        extract(epoch FROM pg_postmaster_start_time())";
+        let answer = link.client().simple_query(question).await?;
+        let row = answer.iter().find_map(|message| match message {
+            SimpleQueryMessage::Row(row) => Some((row.get(0)? == "t", row.get(1)?.to_owned())),
+            _ => None,
+        });
+        let (accepts_writes, start) =
+            row.ok_or_else(|| Trouble::unreadable("the time of its start"))?;
+        Ok(Server {
+            identifier: identifier(link.client()).await?,
+            accepts_writes,
+            start,
+        })
+    };
+    let limit = config.connect_timeout;
+    tokio::time::timeout(limit, looking)
+        .await
+        .unwrap_or_else(|_| Err(Trouble::silent(&address.to_string(), limit)))
+}
+
+/// Which cluster the server belongs to. A replica tells its primary's; `None` where the user may
+/// not ask, or a server that only resembles `PostgreSQL` does not know.
+async fn identifier(client: &Client) -> Result<Option<String>, Trouble> {
+    let question = "SELECT system_identifier::text FROM pg_control_system()";
+    let answer = match client.simple_query(question).await {
+        Ok(answer) => answer,
+        Err(error) => {
+            let trouble = Trouble::from(error);
+            return if trouble.is_of_the_question() {
+                tracing::debug!(reason = trouble.message(), "no system identifier");
+                Ok(None)
+            } else {
+                Err(trouble)
+            };
+        }
+    };
+    Ok(answer.iter().find_map(|message| match message {
+        // Another's text, which is shown.
+        SimpleQueryMessage::Row(row) => row.get(0).map(|text| text.escape_debug().to_string()),
+        _ => None,
+    }))
+}
+
+async fn log_in(
+    config: &PostgresConfig,
+    cluster: &Cluster,
     address: &Address,
     listener: Listener,
 ) -> Result<Link, Trouble> {
@@ -155,21 +240,25 @@ async fn connect_to(
     if let Some(password) = password(config, address, database, user.as_deref()).await? {
         client_config.password(password);
     }
-    let link = match config.tls {
-        _ if address.is_socket() => plain(&mut client_config, listener).await?,
-        TlsMode::Disable => plain(&mut client_config, listener).await?,
-        mode => encrypted(mode, config, &mut client_config, listener).await?,
+    let driver = Driver {
+        address: address.clone(),
+        listener,
+        refusal: Box::pin(cluster.refusal()),
     };
-    check(config, link).await
+    match config.tls {
+        _ if address.is_socket() => plain(&mut client_config, driver).await,
+        TlsMode::Disable => plain(&mut client_config, driver).await,
+        mode => encrypted(mode, config, &mut client_config, driver).await,
+    }
 }
 
 async fn plain(
     client_config: &mut tokio_postgres::Config,
-    listener: Listener,
+    driver: Driver,
 ) -> Result<Link, Trouble> {
     client_config.ssl_mode(SslMode::Disable);
     let (client, connection) = client_config.connect(NoTls).await?;
-    Ok(drive(client, connection, listener))
+    Ok(driver.drive(client, connection))
 }
 
 #[cfg(feature = "_tls")]
@@ -177,7 +266,7 @@ async fn encrypted(
     mode: TlsMode,
     config: &PostgresConfig,
     client_config: &mut tokio_postgres::Config,
-    listener: Listener,
+    driver: Driver,
 ) -> Result<Link, Trouble> {
     client_config.ssl_mode(if mode == TlsMode::Require {
         SslMode::Require
@@ -186,7 +275,7 @@ async fn encrypted(
     });
     let tls = crate::tls::Tls::new(config)?;
     let (client, connection) = client_config.connect(tls).await?;
-    Ok(drive(client, connection, listener))
+    Ok(driver.drive(client, connection))
 }
 
 /// `Require` has been refused before.
@@ -195,51 +284,72 @@ async fn encrypted(
     _mode: TlsMode,
     _config: &PostgresConfig,
     client_config: &mut tokio_postgres::Config,
-    listener: Listener,
+    driver: Driver,
 ) -> Result<Link, Trouble> {
-    plain(client_config, listener).await
+    plain(client_config, driver).await
 }
 
 fn from_env(name: &str) -> Option<String> {
     std::env::var(name).ok().filter(|value| !value.is_empty())
 }
 
-/// The connection's own task: its end is the end of everything the session holds.
-fn drive<S, T>(client: Client, mut connection: Connection<S, T>, listener: Listener) -> Link
-where
-    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
-    T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
-{
-    let ended = watch::Sender::new(None);
-    let told = ended.clone();
-    let tasks = Tasks::here();
-    let task = tasks.spawn(async move {
-        let trouble = loop {
-            match poll_fn(|cx| connection.poll_message(cx)).await {
-                Some(Ok(AsyncMessage::Notification(notification))) => listener(&notification),
-                Some(Ok(_)) => {}
-                Some(Err(error)) => break Trouble::from(error),
-                None => break Trouble::closed(),
-            }
-        };
-        tracing::debug!(reason = trouble.message(), "a session has ended");
-        note_end(&told, &trouble);
-    });
-    Link {
-        live: tasks.process.keep(Live {
-            client,
-            ended,
-            connection: task.abort_handle(),
-        }),
-        pid: 0,
-        reign: String::new(),
-        age: (Duration::ZERO, Instant::now()),
-        sees_restarts: false,
+/// What runs a connection once it is logged in.
+struct Driver {
+    address: Address,
+    listener: Listener,
+    /// Returns when no connection of this backend may live.
+    refusal: Pin<Box<dyn Future<Output = Trouble> + Send>>,
+}
+
+impl Driver {
+    /// The connection's own task: its end is the end of everything the session holds.
+    fn drive<S, T>(mut self, client: Client, mut connection: Connection<S, T>) -> Link
+    where
+        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+        T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
+        let ended = watch::Sender::new(None);
+        let told = ended.clone();
+        let tasks = Tasks::here();
+        let (address, listener) = (self.address, self.listener);
+        let task = tasks.spawn(async move {
+            let trouble = loop {
+                let message = tokio::select! {
+                    trouble = &mut self.refusal => break trouble,
+                    message = poll_fn(|cx| connection.poll_message(cx)) => message,
+                };
+                match message {
+                    Some(Ok(AsyncMessage::Notification(notification))) => listener(&notification),
+                    Some(Ok(_)) => {}
+                    Some(Err(error)) => break Trouble::from(error),
+                    None => break Trouble::closed(),
+                }
+            };
+            tracing::debug!(reason = trouble.message(), "a session has ended");
+            // Before the connection, with which the server frees the locks, is dropped.
+            note_end(&told, &trouble);
+        });
+        Link {
+            live: tasks.process.keep(Live {
+                client,
+                ended,
+                connection: task.abort_handle(),
+            }),
+            address,
+            pid: 0,
+            reign: String::new(),
+            age: (Duration::ZERO, Instant::now()),
+            sees_restarts: false,
+        }
     }
 }
 
 /// Refuses servers on which locks would not exclude, expire or fence as promised.
-async fn check(config: &PostgresConfig, mut link: Link) -> Result<Link, Trouble> {
+async fn check(
+    config: &PostgresConfig,
+    cluster: &Cluster,
+    mut link: Link,
+) -> Result<Link, Trouble> {
     // No prepared statement yet: a pooler could send its parts to different sessions.
     let answer = link
         .client()
@@ -259,6 +369,8 @@ async fn check(config: &PostgresConfig, mut link: Link) -> Result<Link, Trouble>
     link.pid = text(3)?.parse().map_err(|_| unreadable())?;
     let version = text(0)?.parse().map_err(|_| unreadable())?;
     check_version(config, version)?;
+    let told = identifier(link.client()).await?;
+    cluster.note(&link.address, told.as_deref())?;
     if text(1)? != "false" || text(2)? != "off" {
         return Err(Trouble::standby());
     }

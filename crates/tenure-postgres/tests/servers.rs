@@ -298,6 +298,8 @@ async fn a_standby_is_no_place_for_locks_until_it_is_promoted() {
     );
     let config = PostgresConfig::from_url(&url).unwrap();
     let backend = PostgresBackend::connect(config).await.unwrap();
+    let (verdict, reason) = cluster(&backend).await;
+    assert_eq!(verdict, Verdict::Fine, "{reason}");
     let name = lock("batch");
     let ann = candidate("ann", 1);
     let lease = Duration::from_secs(1);
@@ -320,6 +322,160 @@ async fn a_standby_is_no_place_for_locks_until_it_is_promoted() {
         backend.renew(&grant, Time::ZERO).await.unwrap(),
         Renewal::Lost { .. }
     ));
+}
+
+/// The servers at these ports, in this order.
+fn at(ports: &[u16]) -> PostgresConfig {
+    let hosts: Vec<String> = ports
+        .iter()
+        .map(|port| format!("127.0.0.1:{port}"))
+        .collect();
+    let hosts = hosts.join(",");
+    let url =
+        format!("postgres://app:{PASSWORD}@{hosts}/postgres?sslmode=disable&restart_grace=off");
+    let config = PostgresConfig::from_url(&url).unwrap();
+    config.connect_timeout(Duration::from_secs(20))
+}
+
+/// What `doctor` says of the hosts.
+async fn cluster(backend: &PostgresBackend) -> (Verdict, String) {
+    let checks = backend.diagnose(&lock("batch"), LONG).await;
+    let found = checks.iter().find(|check| check.name == "cluster");
+    let found = found.unwrap_or_else(|| panic!("{checks:?}"));
+    (found.verdict, found.reason.clone())
+}
+
+fn names_both(error: &Error, identifiers: &[String; 2]) {
+    assert_eq!(error.kind(), ErrorKind::Misconfigured, "{error}");
+    for told in [&identifiers[0], &identifiers[1], "restart"] {
+        assert!(error.message().contains(told), "{error}");
+    }
+}
+
+/// Each of two processes would lead at the first server of its own list, or at the one that it
+/// reaches.
+#[tokio::test]
+async fn a_list_of_two_clusters_is_refused() {
+    let (Some(one), Some(other)) = (start(&[]), support::start_another_cluster(free_port())) else {
+        return;
+    };
+    let identifiers = [one.identifier().await, other.identifier().await];
+    for ports in [[one.port, other.port], [other.port, one.port]] {
+        names_both(&refused(at(&ports)).await, &identifiers);
+    }
+}
+
+#[tokio::test]
+async fn a_host_that_turns_out_to_be_of_another_cluster_ends_the_terms() {
+    let port = free_port();
+    let Some(one) = start(&[]) else { return };
+    let backend = PostgresBackend::connect(at(&[one.port, port])).await;
+    let backend = backend.unwrap();
+    let (verdict, reason) = cluster(&backend).await;
+    assert_eq!(verdict, Verdict::Warning, "{reason}");
+    let (name, ann) = (lock("batch"), candidate("ann", 1));
+    let grant = held(backend.acquire(&name, &ann, LONG).await.unwrap());
+    let Some(other) = support::start_another_cluster(port) else {
+        return;
+    };
+    let identifiers = [one.identifier().await, other.identifier().await];
+    let (verdict, reason) = cluster(&backend).await;
+    assert_eq!(verdict, Verdict::Unusable, "{reason}");
+    assert!(
+        identifiers.iter().all(|told| reason.contains(told)),
+        "{reason}"
+    );
+
+    let loss = backend.loss(&grant).unwrap();
+    tokio::time::timeout(LIMIT, loss).await.unwrap();
+    let renewal = backend.renew(&grant, Time::ZERO).await.unwrap();
+    assert!(matches!(renewal, Renewal::Lost { .. }), "{renewal:?}");
+    names_both(
+        &backend.acquire(&name, &ann, LONG).await.unwrap_err(),
+        &identifiers,
+    );
+    names_both(&backend.holder(&name).await.unwrap_err(), &identifiers);
+    support::until(&one.admin().await, support::NO_LOCKS).await;
+    // Until the process is restarted, whoever is there.
+    drop(other);
+    names_both(
+        &backend.acquire(&name, &ann, LONG).await.unwrap_err(),
+        &identifiers,
+    );
+    let (verdict, reason) = cluster(&backend).await;
+    assert_eq!(verdict, Verdict::Unusable, "{reason}");
+}
+
+/// A restore, `initdb` or `pg_upgrade`, or a name that leads elsewhere now.
+#[tokio::test]
+async fn a_server_that_was_replaced_is_refused_until_the_process_is_restarted() {
+    let Some(mut one) = start(&[]) else { return };
+    let backend = PostgresBackend::connect(at(&[one.port])).await.unwrap();
+    let (name, ann) = (lock("batch"), candidate("ann", 1));
+    held(backend.acquire(&name, &ann, LONG).await.unwrap());
+    let first = one.identifier().await;
+    one.stop("INT");
+    let Some(other) = support::start_another_cluster(one.port) else {
+        return;
+    };
+    let identifiers = [first, other.identifier().await];
+    let acquiring = async {
+        loop {
+            match backend.acquire(&name, &ann, LONG).await {
+                Err(error) if error.is_retryable() => {}
+                answer => return answer.unwrap_err(),
+            }
+        }
+    };
+    let error = tokio::time::timeout(LIMIT, acquiring).await.unwrap();
+    names_both(&error, &identifiers);
+    // As after a restart of the process.
+    let backend = PostgresBackend::connect(at(&[one.port])).await.unwrap();
+    held(backend.acquire(&name, &ann, LONG).await.unwrap());
+}
+
+#[tokio::test]
+async fn a_cluster_that_keeps_its_identifier_to_itself_is_told_of() {
+    let (Some(one), Some(other)) = (start(&[]), support::start_another_cluster(free_port())) else {
+        return;
+    };
+    let role = format!("CREATE ROLE clerk LOGIN PASSWORD '{PASSWORD}'");
+    let hide = "REVOKE EXECUTE ON FUNCTION pg_control_system() FROM PUBLIC";
+    for server in [&one, &other] {
+        server.admin().await.batch_execute(&role).await.unwrap();
+    }
+    other.admin().await.batch_execute(hide).await.unwrap();
+    // It is one that tells, with one that does not.
+    for ports in [[one.port, other.port], [other.port, one.port]] {
+        let error = refused(at(&ports).user("clerk")).await;
+        assert_eq!(error.kind(), ErrorKind::Misconfigured, "{error}");
+        assert!(error.message().contains("GRANT EXECUTE"), "{error}");
+    }
+    one.admin().await.batch_execute(hide).await.unwrap();
+    let config = at(&[one.port]).user("clerk");
+    let backend = PostgresBackend::connect(config).await.unwrap();
+    let (verdict, reason) = cluster(&backend).await;
+    assert_eq!(verdict, Verdict::Warning, "{reason}");
+    assert!(reason.contains("system identifier"), "{reason}");
+    let grant = win(&backend, &lock("batch"), &candidate("ann", 1)).await;
+    renewed(backend.renew(&grant, backend.clock().now()).await.unwrap());
+}
+
+/// A copy shares the identifier, and is another place for locks all the same.
+#[tokio::test]
+async fn two_primaries_are_told_of() {
+    let (Some(one), Some(copy)) = (start(&[]), start(&[])) else {
+        return;
+    };
+    let config = at(&[one.port, copy.port]);
+    let backend = PostgresBackend::connect(config).await.unwrap();
+    let (verdict, reason) = cluster(&backend).await;
+    assert_eq!(verdict, Verdict::Unusable, "{reason}");
+    assert!(reason.contains("writes"), "{reason}");
+    // Two ways to one server are none.
+    let backend = PostgresBackend::connect(at(&[one.port, one.port])).await;
+    let (verdict, reason) = cluster(&backend.unwrap()).await;
+    assert_eq!(verdict, Verdict::Fine, "{reason}");
 }
 
 /// Thousands of tokens need not wait for a disk here.

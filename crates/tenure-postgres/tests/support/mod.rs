@@ -112,9 +112,15 @@ fn version(bin: &Path) -> String {
     told.split_whitespace().nth(2).unwrap().to_owned()
 }
 
-/// A fresh cluster, copied from one that is made once.
-fn data(bin: &Path, into: &Path) {
-    let name = format!("tenure-postgres-{}", version(bin));
+/// The cluster of which most servers are copies, so that they share its system identifier.
+const ONE: &str = "";
+
+/// Another one.
+const OTHER: &str = "-other";
+
+/// A copy of a cluster that is made once.
+fn data(bin: &Path, cluster: &str, into: &Path) {
+    let name = format!("tenure-postgres-{}{cluster}", version(bin));
     let template = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
     if !template.is_dir() {
         let made = tempfile::Builder::new()
@@ -167,19 +173,27 @@ pub fn free_port() -> u16 {
 
 /// Starts a server with these settings. `None`: left out.
 pub fn start(settings: &[&str]) -> Option<Server> {
+    start_copy_of(ONE, free_port(), settings)
+}
+
+/// The same with another system identifier than all other servers here, on this port.
+pub fn start_another_cluster(port: u16) -> Option<Server> {
+    start_copy_of(OTHER, port, &[])
+}
+
+fn start_copy_of(cluster: &str, port: u16, settings: &[&str]) -> Option<Server> {
     let bin = programs()?;
     let dir = tempfile::Builder::new()
         .prefix("tenure-pg")
         .tempdir()
         .unwrap();
-    data(&bin, &dir.path().join("data"));
-    Some(start_in(bin, dir, settings))
+    data(&bin, cluster, &dir.path().join("data"));
+    Some(start_in(bin, dir, port, settings))
 }
 
-fn start_in(bin: PathBuf, dir: TempDir, settings: &[&str]) -> Server {
+fn start_in(bin: PathBuf, dir: TempDir, port: u16, settings: &[&str]) -> Server {
     give(dir.path());
     let settings: Vec<String> = settings.iter().map(|&text| text.to_owned()).collect();
-    let port = free_port();
     let child = spawn(&bin, dir.path(), port, &settings);
     let mut server = Server {
         port,
@@ -246,14 +260,7 @@ impl Server {
     }
 
     pub fn url(&self) -> String {
-        self.url_at(self.port)
-    }
-
-    /// The same by way of another port.
-    pub fn url_at(&self, port: u16) -> String {
-        format!(
-            "postgres://app:{PASSWORD}@127.0.0.1:{port}/postgres?sslmode=disable&restart_grace=off"
-        )
+        url_at(self.port)
     }
 
     pub fn config(&self) -> PostgresConfig {
@@ -265,6 +272,13 @@ impl Server {
 
     pub async fn connect(&self) -> PostgresBackend {
         PostgresBackend::connect(self.config()).await.unwrap()
+    }
+
+    /// What tells its cluster from others.
+    pub async fn identifier(&self) -> String {
+        let question = "SELECT system_identifier::text FROM pg_control_system()";
+        let row = self.admin().await.query_one(question, &[]).await;
+        row.unwrap().get(0)
     }
 
     /// A session beside those of the backends.
@@ -297,7 +311,7 @@ impl Server {
             .args(["-h", "127.0.0.1", "-p", &self.port.to_string(), "-U", "app"])
             .args(["-R", "--no-sync", "-c", "fast", "-X", "stream", "-D"])
             .arg(dir.path().join("data")));
-        start_in(self.bin.clone(), dir, &[])
+        start_in(self.bin.clone(), dir, free_port(), &[])
     }
 
     pub fn promote(&self) {
@@ -306,6 +320,10 @@ impl Server {
             .args(["promote", "-w", "-D"])
             .arg(self.dir.path().join("data")));
     }
+}
+
+fn url_at(port: u16) -> String {
+    format!("postgres://app:{PASSWORD}@127.0.0.1:{port}/postgres?sslmode=disable&restart_grace=off")
 }
 
 /// A session on the server with this port, beside those of the backends.
@@ -428,7 +446,7 @@ impl Process {
     pub fn start_at(role: &str, server: &Server, port: u16, lease: Duration) -> Self {
         let mut child = Command::new(env::current_exe().unwrap())
             .args([role, "--exact", "--nocapture", "--test-threads=1"])
-            .env("TENURE_TEST_CHILD", server.url_at(port))
+            .env("TENURE_TEST_CHILD", url_at(port))
             .env("TENURE_TEST_PORT", server.port.to_string())
             .env("TENURE_TEST_LEASE", lease.as_millis().to_string())
             .stdout(Stdio::piped())
