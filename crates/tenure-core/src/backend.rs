@@ -96,6 +96,11 @@ pub trait LockBackend: fmt::Debug + Send + Sync + 'static {
     ///
     /// Only for what is certain: the store is not asked again. `None`, the default, where a term
     /// ends by its lease alone, or by what nobody tells.
+    ///
+    /// Not optional with [`Expiry::Session`](crate::Expiry::Session): the backend notices by itself
+    /// that its connection or session is gone, also while a call is under way. The store may grant
+    /// the lock to another candidate from that moment on, and without this both would lead until
+    /// the next heartbeat.
     fn loss(&self, grant: &Grant) -> Option<Loss> {
         let _ = grant;
         None

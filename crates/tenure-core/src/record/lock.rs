@@ -148,6 +148,10 @@ impl<S: RecordStore> Inner<S> {
             lease: grant.lease,
         };
         let mut expected = state_of(grant)?.clone();
+        // Written by whom the term was granted to, and nobody else renews it (contract 9).
+        if !is_of_term(&expected, grant) {
+            return Ok(Renewal::Lost { holder: None });
+        }
         for _ in 0..ATTEMPTS {
             let proven_at = self.now();
             let written = self
@@ -184,6 +188,9 @@ impl<S: RecordStore> Inner<S> {
 
     async fn release(&self, grant: &Grant) -> Result<(), Error> {
         let mut expected = state_of(grant)?.clone();
+        if !is_of_term(&expected, grant) {
+            return Ok(());
+        }
         for _ in 0..ATTEMPTS {
             let written = self
                 .store
