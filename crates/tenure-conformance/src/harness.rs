@@ -13,6 +13,7 @@ use tokio::sync::RwLock;
 use tokio::time::timeout;
 
 use crate::cases::{Case, cases};
+use crate::subject::Limited;
 use crate::{EXPECTED_CASES, Outcome, Subject};
 
 /// The file that each case appends a line to, if the environment names one.
@@ -29,7 +30,8 @@ impl Case {
     pub async fn run(&self, subject: &dyn Subject) -> Outcome {
         // Far beyond what the limits within the case add up to.
         let limit = subject.patience() * 30;
-        let case = AssertUnwindSafe((self.run)(subject)).catch_unwind();
+        let subject = Limited(subject);
+        let case = AssertUnwindSafe((self.run)(&subject)).catch_unwind();
         match timeout(limit, case).await {
             Ok(Ok(verdict)) => verdict.into(),
             Ok(Err(panic)) => Outcome::Failed(format!("panicked: {}", panic_text(&*panic))),
@@ -286,6 +288,7 @@ mod tests {
             ("queueing", include_str!("cases/queueing.rs")),
             ("releasing", include_str!("cases/releasing.rs")),
             ("renewal", include_str!("cases/renewal.rs")),
+            ("sessions", include_str!("cases/sessions.rs")),
             ("tokens", include_str!("cases/tokens.rs")),
             ("troubles", include_str!("cases/troubles.rs")),
         ] {

@@ -30,7 +30,7 @@
 //!     }
 //! }
 //!
-//! // `mine::a_release_frees_at_once` and 78 more. The expression is evaluated for each test, in
+//! // `mine::a_release_frees_at_once` and 94 more. The expression is evaluated for each test, in
 //! // a tokio runtime, and may await.
 //! tenure_conformance::suite!(mine, Mine { backend: MemoryBackend::private() });
 //!
@@ -96,7 +96,18 @@
 //! # Faults
 //!
 //! [`proxy::FaultProxy`] stands between a client and its server, and delays, loses, cuts and
-//! resets on command. It serves the hook [`answers`](Subject::answers), and tests of one's own.
+//! resets on command. It serves the hooks [`answers`](Subject::answers) and
+//! [`connect_by_proxy`](Subject::connect_by_proxy), and tests of one's own.
+//!
+//! # Lost sessions
+//!
+//! Where a lock ends with the session that holds it
+//! ([`Expiry::Session`](tenure_core::Expiry::Session)), another candidate can have the lock the
+//! moment after the holder's connection was reset. So the holder has to know at once, by
+//! [`loss`](tenure_core::LockBackend::loss), and not with its next heartbeat. The family
+//! [`sessions`] resets connections to see it. It cannot do without the hook
+//! [`connect_by_proxy`](Subject::connect_by_proxy): on such a store its cases fail where the hook
+//! is absent.
 //!
 //! # Does the suite itself see anything?
 //!
@@ -123,13 +134,13 @@ pub use async_trait::async_trait;
 
 pub use cases::{
     Case, EXPECTED_CASES, acquiring, basics, cases, drops, exclusion, expiry, hints, holders,
-    limits, queueing, releasing, renewal, tokens, troubles,
+    limits, queueing, releasing, renewal, sessions, tokens, troubles,
 };
 pub use contender::{contender_main, reexec};
 #[doc(hidden)]
 pub use harness::__run;
 pub use harness::{Counts, LOG, Report, run_all, tally};
-pub use subject::{Answers, Hook, MemorySubject, Subject};
+pub use subject::{Answers, Hook, MemorySubject, Proxied, Subject};
 pub use verdict::{Outcome, Stop, Verdict};
 
 /// One test per case, in a module named after the backend: see the [crate's page](crate).

@@ -313,9 +313,45 @@ impl Player {
         self
     }
 
+    pub(crate) fn on_lock(mut self, lock: &LockName) -> Self {
+        self.lock = lock.clone();
+        self
+    }
+
     pub(crate) fn value(mut self, text: &str) -> Result<Self, Stop> {
         self.candidate.value = Some(value(text)?);
         Ok(self)
+    }
+
+    /// The same candidate with another's campaign number, as after a fork that numbered two
+    /// campaigns alike.
+    pub(crate) fn numbered_as(mut self, other: &Self) -> Self {
+        self.candidate.campaign = other.candidate.campaign;
+        self
+    }
+
+    /// Two that are not this candidate, although each has one half of its name: the identity or
+    /// the campaign's number (contract 9). On `on`.
+    pub(crate) fn halves(&self, on: &Connection) -> Result<[(&'static str, Self); 2], Stop> {
+        let here = Self {
+            on: on.clone(),
+            ..self.clone()
+        };
+        let stranger = identity(&format!("stranger-{:08x}", fastrand::u32(..)))?;
+        Ok([
+            (
+                "another identity with the same campaign number",
+                here.clone().identity(&stranger),
+            ),
+            ("another campaign of the same identity", here.next()),
+        ])
+    }
+
+    /// The grant as this candidate would have it, had it been granted the term of another.
+    pub(crate) fn usurped(&self, grant: &Grant) -> Grant {
+        let mut usurped = grant.clone();
+        usurped.candidate = self.candidate.clone();
+        usurped
     }
 
     /// The same candidate in its next campaign.

@@ -1,8 +1,14 @@
 //! Whether the suite sees what it is there to see.
 #![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
-use tenure_conformance::lying::{self, Honest, Matrix};
-use tenure_conformance::{EXPECTED_CASES, Outcome};
+use std::sync::Arc;
+use std::time::Duration;
+
+use tenure_conformance::lying::{self, Honest, Lie, Matrix};
+use tenure_conformance::{
+    Case, EXPECTED_CASES, Hook, Outcome, Proxied, Subject, async_trait, run_all,
+};
+use tenure_core::{Error, LockBackend, LockName};
 
 /// The part of other processes; does nothing when it is run among the other tests.
 #[test]
@@ -16,6 +22,104 @@ fn every_case_finds_a_lie_and_every_lie_is_found() {
     println!("{matrix}");
     assert_eq!(matrix.blind_cases(), Vec::<&str>::new(), "\n{matrix}");
     assert!(matrix.unseen_lies().is_empty(), "\n{matrix}");
+}
+
+/// The cases of the family `sessions` that fail, and all others that do.
+async fn failing(subject: &dyn Subject) -> (Vec<&'static str>, Vec<&'static str>) {
+    let report = run_all("sessions", subject).await;
+    let failed = |outcome: &Outcome| matches!(outcome, Outcome::Failed(_));
+    let failed = report
+        .outcomes
+        .iter()
+        .filter(|(_, outcome)| failed(outcome));
+    let (inside, outside): (Vec<_>, Vec<_>) =
+        failed.partition(|(case, _)| case.family == "sessions");
+    let names = |cases: Vec<&(&'static Case, Outcome)>| cases.iter().map(|(c, _)| c.name).collect();
+    (names(inside), names(outside))
+}
+
+/// As the `GET_LOCK` backend that led twice for 7.2 s and passed the suite that was.
+#[tokio::test(start_paused = true)]
+async fn a_backend_that_misses_lost_sessions_passes_every_other_case() {
+    let (inside, outside) = failing(&*lying::lying(Lie::NoLoss)).await;
+    assert_eq!(outside, Vec::<&str>::new());
+    assert_eq!(
+        inside,
+        [
+            "a_reset_ends_the_term_before_the_next",
+            "a_reset_under_a_renewal_ends_the_term_before_the_next",
+            "an_end_of_answers_ends_the_term_before_the_next",
+            "a_session_that_the_store_ends_is_told",
+            "a_session_that_an_operator_ends_is_told",
+            "a_lost_connection_is_told_to_all_its_terms",
+        ]
+    );
+}
+
+/// A subject without the hooks of the family `sessions`.
+struct Bare(Arc<dyn Subject>);
+
+#[async_trait]
+impl Subject for Bare {
+    async fn connect(&self) -> Result<Arc<dyn LockBackend>, Error> {
+        self.0.connect().await
+    }
+
+    fn patience(&self) -> Duration {
+        self.0.patience()
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_session_store_without_the_proxy_hook_fails_and_others_are_left_out() {
+    let (inside, outside) = failing(&Bare(lying::honest(Honest::Session))).await;
+    assert_eq!(outside, Vec::<&str>::new());
+    assert_eq!(
+        inside,
+        [
+            "a_reset_ends_the_term_before_the_next",
+            "a_reset_under_a_renewal_ends_the_term_before_the_next",
+            "an_end_of_answers_ends_the_term_before_the_next",
+            "a_session_that_the_store_ends_is_told",
+            "a_lost_connection_is_told_to_all_its_terms",
+            "a_cut_off_holder_keeps_the_lock_for_its_lease",
+        ]
+    );
+    let (inside, outside) = failing(&Bare(lying::honest(Honest::Race))).await;
+    assert_eq!((inside, outside), (Vec::new(), Vec::new()));
+}
+
+/// A hook that hangs ends its case with the hook's name.
+struct HangingHook(Arc<dyn Subject>);
+
+#[async_trait]
+impl Subject for HangingHook {
+    async fn connect(&self) -> Result<Arc<dyn LockBackend>, Error> {
+        self.0.connect().await
+    }
+
+    async fn delete_lock(&self, _: &LockName) -> Hook {
+        std::future::pending().await
+    }
+
+    async fn connect_by_proxy(&self) -> Option<Result<Proxied, Error>> {
+        std::future::pending().await
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_hook_that_hangs_fails_its_case_by_name() {
+    let subject = HangingHook(lying::honest(Honest::Race));
+    let report = run_all("hanging", &subject).await;
+    for (case, hook) in [
+        ("a_deleted_lock_is_lost", "delete_lock"),
+        ("a_reset_ends_the_term_before_the_next", "connect_by_proxy"),
+    ] {
+        let outcome = report.outcome(case).unwrap().to_string();
+        assert!(outcome.starts_with("failed"), "{case}: {outcome}");
+        assert!(outcome.contains(hook), "{case}: {outcome}");
+        assert!(outcome.contains("not done within"), "{case}: {outcome}");
+    }
 }
 
 /// Runs an honest store through the suite; gives the names of the cases that were left out.

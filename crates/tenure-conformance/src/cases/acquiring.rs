@@ -166,6 +166,31 @@ pub async fn equal_identities_never_share_a_term(subject: &dyn Subject) -> Verdi
     player.release(&grant).await
 }
 
+/// Nor does another identity whose campaign has the same number (contract 9): numbers can be
+/// drawn twice, by two processes that were forked or cloned from one.
+pub async fn equal_campaigns_never_share_a_term(subject: &dyn Subject) -> Verdict {
+    let stage = Stage::open(subject).await?;
+    let lock = stage.lock()?;
+    let player = stage.player(&lock).await?;
+    let elsewhere = stage.player(&lock).await?.numbered_as(&player);
+    let beside = stage.player_on(&player.on, &lock)?.numbered_as(&player);
+    let mut grant = player.held("a fresh lock").await?;
+    for (other, where_) in [(&elsewhere, "another"), (&beside, "the same")] {
+        let why = format!(
+            "a lock that another identity with this campaign number holds, on {where_} connection"
+        );
+        other.refused(&why).await?;
+        let why = format!(
+            "a term, after another identity with its campaign number was refused and has \
+             withdrawn, on {where_} connection"
+        );
+        grant = player.renewed(&grant, &why).await?;
+    }
+    player.release(&grant).await?;
+    let grant = elsewhere.held("a released lock").await?;
+    elsewhere.release(&grant).await
+}
+
 /// A refusal says how long the lock is held at least; never longer than the lease, or a waiter
 /// would oversleep. If it names the holder, it is the holder.
 pub async fn a_refusal_tells_the_truth(subject: &dyn Subject) -> Verdict {

@@ -180,3 +180,50 @@ pub async fn connections_share_their_locks(subject: &dyn Subject) -> Verdict {
         .await?;
     other.release(&grant).await
 }
+
+/// Two candidates and two locks on one connection: each lock has its own holder, and what is done
+/// to one leaves the other alone.
+pub async fn candidates_and_locks_on_one_connection_are_apart(subject: &dyn Subject) -> Verdict {
+    let stage = Stage::open(subject).await?;
+    let on = stage.connect().await?;
+    let (a, b) = (stage.lock()?, stage.lock()?);
+    let (one, two) = (stage.player_on(&on, &a)?, stage.player_on(&on, &b)?);
+    let (one_on_b, two_on_a) = (one.next().on_lock(&b), two.next().on_lock(&a));
+    let mut of_one = one.held("a fresh lock").await?;
+    let mut of_two = two
+        .held("a fresh lock, on a connection that holds another")
+        .await?;
+    two_on_a
+        .refused("a lock that a candidate on the same connection holds")
+        .await?;
+    one_on_b
+        .refused("a lock that a candidate on the same connection holds")
+        .await?;
+    of_one = one.renewed(&of_one, "one of two terms").await?;
+    of_two = two.renewed(&of_two, "the other of two terms").await?;
+    one.release(&of_one).await?;
+    of_two = two
+        .renewed(&of_two, "a term, after another lock was released")
+        .await?;
+    let both = two_on_a
+        .held("a lock that was released on this connection")
+        .await?;
+    one.lost(&of_one, "a term that was released").await?;
+    one.release(&of_one).await?;
+    two_on_a
+        .renewed(&both, "a term, after its predecessor's second release")
+        .await?;
+    two_on_a.withdraw().await?;
+    of_two = two
+        .renewed(&of_two, "a term, after another lock was withdrawn")
+        .await?;
+    let again = one.next();
+    let grant = again
+        .held("a lock that was withdrawn on this connection")
+        .await?;
+    two.release(&of_two).await?;
+    let grant = again
+        .renewed(&grant, "a term, after another lock was released")
+        .await?;
+    again.release(&grant).await
+}

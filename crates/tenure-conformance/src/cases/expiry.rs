@@ -142,6 +142,67 @@ pub async fn the_holders_lease_counts(subject: &dyn Subject) -> Verdict {
     player.release(&grant).await
 }
 
+/// A renewal may grant another lease than the one before. Whatever the grant says is what the
+/// store keeps: nobody is granted the lock before that has passed.
+pub async fn a_shortened_lease_is_kept_as_told(subject: &dyn Subject) -> Verdict {
+    let stage = Stage::open(subject).await?;
+    for lease in stage.short_leases() {
+        let lock = stage.lock()?;
+        let player = stage.player(&lock).await?.lease(lease * 2);
+        let rival = stage.player(&lock).await?.lease(lease);
+        let grant = player.held("a fresh lock").await?;
+        let mut shorter = grant.clone();
+        shorter.lease = lease;
+        let Some(renewed) = renewed_in_time(&player, &shorter).await? else {
+            continue;
+        };
+        let most = grant.lease + stage.capabilities.lease_granularity;
+        ensure!(
+            renewed.lease <= most,
+            "a lease of {lease:?} was asked for instead of {:?}, and {:?} granted",
+            grant.lease,
+            renewed.lease
+        );
+        return stage
+            .eventually(
+                "the end of a shortened lease",
+                stage.until_free(renewed.lease),
+                async || not_before(&rival, earliest_end(&renewed)).await,
+            )
+            .await;
+    }
+    fail!("this machine was too slow for every lease that was tried")
+}
+
+/// A lock that was deleted and written again is another's, whatever its version is: whoever has
+/// watched the record before counts the new holder's lease from the beginning.
+///
+/// Hook: `delete_lock`.
+pub async fn a_lock_written_again_is_judged_anew(subject: &dyn Subject) -> Verdict {
+    let stage = Stage::open(subject).await?;
+    let lock = stage.lock()?;
+    let lease = stage.short();
+    let first = stage.player(&lock).await?.lease(lease);
+    let second = stage.player(&lock).await?.lease(lease);
+    let rival = stage.player(&lock).await?.lease(lease);
+    first.held("a fresh lock").await?;
+    rival.refused("a held lock").await?;
+    let clock = rival.on.backend.clock();
+    clock.sleep_until(rival.now() + lease * 3 / 4).await;
+    subject.delete_lock(&lock).await.need("delete_lock")?;
+    // A store may wait until the lease of a deleted lock has ended.
+    let grant = stage
+        .eventually("a deleted lock", stage.until_free(lease), async || {
+            second.try_held().await
+        })
+        .await?;
+    stage
+        .eventually("the end of a lease", stage.until_free(lease), async || {
+            not_before(&rival, earliest_end(&grant)).await
+        })
+        .await
+}
+
 /// Looking at a lock extends nothing.
 pub async fn looking_does_not_extend_a_lease(subject: &dyn Subject) -> Verdict {
     let stage = Stage::open(subject).await?;

@@ -1,6 +1,11 @@
 //! Who leads, as observers see it.
 
-use tenure_core::{Expiry, Grant, Holder, Occupancy};
+use std::time::Duration;
+
+use tenure_core::{
+    Election, Error, Expiry, Grant, Holder, Leadership, LockName, Occupancy, Policy,
+};
+use tokio::time::timeout;
 
 use crate::stage::{Connection, Player, Stage, value};
 use crate::verdict::{ensure, fail};
@@ -109,6 +114,68 @@ pub async fn a_renewal_publishes_a_new_value(subject: &dyn Subject) -> Verdict {
         check(&seen, &player, &grant)?;
     }
     player.release(&grant).await
+}
+
+/// What a service publishes is at the store when [`publish`](tenure_core::Leadership::publish)
+/// returns, also when a heartbeat with the value from before was under way.
+///
+/// By way of an election, since the engine has a part in it.
+pub async fn publishing_reaches_the_store(subject: &dyn Subject) -> Verdict {
+    let stage = Stage::open(subject).await?;
+    let lock = stage.lock()?;
+    let observer = stage.connect().await?;
+    let leadership = elected(&stage, &lock).await?;
+    for text in [Some("first"), Some("second"), None, Some("third")] {
+        let meant = text.map(value).transpose()?;
+        let both = async {
+            // A heartbeat is under way when the value comes.
+            tokio::join!(leadership.confirm(), leadership.publish(meant.clone()))
+        };
+        match timeout(stage.patience(), both).await {
+            Ok((Ok(_), Ok(()))) => {}
+            Ok((confirmed, published)) => fail!(
+                "a leader's heartbeat gives {confirmed:?}, and publishing meanwhile {published:?}"
+            ),
+            Err(_) => fail!("publishing was not done within {:?}", stage.patience()),
+        }
+        match observer.holder(&lock).await? {
+            Occupancy::Led(seen) | Occupancy::Unknown(seen) => ensure!(
+                seen.value.as_deref() == text,
+                "{text:?} was published, and the lock is said to publish {:?}",
+                seen.value
+            ),
+            seen => fail!("a held lock is said to be {seen:?}"),
+        }
+    }
+    match timeout(stage.patience(), leadership.resign()).await {
+        Ok(Ok(())) => Ok(()),
+        Ok(Err(error)) => fail!("resign: {error}"),
+        Err(_) => fail!("resigning was not done within {:?}", stage.patience()),
+    }
+}
+
+/// A leader whose heartbeats are so rare that none comes by itself.
+async fn elected(stage: &Stage<'_>, lock: &LockName) -> Result<Leadership, Stop> {
+    let failed = |error: Error| Stop::failed(format!("an election: {error}"));
+    let policy = Policy::builder()
+        .lease(stage.long())
+        .request_timeout(stage.patience().min(stage.long() / 10))
+        .retry_interval(Duration::from_millis(500))
+        .build()
+        .map_err(failed)?;
+    let backend = stage.connect().await?.backend;
+    let election = Election::builder(backend, lock.clone())
+        .policy(policy)
+        .build()
+        .map_err(failed)?;
+    match timeout(stage.patience(), election.campaign()).await {
+        Ok(Ok(leadership)) => Ok(leadership),
+        Ok(Err(error)) => Err(failed(error)),
+        Err(_) => fail!(
+            "the only candidate of a fresh lock was not elected within {:?}",
+            stage.patience()
+        ),
+    }
 }
 
 /// A released lock is free for observers, and the next leader is told in place of the first.

@@ -13,6 +13,7 @@ pub mod limits;
 pub mod queueing;
 pub mod releasing;
 pub mod renewal;
+pub mod sessions;
 pub mod tokens;
 pub mod troubles;
 
@@ -51,12 +52,14 @@ macro_rules! __cases {
             shared exclusion::only_one_of_many_processes_holds,
             shared exclusion::leases_of_silent_holders_never_overlap,
             shared exclusion::connections_share_their_locks,
+            shared exclusion::candidates_and_locks_on_one_connection_are_apart,
             shared acquiring::acquiring_again_adopts_the_term,
             shared acquiring::acquiring_again_elsewhere_adopts_the_term,
             shared acquiring::adopting_proves_anew,
             shared acquiring::acquiring_after_a_drop_adopts_the_term,
             alone acquiring::acquiring_after_a_lost_answer_adopts_the_term,
             shared acquiring::equal_identities_never_share_a_term,
+            shared acquiring::equal_campaigns_never_share_a_term,
             shared acquiring::a_refusal_tells_the_truth,
             shared acquiring::the_lease_is_granted_as_asked,
             shared renewal::renewing_keeps_the_term,
@@ -65,6 +68,7 @@ macro_rules! __cases {
             shared renewal::renewing_a_released_term_is_refused,
             shared renewal::renewing_after_a_successor_is_refused,
             shared renewal::renewing_after_a_namesake_is_refused,
+            shared renewal::renewing_as_another_owner_is_refused,
             shared renewal::renewing_what_was_never_granted_is_refused,
             shared renewal::renewing_after_the_lease_never_makes_two,
             shared renewal::renewing_gives_a_proof_as_fresh_as_asked,
@@ -74,9 +78,18 @@ macro_rules! __cases {
             shared expiry::a_lease_ends_in_time_without_its_connection,
             shared expiry::a_lease_ends_in_time_without_its_process,
             shared expiry::the_holders_lease_counts,
+            shared expiry::a_shortened_lease_is_kept_as_told,
+            shared expiry::a_lock_written_again_is_judged_anew,
             shared expiry::looking_does_not_extend_a_lease,
             shared expiry::a_proof_is_read_before_its_request,
             alone expiry::a_late_answer_does_not_stretch_the_lease,
+            shared sessions::a_reset_ends_the_term_before_the_next,
+            shared sessions::a_reset_under_a_renewal_ends_the_term_before_the_next,
+            shared sessions::an_end_of_answers_ends_the_term_before_the_next,
+            shared sessions::a_session_that_the_store_ends_is_told,
+            shared sessions::a_session_that_an_operator_ends_is_told,
+            shared sessions::a_lost_connection_is_told_to_all_its_terms,
+            shared sessions::a_cut_off_holder_keeps_the_lock_for_its_lease,
             shared drops::a_dropped_acquire_can_be_withdrawn,
             shared drops::a_dropped_acquire_ends_with_its_lease,
             shared drops::a_dropped_renew_can_be_repeated,
@@ -98,6 +111,7 @@ macro_rules! __cases {
             shared holders::the_leader_is_told,
             shared holders::the_leader_knows_itself,
             shared holders::a_renewal_publishes_a_new_value,
+            shared holders::publishing_reaches_the_store,
             shared holders::observers_follow_a_change,
             shared holders::observers_see_a_lease_end,
             shared holders::a_first_look_proves_no_life,
@@ -105,12 +119,15 @@ macro_rules! __cases {
             shared releasing::a_release_may_be_repeated,
             shared releasing::a_late_release_leaves_a_successor_alone,
             shared releasing::a_late_release_leaves_the_next_term_alone,
+            shared releasing::releasing_as_another_owner_frees_nothing,
             shared releasing::withdrawing_frees_what_an_attempt_got,
             shared releasing::withdrawing_leaves_the_holder_alone,
+            shared releasing::withdrawing_as_another_owner_frees_nothing,
             shared releasing::withdrawing_from_a_free_lock_is_fine,
             shared queueing::waiters_win_in_order,
             shared queueing::withdrawing_leaves_the_queue,
             shared queueing::a_silent_waiter_does_not_block_the_queue,
+            shared queueing::a_waiter_is_not_shown_as_the_leader,
             shared troubles::a_deleted_lock_is_lost,
             shared troubles::a_deleted_lock_can_be_acquired,
             shared troubles::a_damaged_lock_never_has_two_holders,
@@ -130,7 +147,7 @@ macro_rules! __cases {
 
 /// How many cases there are. Written down apart from the list, so that none can vanish from it
 /// unnoticed.
-pub const EXPECTED_CASES: usize = 79;
+pub const EXPECTED_CASES: usize = 95;
 
 /// Expands the list of cases to what is asked for.
 #[doc(hidden)]

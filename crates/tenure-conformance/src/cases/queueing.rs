@@ -1,6 +1,6 @@
 //! The order of waiting candidates, on stores that have one.
 
-use tenure_core::Order;
+use tenure_core::{Occupancy, Order};
 
 use crate::stage::{Player, Stage};
 use crate::verdict::ensure;
@@ -95,4 +95,42 @@ pub async fn a_silent_waiter_does_not_block_the_queue(subject: &dyn Subject) -> 
         })
         .await?;
     second.release(&grant).await
+}
+
+/// Waiters that have withdrawn or ask no more are never shown as the leader of a lock that they
+/// were not granted, and hold up the queue no longer than a lease. Their connections stand.
+pub async fn a_waiter_is_not_shown_as_the_leader(subject: &dyn Subject) -> Verdict {
+    let stage = open(subject).await?;
+    let lock = stage.lock()?;
+    let lease = stage.short();
+    let player = stage.player(&lock).await?;
+    let withdrawn = stage.player(&lock).await?.lease(lease);
+    let silent = stage.player(&lock).await?.lease(lease);
+    let next = stage.player(&lock).await?.lease(lease);
+    let observer = stage.connect().await?;
+    let grant = player.held("a fresh lock").await?;
+    for waiter in [&withdrawn, &silent, &next] {
+        queue(waiter).await?;
+    }
+    withdrawn.withdraw().await?;
+    player.release(&grant).await?;
+    let within = stage.until_free(lease * 2);
+    let grant = stage
+        .eventually("a turn after waiters that are gone", within, async || {
+            if let Occupancy::Led(seen) | Occupancy::Unknown(seen) = observer.holder(&lock).await? {
+                for (waiter, who) in [
+                    (&withdrawn, "a waiter that has withdrawn"),
+                    (&silent, "a waiter that asks no more"),
+                    (&next, "a waiter that has not asked since"),
+                ] {
+                    ensure!(
+                        seen.identity != waiter.candidate.identity.as_str(),
+                        "{who} is shown as the leader of a released lock, which it was not granted"
+                    );
+                }
+            }
+            next.try_held().await
+        })
+        .await?;
+    next.release(&grant).await
 }

@@ -1,9 +1,9 @@
 //! Releasing and withdrawing: only one's own, and safe to repeat (contract 4).
 
-use tenure_core::Occupancy;
+use tenure_core::{ErrorKind, Occupancy, Operation};
 
 use crate::stage::Stage;
-use crate::verdict::ensure;
+use crate::verdict::{ensure, fail};
 use crate::{Subject, Verdict};
 
 /// A released lock is granted to the next who asks.
@@ -74,6 +74,35 @@ pub async fn a_late_release_leaves_the_next_term_alone(subject: &dyn Subject) ->
     again.release(&new).await
 }
 
+/// A release acts for its candidate only: identity and campaign both have to be the holder's
+/// (contract 9).
+pub async fn releasing_as_another_owner_frees_nothing(subject: &dyn Subject) -> Verdict {
+    let stage = Stage::open(subject).await?;
+    let lock = stage.lock()?;
+    let (player, rival) = (stage.player(&lock).await?, stage.player(&lock).await?);
+    let mut grant = player.held("a fresh lock").await?;
+    for (who, other) in player.halves(&player.on)? {
+        let usurped = other.usurped(&grant);
+        stage
+            .eventually("an answer to a release", stage.patience(), async || {
+                let releasing = other.backend().release(&usurped);
+                match other.on.once(Operation::Release, releasing).await? {
+                    Ok(()) => Ok(Some(())),
+                    Err(error) if error.kind() == ErrorKind::InvalidInput => Ok(Some(())),
+                    Err(error) if error.is_retryable() => Ok(None),
+                    Err(error) => fail!("a release by {who} gives {error}"),
+                }
+            })
+            .await?;
+        rival
+            .refused(&format!("a held lock after a release by {who}"))
+            .await?;
+        let why = format!("a term after a release by {who}");
+        grant = player.renewed(&grant, &why).await?;
+    }
+    player.release(&grant).await
+}
+
 /// Withdrawing takes back the lock that an attempt got without its caller's knowledge.
 pub async fn withdrawing_frees_what_an_attempt_got(subject: &dyn Subject) -> Verdict {
     let stage = Stage::open(subject).await?;
@@ -102,6 +131,26 @@ pub async fn withdrawing_leaves_the_holder_alone(subject: &dyn Subject) -> Verdi
     let grant = player
         .renewed(&grant, "a term after others have withdrawn")
         .await?;
+    player.release(&grant).await
+}
+
+/// Nor does a withdrawal touch what bears only one half of its candidate's name (contract 9), on
+/// the holder's connection or on another one.
+pub async fn withdrawing_as_another_owner_frees_nothing(subject: &dyn Subject) -> Verdict {
+    let stage = Stage::open(subject).await?;
+    let lock = stage.lock()?;
+    let (player, rival) = (stage.player(&lock).await?, stage.player(&lock).await?);
+    let mut grant = player.held("a fresh lock").await?;
+    for on in [&player.on, &stage.connect().await?] {
+        for (who, other) in player.halves(on)? {
+            other.withdraw().await?;
+            rival
+                .refused(&format!("a held lock after a withdrawal by {who}"))
+                .await?;
+            let why = format!("a term after a withdrawal by {who}");
+            grant = player.renewed(&grant, &why).await?;
+        }
+    }
     player.release(&grant).await
 }
 

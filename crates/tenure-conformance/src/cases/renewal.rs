@@ -2,7 +2,7 @@
 
 use tenure_core::{Acquired, ErrorKind, FencingToken, Grant, Occupancy, Operation, Renewal};
 
-use crate::stage::{Stage, earliest_end};
+use crate::stage::{Stage, earliest_end, value};
 use crate::verdict::{ensure, fail};
 use crate::{Subject, Verdict};
 
@@ -146,6 +146,42 @@ pub async fn renewing_after_a_namesake_is_refused(subject: &dyn Subject) -> Verd
         .await?;
     let new = again.renewed(&new, "the term of the namesake").await?;
     again.release(&new).await
+}
+
+/// A renewal acts for its candidate only: identity and campaign both have to be the holder's
+/// (contract 9).
+pub async fn renewing_as_another_owner_is_refused(subject: &dyn Subject) -> Verdict {
+    let stage = Stage::open(subject).await?;
+    let lock = stage.lock()?;
+    let player = stage.player(&lock).await?.value("the holder's")?;
+    let mut grant = player.held("a fresh lock").await?;
+    for (who, other) in player.halves(&player.on)? {
+        let mut usurped = other.usurped(&grant);
+        usurped.candidate.value = Some(value("a stranger's")?);
+        stage
+            .eventually("an answer to a renewal", stage.patience(), async || {
+                let renewing = other.backend().renew(&usurped, other.now());
+                match other.on.once(Operation::Renew, renewing).await? {
+                    Ok(Renewal::Renewed(grant)) => fail!("a term was renewed by {who}: {grant:?}"),
+                    Ok(Renewal::Lost { .. }) => Ok(Some(())),
+                    Err(error) if error.kind() == ErrorKind::InvalidInput => Ok(Some(())),
+                    Err(error) if error.is_retryable() => Ok(None),
+                    Err(error) => fail!("a renewal by {who} gives {error}"),
+                }
+            })
+            .await?;
+        match player.holder().await? {
+            Occupancy::Led(holder) | Occupancy::Unknown(holder) => ensure!(
+                holder.identity == player.candidate.identity.as_str()
+                    && holder.value.as_deref() == Some("the holder's"),
+                "after a renewal by {who} the lock is said to be held by {holder:?}"
+            ),
+            seen => fail!("after a renewal by {who} the held lock is said to be {seen:?}"),
+        }
+        let why = format!("a term after a renewal by {who}");
+        grant = player.renewed(&grant, &why).await?;
+    }
+    player.release(&grant).await
 }
 
 /// A grant that the store has never given renews nothing and creates nothing.

@@ -1,26 +1,31 @@
 //! The model's connections: requests and answers take their time, and can be lost.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
 use async_trait::async_trait;
 use futures_util::stream;
 use tenure_core::{
     Acquired, CampaignId, Candidate, Capabilities, Changes, Error, ErrorKind, Expiry,
-    FencingGuarantee, FencingToken, Grant, Hint, LockBackend, LockName, Occupancy, Operation,
+    FencingGuarantee, FencingToken, Grant, Hint, LockBackend, LockName, Loss, Occupancy, Operation,
     Order, Renewal, Rises, SharedClock, Time, Wakeup,
 };
 use tokio::time::sleep;
 
-use super::store::{Answer, Ask, SECRET, Store};
-use super::{Lie, PATIENCE, TokioClock};
-use crate::{Answers, Hook, Subject};
+use super::cable::{Cable, Line};
+use super::store::{Answer, Ask, Renewed, SECRET, Store};
+use super::{Honest, Lie, PATIENCE, TokioClock};
+use crate::subject::Wire;
+use crate::{Answers, Hook, Proxied, Subject};
 
 /// One way of a request or an answer.
-const LEG: Duration = Duration::from_millis(1);
+pub(super) const LEG: Duration = Duration::from_millis(1);
+
+/// So many hints come at once in a flood.
+const BURST: u64 = 10_000;
 
 /// A store in memory, honest or not, that can do all that hooks ask for.
 pub(super) struct ModelSubject {
@@ -28,40 +33,59 @@ pub(super) struct ModelSubject {
     connections: AtomicU64,
 }
 
-struct Model {
-    lie: Option<Lie>,
-    fifo: bool,
+pub(super) struct Model {
+    pub(super) lie: Option<Lie>,
+    pub(super) kind: Honest,
     clock: SharedClock,
     store: Mutex<Store>,
+    pub(super) lines: Mutex<HashMap<u64, Weak<Line>>>,
 }
 
 impl Model {
-    fn store(&self) -> MutexGuard<'_, Store> {
+    pub(super) fn store(&self) -> MutexGuard<'_, Store> {
         // One lie panics while it holds the lock; the others shall go on.
         self.store.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl ModelSubject {
-    pub(super) fn new(fifo: bool, lie: Option<Lie>) -> Self {
+    pub(super) fn new(kind: Honest, lie: Option<Lie>) -> Self {
         Self {
             model: Arc::new(Model {
                 lie,
-                fifo,
+                kind,
                 clock: Arc::new(TokioClock::new(lie == Some(Lie::ClockStands))),
-                store: Mutex::new(Store::new(fifo, lie)),
+                store: Mutex::new(Store::new(kind, lie)),
+                lines: Mutex::default(),
             }),
             connections: AtomicU64::new(0),
         }
     }
 
     fn open(&self, absent: bool) -> Arc<dyn LockBackend> {
-        Arc::new(Connection {
+        self.open_line(absent).0
+    }
+
+    fn open_line(&self, absent: bool) -> (Arc<dyn LockBackend>, Arc<Line>) {
+        let id = self.connections.fetch_add(1, Ordering::Relaxed);
+        let line = Arc::new(Line::new(id));
+        let mut lines = self
+            .model
+            .lines
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        lines.insert(id, Arc::downgrade(&line));
+        let connection = Connection {
             model: self.model.clone(),
-            id: self.connections.fetch_add(1, Ordering::Relaxed),
+            line: line.clone(),
+            alive: Arc::new(Alive {
+                model: self.model.clone(),
+                line: line.clone(),
+            }),
             absent,
             memory: Mutex::default(),
-        })
+        };
+        (Arc::new(connection), line)
     }
 }
 
@@ -99,6 +123,18 @@ impl Subject for ModelSubject {
         Hook::Done
     }
 
+    async fn connect_by_proxy(&self) -> Option<Result<Proxied, Error>> {
+        let (backend, line) = self.open_line(false);
+        let model = self.model.clone();
+        let wire = Wire::Model(Cable { model, line });
+        Some(Ok(Proxied { backend, wire }))
+    }
+
+    async fn end_session(&self, lock: &LockName) -> Hook {
+        self.model.end_session(lock);
+        Hook::Done
+    }
+
     async fn connect_to_nothing(&self) -> Option<Result<Arc<dyn LockBackend>, Error>> {
         Some(Ok(self.open(true)))
     }
@@ -106,7 +142,8 @@ impl Subject for ModelSubject {
 
 struct Connection {
     model: Arc<Model>,
-    id: u64,
+    line: Arc<Line>,
+    alive: Arc<Alive>,
     absent: bool,
     memory: Mutex<Memory>,
 }
@@ -118,10 +155,31 @@ struct Memory {
     withdrawn: HashSet<CampaignId>,
     looking: bool,
     streams: HashSet<LockName>,
+    lost: bool,
 }
 
-/// Which renewal of its term a grant is of.
-struct Renewals(u64);
+/// Which renewal of its term a grant is of, and in which session.
+struct Renewals {
+    number: u64,
+    session: u64,
+    _alive: Arc<Alive>,
+}
+
+/// A session goes on for as long as its connection or one of its grants is there.
+struct Alive {
+    model: Arc<Model>,
+    line: Arc<Line>,
+}
+
+impl Drop for Alive {
+    fn drop(&mut self) {
+        let id = self.model.session_of(&self.line, self.line.breaks());
+        let mut store = self.model.store();
+        if self.model.kind == Honest::Session {
+            store.session_over(id);
+        }
+    }
+}
 
 impl Connection {
     fn lies(&self, lie: Lie) -> bool {
@@ -136,9 +194,20 @@ impl Connection {
         self.memory.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    fn by_session(&self) -> bool {
+        self.model.kind == Honest::Session
+    }
+
     /// The request on its way: dropped here, it is not applied.
-    async fn request(&self, operation: Operation) -> Result<(), Error> {
-        sleep(LEG).await;
+    async fn request(&self, operation: Operation) -> Result<Call<'_>, Error> {
+        let call = Call {
+            on: self,
+            operation,
+            breaks: self.line.breaks(),
+        };
+        if !self.line.request(call.breaks).await {
+            return Err(call.broken());
+        }
         if self.absent && !self.lies(Lie::AbsenceUnnoticed) {
             let text = "the store cannot be reached";
             return Err(self
@@ -146,17 +215,69 @@ impl Connection {
                 .store()
                 .error(ErrorKind::Unavailable, operation, text));
         }
-        Ok(())
+        if self.by_session() && self.model.store().is_over(call.session()) {
+            return Err(call.broken());
+        }
+        Ok(call)
+    }
+}
+
+/// A request that has arrived, on the connection as it was when it was sent.
+struct Call<'a> {
+    on: &'a Connection,
+    operation: Operation,
+    breaks: u64,
+}
+
+impl Call<'_> {
+    /// The session, as far as the store has one.
+    fn session(&self) -> u64 {
+        self.on.session_at(self.breaks)
     }
 
     /// The answer on its way: dropped here, it was applied all the same.
-    async fn answer(&self) {
-        let answers = self.model.store().answers;
-        match answers {
-            Answers::Prompt => sleep(LEG).await,
-            Answers::Late(late) => sleep(LEG + late).await,
-            Answers::Lost => std::future::pending().await,
+    async fn answer(&self) -> Result<(), Error> {
+        let answers = self.on.model.store().answers;
+        let leg = async {
+            match answers {
+                Answers::Prompt => sleep(LEG).await,
+                Answers::Late(late) => sleep(LEG + late).await,
+                Answers::Lost => std::future::pending().await,
+            }
+        };
+        if self.on.line.answer(self.breaks, leg).await {
+            Ok(())
+        } else {
+            Err(self.broken())
         }
+    }
+
+    fn broken(&self) -> Error {
+        let text = "the connection was lost";
+        let store = self.on.model.store();
+        store.error(ErrorKind::Unavailable, self.operation, text)
+    }
+}
+
+impl Connection {
+    /// The value of a renewal is written a while after it was answered.
+    fn write_value_late(&self, grant: &Grant) {
+        if !self.lies(Lie::ValuesLate) {
+            return;
+        }
+        let (model, grant, session) = (self.model.clone(), grant.clone(), self.session());
+        tokio::spawn(async move {
+            sleep(LEG * 50).await;
+            model.store().write_value(&grant, session);
+        });
+    }
+
+    fn session_at(&self, breaks: u64) -> u64 {
+        self.model.session_of(&self.line, breaks)
+    }
+
+    fn session(&self) -> u64 {
+        self.session_at(self.line.breaks())
     }
 }
 
@@ -166,13 +287,13 @@ impl fmt::Debug for Connection {
         if self.lies(Lie::SecretInDebug) {
             shown.field("password", &SECRET);
         }
-        shown.field("id", &self.id).finish_non_exhaustive()
+        shown.field("id", &self.line.id).finish_non_exhaustive()
     }
 }
 
 impl Drop for Connection {
     fn drop(&mut self) {
-        self.model.store().connection_gone(self.id);
+        self.model.store().connection_gone(self.line.id);
     }
 }
 
@@ -184,10 +305,14 @@ impl LockBackend for Connection {
             store: "model",
             min_lease: Duration::from_millis(least),
             lease_granularity: Duration::from_millis(1),
-            expiry: Expiry::Store,
+            expiry: if self.by_session() {
+                Expiry::Session
+            } else {
+                Expiry::Store
+            },
             expiry_lag: Duration::ZERO,
             wakeup: Wakeup::Push,
-            order: if self.model.fifo {
+            order: if self.model.kind == Honest::Fifo {
                 Order::Fifo
             } else {
                 Order::Race
@@ -212,15 +337,15 @@ impl LockBackend for Connection {
         lease: Duration,
     ) -> Result<Acquired, Error> {
         let mut proven_at = self.now();
-        self.request(Operation::Acquire).await?;
+        let call = self.request(Operation::Acquire).await?;
         let answer = self.model.store().acquire(&Ask {
             lock: lock.as_str(),
             candidate,
             lease,
-            connection: self.id,
+            connection: call.session(),
             now: self.now(),
         });
-        self.answer().await;
+        call.answer().await?;
         match answer? {
             Answer::Taken { holder, free_in } => Ok(Acquired::Taken { holder, free_in }),
             Answer::Held {
@@ -237,7 +362,7 @@ impl LockBackend for Connection {
                 if self.lies(Lie::AcquireKeepsOrphans) {
                     let end = proven_at + lease;
                     let mut store = self.model.store();
-                    store.settle(lock.as_str(), self.id, token, end);
+                    store.settle(lock.as_str(), call.session(), token, end);
                 }
                 let granted = match self.model.lie {
                     Some(Lie::GrantsLongerLeases) => lease * 2,
@@ -245,14 +370,21 @@ impl LockBackend for Connection {
                 };
                 let token = FencingToken::from_counter(token)?;
                 let grant = Grant::new(lock.clone(), candidate.clone(), token, granted, proven_at);
-                Ok(Acquired::Held(grant.with_state(Renewals(0))))
+                let state = Renewals {
+                    number: 0,
+                    session: call.session(),
+                    _alive: self.alive.clone(),
+                };
+                Ok(Acquired::Held(grant.with_state(state)))
             }
         }
     }
 
     async fn renew(&self, grant: &Grant, _not_before: Time) -> Result<Renewal, Error> {
+        let _under_way = self.line.renewing();
         let mut proven_at = self.now();
-        let renewals = grant.state::<Renewals>().map_or(0, |renewals| renewals.0);
+        let state = grant.state::<Renewals>();
+        let number = state.map_or(0, |state| state.number);
         let taken_out = if self.lies(Lie::RenewInTwoSteps) {
             let taken_out = self.model.store().take_out(grant);
             sleep(LEG).await;
@@ -260,32 +392,48 @@ impl LockBackend for Connection {
         } else {
             None
         };
-        self.request(Operation::Renew).await?;
+        let call = self.request(Operation::Renew).await?;
+        // A term of another session is over, whatever this one holds.
+        let session = state.map_or(call.session(), |state| state.session);
+        let resumed = self.lies(Lie::RenewAfterLoss);
+        if self.by_session() && session != call.session() && !resumed {
+            call.answer().await?;
+            return Ok(Renewal::Lost { holder: None });
+        }
         let renewed = {
             let mut store = self.model.store();
             store.put_back(grant.lock.as_str(), taken_out);
-            store.renew(grant, renewals, self.id, self.now())
+            store.renew(grant, number, call.session(), self.now())
         };
-        self.answer().await;
+        self.write_value_late(grant);
+        call.answer().await?;
         if self.lies(Lie::ProofAfterAnswer) {
             proven_at = self.now();
         }
         if self.lies(Lie::RenewWithOldProof) {
             proven_at = grant.proven_at;
         }
-        let token = match renewed? {
-            Ok(token) => FencingToken::from_counter(token)?,
-            Err(_) if self.lies(Lie::RenewAsksNobody) => grant.token,
+        let Renewed { token, lease } = match renewed? {
+            Ok(renewed) => renewed,
+            Err(_) if self.lies(Lie::RenewAsksNobody) => Renewed {
+                token: grant.token.as_u64(),
+                lease: grant.lease,
+            },
             Err(holder) => return Ok(Renewal::Lost { holder }),
         };
         if self.lies(Lie::RenewKeepsOrphans) {
             let end = proven_at + grant.lease;
             let mut store = self.model.store();
-            store.settle(grant.lock.as_str(), self.id, token.as_u64(), end);
+            store.settle(grant.lock.as_str(), call.session(), token, end);
         }
         let (lock, candidate) = (grant.lock.clone(), grant.candidate.clone());
-        let renewed = Grant::new(lock, candidate, token, grant.lease, proven_at);
-        Ok(Renewal::Renewed(renewed.with_state(Renewals(renewals + 1))))
+        let token = FencingToken::from_counter(token)?;
+        let renewed = Grant::new(lock, candidate, token, lease, proven_at);
+        Ok(Renewal::Renewed(renewed.with_state(Renewals {
+            number: number + 1,
+            session: call.session(),
+            _alive: self.alive.clone(),
+        })))
     }
 
     async fn release(&self, grant: &Grant) -> Result<(), Error> {
@@ -293,9 +441,12 @@ impl LockBackend for Connection {
         if self.lies(Lie::ReleaseOnlyOnce) && !first {
             return Ok(());
         }
-        self.request(Operation::Release).await?;
-        let released = self.model.store().release(grant, self.id, self.now());
-        self.answer().await;
+        let call = self.request(Operation::Release).await?;
+        let released = self
+            .model
+            .store()
+            .release(grant, call.session(), self.now());
+        call.answer().await?;
         released
     }
 
@@ -304,12 +455,12 @@ impl LockBackend for Connection {
         if self.lies(Lie::WithdrawOnlyOnce) && !first {
             return Ok(());
         }
-        self.request(Operation::Withdraw).await?;
-        let withdrawn = self
-            .model
-            .store()
-            .withdraw(lock.as_str(), candidate, self.id, self.now());
-        self.answer().await;
+        let call = self.request(Operation::Withdraw).await?;
+        let withdrawn =
+            self.model
+                .store()
+                .withdraw(lock.as_str(), candidate, call.session(), self.now());
+        call.answer().await?;
         withdrawn
     }
 
@@ -320,26 +471,33 @@ impl LockBackend for Connection {
                 std::future::pending::<()>().await;
             }
         }
-        self.request(Operation::Holder).await?;
+        let call = self.request(Operation::Holder).await?;
         let seen = self
             .model
             .store()
-            .holder(lock.as_str(), self.id, self.now());
-        self.answer().await;
+            .holder(lock.as_str(), call.session(), self.now());
+        call.answer().await?;
         self.memory().looking = false;
         seen
     }
 
     fn changes(&self, lock: &LockName) -> Changes {
         if self.lies(Lie::HintsFlood) {
-            return Box::pin(stream::repeat(Hint::MayBeFree));
+            // With a rest between two bursts, or nothing else would ever run.
+            return Box::pin(stream::unfold(0_u64, async |given| {
+                if given % BURST == BURST - 1 {
+                    sleep(LEG).await;
+                }
+                Some((Hint::MayBeFree, given + 1))
+            }));
         }
         let first = self.memory().streams.insert(lock.clone());
         if self.lies(Lie::HintsOnlyForTheFirst) && !first {
             return Box::pin(stream::pending());
         }
-        let receiver = self.model.store().watch(lock.as_str(), self.id);
-        let (model, id, lock) = (self.model.clone(), self.id, lock.clone());
+        let id = self.session();
+        let receiver = self.model.store().watch(lock.as_str(), id);
+        let (model, lock) = (self.model.clone(), lock.clone());
         Box::pin(stream::unfold(receiver, move |mut receiver| {
             let (model, lock) = (model.clone(), lock.clone());
             async move {
@@ -350,5 +508,17 @@ impl LockBackend for Connection {
                 Some((hint, receiver))
             }
         }))
+    }
+
+    fn loss(&self, grant: &Grant) -> Option<Loss> {
+        if !self.by_session() || self.lies(Lie::NoLoss) {
+            return None;
+        }
+        let session = grant.state::<Renewals>()?.session;
+        let first = !std::mem::replace(&mut self.memory().lost, true);
+        if self.lies(Lie::LossOfTheFirstTermOnly) && !first {
+            return Some(Box::pin(std::future::pending()));
+        }
+        Some(self.line.loss(session, self.model.lie))
     }
 }

@@ -5,6 +5,7 @@
 //! await points as on a network, with one step done wrong. None is of use for elections.
 
 mod backend;
+mod cable;
 mod directory;
 mod matrix;
 mod observed;
@@ -17,6 +18,7 @@ use async_trait::async_trait;
 use tenure_core::{Clock, Time};
 use tokio::time::Instant;
 
+pub(crate) use cable::Cable;
 pub use matrix::{Matrix, judge};
 
 /// Stores that keep the contract, of each kind that the cases tell apart.
@@ -27,6 +29,8 @@ pub enum Honest {
     Race,
     /// Expiry by the store, pushes, first come first served.
     Fifo,
+    /// Locks end with the session that holds them, pushes, no order.
+    Session,
     /// Expiry by observation, polled.
     Observed,
     /// A directory that several processes share.
@@ -35,7 +39,13 @@ pub enum Honest {
 
 impl Honest {
     /// All of them.
-    pub const ALL: [Self; 4] = [Self::Race, Self::Fifo, Self::Observed, Self::Directory];
+    pub const ALL: [Self; 5] = [
+        Self::Race,
+        Self::Fifo,
+        Self::Session,
+        Self::Observed,
+        Self::Directory,
+    ];
 }
 
 macro_rules! lies {
@@ -219,16 +229,56 @@ lies! {
     Race ValuesTruncated,
     /// A connection holds at most 512 locks.
     Race FullAt512,
+    /// A lock is adopted by the campaign's number, whoever has it.
+    Race AdoptsByCampaign,
+    /// A held lock is granted to every candidate on the holder's connection.
+    Race AdoptsByConnection,
+    /// A renewal asks for the campaign's number and the token, and not for the identity.
+    Race RenewByCampaign,
+    /// A release asks for the campaign's number and the token, and not for the identity.
+    Race ReleaseByCampaign,
+    /// A withdrawal asks for the campaign's number, and not for the identity.
+    Race WithdrawByCampaign,
+    /// A release frees all locks of its connection.
+    Race ReleaseByConnection,
+    /// A renewal that shortens the lease says the lease from before.
+    Race RenewTellsTheOldLease,
+    /// A renewal is answered before its value is written.
+    Race ValuesLate,
+    /// Locks end with their connection, although the store claims that it ends leases.
+    Race LocksEndWithConnections,
+    /// The end of a session is not noticed before somebody asks.
+    Session NoLoss,
+    /// The end of a session is looked for every few seconds.
+    Session LossLate,
+    /// A term is said to be over while it goes on.
+    Session LossInvented,
+    /// The end of a session is not noticed while a renewal is under way.
+    Session LossMissedUnderRenewal,
+    /// Only a reset is noticed, and not a connection that is closed.
+    Session LossOnlyOfResets,
+    /// The end of a session that the store has ended is not noticed.
+    Session LossUntoldByTheStore,
+    /// Only the first term of a connection is told of its end.
+    Session LossOfTheFirstTermOnly,
+    /// A renewal after the end of the session takes the lock again.
+    Session RenewAfterLoss,
+    /// The store ends a session that is silent for a moment.
+    Session SilenceEndsSessions,
     /// Whoever asks first wins, although the store claims an order.
     Fifo QueueUnfair,
     /// Who withdraws keeps the place in the queue.
     Fifo QueueKeepsTheWithdrawn,
     /// Waiters that have fallen silent keep their place in the queue.
     Fifo QueueKeepsTheSilent,
+    /// The first in the queue is shown as the leader of a free lock.
+    Fifo QueueShowsItsFirst,
     /// Whoever is named by a record that was never seen to change is said to lead.
     Observed FirstLookIsProof,
     /// Leases are judged by observation, and never end.
     Observed ObservedForEver,
+    /// A record that was written again with a version seen before is taken for the one from then.
+    Observed ObservedByVersionAlone,
     /// Writes replace whatever is there.
     Directory WritesUnconditionally,
     /// Leases of other processes do not end.
@@ -247,8 +297,9 @@ pub fn lying(lie: Lie) -> Arc<dyn crate::Subject> {
 
 fn subject(kind: Honest, lie: Option<Lie>) -> Arc<dyn crate::Subject> {
     match kind {
-        Honest::Race => Arc::new(backend::ModelSubject::new(false, lie)),
-        Honest::Fifo => Arc::new(backend::ModelSubject::new(true, lie)),
+        Honest::Race | Honest::Fifo | Honest::Session => {
+            Arc::new(backend::ModelSubject::new(kind, lie))
+        }
         Honest::Observed => Arc::new(observed::ObservedSubject::new(lie)),
         Honest::Directory => Arc::new(directory::DirectorySubject::new(lie)),
     }

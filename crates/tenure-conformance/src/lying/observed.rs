@@ -1,6 +1,11 @@
 //! A store of records that is judged by observation and gives no hints.
+//!
+//! The versions of a lock begin anew when it is deleted, as in a store that forgets. Its writes are
+//! conditional on more than that, as in Kubernetes on an object's UID, so only who judges a record
+//! by its version alone is deceived.
 
-use std::sync::Arc;
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -9,23 +14,24 @@ use tenure_core::record::{
     Liveness, MAX_LEASE, Record, RecordEvents, RecordLock, RecordStore, Step, Versioned, Written,
 };
 use tenure_core::{
-    Acquired, Candidate, Capabilities, Changes, Error, Expiry, Grant, LockBackend, LockName,
-    MemoryBackend, MemoryStore, Occupancy, Renewal, SharedClock, Time, Wakeup,
+    Acquired, Candidate, Capabilities, Changes, Error, Expiry, FencingGuarantee, FencingToken,
+    Grant, LockBackend, LockName, Occupancy, Order, Renewal, Rises, SharedClock, Time, Wakeup,
 };
 
 use super::{Lie, PATIENCE, TokioClock};
 use crate::{Hook, Subject};
 
 pub(super) struct ObservedSubject {
-    store: MemoryStore,
+    clock: SharedClock,
+    records: Arc<Mutex<Records>>,
     lie: Option<Lie>,
 }
 
 impl ObservedSubject {
     pub(super) fn new(lie: Option<Lie>) -> Self {
-        let clock = Arc::new(TokioClock::new(false));
         Self {
-            store: MemoryBackend::with_clock(clock).store().clone(),
+            clock: Arc::new(TokioClock::new(false)),
+            records: Arc::default(),
             lie,
         }
     }
@@ -36,8 +42,10 @@ impl Subject for ObservedSubject {
     async fn connect(&self) -> Result<Arc<dyn LockBackend>, Error> {
         // Each connection has observations of its own.
         let lock = RecordLock::new(ObservedStore {
-            store: self.store.clone(),
-            for_ever: self.lie == Some(Lie::ObservedForEver),
+            clock: self.clock.clone(),
+            records: self.records.clone(),
+            lie: self.lie,
+            known: Mutex::default(),
         });
         Ok(match self.lie {
             Some(Lie::FirstLookIsProof) => Arc::new(Credulous(lock)),
@@ -50,44 +58,131 @@ impl Subject for ObservedSubject {
     }
 
     async fn delete_lock(&self, lock: &LockName) -> Hook {
-        self.store.delete(lock);
+        locked(&self.records).by_lock.remove(lock);
         Hook::Done
     }
 }
 
+#[derive(Debug, Default)]
+struct Records {
+    by_lock: HashMap<LockName, Stored>,
+    writes: u64,
+}
+
+#[derive(Clone, Debug)]
+struct Stored {
+    record: Record,
+    /// Of the lock since its creation.
+    version: u64,
+    /// Of all locks, so it never comes again.
+    write: u64,
+}
+
+impl Stored {
+    fn versioned(&self) -> Versioned {
+        Versioned::new(self.record.clone(), self.version)
+            .with_liveness(Liveness::Observed)
+            .with_state(Arc::new(self.write))
+    }
+}
+
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 #[derive(Debug)]
 struct ObservedStore {
-    store: MemoryStore,
-    for_ever: bool,
+    clock: SharedClock,
+    records: Arc<Mutex<Records>>,
+    lie: Option<Lie>,
+    /// The record of each lock as it was first seen with its version.
+    known: Mutex<HashMap<LockName, (u64, Record)>>,
+}
+
+impl ObservedStore {
+    fn write(
+        &self,
+        lock: &LockName,
+        record: &Record,
+        step: Step,
+        expected: Option<u64>,
+    ) -> Result<Written, Error> {
+        let mut records = locked(&self.records);
+        let found = records.by_lock.get(lock);
+        if found.map(|found| found.write) != expected {
+            return Ok(Written::Conflict);
+        }
+        let version = found.map_or(0, |found| found.version) + 1;
+        let mut record = record.clone();
+        if step == Step::Acquire
+            && let Some(holder) = &mut record.holder
+        {
+            holder.token = Some(FencingToken::from_counter(version)?);
+        }
+        records.writes += 1;
+        let stored = Stored {
+            record,
+            version,
+            write: records.writes,
+        };
+        let written = stored.versioned();
+        records.by_lock.insert(lock.clone(), stored);
+        Ok(Written::Applied(written))
+    }
+
+    /// What was known of this version, for one who takes it for the same record.
+    fn known(&self, lock: &LockName, version: u64, record: Record) -> Record {
+        let mut known = locked(&self.known);
+        match known.get(lock) {
+            Some((seen, record)) if *seen == version => record.clone(),
+            _ => {
+                known.insert(lock.clone(), (version, record.clone()));
+                record
+            }
+        }
+    }
 }
 
 #[async_trait]
 impl RecordStore for ObservedStore {
     fn capabilities(&self) -> Capabilities {
-        let mut capabilities = self.store.capabilities();
-        capabilities.store = "observed";
-        capabilities.expiry = Expiry::Observation;
-        capabilities.wakeup = Wakeup::Poll;
-        capabilities
+        Capabilities {
+            store: "observed",
+            min_lease: Duration::from_millis(10),
+            lease_granularity: Duration::from_nanos(1),
+            expiry: Expiry::Observation,
+            expiry_lag: Duration::ZERO,
+            wakeup: Wakeup::Poll,
+            order: Order::Race,
+            fencing: FencingGuarantee {
+                over_crash: Rises::Never,
+                over_failover: Rises::NotApplicable,
+                over_deletion: Rises::Never,
+                over_restore: Rises::NotApplicable,
+            },
+        }
     }
 
     fn clock(&self) -> SharedClock {
-        self.store.clock()
+        self.clock.clone()
     }
 
     async fn get(&self, lock: &LockName) -> Result<Option<Versioned>, Error> {
-        let found = self.store.get(lock).await?;
-        Ok(found.map(|found| {
-            let mut observed = found.with_liveness(Liveness::Observed);
-            if self.for_ever && observed.record.holder.is_some() {
-                observed.record.lease = MAX_LEASE;
+        let stored = locked(&self.records).by_lock.get(lock).cloned();
+        Ok(stored.map(|stored| {
+            let mut found = stored.versioned();
+            if self.lie == Some(Lie::ObservedForEver) && found.record.holder.is_some() {
+                found.record.lease = MAX_LEASE;
             }
-            observed
+            if self.lie == Some(Lie::ObservedByVersionAlone) {
+                found.record = self.known(lock, found.version, found.record);
+            }
+            found
         }))
     }
 
     async fn create(&self, lock: &LockName, record: &Record) -> Result<Written, Error> {
-        self.store.create(lock, record).await
+        self.write(lock, record, Step::Acquire, None)
     }
 
     async fn replace(
@@ -97,7 +192,9 @@ impl RecordStore for ObservedStore {
         step: Step,
         expected: &Versioned,
     ) -> Result<Written, Error> {
-        self.store.replace(lock, record, step, expected).await
+        // Every record that is passed on has its state.
+        let write = expected.state::<u64>().map_or(0, |write| *write);
+        self.write(lock, record, step, Some(write))
     }
 
     fn watch(&self, _: &LockName) -> RecordEvents {

@@ -1,6 +1,6 @@
 //! The store of the model: what is done at once when a request arrives.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::time::Duration;
 
 use tenure_core::{
@@ -9,7 +9,7 @@ use tenure_core::{
 };
 use tokio::sync::watch;
 
-use super::Lie;
+use super::{Honest, Lie};
 use crate::Answers;
 
 const HOUR: Duration = Duration::from_secs(3600);
@@ -19,6 +19,9 @@ pub(super) const SECRET: &str = "correct-horse-battery";
 pub(super) struct Store {
     lie: Option<Lie>,
     fifo: bool,
+    by_session: bool,
+    /// Sessions that have ended.
+    over: HashSet<u64>,
     locks: HashMap<String, Slot>,
     last_token: u64,
     attempts: u64,
@@ -31,6 +34,8 @@ struct Slot {
     /// The last term, for lies about the past.
     past: Option<Term>,
     queue: VecDeque<Waiter>,
+    /// The tokens of terms that ended with their session.
+    cut: HashSet<u64>,
     tokens: u64,
     damaged: bool,
     deleted: bool,
@@ -43,6 +48,7 @@ impl Default for Slot {
             term: None,
             past: None,
             queue: VecDeque::new(),
+            cut: HashSet::new(),
             tokens: 0,
             damaged: false,
             deleted: false,
@@ -69,6 +75,7 @@ pub(super) struct Term {
 
 #[derive(Debug)]
 struct Waiter {
+    identity: String,
     campaign: CampaignId,
     last_asked: Time,
     lease: Duration,
@@ -81,6 +88,12 @@ pub(super) struct Ask<'a> {
     pub(super) lease: Duration,
     pub(super) connection: u64,
     pub(super) now: Time,
+}
+
+/// The answer to a renewal.
+pub(super) struct Renewed {
+    pub(super) token: u64,
+    pub(super) lease: Duration,
 }
 
 pub(super) enum Answer {
@@ -97,10 +110,12 @@ pub(super) enum Answer {
 }
 
 impl Store {
-    pub(super) fn new(fifo: bool, lie: Option<Lie>) -> Self {
+    pub(super) fn new(kind: Honest, lie: Option<Lie>) -> Self {
         Self {
             lie,
-            fifo,
+            fifo: kind == Honest::Fifo,
+            by_session: kind == Honest::Session,
+            over: HashSet::new(),
             locks: HashMap::new(),
             last_token: 0,
             attempts: 0,
@@ -195,6 +210,7 @@ impl Store {
         let key = self.key(ask.lock, ask.connection);
         let identity = self.identity(ask.candidate);
         let (lie, fifo, attempts) = (self.lie, self.fifo, self.attempts);
+        let by_session = self.by_session;
         let slot = self.slot(&key, ask.now, Some(ask.lease));
         if slot.damaged && lie == Some(Lie::DamageGrantsToAll) {
             self.last_token += 1;
@@ -214,7 +230,13 @@ impl Store {
                     term.campaign == ask.candidate.campaign && term.connection == ask.connection
                 }
                 Some(Lie::SharesByIdentity) => term.identity == identity,
-                _ => term.campaign == ask.candidate.campaign && term.identity == identity,
+                Some(Lie::AdoptsByCampaign) => term.campaign == ask.candidate.campaign,
+                Some(Lie::AdoptsByConnection) => term.connection == ask.connection,
+                _ => {
+                    term.campaign == ask.candidate.campaign
+                        && term.identity == identity
+                        && (!by_session || term.connection == ask.connection)
+                }
             };
             if same {
                 let began = term.began;
@@ -276,7 +298,8 @@ impl Store {
         if fifo
             && lie != Some(Lie::QueueUnfair)
             && let Some(first) = slot.queue.front()
-            && first.campaign != ask.candidate.campaign
+            && !(first.campaign == ask.candidate.campaign
+                && first.identity == ask.candidate.identity.as_str())
         {
             slot.wait(fifo, ask);
             return refusal;
@@ -347,7 +370,7 @@ impl Store {
         renewals: u64,
         connection: u64,
         now: Time,
-    ) -> Result<Result<u64, Option<Holder>>, Error> {
+    ) -> Result<Result<Renewed, Option<Holder>>, Error> {
         let key = self.key(grant.lock.as_str(), connection);
         let lie = self.lie;
         let identity = self.identity(&grant.candidate);
@@ -363,12 +386,20 @@ impl Store {
         if lie != Some(Lie::DamageGrantsToAll) {
             self.damage(damaged, Operation::Renew)?;
         }
+        let granted = |token| {
+            Ok(Ok(Renewed {
+                token,
+                lease: grant.lease,
+            }))
+        };
         let slot = self.slot(&key, now, None);
         let Some(term) = &mut slot.term else {
-            if lie == Some(Lie::RenewUpserts)
+            let resumed =
+                lie == Some(Lie::RenewAfterLoss) && slot.cut.contains(&grant.token.as_u64());
+            if (resumed || lie == Some(Lie::RenewUpserts))
                 && let Answer::Held { token, .. } = self.grant(&key, &ask)
             {
-                return Ok(Ok(token));
+                return granted(token);
             }
             return Ok(Err(None));
         };
@@ -377,21 +408,29 @@ impl Store {
             Some(Lie::RenewRefusesOlderGrants) => {
                 term.token == grant.token.as_u64() && term.renewals == renewals
             }
-            _ => term.token == grant.token.as_u64() && term.campaign == grant.candidate.campaign,
+            Some(Lie::RenewByCampaign) => {
+                term.token == grant.token.as_u64() && term.campaign == grant.candidate.campaign
+            }
+            _ => term.is_of(grant, &identity),
         };
         if !ours {
             let holder = holder_of(term, now);
             if lie == Some(Lie::RenewTakesOver)
                 && let Answer::Held { token, .. } = self.grant(&key, &ask)
             {
-                return Ok(Ok(token));
+                return granted(token);
             }
             return Ok(Err(Some(holder)));
         }
         term.renewals += 1;
-        if lie != Some(Lie::ValuesFrozen) {
+        if lie != Some(Lie::ValuesFrozen) && lie != Some(Lie::ValuesLate) {
             term.value = value;
         }
+        let told = match lie {
+            Some(Lie::RenewTellsTheOldLease) => term.lease,
+            _ => grant.lease,
+        };
+        term.lease = grant.lease;
         if lie != Some(Lie::RenewDoesNotExtend) {
             term.renewed = now;
             term.ends = match lie {
@@ -402,7 +441,48 @@ impl Store {
         if lie == Some(Lie::RenewChangesTheToken) {
             term.token += 1000;
         }
-        Ok(Ok(term.token))
+        Ok(Ok(Renewed {
+            token: term.token,
+            lease: told,
+        }))
+    }
+
+    /// Writes what the renewal of `grant` publishes, if its term still goes on.
+    pub(super) fn write_value(&mut self, grant: &Grant, connection: u64) {
+        let key = self.key(grant.lock.as_str(), connection);
+        let value = self.value(&grant.candidate);
+        if let Some(slot) = self.locks.get_mut(&key)
+            && let Some(term) = &mut slot.term
+            && term.token == grant.token.as_u64()
+        {
+            term.value = value;
+        }
+    }
+
+    pub(super) fn is_over(&self, session: u64) -> bool {
+        self.over.contains(&session)
+    }
+
+    /// The session that holds a lock.
+    pub(super) fn session_of(&self, lock: &str) -> Option<u64> {
+        let term = self.locks.get(lock)?.term.as_ref()?;
+        Some(term.connection)
+    }
+
+    /// A session has ended, or a connection where there are none.
+    pub(super) fn session_over(&mut self, session: u64) {
+        if !self.by_session && !self.lies(Lie::LocksEndWithConnections) {
+            return;
+        }
+        if self.by_session {
+            self.over.insert(session);
+        }
+        for slot in self.locks.values_mut() {
+            if let Some(term) = slot.term.as_ref().filter(|term| term.connection == session) {
+                slot.cut.insert(term.token);
+                slot.end(false, true);
+            }
+        }
     }
 
     /// Takes the term out, for a renewal that writes it again later.
@@ -444,8 +524,20 @@ impl Store {
             Some(Lie::ReleaseByName) => true,
             Some(Lie::ReleaseByIdentity) => term.identity == identity,
             Some(Lie::RenewChangesTheToken) => term.campaign == grant.candidate.campaign,
-            _ => term.token == grant.token.as_u64() && term.campaign == grant.candidate.campaign,
+            Some(Lie::ReleaseByCampaign) => {
+                term.token == grant.token.as_u64() && term.campaign == grant.candidate.campaign
+            }
+            _ => term.is_of(grant, &identity),
         });
+        if ours && lie == Some(Lie::ReleaseByConnection) {
+            let of = slot.term.as_ref().map(|term| term.connection);
+            for slot in self.locks.values_mut() {
+                if slot.term.as_ref().map(|term| term.connection) == of {
+                    slot.end(false, true);
+                }
+            }
+            return Ok(());
+        }
         if ours {
             slot.end(false, lie != Some(Lie::ReleaseWakesNobody));
         } else if lie == Some(Lie::SecondReleaseFails) {
@@ -467,18 +559,22 @@ impl Store {
             return Ok(());
         }
         let key = self.key(lock, connection);
+        let identity = self.identity(candidate);
         let damaged = self.slot(&key, now, None).damaged;
         if lie != Some(Lie::DamageGrantsToAll) {
             self.damage(damaged, Operation::Withdraw)?;
         }
         let slot = self.slot(&key, now, None);
         if lie != Some(Lie::QueueKeepsTheWithdrawn) {
-            slot.queue
-                .retain(|waiter| waiter.campaign != candidate.campaign);
+            slot.queue.retain(|waiter| {
+                waiter.campaign != candidate.campaign
+                    || waiter.identity != candidate.identity.as_str()
+            });
         }
         let ours = slot.term.as_ref().is_some_and(|term| match lie {
             Some(Lie::WithdrawRemovesTheHolder) => true,
-            _ => term.campaign == candidate.campaign,
+            Some(Lie::WithdrawByCampaign) => term.campaign == candidate.campaign,
+            _ => term.campaign == candidate.campaign && term.identity == identity,
         });
         if ours {
             slot.end(true, lie != Some(Lie::WithdrawWakesNobody));
@@ -503,6 +599,11 @@ impl Store {
         }
         let slot = self.slot(&key, now, None);
         let Some(term) = &mut slot.term else {
+            if lie == Some(Lie::QueueShowsItsFirst)
+                && let Some(first) = slot.queue.front()
+            {
+                return Ok(Occupancy::Led(Holder::new(&first.identity)));
+            }
             let past = slot.past.as_ref().filter(|past| match lie {
                 Some(Lie::HolderOutlivesRelease) => !past.expired,
                 Some(Lie::HolderOutlivesLease) => past.expired,
@@ -585,15 +686,27 @@ impl Store {
     }
 }
 
+impl Term {
+    fn is_of(&self, grant: &Grant, identity: &str) -> bool {
+        self.token == grant.token.as_u64()
+            && self.campaign == grant.candidate.campaign
+            && self.identity == identity
+    }
+}
+
 impl Slot {
     fn wait(&mut self, fifo: bool, ask: &Ask<'_>) {
         if !fifo {
             return;
         }
         let campaign = ask.candidate.campaign;
-        match self.queue.iter_mut().find(|w| w.campaign == campaign) {
+        let identity = ask.candidate.identity.as_str();
+        let same =
+            |waiter: &&mut Waiter| waiter.campaign == campaign && waiter.identity == identity;
+        match self.queue.iter_mut().find(same) {
             Some(waiter) => waiter.last_asked = ask.now,
             None => self.queue.push_back(Waiter {
+                identity: ask.candidate.identity.to_string(),
                 campaign,
                 last_asked: ask.now,
                 lease: ask.lease,

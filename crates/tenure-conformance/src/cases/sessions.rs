@@ -1,0 +1,440 @@
+//! Lost connections and sessions: a term is over before another one begins (contract 1).
+//!
+//! Where a lock ends with its session, the store can grant it the moment after the holder's
+//! connection has broken. The holder must not go on until its next heartbeat, so its backend has
+//! to notice by itself ([`LockBackend::loss`](tenure_core::LockBackend::loss)). On other stores a
+//! lost connection costs no term. The cases demand one or the other, whatever the store is.
+//!
+//! What counts is the order of two events: the holder's backend has told that the term is over,
+//! and another candidate was granted the lock. Both follow on one fault, and a machine can be
+//! slow with either, so an order that has to come, has to come in one of several rounds.
+
+use std::time::Duration;
+
+use tenure_core::{Error, Expiry, Grant, Loss, Occupancy, Operation, Renewal};
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+use tokio::time::timeout;
+
+use crate::proxy::Way;
+use crate::stage::{Connection, Player, Stage, earliest_end};
+use crate::subject::Wire;
+use crate::verdict::{ensure, fail};
+use crate::{Proxied, Stop, Subject, Verdict};
+
+/// In one of so many rounds the holder has to know before another candidate holds the lock.
+const ROUNDS: usize = 10;
+
+/// After so many looks at a lock that stays taken, the holder is asked whether its term goes on.
+const LOOKS: usize = 40;
+
+/// A reset of the holder's connection.
+///
+/// Hook: `connect_by_proxy`.
+pub async fn a_reset_ends_the_term_before_the_next(subject: &dyn Subject) -> Verdict {
+    in_order(subject, Fault::Reset).await
+}
+
+/// A reset while a renewal waits for its answer: the failed call is no substitute for the news.
+///
+/// Hook: `connect_by_proxy`.
+pub async fn a_reset_under_a_renewal_ends_the_term_before_the_next(
+    subject: &dyn Subject,
+) -> Verdict {
+    in_order(subject, Fault::ResetUnderRenewal).await
+}
+
+/// The store's side of the holder's connection is closed, its own is not (half-close).
+///
+/// Hook: `connect_by_proxy`.
+pub async fn an_end_of_answers_ends_the_term_before_the_next(subject: &dyn Subject) -> Verdict {
+    in_order(subject, Fault::AnswersEnd).await
+}
+
+/// The holder's side of its connection is closed as the store sees it, which ends the session and
+/// closes the other side. The store knows first here, so the holder only has to be told.
+///
+/// Hook: `connect_by_proxy`.
+pub async fn a_session_that_the_store_ends_is_told(subject: &dyn Subject) -> Verdict {
+    let stage = Stage::open(subject).await?;
+    round(&stage, Fault::RequestsEnd).await?;
+    Ok(())
+}
+
+/// An operator ends the session at the store. The holder only has to be told.
+///
+/// Hook: `end_session`.
+pub async fn a_session_that_an_operator_ends_is_told(subject: &dyn Subject) -> Verdict {
+    let stage = Stage::open(subject).await?;
+    if !by_session(&stage) {
+        return Err(Stop::left_out(no_session(&stage)));
+    }
+    let lock = stage.lock()?;
+    let rival = stage.player(&lock).await?;
+    let mut term = HeldTerm::begin(&stage, stage.player(&lock).await?).await?;
+    subject.end_session(&lock).await.need("end_session")?;
+    match term.judge(&stage, &rival, "its session was ended").await? {
+        Round::InOrder | Round::Late => Ok(()),
+        Round::Survived => fail!("the term goes on, although its session was ended at the store"),
+    }
+}
+
+/// A lost connection costs every term that it held, of all candidates and locks, and each is told.
+///
+/// Hook: `connect_by_proxy`.
+pub async fn a_lost_connection_is_told_to_all_its_terms(subject: &dyn Subject) -> Verdict {
+    let stage = Stage::open(subject).await?;
+    let (wire, on) = proxied(&stage).await?;
+    let mut terms = Vec::new();
+    let one = stage.player_on(&on, &stage.lock()?)?;
+    let mut same = one.next();
+    same.lock = stage.lock()?;
+    for player in [one, same, stage.player_on(&on, &stage.lock()?)?] {
+        let rival = stage.player(&player.lock).await?;
+        terms.push((HeldTerm::begin(&stage, player).await?, rival));
+    }
+    wire.reset();
+    for (term, rival) in &mut terms {
+        term.judge(&stage, rival, "a reset of the connection of several terms")
+            .await?;
+    }
+    Ok(())
+}
+
+/// A holder that is cut off cannot be told. It believes in its lease to the end, so nobody is
+/// granted the lock before, however soon the store finds the connection dead; and in time
+/// afterwards.
+///
+/// Hook: `connect_by_proxy`.
+pub async fn a_cut_off_holder_keeps_the_lock_for_its_lease(subject: &dyn Subject) -> Verdict {
+    let stage = Stage::open(subject).await?;
+    let (wire, on) = proxied(&stage).await?;
+    let lock = stage.lock()?;
+    let lease = stage.short();
+    let rival = stage.player(&lock).await?.lease(lease);
+    let player = stage.player_on(&on, &lock)?.lease(lease);
+    let grant = player.held("a fresh lock").await?;
+    let told = Told::of(player.backend().loss(&grant));
+    goes_by(&wire)?;
+    wire.lose();
+    stage
+        .eventually(
+            "the lock of a holder that was cut off",
+            stage.until_free(lease),
+            async || {
+                if rival.try_held().await?.is_none() {
+                    return Ok(None);
+                }
+                let now = rival.now();
+                ensure!(
+                    told.yet() || now >= earliest_end(&grant),
+                    "a lock was granted {:?} before the lease of its holder had ended, which was \
+                     cut off and could not know",
+                    earliest_end(&grant).since(now)
+                );
+                Ok(Some(()))
+            },
+        )
+        .await?;
+    rival.withdraw().await
+}
+
+fn by_session(stage: &Stage<'_>) -> bool {
+    stage.capabilities.expiry == Expiry::Session
+}
+
+fn no_session(stage: &Stage<'_>) -> String {
+    format!(
+        "no session holds a lock of this store (Expiry::{:?})",
+        stage.capabilities.expiry
+    )
+}
+
+/// A connection whose network is ours. Without it nothing is shown of a session store, which is a
+/// failure.
+async fn proxied(stage: &Stage<'_>) -> Result<(Wire, Connection), Stop> {
+    match stage.subject.connect_by_proxy().await {
+        Some(Ok(Proxied { backend, wire })) => Ok((wire, stage.connection(backend))),
+        Some(Err(error)) => fail!("connect_by_proxy: {error}"),
+        None if by_session(stage) => fail!(
+            "the locks of this store end with a session (Expiry::Session), and the subject has no \
+             hook `connect_by_proxy`: nothing shows that its backend notices a lost session. \
+             Implement the hook with a `FaultProxy` in front of the store"
+        ),
+        None => Err(Stop::left_out(format!(
+            "{}, and the subject has no hook `connect_by_proxy`",
+            no_session(stage)
+        ))),
+    }
+}
+
+fn goes_by(wire: &Wire) -> Verdict {
+    ensure!(
+        wire.requests() > 0,
+        "the backend of the hook `connect_by_proxy` has acquired a lock, but no request has come \
+         to its proxies: connect it to their addresses"
+    );
+    Ok(())
+}
+
+#[derive(Clone, Copy)]
+enum Fault {
+    Reset,
+    ResetUnderRenewal,
+    AnswersEnd,
+    RequestsEnd,
+}
+
+impl Fault {
+    fn text(self) -> &'static str {
+        match self {
+            Self::Reset => "a reset of its connection",
+            Self::ResetUnderRenewal => "a reset of its connection during a renewal",
+            Self::AnswersEnd => "the end of the answers on its connection",
+            Self::RequestsEnd => "the end of the requests on its connection",
+        }
+    }
+}
+
+type Renewing = JoinHandle<Result<Renewal, Error>>;
+
+impl Fault {
+    /// Gives the call that was under way, if there was one.
+    async fn strike(
+        self,
+        stage: &Stage<'_>,
+        wire: &Wire,
+        term: &HeldTerm,
+    ) -> Result<Option<Renewing>, Stop> {
+        match self {
+            Self::Reset => wire.reset(),
+            Self::AnswersEnd => wire.half_close(Way::Answers),
+            Self::RequestsEnd => wire.half_close(Way::Requests),
+            Self::ResetUnderRenewal => {
+                wire.hold_answers();
+                let before = wire.requests();
+                let (backend, grant) = (term.player.on.backend.clone(), term.grant.clone());
+                let not_before = term.player.now();
+                let renewing: Renewing =
+                    tokio::spawn(async move { backend.renew(&grant, not_before).await });
+                let sent = || wire.requests() > before || renewing.is_finished();
+                stage
+                    .eventually(
+                        "the request of a renewal at the proxy",
+                        stage.patience(),
+                        async || Ok(sent().then_some(())),
+                    )
+                    .await?;
+                wire.reset();
+                wire.restore();
+                return Ok(Some(renewing));
+            }
+        }
+        Ok(None)
+    }
+}
+
+/// What became of a term.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Round {
+    /// It was told to be over before another candidate held the lock.
+    InOrder,
+    /// It was told afterwards.
+    Late,
+    /// It goes on: the store ties it to no connection.
+    Survived,
+}
+
+async fn in_order(subject: &dyn Subject, fault: Fault) -> Verdict {
+    let stage = Stage::open(subject).await?;
+    for _ in 0..ROUNDS {
+        if round(&stage, fault).await? != Round::Late {
+            return Ok(());
+        }
+    }
+    fail!(
+        "after {}, in each of {ROUNDS} rounds, another candidate was granted the lock before the \
+         holder's backend had told (`LockBackend::loss`) that the term was over",
+        fault.text()
+    )
+}
+
+async fn round(stage: &Stage<'_>, fault: Fault) -> Result<Round, Stop> {
+    let (wire, on) = proxied(stage).await?;
+    let lock = stage.lock()?;
+    let rival = stage.player(&lock).await?;
+    let mut term = HeldTerm::begin(stage, stage.player_on(&on, &lock)?).await?;
+    goes_by(&wire)?;
+    rival.refused("a held lock").await?;
+    let under_way = fault.strike(stage, &wire, &term).await?;
+    let round = term.judge(stage, &rival, fault.text()).await?;
+    if let Some(renewing) = under_way {
+        let patience = stage.patience();
+        match timeout(patience, renewing).await {
+            Ok(Ok(Ok(Renewal::Renewed(_)))) => ensure!(
+                round == Round::Survived,
+                "a renewal that was under way when its session was lost says that the term goes on"
+            ),
+            Ok(Ok(Ok(Renewal::Lost { .. }))) => {}
+            Ok(Ok(Err(error))) => term.player.on.judge(Operation::Renew, &error)?,
+            Ok(Err(error)) => fail!("a renewal panicked: {error}"),
+            Err(_) => fail!("a renewal whose connection was reset did not end in {patience:?}"),
+        }
+    }
+    Ok(round)
+}
+
+/// A term, and whether its backend has told that it is over.
+struct HeldTerm {
+    player: Player,
+    grant: Grant,
+    told: Told,
+}
+
+impl HeldTerm {
+    async fn begin(stage: &Stage<'_>, player: Player) -> Result<Self, Stop> {
+        let grant = player.held("a fresh lock").await?;
+        let loss = player.backend().loss(&grant);
+        ensure!(
+            loss.is_some() || !by_session(stage),
+            "the locks of this store end with a session (Expiry::Session), but its backend has no \
+             `LockBackend::loss` for a held term: it would lead beside its successor until its \
+             next heartbeat"
+        );
+        let told = Told::of(loss);
+        let grant = player.renewed(&grant, "a held term").await?;
+        ensure!(
+            !told.yet(),
+            "a term was told to be over (`LockBackend::loss`) while it went on"
+        );
+        Ok(Self {
+            player,
+            grant,
+            told,
+        })
+    }
+
+    /// What becomes of the term after its connection or session was lost; `rival` asks for the
+    /// lock all the time, and the holder's backend is not asked for as long as that may tell.
+    async fn judge(
+        &mut self,
+        stage: &Stage<'_>,
+        rival: &Player,
+        after: &str,
+    ) -> Result<Round, Stop> {
+        let what = format!("after {after}: a term that goes on, or another one");
+        let mut looks = 0;
+        let mut found_lost = false;
+        let (player, told) = (&self.player, &self.told);
+        let grant = &mut self.grant;
+        let taken = stage
+            .eventually(&what, stage.patience(), async || {
+                if let Some(next) = rival.try_held().await? {
+                    return Ok(Some(Some((next, told.yet()))));
+                }
+                looks += 1;
+                if looks < LOOKS || found_lost || told.yet() {
+                    return Ok(None);
+                }
+                match player.renew(grant).await? {
+                    Renewal::Renewed(renewed) => {
+                        *grant = renewed;
+                        Ok(Some(None))
+                    }
+                    Renewal::Lost { .. } => {
+                        found_lost = true;
+                        Ok(None)
+                    }
+                }
+            })
+            .await?;
+        let Some((next, in_order)) = taken else {
+            self.goes_on(rival, after).await?;
+            return Ok(Round::Survived);
+        };
+        self.is_over(stage, rival, &next, after).await?;
+        Ok(if in_order {
+            Round::InOrder
+        } else {
+            Round::Late
+        })
+    }
+
+    async fn is_over(
+        &mut self,
+        stage: &Stage<'_>,
+        rival: &Player,
+        next: &Grant,
+        after: &str,
+    ) -> Verdict {
+        ensure!(
+            self.told.within(stage.patience()).await,
+            "after {after}, another candidate holds the lock, and the holder's backend has not \
+             told (`LockBackend::loss`) that the term is over, within {:?}: both lead until the \
+             holder's next heartbeat",
+            stage.patience()
+        );
+        self.player
+            .lost(&self.grant, "a term whose successor holds the lock")
+            .await?;
+        rival.release(next).await?;
+        self.player
+            .lost(&self.grant, "a term whose successor has released")
+            .await?;
+        let seen = rival.holder().await?;
+        ensure!(
+            seen == Occupancy::Free,
+            "renewing a term whose session was lost took the lock: {seen:?}"
+        );
+        Ok(())
+    }
+
+    async fn goes_on(&mut self, rival: &Player, after: &str) -> Verdict {
+        let why = format!("a lock that was renewed after {after}");
+        rival.refused(&why).await?;
+        self.grant = self.player.renewed(&self.grant, &why).await?;
+        ensure!(
+            !self.told.yet(),
+            "after {after} the term was told to be over (`LockBackend::loss`), but it goes on"
+        );
+        self.player.release(&self.grant).await
+    }
+}
+
+/// Waits for a loss in a task of its own, so that it is noted when it comes.
+struct Told {
+    told: watch::Receiver<bool>,
+    waiting: Option<JoinHandle<()>>,
+}
+
+impl Told {
+    fn of(loss: Option<Loss>) -> Self {
+        let (tell, told) = watch::channel(false);
+        let waiting = loss.map(|loss| {
+            tokio::spawn(async move {
+                loss.await;
+                tell.send_replace(true);
+            })
+        });
+        Self { told, waiting }
+    }
+
+    fn yet(&self) -> bool {
+        *self.told.borrow()
+    }
+
+    async fn within(&mut self, patience: Duration) -> bool {
+        matches!(
+            timeout(patience, self.told.wait_for(|told| *told)).await,
+            Ok(Ok(_))
+        )
+    }
+}
+
+impl Drop for Told {
+    fn drop(&mut self) {
+        if let Some(waiting) = &self.waiting {
+            waiting.abort();
+        }
+    }
+}
