@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use support::{Cluster, LIMIT, start_with};
 use tenure_conformance::proxy::{FaultProxy, Way};
-use tenure_conformance::{Answers, Hook, Subject, async_trait, reexec, run_all};
+use tenure_conformance::{Answers, Hook, Proxied, Subject, async_trait, reexec, run_all};
 use tenure_core::{Error, LockBackend, LockName};
 use tenure_etcd::{EtcdBackend, EtcdConfig};
 
@@ -34,18 +34,10 @@ impl Etcd {
         cluster.ctl(&["user", "grant-role", USER, "root"]);
         cluster.ctl(&["auth", "enable"]);
         cluster.flags = vec![format!("--user={USER}:{PASSWORD}")];
-        let proxies: Vec<_> = cluster
-            .members
-            .iter()
-            .map(|member| FaultProxy::start(member.address().parse().unwrap()).unwrap())
-            .collect();
-        let hosts: Vec<_> = proxies
-            .iter()
-            .map(|proxy| proxy.address().to_string())
-            .collect();
+        let proxies = proxies_of(&cluster);
         Some(Self {
             cluster: Mutex::new(cluster),
-            url: format!("etcd://{USER}:{PASSWORD}@{}/suite", hosts.join(",")),
+            url: url_by(&proxies),
             proxies,
         })
     }
@@ -55,11 +47,29 @@ impl Etcd {
     }
 }
 
+/// One in front of each member.
+fn proxies_of(cluster: &Cluster) -> Vec<FaultProxy> {
+    let members = cluster.members.iter();
+    members
+        .map(|member| FaultProxy::start(member.address().parse().unwrap()).unwrap())
+        .collect()
+}
+
+fn url_by(proxies: &[FaultProxy]) -> String {
+    let hosts = proxies.iter().map(|proxy| proxy.address().to_string());
+    let hosts: Vec<_> = hosts.collect();
+    format!("etcd://{USER}:{PASSWORD}@{}/suite", hosts.join(","))
+}
+
+async fn connect(url: &str) -> Result<Arc<dyn LockBackend>, Error> {
+    let backend = EtcdBackend::connect(EtcdConfig::from_url(url)?).await?;
+    Ok(Arc::new(backend))
+}
+
 #[async_trait]
 impl Subject for Etcd {
     async fn connect(&self) -> Result<Arc<dyn LockBackend>, Error> {
-        let backend = EtcdBackend::connect(EtcdConfig::from_url(&self.url)?).await?;
-        Ok(Arc::new(backend))
+        connect(&self.url).await
     }
 
     fn patience(&self) -> Duration {
@@ -109,6 +119,12 @@ impl Subject for Etcd {
         Hook::Done
     }
 
+    async fn connect_by_proxy(&self) -> Option<Result<Proxied, Error>> {
+        let proxies = proxies_of(&self.cluster.lock().unwrap());
+        let connected = connect(&url_by(&proxies)).await;
+        Some(connected.map(|backend| Proxied::new(backend, proxies)))
+    }
+
     async fn connect_to_nothing(&self) -> Option<Result<Arc<dyn LockBackend>, Error>> {
         let config = EtcdConfig::from_url(&format!("etcd://u:{PASSWORD}@127.0.0.1:1")).unwrap();
         Some(EtcdBackend::lazy(config).map(|backend| Arc::new(backend) as Arc<dyn LockBackend>))
@@ -127,8 +143,7 @@ struct Remote(String);
 #[async_trait]
 impl Subject for Remote {
     async fn connect(&self) -> Result<Arc<dyn LockBackend>, Error> {
-        let backend = EtcdBackend::connect(EtcdConfig::from_url(&self.0)?).await?;
-        Ok(Arc::new(backend))
+        connect(&self.0).await
     }
 }
 

@@ -11,7 +11,7 @@ use std::time::Duration;
 use serde_json::json;
 use support::Server;
 use tenure_conformance::proxy::{FaultProxy, Way};
-use tenure_conformance::{Answers, Hook, Subject, async_trait, run_all};
+use tenure_conformance::{Answers, Hook, Proxied, Subject, async_trait, run_all};
 use tenure_core::{Error, LockBackend, LockName};
 use tenure_kube_configmap::LEADER_ANNOTATION;
 
@@ -67,6 +67,13 @@ impl Subject for Cluster {
             Answers::Lost => self.proxy.lose(Way::Answers),
         }
         Hook::Done
+    }
+
+    async fn connect_by_proxy(&self) -> Option<Result<Proxied, Error>> {
+        let proxy = FaultProxy::start(self.server.address()).unwrap();
+        let config = self.server.config_at(proxy.address());
+        let opened = tenure_kube_configmap::open(&config).await;
+        Some(opened.map(|backend| Proxied::new(Arc::new(backend), [proxy])))
     }
 
     async fn connect_to_nothing(&self) -> Option<Result<Arc<dyn LockBackend>, Error>> {

@@ -8,10 +8,14 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use futures_util::FutureExt as _;
 use support::{PASSWORD, Server, start};
 use tenure_conformance::proxy::{FaultProxy, Way};
-use tenure_conformance::{Answers, Hook, Subject, async_trait};
-use tenure_core::{Capabilities, Error, LockBackend, LockName};
+use tenure_conformance::{Answers, Hook, Proxied, Stop, Subject, async_trait, sessions};
+use tenure_core::{
+    Acquired, Candidate, Capabilities, Changes, Error, Grant, LockBackend, LockName, Loss,
+    Occupancy, Renewal, SharedClock, Time,
+};
 use tenure_postgres::{AdvisoryKey, PostgresBackend, PostgresConfig};
 
 struct Postgres {
@@ -22,6 +26,10 @@ struct Postgres {
     restarted: AtomicBool,
 }
 
+fn proxy_of(server: &Server) -> FaultProxy {
+    FaultProxy::start(([127, 0, 0, 1], server.port).into()).unwrap()
+}
+
 fn config(port: u16) -> PostgresConfig {
     let url = format!(
         "postgres://app:{PASSWORD}@127.0.0.1:{port}/postgres?sslmode=disable&connect_timeout=10"
@@ -29,11 +37,45 @@ fn config(port: u16) -> PostgresConfig {
     PostgresConfig::from_url(&url).unwrap()
 }
 
+impl Postgres {
+    fn start() -> Option<Self> {
+        let server = start(&["max_connections=300"])?;
+        Some(Self {
+            proxy: proxy_of(&server),
+            server: Mutex::new(server),
+            restarted: AtomicBool::new(false),
+        })
+    }
+
+    fn proxy_of_its_own(&self) -> FaultProxy {
+        proxy_of(&self.server.lock().unwrap())
+    }
+
+    fn config(&self, port: u16) -> PostgresConfig {
+        config(port).restart_grace(self.restarted.load(Ordering::SeqCst))
+    }
+
+    /// Ends the session that holds the lock.
+    async fn terminate(&self, lock: &LockName) -> Hook {
+        const END: &str = "SELECT pg_terminate_backend(pid, 60000) FROM pg_locks \
+            WHERE locktype = 'advisory' AND granted AND objsubid = 1 \
+            AND ((classid::int8 << 32) | objid::int8) = $1";
+        let port = self.server.lock().unwrap().port;
+        let AdvisoryKey::Big(key) = config(port).key_of(lock) else {
+            return Hook::Failed("a key of two integers".to_owned());
+        };
+        match support::admin(port).await.query(END, &[&key]).await {
+            // None, when its lease has ended meanwhile.
+            Ok(_) => Hook::Done,
+            Err(error) => Hook::Failed(error.to_string()),
+        }
+    }
+}
+
 #[async_trait]
 impl Subject for Postgres {
     async fn connect(&self) -> Result<Arc<dyn LockBackend>, Error> {
-        let config = config(self.proxy.address().port());
-        let config = config.restart_grace(self.restarted.load(Ordering::SeqCst));
+        let config = self.config(self.proxy.address().port());
         Ok(Arc::new(PostgresBackend::connect(config).await?))
     }
 
@@ -53,18 +95,7 @@ impl Subject for Postgres {
 
     /// There is no record to delete; what an operator can do to a lock is to end its session.
     async fn delete_lock(&self, lock: &LockName) -> Hook {
-        const END: &str = "SELECT pg_terminate_backend(pid, 60000) FROM pg_locks \
-            WHERE locktype = 'advisory' AND granted AND objsubid = 1 \
-            AND ((classid::int8 << 32) | objid::int8) = $1";
-        let port = self.server.lock().unwrap().port;
-        let AdvisoryKey::Big(key) = config(port).key_of(lock) else {
-            return Hook::Failed("a key of two integers".to_owned());
-        };
-        match support::admin(port).await.query(END, &[&key]).await {
-            // None, when its lease has ended meanwhile.
-            Ok(_) => Hook::Done,
-            Err(error) => Hook::Failed(error.to_string()),
-        }
+        self.terminate(lock).await
     }
 
     async fn restart_store(&self) -> Hook {
@@ -82,6 +113,17 @@ impl Subject for Postgres {
             Answers::Lost => self.proxy.lose(Way::Answers),
         }
         Hook::Done
+    }
+
+    async fn connect_by_proxy(&self) -> Option<Result<Proxied, Error>> {
+        let proxy = self.proxy_of_its_own();
+        let config = self.config(proxy.address().port());
+        let connected = PostgresBackend::connect(config).await;
+        Some(connected.map(|backend| Proxied::new(Arc::new(backend), [proxy])))
+    }
+
+    async fn end_session(&self, lock: &LockName) -> Hook {
+        self.terminate(lock).await
     }
 
     async fn connect_to_nothing(&self) -> Option<Result<Arc<dyn LockBackend>, Error>> {
@@ -121,14 +163,8 @@ impl Subject for Contender {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn the_suite_is_green() {
-    let Some(server) = start(&["max_connections=300"]) else {
+    let Some(subject) = Postgres::start() else {
         return;
-    };
-    let proxy = FaultProxy::start(([127, 0, 0, 1], server.port).into()).unwrap();
-    let subject = Postgres {
-        server: Mutex::new(server),
-        proxy,
-        restarted: AtomicBool::new(false),
     };
     let suite = if support::is_named() {
         "postgres_newest"
@@ -138,4 +174,100 @@ async fn the_suite_is_green() {
     let report = tenure_conformance::run_all(suite, &subject).await;
     report.log();
     assert!(report.is_green(), "{report}");
+}
+
+/// The backend, but deaf: it hears of no lost session before it asks. Every other case passes.
+#[derive(Debug)]
+struct Deaf(Arc<dyn LockBackend>);
+
+#[async_trait]
+impl LockBackend for Deaf {
+    fn capabilities(&self) -> Capabilities {
+        self.0.capabilities()
+    }
+
+    fn clock(&self) -> SharedClock {
+        self.0.clock()
+    }
+
+    async fn acquire(
+        &self,
+        lock: &LockName,
+        candidate: &Candidate,
+        lease: Duration,
+    ) -> Result<Acquired, Error> {
+        self.0.acquire(lock, candidate, lease).await
+    }
+
+    async fn renew(&self, grant: &Grant, not_before: Time) -> Result<Renewal, Error> {
+        self.0.renew(grant, not_before).await
+    }
+
+    async fn release(&self, grant: &Grant) -> Result<(), Error> {
+        self.0.release(grant).await
+    }
+
+    async fn withdraw(&self, lock: &LockName, candidate: &Candidate) -> Result<(), Error> {
+        self.0.withdraw(lock, candidate).await
+    }
+
+    async fn holder(&self, lock: &LockName) -> Result<Occupancy, Error> {
+        self.0.holder(lock).await
+    }
+
+    fn changes(&self, lock: &LockName) -> Changes {
+        self.0.changes(lock)
+    }
+
+    fn loss(&self, _: &Grant) -> Option<Loss> {
+        Some(Box::pin(std::future::pending()))
+    }
+}
+
+struct DeafPostgres(Postgres);
+
+#[async_trait]
+impl Subject for DeafPostgres {
+    async fn connect(&self) -> Result<Arc<dyn LockBackend>, Error> {
+        Ok(Arc::new(Deaf(self.0.connect().await?)))
+    }
+
+    async fn connect_by_proxy(&self) -> Option<Result<Proxied, Error>> {
+        let proxy = self.0.proxy_of_its_own();
+        let connected = PostgresBackend::connect(self.0.config(proxy.address().port())).await;
+        Some(connected.map(|backend| Proxied::new(Arc::new(Deaf(Arc::new(backend))), [proxy])))
+    }
+
+    async fn end_session(&self, lock: &LockName) -> Hook {
+        self.0.end_session(lock).await
+    }
+
+    fn patience(&self) -> Duration {
+        // Each of the cases uses it up.
+        Duration::from_secs(30)
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_backend_that_is_deaf_to_lost_sessions_is_red() {
+    let Some(postgres) = Postgres::start() else {
+        return;
+    };
+    let subject = DeafPostgres(postgres);
+    let verdicts = futures_util::future::join_all([
+        sessions::a_reset_ends_the_term_before_the_next(&subject).boxed_local(),
+        sessions::a_reset_under_a_renewal_ends_the_term_before_the_next(&subject).boxed_local(),
+        sessions::an_end_of_answers_ends_the_term_before_the_next(&subject).boxed_local(),
+        sessions::a_session_that_the_store_ends_is_told(&subject).boxed_local(),
+        sessions::a_session_that_an_operator_ends_is_told(&subject).boxed_local(),
+        sessions::a_lost_connection_is_told_to_all_its_terms(&subject).boxed_local(),
+    ]);
+    for verdict in verdicts.await {
+        match verdict {
+            Err(Stop::Failed(message)) => {
+                assert!(message.contains("both lead until"), "{message}");
+            }
+            other => panic!("a deaf backend is not found: {other:?}"),
+        }
+    }
 }

@@ -13,7 +13,7 @@ use support::{
     start_with_password, until_seen, wait_for_cluster, wait_for_link, wait_for_sentinels,
 };
 use tenure_conformance::proxy::{FaultProxy, Way};
-use tenure_conformance::{Answers, Hook, Subject, async_trait};
+use tenure_conformance::{Answers, Hook, Proxied, Subject, async_trait};
 use tenure_core::{Error, LockBackend, LockName};
 use tenure_redis::{RedisBackend, RedisConfig};
 use tokio::sync::Mutex;
@@ -74,7 +74,11 @@ impl Single {
     }
 
     fn url(&self) -> String {
-        format!("redis://:{PASSWORD}@{}", self.proxies[0].address())
+        Self::url_by(&self.proxies[0])
+    }
+
+    fn url_by(proxy: &FaultProxy) -> String {
+        format!("redis://:{PASSWORD}@{}", proxy.address())
     }
 }
 
@@ -116,6 +120,13 @@ impl Subject for Single {
         answer(&self.proxies, answers)
     }
 
+    async fn connect_by_proxy(&self) -> Option<Result<Proxied, Error>> {
+        let proxy = proxy_of(&*self.server.lock().await);
+        let config = RedisConfig::from_url(&Self::url_by(&proxy)).unwrap();
+        let opened = open(config).await;
+        Some(opened.map(|backend| Proxied::new(backend, [proxy])))
+    }
+
     async fn connect_to_nothing(&self) -> Option<Opened> {
         let nothing = format!("127.0.0.1:{}", support::free_port());
         Some(open(RedisConfig::server(&nothing).unwrap()).await)
@@ -129,8 +140,8 @@ impl Subject for Single {
 /// A master with two replicas, watched by three sentinels. Its restart is a failover: the master
 /// is killed, and comes back as a replica.
 ///
-/// It has no hook `answers`. Sentinels tell clients and replicas the same address, so a proxy that
-/// loses the answers to clients would lose the replication as well.
+/// It has no hook `answers` and no `connect_by_proxy`. Sentinels tell clients and replicas the same
+/// address, so a proxy that loses the answers to clients would lose the replication as well.
 struct Watched {
     servers: Mutex<Vec<Server>>,
     sentinels: Vec<Server>,
@@ -235,7 +246,8 @@ impl Subject for Watched {
     }
 }
 
-/// A cluster of three masters, each behind a proxy whose address it tells clients.
+/// A cluster of three masters, each behind a proxy whose address it tells clients. So all clients
+/// share the proxies, and there is no hook `connect_by_proxy`.
 struct Sharded {
     nodes: Mutex<Vec<Server>>,
     proxies: Vec<FaultProxy>,
