@@ -8,7 +8,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::{Value, json};
 use tenure::{
     Acquired, CampaignId, Candidate, Election, ElectionState, Error, ErrorKind, Grant, Identity,
-    Leadership, LockBackend, LockName, Operation, Renewal,
+    Leadership, LockBackend, LockName, Operation, Renewal, random_u64,
 };
 
 use crate::cli::BenchArgs;
@@ -49,7 +49,7 @@ const STEPS: [&str; 5] = [
 ];
 
 pub(crate) fn bench(args: &BenchArgs) -> Result<u8, Failure> {
-    let lock = options::lock(&format!("tenure-bench-{:012x}", fastrand::u64(..1 << 48)))?;
+    let lock = options::lock(&format!("tenure-bench-{:016x}", random_u64()?))?;
     if is_shared(&args.backend) && !args.yes && !consent(&args.backend, &lock)? {
         return Err(Failure::new("nothing was measured"));
     }
@@ -190,7 +190,7 @@ impl Bench {
     async fn connect(url: &str, lock: LockName) -> Result<Self, Error> {
         let backends = [tenure::connect(url).await?, tenure::connect(url).await?];
         let me = Identity::of_this_process()?;
-        let other = Identity::new(format!("other-{:08x}", fastrand::u32(..)))?;
+        let other = Identity::new(format!("other-{:016x}", random_u64()?))?;
         let steps = u64::try_from(STEPS.len() * 100).unwrap_or_default();
         let progress = ProgressBar::new(steps);
         let style = "{msg:26} [{bar:40}] {elapsed}";
@@ -287,15 +287,15 @@ impl Bench {
     }
 
     /// A campaign that was not made before.
-    fn candidate(&mut self, number: usize) -> Candidate {
-        let campaign = CampaignId::new(fastrand::u64(..));
+    fn candidate(&mut self, number: usize) -> Result<Candidate, Error> {
+        let campaign = CampaignId::draw()?;
         let candidate = Candidate::new(self.identities[number].clone(), campaign);
         self.candidates[number] = Some(candidate.clone());
-        candidate
+        Ok(candidate)
     }
 
     async fn acquire(&mut self) -> Result<Duration, Error> {
-        let me = self.candidate(0);
+        let me = self.candidate(0)?;
         let start = Instant::now();
         let call = self.backends[0].acquire(&self.lock, &me, LEASE);
         let acquired = within(Operation::Acquire, call).await?;
@@ -321,7 +321,7 @@ impl Bench {
     }
 
     async fn be_refused(&mut self) -> Result<Duration, Error> {
-        let them = self.candidate(1);
+        let them = self.candidate(1)?;
         let start = Instant::now();
         let call = self.backends[1].acquire(&self.lock, &them, LEASE);
         let acquired = within(Operation::Acquire, call).await?;

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use rustix::process::{Pid, Signal};
 use tempfile::TempDir;
-use tenure::{BootClock, Clock as _, Time};
+use tenure::{BootClock, Clock as _, Time, random_u64};
 
 use self::candidate::{Candidate, Setting, is_dead, signal_process};
 use self::records::{Reader, Term, Terms};
@@ -96,7 +96,7 @@ async fn set_up(temporary: &TempDir, backend: Option<String>) -> Result<Setting,
     let lease = lease.as_millis().div_ceil(granule) * granule;
     Ok(Setting {
         url,
-        lock: format!("tenure-demo-{:08x}", fastrand::u32(..)),
+        lock: format!("tenure-demo-{:016x}", random_u64()?),
         lease: Duration::from_millis(u64::try_from(lease).unwrap_or(u64::MAX)),
         directory,
     })
