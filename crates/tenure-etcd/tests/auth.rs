@@ -7,6 +7,7 @@ use std::fs;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use futures_util::future::join_all;
 use support::{Cluster, LONG, candidate, held, lock, renewed, start_with, until, within_limit};
 use tenure_core::{Election, Error, ErrorKind, LockBackend as _, Occupancy, Policy};
 use tenure_etcd::{EtcdBackend, EtcdConfig};
@@ -74,7 +75,19 @@ async fn what_a_user_may_not_do_is_told_with_the_remedy() {
     assert_eq!(holder.identity, "ann");
     let refused = eye.acquire(&job, &candidate("eye", 2), LONG).await;
     forbidden(&refused.unwrap_err(), "role grant-permission");
+    // Not for many locks at a time either, which go in one transaction.
+    let names: Vec<_> = (0..20)
+        .map(|number| lock(&format!("job-{number}")))
+        .collect();
+    let me = candidate("eye", 2);
+    let asking = names.iter().map(|name| eye.acquire(name, &me, LONG));
+    for refused in join_all(asking).await {
+        forbidden(&refused.unwrap_err(), "role grant-permission");
+    }
     backend.release(&grant).await.unwrap();
+    for name in &names {
+        assert!(cluster.queue(&format!("app/{name}")).is_empty());
+    }
 
     let elsewhere = EtcdBackend::connect(config(&cluster, &app, "other"))
         .await
