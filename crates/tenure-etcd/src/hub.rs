@@ -344,7 +344,7 @@ impl Watcher {
                 };
                 continue;
             }
-            let link = match self.links.get().await {
+            let link = match self.links.get(self.links.config.request_timeout).await {
                 Ok(link) => link,
                 Err(trouble) => {
                     tracing::debug!(reason = trouble.message(), "no endpoint to watch on");

@@ -91,6 +91,7 @@ pub(crate) struct Links {
     pub(crate) cluster: Cluster,
     /// The endpoints whose cluster has been compared.
     surveyed: Mutex<HashSet<usize>>,
+    first_survey: tokio::sync::OnceCell<()>,
     pub(crate) process: Process,
 }
 
@@ -105,6 +106,7 @@ impl Links {
             dialling: tokio::sync::Mutex::default(),
             cluster: Cluster::new(),
             surveyed: Mutex::default(),
+            first_survey: tokio::sync::OnceCell::new(),
             process: Process::current(),
         }
     }
@@ -126,8 +128,9 @@ impl Links {
         self.config.endpoints.len().max(2)
     }
 
-    /// The link in use, or a new one to the next endpoint.
-    pub(crate) async fn get(&self) -> Result<Arc<Link>, Trouble> {
+    /// The link in use, or a new one to the next endpoint, which has to answer within `limit` once
+    /// it is connected.
+    pub(crate) async fn get(&self, limit: Duration) -> Result<Arc<Link>, Trouble> {
         self.check()?;
         if let Some(link) = self.current() {
             return Ok(link);
@@ -140,7 +143,7 @@ impl Links {
         let number = self.next.fetch_add(1, Ordering::Relaxed) % endpoints.len();
         let link = Arc::new(self.dial(&endpoints[number]).await?);
         if self.given.is_none() {
-            Box::pin(self.identify(&link, number)).await?;
+            Box::pin(self.identify(&link, number, limit)).await?;
         }
         tracing::debug!(endpoint = link.endpoint, "etcd endpoint in use");
         let mut current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
@@ -150,10 +153,10 @@ impl Links {
 
     /// Asks which cluster the endpoint belongs to, before anything else is asked of it: another
     /// one would refuse a lease that it does not know, as if it had ended.
-    async fn identify(&self, link: &Link, number: usize) -> Result<(), Trouble> {
+    async fn identify(&self, link: &Link, number: usize, limit: Duration) -> Result<(), Trouble> {
         let mut client = link.client.clone();
         let asking = async move { client.status().await };
-        if let Err(trouble) = self.one(link, self.config.request_timeout, asking).await
+        if let Err(trouble) = self.one(link, limit, asking).await
             // Some servers tell it to some users only; then the first answer tells.
             && trouble.kind != ErrorKind::Forbidden
         {
@@ -173,34 +176,43 @@ impl Links {
             .collect()
     }
 
-    /// Asks all endpoints that were not asked before which cluster they belong to. Fails when it is
-    /// not one; those that do not answer in time are no reason to fail.
-    pub(crate) async fn survey(&self) -> Result<(), Trouble> {
-        self.check()?;
-        let asking = self.unsurveyed().into_iter().map(|number| async move {
-            let link = self.dial(&self.config.endpoints[number]).await?;
-            self.identify(&link, number).await
+    /// Asks all endpoints which cluster they belong to, the first time it is called. Fails when it
+    /// is not one; those that do not answer in time are asked again later.
+    pub(crate) async fn survey(self: &Arc<Self>) -> Result<(), Trouble> {
+        let first = self.first_survey.get_or_try_init(|| async {
+            self.check()?;
+            self.ask_for_clusters().await;
+            if !self.unsurveyed().is_empty() {
+                let asking = Self::ask_the_rest(Arc::downgrade(self));
+                tokio::spawn(self.process.confine(asking));
+            }
+            Ok::<_, Trouble>(())
         });
-        let limit = self.config.request_timeout;
-        // Whoever does not answer is asked again. On the heap, or each call would be as large.
-        let _silent = tokio::time::timeout(limit, Box::pin(join_all(asking))).await;
-        self.cluster.check()
+        first.await?;
+        self.check()
     }
 
-    /// Asks those again that did not answer, until all have or nobody uses the links any more.
-    pub(crate) async fn survey_the_rest(links: Weak<Self>) {
+    /// What they answer is compared, and remembered.
+    async fn ask_for_clusters(&self) {
+        let limit = self.config.request_timeout;
+        let asking = self.unsurveyed().into_iter().map(|number| async move {
+            let link = self.dial(&self.config.endpoints[number]).await?;
+            self.identify(&link, number, limit).await
+        });
+        // On the heap, or each call would be as large.
+        let _silent = tokio::time::timeout(limit, Box::pin(join_all(asking))).await;
+    }
+
+    /// Until all have answered, or nobody uses the links any more.
+    async fn ask_the_rest(links: Weak<Self>) {
         loop {
             tokio::time::sleep(ASK_AGAIN).await;
             let Some(links) = links.upgrade() else { return };
-            if links.survey().await.is_err() || links.unsurveyed().is_empty() {
+            if links.check().is_err() || links.unsurveyed().is_empty() {
                 return;
             }
+            links.ask_for_clusters().await;
         }
-    }
-
-    /// Whether there is somebody to ask again.
-    pub(crate) fn has_unsurveyed(&self) -> bool {
-        !self.unsurveyed().is_empty()
     }
 
     /// A new link to this endpoint, not the one in use.
@@ -263,6 +275,7 @@ impl Links {
             .map_err(|error| misconfigured(error.to_string()))?
             .connect_timeout(self.config.connect_timeout)
             .http2_keep_alive_interval(PING)
+            .keep_alive_while_idle(true)
             .keep_alive_timeout(PING_ANSWER)
             .tcp_keepalive(Some(PING))
             .executor(Confined(self.process.clone()));
@@ -317,7 +330,7 @@ impl Links {
     {
         let mut last = None;
         for _ in 0..self.attempts() {
-            let outcome = match self.get().await {
+            let outcome = match self.get(limit).await {
                 Ok(link) => self.one(&link, limit, request(link.client.clone())).await,
                 Err(trouble) => Err(trouble),
             };

@@ -289,7 +289,7 @@ impl Session {
         let links = &self.common.links;
         let mut last = Trouble::unreadable("nothing");
         for _ in 0..links.config.endpoints.len().max(2) {
-            let link = match links.get().await {
+            let link = match links.get(self.limit).await {
                 Ok(link) => link,
                 Err(trouble) => {
                     last = trouble;

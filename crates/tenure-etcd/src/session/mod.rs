@@ -92,9 +92,6 @@ impl Session {
     /// one on another would each elect a leader.
     pub(crate) async fn open(common: Common, lease: Duration) -> Result<Arc<Self>, Trouble> {
         Box::pin(common.links.survey()).await?;
-        if common.links.has_unsurveyed() {
-            common.spawn(Links::survey_the_rest(Arc::downgrade(&common.links)));
-        }
         let limit = common.limit(lease);
         let asked = i64::try_from(lease.as_secs()).unwrap_or(i64::MAX);
         let clock = common.clock.clone();
