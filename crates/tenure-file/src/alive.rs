@@ -15,8 +15,8 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use rustix::fs::OFlags;
-use tenure_core::CampaignId;
 use tenure_core::record::MAX_LEASE;
+use tenure_core::{CampaignId, Error, Process, random_u64};
 
 use crate::trouble::{Action, During as _, Trouble};
 
@@ -43,17 +43,29 @@ pub(crate) fn is_claimed_name(name: &str) -> bool {
     name.starts_with(ALIVE) || name.starts_with(TEMPORARY)
 }
 
+/// Where the numbers in names come from: the operating system. A generator in memory would give a
+/// forked child the names of its parent.
+type Draw = fn() -> Result<u64, Error>;
+
 /// A locked file under a temporary name, which is removed on drop.
+///
+/// A forked child only closes its copy: the name and the lock are its parent's.
 #[derive(Debug)]
 pub(crate) struct Temporary {
     file: Option<File>,
     path: PathBuf,
+    process: Process,
 }
 
 impl Temporary {
     pub(crate) fn create(dir: &Path) -> Result<Self, Trouble> {
+        Self::create_drawn(dir, random_u64)
+    }
+
+    fn create_drawn(dir: &Path, draw: Draw) -> Result<Self, Trouble> {
         for _ in 0..ATTEMPTS {
-            let path = dir.join(format!("{TEMPORARY}{:016x}", fastrand::u64(..)));
+            let number = draw().map_err(Trouble::NoNumber)?;
+            let path = dir.join(format!("{TEMPORARY}{number:016x}"));
             let file = OpenOptions::new()
                 .write(true)
                 .create_new(true)
@@ -63,6 +75,7 @@ impl Temporary {
             let temporary = Self {
                 file: Some(file),
                 path,
+                process: Process::current(),
             };
             match locked {
                 Ok(()) => return Ok(temporary),
@@ -97,7 +110,7 @@ impl Temporary {
 
 impl Drop for Temporary {
     fn drop(&mut self) {
-        if self.file.is_some() {
+        if self.file.is_some() && self.process.is_current() {
             // Gone already if it was taken for a leftover; else the next leader removes it.
             let _gone = fs::remove_file(&self.path);
         }
@@ -108,6 +121,10 @@ impl Drop for Temporary {
 ///
 /// Dropping it closes it, which unlocks it and wakes everybody who waits. It is not removed then:
 /// a record may still name it, and must not come to name nothing.
+///
+/// The kernel unlocks it with the last copy of the descriptor. A child that was forked in the term,
+/// and has not run another program since, has one: dropping that copy leaves the parent's lock as
+/// it is, and until it is dropped a killed parent is found out by the end of its lease only.
 #[derive(Debug)]
 pub(crate) struct Alive {
     _locked: File,
@@ -122,10 +139,20 @@ impl Alive {
         campaign: CampaignId,
         lease: Duration,
     ) -> Result<Self, Trouble> {
+        Self::create_drawn(dir, campaign, lease, random_u64)
+    }
+
+    fn create_drawn(
+        dir: &Path,
+        campaign: CampaignId,
+        lease: Duration,
+        draw: Draw,
+    ) -> Result<Self, Trouble> {
         for _ in 0..ATTEMPTS {
-            let name = format!("{ALIVE}{campaign}-{:016x}", fastrand::u64(..));
+            let number = draw().map_err(Trouble::NoNumber)?;
+            let name = format!("{ALIVE}{campaign}-{number:016x}");
             let path = dir.join(&name);
-            let mut temporary = Temporary::create(dir)?;
+            let mut temporary = Temporary::create_drawn(dir, draw)?;
             // For whoever finds the record unreadable.
             temporary.write(format!("{}\n", millis_up(lease)).as_bytes())?;
             match fs::rename(temporary.path(), &path) {
@@ -228,6 +255,8 @@ pub(crate) fn read_some(file: &mut File) -> io::Result<Vec<u8>> {
 
 #[cfg(test)]
 mod tests {
+    use tenure_core::{ErrorKind, Operation};
+
     use super::*;
 
     #[test]
@@ -243,6 +272,28 @@ mod tests {
         assert_eq!(pulse(dir.path(), &name), Pulse::Dead);
         fs::remove_file(dir.path().join(&name)).unwrap();
         assert_eq!(pulse(dir.path(), &name), Pulse::Unknown);
+    }
+
+    #[test]
+    fn without_a_random_number_there_is_a_typed_error_and_no_file() {
+        let dir = tempfile::tempdir().unwrap();
+        let draw: Draw = || {
+            Err(Error::new(
+                ErrorKind::Unsupported,
+                Operation::Configure,
+                "no number",
+            ))
+        };
+        let lease = Duration::from_secs(1);
+        let alive = Alive::create_drawn(dir.path(), CampaignId::new(7), lease, draw);
+        let temporary = Temporary::create_drawn(dir.path(), draw);
+        for trouble in [alive.unwrap_err(), temporary.unwrap_err()] {
+            let error = trouble.into_error(Operation::Acquire);
+            assert_eq!(error.kind(), ErrorKind::Unsupported);
+            assert_eq!(error.operation(), Operation::Acquire);
+            assert_eq!(error.message(), "no number");
+        }
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
     }
 
     #[test]

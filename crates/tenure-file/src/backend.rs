@@ -100,7 +100,7 @@ impl FileStore {
                 path: path.to_owned(),
                 domain: ClockDomain::current(),
             }),
-            watches: Arc::default(),
+            watches: Arc::new(Watches::new()),
             threads: Arc::new(Semaphore::new(MAX_THREADS)),
         })
     }

@@ -6,9 +6,18 @@ use std::path::{Path, PathBuf};
 
 use tenure_core::{Error, ErrorKind, Operation};
 
+/// Why a step could not be done.
+#[derive(Debug)]
+pub(crate) enum Trouble {
+    /// A file operation failed.
+    File(FileTrouble),
+    /// The operating system gave no random number for a name.
+    NoNumber(Error),
+}
+
 /// A failed file operation: what was tried, and on which path.
 #[derive(Debug)]
-pub(crate) struct Trouble {
+pub(crate) struct FileTrouble {
     action: Action,
     path: PathBuf,
     error: io::Error,
@@ -46,10 +55,12 @@ pub(crate) trait During<T> {
 
 impl<T> During<T> for io::Result<T> {
     fn during(self, action: Action, path: &Path) -> Result<T, Trouble> {
-        self.map_err(|error| Trouble {
-            action,
-            path: path.to_owned(),
-            error,
+        self.map_err(|error| {
+            Trouble::File(FileTrouble {
+                action,
+                path: path.to_owned(),
+                error,
+            })
         })
     }
 }
@@ -57,19 +68,35 @@ impl<T> During<T> for io::Result<T> {
 impl Trouble {
     /// Whether a file or directory was not there.
     pub(crate) fn is_missing(&self) -> bool {
-        self.error.kind() == io::ErrorKind::NotFound
+        self.is_a(&[io::ErrorKind::NotFound])
     }
 
     /// Whether this process may not do it, or nobody can.
     pub(crate) fn is_refused(&self) -> bool {
-        matches!(
-            self.error.kind(),
-            io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem
-        )
+        self.is_a(&[
+            io::ErrorKind::PermissionDenied,
+            io::ErrorKind::ReadOnlyFilesystem,
+        ])
+    }
+
+    fn is_a(&self, kinds: &[io::ErrorKind]) -> bool {
+        matches!(self, Self::File(file) if kinds.contains(&file.error.kind()))
     }
 
     /// What it means, with what to do about it.
     pub(crate) fn into_error(self, operation: Operation) -> Error {
+        match self {
+            Self::File(file) => file.into_error(operation),
+            Self::NoNumber(error) => {
+                let (kind, message) = (error.kind(), error.message().to_owned());
+                Error::new(kind, operation, message).with_source(error)
+            }
+        }
+    }
+}
+
+impl FileTrouble {
+    fn into_error(self, operation: Operation) -> Error {
         let (kind, advice) = self.meaning();
         let message = format!(
             "cannot {} {}: {}; {advice}",

@@ -7,19 +7,24 @@
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::fmt;
+use std::mem;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use notify::event::{AccessKind, AccessMode, ModifyKind, RenameMode};
 use notify::{Event, EventKind, RecommendedWatcher, RecursiveMode, Watcher as _};
+use tenure_core::Process;
 use tokio::sync::watch;
 
 use crate::{alive, record_file};
 
 /// The watcher of a store, made by its first subscriber.
-#[derive(Default)]
+///
+/// A forked child leaks it: it shares the parent's watches, and has no copy of the thread that
+/// would answer it.
 pub(crate) struct Watches {
+    process: Process,
     /// Also orders all subscribing and unsubscribing. The watcher's thread never takes it, so it
     /// may be held while that thread is waited for.
     notifier: Mutex<Option<RecommendedWatcher>>,
@@ -50,6 +55,15 @@ pub(crate) enum NotWatched {
 }
 
 impl Watches {
+    pub(crate) fn new() -> Self {
+        Self {
+            process: Process::current(),
+            notifier: Mutex::default(),
+            topics: Arc::default(),
+            warned: AtomicBool::new(false),
+        }
+    }
+
     /// Watches `dir`. Blocks for as long as the system takes.
     pub(crate) fn subscribe(self: &Arc<Self>, dir: &Path) -> Result<Subscription, NotWatched> {
         let mut notifier = hold(&self.notifier);
@@ -89,6 +103,16 @@ impl Watches {
     }
 }
 
+impl Drop for Watches {
+    fn drop(&mut self) {
+        if !self.process.is_current() {
+            let notifier = self.notifier.get_mut();
+            mem::forget(notifier.unwrap_or_else(PoisonError::into_inner).take());
+            mem::forget(self.topics.clone());
+        }
+    }
+}
+
 impl fmt::Debug for Watches {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Watches").finish_non_exhaustive()
@@ -115,6 +139,11 @@ impl Subscription {
 
 impl Drop for Subscription {
     fn drop(&mut self) {
+        if !self.watches.process.is_current() {
+            // Any lock here may be held for ever, by a thread that only the parent has.
+            mem::forget(self.receiver.take());
+            return;
+        }
         let mut notifier = hold(&self.watches.notifier);
         self.receiver = None;
         let is_last = {
