@@ -19,7 +19,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use tenure_core::record::{Record, RecordHolder, RecordStore as _, Step, Written};
 use tenure_core::{
     Acquired, BootClock, CampaignId, Candidate, Clock as _, ErrorKind, Grant, Hint, Identity,
-    LockBackend as _, LockName, Occupancy, Renewal, Time,
+    LockBackend as _, LockName, Occupancy, Renewal, Time, random_u64,
 };
 use tenure_file::{FileBackend, FileConfig, open};
 
@@ -82,7 +82,8 @@ fn candidate(name: &str, campaign: u64) -> Candidate {
 }
 
 fn own_candidate() -> Candidate {
-    candidate(&format!("child-{}", std::process::id()), fastrand::u64(..))
+    let identity = format!("child-{}", std::process::id());
+    candidate(&identity, random_u64().unwrap())
 }
 
 async fn backend(dir: &Path) -> FileBackend {
@@ -417,7 +418,7 @@ impl Drop for Kid {
 
 /// Wins the lock as a waiting candidate does: looking when hinted, and not otherwise.
 async fn win_when_hinted(backend: &FileBackend, changes: &mut tenure_core::Changes) -> Grant {
-    let campaign = candidate("parent", fastrand::u64(..));
+    let campaign = candidate("parent", random_u64().unwrap());
     let wait = async {
         loop {
             if let Acquired::Held(grant) = backend.acquire(&lock(), &campaign, LONG).await.unwrap()
@@ -610,9 +611,8 @@ async fn processes_that_count_lose_no_count() {
     assert_eq!(found.version, 1 + PROCESSES * TIMES);
 }
 
-#[tokio::test]
-async fn a_leader_in_another_time_namespace_is_not_judged_by_our_clock() {
-    let dir = tempfile::tempdir().unwrap();
+/// Starts a child whose boot clock is another one; `None`, loudly, where there cannot be one.
+fn start_in_another_time(what: &str, dir: &Path) -> Option<Kid> {
     let wrapper = ["unshare", "-T", "-f", "--boottime", "100000"];
     let may = Command::new(wrapper[0])
         .args(&wrapper[1..])
@@ -621,13 +621,20 @@ async fn a_leader_in_another_time_namespace_is_not_judged_by_our_clock() {
         .status()
         .is_ok_and(|status| status.success());
     if !may {
-        left_out(
-            "a leader in a real time namespace",
-            "unshare -T --boottime is not permitted here",
-        );
-        return;
+        left_out(what, "unshare -T --boottime is not permitted here");
+        return None;
     }
-    let mut kid = Kid::start_with(&wrapper, "serve", dir.path()).expect("the child starts");
+    let kid = Kid::start_with(&wrapper, "serve", dir).expect("the child starts");
+    Some(kid)
+}
+
+#[tokio::test]
+async fn a_leader_in_another_time_namespace_is_not_judged_by_our_clock() {
+    let dir = tempfile::tempdir().unwrap();
+    let what = "a leader in a real time namespace";
+    let Some(mut kid) = start_in_another_time(what, dir.path()) else {
+        return;
+    };
     let (token, proven_at) = kid.acquire(LONG);
     assert!(proven_at > BootClock.now() + Duration::from_secs(50_000));
     let backend = backend(dir.path()).await;
@@ -638,6 +645,46 @@ async fn a_leader_in_another_time_namespace_is_not_judged_by_our_clock() {
     kid.signal(Signal::KILL);
     let grant = win_when_hinted(&backend, &mut changes).await;
     assert!(grant.token.counter() > token);
+}
+
+/// The versions of a lock's record begin again when its directory was removed: another leader's
+/// record can have the number that was seen before. Its lease has not run since then.
+#[tokio::test]
+async fn a_record_written_again_in_another_time_namespace_is_a_new_one() {
+    let dir = tempfile::tempdir().unwrap();
+    let what = "a record written again in a real time namespace";
+    let Some(mut kid) = start_in_another_time(what, dir.path()) else {
+        return;
+    };
+    let lease = Duration::from_secs(3);
+    kid.acquire(lease);
+    let backend = backend(dir.path()).await;
+    let seen_at = BootClock.now();
+    let look = || async {
+        let found = backend.store().get(&lock()).await.unwrap().unwrap();
+        let campaign = found.record.holder.and_then(|holder| holder.campaign);
+        (found.version, campaign)
+    };
+    let occupancy = backend.holder(&lock()).await.unwrap();
+    assert!(matches!(occupancy, Occupancy::Unknown(_)), "{occupancy:?}");
+    let (version, campaign) = look().await;
+
+    // The first one has ended its work well before the second one begins.
+    assert_eq!(kid.ask("release"), "released");
+    fs::remove_dir_all(dir.path().join(lock().as_str())).unwrap();
+    while BootClock.now() < seen_at + lease + Duration::from_secs(1) {
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    kid.acquire(lease);
+    let (again, other) = look().await;
+    assert_eq!(again, version, "the version repeats");
+    assert_ne!(other, campaign, "and it is another campaign's");
+    let attempt = backend
+        .acquire(&lock(), &candidate("parent", 1), LONG)
+        .await;
+    let attempt = attempt.unwrap();
+    assert!(matches!(attempt, Acquired::Taken { .. }), "{attempt:?}");
+    assert_eq!(kid.ask("renew"), "renewed");
 }
 
 #[test]
