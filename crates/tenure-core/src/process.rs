@@ -20,6 +20,11 @@ use crate::{Error, ErrorKind, Operation};
 ///
 /// Every backend calls [`check`](Self::check) before each call to its store.
 ///
+/// A child needs a tokio runtime of its own. It must neither drive nor drop its parent's: both
+/// share one poller, so the child would take wake-ups that are meant for the parent, and closing
+/// a socket there makes the parent deaf on it. Leak it (`std::mem::forget`) and end the child with
+/// `std::process::exit`.
+///
 /// ```
 /// use tenure_core::{Operation, Process};
 ///
