@@ -288,12 +288,13 @@ const DOC_TESTS: [&str; 5] = [
 /// The integration tests that run beside the others: all that use the session's API server, whose
 /// requests one of them counts, and the suites. They wait for stores most of the time. What is not
 /// named here runs in the other lane, so no test can be forgotten.
-const SECOND_LANE: [&str; 14] = [
+const SECOND_LANE: [&str; 15] = [
     "client_go",
     "config_map",
     "conformance",
     "controller",
     "doctor",
+    "fork",
     "lease",
     "manifests",
     "migration",
