@@ -14,11 +14,12 @@ use futures_util::{FutureExt as _, StreamExt as _};
 use support::{
     LIMIT, LONG, Process, candidate, held, lock, renewed, start, taken, told, until, win,
 };
-use tenure_conformance::proxy::FaultProxy;
+use tenure_conformance::proxy::{FaultProxy, Way};
 use tenure_core::{
-    Acquired, Changes, Election, Error, ErrorKind, Grant, Hint, LockBackend as _, Policy, Renewal,
+    Acquired, Changes, Election, Error, ErrorKind, Event, Grant, Hint, LockBackend as _, Policy,
+    Renewal,
 };
-use tenure_postgres::{GuardedTransaction, PostgresBackend, PostgresConfig};
+use tenure_postgres::{AdvisoryKey, GuardedTransaction, PostgresBackend, PostgresConfig};
 
 const NAME: &str = "batch";
 
@@ -55,12 +56,26 @@ async fn child_campaigns() {
         return;
     };
     let backend = Arc::new(PostgresBackend::connect(config).await.unwrap());
-    let policy = Policy::builder().lease(lease).build().unwrap();
-    let election = Election::builder(backend, lock(NAME)).policy(policy);
+    // It tries once per heartbeat while it waits, so not at all where no test outlives the lease.
+    let policy = Policy::builder()
+        .lease(lease)
+        .heartbeat(lease / 3)
+        .request_timeout(lease / 6)
+        .retry_interval(lease / 12)
+        .stop_grace(lease / 10);
+    let election = Election::builder(backend, lock(NAME)).policy(policy.build().unwrap());
     let election = election.build().unwrap();
-    println!("CAMPAIGNS");
+    let mut events = election.events();
+    tokio::spawn(async move {
+        while let Ok(event) = events.recv().await {
+            if matches!(event, Event::LeaderSeen(_)) {
+                println!("WAITS");
+                return;
+            }
+        }
+    });
     let leadership = election.campaign().await.unwrap();
-    println!("LEADS");
+    println!("LEADS {}", leadership.token().as_u64());
     leadership.lost().await;
     println!("LOST");
 }
@@ -102,7 +117,7 @@ fn child_forks() {
     let Some((config, lease)) = told() else {
         return;
     };
-    // No other thread, whose locks the fork would find locked for ever.
+    // The only other thread is the harness', which waits for this one.
     let mut runtime = tokio::runtime::Builder::new_current_thread();
     let runtime = runtime.enable_all().build().unwrap();
     let inherited = runtime.block_on(inherit(config, lease));
@@ -264,7 +279,7 @@ async fn a_leader_that_was_paused_cannot_write() {
     admin.batch_execute(tables).await.unwrap();
     let mut child = Process::start("child_writes", &server, Duration::from_secs(2));
     child.says("WROTE");
-    child.signal("STOP");
+    child.freeze();
     let backend = server.connect().await;
     let name = lock(NAME);
     let grant = win(&backend, &name, &candidate("bob", 2)).await;
@@ -297,7 +312,7 @@ async fn a_frozen_holder_loses_the_lock_at_the_lease() {
         "child"
     );
     let frozen = Instant::now();
-    child.signal("STOP");
+    child.freeze();
     // Woken by the end of its session; no look of our own in between.
     let waiting = async {
         loop {
@@ -326,7 +341,7 @@ async fn a_frozen_holder_that_is_sent_too_much_loses_the_lock_all_the_same() {
     child.says("HELD");
     let backend = server.connect().await;
     let admin = server.admin().await;
-    child.signal("STOP");
+    child.freeze();
     let flood =
         "SELECT pg_notify('tenure', repeat('x', 7900) || n) FROM generate_series(1, 3000) n";
     admin.execute(flood, &[]).await.unwrap();
@@ -382,14 +397,15 @@ async fn a_killed_or_frozen_waiter_never_leads() {
     let admin = server.admin().await;
     let name = lock(NAME);
     let grant = held(a.acquire(&name, &candidate("ann", 1), LONG).await.unwrap());
-    let mut killed = Process::start("child_campaigns", &server, Duration::from_secs(300));
-    let mut frozen = Process::start("child_campaigns", &server, Duration::from_secs(300));
-    killed.says("CAMPAIGNS");
-    frozen.says("CAMPAIGNS");
+    let mut killed = Process::start("child_campaigns", &server, LONG);
+    let mut frozen = Process::start("child_campaigns", &server, LONG);
+    // Their tries are answered, so none is under way.
+    killed.says("WAITS");
+    frozen.says("WAITS");
     let waiting = "SELECT count(*) = 2 FROM pg_locks WHERE locktype = 'advisory' AND NOT granted";
     until(&admin, waiting).await;
-    killed.signal("KILL");
-    frozen.signal("STOP");
+    killed.kill();
+    frozen.freeze();
     let mut changes = b.changes(&name);
     taken(b.acquire(&name, &candidate("bob", 2), LONG).await.unwrap());
     a.release(&grant).await.unwrap();
@@ -401,6 +417,89 @@ async fn a_killed_or_frozen_waiter_never_leads() {
     frozen.signal("CONT");
     b.release(&grant).await.unwrap();
     frozen.says("LEADS");
+}
+
+/// What was sent before cannot be taken back: then it is as if it had been stopped right after it
+/// had won.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_try_under_way_of_a_frozen_waiter_is_over_with_its_lease() {
+    let Some(server) = start(&[]) else { return };
+    let (a, b) = (server.connect().await, server.connect().await);
+    let (admin, name) = (server.admin().await, lock(NAME));
+    let lease = Duration::from_secs(5);
+    loop {
+        let grant = win(&a, &name, &candidate("ann", 1)).await;
+        let proxy = FaultProxy::start(([127, 0, 0, 1], server.port).into()).unwrap();
+        let mut frozen = waiter_with_a_try_under_way(&server, &proxy, lease).await;
+        frozen.freeze();
+        let session = "SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'client backend' \
+                       AND application_name NOT IN \
+                       ('admin', 'tenure', 'tenure waits', 'ann', 'bob')";
+        a.release(&grant).await.unwrap();
+        proxy.restore();
+        // It wins, unless it had been silent for a lease before its try came.
+        let has_won = format!(
+            "{session} AND pid IN (SELECT pid FROM pg_locks WHERE locktype = 'advisory' \
+             AND objsubid = 1)"
+        );
+        let settled = format!("SELECT ({has_won}) = 1 OR ({session}) = 0");
+        until(&admin, &settled).await;
+        let row = admin.query_one(&has_won, &[]).await.unwrap();
+        if row.get::<_, i64>(0) == 0 {
+            continue;
+        }
+        let grant = win(&b, &name, &candidate("bob", 2)).await;
+        // It runs on, and does not believe that it had won.
+        frozen.signal("CONT");
+        renewed(b.renew(&grant, b.clock().now()).await.unwrap());
+        b.release(&grant).await.unwrap();
+        let token: u64 = frozen.says("LEADS").parse().unwrap();
+        assert!(token > grant.token.as_u64());
+        return;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_try_under_way_of_a_killed_waiter_is_over_with_its_connection() {
+    let Some(server) = start(&[]) else { return };
+    let (a, b) = (server.connect().await, server.connect().await);
+    let name = lock(NAME);
+    let grant = win(&a, &name, &candidate("ann", 1)).await;
+    let proxy = FaultProxy::start(([127, 0, 0, 1], server.port).into()).unwrap();
+    // No test outlives its lease.
+    let killed = waiter_with_a_try_under_way(&server, &proxy, LONG).await;
+    killed.kill();
+    a.release(&grant).await.unwrap();
+    proxy.restore();
+    let grant = win(&b, &name, &candidate("bob", 2)).await;
+    renewed(b.renew(&grant, b.clock().now()).await.unwrap());
+}
+
+/// Another process behind the proxy, which holds its try for the lock.
+async fn waiter_with_a_try_under_way(
+    server: &support::Server,
+    proxy: &FaultProxy,
+    lease: Duration,
+) -> Process {
+    let port = proxy.address().port();
+    let mut waiter = Process::start_at("child_campaigns", server, port, lease);
+    tokio::task::block_in_place(|| waiter.says("WAITS"));
+    let admin = server.admin().await;
+    let waits = "SELECT count(*) = 1 FROM pg_locks WHERE locktype = 'advisory' AND NOT granted";
+    until(&admin, waits).await;
+    let before = proxy.seen(Way::Requests);
+    proxy.hold(Way::Requests);
+    // It is not so, but it makes the waiter try.
+    let key = AdvisoryKey::of(&lock(NAME));
+    let free = format!("NOTIFY tenure, '1 free {key}'");
+    let trying = async {
+        while proxy.seen(Way::Requests) == before {
+            admin.batch_execute(&free).await.unwrap();
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+    };
+    tokio::time::timeout(LIMIT, trying).await.unwrap();
+    waiter
 }
 
 #[tokio::test]

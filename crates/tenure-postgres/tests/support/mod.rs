@@ -463,17 +463,53 @@ impl Process {
         Self { child, lines }
     }
 
-    /// Waits until the process says `word`.
-    pub fn says(&mut self, word: &str) {
+    /// Waits until the process says `word`; what follows it in its line.
+    pub fn says(&mut self, word: &str) -> String {
         let start = Instant::now();
         loop {
             let left = LIMIT.saturating_sub(start.elapsed());
             match self.lines.recv_timeout(left) {
                 // The harness may have begun the line with the test's name.
-                Ok(line) if line.trim_end().ends_with(word) => return,
-                Ok(_) => {}
+                Ok(line) => {
+                    if let Some((_, rest)) = line.split_once(word) {
+                        return rest.trim().to_owned();
+                    }
+                }
                 Err(error) => panic!("the process does not say {word}: {error}"),
             }
+        }
+    }
+
+    /// Stops it as SIGSTOP does, and waits until it stands still. The signal goes to one of its
+    /// threads, and until that one has run the others go on: on a busy machine for long enough to
+    /// win a lock.
+    pub fn freeze(&self) {
+        self.signal("STOP");
+        self.until_threads_are(&["T"]);
+    }
+
+    /// Kills it, and waits until none of it is left that could do anything.
+    pub fn kill(&self) {
+        self.signal("KILL");
+        self.until_threads_are(&["Z", "X"]);
+    }
+
+    fn until_threads_are(&self, states: &[&str]) {
+        let tasks = PathBuf::from(format!("/proc/{}/task", self.child.id()));
+        let is_so = |task: fs::DirEntry| {
+            // One that is gone by now does nothing either.
+            let stat = fs::read_to_string(task.path().join("stat")).unwrap_or_default();
+            // Behind the program's name, which may hold anything.
+            let state = stat.rsplit(") ").next().unwrap_or_default().get(..1);
+            state.is_none_or(|state| states.contains(&state))
+        };
+        let start = Instant::now();
+        while !fs::read_dir(&tasks)
+            .unwrap()
+            .all(|task| is_so(task.unwrap()))
+        {
+            assert!(start.elapsed() < LIMIT, "the process does not stop");
+            thread::sleep(Duration::from_millis(1));
         }
     }
 
