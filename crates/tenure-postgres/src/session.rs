@@ -76,6 +76,9 @@ struct Statements {
 #[derive(Default)]
 struct Slot {
     turn: tokio::sync::Mutex<()>,
+    /// Announcements are sent one after the other, each as of the moment at which it is sent. Or
+    /// one that was written before a value changed could arrive last, and stay with observers.
+    telling: tokio::sync::Mutex<()>,
     held: Mutex<Option<Held>>,
 }
 
@@ -807,6 +810,10 @@ impl Session {
     }
 
     async fn tell(&self, key: AdvisoryKey) -> Result<(), Trouble> {
+        let Some(slot) = self.slot(key) else {
+            return Ok(());
+        };
+        let _turn = slot.telling.lock().await;
         let _shared = self.gate.read().await;
         match self.announcement(key) {
             Some(announcement) => self.notify(announcement.message(key)).await,
