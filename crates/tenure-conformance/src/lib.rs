@@ -30,7 +30,7 @@
 //!     }
 //! }
 //!
-//! // `mine::a_release_frees_at_once` and 94 more. The expression is evaluated for each test, in
+//! // `mine::a_release_frees_at_once` and 95 more. The expression is evaluated for each test, in
 //! // a tokio runtime, and may await.
 //! tenure_conformance::suite!(mine, Mine { backend: MemoryBackend::private() });
 //!

@@ -162,11 +162,19 @@ impl<'a> Stage<'a> {
     }
 }
 
+/// Repeated as long as it fails with what can pass: a server that starts many sessions at once, on
+/// a machine that is busy, may be late.
 async fn connect(subject: &dyn Subject, patience: Duration) -> Result<Arc<dyn LockBackend>, Stop> {
-    match timeout(patience, subject.connect()).await {
-        Ok(Ok(backend)) => Ok(backend),
-        Ok(Err(error)) => Err(Stop::failed(format!("connect: {error}"))),
-        Err(_) => Err(Stop::failed(format!("connect: not within {patience:?}"))),
+    let start = Instant::now();
+    loop {
+        match timeout(patience, subject.connect()).await {
+            Ok(Ok(backend)) => return Ok(backend),
+            Ok(Err(error)) if error.is_retryable() && start.elapsed() < patience => {
+                sleep(LAST_PAUSE).await;
+            }
+            Ok(Err(error)) => fail!("connect: {error}"),
+            Err(_) => fail!("connect: not within {patience:?}"),
+        }
     }
 }
 

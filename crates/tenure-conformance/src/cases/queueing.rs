@@ -3,7 +3,7 @@
 use tenure_core::{Occupancy, Order};
 
 use crate::stage::{Player, Stage};
-use crate::verdict::ensure;
+use crate::verdict::{ensure, fail};
 use crate::{Stop, Subject, Verdict};
 
 async fn open(subject: &dyn Subject) -> Result<Stage<'_>, Stop> {
@@ -72,6 +72,39 @@ pub async fn withdrawing_leaves_the_queue(subject: &dyn Subject) -> Verdict {
         .held("a lock whose first waiter has withdrawn")
         .await?;
     second.release(&grant).await
+}
+
+/// A place in the queue belongs to an identity and a campaign (contract 9): whoever bears one half
+/// of the waiter's name does not take it away by withdrawing, on any connection.
+pub async fn withdrawing_as_another_owner_leaves_the_queue_alone(subject: &dyn Subject) -> Verdict {
+    let stage = open(subject).await?;
+    let lock = stage.lock()?;
+    let player = stage.player(&lock).await?;
+    let (first, second) = (stage.player(&lock).await?, stage.player(&lock).await?);
+    let grant = player.held("a fresh lock").await?;
+    queue(&first).await?;
+    queue(&second).await?;
+    for on in [&first.on, &stage.connect().await?] {
+        for (_, other) in first.halves(on)? {
+            other.withdraw().await?;
+        }
+    }
+    player.release(&grant).await?;
+    if let Some(grant) = second.try_held().await? {
+        fail!(
+            "a withdrawal by one who bears half of a waiter's name took its place in the queue: \
+             the next one was granted {grant:?}"
+        );
+    }
+    let grant = stage
+        .eventually(
+            "the turn of the first in the queue",
+            stage.patience(),
+            async || first.try_held().await,
+        )
+        .await?;
+    first.release(&grant).await?;
+    second.withdraw().await
 }
 
 /// A waiter that has fallen silent with its connection holds up the queue no longer than a lease.

@@ -14,8 +14,9 @@ use std::time::Duration;
 use tenure_core::{Error, Expiry, Grant, Loss, Occupancy, Operation, Renewal};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
-use tokio::time::timeout;
+use tokio::time::{Instant, sleep, timeout};
 
+use super::PAUSE;
 use crate::proxy::Way;
 use crate::stage::{Connection, Player, Stage, earliest_end};
 use crate::subject::Wire;
@@ -153,18 +154,25 @@ fn no_session(stage: &Stage<'_>) -> String {
 /// A connection whose network is ours. Without it nothing is shown of a session store, which is a
 /// failure.
 async fn proxied(stage: &Stage<'_>) -> Result<(Wire, Connection), Stop> {
-    match stage.subject.connect_by_proxy().await {
-        Some(Ok(Proxied { backend, wire })) => Ok((wire, stage.connection(backend))),
-        Some(Err(error)) => fail!("connect_by_proxy: {error}"),
-        None if by_session(stage) => fail!(
-            "the locks of this store end with a session (Expiry::Session), and the subject has no \
-             hook `connect_by_proxy`: nothing shows that its backend notices a lost session. \
-             Implement the hook with a `FaultProxy` in front of the store"
-        ),
-        None => Err(Stop::left_out(format!(
-            "{}, and the subject has no hook `connect_by_proxy`",
-            no_session(stage)
-        ))),
+    let start = Instant::now();
+    loop {
+        match stage.subject.connect_by_proxy().await {
+            Some(Ok(Proxied { backend, wire })) => return Ok((wire, stage.connection(backend))),
+            Some(Err(error)) if error.is_retryable() && start.elapsed() < stage.patience() => {}
+            Some(Err(error)) => fail!("connect_by_proxy: {error}"),
+            None if by_session(stage) => fail!(
+                "the locks of this store end with a session (Expiry::Session), and the subject has \
+                 no hook `connect_by_proxy`: nothing shows that its backend notices a lost \
+                 session. Implement the hook with a `FaultProxy` in front of the store"
+            ),
+            None => {
+                return Err(Stop::left_out(format!(
+                    "{}, and the subject has no hook `connect_by_proxy`",
+                    no_session(stage)
+                )));
+            }
+        }
+        sleep(PAUSE).await;
     }
 }
 

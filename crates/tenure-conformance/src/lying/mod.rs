@@ -271,6 +271,8 @@ lies! {
     Fifo QueueKeepsTheWithdrawn,
     /// Waiters that have fallen silent keep their place in the queue.
     Fifo QueueKeepsTheSilent,
+    /// Whoever withdraws takes away the place of the same campaign number or identity.
+    Fifo QueueByHalfTheName,
     /// The first in the queue is shown as the leader of a free lock.
     Fifo QueueShowsItsFirst,
     /// Whoever is named by a record that was never seen to change is said to lead.

@@ -567,8 +567,12 @@ impl Store {
         let slot = self.slot(&key, now, None);
         if lie != Some(Lie::QueueKeepsTheWithdrawn) {
             slot.queue.retain(|waiter| {
-                waiter.campaign != candidate.campaign
-                    || waiter.identity != candidate.identity.as_str()
+                let number = waiter.campaign != candidate.campaign;
+                let name = waiter.identity != candidate.identity.as_str();
+                match lie {
+                    Some(Lie::QueueByHalfTheName) => number && name,
+                    _ => number || name,
+                }
             });
         }
         let ours = slot.term.as_ref().is_some_and(|term| match lie {
