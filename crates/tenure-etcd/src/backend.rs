@@ -493,7 +493,8 @@ impl LockBackend for EtcdBackend {
         detached(&self.inner.common, Operation::Withdraw, work).await
     }
 
-    /// One linearizable read, for which the right to read is enough.
+    /// One linearizable read, for which the right to read is enough. A candidate that has not
+    /// confirmed its term does not lead, so the lock is free then, though others have to wait.
     ///
     /// Fails with [`Corrupted`](ErrorKind::Corrupted) while a key without a lease stands first:
     /// nobody is elected past it, and the message says how to delete it.
@@ -515,7 +516,8 @@ impl LockBackend for EtcdBackend {
         };
         match First::of(&first)? {
             First::Leader(holder) => Ok(Occupancy::Led(holder)),
-            First::Waiter(holder) => Ok(Occupancy::Unknown(holder)),
+            // Its turn has come, and it has not taken it.
+            First::Waiter(_) => Ok(Occupancy::Free),
             First::Obstacle(key) => Err(keys::obstacle(&key).into_error(Operation::Holder)),
         }
     }
