@@ -18,7 +18,9 @@ use support::{
     LIMIT, LONG, Server, candidate, held, is_taken, lock, renewed, sentinel_config, start,
     start_nodes, start_sentinels, until, wait_for_cluster, within_limit,
 };
-use tenure_core::{Changes, Error, ErrorKind, Grant, LockBackend as _, LockName, Time, Verdict};
+use tenure_core::{
+    Acquired, Changes, Error, ErrorKind, Grant, LockBackend as _, LockName, Time, Verdict,
+};
 use tenure_redis::{RedisBackend, RedisConfig};
 use tokio::runtime::Runtime;
 
@@ -232,6 +234,30 @@ fn a_child_does_nothing_on_a_cluster() {
     runtime().block_on(wait_for_cluster(&nodes));
     let config = RedisConfig::cluster([node.address().as_str()]).unwrap();
     a_child_does_nothing(node, &config);
+}
+
+/// Workers that were forked before they connect, with identities of their own and one campaign's
+/// number, as a generator in memory gives them.
+#[test]
+fn of_workers_forked_before_they_connect_one_leads() {
+    let Some(server) = start(&[]) else { return };
+    let dir = tempfile::tempdir().unwrap();
+    for worker in ["a", "b", "c"] {
+        in_a_fork(|| {
+            runtime().block_on(async {
+                let backend = server.connect().await;
+                let (lock, me) = (lock("workers"), candidate(worker, 1));
+                if let Acquired::Held(grant) = backend.acquire(&lock, &me, LONG).await.unwrap() {
+                    renewed(backend.renew(&grant, Time::ZERO).await.unwrap());
+                    let token = grant.token.to_string();
+                    fs::write(dir.path().join(worker), token).unwrap();
+                }
+            });
+        });
+    }
+    let leads = |worker: &str| dir.path().join(worker).exists();
+    let leaders = ["a", "b", "c"].map(leads);
+    assert_eq!(leaders, [true, false, false], "one leader, the first");
 }
 
 /// Before it has connected, a backend is its maker's all the same.
