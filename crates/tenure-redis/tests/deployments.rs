@@ -177,6 +177,23 @@ async fn a_cluster_whose_nodes_are_replaced_goes_on() {
     RedisBackend::connect(config).await.unwrap();
 }
 
+/// The rights that releases before this one asked for.
+#[tokio::test]
+async fn who_may_not_ask_for_the_nodes_is_told_and_elected() {
+    let Some(nodes) = lone_node().await else {
+        return;
+    };
+    let rights = ["allkeys", "allchannels", "+@all", "-cluster|nodes"];
+    let user = [&["ACL", "SETUSER", "app", "on", ">secret"][..], &rights].concat();
+    nodes[0].command(&user);
+    let config = cluster_of(&nodes).username("app").password("secret");
+    let (verdict, reason) = deployment_check(&config).await;
+    assert_eq!(verdict, Verdict::Warning, "{reason}");
+    let backend = RedisBackend::connect(config).await.unwrap();
+    let me = candidate("a", 1);
+    held(backend.acquire(&lock("rights"), &me, LONG).await.unwrap());
+}
+
 /// By their addresses in the errors.
 fn of_two<'a>(one: &'a [Server], other: &'a [Server]) -> Vec<Vec<&'a Server>> {
     vec![
