@@ -296,6 +296,42 @@ mod tests {
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
     }
 
+    /// In a process of its own: the child also inherits the files of tests that run beside it,
+    /// which would look alive for a moment longer.
+    #[test]
+    fn a_forked_child_leaves_the_files_of_its_parent() {
+        const ALONE: &str = "TENURE_FILE_TEST_ALONE";
+        if std::env::var_os(ALONE).is_some() {
+            return fork_and_drop();
+        }
+        let name = "alive::tests::a_forked_child_leaves_the_files_of_its_parent";
+        let status = std::process::Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", name, "--nocapture"])
+            .env(ALONE, "1")
+            .status();
+        assert!(status.unwrap().success());
+    }
+
+    fn fork_and_drop() {
+        let dir = tempfile::tempdir().unwrap();
+        let temporary = Temporary::create(dir.path()).unwrap();
+        let alive = Alive::create(dir.path(), CampaignId::new(7), Duration::from_secs(1)).unwrap();
+        let child = match fork::fork().unwrap() {
+            fork::Fork::Child => {
+                drop((temporary, alive));
+                std::process::exit(0);
+            }
+            fork::Fork::Parent(child) => child,
+        };
+        assert!(fork::WIFEXITED(fork::waitpid(child).unwrap()));
+        assert!(temporary.path().exists());
+        let name = temporary.path().file_name().unwrap().to_str().unwrap();
+        for name in [name, alive.name()] {
+            let found = pulse(dir.path(), name);
+            assert!(matches!(found, Pulse::Alive { .. }), "{name}: {found:?}");
+        }
+    }
+
     #[test]
     fn an_alive_file_whose_text_was_damaged_stands_for_the_longest_lease() {
         let dir = tempfile::tempdir().unwrap();
