@@ -6,16 +6,12 @@ use crate::worker::{Stage, compete_as, say};
 /// they draw from a copy of that generator would be the same in each.
 pub(crate) fn play(stage: &Stage, with_identities: bool) {
     let used = tempfile::NamedTempFile::new().unwrap();
-    let mut workers = Vec::new();
     for number in 1..=3 {
-        match safe_fork::fork().unwrap() {
-            Some(child) => workers.push(child),
-            None => {
-                let identity = format!("worker-{number}");
-                say("is a worker");
-                compete_as(stage, with_identities.then_some(&identity));
-                std::process::exit(0);
-            }
+        if safe_fork::fork().unwrap().is_none() {
+            let identity = format!("worker-{number}");
+            say("is a worker");
+            compete_as(stage, with_identities.then_some(&identity));
+            std::process::exit(0);
         }
     }
     // Their ids stay taken until the director has ended them: nobody waits for them here.

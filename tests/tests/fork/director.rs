@@ -286,10 +286,12 @@ impl Play {
         let orders = tempfile::tempdir().unwrap();
         // The directory's name is no other case's, so the lock's is not either.
         let unique = orders.path().file_name().unwrap().to_string_lossy();
-        let unique: String = unique.bytes().map(|byte| format!("{byte:02x}")).collect();
+        let unique = unique
+            .bytes()
+            .fold(0_u128, |all, byte| all << 8 | u128::from(byte));
         Self {
             store: store.clone(),
-            lock: format!("fork-{}-{unique}", std::process::id()),
+            lock: format!("fork-{}-{unique:x}", std::process::id()),
             begun: Instant::now(),
             orders,
             started: Vec::new(),
