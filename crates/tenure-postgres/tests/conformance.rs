@@ -30,9 +30,10 @@ fn proxy_of(server: &Server) -> FaultProxy {
     FaultProxy::start(([127, 0, 0, 1], server.port).into()).unwrap()
 }
 
+/// All cases log in at once: on a busy machine that takes a while, most of it for the password.
 fn config(port: u16) -> PostgresConfig {
     let url = format!(
-        "postgres://app:{PASSWORD}@127.0.0.1:{port}/postgres?sslmode=disable&connect_timeout=10"
+        "postgres://app:{PASSWORD}@127.0.0.1:{port}/postgres?sslmode=disable&connect_timeout=60"
     );
     PostgresConfig::from_url(&url).unwrap()
 }
