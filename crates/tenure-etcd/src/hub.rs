@@ -4,6 +4,9 @@
 //! and not a herd. For a lock on which no candidate of this backend has a key, whoever listens is
 //! an observer, and all of the lock's keys are watched.
 //!
+//! On each lease one leader's key is watched as well: it is gone when an operator or the server ends
+//! the lease, and then the next heartbeat does not wait until it is due.
+//!
 //! What is watched is kept here with the revision that was seen last; so when the stream breaks,
 //! or its endpoint fails, the next one goes on from there and misses nothing.
 
@@ -15,7 +18,7 @@ use etcd_client::{EventType, WatchOptions, WatchResponse};
 use futures_util::stream;
 use tenure_core::{Changes, Hint, LockName, Process};
 use tokio::runtime::Handle;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{Notify, mpsc, watch};
 
 use crate::cluster::Opened;
 use crate::errors::{Cause, Trouble};
@@ -81,6 +84,8 @@ struct Target {
     all: bool,
     /// The first revision that has not been seen; 0 is now.
     from: i64,
+    /// A leader's own key: whom to wake, instead of those who listen to the lock.
+    alarm: Option<Arc<Notify>>,
 }
 
 impl Hub {
@@ -170,8 +175,32 @@ impl Hub {
             key: predecessor,
             all: false,
             from,
+            alarm: None,
         };
         self.order(Order::Watch(id, target));
+    }
+
+    /// Sounds the alarm when the leader's key is deleted at `from` or later; the watch's number.
+    pub(crate) fn guard(&self, lock: &LockName, key: String, from: i64, alarm: Arc<Notify>) -> i64 {
+        let id = {
+            let mut state = self.state();
+            state.last_id += 1;
+            state.last_id
+        };
+        let target = Target {
+            lock: lock.clone(),
+            key: key.into_bytes(),
+            all: false,
+            from,
+            alarm: Some(alarm),
+        };
+        self.order(Order::Watch(id, target));
+        id
+    }
+
+    /// No alarm any more.
+    pub(crate) fn unguard(&self, id: i64) {
+        self.order(Order::Cancel(id));
     }
 
     pub(crate) fn stop_waiting(&self, lock: &LockName, lease: i64) {
@@ -247,6 +276,7 @@ impl Hub {
                     key: keys::election(&self.prefix, lock).into_bytes(),
                     all: true,
                     from: 0,
+                    alarm: None,
                 };
                 Some(Order::Watch(id, target))
             }
@@ -270,6 +300,10 @@ impl Hub {
 
     /// The predecessor is gone: what comes next is found out by the look that this causes.
     fn passed(&self, target: &Target) {
+        if let Some(alarm) = &target.alarm {
+            alarm.notify_one();
+            return;
+        }
         if let Some(entry) = self.state().locks.get_mut(&target.lock) {
             entry.waits.retain(|_, wait| wait.predecessor != target.key);
             entry.hints.send_replace(());
@@ -492,7 +526,10 @@ impl Watcher {
         if response.created() {
             if !looked {
                 target.from = revision + 1;
-                hub.tell(&target.lock);
+                match &target.alarm {
+                    Some(alarm) => alarm.notify_one(),
+                    None => hub.tell(&target.lock),
+                }
             }
             return None;
         }

@@ -125,6 +125,15 @@ impl Subject for Etcd {
         Some(connected.map(|backend| Proxied::new(backend, proxies)))
     }
 
+    /// All that its holder's process leads on the lease ends with it.
+    async fn end_session(&self, lock: &LockName) -> Hook {
+        let key = self.keys(lock)[0].clone();
+        let (_, lease) = key.rsplit_once('/').unwrap();
+        let cluster = self.cluster.lock().unwrap();
+        cluster.ctl(&["lease", "revoke", lease]);
+        Hook::Done
+    }
+
     async fn connect_to_nothing(&self) -> Option<Result<Arc<dyn LockBackend>, Error>> {
         let config = EtcdConfig::from_url(&format!("etcd://u:{PASSWORD}@127.0.0.1:1")).unwrap();
         Some(EtcdBackend::lazy(config).map(|backend| Arc::new(backend) as Arc<dyn LockBackend>))

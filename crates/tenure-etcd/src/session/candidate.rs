@@ -96,6 +96,7 @@ impl Session {
                 let Some(proven) = slot.elected(self, own, candidate) else {
                     continue;
                 };
+                self.guard_a_term();
                 return Ok(Attempt::Held { token, proven });
             }
             first_in_queue = false;
@@ -243,6 +244,8 @@ impl Session {
         token: Option<FencingToken>,
     ) -> Result<(), Trouble> {
         let _turn = slot.turn.lock().await;
+        // The deletion is no news.
+        self.stop_guarding(lock);
         let own = token.map(keys::revision);
         self.leave(lock, own).await?;
         let is_over = {

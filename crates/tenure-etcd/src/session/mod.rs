@@ -27,7 +27,7 @@ use std::time::Duration;
 
 use tenure_core::{Candidate, ErrorKind, LockName, Process, SharedClock};
 use tokio::runtime::Handle;
-use tokio::sync::mpsc;
+use tokio::sync::{Notify, mpsc};
 use tokio::task::JoinHandle;
 
 use crate::errors::{Cause, Trouble};
@@ -81,6 +81,9 @@ pub(crate) struct Session {
     /// The stream of keepalives, and whose turn it is to use it.
     keeper: tokio::sync::Mutex<Option<Keeper>>,
     asks: mpsc::UnboundedSender<Ask>,
+    /// The term whose key is watched, and the watch's number.
+    guarded: Mutex<Option<(LockName, i64)>>,
+    alarm: Arc<Notify>,
     ended: AtomicBool,
     beats: AtomicU64,
 }
@@ -125,13 +128,16 @@ impl Session {
             proof: Mutex::new(Proof::new(sent)),
             keeper: tokio::sync::Mutex::default(),
             asks,
+            guarded: Mutex::default(),
+            alarm: Arc::default(),
             ended: AtomicBool::new(false),
             beats: AtomicU64::new(0),
             common,
         });
         let common = &session.common;
         common.spawn(look::answer(common.links.clone(), limit, taken));
-        common.spawn(sweep::run(Arc::downgrade(&session), common.clone()));
+        let alarm = session.alarm.clone();
+        common.spawn(sweep::run(Arc::downgrade(&session), common.clone(), alarm));
         Ok(session)
     }
 
@@ -194,7 +200,52 @@ impl Session {
             }
             drop(slots);
             self.common.hub.rise(lock, self.id);
+            self.stop_guarding(lock);
+            self.guard_a_term();
         }
+    }
+
+    fn guarded(&self) -> MutexGuard<'_, Option<(LockName, i64)>> {
+        self.guarded.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Watches the key of one term, if there is any: all of them end with the lease.
+    fn guard_a_term(&self) {
+        let term = {
+            let slots = self.slots();
+            let term = |(lock, slot): (&LockName, &Arc<Slot>)| {
+                Some((lock.clone(), slot.state().led_by()?))
+            };
+            slots.by_lock.iter().find_map(term)
+        };
+        let Some((lock, own)) = term else { return };
+        let mut guarded = self.guarded();
+        if guarded.is_none() && !self.has_ended() {
+            let (key, alarm) = (self.key(&lock), self.alarm.clone());
+            let id = self.common.hub.guard(&lock, key, own + 1, alarm);
+            *guarded = Some((lock, id));
+        }
+    }
+
+    fn stop_guarding(&self, lock: &LockName) {
+        let mut guarded = self.guarded();
+        if let Some((_, id)) = guarded.take_if(|(guarded, _)| guarded == lock) {
+            self.common.hub.unguard(id);
+        }
+    }
+
+    /// The key that was watched is gone: what that means, a heartbeat finds out.
+    async fn alarmed(self: Arc<Self>) {
+        // That watch has ended.
+        self.guarded().take();
+        let now = self.common.clock.now();
+        if let Err(trouble) = self.prove(now, |proof| proof.keys).await {
+            tracing::debug!(
+                reason = trouble.message(),
+                "a heartbeat after an alarm failed"
+            );
+        }
+        self.guard_a_term();
     }
 
     /// The lease is gone, and with it all terms on it: they are over when this returns.
@@ -211,6 +262,9 @@ impl Session {
             elections = slots.len(),
             "an etcd lease has ended, and the terms on it with it"
         );
+        if let Some((_, id)) = self.guarded().take() {
+            self.common.hub.unguard(id);
+        }
         for (lock, slot) in slots {
             slot.state().close();
             slot.gone.notify_waiters();
@@ -242,6 +296,9 @@ impl Drop for Session {
             return;
         }
         if !self.ended.swap(true, Ordering::AcqRel) {
+            if let Some((_, id)) = self.guarded().take() {
+                self.common.hub.unguard(id);
+            }
             for lock in self.slots().by_lock.keys() {
                 self.common.hub.rise(lock, self.id);
             }

@@ -140,6 +140,11 @@ impl Seat {
         self.leads = false;
     }
 
+    /// The create revision of the leader's key.
+    pub(super) fn led_by(&self) -> Option<i64> {
+        self.revision.filter(|_| self.leads)
+    }
+
     /// When it was proven last, if it is the leader's with this create revision.
     pub(super) fn leads_since(&self, own: i64) -> Option<Time> {
         (self.leads && self.revision == Some(own)).then_some(self.proven)

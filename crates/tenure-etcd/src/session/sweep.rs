@@ -5,6 +5,7 @@ use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use tenure_core::{LockName, Time};
+use tokio::sync::Notify;
 
 use super::{Common, Session, Slot};
 
@@ -12,8 +13,8 @@ use super::{Common, Session, Slot};
 const TICK: Duration = Duration::from_millis(50);
 
 /// Sweeps for as long as the session lives, without keeping it alive; and ends it when an endpoint
-/// of another cluster has answered.
-pub(super) async fn run(session: Weak<Session>, common: Common) {
+/// of another cluster has answered; and lets it look when a leader's key is gone.
+pub(super) async fn run(session: Weak<Session>, common: Common, alarm: Arc<Notify>) {
     loop {
         let Some(alive) = session.upgrade() else {
             return;
@@ -22,15 +23,19 @@ pub(super) async fn run(session: Weak<Session>, common: Common) {
             return;
         };
         drop(alive);
-        let is_another = tokio::select! {
-            () = common.clock.sleep_until(next) => false,
-            () = common.links.cluster.is_another() => true,
-        };
-        if is_another {
-            if let Some(alive) = session.upgrade() {
-                alive.end();
+        tokio::select! {
+            () = common.clock.sleep_until(next) => {}
+            () = alarm.notified() => {
+                if let Some(alive) = session.upgrade() {
+                    common.spawn(alive.alarmed());
+                }
             }
-            return;
+            () = common.links.cluster.is_another() => {
+                if let Some(alive) = session.upgrade() {
+                    alive.end();
+                }
+                return;
+            }
         }
     }
 }
