@@ -130,6 +130,7 @@ impl Election {
         self.inner.spawner.spawn(Box::pin(engine))?;
         let mut pending = PendingCampaign {
             control: control.clone(),
+            process: self.inner.process.clone(),
             over: false,
         };
         let outcome = outcome.await.unwrap_or_else(|_| {
@@ -448,12 +449,13 @@ impl Drop for Occupied {
 /// before its owner has got the leadership.
 struct PendingCampaign {
     control: Arc<Control>,
+    process: Process,
     over: bool,
 }
 
 impl Drop for PendingCampaign {
     fn drop(&mut self) {
-        if !self.over {
+        if !self.over && self.process.is_current() {
             self.control.send(Order::WorkEnded(None));
         }
     }

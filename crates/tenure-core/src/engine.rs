@@ -627,6 +627,9 @@ impl Drop for Engine {
     /// Also when the runtime drops the task. The term ends before the grant is dropped: a store
     /// that ties the lock to something the grant holds open gives it to others from then on.
     fn drop(&mut self) {
+        if !self.election.process.is_current() {
+            return;
+        }
         if let Some(term) = &self.term {
             term.end(Cause::Expired);
         }

@@ -75,7 +75,9 @@ impl Leadership {
     /// Tells the work to stop, and keeps the term up while it does, for at most the election's
     /// drain limit. The term goes on until the leadership is dropped or resigned.
     pub fn stop(&self, cause: Cause) {
-        self.control.send(Order::Stop(cause));
+        if self.state.process.is_current() {
+            self.control.send(Order::Stop(cause));
+        }
     }
 
     /// Changes the value that is published beside the leader's identity, and waits until the
@@ -110,7 +112,9 @@ impl Deref for Leadership {
 
 impl Drop for Leadership {
     fn drop(&mut self) {
-        if self.occupied.is_some() {
+        // In a forked child the term is the parent's, and its lock may have been held at the fork by
+        // a thread that does not exist here.
+        if self.occupied.is_some() && self.state.process.is_current() {
             self.state.end(Cause::Resigned);
             self.control.send(Order::WorkEnded(None));
         }

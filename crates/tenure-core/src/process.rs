@@ -57,6 +57,7 @@ impl Process {
     ///
     /// A child made by the bare system call `clone`, past the C library, runs no such handler.
     /// Only [`check`](Self::check) sees it.
+    #[inline]
     pub fn is_current(&self) -> bool {
         match &self.fork {
             Some(fork) => !fork.clone().detected_fork(),

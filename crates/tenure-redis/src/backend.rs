@@ -8,8 +8,8 @@ use std::time::Duration;
 use async_trait::async_trait;
 use tenure_core::{
     Acquired, Candidate, Capabilities, Changes, Check, Error, ErrorKind, Expiry, FencingGuarantee,
-    Grant, Kept, LockBackend, LockName, Occupancy, Operation, Order, Renewal, Rises, SharedClock,
-    Time, Wakeup,
+    Grant, Kept, LockBackend, LockName, Loss, Occupancy, Operation, Order, Renewal, Rises,
+    SharedClock, Time, Wakeup,
 };
 use tokio::runtime::Handle;
 
@@ -350,6 +350,13 @@ impl LockBackend for RedisBackend {
     /// when subscribing is forbidden, and at once in a forked child.
     fn changes(&self, lock: &LockName) -> Changes {
         self.shared.wakeups.subscribe(self.names(lock).channel())
+    }
+
+    /// When the servers of the URL turn out to belong to two deployments: a rival may lead on the
+    /// other one, so no term goes on until the next heartbeat.
+    fn loss(&self, _grant: &Grant) -> Option<Loss> {
+        self.check_process(Operation::Renew).ok()?;
+        Some(Box::pin(self.shared.dialer.deployment.until_mixed()))
     }
 
     async fn diagnose(&self, lock: &LockName, _lease: Duration) -> Vec<Check> {

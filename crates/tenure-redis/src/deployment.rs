@@ -6,10 +6,11 @@
 //! server that a connection is made to is compared with those that are known.
 
 use std::collections::{HashMap, HashSet};
-use std::sync::{Mutex, OnceLock};
+use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use tenure_core::{Check, ErrorKind};
+use tokio::sync::watch;
 
 use crate::connection::hold;
 use crate::errors::Trouble;
@@ -139,7 +140,7 @@ pub(crate) fn strangers(views: &[View]) -> Option<Strangers> {
 #[derive(Debug, Default)]
 pub(crate) struct Deployment {
     /// That there are two, once it is known. For good: another answer may come from the other one.
-    mixed: OnceLock<Trouble>,
+    mixed: watch::Sender<Option<Trouble>>,
     known: Mutex<Option<Known>>,
 }
 
@@ -168,17 +169,32 @@ impl Known {
 impl Deployment {
     /// Fails once two deployments were seen.
     pub(crate) fn check(&self) -> Result<(), Trouble> {
-        self.mixed.get().map_or(Ok(()), |mixed| Err(mixed.clone()))
+        self.mixed.borrow().clone().map_or(Ok(()), Err)
     }
 
     /// From now on nothing is done on any of the servers.
     pub(crate) fn refuse(&self, strangers: &Strangers) -> Trouble {
-        let trouble = self.mixed.get_or_init(|| {
-            let trouble = strangers.trouble();
-            tracing::error!(error = %trouble, "no elections any more");
-            trouble
+        let trouble = strangers.trouble();
+        let is_first = self.mixed.send_if_modified(|mixed| {
+            let is_first = mixed.is_none();
+            mixed.get_or_insert_with(|| trouble.clone());
+            is_first
         });
-        trouble.clone()
+        if is_first {
+            tracing::error!(error = %trouble, "no elections any more");
+        }
+        self.check().err().unwrap_or(trouble)
+    }
+
+    /// Completes when two deployments were seen: all terms are over then.
+    pub(crate) fn until_mixed(&self) -> impl Future<Output = ()> + Send + use<> {
+        let mut mixed = self.mixed.subscribe();
+        async move {
+            if mixed.wait_for(Option::is_some).await.is_err() {
+                // The backend is gone, and tells nothing any more.
+                std::future::pending::<()>().await;
+            }
+        }
     }
 
     /// Whether this was named by a server of the deployment.

@@ -77,14 +77,17 @@ async fn terms_on_two_clusters_end_when_both_can_be_seen() {
         let backend = RedisBackend::connect(config.clone()).await.unwrap();
         let me = candidate("a", 1);
         let grant = held(backend.acquire(&lock("two"), &me, LONG).await.unwrap());
+        let loss = backend.loss(&grant).unwrap();
         silent.thaw();
-        (backend, grant)
+        (backend, grant, loss)
     };
     let terms = [lead(&one[0]).await, lead(&other[0]).await];
-    for (backend, grant) in &terms {
+    for (backend, grant, loss) in terms {
+        // Told at once, and not with the next heartbeat.
+        within_limit("the loss is told", loss).await;
         let mut error = None;
         until("the term ends", async || {
-            error = backend.renew(grant, Time::ZERO).await.err();
+            error = backend.renew(&grant, Time::ZERO).await.err();
             error.is_some()
         })
         .await;
