@@ -11,9 +11,10 @@ use support::{
     Cluster, LIMIT, LONG, candidate, held, is_lost, is_taken, lock, renewed, start, until,
     within_limit,
 };
+use tenure_conformance::proxy::{FaultProxy, Way};
 use tenure_core::{
-    Acquired, Check, Election, ErrorKind, Event, Identity, LockBackend, Occupancy, Policy, Renewal,
-    Time, Verdict,
+    Acquired, Check, Election, ErrorKind, Event, Identity, LockBackend, Occupancy, Policy,
+    PublishedValue, Renewal, Time, Verdict,
 };
 use tenure_etcd::{EtcdBackend, EtcdConfig};
 
@@ -411,4 +412,53 @@ async fn a_key_that_was_put_again_is_no_longer_the_terms() {
     let old = &grants[117];
     let new = backend.acquire(&old.lock, &old.candidate, LONG).await;
     assert!(held(new.unwrap()).token > old.token);
+}
+
+/// A request that was given up, since its connection stood still, arrives after later ones.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_late_request_does_not_undo_what_was_published_since() {
+    let Some(cluster) = start() else { return };
+    let member = cluster.members[0].address().parse().unwrap();
+    for round in 0..20 {
+        let ways = [(); 2].map(|()| FaultProxy::start(member).unwrap());
+        let url = format!("etcd://{},{}", ways[0].address(), ways[1].address());
+        let config = EtcdConfig::from_url(&url).unwrap();
+        let config = config.request_timeout(Duration::from_millis(500));
+        let backend = EtcdBackend::connect(config).await.unwrap();
+        let (job, me) = (lock(&format!("job-{round}")), candidate("me", round));
+        let mut grant = held(backend.acquire(&job, &me, LONG).await.unwrap());
+        let seen = || ways.each_ref().map(|way| way.seen(Way::Requests));
+        let before = seen();
+        grant = renewed(backend.renew(&grant, backend.clock().now()).await.unwrap());
+        // The one that is in use.
+        let after = seen();
+        let way = usize::from(after[1] - before[1] > after[0] - before[0]);
+        ways[way].hold(Way::Requests);
+        for text in ["early", "late"] {
+            grant.candidate.value = Some(PublishedValue::new(text).unwrap());
+            grant = renewed(
+                within_limit("a renewal", async {
+                    loop {
+                        match backend.renew(&grant, Time::ZERO).await {
+                            Ok(renewal) => break renewal,
+                            Err(error) => assert!(error.is_retryable(), "{error}"),
+                        }
+                    }
+                })
+                .await,
+            );
+        }
+        ways[way].restore();
+        let answered = ways[way].seen(Way::Answers);
+        // Whatever was held has arrived when the server says so, or has closed the connection.
+        let waiting = until("the held requests arrive", async || {
+            ways[way].seen(Way::Answers) > answered
+        });
+        let _closed = tokio::time::timeout(Duration::from_secs(2), waiting).await;
+        let Occupancy::Led(holder) = backend.holder(&job).await.unwrap() else {
+            panic!("it is led");
+        };
+        assert_eq!(holder.value.as_deref(), Some("late"), "in round {round}");
+        backend.release(&grant).await.unwrap();
+    }
 }

@@ -2,11 +2,13 @@
 
 use std::sync::Arc;
 
-use etcd_client::{Compare, CompareOp, GetOptions, KeyValue, PutOptions, Txn, TxnOp};
+use etcd_client::{
+    Compare, CompareOp, GetOptions, KeyValue, PutOptions, Txn, TxnOp, TxnOpResponse, TxnResponse,
+};
 use tenure_core::{Candidate, ErrorKind, FencingToken, Holder, LockName, Time};
 use tokio::sync::oneshot;
 
-use super::look::{Ask, Look, Wish, is};
+use super::look::{Ask, Look, Wish, is, is_unchanged, revision_of};
 use super::{Session, Slot};
 use crate::errors::Trouble;
 use crate::keys::{self, First};
@@ -33,7 +35,7 @@ impl Session {
         gone: impl Fn() -> bool,
     ) -> Result<Attempt, Trouble> {
         let _turn = slot.turn.lock().await;
-        let leading = keys::proposal(candidate);
+        let (waiting, leading) = (keys::waiting(candidate), keys::proposal(candidate));
         let (mut occupied, mut first_in_queue) = (false, false);
         // A second look, in case the key was deleted since the last, and more, should the
         // predecessor go in between.
@@ -84,16 +86,24 @@ impl Session {
                 if first.lease() != self.id {
                     return Err(self.overwritten(lock));
                 }
-                if first.value() != leading.as_bytes() {
+                if first.mod_revision() == own && first.value() == waiting.as_bytes() {
                     first_in_queue = true;
                     continue;
+                }
+                let written = first.mod_revision();
+                if first.value() == leading.as_bytes() {
+                    slot.state().publishes(candidate.value.as_ref(), written);
+                } else {
+                    // As an earlier attempt or another program has left it.
+                    slot.state().written = written;
+                    self.write(lock, slot, own, candidate).await?;
                 }
                 proof?;
                 self.common.hub.stop_waiting(lock, self.id);
                 let token = keys::token(own)
                     .map_err(|error| Trouble::new(error.kind(), error.message()))?;
                 // The session may have ended meanwhile, and everybody been told.
-                let Some(proven) = slot.elected(self, own, candidate) else {
+                let Some(proven) = slot.elected(self, own) else {
                     continue;
                 };
                 self.guard_a_term();
@@ -218,22 +228,59 @@ impl Session {
         if slot.state().value == candidate.value {
             return Ok(());
         }
+        self.write(lock, slot, own, candidate).await
+    }
+
+    /// Puts the leader's value in place of what stood there last. A key that is gone meanwhile is
+    /// forgotten, and the term with it.
+    async fn write(
+        &self,
+        lock: &LockName,
+        slot: &Slot,
+        own: i64,
+        candidate: &Candidate,
+    ) -> Result<(), Trouble> {
         let key = self.key(lock);
         let proposal = keys::proposal(candidate);
-        let outcome = self
-            .common
-            .links
-            .call(self.limit, |mut client| {
-                let lease = PutOptions::new().with_lease(self.id);
-                let put = TxnOp::put(key.clone(), proposal.clone(), Some(lease));
-                let txn = Txn::new().when([is(&key, own)]).and_then([put]);
-                async move { client.txn(txn).await }
-            })
-            .await;
-        if self.note(outcome)?.succeeded() {
-            slot.state().value.clone_from(&candidate.value);
+        for _ in 0..3 {
+            let written = slot.state().written;
+            let outcome = self
+                .common
+                .links
+                .call(self.limit, |mut client| {
+                    let lease = PutOptions::new().with_lease(self.id);
+                    let put = TxnOp::put(key.clone(), proposal.clone(), Some(lease));
+                    let txn = Txn::new()
+                        .when([is(&key, own), is_unchanged(&key, written)])
+                        .and_then([put])
+                        .or_else([TxnOp::get(key.clone(), None)]);
+                    async move { client.txn(txn).await }
+                })
+                .await;
+            let answer = self.note(outcome)?;
+            let mut seat = slot.state();
+            if answer.succeeded() {
+                seat.publishes(candidate.value.as_ref(), revision_of(&answer));
+                return Ok(());
+            }
+            let Some(found) = only_key(&answer).filter(|kv| kv.create_revision() == own) else {
+                if seat.revision == Some(own) {
+                    seat.forget();
+                    slot.gone.notify_waiters();
+                }
+                return Ok(());
+            };
+            seat.written = found.mod_revision();
+            // Written by an attempt whose answer was lost.
+            if found.value() == proposal.as_bytes() && found.lease() == self.id {
+                seat.publishes(candidate.value.as_ref(), found.mod_revision());
+                return Ok(());
+            }
         }
-        Ok(())
+        Err(Trouble::new(
+            ErrorKind::Conflict,
+            "another program writes to the leader's key, again and again",
+        ))
     }
 
     /// Gives back the term with this token, or whatever the candidate has here.
@@ -290,5 +337,12 @@ impl Session {
         let slot = self.slots().by_lock.get(lock).cloned()?;
         let leads = slot.state().leads_since(own).is_some();
         leads.then(|| (self.key(lock), own))
+    }
+}
+
+fn only_key(answer: &TxnResponse) -> Option<KeyValue> {
+    match answer.op_responses().into_iter().next()? {
+        TxnOpResponse::Get(mut get) => get.take_kvs().into_iter().next(),
+        _ => None,
     }
 }

@@ -37,7 +37,8 @@ pub(super) enum Wish {
     Join,
     /// To know whether the key with this create revision is the first. Costs the server no write.
     See(i64),
-    /// To make the key with this create revision the leader's, if it is the first.
+    /// To make the key with this create revision the leader's, if it is the first. Only once, or a
+    /// request that arrives late would undo what is published meanwhile.
     Lead(i64),
 }
 
@@ -116,7 +117,7 @@ pub(super) async fn answer(
     }
 }
 
-fn revision_of(answer: &TxnResponse) -> i64 {
+pub(super) fn revision_of(answer: &TxnResponse) -> i64 {
     answer
         .header()
         .map_or(0, etcd_client::ResponseHeader::revision)
@@ -146,6 +147,7 @@ impl Ask {
             Wish::Lead(own) => Txn::new()
                 .when([
                     is(&self.key, own),
+                    is_unchanged(&self.key, own),
                     Compare::lease(self.key.clone(), CompareOp::Equal, self.lease),
                     keys::none_before(&self.election, own),
                 ])
@@ -214,6 +216,11 @@ impl Ask {
         // Whoever asked may be gone with the runtime.
         let _unheard = self.answer.send(look);
     }
+}
+
+/// The key was written last by this revision; by that which created it, if it was not changed.
+pub(super) fn is_unchanged(key: &str, written: i64) -> Compare {
+    Compare::mod_revision(key, CompareOp::Equal, written)
 }
 
 /// The key stands there with this create revision; with 0, it does not.

@@ -48,7 +48,10 @@ pub(super) struct Seat {
     pub(super) leads: bool,
     /// It is in no session any more, and nobody keeps its key.
     pub(super) closed: bool,
+    /// What the key publishes, and the revision that wrote it. Each write compares it: a request
+    /// that arrives late would undo what was published since.
     pub(super) value: Option<PublishedValue>,
+    pub(super) written: i64,
     /// When the request was sent that proved it last.
     pub(super) proven: Time,
     /// When the answer was here that told of it.
@@ -68,6 +71,7 @@ impl Slot {
                 leads: false,
                 closed: false,
                 value: None,
+                written: 0,
                 proven: Time::ZERO,
                 since: now,
                 until: now + lease,
@@ -111,18 +115,12 @@ impl Slot {
 
     /// Begins the term, unless it is over already. Its proof is the newest of the lease: one that
     /// is acknowledged while the first is read here would otherwise pass this slot by.
-    pub(super) fn elected(
-        &self,
-        session: &Session,
-        own: i64,
-        candidate: &Candidate,
-    ) -> Option<Time> {
+    pub(super) fn elected(&self, session: &Session, own: i64) -> Option<Time> {
         let mut seat = self.state();
         if seat.closed || seat.revision != Some(own) {
             return None;
         }
         seat.leads = true;
-        seat.value.clone_from(&candidate.value);
         seat.proven = seat.proven.max(session.proof().lease);
         seat.until = session.common.clock.now() + session.lease;
         Some(seat.proven)
@@ -130,6 +128,11 @@ impl Slot {
 }
 
 impl Seat {
+    pub(super) fn publishes(&mut self, value: Option<&PublishedValue>, written: i64) {
+        self.value = value.cloned();
+        self.written = written;
+    }
+
     pub(super) fn close(&mut self) {
         self.forget();
         self.closed = true;
