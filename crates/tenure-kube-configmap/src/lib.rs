@@ -31,6 +31,9 @@
 //! - As with Leases, expiry is judged by each candidate from the moment it sees a change, leases
 //!   are in whole seconds, and candidates of other programs take a lock over from an **equal
 //!   identity** at once.
+//! - client-go before v0.27, so every one with locks on `ConfigMaps`, judges by its **own lease**,
+//!   not by the one in the record. Choose a lease that is no longer, such as
+//!   [`Policy::client_go`](tenure_core::Policy::client_go).
 //! - Each write sends the whole `ConfigMap`, at most 1 MiB. Keep the lock's own one empty.
 //! - fabric8 writes the duration under another name, so it cannot share an election with client-go,
 //!   and not with us: never let it near the same `ConfigMap`.

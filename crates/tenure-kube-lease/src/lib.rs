@@ -30,6 +30,9 @@
 //!   A candidate that starts while a dead holder's name stands there waits one whole lease.
 //! - The lease is in whole seconds.
 //! - client-go takes a lock over from an **equal identity** at once. Give every candidate its own.
+//! - client-go before v0.27 judges by its **own lease**, not by the one in the record. Beside such
+//!   candidates choose a lease that is no longer, such as
+//!   [`Policy::client_go`](tenure_core::Policy::client_go).
 //! - A candidate needs the verbs `get`, `update`, `create` and `watch`: see [`rbac_yaml`].
 
 use serde_json::{Value, json};

@@ -108,6 +108,7 @@ pub(crate) enum Answer {
 /// A cluster's API server, and the namespace in it.
 #[derive(Clone)]
 pub struct Cluster {
+    process: Process,
     client: Arc<Kept<kube::Client>>,
     namespace: String,
     field_manager: String,
@@ -146,8 +147,10 @@ impl Cluster {
             .namespace
             .clone()
             .unwrap_or_else(|| client.default_namespace().to_owned());
+        let process = Process::current();
         Self {
-            client: Arc::new(Process::current().keep(client)),
+            client: Arc::new(process.keep(client)),
+            process,
             namespace,
             field_manager: config.field_manager.clone(),
         }
@@ -301,8 +304,9 @@ impl Cluster {
             .header(http::header::CONTENT_TYPE, "application/json")
             .body(Body::from(body))
             .map_err(unusable)?;
-        self.client
-            .send(sent)
+        // A child that drops it would close a connection that is being made.
+        self.process
+            .confine(self.client.send(sent))
             .await
             .map_err(|error| errors::unanswered(request, error))
     }

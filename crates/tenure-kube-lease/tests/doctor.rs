@@ -1,0 +1,135 @@
+//! What `diagnose` tells of a Lease that others may hold, on a real API server.
+#![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
+
+#[path = "../../tenure-kube/tests/support/mod.rs"]
+mod support;
+
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use support::{Server, lock};
+use tenure_core::{
+    Acquired, CampaignId, Candidate, Check, Identity, LockBackend as _, Policy, Verdict,
+};
+use tenure_kube_lease::{KubeLeaseBackend, Token, open};
+
+const NAME: &str = "holder's lease";
+
+async fn looked_at(backend: &KubeLeaseBackend, name: &str, lease: Duration) -> Check {
+    let checks = backend.diagnose(&lock(name), lease).await;
+    let check = checks.iter().find(|check| check.name == NAME);
+    check.unwrap_or_else(|| panic!("{checks:?}")).clone()
+}
+
+/// As another program writes it.
+async fn held_by_others(server: &Server, name: &str, seconds: u64) {
+    let lease = json!({
+        "metadata": { "name": name },
+        "spec": {
+            "holderIdentity": "controller_1\u{7}",
+            "leaseDurationSeconds": seconds,
+            "acquireTime": "2021-12-07T15:38:32.000000Z",
+            "renewTime": "2021-12-07T15:38:32.000000Z",
+            "leaseTransitions": 7,
+        },
+    });
+    let path = server.lease_path("");
+    let (status, answer) = server
+        .send("POST", path.trim_end_matches('/'), Some(&lease))
+        .await;
+    assert_eq!(status, 201, "{answer}");
+}
+
+#[tokio::test]
+async fn a_shorter_lease_of_another_program_is_told() {
+    let Some(server) = Server::start().await else {
+        return;
+    };
+    let backend = open(&server.config()).await.unwrap();
+    let ours = Policy::default().lease();
+    for (name, seconds, choice) in [
+        ("eight", 8, Some("--lease 8s")),
+        ("fifteen", 15, Some("--policy client-go")),
+        ("nineteen", 19, Some("--policy client-go")),
+        ("as-long", 20, None),
+        ("longer", 60, None),
+    ] {
+        held_by_others(&server, name, seconds).await;
+        let before = server.lease(name).await;
+        let check = looked_at(&backend, name, ours).await;
+        let told = format!("{seconds}s");
+        assert!(check.reason.contains(&told), "{check:?}");
+        assert!(check.reason.contains("controller_1\\u{7}"), "{check:?}");
+        match choice {
+            Some(choice) => {
+                assert_eq!(check.verdict, Verdict::Warning, "{check:?}");
+                assert!(check.reason.contains("client-go before v0.27"), "{check:?}");
+                let remedy = check.remedy.as_deref().unwrap();
+                assert!(remedy.contains(choice), "{check:?}");
+            }
+            None => assert_eq!(check.verdict, Verdict::Fine, "{check:?}"),
+        }
+        assert_eq!(server.lease(name).await, before, "it only looks");
+    }
+    // With the policy for fleets with client-go there is nothing to tell.
+    let check = looked_at(&backend, "fifteen", Policy::client_go().lease()).await;
+    assert_eq!(check.verdict, Verdict::Fine, "{check:?}");
+}
+
+/// Candidates of ours judge by the record, so a shorter lease among them is none of doctor's
+/// business; and a lock that is free tells nothing.
+#[tokio::test]
+async fn a_holder_of_ours_and_a_free_lock_are_fine() {
+    let Some(server) = Server::start().await else {
+        return;
+    };
+    let backend = open(&server.config()).await.unwrap();
+    let us = Candidate::new(Identity::new("us").unwrap(), CampaignId::new(1));
+    let (short, long) = (Duration::from_secs(8), Duration::from_secs(20));
+    let free = looked_at(&backend, "ours", long).await;
+    assert_eq!(free.verdict, Verdict::Fine, "{free:?}");
+    assert!(free.reason.contains("nobody holds"), "{free:?}");
+
+    let outcome = backend.acquire(&lock("ours"), &us, short).await.unwrap();
+    let Acquired::Held(grant) = outcome else {
+        panic!("{outcome:?}");
+    };
+    let held = looked_at(&backend, "ours", long).await;
+    assert_eq!(held.verdict, Verdict::Fine, "{held:?}");
+    assert!(held.reason.contains("candidate of tenure"), "{held:?}");
+
+    // Another program takes it over and leaves our annotation as it is.
+    let theirs = json!({ "spec": { "holderIdentity": "theirs", "leaseTransitions": 1 } });
+    let (status, answer) = server
+        .send("PATCH", &server.lease_path("ours"), Some(&theirs))
+        .await;
+    assert_eq!(status, 200, "{answer}");
+    assert!(!answer["metadata"]["annotations"]["tenure/term"].is_null());
+    let stolen = looked_at(&backend, "ours", long).await;
+    assert_eq!(stolen.verdict, Verdict::Warning, "{stolen:?}");
+    assert!(stolen.reason.contains("\"theirs\""), "{stolen:?}");
+
+    backend.release(&grant).await.unwrap();
+    let free = json!({ "spec": { "holderIdentity": "" } });
+    let (status, _) = server
+        .send("PATCH", &server.lease_path("ours"), Some(&free))
+        .await;
+    assert_eq!(status, 200);
+    let free = looked_at(&backend, "ours", long).await;
+    assert_eq!(free.verdict, Verdict::Fine, "{free:?}");
+}
+
+#[tokio::test]
+async fn a_holder_that_cannot_be_looked_at_is_told() {
+    let Some(server) = Server::start().await else {
+        return;
+    };
+    held_by_others(&server, "hidden", 8).await;
+    let stranger = Token::File(Server::token_file_of("stranger"));
+    let backend = open(&server.config_as(server.address(), stranger)).await;
+    let check = looked_at(&backend.unwrap(), "hidden", Policy::default().lease()).await;
+    assert_eq!(check.verdict, Verdict::Warning, "{check:?}");
+    assert!(check.reason.contains("cannot tell who holds"), "{check:?}");
+    let shown: Value = json!(check.reason);
+    assert!(!shown.to_string().contains("controller_1"), "{check:?}");
+}
