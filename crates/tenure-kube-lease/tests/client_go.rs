@@ -13,14 +13,24 @@ use std::time::Duration;
 
 use serde_json::Value;
 use support::{Server, lock, within_limit};
+use tenure_conformance::proxy::{FaultProxy, Way};
 use tenure_core::{
-    Cause, Election, Identity, Leadership, LockBackend as _, Occupancy, Policy, PublishedValue,
+    Acquired, CampaignId, Candidate, Cause, Election, Grant, Identity, Leadership,
+    LockBackend as _, Occupancy, Policy, PublishedValue, Verdict,
 };
 use tenure_kube_lease::{KubeLeaseBackend, open};
-use theirs::{ClientGo, program};
+use theirs::{ClientGo, old_program, program};
 
 /// client-go refuses a lease that is no longer than its deadline, and counts in whole seconds.
 const RHYTHM: &[&str] = &["--lease=4s", "--deadline=3s", "--retry=250ms"];
+
+/// The same of an old one, which can do more than Leases.
+const OLD: &[&str] = &[
+    "--kind=leases",
+    "--lease=8s",
+    "--deadline=6s",
+    "--retry=250ms",
+];
 
 /// With a heartbeat so slow that none is in the way of counting.
 fn election(backend: &KubeLeaseBackend, name: &str, identity: &str) -> Election {
@@ -39,6 +49,16 @@ fn election(backend: &KubeLeaseBackend, name: &str, identity: &str) -> Election 
 
 fn holder(lease: &Value) -> &str {
     lease["spec"]["holderIdentity"].as_str().unwrap()
+}
+
+/// A term of "ours-2" that nobody renews or releases, as that of a crashed process.
+async fn silent(backend: &KubeLeaseBackend, name: &str, lease: Duration) -> Grant {
+    let candidate = Candidate::new(Identity::new("ours-2").unwrap(), CampaignId::new(7));
+    let outcome = backend.acquire(&lock(name), &candidate, lease).await;
+    let Ok(Acquired::Held(grant)) = outcome else {
+        panic!("it is free: {outcome:?}");
+    };
+    grant
 }
 
 async fn elected(election: Election) -> Leadership {
@@ -103,17 +123,9 @@ async fn each_side_takes_over_from_the_other_one_that_crashed() {
     // Never before the lease that they themselves have written: we began to look after the kill.
     assert!(clock.now().since(killed) >= Duration::from_secs(4));
 
-    // A term of ours that nobody renews or releases is that of a crashed process.
     ours.resign().await.unwrap();
-    let candidate = tenure_core::Candidate::new(
-        Identity::new("ours-2").unwrap(),
-        tenure_core::CampaignId::new(7),
-    );
     let lease = Duration::from_secs(2);
-    let outcome = backend.acquire(&lock("crash"), &candidate, lease).await;
-    let tenure_core::Acquired::Held(grant) = outcome.unwrap() else {
-        panic!("it is free");
-    };
+    let grant = silent(&backend, "crash", lease).await;
     let mut other = ClientGo::start(&program, &server, "crash", "theirs-2", RHYTHM);
     other.says("leader ours-2").await;
     other.says("started").await;
@@ -150,4 +162,71 @@ async fn we_stop_when_they_have_the_lock() {
     let _refused_or_done = ours.resign().await;
     assert_eq!(holder(&server.lease("lost").await), "theirs");
     other.release().await;
+}
+
+/// Since v0.27 client-go judges by the lease in the record; before that by its own, whatever the
+/// holder has written.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_current_client_go_goes_by_the_record_and_the_old_one_by_its_own_lease() {
+    let (Some(server), Some(current), Some(old)) =
+        (Server::start().await, program(), old_program())
+    else {
+        return;
+    };
+    let backend = open(&server.config()).await.unwrap();
+    let clock = backend.clock();
+    let twice_theirs = Duration::from_secs(8);
+    let grant = silent(&backend, "current", twice_theirs).await;
+    let mut other = ClientGo::start(&current, &server, "current", "theirs", RHYTHM);
+    other.says("leader ours-2").await;
+    other.says("started").await;
+    assert!(clock.now() >= grant.proven_at + twice_theirs);
+
+    let much_longer = Duration::from_secs(600);
+    let grant = silent(&backend, "old", much_longer).await;
+    let mut other = ClientGo::start(&old, &server, "old", "theirs", OLD);
+    other.says("leader ours-2").await;
+    other.says("started").await;
+    assert!(clock.now() < grant.proven_at + much_longer);
+}
+
+/// What `docs/backends/kubernetes.md` says of fleets with an old client-go: with its lease ours has
+/// ended when it takes over from a leader that was cut off, and with a longer one it has not.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn beside_an_old_client_go_our_lease_must_not_be_longer_than_its_own() {
+    let (Some(server), Some(old)) = (Server::start().await, old_program()) else {
+        return;
+    };
+    let direct = open(&server.config()).await.unwrap();
+    for (name, seconds, overlaps) in [("as-long", 8, false), ("longer", 120, true)] {
+        let proxy = FaultProxy::start(server.address()).unwrap();
+        let backend = open(&server.config_at(proxy.address())).await.unwrap();
+        let lease = Duration::from_secs(seconds);
+        let policy = Policy::builder()
+            .lease(lease)
+            .heartbeat(Duration::from_secs(1))
+            .build()
+            .unwrap();
+        let ours = Election::builder(Arc::new(backend), lock(name))
+            .identity(Identity::new("ours").unwrap())
+            .policy(policy)
+            .build()
+            .unwrap();
+        let ours = elected(ours).await;
+        let mut other = ClientGo::start(&old, &server, name, "theirs", OLD);
+        other.says("leader ours").await;
+        proxy.lose(Way::Both);
+        other.says("started").await;
+        assert_eq!(ours.is_valid(), overlaps, "with a lease of {lease:?}");
+
+        let checks = direct.diagnose(&lock(name), lease).await;
+        let check = checks.iter().find(|check| check.name == "holder's lease");
+        let verdict = if overlaps {
+            Verdict::Warning
+        } else {
+            Verdict::Fine
+        };
+        assert_eq!(check.map(|check| check.verdict), Some(verdict), "{check:?}");
+        other.release().await;
+    }
 }
