@@ -330,12 +330,11 @@ impl Engine {
                     &self.election,
                     self.election.clock.now().since(self.called_at),
                 );
+                // Before the next heartbeat, which may begin at once and bring more.
+                let written = self.published_by_call;
                 self.feed(Input::Renewed { proven_at, lease });
                 answer_all(up_to(&mut self.confirming, &proven_at), &Ok(()));
-                answer_all(
-                    up_to(&mut self.publishing, &self.published_by_call),
-                    &Ok(()),
-                );
+                answer_all(up_to(&mut self.publishing, &written), &Ok(()));
                 if !self.publishing.is_empty() {
                     self.feed(Input::Confirm);
                 }
