@@ -5,7 +5,7 @@ use std::time::Duration;
 use tenure_core::{
     Election, Error, Expiry, Grant, Holder, Leadership, LockName, Occupancy, Policy,
 };
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 
 use crate::stage::{Connection, Player, Stage, value};
 use crate::verdict::{ensure, fail};
@@ -116,6 +116,9 @@ pub async fn a_renewal_publishes_a_new_value(subject: &dyn Subject) -> Verdict {
     player.release(&grant).await
 }
 
+/// A value comes so much later after the beginning of a heartbeat, and more each time.
+const LATER: Duration = Duration::from_millis(1);
+
 /// What a service publishes is at the store when [`publish`](tenure_core::Leadership::publish)
 /// returns, also when a heartbeat with the value from before was under way.
 ///
@@ -125,12 +128,17 @@ pub async fn publishing_reaches_the_store(subject: &dyn Subject) -> Verdict {
     let lock = stage.lock()?;
     let observer = stage.connect().await?;
     let leadership = elected(&stage, &lock).await?;
-    for text in [Some("first"), Some("second"), None, Some("third")] {
+    for (later, text) in [Some("first"), Some("second"), None, Some("third")]
+        .into_iter()
+        .enumerate()
+    {
         let meant = text.map(value).transpose()?;
-        let both = async {
-            // A heartbeat is under way when the value comes.
-            tokio::join!(leadership.confirm(), leadership.publish(meant.clone()))
+        // A heartbeat is under way when the value comes: about to be sent, sent, or answered.
+        let publishing = async {
+            sleep(LATER * u32::try_from(later).unwrap_or(0)).await;
+            leadership.publish(meant.clone()).await
         };
+        let both = async { tokio::join!(leadership.confirm(), publishing) };
         match timeout(stage.patience(), both).await {
             Ok((Ok(_), Ok(()))) => {}
             Ok((confirmed, published)) => fail!(

@@ -393,6 +393,8 @@ impl LockBackend for Connection {
             None
         };
         let call = self.request(Operation::Renew).await?;
+        // A write takes longer than a look, so that one who is told too early can see it.
+        sleep(LEG * 4).await;
         // A term of another session is over, whatever this one holds.
         let session = state.map_or(call.session(), |state| state.session);
         let resumed = self.lies(Lie::RenewAfterLoss);
