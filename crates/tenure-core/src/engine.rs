@@ -10,12 +10,12 @@ use std::sync::{Arc, PoisonError};
 use std::task::Poll;
 use std::time::Duration;
 
-use tokio::sync::{Notify, OwnedMutexGuard, oneshot};
+use tokio::sync::{OwnedMutexGuard, oneshot};
 
 use crate::election::Inner;
 use crate::event::{ElectionState, Event};
 use crate::machine::{Cause, Command, Failure, Input, Machine, Settings, Span};
-use crate::sync::Mutex;
+use crate::sync::{Mutex, Notify};
 use crate::term::TermState;
 use crate::{
     Acquired, Candidate, Changes, Error, ErrorKind, Grant, Hint, Loss, Operation, Process,

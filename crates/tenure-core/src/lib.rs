@@ -50,6 +50,9 @@
 //! - A lock released while the work still runs: it is released after the work has returned.
 //! - Another host's timestamps compared with one's own: no time ever leaves its host.
 
+// The core's own tests run with the standard library's locks: in `tenure-threads` there are none.
+#![cfg(not(all(test, tenure_shuttle)))]
+
 mod backend;
 mod both;
 mod capabilities;
@@ -69,6 +72,9 @@ mod policy;
 mod process;
 pub mod record;
 mod run;
+#[cfg(tenure_shuttle)]
+#[path = "../../tenure-threads/src/scenarios.rs"]
+pub mod scenarios;
 mod spawn;
 mod sync;
 mod telemetry;

@@ -1,7 +1,7 @@
 //! The memory backend: elections among the tasks of one process.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -12,6 +12,7 @@ use crate::process::PerProcess;
 use crate::record::{
     Liveness, Record, RecordEvent, RecordEvents, RecordLock, RecordStore, Step, Versioned, Written,
 };
+use crate::sync::{Mutex, MutexGuard};
 use crate::{
     BootClock, Capabilities, Check, Error, Expiry, FencingGuarantee, FencingToken, LockName, Order,
     Rises, SharedClock, Time, Wakeup,

@@ -5,11 +5,9 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::Notify;
-
 use crate::engine::{Control, Order};
 use crate::machine::{Cause, Span};
-use crate::sync::{AtomicU64, OnceLock, Ordering};
+use crate::sync::{AtomicU64, Notify, OnceLock, Ordering};
 use crate::{Error, FencingToken, Identity, LockName, Process, SharedClock, Time};
 
 /// One uninterrupted leadership, as a handle for the work: cheap to clone and to ask.

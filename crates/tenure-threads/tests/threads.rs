@@ -1,0 +1,56 @@
+//! Each scenario under thousands of schedules. A failure prints its schedule, which
+//! `shuttle::replay` takes.
+
+use tenure_threads::scenarios;
+
+/// How many schedules each scenario runs under: `TENURE_SCHEDULES`, or else few enough for every
+/// run of the tests.
+fn schedules() -> usize {
+    let Ok(chosen) = std::env::var("TENURE_SCHEDULES") else {
+        return 1_000;
+    };
+    chosen
+        .parse()
+        .unwrap_or_else(|_| panic!("TENURE_SCHEDULES={chosen} is not a number"))
+}
+
+fn tried(scenario: fn()) {
+    shuttle::check_random(scenario, schedules());
+    // Few switches, at the worst moments.
+    shuttle::check_pct(scenario, schedules() / 2, 3);
+}
+
+macro_rules! tried {
+    ($($name:ident),* $(,)?) => {$(
+        #[test]
+        fn $name() {
+            tried(scenarios::$name);
+        }
+    )*};
+}
+
+tried!(
+    extend_beside_looks,
+    waits_beside_end,
+    waits_beside_time,
+    waits_beside_extension,
+    orders_to_one_engine,
+    asked_beside_the_end_of_the_engine,
+    two_elections_on_one_backend,
+    two_judge_a_living_holder,
+    two_are_told_of_a_release,
+    two_candidates_on_both,
+    two_compete_on_both,
+);
+
+/// Under every schedule there is.
+#[test]
+fn extend_beside_end() {
+    shuttle::check_dfs(scenarios::extend_beside_end, None);
+}
+
+/// Under every schedule there is.
+#[test]
+fn cancel_beside_looks() {
+    shuttle::check_dfs(scenarios::cancel_beside_looks, None);
+}
