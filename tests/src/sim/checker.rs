@@ -2,6 +2,10 @@
 //!
 //! What a candidate cannot know (did the store apply a request whose answer was lost?) counts
 //! neither as done nor as not done: only the store's own log and the terms' own answers count.
+//!
+//! A fault that no lock survives (a deletion, a store that loses its state) excuses what it must
+//! lead to, for one validity of the fleet's longest policy. A second fault starts that time again.
+//! After it everything is asserted as before: nothing is excused until the end of a run.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -69,7 +73,7 @@ impl fmt::Display for Violation {
 }
 
 /// What two clocks at the drift bound make of a duration, and a timer's granularity.
-fn at_most(duration: Duration) -> Duration {
+pub fn at_most(duration: Duration) -> Duration {
     duration + duration / 1_000 + Duration::from_millis(5)
 }
 
@@ -91,10 +95,10 @@ struct Checker<'a> {
     history: &'a History,
     now: Moment,
     violations: Vec<Violation>,
-    /// When the lock was deleted under a term's token.
+    /// When the lock was last deleted under a term's token.
     deleted: BTreeMap<u64, Moment>,
-    /// From here on the store's promise does not hold.
-    state_lost: bool,
+    /// When the store last lost its state.
+    state_lost: Option<Moment>,
     minted: BTreeMap<u64, Moment>,
     last_minted: u64,
     /// When terms began, and the largest token until then.
@@ -104,7 +108,10 @@ struct Checker<'a> {
     stopped: BTreeSet<TermId>,
     stepping_down: BTreeMap<TermId, Moment>,
     ended: BTreeMap<TermId, Moment>,
-    provoked: BTreeSet<TermId>,
+    /// When the director last set about to end a term.
+    provoked: BTreeMap<TermId, Moment>,
+    /// Terms whose end was expected, or has been reported.
+    ending: BTreeSet<TermId>,
     vacant: Vec<Vacancy>,
     must_notice: Vec<(TermId, Moment)>,
     calm: bool,
@@ -128,7 +135,7 @@ impl<'a> Checker<'a> {
             now: Moment::ZERO,
             violations: Vec::new(),
             deleted: BTreeMap::new(),
-            state_lost: false,
+            state_lost: None,
             minted: BTreeMap::new(),
             last_minted: 0,
             elected: Vec::new(),
@@ -137,7 +144,8 @@ impl<'a> Checker<'a> {
             stopped: BTreeSet::new(),
             stepping_down: BTreeMap::new(),
             ended: BTreeMap::new(),
-            provoked: BTreeSet::new(),
+            provoked: BTreeMap::new(),
+            ending: BTreeSet::new(),
             vacant: Vec::new(),
             must_notice: Vec::new(),
             calm: false,
@@ -163,19 +171,28 @@ impl<'a> Checker<'a> {
         let Some(term) = self.term(id) else {
             return false;
         };
-        let validity = term.policy.validity();
-        let deleted = self.deleted.get(&term.token);
-        self.state_lost || deleted.is_some_and(|at| self.now <= *at + at_most(validity))
+        self.is_amnesiac() || self.is_recent(self.deleted.get(&term.token))
+    }
+
+    /// Whether the store has lost its state within the last validity.
+    fn is_amnesiac(&self) -> bool {
+        self.is_recent(self.state_lost.as_ref())
+    }
+
+    /// Whether a fault at that moment still excuses what follows from it.
+    fn is_recent(&self, fault: Option<&Moment>) -> bool {
+        let lasts = at_most(self.history.longest_validity);
+        fault.is_some_and(|at| self.now <= *at + lasts)
     }
 
     fn event(&mut self, event: &Event) {
         match event {
             Event::Fault(Fault::Deleted { token }) => {
                 if let Some(token) = token {
-                    self.deleted.entry(*token).or_insert(self.now);
+                    self.deleted.insert(*token, self.now);
                 }
             }
-            Event::Fault(Fault::StateLost) => self.state_lost = true,
+            Event::Fault(Fault::StateLost) => self.state_lost(),
             Event::Minted { token, .. } => self.minted(*token),
             Event::Released { token, working } => self.released(*token, *working),
             Event::Elected {
@@ -291,7 +308,7 @@ impl<'a> Checker<'a> {
                 }
             }
             Event::Provoked(term) => {
-                self.provoked.insert(*term);
+                self.provoked.insert(*term, self.now);
             }
             Event::Vacant {
                 how,
@@ -344,7 +361,7 @@ impl<'a> Checker<'a> {
             vacancy.until = vacancy.until.min(self.now + vacancy.after_release);
         }
         if let Some(term) = working
-            && !self.state_lost
+            && !self.is_amnesiac()
         {
             self.broken(
                 Invariant::ReleaseAfterWork,
@@ -353,8 +370,17 @@ impl<'a> Checker<'a> {
         }
     }
 
+    /// The store begins again: so do its tokens.
+    fn state_lost(&mut self) {
+        self.state_lost = Some(self.now);
+        self.last_minted = 0;
+        self.minted.clear();
+        self.tokens.clear();
+        self.elected.clear();
+    }
+
     fn minted(&mut self, token: u64) {
-        if token <= self.last_minted && !self.state_lost {
+        if token <= self.last_minted {
             let last = self.last_minted;
             self.broken(
                 Invariant::Tokens,
@@ -379,7 +405,8 @@ impl<'a> Checker<'a> {
                 );
             }
         }
-        if self.state_lost {
+        if self.is_amnesiac() && !self.minted.contains_key(&token) {
+            // Its answer was on the way when the store lost its state.
             return;
         }
         if !self.tokens.insert(token) {
@@ -453,7 +480,8 @@ impl<'a> Checker<'a> {
 
     /// Terms end only when they are made to.
     fn changes_in_calm(&mut self, id: TermId) {
-        if self.settled && self.provoked.insert(id) {
+        let first = self.ending.insert(id);
+        if self.settled && first && !self.is_recent(self.provoked.get(&id)) {
             self.broken(
                 Invariant::Recovery,
                 format!("term {id} ends in calm weather for no reason"),

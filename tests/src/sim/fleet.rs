@@ -7,6 +7,7 @@ use tenure_core::record::RecordLock;
 use tenure_core::{Identity, LockBackend, Policy, SharedClock};
 
 use super::candidate::Application;
+use super::checker::at_most;
 use super::clock::SimClock;
 use super::history::Fault;
 use super::network::Link;
@@ -183,6 +184,13 @@ impl Fleet {
             Server::Ttl(server) => lock(server).lose_state(world),
             Server::Session(server) => lock(server).lose_state(world),
         }
+        // Tokens begin again, so the operator clears the fence once every term from before the
+        // loss is over.
+        let (world, over) = (world.clone(), at_most(world.plan.longest(Policy::validity)));
+        drop(tokio::spawn(async move {
+            tokio::time::sleep(over).await;
+            world.clear_the_fence();
+        }));
     }
 
     /// Sends a candidate a hint without a reason.

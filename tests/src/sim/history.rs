@@ -276,15 +276,18 @@ pub struct History {
     pub events: Vec<(Moment, Event)>,
     /// The terms.
     pub terms: Vec<TermInfo>,
+    /// The validity of the longest policy in the fleet: how long a fault excuses what follows.
+    pub longest_validity: Duration,
     hash: Fnv,
     /// Keeps messages too, for a trace.
     verbose: bool,
 }
 
 impl History {
-    /// An empty history; a verbose one keeps messages too.
-    pub fn new(verbose: bool) -> Self {
+    /// An empty history of a fleet; a verbose one keeps messages too.
+    pub fn new(longest_validity: Duration, verbose: bool) -> Self {
         Self {
+            longest_validity,
             verbose,
             ..Self::default()
         }

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use fastrand::Rng;
-use tenure_core::{FencingToken, LockName, Term};
+use tenure_core::{FencingToken, LockName, Policy, Term};
 use tokio::time::Instant;
 
 use super::Moment;
@@ -53,8 +53,12 @@ struct Terms {
     /// Those that are valid or were lately.
     recent: Vec<Watched>,
     working: BTreeMap<TermId, u64>,
-    overlaps: Vec<(TermId, TermId)>,
+    /// Pairs of terms that were valid together, and when that was written down last.
+    overlaps: BTreeMap<(TermId, TermId), Moment>,
 }
+
+/// Terms that stay valid together are reported so often: what excuses an overlap has an end.
+const OVERLAP_AGAIN: Duration = Duration::from_secs(1);
 
 struct Watched {
     id: TermId,
@@ -98,7 +102,7 @@ impl World {
             start: Instant::now(),
             rng: Mutex::new(Rng::with_seed(plan.seed)),
             faults: Mutex::new(Faults::none(plan.candidates.len())),
-            history: Mutex::new(History::new(verbose)),
+            history: Mutex::new(History::new(plan.longest(Policy::validity), verbose)),
             terms: Mutex::default(),
             applied: Mutex::default(),
             register: AtomicU64::new(0),
@@ -374,8 +378,9 @@ impl World {
                     found.push(Event::Resurrected(watched.id));
                 }
                 for older in &valid {
-                    if !overlaps.contains(&(*older, watched.id)) {
-                        overlaps.push((*older, watched.id));
+                    let last = overlaps.get(&(*older, watched.id));
+                    if last.is_none_or(|last| now >= *last + OVERLAP_AGAIN) {
+                        overlaps.insert((*older, watched.id), now);
                         found.push(Event::Overlap {
                             older: *older,
                             newer: watched.id,
@@ -413,6 +418,11 @@ impl World {
     pub fn work_stopped(&self, id: TermId, crashed: bool) {
         self.terms().working.remove(&id);
         self.record(Event::WorkStopped { term: id, crashed });
+    }
+
+    /// An operator makes the fenced register forget what it has seen.
+    pub fn clear_the_fence(&self) {
+        self.register.store(0, Ordering::Relaxed);
     }
 
     /// A write to the fenced register: accepted unless a larger token was seen. Returns what had
