@@ -39,6 +39,7 @@ impl Fleet {
         self.at(
             second,
             Event::Minted {
+                store: 0,
                 candidate: 0,
                 life: 0,
                 token,
@@ -55,6 +56,7 @@ impl Fleet {
             token,
             policy: policy(),
             drain_limit: 5 * SECOND,
+            stores: &[0],
         });
         let term = self.0.terms.len() - 1;
         let now = SECOND * u32::try_from(second).unwrap();
@@ -115,6 +117,8 @@ fn short_permit() -> Event {
 
 fn released_too_early() -> Event {
     Event::Released {
+        store: 0,
+        candidate: 0,
         token: 1,
         working: Some(0),
     }
@@ -237,6 +241,7 @@ fn tokens_begin_again_with_the_store_and_rise_from_there() {
     fleet.at(
         13,
         Event::Minted {
+            store: 0,
             candidate: 0,
             life: 0,
             token: 2,

@@ -1,19 +1,19 @@
 //! What an application does with its election.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use tenure_core::{
-    Clock as _, Election, Event as Told, Identity, LockBackend, Next, PublishedValue, RunError,
-    Term,
+    Clock as _, Election, Error, Event as Told, Identity, Leadership, LockBackend, Next, Policy,
+    PublishedValue, RunError, Term,
 };
 use tokio::select;
 use tokio::sync::broadcast::error::RecvError;
 
+use super::faults::SLOWEST;
 use super::history::{Event, TermId, TermInfo};
 use super::plan::CandidatePlan;
 use super::process::{OnProcess, Process};
-use super::world::LATEST_TIMER;
 
 /// The application of one life of a candidate.
 #[derive(Clone, Debug)]
@@ -22,6 +22,10 @@ pub struct Application {
     pub process: Arc<Process>,
     plan: CandidatePlan,
     election: Election,
+    /// The stores whose locks it needs to lead.
+    stores: &'static [u8],
+    /// What `publish` has said yes to last, and in which term.
+    published: Arc<Mutex<Option<(TermId, String)>>>,
 }
 
 /// The work's own error.
@@ -38,27 +42,30 @@ impl Application {
         plan: CandidatePlan,
         backend: Arc<dyn LockBackend>,
         identity: Identity,
-    ) -> Result<Self, tenure_core::Error> {
-        let seed = process.world.rng().u64(..);
+        stores: &'static [u8],
+    ) -> Result<Self, Error> {
+        let drawn = process.world.rng().u64(..);
+        let clone = process.world.plan.clones && process.candidate < 2;
+        let seed = if clone {
+            process.world.plan.seed
+        } else {
+            drawn
+        };
         let probe = Arc::downgrade(&process);
         let election = Election::builder(backend, process.world.lock.clone())
             .identity(identity)
             .policy(plan.policy.clone())
             .drain_limit(plan.drain_limit)
             .spawn_on(OnProcess(process.clone()))
-            .health(move || {
-                probe.upgrade().is_some_and(|process| {
-                    let unwell = process.unwell_until.lock();
-                    let until = unwell.map_or(Duration::ZERO, |until| *until);
-                    process.world.now() >= until
-                })
-            })
+            .health(move || probe.upgrade().is_some_and(|process| process.is_well()))
             .seed(seed)
             .build()?;
         Ok(Self {
             process,
             plan,
             election,
+            stores,
+            published: Arc::default(),
         })
     }
 
@@ -91,17 +98,18 @@ impl Application {
                 let world = &process.world;
                 match told {
                     Told::Renewed { .. } => world.renewed(process.candidate, process.life),
+                    Told::Overrun => {
+                        if let Some((term, _)) = world.latest(process.candidate, process.life) {
+                            world.record(Event::OverrunTold(term));
+                        }
+                    }
                     Told::SteppingDown(cause) | Told::SteppedDown(cause) => {
                         let ended = matches!(told, Told::SteppedDown(_));
                         let Some((term, left)) = world.latest(process.candidate, process.life)
                         else {
                             continue;
                         };
-                        // A timer that was set in bad weather may be late in good weather.
-                        let longest = plan.policy.lease() + LATEST_TIMER;
-                        let lately = world.now().saturating_sub(longest);
-                        let late = world.plan.late_timers && world.was_stormy_since(lately);
-                        let disturbed = late || process.frozen_since(lately);
+                        let disturbed = process.was_disturbed(&plan.policy);
                         let cause = cause.into();
                         world.record(if ended {
                             Event::SteppedDown {
@@ -146,17 +154,27 @@ impl Application {
     /// The application that hands its work over.
     async fn run_until(&self) {
         let shutdown = self.process.told_to_shut_down();
-        let outcome = self
+        let outcome: Result<(), RunError<WorkFailed>> = self
             .election
             .run_until(shutdown, |term| async move {
                 let id = self.begins(&term);
                 self.work(id, &term).await
             })
             .await;
-        debug_assert!(
-            !matches!(outcome, Err(RunError::Election(_))),
-            "no simulated store is set up wrong: {outcome:?}"
-        );
+        if let Err(RunError::Election(error)) = outcome {
+            self.gave_up(&error);
+        }
+    }
+
+    /// An error that a campaign has returned.
+    fn gave_up(&self, error: &Error) {
+        let process = &self.process;
+        process.world.record(Event::GaveUp {
+            candidate: process.candidate,
+            life: process.life,
+            kind: error.kind().name(),
+            hasty: error.is_retryable() || process.was_answered(),
+        });
     }
 
     /// The application that keeps a guard.
@@ -171,27 +189,19 @@ impl Application {
             elected = campaign => elected,
             () = self.process.clock.pause(patience), if impatient => return,
         };
-        let Ok(leadership) = elected else {
-            return;
+        let leadership = match elected {
+            Ok(leadership) => leadership,
+            Err(error) => return self.gave_up(&error),
         };
         let term = leadership.term();
         let id = self.begins(&term);
-        if world.chance(30) {
-            let value = PublishedValue::new(format!("life-{}", self.process.life));
-            let publish = leadership.publish(value.ok());
-            // Lost or not: what is published decides nothing.
-            let _unpublished = select! {
-                biased;
-                outcome = publish => outcome.is_ok(),
-                () = self.process.clock.pause(Duration::from_secs(20)) => false,
-            };
-        }
         let result = {
             let work = self.work(id, &term);
             let mut work = std::pin::pin!(work);
             select! {
                 biased;
                 result = &mut work => result,
+                never = self.publish_now_and_then(id, &leadership) => never,
                 () = self.process.told_to_shut_down() => {
                     leadership.stop(tenure_core::Cause::Shutdown);
                     work.await
@@ -206,6 +216,74 @@ impl Application {
         }
     }
 
+    /// Publishes values, often while a heartbeat is under way. Never returns.
+    async fn publish_now_and_then<T>(&self, id: TermId, leadership: &Leadership) -> T {
+        let (world, clock) = (&self.process.world, &self.process.clock);
+        for count in 0_u32.. {
+            let longest = self.plan.policy.heartbeat() * 4;
+            clock.pause(world.between(Duration::ZERO, longest)).await;
+            let value = format!("value-{count}");
+            let publish = async {
+                if world.chance(50) {
+                    tokio::task::yield_now().await;
+                }
+                leadership
+                    .publish(PublishedValue::new(value.as_str()).ok())
+                    .await
+            };
+            let both = async {
+                if world.chance(50) {
+                    // Its heartbeat leaves before the value is known.
+                    futures_util::future::join(leadership.confirm(), publish)
+                        .await
+                        .1
+                } else {
+                    publish.await
+                }
+            };
+            // An unanswered one may have been published or not.
+            self.note_published(None);
+            let published = select! {
+                biased;
+                outcome = both => outcome.is_ok(),
+                () = clock.pause(Duration::from_secs(20)) => false,
+            };
+            if published {
+                self.note_published(Some((id, value)));
+                self.check_published(id, leadership);
+            }
+        }
+        std::future::pending().await
+    }
+
+    fn note_published(&self, value: Option<(TermId, String)>) {
+        if let Ok(mut published) = self.published.lock() {
+            *published = value;
+        }
+    }
+
+    /// Compares what `publish` has said yes to with what the stores hold. Not in bad weather: an
+    /// older heartbeat that arrives late takes its value along, until the next one.
+    fn check_published(&self, id: TermId, term: &Term) {
+        let world = &self.process.world;
+        let published = self.published.lock().map_or(None, |value| value.clone());
+        let Some((of, value)) = published else {
+            return;
+        };
+        let lately = world.now().saturating_sub(SLOWEST * 4);
+        if of != id || world.was_stormy_since(lately) {
+            return;
+        }
+        let info = world.term(id);
+        let applied = info.and_then(|info| world.last_applied(&info));
+        if term.is_valid()
+            && let Some(applied) = applied
+        {
+            let kept = applied.values.iter().all(|v| v.as_deref() == Some(&value));
+            world.record(Event::Published { term: id, kept });
+        }
+    }
+
     fn begins(&self, term: &Term) -> TermId {
         let process = &self.process;
         let info = TermInfo {
@@ -214,8 +292,15 @@ impl Application {
             token: term.token().as_u64(),
             policy: self.plan.policy.clone(),
             drain_limit: self.plan.drain_limit,
+            stores: self.stores,
         };
         let id = process.world.elected(info, term, &process.clock);
+        if process.has_been_unwell() && !process.was_disturbed(&self.plan.policy) {
+            process.world.record(Event::Unwell {
+                candidate: process.candidate,
+                what: "begins a term",
+            });
+        }
         let (world, watched) = (process.world.clone(), term.clone());
         drop(tokio::spawn(async move {
             watched.lost().await;
@@ -227,7 +312,7 @@ impl Application {
     async fn work(&self, id: TermId, term: &Term) -> Result<Next, WorkFailed> {
         let world = &self.process.world;
         let mut resignations = self.process.resignations();
-        let working = Working::start(&self.process, id, term);
+        let working = Working::start(self, id, term);
         if world.chance(20) {
             self.straggle(id, term);
         }
@@ -247,6 +332,7 @@ impl Application {
             if world.chance(5) {
                 self.confirm(id, term).await;
             }
+            self.check_published(id, term);
             let at_least = world.between(Duration::ZERO, self.plan.policy.stop_grace());
             self.effect(id, term, at_least).await;
         }
@@ -283,6 +369,9 @@ impl Application {
             }
             let pause = left.min(Duration::from_millis(700));
             self.process.clock.pause(pause).await;
+            if !term.is_cancelled() {
+                world.record(Event::Uncancelled(id));
+            }
             self.effect(id, term, Duration::from_millis(50)).await;
         }
         if asked.is_some_and(|(_, must_stand)| must_stand) {
@@ -303,7 +392,7 @@ impl Application {
         let world = &self.process.world;
         let asked = world.now();
         if let Ok(_permit) = term.confirm().await {
-            let applied = world.last_applied(term.token().as_u64());
+            let applied = world.term(id).and_then(|info| world.last_applied(&info));
             world.record(Event::Confirmed {
                 term: id,
                 proven: applied.is_some_and(|applied| applied.at >= asked),
@@ -362,14 +451,17 @@ impl Application {
 /// The work is running as long as this lives, however it ends.
 struct Working {
     process: Arc<Process>,
+    policy: Policy,
     id: TermId,
 }
 
 impl Working {
-    fn start(process: &Arc<Process>, id: TermId, term: &Term) -> Self {
+    fn start(application: &Application, id: TermId, term: &Term) -> Self {
+        let process = application.process.clone();
         process.world.work_started(id, term.token());
         Self {
-            process: process.clone(),
+            process,
+            policy: application.plan.policy.clone(),
             id,
         }
     }
@@ -378,6 +470,7 @@ impl Working {
 impl Drop for Working {
     fn drop(&mut self) {
         let crashed = !self.process.is_alive();
-        self.process.world.work_stopped(self.id, crashed);
+        let disturbed = self.process.was_disturbed(&self.policy);
+        self.process.world.work_stopped(self.id, crashed, disturbed);
     }
 }

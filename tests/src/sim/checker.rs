@@ -21,7 +21,7 @@ pub enum Invariant {
     Exclusive,
     /// A term was valid for longer than the store promised it (I1, I2).
     Covered,
-    /// A term that was over came back.
+    /// A term that was over came back, or work that was told to stop was told to go on.
     OverForGood,
     /// Tokens are unique and rise (I6).
     Tokens,
@@ -49,8 +49,19 @@ pub enum Invariant {
     Observer,
     /// `confirm` proves what it says.
     Confirm,
-    /// A store that asks to wait is not called.
+    /// A store that asks to wait is not called, for a bounded time.
     Patience,
+    /// Work that outlives its term is reported.
+    Reported,
+    /// The store holds the value that `publish` has said yes to.
+    Published,
+    /// A campaign is given up for what somebody must mend, if that is the store's first answer,
+    /// and for nothing else.
+    GivesUp,
+    /// A candidate whose health probe says no makes way for others.
+    Health,
+    /// Of two locks the second is given back before the first.
+    Order,
     /// It gets on.
     Livelock,
 }
@@ -95,12 +106,19 @@ struct Checker<'a> {
     history: &'a History,
     now: Moment,
     violations: Vec<Violation>,
-    /// When the lock was last deleted under a term's token.
-    deleted: BTreeMap<u64, Moment>,
+    /// What the stores have minted.
+    mints: Vec<Mint>,
+    /// The last mint of each token: an index into `mints`.
+    minted: BTreeMap<u64, usize>,
+    /// Which mint a term comes from.
+    mint_of: BTreeMap<TermId, usize>,
+    /// When the lock was last deleted under a mint.
+    deleted: BTreeMap<usize, Moment>,
     /// When the store last lost its state.
     state_lost: Option<Moment>,
-    minted: BTreeMap<u64, Moment>,
-    last_minted: u64,
+    /// When the store's tokens last began again.
+    begun_again: Option<Moment>,
+    last_minted: [u64; 2],
     /// When terms began, and the largest token until then.
     elected: Vec<(Moment, u64)>,
     tokens: BTreeSet<u64>,
@@ -112,10 +130,35 @@ struct Checker<'a> {
     provoked: BTreeMap<TermId, Moment>,
     /// Terms whose end was expected, or has been reported.
     ending: BTreeSet<TermId>,
+    /// When terms were over, unless the host was disturbed.
+    over: BTreeMap<TermId, Moment>,
+    overrun_told: BTreeSet<TermId>,
+    /// Candidates whose first answer was one that somebody must mend.
+    refused: BTreeSet<(usize, u32)>,
+    /// Who gives two locks back, and has not given back the second of them yet.
+    gives_both: Option<usize>,
     vacant: Vec<Vacancy>,
     must_notice: Vec<(TermId, Moment)>,
     calm: bool,
     settled: bool,
+}
+
+/// A term as a store has minted it.
+struct Mint {
+    at: Moment,
+    candidate: usize,
+    life: u32,
+    token: u64,
+}
+
+/// Work that stops so soon after the end of its grace need not be reported: both may have
+/// happened at the same moment.
+const REPORT_SLACK: Duration = Duration::from_secs(1);
+
+/// Part of the margin between a validity and its lease that a candidate needs to act after it has
+/// looked at the clock (I2): a thousandth of the lease, at most 20 ms.
+fn time_to_act(lease: Duration) -> Duration {
+    (lease / 1_000).min(Duration::from_millis(20))
 }
 
 /// A time without a leader that was brought about.
@@ -134,10 +177,13 @@ impl<'a> Checker<'a> {
             history,
             now: Moment::ZERO,
             violations: Vec::new(),
+            mints: Vec::new(),
+            minted: BTreeMap::new(),
+            mint_of: BTreeMap::new(),
             deleted: BTreeMap::new(),
             state_lost: None,
-            minted: BTreeMap::new(),
-            last_minted: 0,
+            begun_again: None,
+            last_minted: [0; 2],
             elected: Vec::new(),
             tokens: BTreeSet::new(),
             started: BTreeSet::new(),
@@ -146,6 +192,10 @@ impl<'a> Checker<'a> {
             ended: BTreeMap::new(),
             provoked: BTreeMap::new(),
             ending: BTreeSet::new(),
+            over: BTreeMap::new(),
+            overrun_told: BTreeSet::new(),
+            refused: BTreeSet::new(),
+            gives_both: None,
             vacant: Vec::new(),
             must_notice: Vec::new(),
             calm: false,
@@ -168,10 +218,8 @@ impl<'a> Checker<'a> {
     /// Whether the store's promise for a term was broken by a fault that no lock survives: then
     /// the term may be valid until its last proof ends, beside another.
     fn is_excused(&self, id: TermId) -> bool {
-        let Some(term) = self.term(id) else {
-            return false;
-        };
-        self.is_amnesiac() || self.is_recent(self.deleted.get(&term.token))
+        let mint = self.mint_of.get(&id);
+        self.is_amnesiac() || self.is_recent(mint.and_then(|mint| self.deleted.get(mint)))
     }
 
     /// Whether the store has lost its state within the last validity.
@@ -188,13 +236,38 @@ impl<'a> Checker<'a> {
     fn event(&mut self, event: &Event) {
         match event {
             Event::Fault(Fault::Deleted { token }) => {
-                if let Some(token) = token {
-                    self.deleted.insert(*token, self.now);
+                let mint = token.and_then(|token| self.minted.get(&token));
+                if let Some(mint) = mint {
+                    self.deleted.insert(*mint, self.now);
+                }
+                if self.history.tokens_begin_again {
+                    self.begin_again();
                 }
             }
             Event::Fault(Fault::StateLost) => self.state_lost(),
-            Event::Minted { token, .. } => self.minted(*token),
-            Event::Released { token, working } => self.released(*token, *working),
+            Event::Minted {
+                store,
+                candidate,
+                life,
+                token,
+            } => self.minted(
+                *store,
+                Mint {
+                    at: self.now,
+                    candidate: *candidate,
+                    life: *life,
+                    token: *token,
+                },
+            ),
+            Event::Released {
+                store,
+                candidate,
+                token,
+                working,
+            } => {
+                self.released(*token, *working);
+                self.in_order(*store, *candidate);
+            }
             Event::Elected {
                 term,
                 until,
@@ -220,10 +293,6 @@ impl<'a> Checker<'a> {
                 Invariant::OverForGood,
                 format!("term {term} was over and is valid again"),
             ),
-            Event::Orphan { candidate } => self.broken(
-                Invariant::Orphans,
-                format!("candidate {candidate} has left and the store holds something for it"),
-            ),
             Event::Impatient { candidate, left } => self.broken(
                 Invariant::Patience,
                 format!("candidate {candidate} called {left:?} before it was asked to"),
@@ -240,6 +309,46 @@ impl<'a> Checker<'a> {
                 self.calm = *calm;
                 self.settled = false;
             }
+            _ => self.campaign_event(event),
+        }
+    }
+
+    fn campaign_event(&mut self, event: &Event) {
+        match event {
+            Event::Uncancelled(term) => self.broken(
+                Invariant::OverForGood,
+                format!("the work of term {term} was told to stop, and then that it need not"),
+            ),
+            Event::Published { term, kept: false } if !self.is_excused(*term) => self.broken(
+                Invariant::Published,
+                format!("a value of term {term} was published, and the store does not hold it"),
+            ),
+            Event::Refused { candidate, life } => {
+                self.refused.insert((*candidate, *life));
+            }
+            Event::GaveUp {
+                candidate,
+                life,
+                kind,
+                hasty,
+            } => {
+                self.refused.remove(&(*candidate, *life));
+                if *hasty {
+                    self.broken(
+                        Invariant::GivesUp,
+                        format!("candidate {candidate} gave up for an error of kind {kind}"),
+                    );
+                }
+            }
+            Event::Unwell { candidate, what } => self.broken(
+                Invariant::Health,
+                format!("candidate {candidate} is unwell and {what}"),
+            ),
+            Event::GivesBoth { candidate } => self.gives_both = Some(*candidate),
+            Event::Orphan { candidate } => self.broken(
+                Invariant::Orphans,
+                format!("candidate {candidate} has left and the store holds something for it"),
+            ),
             _ => self.work_event(event),
         }
     }
@@ -249,11 +358,19 @@ impl<'a> Checker<'a> {
             Event::WorkStarted(term) if !self.started.insert(*term) => {
                 self.broken(Invariant::StartStop, format!("term {term} started twice"));
             }
+            Event::OverrunTold(term) => {
+                self.overrun_told.insert(*term);
+            }
             Event::WorkStopped { term, .. }
                 if !self.started.contains(term) || !self.stopped.insert(*term) =>
             {
                 self.broken(Invariant::StartStop, format!("term {term} stopped twice"));
             }
+            Event::WorkStopped {
+                term,
+                crashed: false,
+                disturbed: false,
+            } => self.outlived(*term),
             Event::LatePermit(term) => self.broken(
                 Invariant::Permits,
                 format!("term {term} gave a permit after its work had stopped"),
@@ -273,7 +390,10 @@ impl<'a> Checker<'a> {
                             "term {term} gave a permit for {at_least:?} and was over {after:?} later"
                         ),
                     );
-                } else if !accepted {
+                } else if !accepted
+                    && !self.is_recent(self.begun_again.as_ref())
+                    && self.now >= self.history.tokens_rise_from
+                {
                     self.broken(
                         Invariant::Tokens,
                         format!("a valid term {term} was refused: the resource had seen {seen}"),
@@ -290,7 +410,12 @@ impl<'a> Checker<'a> {
                 term,
                 cause,
                 disturbed: false,
-            } if cause.0 == "expired" => self.never_told(*term),
+            } => {
+                self.over.entry(*term).or_insert(self.now);
+                if cause.0 == "expired" {
+                    self.never_told(*term);
+                }
+            }
             Event::Ended(term) => self.ended(*term),
             _ => self.calm_event(event),
         }
@@ -310,6 +435,13 @@ impl<'a> Checker<'a> {
             Event::Provoked(term) => {
                 self.provoked.insert(*term, self.now);
             }
+            Event::Observed {
+                token: None,
+                led: true,
+            } => self.broken(
+                Invariant::Observer,
+                "one who waits for the lock is shown as its leader",
+            ),
             Event::Vacant {
                 how,
                 bound,
@@ -370,25 +502,69 @@ impl<'a> Checker<'a> {
         }
     }
 
-    /// The store begins again: so do its tokens.
+    /// Whoever gives two locks back begins with the second.
+    fn in_order(&mut self, store: u8, candidate: usize) {
+        if self.gives_both == Some(candidate) {
+            if store == 0 {
+                self.broken(
+                    Invariant::Order,
+                    format!("candidate {candidate} gave back the first lock before the second"),
+                );
+            }
+            self.gives_both = None;
+        }
+    }
+
+    /// Work has stopped: was it reported if that was long after its term?
+    fn outlived(&mut self, id: TermId) {
+        let (Some(term), Some(over)) = (self.term(id), self.over.get(&id)) else {
+            return;
+        };
+        let late = self.now.saturating_sub(*over);
+        if late > term.policy.stop_grace() + REPORT_SLACK && !self.overrun_told.contains(&id) {
+            self.broken(
+                Invariant::Reported,
+                format!("the work of term {id} went on for {late:?}, and nobody was told"),
+            );
+        }
+    }
+
     fn state_lost(&mut self) {
         self.state_lost = Some(self.now);
-        self.last_minted = 0;
+        self.begin_again();
+    }
+
+    /// The store begins again: so do its tokens.
+    fn begin_again(&mut self) {
+        self.begun_again = Some(self.now);
+        self.last_minted = [0; 2];
         self.minted.clear();
         self.tokens.clear();
         self.elected.clear();
     }
 
-    fn minted(&mut self, token: u64) {
-        if token <= self.last_minted {
-            let last = self.last_minted;
-            self.broken(
-                Invariant::Tokens,
-                format!("the store minted {token} after {last}"),
-            );
+    fn minted(&mut self, store: u8, mint: Mint) {
+        let token = mint.token;
+        if let Some(last) = self.last_minted.get_mut(usize::from(store)) {
+            let before = std::mem::replace(last, token);
+            if token <= before {
+                self.broken(
+                    Invariant::Tokens,
+                    format!("the store minted {token} after {before}"),
+                );
+            }
         }
-        self.last_minted = token;
-        self.minted.insert(token, self.now);
+        self.mints.push(mint);
+        self.minted.insert(token, self.mints.len() - 1);
+    }
+
+    /// The mint that a candidate has heard of.
+    fn mint_of(&self, term: &TermInfo) -> Option<usize> {
+        let mut mints = self.mints.iter().rev();
+        let position = mints.position(|mint| {
+            (mint.token, mint.candidate, mint.life) == (term.token, term.candidate, term.life)
+        })?;
+        Some(self.mints.len() - 1 - position)
     }
 
     fn elected(&mut self, id: TermId) {
@@ -405,20 +581,37 @@ impl<'a> Checker<'a> {
                 );
             }
         }
-        if self.is_amnesiac() && !self.minted.contains_key(&token) {
-            // Its answer was on the way when the store lost its state.
+        if self.refused.remove(&(term.candidate, term.life)) {
+            let candidate = term.candidate;
+            self.broken(
+                Invariant::GivesUp,
+                format!("candidate {candidate} was refused at first, and nobody was told"),
+            );
+        }
+        let mint = self.mint_of(term);
+        if let Some(mint) = mint {
+            self.mint_of.insert(id, mint);
+        }
+        if self.is_recent(self.begun_again.as_ref()) && !self.minted.contains_key(&token) {
+            // Its answer was on the way when the store's tokens began again.
             return;
         }
         if !self.tokens.insert(token) {
             self.broken(Invariant::Tokens, format!("token {token} was used before"));
         }
         // Terms that began before this token was minted must have smaller ones.
-        match self.minted.get(&token) {
-            Some(minted) => {
-                let before = self.elected.partition_point(|(at, _)| at < minted);
+        match self
+            .minted
+            .get(&token)
+            .and_then(|mint| self.mints.get(*mint))
+        {
+            Some(mint) => {
+                let minted = mint.at;
+                let before = self.elected.partition_point(|(at, _)| *at < minted);
                 let largest = before.checked_sub(1).and_then(|i| self.elected.get(i));
                 if let Some((_, largest)) = largest
                     && *largest >= token
+                    && self.now >= self.history.tokens_rise_from
                 {
                     let largest = *largest;
                     self.broken(
@@ -437,11 +630,17 @@ impl<'a> Checker<'a> {
         if self.is_excused(id) || until <= self.now {
             return;
         }
-        let beyond = until.saturating_sub(covered.unwrap_or_default());
+        let act = self
+            .term(id)
+            .map_or(Duration::ZERO, |t| time_to_act(t.policy.lease()));
+        let beyond = (until + act).saturating_sub(covered.unwrap_or_default());
         if beyond > Duration::from_micros(1) {
             self.broken(
                 Invariant::Covered,
-                format!("term {id} is valid until {until:?}, {beyond:?} beyond its lease"),
+                format!(
+                    "term {id} is valid until {until:?}; acting then takes until {beyond:?} beyond \
+                     its lease"
+                ),
             );
         }
     }

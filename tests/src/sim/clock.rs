@@ -1,7 +1,7 @@
 //! Clocks that drift, and timers that fire late.
 
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -15,14 +15,41 @@ pub struct SimClock {
     world: Arc<World>,
     offset: Duration,
     ppm: i64,
+    /// What another thread does at each look.
+    between: Mutex<Option<Preemption>>,
 }
+
+type Preemption = Box<dyn FnMut() + Send>;
 
 const MILLION: u128 = 1_000_000;
 
 impl SimClock {
     /// A clock that gains `ppm` microseconds each second.
     pub fn new(world: Arc<World>, offset: Duration, ppm: i64) -> Arc<Self> {
-        Arc::new(Self { world, offset, ppm })
+        Arc::new(Self {
+            world,
+            offset,
+            ppm,
+            between: Mutex::default(),
+        })
+    }
+
+    /// From now on `act` is done before each look at this clock, as if another thread did it
+    /// there. A look by `act` itself is a plain one.
+    pub fn preempt(&self, act: impl FnMut() + Send + 'static) {
+        if let Ok(mut between) = self.between.lock() {
+            *between = Some(Box::new(act));
+        }
+    }
+
+    fn let_others_run(&self) {
+        let act = self.between.lock().ok().and_then(|mut act| act.take());
+        if let Some(mut act) = act {
+            act();
+            if let Ok(mut between) = self.between.lock() {
+                between.get_or_insert(act);
+            }
+        }
     }
 
     fn rate(&self) -> u128 {
@@ -53,6 +80,7 @@ fn nanos(nanos: u128) -> Duration {
 #[async_trait]
 impl Clock for SimClock {
     fn now(&self) -> Time {
+        self.let_others_run();
         self.at(self.world.step())
     }
 

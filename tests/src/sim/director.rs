@@ -10,12 +10,10 @@ use tokio::time::sleep;
 
 use super::Moment;
 use super::candidate::LONGEST_OVERRUN;
-use super::clock::SimClock;
-use super::faults::{Faults, SLOWEST};
+use super::faults::SLOWEST;
 use super::fleet::Fleet;
 use super::history::{Event, Fault};
-use super::network::Link;
-use super::plan::Family;
+use super::plan::{Family, Knowledge};
 use super::world::{Leading, World};
 
 /// Lets things happen to a fleet.
@@ -28,6 +26,9 @@ pub struct Director {
 }
 
 const SECOND: Duration = Duration::from_secs(1);
+
+/// A pause that no store asks for in its right mind.
+const ABSURD: Duration = Duration::from_secs(600);
 
 /// What a round trip takes in calm weather, with room for a lost race.
 const CALM_TRIP: Duration = Duration::from_millis(200);
@@ -65,20 +66,18 @@ impl Director {
 
     fn observe(&self) {
         let (world, fleet) = (&self.world, &self.fleet);
-        let number = world.plan.candidates.len();
-        let clock = SimClock::new(world.clone(), SECOND, 0);
-        let backend = fleet.backend(Link::new(world.clone(), number, 0), clock, None);
+        let backend = fleet.onlooker();
         let watching = Observer::new(backend, world.lock.clone(), fleet.policy(0));
         let (world, observed) = (world.clone(), self.observed.clone());
         drop(tokio::spawn(async move {
             let mut seen = watching.watch();
             while let Some(observation) = seen.next().await {
-                let token = match observation {
-                    Observation::Led { token, .. } => token.map(FencingToken::as_u64),
-                    _ => None,
+                let (led, token) = match observation {
+                    Observation::Led { token, .. } => (true, token.map(FencingToken::as_u64)),
+                    _ => (false, None),
                 };
                 observed.store(token.unwrap_or(0), Ordering::Relaxed);
-                world.record(Event::Observed { token });
+                world.record(Event::Observed { token, led });
             }
         }));
     }
@@ -109,7 +108,7 @@ impl Director {
         let whom = leader.filter(|_| world.chance(50)).unwrap_or(anybody);
         let lease = fleet.policy(whom).lease();
         let lasts = world.between(SECOND / 2, 2 * lease);
-        let blow = world.rng().u8(0..23);
+        let blow = world.rng().u8(0..27);
         match blow {
             0..4 => {
                 let direction = world.rng().u8(0..3);
@@ -167,6 +166,34 @@ impl Director {
             }
             19 => self.shut_down(whom, None),
             20 => fleet.poke(anybody),
+            23 => fleet.touch(),
+            24 => {
+                let lasts = lasts.min(10 * SECOND);
+                world.faults().denied_until = now + lasts;
+                world.fault(Fault::Denied { lasts });
+            }
+            25 => {
+                let percent = world.rng().u32(30..100);
+                let mut faults = world.faults();
+                faults.stingy_until = [now + lasts; 2];
+                faults.stingy_percent = percent;
+                drop(faults);
+                let store = 0;
+                world.fault(Fault::Stingy {
+                    store,
+                    percent,
+                    lasts,
+                });
+            }
+            26 => {
+                // A store that asks for a pause beyond all reason.
+                let lasts = lasts.min(5 * SECOND);
+                let mut faults = world.faults();
+                faults.throttled_until = now + lasts;
+                faults.asks_for = Some(ABSURD);
+                drop(faults);
+                world.fault(Fault::Throttled { lasts });
+            }
             // The combination that a deadline from the reply's time does not survive: slow
             // answers, then nothing.
             _ => {
@@ -194,14 +221,12 @@ impl Director {
     }
 
     fn make_unwell(&self, whom: usize, lasts: Duration) {
-        if let Some(process) = self.fleet.process(whom)
-            && let Ok(mut until) = process.unwell_until.lock()
-        {
+        if let Some(process) = self.fleet.process(whom) {
             self.world.fault(Fault::Unwell {
                 candidate: whom,
                 lasts,
             });
-            *until = self.world.now() + lasts;
+            process.make_unwell(lasts);
         }
     }
 
@@ -223,15 +248,10 @@ impl Director {
     /// Ends all faults and waits until everything must be well again.
     async fn calm(&self) {
         let (world, fleet) = (&self.world, &self.fleet);
-        *world.faults() = Faults {
-            stormy_until: world.now(),
-            ..Faults::none(fleet.len())
-        };
+        world.end_faults(fleet.len());
         for process in fleet.processes() {
             process.thaw();
-            if let Ok(mut until) = process.unwell_until.lock() {
-                *until = Duration::ZERO;
-            }
+            process.make_unwell(Duration::ZERO);
         }
         world.record(Event::Calm(true));
         self.settle(self.settling_time()).await;
@@ -288,7 +308,7 @@ impl Director {
             });
             return;
         };
-        let scene = self.world.rng().u8(0..10);
+        let scene = self.world.rng().u8(0..19);
         match scene {
             0 | 1 => self.resignation(&leader).await,
             2 | 3 => self.crash(&leader).await,
@@ -297,7 +317,27 @@ impl Director {
             6 => self.drain(&leader, false).await,
             7 => self.drain(&leader, true).await,
             8 => self.deletion(&leader).await,
-            _ => self.withdrawal(&leader).await,
+            9 => self.withdrawal(&leader).await,
+            10 => self.release_again(&leader).await,
+            11 => self.crash_throttled(&leader).await,
+            12 => self.hint_in_a_pause(&leader).await,
+            13 => self.throttled(&leader).await,
+            14 => self.observer_throttled(&leader).await,
+            15 | 16 => self.of_the_store(&leader, false).await,
+            _ => self.of_the_store(&leader, true).await,
+        }
+    }
+
+    /// Scenes that only some stores can play.
+    async fn of_the_store(&self, leader: &Leading, other: bool) {
+        let plan = &self.world.plan;
+        match (plan.family, other) {
+            (Family::Session, false) => self.dead_waiter(leader).await,
+            (Family::Session, true) => self.unwell_waiter(leader).await,
+            (Family::Records, false) if plan.repeats => self.repeated_version(leader).await,
+            (Family::Records, true) if plan.repeats => self.told_long_ago(leader).await,
+            (Family::Records, _) => self.foreign_write(leader, other).await,
+            (Family::Ttl, _) => self.deletion(leader).await,
         }
     }
 
@@ -340,7 +380,12 @@ impl Director {
         self.provoke(leader);
         let lease = self.fleet.policy(leader.candidate).lease();
         self.fleet.crash(leader.candidate);
-        let bound = lease + lease / 1_000 + self.fleet.lag() + self.wake() + CALM_TRIP * 2;
+        let bound = if self.world.plan.knowledge == Knowledge::Death {
+            // The store knows, and tells.
+            self.wake() + CALM_TRIP * 2
+        } else {
+            lease + lease / 1_000 + self.fleet.lag() + self.wake() + CALM_TRIP * 2
+        };
         self.world.record(Event::Vacant {
             how: "a crash",
             bound,
@@ -419,13 +464,300 @@ impl Director {
             Family::Records | Family::Ttl => Duration::ZERO,
         };
         let beat = policy.heartbeat() + proof_age;
-        let bound = beat + beat / 500 + CALM_TRIP;
+        let bound = if self.world.plan.tells_of_loss {
+            CALM_TRIP
+        } else {
+            beat + beat / 500 + CALM_TRIP
+        };
         self.fleet.delete();
         self.world.record(Event::MustNotice {
             term: leader.id,
             bound,
         });
         sleep(bound + policy.lease()).await;
+        self.settle(self.settling_time()).await;
+    }
+
+    /// The store does not serve when the lock is given back, but soon after.
+    async fn release_again(&self, leader: &Leading) {
+        self.provoke(leader);
+        let candidate = leader.candidate;
+        let lasts = SECOND / 4;
+        self.world.faults().down_until = self.world.now() + lasts;
+        self.world.fault(Fault::Down { lasts });
+        self.world.fault(Fault::Resign { candidate });
+        if let Some(process) = self.fleet.process(candidate) {
+            process.resign();
+        }
+        // Each of them tries again a retry interval after it was refused.
+        let retry = self.longest_retry();
+        let grace = self.fleet.policy(candidate).stop_grace();
+        let bound = grace + lasts + retry * 2 + self.wake() + CALM_TRIP * 2;
+        self.world.record(Event::Vacant {
+            how: "a release that was refused once",
+            bound,
+            after_release: retry + self.wake() + CALM_TRIP * 2,
+        });
+        self.settle(bound + SECOND).await;
+    }
+
+    fn longest_retry(&self) -> Duration {
+        let retry = self.world.plan.longest(tenure_core::Policy::retry_interval);
+        retry + retry / 500
+    }
+
+    /// For so long the store asks everybody for a pause beyond all reason.
+    fn throttle(&self, lasts: Duration) {
+        let mut faults = self.world.faults();
+        faults.throttled_until = self.world.now() + lasts;
+        faults.asks_for = Some(ABSURD);
+        drop(faults);
+        self.world.fault(Fault::Throttled { lasts });
+    }
+
+    /// The leader has died, and the store asks for absurd pauses when its lease ends.
+    async fn crash_throttled(&self, leader: &Leading) {
+        if self.world.plan.knowledge == Knowledge::Death {
+            // There the lock is taken before its lease ends.
+            return self.crash(leader).await;
+        }
+        self.provoke(leader);
+        let lease = self.fleet.policy(leader.candidate).lease();
+        self.fleet.crash(leader.candidate);
+        let heartbeat = self.fleet.policy(leader.candidate).heartbeat();
+        let longest = self.world.plan.longest(tenure_core::Policy::heartbeat);
+        let soonest = lease.saturating_sub(heartbeat + SECOND);
+        let late = self.longest_retry() + self.fleet.lag() + CALM_TRIP * 2;
+        let bound = if self.world.chance(50) {
+            // Over the whole time in which the lease can end.
+            sleep(soonest).await;
+            let lasts = heartbeat + 2 * SECOND;
+            self.throttle(lasts);
+            lasts + longest + late
+        } else {
+            // Shortly before.
+            sleep(soonest.saturating_sub(SECOND)).await;
+            self.throttle(SECOND / 4);
+            for waiting in 0..self.fleet.len() {
+                self.fleet.poke(waiting);
+            }
+            lease.saturating_sub(soonest) + SECOND * 2 + late
+        };
+        self.world.record(Event::Vacant {
+            how: "a crash while the store asked for long pauses",
+            bound,
+            after_release: bound,
+        });
+        sleep(bound).await;
+        self.settle(self.settling_time()).await;
+    }
+
+    /// Candidates were asked for a pause, and then the lock is given back: the hint ends it.
+    async fn hint_in_a_pause(&self, leader: &Leading) {
+        if !self.wake().is_zero() {
+            // Without hints the pause is waited for.
+            return self.resignation(leader).await;
+        }
+        self.provoke(leader);
+        // Shorter than a heartbeat takes to be missed for good.
+        let lasts = SECOND / 4;
+        self.throttle(lasts);
+        for waiting in 0..self.fleet.len() {
+            self.fleet.poke(waiting);
+        }
+        sleep(lasts + self.longest_retry() * 2 + CALM_TRIP).await;
+        let candidate = leader.candidate;
+        self.world.fault(Fault::Resign { candidate });
+        if let Some(process) = self.fleet.process(candidate) {
+            process.resign();
+        }
+        let grace = self.fleet.policy(candidate).stop_grace();
+        let retry = self.longest_retry();
+        let bound = grace + retry + CALM_TRIP * 2;
+        self.world.record(Event::Vacant {
+            how: "a hand-over after the store had asked for a long pause",
+            bound,
+            after_release: CALM_TRIP * 2,
+        });
+        sleep(bound + SECOND).await;
+        self.settle(self.settling_time()).await;
+    }
+
+    /// What the policy says it survives, whatever pause the store asks for meanwhile.
+    async fn throttled(&self, leader: &Leading) {
+        let policy = self.fleet.policy(leader.candidate);
+        let outage = policy.tolerance().outage.saturating_sub(CALM_TRIP);
+        if outage.is_zero() {
+            return;
+        }
+        self.throttle(outage);
+        sleep(outage + policy.lease()).await;
+        self.world.record(Event::MustStand {
+            term: leader.id,
+            what: "an outage in which the store asks for long pauses",
+            stands: leader.term.is_valid() && !leader.term.is_cancelled(),
+        });
+        self.settle(self.settling_time()).await;
+    }
+
+    /// The observer is asked for an absurd pause while the lock changes hands.
+    async fn observer_throttled(&self, leader: &Leading) {
+        self.provoke(leader);
+        let candidate = leader.candidate;
+        self.world.fault(Fault::Resign { candidate });
+        if let Some(process) = self.fleet.process(candidate) {
+            process.resign();
+        }
+        sleep(self.world.between(Duration::ZERO, SECOND / 10)).await;
+        self.throttle(self.world.between(SECOND / 10, 2 * SECOND));
+        self.settle(self.settling_time()).await;
+    }
+
+    /// Another program writes the record and changes nothing of the election's: a leader goes on,
+    /// and one that gives the lock back does so.
+    async fn foreign_write(&self, leader: &Leading, resigns: bool) {
+        if resigns {
+            self.fleet.touch();
+            return self.resignation(leader).await;
+        }
+        self.fleet.touch();
+        sleep(self.fleet.policy(leader.candidate).lease()).await;
+        self.world.record(Event::MustStand {
+            term: leader.id,
+            what: "another program's write",
+            stands: leader.term.is_valid() && !leader.term.is_cancelled(),
+        });
+        self.settle(3 * SECOND).await;
+    }
+
+    /// The record is deleted and written again, under the version that others have seen before.
+    async fn repeated_version(&self, leader: &Leading) {
+        self.provoke(leader);
+        self.fleet.delete();
+        let patience = self.world.now() + 30 * SECOND;
+        let second = loop {
+            sleep(SECOND / 50).await;
+            match self.world.leader() {
+                Some(second) if second.id != leader.id => break second,
+                _ if self.world.now() >= patience => return self.settle(SECOND).await,
+                _ => {}
+            }
+        };
+        self.provoke(&second);
+        let lease = self.fleet.policy(second.candidate).lease();
+        // It writes its record once, and no more.
+        self.freeze(second.candidate, 2 * lease);
+        sleep(lease.mul_f64(0.7)).await;
+        self.fleet.delete();
+        sleep(lease + self.world.plan.longest_lease()).await;
+        self.settle(self.settling_time()).await;
+    }
+
+    /// The lock's next holder, however it came to be.
+    async fn next_leader(&self, not: &[usize]) -> Option<Leading> {
+        let patience = self.world.now() + 60 * SECOND;
+        while self.world.now() < patience {
+            sleep(SECOND / 100).await;
+            match self.world.leader() {
+                Some(leader) if !not.contains(&leader.id) => return Some(leader),
+                _ => {}
+            }
+        }
+        None
+    }
+
+    /// A candidate is stopped before it hears that the lock is free, and hears of it when the
+    /// record is another that has come to the same version.
+    async fn told_long_ago(&self, leader: &Leading) {
+        self.provoke(leader);
+        self.fleet.delete();
+        let Some(second) = self.next_leader(&[leader.id]).await else {
+            return;
+        };
+        self.provoke(&second);
+        sleep(CALM_TRIP).await;
+        let others = |not: &[usize]| -> Vec<usize> {
+            let all = 0..self.fleet.len();
+            all.filter(|candidate| !not.contains(candidate)).collect()
+        };
+        let Some(hears_late) = others(&[leader.candidate, second.candidate])
+            .first()
+            .copied()
+        else {
+            return;
+        };
+        self.freeze(hears_late, 60 * SECOND);
+        self.world.fault(Fault::Resign {
+            candidate: second.candidate,
+        });
+        if let Some(process) = self.fleet.process(second.candidate) {
+            process.resign();
+        }
+        let Some(third) = self.next_leader(&[leader.id, second.id]).await else {
+            return;
+        };
+        self.provoke(&third);
+        self.fleet.delete();
+        let before = [leader.id, second.id, third.id];
+        let Some(fourth) = self.next_leader(&before).await else {
+            return;
+        };
+        // Its first heartbeat writes the version that the lock was given back with.
+        let heartbeat = self.fleet.policy(fourth.candidate).heartbeat();
+        sleep(heartbeat + CALM_TRIP / 2).await;
+        if let Some(process) = self.fleet.process(hears_late) {
+            process.thaw();
+        }
+        sleep(self.world.plan.longest_lease()).await;
+        self.settle(self.settling_time()).await;
+    }
+
+    /// The next in the queue has died when the lock is given back: its session ends with its
+    /// lease.
+    async fn dead_waiter(&self, leader: &Leading) {
+        let Some((next, _)) = self.fleet.waiting().first().copied() else {
+            return;
+        };
+        let lease = self.fleet.policy(next).lease();
+        self.fleet.crash(next);
+        sleep(self.world.between(Duration::ZERO, lease)).await;
+        self.provoke(leader);
+        let candidate = leader.candidate;
+        self.world.fault(Fault::Resign { candidate });
+        if let Some(process) = self.fleet.process(candidate) {
+            process.resign();
+        }
+        let grace = self.fleet.policy(candidate).stop_grace();
+        let bound = grace + lease + lease / 1_000 + self.fleet.lag() + self.wake() + CALM_TRIP * 2;
+        self.world.record(Event::Vacant {
+            how: "a hand-over behind a dead waiter",
+            bound,
+            after_release: bound,
+        });
+        sleep(bound).await;
+        self.settle(self.settling_time()).await;
+    }
+
+    /// The next in the queue is unwell when the lock is given back: it has made way.
+    async fn unwell_waiter(&self, leader: &Leading) {
+        let waiting = self.fleet.waiting();
+        let Some((next, life)) = waiting.first().copied() else {
+            return;
+        };
+        if waiting.len() < 2 {
+            return;
+        }
+        self.provoke(leader);
+        self.make_unwell(next, self.settling_time());
+        let retry = self.fleet.policy(next).retry_interval();
+        sleep(retry + retry / 500 + CALM_TRIP * 2).await;
+        if self.fleet.waiting().contains(&(next, life)) {
+            self.world.record(Event::Unwell {
+                candidate: next,
+                what: "keeps its place in the queue",
+            });
+        }
+        self.resignation(leader).await;
         self.settle(self.settling_time()).await;
     }
 

@@ -19,6 +19,14 @@ pub struct Faults {
     pub down_until: Moment,
     /// The store answers "throttled" until then.
     pub throttled_until: Moment,
+    /// The pause that it asks for; by default what is left of the throttling.
+    pub asks_for: Option<Duration>,
+    /// The store refuses everything for want of a permission until then.
+    pub denied_until: Moment,
+    /// Per store: renewals grant only a part of the lease until then.
+    pub stingy_until: [Moment; 2],
+    /// How large a part, in percent.
+    pub stingy_percent: u32,
     /// Per candidate's way to a store: requests do not get there until then.
     pub requests_cut_until: Vec<Moment>,
     /// Per candidate's way to a store: no reply or hint comes back until then.
@@ -50,6 +58,16 @@ impl Faults {
             requests_cut_until: vec![Moment::ZERO; routes],
             replies_cut_until: vec![Moment::ZERO; routes],
             ..Self::default()
+        }
+    }
+
+    /// What `store` grants when it is asked to renew a lease.
+    pub fn granted(&self, store: u8, lease: Duration, now: Moment) -> Duration {
+        let until = self.stingy_until.get(usize::from(store));
+        if until.is_some_and(|until| now < *until) {
+            lease * self.stingy_percent / 100
+        } else {
+            lease
         }
     }
 

@@ -3,37 +3,27 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use tenure_core::record::RecordLock;
-use tenure_core::{Identity, LockBackend, Policy, SharedClock};
+use tenure_core::{FencingToken, Identity, LockBackend, Policy, SharedClock};
 
 use super::candidate::Application;
 use super::checker::at_most;
 use super::clock::SimClock;
 use super::history::Fault;
 use super::network::Link;
-use super::plan::Family;
 use super::process::Process;
-use super::records::{self, RecordServer, SimRecords};
-use super::session::{self, SimSessions};
-use super::ttl::{self, SimTtl};
+use super::store::Store;
+use super::watched::Watched;
 use super::world::World;
-
-/// The store.
-#[derive(Clone, Debug)]
-enum Server {
-    Records(records::Shared),
-    Ttl(ttl::Shared),
-    Session(session::Shared),
-}
 
 /// All candidates.
 #[derive(Debug)]
 pub struct Fleet {
     /// The world.
     pub world: Arc<World>,
-    server: Server,
+    /// The store.
+    pub store: Store,
     /// The store's own clock.
-    store: Link,
+    link: Link,
     /// Each candidate's latest life.
     processes: Mutex<Vec<Arc<Process>>>,
 }
@@ -45,23 +35,11 @@ fn lock<T: ?Sized>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 impl Fleet {
     /// Starts every candidate.
     pub fn start(world: &Arc<World>) -> Arc<Self> {
-        let store = Link::new(world.clone(), usize::MAX, 0);
-        let server = match world.plan.family {
-            Family::Records => {
-                let server = RecordServer::new(world.plan.terse_hints);
-                Server::Records(Arc::new(Mutex::new(server)))
-            }
-            Family::Ttl => Server::Ttl(Arc::default()),
-            Family::Session => {
-                let server = session::Shared::default();
-                drop(tokio::spawn(session::sweep(server.clone(), store.clone())));
-                Server::Session(server)
-            }
-        };
+        let link = Link::new(world.clone(), usize::MAX, 0);
         let fleet = Arc::new(Self {
             world: world.clone(),
-            server,
-            store,
+            store: Store::start(world, world.plan.family, 0, link.clone()),
+            link,
             processes: Mutex::default(),
         });
         for candidate in 0..world.plan.candidates.len() {
@@ -79,7 +57,10 @@ impl Fleet {
         let clock = SimClock::new(world.clone(), plan.offset, plan.ppm);
         let process = Process::new(world.clone(), candidate, life, clock.clone());
         let link = Link::new(world.clone(), candidate, life);
-        let backend = self.backend(link, clock, Some(process.clone()));
+        let backend = self.store.client(link, clock, Some(process.clone()));
+        let policy = plan.policy.clone();
+        let backend: Arc<dyn LockBackend> =
+            Arc::new(Watched::new(backend, process.clone(), policy));
         // With the same name as before, or with a new one, as after a new pod was made.
         let name = if life == 0 || plan.name == "twin" || world.chance(50) {
             plan.name.clone()
@@ -92,30 +73,19 @@ impl Fleet {
             reason = "the plan's names and policies are valid"
         )]
         let application = Identity::new(name)
-            .and_then(|identity| Application::new(process.clone(), plan, backend, identity))
+            .and_then(|identity| Application::new(process.clone(), plan, backend, identity, &[0]))
             .expect("a valid application");
         application.start();
         process
     }
 
-    /// A client of the store.
-    pub fn backend(
-        &self,
-        link: Link,
-        clock: SharedClock,
-        process: Option<Arc<Process>>,
-    ) -> Arc<dyn LockBackend> {
-        match &self.server {
-            Server::Records(server) => Arc::new(RecordLock::new(SimRecords {
-                link,
-                server: server.clone(),
-                clock,
-            })),
-            Server::Ttl(server) => Arc::new(SimTtl::new(link, server.clone(), clock)),
-            Server::Session(server) => {
-                Arc::new(SimSessions::new(link, server.clone(), clock, process))
-            }
-        }
+    /// A client of the store that is no candidate.
+    pub fn onlooker(&self) -> Arc<dyn LockBackend> {
+        let world = &self.world;
+        let (offset, ppm) = world.plan.onlooker();
+        let clock: SharedClock = SimClock::new(world.clone(), offset, ppm);
+        let link = Link::new(world.clone(), world.plan.candidates.len(), 0);
+        self.store.client(link, clock, None)
     }
 
     /// How many candidates there are.
@@ -149,6 +119,7 @@ impl Fleet {
         if let Some(process) = self.process(candidate) {
             self.world.fault(Fault::Crash { candidate });
             process.crash();
+            self.store.tell_of_a_death(&self.world);
         }
     }
 
@@ -166,59 +137,58 @@ impl Fleet {
 
     /// Deletes the lock at the store.
     pub fn delete(&self) {
-        let world = &self.world;
-        let token = match &self.server {
-            Server::Records(server) => lock(server).delete(world),
-            Server::Ttl(server) => lock(server).delete(world),
-            Server::Session(server) => lock(server).delete(world),
-        };
-        world.fault(Fault::Deleted { token });
+        let token = self.store.delete(&self.world);
+        let token = token.map(FencingToken::as_u64);
+        self.world.fault(Fault::Deleted { token });
+        if self.world.plan.repeats {
+            self.clear_the_fence();
+        }
     }
 
-    /// Makes the store forget everything.
-    pub fn lose_state(&self) {
-        let world = &self.world;
-        world.fault(Fault::StateLost);
-        match &self.server {
-            Server::Records(server) => lock(server).lose_state(world),
-            Server::Ttl(server) => lock(server).lose_state(world),
-            Server::Session(server) => lock(server).lose_state(world),
-        }
-        // Tokens begin again, so the operator clears the fence once every term from before the
-        // loss is over.
-        let (world, over) = (world.clone(), at_most(world.plan.longest(Policy::validity)));
+    /// Tokens begin again, so the operator clears the fence once every term from before that is
+    /// over.
+    fn clear_the_fence(&self) {
+        let world = self.world.clone();
+        let over = at_most(world.plan.longest(Policy::validity));
         drop(tokio::spawn(async move {
             tokio::time::sleep(over).await;
             world.clear_the_fence();
         }));
     }
 
+    /// Makes the store forget everything.
+    pub fn lose_state(&self) {
+        let world = &self.world;
+        world.fault(Fault::StateLost);
+        self.store.lose_state(world);
+        self.clear_the_fence();
+    }
+
+    /// Another program writes where the lock's record is.
+    pub fn touch(&self) {
+        self.world.fault(Fault::Touched);
+        self.store.touch(&self.world);
+    }
+
     /// Sends a candidate a hint without a reason.
     pub fn poke(&self, candidate: usize) {
         let world = &self.world;
         world.fault(Fault::Hint { candidate });
-        match &self.server {
-            Server::Records(server) => lock(server).poke(world, candidate),
-            Server::Ttl(server) => lock(server).poke(world, candidate),
-            Server::Session(server) => lock(server).poke(world, candidate),
-        }
+        self.store.poke(world, candidate);
     }
 
     /// Whose traces the store holds.
     pub fn owners(&self) -> Vec<(usize, u32)> {
-        let now = self.store.store_time();
-        match &self.server {
-            Server::Records(server) => lock(server).owner().into_iter().collect(),
-            Server::Ttl(server) => lock(server).owner(now).into_iter().collect(),
-            Server::Session(server) => lock(server).owners(now),
-        }
+        self.store.owners(&self.world.lock, self.link.store_time())
+    }
+
+    /// Who stands behind the holder where the store has a queue.
+    pub fn waiting(&self) -> Vec<(usize, u32)> {
+        self.store.waiting(self.link.store_time())
     }
 
     /// How long after the end of a lease the store may go on refusing the lock.
     pub fn lag(&self) -> Duration {
-        match &self.server {
-            Server::Session(_) => Duration::from_secs(1),
-            Server::Records(_) | Server::Ttl(_) => Duration::ZERO,
-        }
+        self.store.lag()
     }
 }

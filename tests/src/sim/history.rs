@@ -7,6 +7,7 @@ use tenure_core::{Cause, Policy};
 
 use super::Moment;
 use super::faults::Fate;
+use super::plan::Family;
 
 /// A term as its user saw it begin: an index into [`History::terms`].
 pub type TermId = usize;
@@ -25,6 +26,8 @@ pub enum Event {
     Fault(Fault),
     /// The store began a term.
     Minted {
+        /// Which store: the first or the second of two.
+        store: u8,
         /// For whom.
         candidate: usize,
         /// Which of its lives.
@@ -39,6 +42,10 @@ pub enum Event {
     },
     /// The store ended a term on its holder's request.
     Released {
+        /// Which store: the first or the second of two.
+        store: u8,
+        /// Who asked.
+        candidate: usize,
         /// The term's token.
         token: u64,
         /// Its work was still running.
@@ -71,6 +78,10 @@ pub enum Event {
     },
     /// A term that was over is valid again.
     Resurrected(TermId),
+    /// Work that was told to stop is told that it need not.
+    Uncancelled(TermId),
+    /// The engine reported that the work outlives its term.
+    OverrunTold(TermId),
     /// The engine told the work to stop.
     SteppingDown {
         /// The term.
@@ -101,6 +112,8 @@ pub enum Event {
         term: TermId,
         /// By a crash of its process.
         crashed: bool,
+        /// As in `SteppingDown`.
+        disturbed: bool,
     },
     /// A side effect under a permit.
     Effect {
@@ -126,6 +139,38 @@ pub enum Event {
         /// Whether the store had applied something for it since it was asked.
         proven: bool,
     },
+    /// A value that `publish` said yes to, compared with what the store holds.
+    Published {
+        /// The term.
+        term: TermId,
+        /// Whether the store holds it.
+        kept: bool,
+    },
+    /// The first answer to a candidate was one that somebody must mend.
+    Refused {
+        /// Who.
+        candidate: usize,
+        /// In which of its lives.
+        life: u32,
+    },
+    /// `campaign` returned an error.
+    GaveUp {
+        /// Who.
+        candidate: usize,
+        /// In which of its lives.
+        life: u32,
+        /// The error's kind.
+        kind: &'static str,
+        /// Trying again would have helped, by the error or by an earlier answer of the store.
+        hasty: bool,
+    },
+    /// A candidate whose health probe says no stays in the election, or begins a term.
+    Unwell {
+        /// Who.
+        candidate: usize,
+        /// What it does.
+        what: &'static str,
+    },
     /// A candidate called although the store had asked it to wait.
     Impatient {
         /// Who.
@@ -133,10 +178,17 @@ pub enum Event {
         /// What was left of the wait.
         left: Duration,
     },
-    /// An observer saw this token lead.
+    /// What an observer sees.
     Observed {
-        /// The token.
+        /// The leader's token.
         token: Option<u64>,
+        /// Whether somebody leads.
+        led: bool,
+    },
+    /// In calm weather a leader on two stores is asked to give both locks back.
+    GivesBoth {
+        /// Who.
+        candidate: usize,
     },
     /// The faults have ended: from the settling time on everything must be well.
     Calm(bool),
@@ -232,6 +284,19 @@ pub enum Fault {
     Deleted {
         token: Option<u64>,
     },
+    Denied {
+        lasts: Duration,
+    },
+    Stingy {
+        store: u8,
+        percent: u32,
+        lasts: Duration,
+    },
+    Touched,
+    Moves {
+        from: Family,
+        to: Family,
+    },
     StateLost,
     Resign {
         candidate: usize,
@@ -267,6 +332,8 @@ pub struct TermInfo {
     pub policy: Policy,
     /// The drain limit of its election.
     pub drain_limit: Duration,
+    /// The stores whose locks it needs.
+    pub stores: &'static [u8],
 }
 
 /// Everything that has happened, in order.
@@ -278,6 +345,10 @@ pub struct History {
     pub terms: Vec<TermInfo>,
     /// The validity of the longest policy in the fleet: how long a fault excuses what follows.
     pub longest_validity: Duration,
+    /// Tokens begin again with each deletion of the lock.
+    pub tokens_begin_again: bool,
+    /// While a fleet moves to a store whose tokens are larger, they may fall until then.
+    pub tokens_rise_from: Moment,
     hash: Fnv,
     /// Keeps messages too, for a trace.
     verbose: bool,
@@ -290,6 +361,15 @@ impl History {
             longest_validity,
             verbose,
             ..Self::default()
+        }
+    }
+
+    /// The same, of a store whose tokens begin again with a deletion, or not.
+    #[must_use]
+    pub fn whose_tokens_begin_again(self, tokens_begin_again: bool) -> Self {
+        Self {
+            tokens_begin_again,
+            ..self
         }
     }
 

@@ -16,6 +16,7 @@ pub mod candidate;
 pub mod checker;
 pub mod clock;
 pub mod director;
+pub mod drills;
 pub mod faults;
 pub mod fleet;
 pub mod hints;
@@ -27,8 +28,10 @@ pub mod process;
 pub mod records;
 pub mod run;
 pub mod session;
+pub mod store;
 pub mod ttl;
 pub mod unfenced;
+pub mod watched;
 pub mod world;
 
 /// True time since the start of a simulation, which no candidate can see.

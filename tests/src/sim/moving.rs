@@ -5,12 +5,10 @@
 //! rise from the second step on, work that has stopped before the lock is given back, and somebody
 //! who leads whenever all is well.
 
-use std::collections::BTreeSet;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
-use tenure_core::record::RecordLock;
-use tenure_core::{Both, Identity, LockBackend};
+use tenure_core::{Both, FencingToken, Generation, Identity, InGeneration, LockBackend};
 use tokio::time::sleep;
 
 use super::Moment;
@@ -20,16 +18,13 @@ use super::clock::SimClock;
 use super::faults::{Faults, SLOWEST};
 use super::history::{Event, Fault, History};
 use super::network::Link;
+use super::plan::Family;
 use super::process::Process;
-use super::records::{self, RecordServer, SimRecords};
-use super::ttl::{self, SimTtl, TtlServer};
+use super::store::Store;
+use super::watched::Watched;
 use super::world::{LATEST_TIMER, World};
 
 const SECOND: Duration = Duration::from_secs(1);
-
-/// The new store's counter starts here, as in a generation of its own: so no two terms share a
-/// token.
-const NEW_COUNTER: u64 = 1 << 40;
 
 /// What a candidate is set up for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,44 +34,14 @@ enum Step {
     New,
 }
 
-#[derive(Clone, Debug)]
-enum Server {
-    Records(records::Shared),
-    Ttl(ttl::Shared),
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-impl Server {
-    fn new(world: &World, counter: u64) -> Self {
-        if world.chance(60) {
-            let server = RecordServer::new(world.plan.terse_hints).counting_from(counter);
-            Self::Records(Arc::new(Mutex::new(server)))
-        } else {
-            Self::Ttl(Arc::new(Mutex::new(TtlServer::counting_from(counter))))
-        }
-    }
-
-    fn client(&self, link: Link, clock: Arc<SimClock>) -> Arc<dyn LockBackend> {
-        match self {
-            Self::Records(server) => Arc::new(RecordLock::new(SimRecords {
-                link,
-                server: server.clone(),
-                clock,
-            })),
-            Self::Ttl(server) => Arc::new(SimTtl::new(link, server.clone(), clock)),
-        }
-    }
-}
-
 /// A fleet on the move.
 #[derive(Debug)]
 pub struct Move {
     world: Arc<World>,
-    old: Server,
-    new: Server,
+    old: Store,
+    new: Store,
+    /// That of the new store, so that its tokens are larger.
+    generation: Generation,
     processes: Vec<Arc<Process>>,
     steps: Vec<Step>,
     settled: Settled,
@@ -87,19 +52,26 @@ pub struct Move {
 pub struct Settled {
     /// In calm weather, after each step: when, and whether somebody led.
     led: Vec<(Moment, bool)>,
-    /// When everybody had reached the second step: from here on tokens rise.
-    all_on_both: Option<Moment>,
 }
 
 impl Move {
     /// A fleet on the old store.
     pub fn new(world: &Arc<World>) -> Self {
-        let old = Server::new(world, 0);
-        let new = Server::new(world, NEW_COUNTER);
+        let link = Link::new(world.clone(), usize::MAX, 0);
+        let draw = || match world.rng().u8(0..10) {
+            0..4 => Family::Records,
+            4..7 => Family::Ttl,
+            _ => Family::Session,
+        };
+        let (old, new) = (draw(), draw());
+        world.fault(Fault::Moves { from: old, to: new });
+        let old = Store::start(world, old, 0, link.clone());
+        let new = Store::start(world, new, 0, link.clone());
         let mut fleet = Self {
             world: world.clone(),
             old,
             new,
+            generation: Generation::new(1).unwrap_or_default(),
             processes: Vec::new(),
             steps: vec![Step::Old; world.plan.candidates.len()],
             settled: Settled::default(),
@@ -123,18 +95,28 @@ impl Move {
             .expect("a candidate of the plan");
         let clock = SimClock::new(world.clone(), plan.offset, plan.ppm);
         let process = Process::new(world.clone(), candidate, life, clock.clone());
-        let client = |server: &Server, route: usize| {
-            let link = Link::new(world.clone(), candidate, life).by(route);
-            server.client(link, clock.clone())
+        let link = |route: usize| Link::new(world.clone(), candidate, life).by(route);
+        let old = || {
+            let link = link(candidate);
+            self.old.client(link, clock.clone(), Some(process.clone()))
         };
-        let old = || client(&self.old, candidate);
-        let new = || client(&self.new, self.steps.len() + candidate);
+        let new = || -> Arc<dyn LockBackend> {
+            let link = link(self.steps.len() + candidate).to_second(self.generation);
+            let client = self.new.client(link, clock.clone(), Some(process.clone()));
+            Arc::new(InGeneration::new(client, self.generation))
+        };
         #[expect(clippy::expect_used, reason = "both clients have the same clock")]
-        let backend = match self.steps.get(candidate) {
-            Some(Step::Both) => Arc::new(Both::new(old(), new()).expect("one clock")),
-            Some(Step::New) => new(),
-            _ => old(),
-        };
+        let (backend, stores): (Arc<dyn LockBackend>, &'static [u8]) =
+            match self.steps.get(candidate) {
+                Some(Step::Both) => {
+                    let both = Both::new(old(), new()).expect("one clock");
+                    (Arc::new(both), &[0, 1])
+                }
+                Some(Step::New) => (new(), &[1]),
+                _ => (old(), &[0]),
+            };
+        let policy = plan.policy.clone();
+        let backend = Arc::new(Watched::new(backend, process.clone(), policy));
         world.fault(Fault::Start { candidate, life });
         let name = if life == 0 || plan.name == "twin" {
             plan.name.clone()
@@ -146,7 +128,7 @@ impl Move {
             reason = "the plan's names and policies are valid"
         )]
         let application = Identity::new(name)
-            .and_then(|identity| Application::new(process.clone(), plan, backend, identity))
+            .and_then(|identity| Application::new(process.clone(), plan, backend, identity, stores))
             .expect("a valid application");
         application.start();
         process
@@ -157,10 +139,95 @@ impl Move {
         self.storm(120 * SECOND).await;
         self.calm().await;
         self.roll_out(Step::Both).await;
-        self.settled.all_on_both = Some(self.world.now());
+        self.world.history().tokens_rise_from = self.world.now();
         self.calm().await;
+        for _ in 0..3 {
+            self.hand_over().await;
+            self.withdrawal().await;
+        }
         self.roll_out(Step::New).await;
         self.calm().await;
+        self.finish().await;
+    }
+
+    /// A leader on both stores gives its locks back.
+    async fn hand_over(&mut self) {
+        let Some(leader) = self.world.leader() else {
+            return;
+        };
+        let candidate = leader.candidate;
+        self.world.record(Event::GivesBoth { candidate });
+        self.world.fault(Fault::Resign { candidate });
+        if let Some(process) = self.processes.get(candidate) {
+            process.resign();
+        }
+        sleep(self.world.plan.longest_lease() * 2).await;
+    }
+
+    /// A candidate on both stores leaves, often in the moment in which it may be winning.
+    async fn withdrawal(&mut self) {
+        let Some(leader) = self.world.leader() else {
+            return;
+        };
+        let others: Vec<usize> = (0..self.steps.len())
+            .filter(|candidate| *candidate != leader.candidate)
+            .collect();
+        let pick = self.world.rng().usize(0..others.len());
+        let Some(process) = others
+            .get(pick)
+            .and_then(|other| self.processes.get(*other))
+        else {
+            return;
+        };
+        let process = process.clone();
+        if let Some(leading) = self.processes.get(leader.candidate) {
+            leading.resign();
+        }
+        let soon = Duration::from_millis(80);
+        sleep(self.world.between(Duration::ZERO, soon)).await;
+        process.shutdown.send_replace(true);
+        let patience = self.world.now() + 60 * SECOND;
+        while !process.has_exited() && self.world.now() < patience {
+            sleep(SECOND / 10).await;
+        }
+        sleep(SECOND).await;
+        let left = (process.candidate, process.life);
+        if process.has_exited() && self.owners().contains(&left) {
+            self.world.record(Event::Orphan { candidate: left.0 });
+        }
+        self.restart();
+        sleep(self.world.plan.longest_lease() * 2).await;
+    }
+
+    /// Of whose latest lives the two stores hold traces.
+    fn owners(&self) -> Vec<(usize, u32)> {
+        let now = Link::new(self.world.clone(), usize::MAX, 0).store_time();
+        let of = |store: &Store| store.owners(&self.world.lock, now);
+        let mut owners = [of(&self.old), of(&self.new)].concat();
+        let latest = |process: &Arc<Process>| (process.candidate, process.life);
+        owners.retain(|owner| {
+            self.processes
+                .iter()
+                .any(|process| latest(process) == *owner)
+        });
+        owners
+    }
+
+    /// Everybody leaves in good order.
+    async fn finish(&self) {
+        for process in &self.processes {
+            process.shutdown.send_replace(true);
+        }
+        let left_over = || self.processes.iter().map(|p| p.running()).sum();
+        let patience = self.world.now() + self.settling_time();
+        while self.world.now() < patience && left_over() > 0_usize {
+            sleep(SECOND).await;
+        }
+        self.world.record(Event::Over {
+            working: self.world.working(),
+            running: left_over(),
+            held: !self.owners().is_empty(),
+        });
     }
 
     /// Moves the candidates one after the other, in bad weather.
@@ -245,7 +312,7 @@ impl Move {
         let Some(process) = self.processes.get(whom).cloned() else {
             return;
         };
-        let blow = world.rng().u8(0..12);
+        let blow = world.rng().u8(0..13);
         match blow {
             // From one of the stores, or from each for another time.
             0..3 => self.cut(whom, now + lasts),
@@ -268,6 +335,16 @@ impl Move {
             8 => world.faults().down_until = now + lasts,
             9 => world.faults().slow_until = now + lasts,
             10 => self.delete(),
+            11 => {
+                // One of the stores grants less than the other.
+                let percent = world.rng().u32(40..100);
+                let mut faults = world.faults();
+                let store = usize::from(lasts.as_millis().is_multiple_of(2));
+                if let Some(until) = faults.stingy_until.get_mut(store) {
+                    *until = now + lasts;
+                }
+                faults.stingy_percent = percent;
+            }
             _ => process.resign(),
         }
     }
@@ -285,39 +362,39 @@ impl Move {
     /// Deletes the new store's lock, whose token is that of the terms in it. The old one's must
     /// stand while anybody relies on it alone.
     fn delete(&self) {
-        let token = match &self.new {
-            Server::Records(server) => lock(server).delete(&self.world),
-            Server::Ttl(server) => lock(server).delete(&self.world),
-        };
+        let deleted = self.new.delete(&self.world);
+        let token = deleted.map(|token| token.in_generation(self.generation));
+        let token = token.map(FencingToken::as_u64);
         self.world.fault(Fault::Deleted { token });
     }
 
     /// Ends all faults; somebody must lead soon.
     async fn calm(&mut self) {
         let world = self.world.clone();
-        *world.faults() = Faults {
-            stormy_until: world.now(),
-            ..Faults::none(2 * self.steps.len())
-        };
+        world.end_faults(2 * self.steps.len());
         for process in &self.processes {
             process.thaw();
         }
-        let drains = world.plan.candidates.iter().map(|c| c.drain_limit);
-        // As in one store; and on two of them the leases that nobody holds any more may have to
-        // be waited for one after the other.
-        let settling = 2 * SLOWEST
-            + LONGEST_OVERRUN
-            + drains.max().unwrap_or_default()
-            + world.plan.longest_lease() * 5
-            + LATEST_TIMER
-            + 10 * SECOND;
-        let until = world.now() + settling;
+        let until = world.now() + self.settling_time();
         while world.now() < until {
             self.restart();
             sleep(SECOND).await;
         }
         let led = world.leader().is_some();
         self.settled.led.push((world.now(), led));
+    }
+
+    /// As in one store; and on two of them the leases that nobody holds any more may have to be
+    /// waited for one after the other.
+    fn settling_time(&self) -> Duration {
+        let plan = &self.world.plan;
+        let drains = plan.candidates.iter().map(|c| c.drain_limit);
+        2 * SLOWEST
+            + LONGEST_OVERRUN
+            + drains.max().unwrap_or_default()
+            + plan.longest_lease() * 5
+            + LATEST_TIMER
+            + 10 * SECOND
     }
 
     /// How it stood between its steps.
@@ -329,9 +406,6 @@ impl Move {
 /// What is wrong with what happened.
 pub fn violations(history: &History, settled: &Settled) -> Vec<Violation> {
     let mut violations = check(history);
-    // Those that speak of one store's counter and promise.
-    violations
-        .retain(|violation| !matches!(violation.invariant, Invariant::Tokens | Invariant::Covered));
     for (at, _) in settled.led.iter().filter(|(_, led)| !led) {
         violations.push(Violation {
             at: *at,
@@ -339,35 +413,5 @@ pub fn violations(history: &History, settled: &Settled) -> Vec<Violation> {
             what: "nobody leads in calm weather".to_owned(),
         });
     }
-    if let Some(since) = settled.all_on_both {
-        violations.extend(fallen_tokens(history, since));
-    }
     violations
-}
-
-fn fallen_tokens(history: &History, since: Moment) -> Vec<Violation> {
-    let mut largest = 0;
-    let mut fallen = Vec::new();
-    let mut deleted = BTreeSet::new();
-    for (at, event) in &history.events {
-        if let Event::Fault(Fault::Deleted { token: Some(token) }) = event {
-            deleted.insert(*token);
-        }
-        let Event::Elected { term, .. } = event else {
-            continue;
-        };
-        let Some(term) = history.terms.get(*term).filter(|_| *at >= since) else {
-            continue;
-        };
-        // The answer that tells of a term may be on its way while its lock is deleted.
-        if term.token <= largest && !deleted.contains(&term.token) {
-            fallen.push(Violation {
-                at: *at,
-                invariant: Invariant::Tokens,
-                what: format!("token {} came after {largest}", term.token),
-            });
-        }
-        largest = largest.max(term.token);
-    }
-    fallen
 }

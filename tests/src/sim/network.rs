@@ -3,12 +3,13 @@
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use tenure_core::{Error, ErrorKind, Operation};
+use tenure_core::{Error, ErrorKind, FencingToken, Generation, Operation};
 use tokio::sync::oneshot;
 use tokio::time::sleep;
 
 use super::Moment;
 use super::faults::SLOWEST;
+use super::history::Event;
 use super::world::World;
 
 /// One candidate's way to the store.
@@ -22,6 +23,10 @@ pub struct Link {
     pub life: u32,
     /// Which way its messages take: a fault can cut one.
     route: usize,
+    /// Which store it leads to: the first or the second of two.
+    pub store: u8,
+    /// The generation in which the store's tokens are used.
+    pub generation: Generation,
     /// How much the store's clock runs fast: see [`Link::store_time`].
     store_ppm: i64,
     /// When the last message arrives: in calm weather they stay in order, as on a connection.
@@ -37,6 +42,8 @@ impl Link {
             candidate,
             life,
             route: candidate,
+            store: 0,
+            generation: Generation::default(),
             arrival: Arc::default(),
         }
     }
@@ -45,6 +52,59 @@ impl Link {
     #[must_use]
     pub fn by(self, route: usize) -> Self {
         Self { route, ..self }
+    }
+
+    /// The same, to the second of two stores, whose tokens are used in `generation`.
+    #[must_use]
+    pub fn to_second(self, generation: Generation) -> Self {
+        Self {
+            store: 1,
+            generation,
+            ..self
+        }
+    }
+
+    /// A token of the store as candidates see it.
+    pub fn token(&self, token: FencingToken) -> u64 {
+        token.in_generation(self.generation).as_u64()
+    }
+
+    /// The store has applied something for the term with this token; see [`World::applied`].
+    pub fn applied(&self, token: FencingToken, covered: Moment, value: Option<&str>) {
+        self.world.applied(self, self.token(token), covered, value);
+    }
+
+    /// The store has begun a term for this link's candidate.
+    pub fn minted(&self, token: FencingToken) {
+        self.world.record(Event::Minted {
+            store: self.store,
+            candidate: self.candidate,
+            life: self.life,
+            token: self.token(token),
+        });
+    }
+
+    /// The store has prolonged a term.
+    pub fn prolonged(&self, token: FencingToken) {
+        let token = self.token(token);
+        self.world.record(Event::Prolonged { token });
+    }
+
+    /// The store has ended a term of `owner` on the request of this link's candidate.
+    pub fn released(&self, token: FencingToken, owner: (usize, u32)) {
+        let token = self.token(token);
+        self.world.record(Event::Released {
+            store: self.store,
+            candidate: self.candidate,
+            token,
+            working: self.world.working_under(token, owner),
+        });
+    }
+
+    /// What the store grants when it is asked to renew a lease.
+    pub fn granted(&self, lease: Duration) -> Duration {
+        let now = self.world.now();
+        self.world.faults().granted(self.store, lease, now)
     }
 
     /// Now on the store's clock, as a duration since its start.
@@ -136,8 +196,12 @@ impl Link {
         if now < faults.down_until {
             return Some(Error::new(ErrorKind::Unavailable, operation, "restarting"));
         }
+        if now < faults.denied_until {
+            return Some(Error::new(ErrorKind::Forbidden, operation, "not allowed"));
+        }
         (now < faults.throttled_until).then(|| {
-            let retry_after = Some(faults.throttled_until.saturating_sub(now));
+            let left = faults.throttled_until.saturating_sub(now);
+            let retry_after = Some(faults.asks_for.unwrap_or(left));
             Error::new(ErrorKind::Throttled { retry_after }, operation, "too busy")
         })
     }

@@ -8,8 +8,11 @@ use tenure_core::{Policy, Wakeup};
 /// The bound on the drift of every clock that the policies rely on.
 pub const DRIFT_PPM: i64 = 500;
 
+/// Where the clock of a host that all share starts.
+const HOST_OFFSET: Duration = Duration::from_secs(5_000);
+
 /// The kind of store.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Family {
     /// A record with compare-and-swap, judged by observation, like a Kubernetes Lease.
     Records,
@@ -17,6 +20,18 @@ pub enum Family {
     Ttl,
     /// Sessions that hold locks and stand in a queue for them, like etcd.
     Session,
+}
+
+/// What a store of records knows of a holder beyond its record.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Knowledge {
+    /// Nothing: leases are judged by observation.
+    #[default]
+    None,
+    /// When its lease ends: all are on one host and have its clock.
+    End,
+    /// That too, and whether its process has ended.
+    Death,
 }
 
 /// How a simulation is set up.
@@ -41,6 +56,15 @@ pub struct Plan {
     pub late_timers: bool,
     /// The store may lose its state: then only what needs no durable store is asserted.
     pub amnesia: bool,
+    /// The versions of a record begin again after a deletion, and the tokens with them.
+    pub repeats: bool,
+    /// What a store of records knows of a holder.
+    pub knowledge: Knowledge,
+    /// A client of sessions is told when one has ended.
+    pub tells_of_loss: bool,
+    /// The first two candidates are one process whose memory was copied: they have one name, and
+    /// draw the same numbers.
+    pub clones: bool,
     /// How much true time is simulated before everybody is told to stop.
     pub length: Duration,
     /// How bad the network is while it is bad.
@@ -107,16 +131,22 @@ impl Plan {
                 drain_limit: Duration::from_secs(rng.u64(5..35)),
             })
             .collect();
-        Self {
+        let terse_hints = rng.u8(0..3) == 0;
+        let store_ppm = drift(&mut rng);
+        let mut plan = Self {
             seed,
             family,
             wakeup,
-            terse_hints: rng.u8(0..3) == 0,
+            terse_hints,
             candidates,
-            store_ppm: drift(&mut rng),
+            store_ppm,
             hints_end: rng.u8(0..6) == 0,
             late_timers: rng.u8(0..3) == 0,
             amnesia: rng.u8(0..20) == 0,
+            repeats: false,
+            knowledge: Knowledge::None,
+            tells_of_loss: false,
+            clones: false,
             length,
             storm: Storm {
                 lose_request: rng.u8(0..15),
@@ -125,7 +155,45 @@ impl Plan {
                 slow: rng.u8(0..30),
                 lose_hint: rng.u8(0..50),
             },
+        };
+        match family {
+            Family::Records => match rng.u8(0..8) {
+                0 | 1 => plan.repeats = true,
+                2 => plan.share_a_host(Knowledge::End),
+                3 => plan.share_a_host(Knowledge::Death),
+                _ => {}
+            },
+            Family::Session => plan.tells_of_loss = rng.bool(),
+            Family::Ttl => {}
         }
+        plan
+    }
+
+    /// All candidates and the store have one clock.
+    fn share_a_host(&mut self, knowledge: Knowledge) {
+        self.knowledge = knowledge;
+        for candidate in &mut self.candidates {
+            candidate.ppm = self.store_ppm;
+            candidate.offset = HOST_OFFSET;
+        }
+    }
+
+    /// Where the clock of whoever is no candidate starts, and its drift.
+    pub fn onlooker(&self) -> (Duration, i64) {
+        match self.knowledge {
+            Knowledge::None => (Duration::from_secs(1), 0),
+            Knowledge::End | Knowledge::Death => (HOST_OFFSET, self.store_ppm),
+        }
+    }
+
+    /// The same fleet, whose first two candidates are clones.
+    #[must_use]
+    pub fn with_clones(mut self) -> Self {
+        self.clones = true;
+        for candidate in self.candidates.iter_mut().take(2) {
+            "twin".clone_into(&mut candidate.name);
+        }
+        self
     }
 
     /// The longest lease of all candidates.

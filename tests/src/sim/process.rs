@@ -8,13 +8,13 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
-use tenure_core::{Error, Spawn, Task};
+use tenure_core::{Error, Policy, Spawn, Task};
 use tokio::sync::watch;
 use tokio::task::AbortHandle;
 
 use super::Moment;
 use super::clock::SimClock;
-use super::world::World;
+use super::world::{LATEST_TIMER, World};
 
 /// One life of a candidate: from its start to its exit or crash.
 pub struct Process {
@@ -30,8 +30,8 @@ pub struct Process {
     pub shutdown: watch::Sender<bool>,
     /// The work is asked to return.
     resign: watch::Sender<()>,
-    /// The health probe's answer turns bad until then.
-    pub unwell_until: Mutex<Moment>,
+    /// The health probe says no from then until then.
+    unwell: Mutex<(Moment, Moment)>,
     /// How long the work is to go on when it is told to stop next, and whether its term must be
     /// valid until then.
     pub stop: Mutex<Option<(Duration, bool)>>,
@@ -40,6 +40,8 @@ pub struct Process {
     exited: AtomicBool,
     running: AtomicUsize,
     disturbed: Mutex<Moment>,
+    /// The store has answered an `acquire`.
+    answered: AtomicBool,
     wakers: Mutex<Vec<Waker>>,
     tasks: Mutex<Vec<AbortHandle>>,
 }
@@ -54,13 +56,14 @@ impl Process {
             clock,
             shutdown: watch::Sender::new(false),
             resign: watch::Sender::new(()),
-            unwell_until: Mutex::default(),
+            unwell: Mutex::default(),
             stop: Mutex::default(),
             frozen: AtomicBool::new(false),
             alive: AtomicBool::new(true),
             exited: AtomicBool::new(false),
             running: AtomicUsize::new(0),
             disturbed: Mutex::default(),
+            answered: AtomicBool::new(false),
             wakers: Mutex::default(),
             tasks: Mutex::default(),
         })
@@ -81,6 +84,7 @@ impl Process {
     /// Kills it: nothing of it runs any more, and nothing is given back.
     pub fn crash(&self) {
         self.alive.store(false, Ordering::Relaxed);
+        self.world.died(self.candidate, self.life);
         for task in lock(&self.tasks).drain(..) {
             task.abort();
         }
@@ -94,11 +98,22 @@ impl Process {
     /// The application has returned.
     pub fn exit(&self) {
         self.exited.store(true, Ordering::Relaxed);
+        self.world.died(self.candidate, self.life);
     }
 
     /// Whether the application has returned.
     pub fn has_exited(&self) -> bool {
         self.exited.load(Ordering::Relaxed)
+    }
+
+    /// The store has answered an `acquire`.
+    pub fn note_answer(&self) {
+        self.answered.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether the store has ever answered an `acquire`.
+    pub fn was_answered(&self) -> bool {
+        self.answered.load(Ordering::Relaxed)
     }
 
     /// How many tasks have not ended.
@@ -129,6 +144,33 @@ impl Process {
     /// Whether it was frozen at, or after, `since`.
     pub fn frozen_since(&self, since: Moment) -> bool {
         self.is_frozen() || *lock(&self.disturbed) >= since.max(Duration::from_nanos(1))
+    }
+
+    /// From now on the health probe says no, for so long.
+    pub fn make_unwell(&self, lasts: Duration) {
+        let now = self.world.now();
+        *lock(&self.unwell) = (now, now + lasts);
+    }
+
+    /// The health probe.
+    pub fn is_well(&self) -> bool {
+        self.world.now() >= lock(&self.unwell).1
+    }
+
+    /// Whether the probe has said no for a while, and not only from this very moment on.
+    pub fn has_been_unwell(&self) -> bool {
+        let (since, until) = *lock(&self.unwell);
+        let now = self.world.now();
+        since < now && now < until
+    }
+
+    /// Whether its timers may be late, or its leases short, so that it cannot be held to the
+    /// exact moment. A timer that was set in bad weather may be late in good weather.
+    pub fn was_disturbed(&self, policy: &Policy) -> bool {
+        let longest = policy.lease() + LATEST_TIMER;
+        let lately = self.world.now().saturating_sub(longest);
+        let late = self.world.plan.late_timers && self.world.was_stormy_since(lately);
+        late || self.frozen_since(lately) || self.world.was_stingy_since(lately)
     }
 
     /// Asks the work that runs now to return.

@@ -1,47 +1,77 @@
-//! A store of records with compare-and-swap, judged by observation.
+//! A store of records with compare-and-swap.
 
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
 use futures_util::StreamExt as _;
 use tenure_core::record::{
-    Record, RecordEvent, RecordEvents, RecordStore, Step, Versioned, Written,
+    Liveness, Record, RecordEvent, RecordEvents, RecordStore, Step, Versioned, Written,
 };
 use tenure_core::{
     Capabilities, Error, Expiry, FencingGuarantee, FencingToken, LockName, Operation, Order, Rises,
-    SharedClock,
+    SharedClock, Time,
 };
 
 use super::hints::Watchers;
-use super::history::Event;
 use super::network::Link;
-use super::plan::DRIFT_PPM;
+use super::plan::{DRIFT_PPM, Knowledge};
 use super::world::World;
 
-/// The server.
+/// The server: one record for each lock.
 #[derive(Debug, Default)]
 pub struct RecordServer {
-    slot: Option<Stored>,
+    slots: BTreeMap<LockName, Slot>,
     last_version: u64,
-    watchers: Watchers<RecordEvent>,
     terse: bool,
+    /// Versions begin again with each record.
+    repeats: bool,
+    knowledge: Knowledge,
+}
+
+#[derive(Debug, Default)]
+struct Slot {
+    stored: Option<Stored>,
+    watchers: Watchers<RecordEvent>,
 }
 
 #[derive(Clone, Debug)]
 struct Stored {
     versioned: Versioned,
+    /// When the lease ends, on the clock of the host that all share.
+    ends: Time,
     owner: Option<(usize, u32)>,
 }
 
 /// A server that several links share.
 pub type Shared = Arc<Mutex<RecordServer>>;
 
+impl Stored {
+    fn token(&self) -> Option<FencingToken> {
+        self.versioned.record.holder.as_ref()?.token
+    }
+
+    fn read(&self, world: &World, knowledge: Knowledge) -> Versioned {
+        let gone = self
+            .owner
+            .is_some_and(|(candidate, life)| world.is_dead(candidate, life));
+        let liveness = match knowledge {
+            Knowledge::None => Liveness::Observed,
+            Knowledge::Death if gone => Liveness::Gone,
+            Knowledge::End | Knowledge::Death => Liveness::Until(self.ends),
+        };
+        self.versioned.clone().with_liveness(liveness)
+    }
+}
+
 impl RecordServer {
-    /// An empty server; a terse one tells only that something has changed.
-    pub fn new(terse: bool) -> Self {
+    /// An empty server of the plan's kind.
+    pub fn new(world: &World) -> Self {
         Self {
-            terse,
+            terse: world.plan.terse_hints,
+            repeats: world.plan.repeats,
+            knowledge: world.plan.knowledge,
             ..Self::default()
         }
     }
@@ -56,12 +86,11 @@ impl RecordServer {
     }
 
     /// Deletes the record, as an operator would. Returns the token of the term that was there.
-    pub fn delete(&mut self, world: &World) -> Option<u64> {
-        let token = self.token();
-        if self.slot.take().is_some() {
-            self.announce(world);
-        }
-        token
+    pub fn delete(&mut self, world: &World) -> Option<FencingToken> {
+        let slot = self.slots.entry(world.lock.clone()).or_default();
+        let deleted = slot.stored.take()?;
+        self.announce(world, &world.lock);
+        deleted.token()
     }
 
     /// Everything is gone, and versions start again.
@@ -70,83 +99,121 @@ impl RecordServer {
         self.delete(world);
     }
 
+    /// Another program writes the record without changing what the election has written (hazard
+    /// 34).
+    pub fn touch(&mut self, world: &World) {
+        let slot = self.slots.entry(world.lock.clone()).or_default();
+        if let Some(stored) = &mut slot.stored {
+            self.last_version += 1;
+            stored.versioned.version = self.last_version;
+            self.announce(world, &world.lock);
+        }
+    }
+
+    /// Tells of a holder's death, where the store knows of it.
+    pub fn tell_of_a_death(&mut self, world: &World) {
+        if self.knowledge == Knowledge::Death {
+            self.announce(world, &world.lock);
+        }
+    }
+
     /// The candidate that holds the lock, in which of its lives.
-    pub fn owner(&self) -> Option<(usize, u32)> {
-        self.slot.as_ref()?.owner
+    pub fn owner(&self, lock: &LockName) -> Option<(usize, u32)> {
+        self.slots.get(lock)?.stored.as_ref()?.owner
     }
 
     /// A hint without a reason.
     pub fn poke(&mut self, world: &World, candidate: usize) {
-        self.watchers.poke(world, candidate, &RecordEvent::Changed);
+        let slot = self.slots.entry(world.lock.clone()).or_default();
+        slot.watchers.poke(world, candidate, &RecordEvent::Changed);
     }
 
-    fn token(&self) -> Option<u64> {
-        let holder = self.slot.as_ref()?.versioned.record.holder.as_ref()?;
-        Some(holder.token?.as_u64())
-    }
-
-    fn announce(&mut self, world: &World) {
-        let event = match &self.slot {
-            _ if self.terse => RecordEvent::Changed,
-            Some(stored) => RecordEvent::Is(stored.versioned.clone()),
+    fn announce(&mut self, world: &World, lock: &LockName) {
+        let (terse, knowledge) = (self.terse, self.knowledge);
+        let slot = self.slots.entry(lock.clone()).or_default();
+        let event = match &slot.stored {
+            _ if terse => RecordEvent::Changed,
+            Some(stored) => RecordEvent::Is(stored.read(world, knowledge)),
             None => RecordEvent::Gone,
         };
-        self.watchers.tell(world, &event);
+        slot.watchers.tell(world, &event);
+    }
+
+    fn get(&self, world: &World, lock: &LockName) -> Option<Versioned> {
+        let stored = self.slots.get(lock)?.stored.as_ref()?;
+        Some(stored.read(world, self.knowledge))
+    }
+
+    /// Whether a conditional write meets the record that it names. A write of a term names the
+    /// term too, and not the version alone.
+    fn meets(current: Option<&Stored>, step: Step, expected: Option<&Versioned>) -> bool {
+        let (current, expected) = match (current, expected) {
+            (None, None) => return true,
+            (Some(current), Some(expected)) => (&current.versioned, expected),
+            _ => return false,
+        };
+        let campaign = |found: &Versioned| Some(found.record.holder.as_ref()?.campaign);
+        current.version == expected.version
+            && (step == Step::Acquire || campaign(current) == campaign(expected))
     }
 
     fn write(
         &mut self,
         link: &Link,
-        record: &Record,
-        step: Step,
-        expected: Option<u64>,
+        write: &Write,
+        expected: Option<&Versioned>,
+        now: Time,
     ) -> Result<Written, Error> {
-        let current = self.slot.as_ref().map(|stored| stored.versioned.version);
-        if current != expected {
+        let Write { lock, record, step } = write;
+        let current = self.slots.get(lock).and_then(|slot| slot.stored.as_ref());
+        if !Self::meets(current, *step, expected) {
             return Ok(Written::Conflict);
         }
-        let world = &link.world;
-        let before = self.token();
+        let before = current.and_then(Stored::token);
+        let mut owner = current.and_then(|stored| stored.owner);
+        if self.repeats && current.is_none() {
+            self.last_version = 0;
+        }
         self.last_version += 1;
         let version = self.last_version;
         let mut record = record.clone();
-        let mut owner = self.owner();
         match step {
             Step::Acquire => {
                 owner = Some((link.candidate, link.life));
+                let token = FencingToken::from_counter(version)?;
                 if let Some(holder) = &mut record.holder {
-                    holder.token = Some(FencingToken::from_counter(version)?);
+                    holder.token = Some(token);
                 }
-                world.record(Event::Minted {
-                    candidate: link.candidate,
-                    life: link.life,
-                    token: version,
-                });
+                link.minted(token);
             }
             Step::Renew => {}
             Step::Release => {
-                owner = None;
-                if let Some(token) = before {
-                    let working = world.working_under(token);
-                    world.record(Event::Released { token, working });
+                if let (Some(token), Some(owner)) = (before, owner) {
+                    link.released(token, owner);
                 }
+                owner = None;
             }
         }
         let lease = record.lease;
-        let versioned = Versioned::new(record, version);
-        self.slot = Some(Stored {
-            versioned: versioned.clone(),
+        let stored = Stored {
+            versioned: Versioned::new(record, version),
+            ends: now + lease,
             owner,
-        });
-        if let Some(token) = self.token() {
+        };
+        if let Some(token) = stored.token() {
+            let holder = stored.versioned.record.holder.as_ref();
+            let value = holder.and_then(|holder| holder.value.as_deref());
             // The fastest observer sees it at once, and counts on the fastest clock.
-            world.applied(token, world.now() + on_the_fastest_clock(lease));
-            if step == Step::Renew {
-                world.record(Event::Prolonged { token });
+            let covered = link.world.now() + on_the_fastest_clock(lease);
+            link.applied(token, covered, value);
+            if *step == Step::Renew {
+                link.prolonged(token);
             }
         }
-        self.announce(world);
-        Ok(Written::Applied(versioned))
+        let written = stored.read(&link.world, self.knowledge);
+        self.slots.entry(lock.clone()).or_default().stored = Some(stored);
+        self.announce(&link.world, lock);
+        Ok(Written::Applied(written))
     }
 }
 
@@ -154,6 +221,14 @@ fn on_the_fastest_clock(lease: Duration) -> Duration {
     let rate = u128::try_from(1_000_000 + DRIFT_PPM).unwrap_or(1_000_000);
     let nanos = lease.as_nanos() * 1_000_000 / rate;
     Duration::from_nanos(u64::try_from(nanos).unwrap_or(u64::MAX))
+}
+
+/// A conditional write.
+#[derive(Clone, Debug)]
+struct Write {
+    lock: LockName,
+    record: Record,
+    step: Step,
 }
 
 /// One candidate's client.
@@ -172,16 +247,12 @@ impl SimRecords {
         server.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    async fn write(
-        &self,
-        record: &Record,
-        step: Step,
-        expected: Option<u64>,
-    ) -> Result<Written, Error> {
-        let (link, server, record) = (self.link.clone(), self.server.clone(), record.clone());
+    async fn write(&self, write: Write, expected: Option<&Versioned>) -> Result<Written, Error> {
+        let (link, server, clock) = (self.link.clone(), self.server.clone(), self.clock.clone());
+        let expected = expected.cloned();
         self.link
             .call(Operation::Renew, move || {
-                Self::server(&server).write(&link, &record, step, expected)
+                Self::server(&server).write(&link, &write, expected.as_ref(), clock.now())
             })
             .await
     }
@@ -190,18 +261,26 @@ impl SimRecords {
 #[async_trait]
 impl RecordStore for SimRecords {
     fn capabilities(&self) -> Capabilities {
+        let plan = &self.link.world.plan;
         Capabilities {
             store: "simulated records",
             min_lease: Duration::from_millis(10),
             lease_granularity: Duration::from_nanos(1),
-            expiry: Expiry::Observation,
+            expiry: match plan.knowledge {
+                Knowledge::None => Expiry::Observation,
+                Knowledge::End | Knowledge::Death => Expiry::Store,
+            },
             expiry_lag: Duration::ZERO,
-            wakeup: self.link.world.plan.wakeup,
+            wakeup: plan.wakeup,
             order: Order::Race,
             fencing: FencingGuarantee {
                 over_crash: Rises::Always,
                 over_failover: Rises::Always,
-                over_deletion: Rises::Always,
+                over_deletion: if plan.repeats {
+                    Rises::Never
+                } else {
+                    Rises::Always
+                },
                 over_restore: Rises::Never,
             },
         }
@@ -211,33 +290,45 @@ impl RecordStore for SimRecords {
         self.clock.clone()
     }
 
-    async fn get(&self, _lock: &LockName) -> Result<Option<Versioned>, Error> {
-        let server = self.server.clone();
+    async fn get(&self, lock: &LockName) -> Result<Option<Versioned>, Error> {
+        let (server, world, lock) = (self.server.clone(), self.link.world.clone(), lock.clone());
         self.link
             .call(Operation::Holder, move || {
-                let server = Self::server(&server);
-                Ok(server.slot.as_ref().map(|stored| stored.versioned.clone()))
+                Ok(Self::server(&server).get(&world, &lock))
             })
             .await
     }
 
-    async fn create(&self, _lock: &LockName, record: &Record) -> Result<Written, Error> {
-        self.write(record, Step::Acquire, None).await
+    async fn create(&self, lock: &LockName, record: &Record) -> Result<Written, Error> {
+        let write = Write {
+            lock: lock.clone(),
+            record: record.clone(),
+            step: Step::Acquire,
+        };
+        self.write(write, None).await
     }
 
     async fn replace(
         &self,
-        _lock: &LockName,
+        lock: &LockName,
         record: &Record,
         step: Step,
         expected: &Versioned,
     ) -> Result<Written, Error> {
-        self.write(record, step, Some(expected.version)).await
+        let write = Write {
+            lock: lock.clone(),
+            record: record.clone(),
+            step,
+        };
+        self.write(write, Some(expected)).await
     }
 
-    fn watch(&self, _lock: &LockName) -> RecordEvents {
+    fn watch(&self, lock: &LockName) -> RecordEvents {
         let link = &self.link;
         Self::server(&self.server)
+            .slots
+            .entry(lock.clone())
+            .or_default()
             .watchers
             .watch(&link.world, link.candidate)
             .boxed()

@@ -8,12 +8,13 @@ use std::time::Duration;
 use tenure_core::LockName;
 use tokio::runtime::Builder;
 
-use super::checker::{Violation, check};
+use super::checker::{Invariant, Violation, check};
 use super::director::Director;
+use super::drills::Drill;
 use super::fleet::Fleet;
 use super::history::{Event, History};
 use super::moving::{self, Move};
-use super::plan::Plan;
+use super::plan::{Knowledge, Plan};
 use super::world::{LIVELOCK, World};
 
 /// Every so many seeds the fleet also moves to another store.
@@ -29,19 +30,30 @@ pub struct Report {
     /// What happened to the same fleet on the move from one store to another, which every fourth
     /// seed plays too.
     pub moved: Option<History>,
+    /// The scene that other seeds play, and what happened in it.
+    pub drill: Option<(Drill, History)>,
     /// What is wrong with it.
     pub violations: Vec<Violation>,
 }
 
 /// Simulates `seed` for so long, and checks what happened.
 pub fn run(seed: u64, length: Duration, verbose: bool) -> Report {
-    let plan = Plan::new(seed, length);
+    run_plan(Plan::new(seed, length), verbose)
+}
+
+/// Simulates a plan, and checks what happened.
+pub fn run_plan(plan: Plan, verbose: bool) -> Report {
+    let seed = plan.seed;
     let (history, _) = simulate(plan.clone(), verbose, async |world| {
         Director::new(Fleet::start(&world)).direct().await;
     });
     let mut violations = check(&history);
     let moved = seed.is_multiple_of(MOVES_EVERY).then(|| {
-        let (history, fleet) = simulate(plan.clone(), verbose, async |world| {
+        let mut plan = plan.clone();
+        // What only one store alone can be.
+        plan.repeats = false;
+        plan.knowledge = Knowledge::None;
+        let (history, fleet) = simulate(plan, verbose, async |world| {
             let mut fleet = Move::new(&world);
             fleet.play().await;
             fleet.settled()
@@ -49,10 +61,19 @@ pub fn run(seed: u64, length: Duration, verbose: bool) -> Report {
         violations.extend(moving::violations(&history, &fleet.unwrap_or_default()));
         history
     });
+    let drill = Drill::of(seed).map(|drill| {
+        let scene = async |world| drill.play(world).await;
+        let (history, found) = simulate(drill.plan(plan.clone()), verbose, scene);
+        let livelocks = check(&history).into_iter();
+        violations.extend(livelocks.filter(|found| found.invariant == Invariant::Livelock));
+        violations.extend(found.unwrap_or_default());
+        (drill, history)
+    });
     Report {
         plan,
         history,
         moved,
+        drill,
         violations,
     }
 }
@@ -142,8 +163,15 @@ impl fmt::Display for Trace<'_> {
         let Report { plan, .. } = self.0;
         writeln!(
             f,
-            "seed {}: {:?}, wake-up by {:?}, store clock {:+} ppm",
-            plan.seed, plan.family, plan.wakeup, plan.store_ppm
+            "seed {}: {:?} (knows {:?} of holders, versions repeat: {}, tells of loss: {}), wake-up \
+             by {:?}, store clock {:+} ppm",
+            plan.seed,
+            plan.family,
+            plan.knowledge,
+            plan.repeats,
+            plan.tells_of_loss,
+            plan.wakeup,
+            plan.store_ppm
         )?;
         for (number, candidate) in plan.candidates.iter().enumerate() {
             writeln!(
@@ -156,6 +184,10 @@ impl fmt::Display for Trace<'_> {
         if let Some(moved) = &self.0.moved {
             writeln!(f, "on the move from one store to another:")?;
             write_history(f, moved)?;
+        }
+        if let Some((drill, history)) = &self.0.drill {
+            writeln!(f, "the scene {drill:?}:")?;
+            write_history(f, history)?;
         }
         Ok(())
     }

@@ -4,20 +4,20 @@
 //! of all its elections, as far as its proof is fresh enough. Candidates queue; the first in the
 //! queue whose session lives holds the lock.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
 use async_trait::async_trait;
 use futures_util::StreamExt as _;
 use tenure_core::{
     Acquired, Candidate, Capabilities, Changes, Error, Expiry, FencingGuarantee, FencingToken,
-    Grant, Hint, Holder, LockBackend, LockName, Occupancy, Operation, Order, Renewal, Rises,
-    SharedClock, Time,
+    Grant, Hint, Holder, LockBackend, LockName, Loss, Occupancy, Operation, Order, PublishedValue,
+    Renewal, Rises, SharedClock, Time,
 };
 
 use super::Moment;
 use super::hints::Watchers;
-use super::history::Event;
 use super::network::Link;
 use super::process::Process;
 use super::world::World;
@@ -28,6 +28,8 @@ pub struct SessionServer {
     queue: Vec<Place>,
     counter: u64,
     watchers: Watchers<Hint>,
+    /// Told of the campaigns whose sessions have ended, where the store does that.
+    ended: Watchers<u64>,
 }
 
 /// A place in the queue; each campaign has a session of its own here.
@@ -45,14 +47,31 @@ struct Place {
 pub type Shared = Arc<Mutex<SessionServer>>;
 
 impl SessionServer {
-    /// Deletes the holder's key.
-    pub fn delete(&mut self, world: &World) -> Option<u64> {
+    /// A server whose counter stands at `counter`.
+    pub fn counting_from(counter: u64) -> Self {
+        Self {
+            counter,
+            ..Self::default()
+        }
+    }
+
+    /// Deletes the holder's key, or ends its session.
+    pub fn delete(&mut self, world: &World) -> Option<FencingToken> {
         if self.queue.is_empty() {
             return None;
         }
-        let token = self.queue.remove(0).token;
+        let place = self.queue.remove(0);
+        if world.plan.tells_of_loss {
+            let campaign = place.candidate.campaign.get();
+            self.ended.tell(world, &campaign);
+        }
         self.watchers.tell(world, &Hint::MayBeFree);
-        token.map(FencingToken::as_u64)
+        place.token
+    }
+
+    /// Who stands behind the holder, in order.
+    pub fn waiting(&self, now: Duration) -> Vec<(usize, u32)> {
+        self.owners(now).into_iter().skip(1).collect()
     }
 
     /// Everything is gone, the counter too.
@@ -107,6 +126,7 @@ impl SessionServer {
         });
         if let Some(place) = self.queue.get_mut(position) {
             place.expires = expires;
+            place.candidate.value.clone_from(&candidate.value);
         }
         if position > 0 {
             let name = self.queue.first().map(|p| p.candidate.identity.as_str());
@@ -121,14 +141,10 @@ impl SessionServer {
             self.counter += 1;
             let token = FencingToken::from_counter(self.counter)?;
             place.token = Some(token);
-            link.world.record(Event::Minted {
-                candidate: link.candidate,
-                life: link.life,
-                token: token.as_u64(),
-            });
+            link.minted(token);
             token
         };
-        link.world.applied(token.as_u64(), link.true_time(expires));
+        link.applied(token, link.true_time(expires), value(candidate));
         Ok(Ok(token))
     }
 
@@ -149,10 +165,10 @@ impl SessionServer {
             return false;
         }
         place.expires = now + place.lease;
+        place.candidate.value.clone_from(&candidate.value);
         if let Some(token) = place.token {
-            let token = token.as_u64();
-            link.world.applied(token, link.true_time(place.expires));
-            link.world.record(Event::Prolonged { token });
+            link.applied(token, link.true_time(place.expires), value(candidate));
+            link.prolonged(token);
         }
         true
     }
@@ -170,14 +186,16 @@ impl SessionServer {
         };
         let place = self.queue.remove(position);
         if let Some(token) = place.token {
-            let token = token.as_u64();
-            let working = link.world.working_under(token);
-            link.world.record(Event::Released { token, working });
+            link.released(token, place.owner);
         }
         if position == 0 {
             self.watchers.tell(&link.world, &Hint::MayBeFree);
         }
     }
+}
+
+fn value(candidate: &Candidate) -> Option<&str> {
+    candidate.value.as_ref().map(PublishedValue::as_str)
 }
 
 /// One candidate's client, with its keepalives.
@@ -191,12 +209,13 @@ pub struct SimSessions {
     pub clock: SharedClock,
     /// Where keepalives run: they stop when it is frozen or killed.
     pub process: Option<Arc<Process>>,
-    session: Arc<Mutex<Option<Session>>>,
+    sessions: Arc<Mutex<BTreeMap<u64, Session>>>,
 }
 
-/// The session of the campaign under way.
+/// The session of one campaign.
 #[derive(Debug)]
 struct Session {
+    /// With the value that was sent last.
     candidate: Candidate,
     /// When the last keepalive that was answered was sent.
     proven_at: Time,
@@ -204,7 +223,21 @@ struct Session {
     token: Option<FencingToken>,
     /// When the last `acquire` was sent.
     acquired_at: Time,
+    /// Lives as long as somebody has the term's grant.
+    grant: Weak<()>,
+    lease: Duration,
     alive: bool,
+}
+
+impl Session {
+    /// What no caller holds is not kept alive: a term whose grant is gone, or a place in the queue
+    /// that nobody has asked for within a lease.
+    fn is_wanted(&self, now: Time) -> bool {
+        match self.token {
+            Some(_) => self.grant.strong_count() > 0,
+            None => now.since(self.acquired_at) < self.lease,
+        }
+    }
 }
 
 impl SimSessions {
@@ -220,7 +253,7 @@ impl SimSessions {
             server,
             clock,
             process,
-            session: Arc::default(),
+            sessions: Arc::default(),
         }
     }
 
@@ -228,8 +261,13 @@ impl SimSessions {
         server.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn session(&self) -> MutexGuard<'_, Option<Session>> {
-        self.session.lock().unwrap_or_else(PoisonError::into_inner)
+    fn sessions(&self) -> MutexGuard<'_, BTreeMap<u64, Session>> {
+        self.sessions.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Does something with the session of a campaign, if there is one.
+    fn with<R>(&self, candidate: &Candidate, act: impl FnOnce(&mut Session) -> R) -> Option<R> {
+        self.sessions().get_mut(&candidate.campaign.get()).map(act)
     }
 
     async fn ask<R: Send + 'static>(
@@ -247,22 +285,19 @@ impl SimSessions {
 
     /// Keeps a queued or leading campaign alive, until it ends here or at the server.
     fn keep(&self, candidate: &Candidate, lease: Duration) {
-        {
-            let mut session = self.session();
-            let known = session.as_ref().is_some_and(|session| {
-                session.alive && session.candidate.campaign == candidate.campaign
-            });
-            if known {
-                return;
-            }
-            *session = Some(Session {
-                candidate: candidate.clone(),
-                proven_at: Time::ZERO,
-                token: None,
-                acquired_at: Time::ZERO,
-                alive: true,
-            });
+        if self.is_current(candidate) {
+            return;
         }
+        let session = Session {
+            candidate: candidate.clone(),
+            proven_at: Time::ZERO,
+            token: None,
+            acquired_at: self.clock.now(),
+            grant: Weak::new(),
+            lease,
+            alive: true,
+        };
+        self.sessions().insert(candidate.campaign.get(), session);
         let Some(process) = &self.process else {
             return;
         };
@@ -283,45 +318,42 @@ impl SimSessions {
     }
 
     fn is_current(&self, candidate: &Candidate) -> bool {
-        self.session().as_ref().is_some_and(|session| {
-            session.alive && session.candidate.campaign == candidate.campaign
-        })
+        let now = self.clock.now();
+        self.with(candidate, |session| session.alive && session.is_wanted(now)) == Some(true)
     }
 
     /// One keepalive; notes what it proves.
     async fn keep_alive(&self, candidate: &Candidate) -> Result<bool, Error> {
         let sent = self.clock.now();
-        let ours = candidate.clone();
-        let token = self.session().as_ref().and_then(|session| session.token);
+        let known = self.with(candidate, |s| (s.candidate.clone(), s.token));
+        let (ours, token) = known.unwrap_or_else(|| (candidate.clone(), None));
         let alive = self
             .ask(Operation::Renew, move |server, link| {
                 server.keep_alive(link, &ours, token)
             })
             .await?;
-        let mut session = self.session();
-        if let Some(session) = session
-            .as_mut()
-            .filter(|session| session.candidate.campaign == candidate.campaign)
-        {
+        self.with(candidate, |session| {
             // A session that did not exist yet when it was asked for exists by now.
             session.alive &= alive || session.acquired_at >= sent;
             if alive {
                 session.proven_at = session.proven_at.max(sent);
             }
-        }
+        });
         Ok(alive)
     }
 
     fn forget(&self, candidate: &Candidate) {
-        self.session()
-            .take_if(|session| session.candidate.campaign == candidate.campaign);
+        self.sessions().remove(&candidate.campaign.get());
     }
 
+    /// When the session was proven last, and whether it lives. A new value needs a new proof.
     fn proof(&self, candidate: &Candidate) -> Option<(Time, bool)> {
-        let session = self.session();
-        let session = session.as_ref()?;
-        (session.candidate.campaign == candidate.campaign)
-            .then_some((session.proven_at, session.alive))
+        self.with(candidate, |session| {
+            let told = session.candidate.value == candidate.value;
+            session.candidate.value.clone_from(&candidate.value);
+            let proven_at = if told { session.proven_at } else { Time::ZERO };
+            (proven_at, session.alive)
+        })
     }
 }
 
@@ -357,26 +389,23 @@ impl LockBackend for SimSessions {
     ) -> Result<Acquired, Error> {
         self.keep(candidate, lease);
         let proven_at = self.clock.now();
-        if let Some(session) = self.session().as_mut() {
-            session.acquired_at = proven_at;
-        }
+        self.with(candidate, |session| session.acquired_at = proven_at);
         let asking = candidate.clone();
         let answer = self
             .ask(Operation::Acquire, move |server, link| {
                 server.acquire(link, &asking, lease)
             })
             .await??;
-        if let Some(session) = self.session().as_mut() {
+        let held = Arc::new(());
+        self.with(candidate, |session| {
             session.token = answer.as_ref().ok().copied();
-        }
+            session.grant = Arc::downgrade(&held);
+        });
         Ok(match answer {
-            Ok(token) => Acquired::Held(Grant::new(
-                lock.clone(),
-                candidate.clone(),
-                token,
-                lease,
-                proven_at,
-            )),
+            Ok(token) => Acquired::Held(
+                Grant::new(lock.clone(), candidate.clone(), token, lease, proven_at)
+                    .with_state(held),
+            ),
             Err(holder) => Acquired::Taken {
                 holder: Some(holder),
                 free_in: None,
@@ -421,7 +450,12 @@ impl LockBackend for SimSessions {
             server.queue.first().map_or(Occupancy::Free, |place| {
                 let mut holder = Holder::new(place.candidate.identity.as_str());
                 holder.token = place.token;
-                Occupancy::Led(holder)
+                // Before it has asked again, the first in the queue does not lead.
+                if place.token.is_some() {
+                    Occupancy::Led(holder)
+                } else {
+                    Occupancy::Unknown(holder)
+                }
             })
         })
         .await
@@ -433,6 +467,23 @@ impl LockBackend for SimSessions {
             .watchers
             .watch(&link.world, link.candidate)
             .boxed()
+    }
+
+    fn loss(&self, grant: &Grant) -> Option<Loss> {
+        let world = &self.link.world;
+        if !world.plan.tells_of_loss {
+            return None;
+        }
+        let campaign = grant.candidate.campaign.get();
+        let ended = Self::server(&self.server)
+            .ended
+            .watch(world, self.link.candidate);
+        Some(Box::pin(async move {
+            let mut ended = ended.filter(|told| std::future::ready(*told == campaign));
+            if ended.next().await.is_none() {
+                std::future::pending::<()>().await;
+            }
+        }))
     }
 }
 

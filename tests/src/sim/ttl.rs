@@ -6,14 +6,12 @@ use std::time::Duration;
 use async_trait::async_trait;
 use futures_util::StreamExt as _;
 use tenure_core::{
-    Acquired, CampaignId, Candidate, Capabilities, Changes, Error, Expiry, FencingGuarantee,
-    FencingToken, Grant, Hint, Holder, LockBackend, LockName, Occupancy, Operation, Order, Renewal,
-    Rises, SharedClock, Time,
+    Acquired, Candidate, Capabilities, Changes, Error, Expiry, FencingGuarantee, FencingToken,
+    Grant, Hint, Holder, LockBackend, LockName, Occupancy, Operation, Order, PublishedValue,
+    Renewal, Rises, SharedClock, Time,
 };
 
-use super::Moment;
 use super::hints::Watchers;
-use super::history::Event;
 use super::network::Link;
 use super::world::World;
 
@@ -29,6 +27,7 @@ pub struct TtlServer {
 struct Key {
     candidate: Candidate,
     token: FencingToken,
+    lease: Duration,
     /// On the server's clock.
     expires: Duration,
     owner: (usize, u32),
@@ -47,10 +46,10 @@ impl TtlServer {
     }
 
     /// Deletes the key; the counter stays.
-    pub fn delete(&mut self, world: &World) -> Option<u64> {
+    pub fn delete(&mut self, world: &World) -> Option<FencingToken> {
         let key = self.key.take()?;
         self.watchers.tell(world, &Hint::MayBeFree);
-        Some(key.token.as_u64())
+        Some(key.token)
     }
 
     /// Everything is gone, the counter too.
@@ -90,11 +89,9 @@ impl TtlServer {
             }
             // An earlier attempt whose answer was lost: adopted, with a new lease.
             key.expires = expires;
-            link.world
-                .applied(key.token.as_u64(), link.true_time(expires));
-            link.world.record(Event::Prolonged {
-                token: key.token.as_u64(),
-            });
+            key.candidate = candidate.clone();
+            link.applied(key.token, link.true_time(expires), value(candidate));
+            link.prolonged(key.token);
             return Ok(Ok(key.token));
         }
         self.counter += 1;
@@ -102,44 +99,63 @@ impl TtlServer {
         self.key = Some(Key {
             candidate: candidate.clone(),
             token,
+            lease,
             expires,
             owner: (link.candidate, link.life),
         });
-        link.world.record(Event::Minted {
-            candidate: link.candidate,
-            life: link.life,
-            token: token.as_u64(),
-        });
-        link.world.applied(token.as_u64(), link.true_time(expires));
+        link.minted(token);
+        link.applied(token, link.true_time(expires), value(candidate));
         Ok(Ok(token))
     }
 
-    fn renew(&mut self, link: &Link, grant: &Grant) -> Result<(), Option<Holder>> {
+    /// The lease that was granted, and when it ends. It may be shorter than before: then what was
+    /// granted before is honoured until its holder has read the answer.
+    fn renew(
+        &mut self,
+        link: &Link,
+        grant: &Grant,
+    ) -> Result<(Duration, Duration), Option<Holder>> {
         let now = link.store_time();
         self.expire(now);
         match &mut self.key {
             Some(key) if key.token == grant.token => {
-                key.expires = now + grant.lease;
+                let lease = link.granted(key.lease);
+                key.expires = key.expires.max(now + lease);
                 key.candidate.value.clone_from(&grant.candidate.value);
-                let token = key.token.as_u64();
-                link.world.applied(token, link.true_time(key.expires));
-                link.world.record(Event::Prolonged { token });
-                Ok(())
+                link.applied(
+                    key.token,
+                    link.true_time(key.expires),
+                    value(&key.candidate),
+                );
+                link.prolonged(key.token);
+                Ok((lease, now + lease))
             }
             Some(key) => Err(Some(holder(key, now))),
             None => Err(None),
         }
     }
 
+    /// The holder has read that its lease is shorter now.
+    fn shorten(&mut self, link: &Link, grant: &Grant, expires: Duration) {
+        if let Some(key) = &mut self.key
+            && key.token == grant.token
+        {
+            key.expires = expires;
+            link.applied(key.token, link.true_time(expires), value(&key.candidate));
+        }
+    }
+
     fn end(&mut self, link: &Link, is_ours: impl Fn(&Key) -> bool) {
         self.expire(link.store_time());
         if let Some(key) = self.key.take_if(|key| is_ours(key)) {
-            let token = key.token.as_u64();
-            let working = link.world.working_under(token);
-            link.world.record(Event::Released { token, working });
+            link.released(key.token, key.owner);
             self.watchers.tell(&link.world, &Hint::MayBeFree);
         }
     }
+}
+
+fn value(candidate: &Candidate) -> Option<&str> {
+    candidate.value.as_ref().map(PublishedValue::as_str)
 }
 
 fn holder(key: &Key, now: Duration) -> Holder {
@@ -158,8 +174,6 @@ pub struct SimTtl {
     pub server: Shared,
     /// The candidate's clock.
     pub clock: SharedClock,
-    /// Which campaign was asked to wait, and until when.
-    throttled: Arc<Mutex<Option<(CampaignId, Moment)>>>,
 }
 
 impl SimTtl {
@@ -169,30 +183,6 @@ impl SimTtl {
             link,
             server,
             clock,
-            throttled: Arc::default(),
-        }
-    }
-
-    /// Writes down an attempt that comes sooner than the store had asked.
-    fn check_patience(&self, campaign: CampaignId) {
-        let throttled = self.throttled.lock().map_or(None, |throttled| *throttled);
-        if let Some((asked, until)) = throttled
-            && asked == campaign
-        {
-            let left = until.saturating_sub(self.link.world.now());
-            if !left.is_zero() {
-                let candidate = self.link.candidate;
-                self.link.world.record(Event::Impatient { candidate, left });
-            }
-        }
-    }
-
-    fn note_throttling(&self, campaign: CampaignId, error: &Error) {
-        if let Some(wait) = error.retry_after()
-            && let Ok(mut throttled) = self.throttled.lock()
-        {
-            // Less what the candidate's clock may run fast.
-            *throttled = Some((campaign, self.link.world.now() + wait.mul_f64(0.999)));
         }
     }
 
@@ -244,15 +234,13 @@ impl LockBackend for SimTtl {
         candidate: &Candidate,
         lease: Duration,
     ) -> Result<Acquired, Error> {
-        self.check_patience(candidate.campaign);
         let proven_at = self.clock.now();
         let asking = candidate.clone();
         let answer = self
             .script(Operation::Acquire, move |server, link| {
                 server.acquire(link, &asking, lease)
             })
-            .await
-            .inspect_err(|error| self.note_throttling(candidate.campaign, error))??;
+            .await??;
         Ok(match answer {
             Ok(token) => Acquired::Held(Grant::new(
                 lock.clone(),
@@ -277,9 +265,13 @@ impl LockBackend for SimTtl {
             })
             .await?;
         Ok(match answer {
-            Ok(()) => {
+            Ok((lease, expires)) => {
+                if lease < grant.lease {
+                    Self::server(&self.server).shorten(&self.link, grant, expires);
+                }
                 let mut grant = grant.clone();
                 grant.proven_at = proven_at;
+                grant.lease = lease;
                 Renewal::Renewed(grant)
             }
             Err(holder) => Renewal::Lost { holder },

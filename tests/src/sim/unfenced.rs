@@ -10,7 +10,7 @@ use tokio::time::sleep;
 
 use super::clock::SimClock;
 use super::network::Link;
-use super::plan::Plan;
+use super::plan::{Knowledge, Plan};
 use super::process::{OnProcess, Process};
 use super::records::{RecordServer, SimRecords};
 use super::world::World;
@@ -47,10 +47,11 @@ pub fn show() -> Shown {
 
 #[expect(clippy::expect_used, reason = "a fixed scene in fine weather")]
 async fn scene() -> Shown {
-    let plan = Plan::new(1, Duration::from_secs(60));
+    let mut plan = Plan::new(1, Duration::from_secs(60));
+    plan.knowledge = Knowledge::None;
     let lock = LockName::new("unfenced").expect("a valid name");
     let world = World::new(plan, lock, false);
-    let server = Arc::default();
+    let server = Arc::new(std::sync::Mutex::new(RecordServer::new(&world)));
     let (old, stopped) = candidate(&world, &server, 0);
     let (new, _) = candidate(&world, &server, 1);
     let mut shown = Shown::default();

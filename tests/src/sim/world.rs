@@ -1,6 +1,6 @@
 //! What all parts of a simulation share: true time, chance, faults and the history.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -13,6 +13,7 @@ use super::Moment;
 use super::clock::SimClock;
 use super::faults::{Fate, Faults, SLOWEST};
 use super::history::{Event, Fault, History, TermId, TermInfo};
+use super::network::Link;
 use super::plan::Plan;
 
 /// So many looks at clocks at one moment are a livelock.
@@ -32,20 +33,33 @@ pub struct World {
     faults: Mutex<Faults>,
     history: Mutex<History>,
     terms: Mutex<Terms>,
-    applied: Mutex<BTreeMap<u64, Applied>>,
+    applied: Mutex<BTreeMap<Proof, Applied>>,
+    dead: Mutex<BTreeSet<(usize, u32)>>,
     register: AtomicU64,
     moment: AtomicU64,
     steps: AtomicU64,
     stuck: AtomicBool,
 }
 
-/// The last thing the store has applied for a term.
-#[derive(Clone, Copy, Debug)]
+/// The last thing the stores of a term have applied for it.
+#[derive(Clone, Debug)]
 pub struct Applied {
     /// When.
     pub at: Moment,
-    /// Until when the store gives the lock to nobody else.
+    /// Until when each store gives the lock to nobody else.
     pub covered: Moment,
+    /// What is published in each.
+    pub values: Vec<Option<String>>,
+}
+
+/// Whose proof it is, and in which store. A term in several stores has another token in each, so
+/// there the latest of its candidate counts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Proof {
+    store: u8,
+    candidate: usize,
+    life: u32,
+    token: Option<u64>,
 }
 
 #[derive(Default)]
@@ -102,9 +116,13 @@ impl World {
             start: Instant::now(),
             rng: Mutex::new(Rng::with_seed(plan.seed)),
             faults: Mutex::new(Faults::none(plan.candidates.len())),
-            history: Mutex::new(History::new(plan.longest(Policy::validity), verbose)),
+            history: Mutex::new(
+                History::new(plan.longest(Policy::validity), verbose)
+                    .whose_tokens_begin_again(plan.repeats),
+            ),
             terms: Mutex::default(),
             applied: Mutex::default(),
+            dead: Mutex::default(),
             register: AtomicU64::new(0),
             moment: AtomicU64::new(0),
             steps: AtomicU64::new(0),
@@ -158,6 +176,17 @@ impl World {
     /// The faults in force.
     pub fn faults(&self) -> MutexGuard<'_, Faults> {
         self.faults.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Ends all faults, on so many ways to stores.
+    pub fn end_faults(&self, routes: usize) {
+        let now = self.now();
+        let mut faults = self.faults();
+        *faults = Faults {
+            stormy_until: now,
+            stingy_until: faults.stingy_until.map(|until| until.min(now)),
+            ..Faults::none(routes)
+        };
     }
 
     /// Writes to the history.
@@ -246,6 +275,13 @@ impl World {
         faults.stormy || faults.stormy_until >= since.max(Duration::from_nanos(1))
     }
 
+    /// Whether a store has granted less than a lease at or after this moment.
+    pub fn was_stingy_since(&self, since: Moment) -> bool {
+        let faults = self.faults();
+        let mut until = faults.stingy_until.iter();
+        until.any(|until| *until >= since.max(Duration::from_nanos(1)))
+    }
+
     /// By how much a timer fires late.
     pub fn timer_delay(&self) -> Duration {
         if self.plan.late_timers && self.faults().stormy && self.chance(2) {
@@ -255,29 +291,83 @@ impl World {
         }
     }
 
-    /// The store has applied something for the term with this token.
-    pub fn applied(&self, token: u64, covered: Moment) {
+    /// The store of `link` has applied something for the term of its candidate with this token:
+    /// it gives the lock to nobody else until `covered`, and publishes `value`.
+    pub fn applied(&self, link: &Link, token: u64, covered: Moment, value: Option<&str>) {
         let applied = Applied {
             at: self.now(),
             covered,
+            values: vec![value.map(str::to_owned)],
         };
-        self.all_applied().insert(token, applied);
+        let mut all = self.all_applied();
+        for token in [Some(token), None] {
+            let proof = Proof {
+                store: link.store,
+                candidate: link.candidate,
+                life: link.life,
+                token,
+            };
+            all.insert(proof, applied.clone());
+        }
     }
 
-    /// The last thing the store has applied for a term.
-    pub fn last_applied(&self, token: u64) -> Option<Applied> {
-        self.all_applied().get(&token).copied()
+    /// The last thing that the stores have applied for a term; `None` unless each of them has.
+    pub fn last_applied(&self, term: &TermInfo) -> Option<Applied> {
+        let all = self.all_applied();
+        let of_store = |store: &u8| {
+            let proof = Proof {
+                store: *store,
+                candidate: term.candidate,
+                life: term.life,
+                token: (term.stores.len() == 1).then_some(term.token),
+            };
+            all.get(&proof).cloned()
+        };
+        let applied: Option<Vec<Applied>> = term.stores.iter().map(of_store).collect();
+        applied?.into_iter().reduce(|one, other| Applied {
+            at: one.at.min(other.at),
+            covered: one.covered.min(other.covered),
+            values: [one.values, other.values].concat(),
+        })
     }
 
-    fn all_applied(&self) -> MutexGuard<'_, BTreeMap<u64, Applied>> {
+    fn covered(&self, term: &TermInfo) -> Option<Moment> {
+        self.last_applied(term).map(|applied| applied.covered)
+    }
+
+    /// What is known of a term from its begin.
+    pub fn term(&self, id: TermId) -> Option<TermInfo> {
+        self.history().terms.get(id).cloned()
+    }
+
+    /// A process has ended.
+    pub fn died(&self, candidate: usize, life: u32) {
+        self.all_dead().insert((candidate, life));
+    }
+
+    /// Whether a process has ended.
+    pub fn is_dead(&self, candidate: usize, life: u32) -> bool {
+        self.all_dead().contains(&(candidate, life))
+    }
+
+    fn all_dead(&self) -> MutexGuard<'_, BTreeSet<(usize, u32)>> {
+        self.dead.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn all_applied(&self) -> MutexGuard<'_, BTreeMap<Proof, Applied>> {
         self.applied.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Which work runs under this token.
-    pub fn working_under(&self, token: u64) -> Option<TermId> {
-        let terms = self.terms();
-        let mut working = terms.working.iter();
-        working.find(|(_, t)| **t == token).map(|(id, _)| *id)
+    /// Which work of a candidate runs under this token, or in several stores under any: there its
+    /// token is that of one of them.
+    pub fn working_under(&self, token: u64, owner: (usize, u32)) -> Option<TermId> {
+        let working = self.terms().working.clone();
+        let found = working.into_iter().find(|(id, of_work)| {
+            self.term(*id).is_some_and(|term| {
+                (term.candidate, term.life) == owner && (*of_work == token || term.stores.len() > 1)
+            })
+        });
+        found.map(|(id, _)| id)
     }
 
     /// Whether the work of a term is running.
@@ -297,7 +387,8 @@ impl World {
 
     /// A user got hold of a term.
     pub fn elected(&self, info: TermInfo, term: &Term, clock: &Arc<SimClock>) -> TermId {
-        let (candidate, life, token) = (info.candidate, info.life, info.token);
+        let (candidate, life) = (info.candidate, info.life);
+        let covered = self.covered(&info);
         let id = {
             let mut history = self.history();
             history.terms.push(info);
@@ -307,7 +398,7 @@ impl World {
         self.record(Event::Elected {
             term: id,
             until,
-            covered: self.last_applied(token).map(|applied| applied.covered),
+            covered,
         });
         self.terms().recent.push(Watched {
             id,
@@ -325,20 +416,20 @@ impl World {
 
     /// A heartbeat of this life of a candidate got through.
     pub fn renewed(&self, candidate: usize, life: u32) {
-        let event = {
+        let (id, until) = {
             let mut terms = self.terms();
             let Some(watched) = latest(&mut terms.recent, candidate, life) else {
                 return;
             };
             watched.until = self.now() + watched.clock.true_time(watched.term.remaining());
-            let token = watched.term.token().as_u64();
-            Event::Renewed {
-                term: watched.id,
-                until: watched.until,
-                covered: self.last_applied(token).map(|applied| applied.covered),
-            }
+            (watched.id, watched.until)
         };
-        self.record(event);
+        let covered = self.term(id).and_then(|term| self.covered(&term));
+        self.record(Event::Renewed {
+            term: id,
+            until,
+            covered,
+        });
         self.look();
     }
 
@@ -415,9 +506,13 @@ impl World {
     }
 
     /// The work of a term has stopped.
-    pub fn work_stopped(&self, id: TermId, crashed: bool) {
+    pub fn work_stopped(&self, id: TermId, crashed: bool, disturbed: bool) {
         self.terms().working.remove(&id);
-        self.record(Event::WorkStopped { term: id, crashed });
+        self.record(Event::WorkStopped {
+            term: id,
+            crashed,
+            disturbed,
+        });
     }
 
     /// An operator makes the fenced register forget what it has seen.

@@ -1,0 +1,324 @@
+//! Small scenes beside the main play, for what a fleet on one lock cannot show: threads that get
+//! in between, several locks on one backend value, a counter that reaches its end.
+//!
+//! Each finds its own violations, and its timing comes from the seed.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use tenure_core::{
+    Election, FencingToken, Generation, Identity, InGeneration, Leadership, LockBackend, LockName,
+    Policy, Term,
+};
+use tokio::time::sleep;
+
+use super::checker::{Invariant, Violation};
+use super::clock::SimClock;
+use super::network::Link;
+use super::plan::{Family, Knowledge, Plan};
+use super::process::{OnProcess, Process};
+use super::store::Store;
+use super::world::World;
+
+const SECOND: Duration = Duration::from_secs(1);
+
+/// What a round trip takes in calm weather, with room for a lost race.
+const CALM_TRIP: Duration = Duration::from_millis(200);
+
+/// Which scene a seed plays beside its fleet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Drill {
+    /// An owner on another thread gives its term back while a heartbeat's answer is handled.
+    Preempted,
+    /// Several locks and candidates share one backend value.
+    Shared,
+    /// The store's counter reaches the end of what a token can hold.
+    Counter,
+}
+
+impl Drill {
+    /// The one of `seed`, if it has one.
+    pub fn of(seed: u64) -> Option<Self> {
+        match seed % 4 {
+            1 => Some(Self::Preempted),
+            2 => Some(Self::Shared),
+            3 => Some(Self::Counter),
+            _ => None,
+        }
+    }
+
+    /// The plan that suits it.
+    pub fn plan(self, mut plan: Plan) -> Plan {
+        plan.repeats = false;
+        plan.amnesia = false;
+        plan.late_timers = false;
+        plan.knowledge = Knowledge::None;
+        if self != Self::Preempted {
+            plan.family = Family::Records;
+        }
+        plan
+    }
+
+    /// Plays it.
+    pub async fn play(self, world: Arc<World>) -> Vec<Violation> {
+        let stage = Stage {
+            broken: Mutex::default(),
+            world,
+        };
+        match self {
+            Self::Preempted => stage.preempted().await,
+            Self::Shared => stage.shared().await,
+            Self::Counter => stage.counter().await,
+        }
+        stage.broken.into_inner().unwrap_or_default()
+    }
+}
+
+struct Stage {
+    world: Arc<World>,
+    broken: Mutex<Vec<Violation>>,
+}
+
+/// One candidate, and the process that it runs in.
+struct Candidate {
+    election: Election,
+    process: Arc<Process>,
+}
+
+impl Stage {
+    fn broken(&self, invariant: Invariant, what: impl Into<String>) {
+        if let Ok(mut broken) = self.broken.lock() {
+            broken.push(Violation {
+                at: self.world.now(),
+                invariant,
+                what: what.into(),
+            });
+        }
+    }
+
+    fn store(&self, counter: u64) -> Store {
+        let link = Link::new(self.world.clone(), usize::MAX, 0);
+        Store::start(&self.world, self.world.plan.family, counter, link)
+    }
+
+    fn process(&self, number: usize) -> Arc<Process> {
+        let clock = SimClock::new(self.world.clone(), 1_000 * SECOND, 0);
+        Process::new(self.world.clone(), number, 0, clock)
+    }
+
+    #[expect(clippy::expect_used, reason = "a fixed scene in fine weather")]
+    fn candidate(
+        &self,
+        number: usize,
+        process: &Arc<Process>,
+        backend: &Arc<dyn LockBackend>,
+        lock: &LockName,
+    ) -> Candidate {
+        let seed = self.world.rng().u64(..);
+        let election = Election::builder(backend.clone(), lock.clone())
+            .identity(Identity::new(format!("host-{number}")).expect("a valid identity"))
+            .policy(Policy::default())
+            .spawn_on(OnProcess(process.clone()))
+            .seed(seed)
+            .build()
+            .expect("a valid election");
+        Candidate {
+            election,
+            process: process.clone(),
+        }
+    }
+
+    /// A thread is between two others at every look at the clock: there the owner gives its term
+    /// back. From that moment on the term must not be valid, whatever the engine is doing.
+    async fn preempted(&self) {
+        let store = self.store(0);
+        for look in 1..=16 {
+            let process = self.process(look);
+            let link = Link::new(self.world.clone(), look, 0);
+            let clock = process.clock.clone();
+            let backend = store.client(link, clock.clone(), Some(process.clone()));
+            let candidate = self.candidate(look, &process, &backend, &self.world.lock);
+            let campaign = tokio::time::timeout(60 * SECOND, candidate.election.campaign());
+            let Ok(Ok(leadership)) = campaign.await else {
+                self.broken(Invariant::Recovery, "nobody leads in calm weather");
+                return;
+            };
+            let term = leadership.term();
+            let owner = Arc::new(Owner {
+                leadership: Mutex::new(Some(leadership)),
+                term,
+                came_back: AtomicBool::new(false),
+            });
+            // Confirming is a heartbeat at a moment of our choice.
+            let asking = owner.term.clone();
+            let between = owner.clone();
+            let mut looks = look;
+            process.clock.preempt(move || {
+                looks = looks.saturating_sub(1);
+                if looks == 0 {
+                    between.give_back();
+                } else if between.gave_back() && between.term.is_valid() {
+                    between.came_back.store(true, Ordering::Relaxed);
+                }
+            });
+            let asked = tokio::time::timeout(30 * SECOND, asking.confirm()).await;
+            drop(asked);
+            process.clock.preempt(|| {});
+            if owner.came_back.load(Ordering::Relaxed)
+                || (owner.gave_back() && owner.term.is_valid())
+            {
+                self.broken(
+                    Invariant::OverForGood,
+                    "a term that its owner has given back is valid again",
+                );
+            }
+            owner.give_back();
+            candidate.election.settled().await;
+        }
+    }
+
+    /// Two locks, each with two candidates on a backend value that all share and one on another.
+    #[expect(clippy::expect_used, reason = "a fixed scene in fine weather")]
+    async fn shared(&self) {
+        let store = self.store(0);
+        let locks = ["left", "right"].map(|name| LockName::new(name).expect("a valid name"));
+        let (one, other) = (self.process(0), self.process(1));
+        let backend = |process: &Arc<Process>| {
+            let link = Link::new(self.world.clone(), process.candidate, 0);
+            store.client(link, process.clock.clone(), Some(process.clone()))
+        };
+        let (shared, apart) = (backend(&one), backend(&other));
+        let leaders: Arc<Mutex<Vec<(usize, Term)>>> = Arc::default();
+        let mut number = 0;
+        for (side, lock) in locks.iter().enumerate() {
+            for (process, backend) in [(&other, &apart), (&one, &shared), (&one, &shared)] {
+                let candidate = self.candidate(number, process, backend, lock);
+                number += 1;
+                lead_for_ever(candidate, side, leaders.clone());
+            }
+            // In one order, so that the first leads.
+            sleep(SECOND).await;
+        }
+        self.look_for(25 * SECOND, &leaders).await;
+        self.must_lead(&leaders, "at the start");
+        let pause = self.world.between(Duration::ZERO, 10 * SECOND);
+        self.look_for(pause, &leaders).await;
+        // Both leaders die in one process.
+        other.crash();
+        if let Ok(mut leaders) = leaders.lock() {
+            leaders.retain(|(_, term)| !term.identity().as_str().ends_with(['0', '3']));
+        }
+        let lease = Policy::default().lease();
+        let retry = Policy::default().retry_interval();
+        self.look_for(lease + lease / 1_000 + retry * 2 + CALM_TRIP * 2, &leaders)
+            .await;
+        self.must_lead(&leaders, "a lease after the leader's crash");
+        one.crash();
+    }
+
+    /// Looks at all terms, several times a second.
+    async fn look_for(&self, lasts: Duration, leaders: &Arc<Mutex<Vec<(usize, Term)>>>) {
+        let until = self.world.now() + lasts;
+        while self.world.now() < until {
+            sleep(SECOND / 10).await;
+            for side in 0..2 {
+                if valid(leaders, side) > 1 {
+                    self.broken(
+                        Invariant::Exclusive,
+                        format!("lock {side} has two valid terms"),
+                    );
+                }
+            }
+        }
+    }
+
+    fn must_lead(&self, leaders: &Arc<Mutex<Vec<(usize, Term)>>>, when: &str) {
+        for side in 0..2 {
+            if valid(leaders, side) == 0 {
+                self.broken(
+                    Invariant::Leaderless,
+                    format!("nobody holds lock {side} {when}"),
+                );
+            }
+        }
+    }
+
+    /// A store counts past what a token can hold: then nobody leads, rather than with a token that
+    /// is smaller than one before.
+    #[expect(clippy::expect_used, reason = "a fixed scene in fine weather")]
+    async fn counter(&self) {
+        const LARGEST: u64 = (1 << 48) - 1;
+        let before = self.world.rng().u64(1..8);
+        let store = self.store(LARGEST - before);
+        let generation = Generation::new(7).expect("a valid generation");
+        let process = self.process(0);
+        let link = Link::new(self.world.clone(), 0, 0);
+        let inner = store.client(link, process.clock.clone(), Some(process.clone()));
+        let backend: Arc<dyn LockBackend> = Arc::new(InGeneration::new(inner, generation));
+        let candidate = self.candidate(0, &process, &backend, &self.world.lock);
+        let mut last: Option<FencingToken> = None;
+        for _ in 0..8 {
+            let campaign = tokio::time::timeout(60 * SECOND, candidate.election.campaign());
+            let Ok(Ok(leadership)) = campaign.await else {
+                break;
+            };
+            let token = leadership.token();
+            if last.is_some_and(|last| token <= last) {
+                self.broken(
+                    Invariant::Tokens,
+                    format!("token {token} came after {last:?}"),
+                );
+            }
+            last = Some(token);
+            sleep(self.world.between(Duration::ZERO, 20 * SECOND)).await;
+            // Given back or not: beyond the end the store takes no more writes.
+            let released = tokio::time::timeout(60 * SECOND, leadership.resign()).await;
+            drop(released);
+        }
+        if last.is_none() {
+            self.broken(Invariant::Recovery, "nobody led while the counter had room");
+        }
+        process.crash();
+    }
+}
+
+/// The owner of a term, as another thread.
+struct Owner {
+    leadership: Mutex<Option<Leadership>>,
+    term: Term,
+    came_back: AtomicBool,
+}
+
+impl Owner {
+    fn give_back(&self) {
+        let taken = self.leadership.lock().ok().and_then(|mut held| held.take());
+        drop(taken);
+    }
+
+    fn gave_back(&self) -> bool {
+        self.leadership.lock().is_ok_and(|held| held.is_none())
+    }
+}
+
+fn lead_for_ever(candidate: Candidate, side: usize, leaders: Arc<Mutex<Vec<(usize, Term)>>>) {
+    let process = candidate.process.clone();
+    process.run(async move {
+        while let Ok(leadership) = candidate.election.campaign().await {
+            let term = leadership.term();
+            if let Ok(mut leaders) = leaders.lock() {
+                leaders.push((side, term.clone()));
+            }
+            term.cancelled().await;
+        }
+    });
+}
+
+fn valid(leaders: &Arc<Mutex<Vec<(usize, Term)>>>, side: usize) -> usize {
+    let leaders = leaders.lock().map(|leaders| leaders.clone());
+    let leaders = leaders.unwrap_or_default();
+    leaders
+        .iter()
+        .filter(|(of, term)| *of == side && term.is_valid())
+        .count()
+}
