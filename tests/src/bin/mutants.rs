@@ -1,5 +1,9 @@
 //! The mutation gate: seeds one bug at a time and requires that the simulator notices.
+//!
+//! A mutant is killed by a seed in which it breaks the invariant that it names. Another broken
+//! invariant is no kill, nor is a run that does not end, nor a build that fails.
 
+use std::fmt;
 use std::fs;
 use std::io::{Read, Write as _};
 use std::path::{Path, PathBuf};
@@ -29,7 +33,7 @@ struct Options {
     /// How long each seed is simulated, in hours.
     #[arg(long, default_value_t = 1.0)]
     hours: f64,
-    /// How many seconds a mutant's run may take; one that takes longer hangs, which is noticed.
+    /// How many seconds a mutant's run may take; one that takes longer counts as a survivor.
     #[arg(long, default_value_t = 600)]
     limit: u64,
 }
@@ -48,7 +52,8 @@ fn main() -> Result<ExitCode> {
         .collect();
     if options.list {
         for mutant in chosen {
-            println!("{:32} {}", mutant.name, mutant.breaks);
+            let invariant = format!("{:?}", mutant.invariant);
+            println!("{:36} {invariant:16} {}", mutant.name, mutant.breaks);
         }
         return Ok(ExitCode::SUCCESS);
     }
@@ -59,32 +64,32 @@ fn gate(options: &Options, mutants: &[&Mutant]) -> Result<ExitCode> {
     let started = Instant::now();
     let copy = Copy::make()?;
     if options.clean_seeds > 0 {
-        let outcome = copy.run(options, options.clean_seeds)?;
-        let Outcome::Survived = outcome else {
-            bail!("the unmutated code fails: {outcome:?}");
-        };
+        match copy.run(options, options.clean_seeds, None)? {
+            Outcome::Survived { others } if others.is_empty() => {}
+            outcome => bail!("the unmutated code fails: {outcome:?}"),
+        }
         println!("the unmutated code passes {} seeds", options.clean_seeds);
     }
-    println!("| mutant | breaks | killed by seed | what was noticed | time |");
-    println!("|---|---|---|---|---|");
+    println!("| mutant | breaks | invariant | killed by seed | what was noticed | time |");
+    println!("|---|---|---|---|---|---|");
     let mut survivors = Vec::new();
     for mutant in mutants {
         let began = Instant::now();
         let mutated = copy.apply(mutant)?;
-        let outcome = copy.run(options, options.seeds);
+        let outcome = copy.run(options, options.seeds, Some(mutant));
         mutated.undo()?;
         let (seed, noticed) = match outcome.with_context(|| mutant.name)? {
             Outcome::Killed { seed, noticed } => (seed.to_string(), noticed),
-            Outcome::Hangs => ("-".to_owned(), "hangs".to_owned()),
-            Outcome::Survived => {
+            survived => {
                 survivors.push(mutant.name);
-                ("SURVIVES".to_owned(), String::new())
+                ("SURVIVES".to_owned(), survived.to_string())
             }
         };
         println!(
-            "| {} | {} | {seed} | {noticed} | {:.0?} |",
+            "| {} | {} | {:?} | {seed} | {noticed} | {:.0?} |",
             mutant.name,
             mutant.breaks,
+            mutant.invariant,
             began.elapsed()
         );
         std::io::stdout().flush()?;
@@ -111,9 +116,35 @@ struct Copy {
 
 #[derive(Debug)]
 enum Outcome {
-    Killed { seed: u64, noticed: String },
+    Killed {
+        seed: u64,
+        noticed: String,
+    },
+    /// No seed broke the invariant; these broke others.
+    Survived {
+        others: Vec<String>,
+    },
     Hangs,
-    Survived,
+    DoesNotBuild(String),
+    /// The simulator itself failed.
+    Failed(String),
+}
+
+impl fmt::Display for Outcome {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Killed { noticed, .. } => f.write_str(noticed),
+            Self::Survived { others } if others.is_empty() => f.write_str("nothing was noticed"),
+            Self::Survived { others } => write!(f, "only others: {}", others.join(", ")),
+            Self::Hangs => f.write_str("it hangs"),
+            Self::DoesNotBuild(errors) => write!(f, "it does not build: {}", first_line(errors)),
+            Self::Failed(text) => write!(f, "the simulator failed: {}", first_line(text)),
+        }
+    }
+}
+
+fn first_line(text: &str) -> &str {
+    text.lines().next().unwrap_or_default()
 }
 
 /// A file that holds a mutant until this is undone.
@@ -188,8 +219,8 @@ impl Copy {
         Ok(Mutated { path, original })
     }
 
-    /// Builds the copy and runs the simulator until a seed fails.
-    fn run(&self, options: &Options, seeds: u64) -> Result<Outcome> {
+    /// Builds the copy and runs the simulator until a seed breaks the mutant's invariant.
+    fn run(&self, options: &Options, seeds: u64, mutant: Option<&Mutant>) -> Result<Outcome> {
         let build = Command::new(env!("CARGO"))
             .args(["build", "--quiet", "--offline", "--release", "--bin", "sim"])
             .current_dir(&self.work)
@@ -200,13 +231,17 @@ impl Copy {
             .env("CARGO_PROFILE_RELEASE_CODEGEN_UNITS", "16")
             .output()
             .context("cannot start cargo")?;
-        ensure!(
-            build.status.success(),
-            "it does not build:\n{}",
-            String::from_utf8_lossy(&build.stderr)
-        );
+        if !build.status.success() {
+            let errors = String::from_utf8_lossy(&build.stderr).into_owned();
+            return Ok(Outcome::DoesNotBuild(errors));
+        }
+        let until = match mutant {
+            Some(mutant) => vec!["--until".to_owned(), format!("{:?}", mutant.invariant)],
+            None => vec!["--fail-fast".to_owned()],
+        };
         let child = Command::new(self.target.join("release").join("sim"))
-            .args(["--seeds", &seeds.to_string(), "--fail-fast"])
+            .args(["--seeds", &seeds.to_string()])
+            .args(until)
             .args(["--hours", &options.hours.to_string()])
             .stdout(Stdio::piped())
             .stderr(Stdio::null())
@@ -242,8 +277,10 @@ fn outcome(mut child: Child, limit: Duration) -> Result<Outcome> {
     Ok(match (lowest, status) {
         (Some((seed, noticed)), _) => Outcome::Killed { seed, noticed },
         (None, None) => Outcome::Hangs,
-        (None, Some(status)) if status.success() => Outcome::Survived,
-        (None, Some(status)) => bail!("the simulator ended with {status}:\n{text}"),
+        (None, Some(status)) if status.success() => Outcome::Survived {
+            others: text.lines().filter_map(other).collect(),
+        },
+        (None, Some(status)) => Outcome::Failed(format!("it ended with {status}: {text}")),
     })
 }
 
@@ -251,6 +288,11 @@ fn outcome(mut child: Child, limit: Duration) -> Result<Outcome> {
 fn failure(line: &str) -> Option<(u64, String)> {
     let (seed, noticed) = line.strip_prefix("FAILED seed ")?.split_once(": ")?;
     Some((seed.parse().ok()?, noticed.to_owned()))
+}
+
+/// Reads `OTHERS Exclusive in 3 seeds`.
+fn other(line: &str) -> Option<String> {
+    line.strip_prefix("OTHERS ").map(str::to_owned)
 }
 
 /// The workspace's manifest with only the core and the simulator as members.

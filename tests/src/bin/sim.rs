@@ -1,12 +1,13 @@
 //! Runs seeds of the simulator and reports what they break.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::process::ExitCode;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use clap::Parser;
+use tenure_tests::sim::checker::Violation;
 use tenure_tests::sim::run::{Report, quiet_livelocks, run};
 
 /// Runs seeds of the deterministic simulator.
@@ -33,6 +34,9 @@ struct Options {
     /// Stop at the first seed that fails.
     #[arg(long)]
     fail_fast: bool,
+    /// Stop at the first seed that breaks this invariant, and report no others.
+    #[arg(long, conflicts_with_all = ["fail_fast", "seed"])]
+    until: Option<String>,
 }
 
 fn main() -> ExitCode {
@@ -69,6 +73,8 @@ struct Totals {
     terms: usize,
     events: usize,
     failed: BTreeMap<u64, String>,
+    /// With --until: how many seeds broke another invariant.
+    others: BTreeMap<String, usize>,
 }
 
 fn many(options: &Options, length: Duration) -> ExitCode {
@@ -86,12 +92,21 @@ fn many(options: &Options, length: Duration) -> ExitCode {
                     if seed >= end {
                         return;
                     }
-                    let report = run(seed, length, false);
-                    if !report.violations.is_empty() && options.fail_fast {
+                    let mut report = run(seed, length, false);
+                    let others = options
+                        .until
+                        .as_ref()
+                        .map(|invariant| keep_only(invariant, &mut report));
+                    if !report.violations.is_empty()
+                        && (options.fail_fast || options.until.is_some())
+                    {
                         stop.store(true, Ordering::Relaxed);
                     }
                     if let Ok(mut totals) = totals.lock() {
                         add(&mut totals, &report);
+                        for other in others.into_iter().flatten() {
+                            *totals.others.entry(other).or_default() += 1;
+                        }
                     }
                 }
             });
@@ -107,7 +122,21 @@ fn many(options: &Options, length: Duration) -> ExitCode {
         totals.events,
         totals.failed.len()
     );
+    for (invariant, seeds) in &totals.others {
+        println!("OTHERS {invariant} in {seeds} seeds");
+    }
     code(totals.failed.is_empty())
+}
+
+/// Takes out the violations of other invariants, and returns what those were.
+fn keep_only(invariant: &str, report: &mut Report) -> BTreeSet<String> {
+    let name = |violation: &Violation| format!("{:?}", violation.invariant);
+    let mut others: BTreeSet<String> = report.violations.iter().map(name).collect();
+    others.remove(invariant);
+    report
+        .violations
+        .retain(|violation| name(violation) == invariant);
+    others
 }
 
 fn add(totals: &mut Totals, report: &Report) {
