@@ -469,6 +469,16 @@ impl Director {
         } else {
             beat + beat / 500 + CALM_TRIP
         };
+        if self.world.chance(50) {
+            // Nobody takes the lock meanwhile, so that a heartbeat finds none at all.
+            let until = self.world.now() + bound;
+            let mut faults = self.world.faults();
+            for (candidate, cut) in faults.requests_cut_until.iter_mut().enumerate() {
+                if candidate != leader.candidate {
+                    *cut = until;
+                }
+            }
+        }
         self.fleet.delete();
         self.world.record(Event::MustNotice {
             term: leader.id,
