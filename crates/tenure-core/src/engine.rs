@@ -181,6 +181,8 @@ impl Engine {
         while !self.finished {
             let happening = self.next().await;
             self.handle(happening);
+            // A store whose hints never end must not keep the runtime's other tasks waiting.
+            tokio::task::coop::consume_budget().await;
         }
     }
 

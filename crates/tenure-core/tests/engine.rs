@@ -6,12 +6,14 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use async_trait::async_trait;
 use futures_util::StreamExt as _;
 use tenure_core::testing::TestBackend;
 use tenure_core::{
-    Both, CampaignId, Candidate, Cause, Election, ElectionBuilder, ElectionState, ErrorKind, Event,
-    Generation, Identity, InGeneration, LockBackend, LockName, MemoryBackend, Next, NotLeading,
-    Observation, Observer, Occupancy, Policy, PublishedValue, RunError, Time,
+    Acquired, Both, CampaignId, Candidate, Capabilities, Cause, Changes, Election, ElectionBuilder,
+    ElectionState, Error, ErrorKind, Event, Generation, Grant, Hint, Identity, InGeneration,
+    LockBackend, LockName, MemoryBackend, Next, NotLeading, Observation, Observer, Occupancy,
+    Policy, PublishedValue, Renewal, RunError, SharedClock, Time,
 };
 use tokio::sync::oneshot;
 
@@ -730,4 +732,78 @@ async fn an_unhealthy_candidate_leaves_while_it_waits_and_comes_back() {
     assert_eq!(store.holder(&lock()).await.unwrap(), Occupancy::Free);
     healthy.store(true, Ordering::Relaxed);
     assert!(waiting.await.unwrap().unwrap().is_valid());
+}
+
+/// A store whose stream of hints is always ready.
+#[derive(Debug)]
+struct Flooding(MemoryBackend);
+
+#[async_trait]
+impl LockBackend for Flooding {
+    fn capabilities(&self) -> Capabilities {
+        self.0.capabilities()
+    }
+
+    fn clock(&self) -> SharedClock {
+        self.0.clock()
+    }
+
+    async fn acquire(
+        &self,
+        lock: &LockName,
+        candidate: &Candidate,
+        lease: Duration,
+    ) -> Result<Acquired, Error> {
+        self.0.acquire(lock, candidate, lease).await
+    }
+
+    async fn renew(&self, grant: &Grant, not_before: Time) -> Result<Renewal, Error> {
+        self.0.renew(grant, not_before).await
+    }
+
+    async fn release(&self, grant: &Grant) -> Result<(), Error> {
+        self.0.release(grant).await
+    }
+
+    async fn withdraw(&self, lock: &LockName, candidate: &Candidate) -> Result<(), Error> {
+        self.0.withdraw(lock, candidate).await
+    }
+
+    async fn holder(&self, lock: &LockName) -> Result<Occupancy, Error> {
+        self.0.holder(lock).await
+    }
+
+    fn changes(&self, _lock: &LockName) -> Changes {
+        Box::pin(futures_util::stream::repeat(Hint::HeldFor(20 * SECOND)))
+    }
+}
+
+#[test]
+fn a_flood_of_hints_does_not_starve_the_runtime() {
+    let flooded = async {
+        let store = MemoryBackend::private();
+        let holder = Candidate::new(Identity::new("a").unwrap(), CampaignId::new(1));
+        store.acquire(&lock(), &holder, 60 * SECOND).await.unwrap();
+        let election = Election::builder(Arc::new(Flooding(store)), lock())
+            .build()
+            .unwrap();
+        let waiting = tokio::spawn(async move { election.campaign().await.map(|_| ()) });
+        // Each needs its turn beside the engine's.
+        for _ in 0..10 {
+            tokio::task::yield_now().await;
+        }
+        waiting.abort();
+    };
+    let (done, outcome) = std::sync::mpsc::channel();
+    // A runtime that is starved never comes back: it is left behind with its thread.
+    std::thread::spawn(move || {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_time()
+            .build()
+            .unwrap();
+        runtime.block_on(flooded);
+        done.send(()).unwrap();
+        std::mem::forget(runtime);
+    });
+    outcome.recv_timeout(60 * SECOND).unwrap();
 }
