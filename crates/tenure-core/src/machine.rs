@@ -223,6 +223,9 @@ struct Candidacy {
     /// From then on a hint may bring that forward: at once while waiting for the holder, after a
     /// retry interval while backing off from a failure.
     heeds_hints_from: Time,
+    /// The last call has failed. What it wrote may be what a hint now says is held, so no hint puts
+    /// the next attempt off.
+    failed: bool,
     /// A hint came while a call was under way, whose answer may be older than the hint.
     hinted: bool,
     /// When the holder's lease can end, where that is known.
@@ -394,6 +397,7 @@ impl Machine {
         let mut candidacy = Candidacy {
             acquire_at: None,
             heeds_hints_from: now,
+            failed: false,
             hinted: false,
             free_at: None,
             probe_at: self.probed.then_some(now),
@@ -431,7 +435,7 @@ impl Machine {
             }
             Input::Hint(Hint::HeldFor(left)) => {
                 candidacy.free_at = Some(now + left);
-                if candidacy.acquire_at.is_some() && now >= candidacy.heeds_hints_from {
+                if candidacy.acquire_at.is_some() && !candidacy.failed {
                     candidacy.acquire_at = Some(now + at_least_a_tick(left));
                 }
             }
@@ -444,6 +448,7 @@ impl Machine {
             Input::Taken { free_in } => {
                 self.answered = true;
                 candidacy.heeds_hints_from = now;
+                candidacy.failed = false;
                 candidacy.free_at = free_in.map(|free_in| now + free_in);
                 if candidacy.hinted {
                     candidacy.call(commands);
@@ -471,6 +476,7 @@ impl Machine {
                 let free_in = candidacy.free_at.map(|at| at.since(now));
                 let limit = free_in.map_or(heartbeat, |free_in| free_in.min(heartbeat));
                 candidacy.heeds_hints_from = now + retry;
+                candidacy.failed = true;
                 candidacy.hinted = false;
                 candidacy.acquire_at = Some(now + pause(retry, failure, limit));
             }
@@ -972,6 +978,22 @@ mod tests {
         assert!(soon <= at(1), "{soon:?}");
         let commands = handle(&mut machine, at(2), Input::Hint(Hint::MayBeFree));
         assert_eq!(commands, [Command::Acquire]);
+    }
+
+    /// What the hint says is held may be what the failed call has written, without our knowing.
+    #[test]
+    fn no_hint_puts_off_the_attempt_after_a_failure() {
+        let mut machine = candidate();
+        handle(&mut machine, at(0), Input::Failed(Failure::default()));
+        let retry_at = machine.next_wake();
+        // The timer is late, and the hint is read first.
+        let held = Input::Hint(Hint::HeldFor(20 * SECOND));
+        assert_eq!(handle(&mut machine, at(2), held), []);
+        assert_eq!(machine.next_wake(), retry_at);
+        assert_eq!(
+            handle(&mut machine, at(2), Input::Timer),
+            [Command::Acquire]
+        );
     }
 
     #[test]
