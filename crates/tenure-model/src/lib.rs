@@ -32,7 +32,7 @@ pub struct Options {
     pub store: StoreKind,
     /// How many faults may happen.
     pub faults: u8,
-    /// How many leaders may give their term back without a reason.
+    /// How many leaders may give their term back, or be told to stop, without a fault.
     pub resigns: u8,
     /// Which faults.
     pub may: Vec<Fault>,

@@ -17,14 +17,14 @@ struct Arguments {
     /// How many faults may happen.
     #[arg(long, default_value_t = 1)]
     faults: u8,
-    /// How many leaders may give their term back without a reason.
+    /// How many leaders may give their term back, or be told to stop, without a fault.
     #[arg(long, default_value_t = 1)]
     resigns: u8,
     /// How many steps a way may have; without a limit by default.
     #[arg(long)]
     depth: Option<usize>,
     /// After how many states a search ends.
-    #[arg(long, default_value_t = 20_000_000)]
+    #[arg(long, default_value_t = 12_000_000)]
     states: usize,
     /// Only this broken rule; without it all of them.
     #[arg(long)]

@@ -60,6 +60,8 @@ pub(crate) enum Action {
     Loss(u8),
     /// The owner gives the term back.
     Resign(u8),
+    /// The service shuts down: the work is told to stop.
+    Stop(u8),
     /// The work returns that was told to stop.
     WorkEnds(u8),
     /// The work ignores being told to stop: a fault.
@@ -345,6 +347,7 @@ impl World {
             let told = work.told.is_some();
             add(up && told, Action::WorkEnds);
             add(up && !told && self.resigns > 0, Action::Resign);
+            add(up && !told && self.resigns > 0, Action::Stop);
             add(
                 up && told && fault && !work.ignores && may(Fault::Ignore),
                 Action::Ignore,
@@ -445,6 +448,11 @@ impl World {
                 self.resigns -= 1;
                 self.end_work(rules, usize::from(of), broken);
             }
+            Action::Stop(of) => {
+                self.resigns -= 1;
+                let stop = Input::Stop(Cause::Shutdown);
+                self.feed(rules, usize::from(of), stop, broken);
+            }
             Action::WorkEnds(of) => self.end_work(rules, usize::from(of), broken),
             Action::Restart(of) => {
                 self.candidates[usize::from(of)].life = Life::Up;
@@ -515,8 +523,8 @@ impl World {
     }
 
     fn tick(&mut self, rules: &Rules, broken: &mut Vec<Violation>) {
-        for candidate in &self.candidates {
-            candidate.check_the_work(broken);
+        for (candidate, policy) in self.candidates.iter().zip(&rules.policies) {
+            candidate.check_the_work(policy.stop_grace(), broken);
         }
         for (candidate, rate) in self.candidates.iter_mut().zip(RATES) {
             if candidate.gets_overdue(rate)
@@ -1061,18 +1069,18 @@ impl Candidate {
     }
 
     /// I4, when all that was due by now has been handled.
-    fn check_the_work(&self, broken: &mut Vec<Violation>) {
+    fn check_the_work(&self, grace: Duration, broken: &mut Vec<Violation>) {
         if self.life != Life::Up {
             return;
         }
-        if let Some(term) = &self.term {
-            let grace = term.span.valid_until.since(term.span.cancel_at);
-            if self.now >= term.proof.good_until().minus(grace) && !term.cancelled {
-                broken.push(Violation {
-                    invariant: Invariant::I4,
-                    text: "work was not told to stop by t0 + V - C".to_owned(),
-                });
-            }
+        if let Some(term) = &self.term
+            && self.now >= term.proof.good_until().minus(grace)
+            && !term.cancelled
+        {
+            broken.push(Violation {
+                invariant: Invariant::I4,
+                text: "work was not told to stop by t0 + V - C".to_owned(),
+            });
         }
         if let Some(work) = &self.work
             && work.report_by.is_some_and(|by| self.now >= by)
