@@ -18,7 +18,7 @@ struct Arguments {
     #[arg(long, default_value_t = 1)]
     faults: u8,
     /// How many leaders may give their term back, or be told to stop, without a fault.
-    #[arg(long, default_value_t = 1)]
+    #[arg(long, default_value_t = 0)]
     resigns: u8,
     /// How many steps a way may have; without a limit by default.
     #[arg(long)]
