@@ -40,8 +40,14 @@ tried!(
     two_judge_a_living_holder,
     two_are_told_of_a_release,
     two_candidates_on_both,
-    two_compete_on_both,
 );
+
+/// The moment that matters is short: more schedules, with a single switch.
+#[test]
+fn two_compete_on_both() {
+    tried(scenarios::two_compete_on_both);
+    shuttle::check_pct(scenarios::two_compete_on_both, schedules() * 5, 2);
+}
 
 /// Under every schedule there is.
 #[test]
