@@ -183,14 +183,6 @@ pub const MUTANTS: &[Mutant] = &[
         replace: "let token = FencingToken::from_counter(written.version - 1)?;",
     },
     Mutant {
-        name: "late-answer-revives",
-        breaks: "I1: a heartbeat's late answer brings a term back that was over",
-        invariant: Invariant::OverForGood,
-        file: MACHINE,
-        find: "commands: &mut Vec<Command>) {\n        self.look_at_the_time(now, commands);\n        match",
-        replace: "commands: &mut Vec<Command>) {\n        if !matches!(input, Input::Renewed { .. }) {\n            self.look_at_the_time(now, commands);\n        }\n        match",
-    },
-    Mutant {
         name: "valid-without-clock",
         breaks: "I1, hazard 25: is_valid is a flag",
         invariant: Invariant::Exclusive,
@@ -292,8 +284,8 @@ pub const MUTANTS: &[Mutant] = &[
         breaks: "leaderless time after a release: hints are not heeded",
         invariant: Invariant::Leaderless,
         file: MACHINE,
-        find: "                } else if now >= candidacy.heeds_hints_from {\n                    candidacy.call(commands);",
-        replace: "                } else if now >= candidacy.heeds_hints_from && commands.len() > 9 {\n                    candidacy.call(commands);",
+        find: "            Input::Hint(Hint::MayBeFree) => {",
+        replace: "            Input::Hint(Hint::MayBeFree) if commands.len() > 9 => {",
     },
     Mutant {
         name: "hint-during-call-lost",

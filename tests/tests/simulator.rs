@@ -21,7 +21,7 @@ fn no_seed_breaks_an_invariant() {
     let next = AtomicU64::new(100_001);
     let failures: Vec<String> = std::thread::scope(|scope| {
         let threads: Vec<_> = (0..2)
-            .map(|_| scope.spawn(|| run_until(&next, 100_151)))
+            .map(|_| scope.spawn(|| run_until(&next, 100_101)))
             .collect();
         let joined = threads.into_iter().map(|thread| thread.join().unwrap());
         joined.flatten().collect()
