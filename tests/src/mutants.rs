@@ -335,8 +335,8 @@ pub const MUTANTS: &[Mutant] = &[
         breaks: "the contract of renew: a proof may be of any age",
         invariant: Invariant::Noticed,
         file: MACHINE,
-        find: "        let not_before = self.fresh_from.unwrap_or(now.minus(heartbeat / 2));",
-        replace: "        let not_before = now.minus(heartbeat * 1000);",
+        find: "let not_before = self.fresh_from.unwrap_or(now.minus(heartbeat / 2));",
+        replace: "let not_before = self.fresh_from.unwrap_or(now.minus(heartbeat * 1000));",
     },
     Mutant {
         name: "spins-after-drain",

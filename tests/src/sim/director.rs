@@ -471,13 +471,17 @@ impl Director {
         };
         if self.world.chance(50) {
             // Nobody takes the lock meanwhile, so that a heartbeat finds none at all.
-            let until = self.world.now() + bound;
-            let mut faults = self.world.faults();
-            for (candidate, cut) in faults.requests_cut_until.iter_mut().enumerate() {
-                if candidate != leader.candidate {
-                    *cut = until;
+            let under_way = CALM_TRIP / 4;
+            let until = self.world.now() + under_way + bound;
+            {
+                let mut faults = self.world.faults();
+                for (candidate, cut) in faults.requests_cut_until.iter_mut().enumerate() {
+                    if candidate != leader.candidate {
+                        *cut = until;
+                    }
                 }
             }
+            sleep(under_way).await;
         }
         self.fleet.delete();
         self.world.record(Event::MustNotice {

@@ -93,12 +93,10 @@ impl Watched {
         match answer {
             Ok(acquired) => {
                 self.process.note_answer();
-                self.heard().free_at = match acquired {
-                    Acquired::Taken { free_in, .. } => {
-                        free_in.map(|left| now + on_a_fast_clock(left))
-                    }
-                    Acquired::Held(_) => None,
-                };
+                // One that wins too late to lead knows what it knew before.
+                if let Acquired::Taken { free_in, .. } = acquired {
+                    self.heard().free_at = free_in.map(|left| now + on_a_fast_clock(left));
+                }
             }
             Err(error) if is_permanent(error) => {
                 if !self.process.was_answered() {
