@@ -183,12 +183,12 @@ pub const MUTANTS: &[Mutant] = &[
         replace: "let token = FencingToken::from_counter(written.version - 1)?;",
     },
     Mutant {
-        name: "valid-without-clock",
-        breaks: "I1, hazard 25: is_valid is a flag",
-        invariant: Invariant::Exclusive,
+        name: "permit-without-clock",
+        breaks: "I1, hazard 25: a permit is given by a flag",
+        invariant: Invariant::Permits,
         file: TERM,
-        find: "        !self.state.remaining().is_zero()",
-        replace: "        self.state.valid_until() > Time::ZERO",
+        find: "        let remaining = self.remaining();\n        if remaining.is_zero() {",
+        replace: "        let remaining = if self.state.has_ended() {\n            Duration::ZERO\n        } else {\n            at_least.max(Duration::from_secs(1))\n        };\n        if remaining.is_zero() {",
     },
     Mutant {
         name: "permit-for-nothing",
@@ -332,8 +332,8 @@ pub const MUTANTS: &[Mutant] = &[
     },
     Mutant {
         name: "any-proof-will-do",
-        breaks: "the contract of renew: a proof may be of any age",
-        invariant: Invariant::Noticed,
+        breaks: "the contract of renew: a heartbeat is answered by a proof so old that the next is due at once",
+        invariant: Invariant::Livelock,
         file: MACHINE,
         find: "let not_before = self.fresh_from.unwrap_or(now.minus(heartbeat / 2));",
         replace: "let not_before = self.fresh_from.unwrap_or(now.minus(heartbeat * 1000));",
@@ -384,7 +384,7 @@ pub const MUTANTS: &[Mutant] = &[
     Mutant {
         name: "ttl-adopts-without-extending",
         breaks: "I1, in the store's script: adopted with a new proof but the old lifetime",
-        invariant: Invariant::Covered,
+        invariant: Invariant::Exclusive,
         file: TTL,
         find: "            key.expires = expires;\n            key.candidate = candidate.clone();",
         replace: "            key.candidate = candidate.clone();",

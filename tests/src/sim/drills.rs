@@ -156,10 +156,11 @@ impl Stage {
             let mut looks = look;
             process.clock.preempt(move || {
                 looks = looks.saturating_sub(1);
-                if looks == 0 {
+                if between.gave_back() {
+                    let valid = between.term.is_valid();
+                    between.came_back.fetch_or(valid, Ordering::Relaxed);
+                } else if looks == 0 {
                     between.give_back();
-                } else if between.gave_back() && between.term.is_valid() {
-                    between.came_back.store(true, Ordering::Relaxed);
                 }
             });
             let asked = tokio::time::timeout(30 * SECOND, asking.confirm()).await;
