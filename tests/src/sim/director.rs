@@ -308,7 +308,7 @@ impl Director {
             });
             return;
         };
-        let scene = self.world.rng().u8(0..19);
+        let scene = self.world.rng().u8(0..20);
         match scene {
             0 | 1 => self.resignation(&leader).await,
             2 | 3 => self.crash(&leader).await,
@@ -323,7 +323,8 @@ impl Director {
             12 => self.hint_in_a_pause(&leader).await,
             13 => self.throttled(&leader).await,
             14 => self.observer_throttled(&leader).await,
-            15 | 16 => self.of_the_store(&leader, false).await,
+            15 => self.unwell_at_the_grant(&leader).await,
+            16 | 17 => self.of_the_store(&leader, false).await,
             _ => self.of_the_store(&leader, true).await,
         }
     }
@@ -555,7 +556,12 @@ impl Director {
             for waiting in 0..self.fleet.len() {
                 self.fleet.poke(waiting);
             }
-            lease.saturating_sub(soonest) + SECOND * 2 + late
+            // A queue does not say when the lock can be free, so its pauses last a heartbeat.
+            let pause = match self.world.plan.family {
+                Family::Session => longest,
+                Family::Records | Family::Ttl => Duration::ZERO,
+            };
+            lease.saturating_sub(soonest) + SECOND * 2 + pause + late
         };
         self.world.record(Event::Vacant {
             how: "a crash while the store asked for long pauses",
@@ -579,19 +585,25 @@ impl Director {
         for waiting in 0..self.fleet.len() {
             self.fleet.poke(waiting);
         }
-        sleep(lasts + self.longest_retry() * 2 + CALM_TRIP).await;
+        let retry = self.longest_retry();
+        // Within the retry interval in which not even a hint is heeded, or after it.
+        let waits = if self.world.chance(50) {
+            Duration::ZERO
+        } else {
+            retry * 2
+        };
+        sleep(lasts + waits + CALM_TRIP).await;
         let candidate = leader.candidate;
         self.world.fault(Fault::Resign { candidate });
         if let Some(process) = self.fleet.process(candidate) {
             process.resign();
         }
         let grace = self.fleet.policy(candidate).stop_grace();
-        let retry = self.longest_retry();
         let bound = grace + retry + CALM_TRIP * 2;
         self.world.record(Event::Vacant {
             how: "a hand-over after the store had asked for a long pause",
             bound,
-            after_release: CALM_TRIP * 2,
+            after_release: retry.saturating_sub(waits) + CALM_TRIP * 2,
         });
         sleep(bound + SECOND).await;
         self.settle(self.settling_time()).await;
@@ -749,6 +761,29 @@ impl Director {
             after_release: bound,
         });
         sleep(bound).await;
+        self.settle(self.settling_time()).await;
+    }
+
+    /// The others become unwell while the store may be granting the lock to one of them.
+    async fn unwell_at_the_grant(&self, leader: &Leading) {
+        self.provoke(leader);
+        let candidate = leader.candidate;
+        self.world.fault(Fault::Resign { candidate });
+        if let Some(process) = self.fleet.process(candidate) {
+            process.resign();
+        }
+        let patience = self.world.now() + self.fleet.policy(candidate).stop_grace();
+        while self.world.is_working(leader.id) && self.world.now() < patience {
+            sleep(Duration::from_millis(1)).await;
+        }
+        sleep(
+            self.world
+                .between(Duration::ZERO, Duration::from_millis(25)),
+        )
+        .await;
+        for candidate in 0..self.fleet.len() {
+            self.make_unwell(candidate, 2 * SECOND);
+        }
         self.settle(self.settling_time()).await;
     }
 

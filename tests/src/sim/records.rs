@@ -24,6 +24,7 @@ use super::world::World;
 pub struct RecordServer {
     slots: BTreeMap<LockName, Slot>,
     last_version: u64,
+    incarnations: u64,
     terse: bool,
     /// Versions begin again with each record.
     repeats: bool,
@@ -39,6 +40,8 @@ struct Slot {
 #[derive(Clone, Debug)]
 struct Stored {
     versioned: Versioned,
+    /// Which record it is, of those that were written one after the other.
+    incarnation: u64,
     /// When the lease ends, on the clock of the host that all share.
     ends: Time,
     owner: Option<(usize, u32)>,
@@ -50,6 +53,11 @@ pub type Shared = Arc<Mutex<RecordServer>>;
 impl Stored {
     fn token(&self) -> Option<FencingToken> {
         self.versioned.record.holder.as_ref()?.token
+    }
+
+    /// What names this very record, as an open file does.
+    fn handle(&self) -> Arc<u64> {
+        Arc::new(self.incarnation)
     }
 
     fn read(&self, world: &World, knowledge: Knowledge) -> Versioned {
@@ -141,20 +149,21 @@ impl RecordServer {
 
     fn get(&self, world: &World, lock: &LockName) -> Option<Versioned> {
         let stored = self.slots.get(lock)?.stored.as_ref()?;
-        Some(stored.read(world, self.knowledge))
+        let read = stored.read(world, self.knowledge);
+        Some(read.with_state(stored.handle()))
     }
 
-    /// Whether a conditional write meets the record that it names. A write of a term names the
-    /// term too, and not the version alone.
-    fn meets(current: Option<&Stored>, step: Step, expected: Option<&Versioned>) -> bool {
+    /// Whether a conditional write meets the record that it names. What was read or written names
+    /// the record itself; what was told of names its version alone.
+    fn meets(current: Option<&Stored>, expected: Option<&Versioned>) -> bool {
         let (current, expected) = match (current, expected) {
             (None, None) => return true,
-            (Some(current), Some(expected)) => (&current.versioned, expected),
+            (Some(current), Some(expected)) => (current, expected),
             _ => return false,
         };
-        let campaign = |found: &Versioned| Some(found.record.holder.as_ref()?.campaign);
-        current.version == expected.version
-            && (step == Step::Acquire || campaign(current) == campaign(expected))
+        let read = expected.state::<u64>();
+        current.versioned.version == expected.version
+            && read.is_none_or(|incarnation| *incarnation == current.incarnation)
     }
 
     fn write(
@@ -166,10 +175,13 @@ impl RecordServer {
     ) -> Result<Written, Error> {
         let Write { lock, record, step } = write;
         let current = self.slots.get(lock).and_then(|slot| slot.stored.as_ref());
-        if !Self::meets(current, *step, expected) {
+        if !Self::meets(current, expected) {
             return Ok(Written::Conflict);
         }
         let before = current.and_then(Stored::token);
+        if current.is_none() {
+            self.incarnations += 1;
+        }
         let mut owner = current.and_then(|stored| stored.owner);
         if self.repeats && current.is_none() {
             self.last_version = 0;
@@ -197,6 +209,7 @@ impl RecordServer {
         let lease = record.lease;
         let stored = Stored {
             versioned: Versioned::new(record, version),
+            incarnation: self.incarnations,
             ends: now + lease,
             owner,
         };
@@ -210,7 +223,9 @@ impl RecordServer {
                 link.prolonged(token);
             }
         }
-        let written = stored.read(&link.world, self.knowledge);
+        let written = stored
+            .read(&link.world, self.knowledge)
+            .with_state(stored.handle());
         self.slots.entry(lock.clone()).or_default().stored = Some(stored);
         self.announce(&link.world, lock);
         Ok(Written::Applied(written))

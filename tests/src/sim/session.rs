@@ -43,6 +43,14 @@ struct Place {
     owner: (usize, u32),
 }
 
+impl Place {
+    /// Whose it is: an identity and a campaign.
+    fn is_of(&self, candidate: &Candidate) -> bool {
+        self.candidate.identity == candidate.identity
+            && self.candidate.campaign == candidate.campaign
+    }
+}
+
 /// A server that several links share.
 pub type Shared = Arc<Mutex<SessionServer>>;
 
@@ -110,10 +118,7 @@ impl SessionServer {
     ) -> Result<Result<FencingToken, Holder>, Error> {
         self.expire(link);
         let expires = link.store_time() + lease;
-        let found = self
-            .queue
-            .iter()
-            .position(|place| place.candidate.campaign == candidate.campaign);
+        let found = self.queue.iter().position(|place| place.is_of(candidate));
         let position = found.unwrap_or_else(|| {
             self.queue.push(Place {
                 candidate: candidate.clone(),
@@ -158,7 +163,7 @@ impl SessionServer {
         self.expire(link);
         let now = link.store_time();
         let mut queue = self.queue.iter_mut();
-        let Some(place) = queue.find(|p| p.candidate.campaign == candidate.campaign) else {
+        let Some(place) = queue.find(|place| place.is_of(candidate)) else {
             return false;
         };
         if token.is_some() && place.token != token {
@@ -176,12 +181,7 @@ impl SessionServer {
     /// Gives a place back.
     fn leave(&mut self, link: &Link, candidate: &Candidate) {
         self.expire(link);
-        let campaign = candidate.campaign;
-        let Some(position) = self
-            .queue
-            .iter()
-            .position(|place| place.candidate.campaign == campaign)
-        else {
+        let Some(position) = self.queue.iter().position(|place| place.is_of(candidate)) else {
             return;
         };
         let place = self.queue.remove(position);

@@ -33,6 +33,19 @@ struct Key {
     owner: (usize, u32),
 }
 
+impl Key {
+    /// Whose it is: an identity and a campaign.
+    fn is_of(&self, candidate: &Candidate) -> bool {
+        self.candidate.identity == candidate.identity
+            && self.candidate.campaign == candidate.campaign
+    }
+
+    /// A token alone would not do: they begin again when the store has lost its state.
+    fn is_of_term(&self, grant: &Grant) -> bool {
+        self.is_of(&grant.candidate) && self.token == grant.token
+    }
+}
+
 /// A server that several links share.
 pub type Shared = Arc<Mutex<TtlServer>>;
 
@@ -84,7 +97,7 @@ impl TtlServer {
         self.expire(now);
         let expires = now + lease;
         if let Some(key) = &mut self.key {
-            if key.candidate.campaign != candidate.campaign {
+            if !key.is_of(candidate) {
                 return Ok(Err((holder(key, now), key.expires.saturating_sub(now))));
             }
             // An earlier attempt whose answer was lost: adopted, with a new lease.
@@ -118,7 +131,7 @@ impl TtlServer {
         let now = link.store_time();
         self.expire(now);
         match &mut self.key {
-            Some(key) if key.token == grant.token => {
+            Some(key) if key.is_of_term(grant) => {
                 let lease = link.granted(key.lease);
                 key.expires = key.expires.max(now + lease);
                 key.candidate.value.clone_from(&grant.candidate.value);
@@ -138,7 +151,7 @@ impl TtlServer {
     /// The holder has read that its lease is shorter now.
     fn shorten(&mut self, link: &Link, grant: &Grant, expires: Duration) {
         if let Some(key) = &mut self.key
-            && key.token == grant.token
+            && key.is_of_term(grant)
         {
             key.expires = expires;
             link.applied(key.token, link.true_time(expires), value(&key.candidate));
@@ -279,17 +292,17 @@ impl LockBackend for SimTtl {
     }
 
     async fn release(&self, grant: &Grant) -> Result<(), Error> {
-        let token = grant.token;
+        let grant = grant.clone();
         self.script(Operation::Release, move |server, link| {
-            server.end(link, |key| key.token == token);
+            server.end(link, |key| key.is_of_term(&grant));
         })
         .await
     }
 
     async fn withdraw(&self, _lock: &LockName, candidate: &Candidate) -> Result<(), Error> {
-        let campaign = candidate.campaign;
+        let candidate = candidate.clone();
         self.script(Operation::Withdraw, move |server, link| {
-            server.end(link, |key| key.candidate.campaign == campaign);
+            server.end(link, |key| key.is_of(&candidate));
         })
         .await
     }
