@@ -752,7 +752,7 @@ pub const MUTANTS: &[Mutant] = &[
     Mutant {
         name: "both-forgets-its-place-in-a-queue",
         breaks: "Both waits behind its own place in the second store's queue",
-        invariant: Invariant::Recovery,
+        invariant: Invariant::Leaderless,
         file: BOTH,
         find: "        if matches!(acquired, Acquired::Taken { .. }) && !queues {",
         replace: "        if matches!(acquired, Acquired::Taken { .. }) && (queues || !queues) {",
@@ -763,7 +763,7 @@ pub const MUTANTS: &[Mutant] = &[
         invariant: Invariant::Leaderless,
         file: SESSION,
         find: "        self.queue.retain(|place| now < place.expires);",
-        replace: "        let mut first = true;\n        self.queue.retain(|place| {\n            let holds = std::mem::replace(&mut first, false);\n            now < place.expires || !holds\n        });",
+        replace: "        self.queue\n            .retain(|place| now < place.expires || place.token.is_none());",
     },
     Mutant {
         name: "session-shows-waiters",

@@ -8,7 +8,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use tenure_core::{Both, FencingToken, Generation, Identity, InGeneration, LockBackend};
+use tenure_core::{Both, FencingToken, Generation, Identity, InGeneration, LockBackend, Policy};
 use tokio::time::sleep;
 
 use super::Moment;
@@ -161,6 +161,16 @@ impl Move {
         if let Some(process) = self.processes.get(candidate) {
             process.resign();
         }
+        let plan = &self.world.plan;
+        let bound = plan.longest(Policy::stop_grace)
+            + plan.longest(Policy::heartbeat)
+            + plan.longest(Policy::retry_interval) * 2
+            + SECOND;
+        self.world.record(Event::Vacant {
+            how: "a hand-over on two stores",
+            bound,
+            after_release: bound,
+        });
         sleep(self.world.plan.longest_lease() * 2).await;
     }
 
