@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use tempfile::TempDir;
 use tenure::{Both, Error, LockBackend, LockName, MemoryBackend};
-use tenure_conformance::{Hook, Subject, async_trait, run_all};
+use tenure_conformance::{Hook, Target, async_trait, run_all};
 
 struct Two {
     memory: MemoryBackend,
@@ -13,7 +13,7 @@ struct Two {
 }
 
 #[async_trait]
-impl Subject for Two {
+impl Target for Two {
     async fn connect(&self) -> Result<Arc<dyn LockBackend>, Error> {
         let url = format!("file://{}", self.directory.path().display());
         let file = tenure::connect(&url).await?;

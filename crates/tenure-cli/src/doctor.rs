@@ -60,7 +60,7 @@ async fn examine(url: &str, lock: &LockName, policy: &Policy) -> Vec<Check> {
         granted(policy, &capabilities),
         fencing(&capabilities),
     ];
-    let looking = backend.diagnose(lock, policy.lease());
+    let looking = backend.checks(lock, policy.lease());
     match tokio::time::timeout(LIMIT, looking).await {
         Ok(more) => checks.extend(more),
         Err(_) => checks.push(failed(

@@ -13,8 +13,8 @@ use tokio::sync::RwLock;
 use tokio::time::timeout;
 
 use crate::cases::{Case, cases};
-use crate::subject::Limited;
-use crate::{EXPECTED_CASES, Outcome, Subject};
+use crate::target::Limited;
+use crate::{EXPECTED_CASES, Outcome, Target};
 
 /// The file that each case appends a line to, if the environment names one.
 pub const LOG: &str = "TENURE_CONFORMANCE_LOG";
@@ -27,11 +27,11 @@ static STORE: RwLock<()> = RwLock::const_new(());
 
 impl Case {
     /// Runs the case. A panic of the backend is a failure, as is a case that does not end.
-    pub async fn run(&self, subject: &dyn Subject) -> Outcome {
+    pub async fn run(&self, target: &dyn Target) -> Outcome {
         // Far beyond what the limits within the case add up to.
-        let limit = subject.patience() * 30;
-        let subject = Limited(subject);
-        let case = AssertUnwindSafe((self.run)(&subject)).catch_unwind();
+        let limit = target.patience() * 30;
+        let target = Limited(target);
+        let case = AssertUnwindSafe((self.run)(&target)).catch_unwind();
         match timeout(limit, case).await {
             Ok(Ok(verdict)) => verdict.into(),
             Ok(Err(panic)) => Outcome::Failed(format!("panicked: {}", panic_text(&*panic))),
@@ -63,7 +63,7 @@ pub(crate) fn runtime() -> Runtime {
 
 /// One case as a test, see [`suite!`](crate::suite).
 #[doc(hidden)]
-pub fn __run<S: Subject>(suite: &str, name: &str, subject: impl AsyncFnOnce() -> S) {
+pub fn __run<S: Target>(suite: &str, name: &str, target: impl AsyncFnOnce() -> S) {
     let case = cases().iter().find(|case| case.name == name);
     let Some(case) = case else {
         panic!("there is no case {name}");
@@ -72,10 +72,10 @@ pub fn __run<S: Subject>(suite: &str, name: &str, subject: impl AsyncFnOnce() ->
     let outcome = runtime.block_on(async {
         if case.alone {
             let _alone = STORE.write().await;
-            case.run(&subject().await).await
+            case.run(&target().await).await
         } else {
             let _shared = STORE.read().await;
-            case.run(&subject().await).await
+            case.run(&target().await).await
         }
     });
     // A backend that hangs must not hang the test.
@@ -211,16 +211,16 @@ impl fmt::Display for Counts {
 ///
 /// Panics of the backend are failures of their case. Nothing is logged. The future is to be
 /// awaited where it is made (`block_on`, `#[tokio::test]`): it cannot move to another thread.
-pub async fn run_all(suite: impl Into<String>, subject: &dyn Subject) -> Report {
+pub async fn run_all(suite: impl Into<String>, target: &dyn Target) -> Report {
     let numbered = || cases().iter().enumerate();
     let mut outcomes: BTreeMap<usize, Outcome> =
         stream::iter(numbered().filter(|(_, case)| !case.alone))
-            .map(async |(number, case)| (number, case.run(subject).await))
+            .map(async |(number, case)| (number, case.run(target).await))
             .buffer_unordered(AT_ONCE)
             .collect()
             .await;
     for (number, case) in numbered().filter(|(_, case)| case.alone) {
-        outcomes.insert(number, case.run(subject).await);
+        outcomes.insert(number, case.run(target).await);
     }
     Report {
         suite: suite.into(),

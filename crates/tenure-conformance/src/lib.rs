@@ -3,13 +3,13 @@
 //!
 //! # One test per case
 //!
-//! Say how to connect to the store, by a [`Subject`], and expand the suite in an integration
+//! Say how to connect to the store, by a [`Target`], and expand the suite in an integration
 //! test (`tests/conformance.rs`):
 //!
 //! ```
 //! use std::sync::Arc;
 //!
-//! use tenure_conformance::{Hook, Subject, async_trait};
+//! use tenure_conformance::{Hook, Target, async_trait};
 //! use tenure_core::{Error, LockBackend, LockName, MemoryBackend};
 //!
 //! struct Mine {
@@ -17,7 +17,7 @@
 //! }
 //!
 //! #[async_trait]
-//! impl Subject for Mine {
+//! impl Target for Mine {
 //!     /// As another process would: with a connection of its own.
 //!     async fn connect(&self) -> Result<Arc<dyn LockBackend>, Error> {
 //!         Ok(Arc::new(self.backend.clone()))
@@ -37,8 +37,8 @@
 //! # #[tokio::main(flavor = "current_thread")]
 //! # async fn main() {
 //! // Or all at once:
-//! let subject = Mine { backend: MemoryBackend::private() };
-//! let report = tenure_conformance::run_all("mine", &subject).await;
+//! let target = Mine { backend: MemoryBackend::private() };
+//! let report = tenure_conformance::run_all("mine", &target).await;
 //! println!("{report}");
 //! assert!(report.is_green());
 //! # }
@@ -49,7 +49,7 @@
 //! # What is left out, and how one sees it
 //!
 //! Cases are chosen by the backend's [`Capabilities`](tenure_core::Capabilities) and by the
-//! hooks of the subject. A case that does not apply passes in libtest's eyes, and says why:
+//! hooks of the target. A case that does not apply passes in libtest's eyes, and says why:
 //!
 //! ```text
 //! conformance mine: waiters_win_in_order: left out: the store has no order (Order::Race)
@@ -64,20 +64,20 @@
 //!
 //! # Other processes
 //!
-//! With the hook [`contender`](Subject::contender) candidates run in processes of their own, and
+//! With the hook [`contestant`](Target::contestant) candidates run in processes of their own, and
 //! one is killed. A test binary can be that process:
 //!
 //! ```no_run
 //! # use std::sync::Arc;
-//! # use tenure_conformance::{Subject, async_trait};
+//! # use tenure_conformance::{Target, async_trait};
 //! # use tenure_core::{Error, LockBackend};
 //! # struct Mine { directory: std::path::PathBuf }
 //! # impl Mine { fn open(_: std::path::PathBuf) -> Self { todo!() } }
 //! #[async_trait]
-//! impl Subject for Mine {
+//! impl Target for Mine {
 //!     # async fn connect(&self) -> Result<Arc<dyn LockBackend>, Error> { todo!() }
-//!     fn contender(&self) -> Option<std::process::Command> {
-//!         let mut command = tenure_conformance::reexec("contender");
+//!     fn contestant(&self) -> Option<std::process::Command> {
+//!         let mut command = tenure_conformance::reexec("contestant");
 //!         command.env("MINE_DIRECTORY", &self.directory);
 //!         Some(command)
 //!     }
@@ -86,8 +86,8 @@
 //! /// Does nothing when it is run among the other tests.
 //! #[test]
 //! # fn hidden() {}
-//! fn contender() {
-//!     tenure_conformance::contender_main(async || {
+//! fn contestant() {
+//!     tenure_conformance::contestant_main(async || {
 //!         Mine::open(std::env::var_os("MINE_DIRECTORY").unwrap().into())
 //!     });
 //! }
@@ -96,8 +96,8 @@
 //! # Faults
 //!
 //! [`proxy::FaultProxy`] stands between a client and its server, and delays, loses, cuts and
-//! resets on command. It serves the hooks [`answers`](Subject::answers) and
-//! [`connect_by_proxy`](Subject::connect_by_proxy), and tests of one's own.
+//! resets on command. It serves the hooks [`answers`](Target::answers) and
+//! [`connect_by_proxy`](Target::connect_by_proxy), and tests of one's own.
 //!
 //! # Lost sessions
 //!
@@ -106,7 +106,7 @@
 //! moment after the holder's connection was reset. So the holder has to know at once, by
 //! [`loss`](tenure_core::LockBackend::loss), and not with its next heartbeat. The family
 //! [`sessions`] resets connections to see it. It cannot do without the hook
-//! [`connect_by_proxy`](Subject::connect_by_proxy): on such a store its cases fail where the hook
+//! [`connect_by_proxy`](Target::connect_by_proxy): on such a store its cases fail where the hook
 //! is absent.
 //!
 //! # Does the suite itself see anything?
@@ -117,17 +117,17 @@
 //! # Time
 //!
 //! No case asserts how long the machine takes, and none sleeps to let something settle: they wait
-//! for conditions, with a [limit](Subject::patience) that only a failing backend uses up. A lease
+//! for conditions, with a [limit](Target::patience) that only a failing backend uses up. A lease
 //! that was too short for a slow machine is doubled and the case begins again.
 
+mod case_context;
 mod cases;
-mod contender;
+mod contestant;
 mod harness;
 #[cfg(feature = "lying")]
 pub mod lying;
 pub mod proxy;
-mod stage;
-mod subject;
+mod target;
 mod verdict;
 
 pub use async_trait::async_trait;
@@ -136,11 +136,11 @@ pub use cases::{
     Case, EXPECTED_CASES, acquiring, basics, cases, drops, exclusion, expiry, hints, holders,
     limits, queueing, releasing, renewal, sessions, tokens, troubles,
 };
-pub use contender::{contender_main, reexec};
+pub use contestant::{contestant_main, reexec};
 #[doc(hidden)]
 pub use harness::__run;
 pub use harness::{Counts, LOG, Report, run_all, tally};
-pub use subject::{Answers, Hook, MemorySubject, Proxied, Subject};
+pub use target::{Answers, Hook, MemorySubject, Proxied, Target};
 pub use verdict::{Outcome, Stop, Verdict};
 
 /// One test per case, in a module named after the backend: see the [crate's page](crate).
@@ -152,7 +152,7 @@ pub use verdict::{Outcome, Stop, Verdict};
 /// ```
 #[macro_export]
 macro_rules! suite {
-    ($name:ident, $($subject:tt)+) => {
-        $crate::__cases! { [tests $name { $($subject)+ }] }
+    ($name:ident, $($target:tt)+) => {
+        $crate::__cases! { [tests $name { $($target)+ }] }
     };
 }

@@ -6,14 +6,14 @@ use std::time::Duration;
 
 use tenure_conformance::lying::{self, Honest, Lie, Matrix};
 use tenure_conformance::{
-    Case, EXPECTED_CASES, Hook, Outcome, Proxied, Subject, async_trait, run_all,
+    Case, EXPECTED_CASES, Hook, Outcome, Proxied, Target, async_trait, run_all,
 };
 use tenure_core::{Error, LockBackend, LockName};
 
 /// The part of other processes; does nothing when it is run among the other tests.
 #[test]
-fn contender() {
-    lying::contender();
+fn contestant() {
+    lying::contestant();
 }
 
 #[test]
@@ -25,8 +25,8 @@ fn every_case_finds_a_lie_and_every_lie_is_found() {
 }
 
 /// The cases of the family `sessions` that fail, and all others that do.
-async fn failing(subject: &dyn Subject) -> (Vec<&'static str>, Vec<&'static str>) {
-    let report = run_all("sessions", subject).await;
+async fn failing(target: &dyn Target) -> (Vec<&'static str>, Vec<&'static str>) {
+    let report = run_all("sessions", target).await;
     let failed = |outcome: &Outcome| matches!(outcome, Outcome::Failed(_));
     let failed = report
         .outcomes
@@ -56,11 +56,11 @@ async fn a_backend_that_misses_lost_sessions_passes_every_other_case() {
     );
 }
 
-/// A subject without the hooks of the family `sessions`.
-struct Bare(Arc<dyn Subject>);
+/// A target without the hooks of the family `sessions`.
+struct Bare(Arc<dyn Target>);
 
 #[async_trait]
-impl Subject for Bare {
+impl Target for Bare {
     async fn connect(&self) -> Result<Arc<dyn LockBackend>, Error> {
         self.0.connect().await
     }
@@ -90,10 +90,10 @@ async fn a_session_store_without_the_proxy_hook_fails_and_others_are_left_out() 
 }
 
 /// A hook that hangs ends its case with the hook's name.
-struct HangingHook(Arc<dyn Subject>);
+struct HangingHook(Arc<dyn Target>);
 
 #[async_trait]
-impl Subject for HangingHook {
+impl Target for HangingHook {
     async fn connect(&self) -> Result<Arc<dyn LockBackend>, Error> {
         self.0.connect().await
     }
@@ -109,8 +109,8 @@ impl Subject for HangingHook {
 
 #[tokio::test(start_paused = true)]
 async fn a_hook_that_hangs_fails_its_case_by_name() {
-    let subject = HangingHook(lying::honest(Honest::Race));
-    let report = run_all("hanging", &subject).await;
+    let target = HangingHook(lying::honest(Honest::Race));
+    let report = run_all("hanging", &target).await;
     for (case, hook) in [
         ("a_deleted_lock_is_lost", "delete_lock"),
         ("a_reset_ends_the_term_before_the_next", "connect_by_proxy"),

@@ -113,7 +113,7 @@ pub trait LockBackend: fmt::Debug + Send + Sync + 'static {
     /// Changes nothing at the store, and wakes nobody. A look that fails is a [`Check`] too, never
     /// left out: what was not seen is not fine. By default there is nothing to tell. Each look is
     /// bounded by the backend's own timeouts; the future can be dropped.
-    async fn diagnose(&self, lock: &LockName, lease: Duration) -> Vec<Check> {
+    async fn checks(&self, lock: &LockName, lease: Duration) -> Vec<Check> {
         let _ = (lock, lease);
         Vec::new()
     }

@@ -369,10 +369,10 @@ impl LockBackend for Both {
         }
     }
 
-    async fn diagnose(&self, lock: &LockName, lease: Duration) -> Vec<Check> {
+    async fn checks(&self, lock: &LockName, lease: Duration) -> Vec<Check> {
         let of = async |store: &Arc<dyn LockBackend>| {
             let name = store.capabilities().store;
-            let mut checks = store.diagnose(lock, lease).await;
+            let mut checks = store.checks(lock, lease).await;
             for check in &mut checks {
                 check.reason = format!("{name}: {}", check.reason);
             }

@@ -32,7 +32,7 @@ impl fmt::Display for Verdict {
     }
 }
 
-/// One look at a store, see [`LockBackend::diagnose`](crate::LockBackend::diagnose).
+/// One look at a store, see [`LockBackend::checks`](crate::LockBackend::checks).
 ///
 /// Neither text holds a password.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -105,8 +105,8 @@ impl LockBackend for InGeneration {
         self.inner.loss(&Self::lower(grant))
     }
 
-    async fn diagnose(&self, lock: &LockName, lease: Duration) -> Vec<Check> {
-        self.inner.diagnose(lock, lease).await
+    async fn checks(&self, lock: &LockName, lease: Duration) -> Vec<Check> {
+        self.inner.checks(lock, lease).await
     }
 }
 
@@ -144,12 +144,12 @@ mod tests {
     async fn what_a_store_tells_of_itself_is_passed_on() {
         let memory: Arc<dyn LockBackend> = Arc::new(MemoryBackend::private());
         let lock = LockName::new("moved").unwrap();
-        let told = memory.diagnose(&lock, Duration::from_secs(20)).await;
+        let told = memory.checks(&lock, Duration::from_secs(20)).await;
         assert_eq!(told.len(), 1);
         let inside = InGeneration::new(memory.clone(), Generation::new(3).unwrap());
-        assert_eq!(inside.diagnose(&lock, Duration::from_secs(20)).await, told);
+        assert_eq!(inside.checks(&lock, Duration::from_secs(20)).await, told);
         let both = crate::Both::new(memory.clone(), memory).unwrap();
-        let of_both = both.diagnose(&lock, Duration::from_secs(20)).await;
+        let of_both = both.checks(&lock, Duration::from_secs(20)).await;
         assert_eq!(of_both.len(), 2);
         assert!(
             of_both

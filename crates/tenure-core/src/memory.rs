@@ -178,7 +178,7 @@ impl RecordStore for MemoryStore {
         self.write(lock, record, step, Some(expected.version))
     }
 
-    async fn diagnose(&self, _lock: &LockName, _lease: Duration) -> Vec<Check> {
+    async fn checks(&self, _lock: &LockName, _lease: Duration) -> Vec<Check> {
         vec![Check::warning(
             "scope",
             "the locks are known to the tasks of this process only; another process elects a \

@@ -536,11 +536,11 @@ impl LockBackend for EtcdBackend {
         Some(Box::pin(slot.over(keys::revision(grant.token))))
     }
 
-    async fn diagnose(&self, lock: &LockName, _lease: Duration) -> Vec<Check> {
+    async fn checks(&self, lock: &LockName, _lease: Duration) -> Vec<Check> {
         if let Err(error) = self.own(Operation::Holder) {
             let remedy = "connect after the fork";
             return vec![Check::unusable("process", error.message(), remedy)];
         }
-        checks::diagnose(&self.inner.common.links, lock).await
+        checks::all(&self.inner.common.links, lock).await
     }
 }

@@ -23,7 +23,7 @@ const TURN: Duration = Duration::from_secs(1);
 const MOST_KEYS: i64 = 10_000;
 
 /// Looks, and changes nothing.
-pub(crate) async fn diagnose(links: &Links, lock: &LockName) -> Vec<Check> {
+pub(crate) async fn all(links: &Links, lock: &LockName) -> Vec<Check> {
     let mut checks = Vec::new();
     let mut serving = 0;
     for endpoint in &links.config.endpoints {

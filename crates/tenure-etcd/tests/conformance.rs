@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use support::{Cluster, LIMIT, start_with};
 use tenure_conformance::proxy::{FaultProxy, Way};
-use tenure_conformance::{Answers, Hook, Proxied, Subject, async_trait, reexec, run_all};
+use tenure_conformance::{Answers, Hook, Proxied, Target, async_trait, reexec, run_all};
 use tenure_core::{Error, LockBackend, LockName};
 use tenure_etcd::{EtcdBackend, EtcdConfig};
 
@@ -67,7 +67,7 @@ async fn connect(url: &str) -> Result<Arc<dyn LockBackend>, Error> {
 }
 
 #[async_trait]
-impl Subject for Etcd {
+impl Target for Etcd {
     async fn connect(&self) -> Result<Arc<dyn LockBackend>, Error> {
         connect(&self.url).await
     }
@@ -139,8 +139,8 @@ impl Subject for Etcd {
         Some(EtcdBackend::lazy(config).map(|backend| Arc::new(backend) as Arc<dyn LockBackend>))
     }
 
-    fn contender(&self) -> Option<Command> {
-        let mut command = reexec("contender");
+    fn contestant(&self) -> Option<Command> {
+        let mut command = reexec("contestant");
         command.env(URL, &self.url);
         Some(command)
     }
@@ -150,7 +150,7 @@ impl Subject for Etcd {
 struct Remote(String);
 
 #[async_trait]
-impl Subject for Remote {
+impl Target for Remote {
     async fn connect(&self) -> Result<Arc<dyn LockBackend>, Error> {
         connect(&self.0).await
     }
@@ -158,8 +158,8 @@ impl Subject for Remote {
 
 /// Does nothing when it is run among the other tests.
 #[test]
-fn contender() {
-    tenure_conformance::contender_main(async || Remote(std::env::var(URL).unwrap()));
+fn contestant() {
+    tenure_conformance::contestant_main(async || Remote(std::env::var(URL).unwrap()));
 }
 
 async fn judge(suite: &str, members: usize) {

@@ -124,7 +124,7 @@ fn try_all(inherited: &mut Inherited) {
     assert_eq!(changes.next().now_or_never(), ended, "the inherited hints");
     let more = backend.changes(lock).next().now_or_never();
     assert_eq!(more, ended, "hints of its own");
-    let checks = backend.diagnose(lock, LONG).now_or_never();
+    let checks = backend.checks(lock, LONG).now_or_never();
     let checks = checks.unwrap_or_else(|| panic!("a diagnosis does I/O"));
     assert_eq!(checks.len(), 1, "{checks:?}");
     assert_eq!(checks[0].name, "process");

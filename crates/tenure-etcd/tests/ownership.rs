@@ -92,11 +92,11 @@ async fn nobody_leads_on_the_endpoints_of_two_clusters() {
         assert!(cluster.queue("job").is_empty());
     }
     let doubtful = EtcdBackend::lazy(config()).unwrap();
-    let checks = doubtful.diagnose(&lock("job"), LONG).await;
+    let checks = doubtful.checks(&lock("job"), LONG).await;
     let found = check(&checks, "cluster");
     assert_eq!(found.verdict, Verdict::Unusable);
     assert!(names_both(&found.reason), "{found:?}");
-    let checks = one.connect().await.diagnose(&lock("job"), LONG).await;
+    let checks = one.connect().await.checks(&lock("job"), LONG).await;
     assert!(
         checks.iter().all(|check| check.verdict == Verdict::Fine),
         "{checks:?}"
@@ -172,7 +172,7 @@ async fn a_key_without_a_lease_is_named_with_the_command_that_deletes_it() {
         let error = backend.holder(&lock("job")).await.unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Corrupted, "{error}");
         assert!(names_it(error.message()), "{error}");
-        let checks = backend.diagnose(&lock("job"), LONG).await;
+        let checks = backend.checks(&lock("job"), LONG).await;
         let found = check(&checks, "queue");
         assert_eq!(found.verdict, Verdict::Unusable);
         assert!(found.reason.contains(shown), "{found:?}");
@@ -225,14 +225,14 @@ async fn a_key_without_a_lease_is_seen_behind_the_leader() {
     ));
     let next = candidate("next", 2);
     assert!(is_taken(&backend.acquire(&job, &next, LONG).await.unwrap()));
-    let checks = backend.diagnose(&job, LONG).await;
+    let checks = backend.checks(&job, LONG).await;
     let remedy = check(&checks, "queue").remedy.as_ref().unwrap();
     assert!(remedy.contains("etcdctl del job/by-hand"), "{remedy}");
     backend.release(&grant).await.unwrap();
     let error = backend.acquire(&job, &next, LONG).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Corrupted, "{error}");
     run_command(&cluster, remedy);
-    let checks = backend.diagnose(&job, LONG).await;
+    let checks = backend.checks(&job, LONG).await;
     assert_ne!(check(&checks, "queue").verdict, Verdict::Unusable);
     held(backend.acquire(&job, &next, LONG).await.unwrap());
 }
@@ -260,7 +260,7 @@ async fn a_waiter_is_not_shown_as_the_leader_before_it_has_confirmed_its_term() 
         matches!(&taken, Acquired::Taken { holder: None, .. }),
         "{taken:?}"
     );
-    let checks = first.diagnose(&job, LONG).await;
+    let checks = first.checks(&job, LONG).await;
     let queue = check(&checks, "queue");
     assert_eq!(queue.verdict, Verdict::Warning);
     assert!(queue.reason.contains("bob"), "{queue:?}");
@@ -272,7 +272,7 @@ async fn a_waiter_is_not_shown_as_the_leader_before_it_has_confirmed_its_term() 
             .contains(&cluster.queue("job")[0])
     );
     let grant = held(second.acquire(&job, &bob, LONG).await.unwrap());
-    let checks = first.diagnose(&job, LONG).await;
+    let checks = first.checks(&job, LONG).await;
     assert_eq!(check(&checks, "queue").verdict, Verdict::Fine);
     match first.holder(&job).await.unwrap() {
         Occupancy::Led(holder) => {

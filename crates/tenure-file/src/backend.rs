@@ -527,11 +527,11 @@ impl RecordStore for FileStore {
         self.write(lock, record, step, Some(expected)).await
     }
 
-    async fn diagnose(&self, lock: &LockName, _lease: Duration) -> Vec<Check> {
+    async fn checks(&self, lock: &LockName, _lease: Duration) -> Vec<Check> {
         let lock = lock.clone();
         let looked = self
             .run(Operation::Connect, move |directory| {
-                Ok(checks::diagnose(&directory.path, &lock))
+                Ok(checks::all(&directory.path, &lock))
             })
             .await;
         looked.unwrap_or_else(|error| {

@@ -6,7 +6,7 @@ use rustix::fs::{Access, access, statvfs};
 use tenure_core::{Check, LockName};
 
 /// Looks, and writes nothing.
-pub(crate) fn diagnose(dir: &Path, lock: &LockName) -> Vec<Check> {
+pub(crate) fn all(dir: &Path, lock: &LockName) -> Vec<Check> {
     let own = dir.join(lock.as_str());
     let place = if own.is_dir() { own.as_path() } else { dir };
     let shown = dir.display();
@@ -60,7 +60,7 @@ mod tests {
         let lock = LockName::new("job").unwrap();
         let dir = tempfile::tempdir().unwrap();
         let verdicts = |path: &Path| -> Vec<Verdict> {
-            let checks = diagnose(path, &lock);
+            let checks = all(path, &lock);
             checks.iter().map(|check| check.verdict).collect()
         };
         assert_eq!(verdicts(dir.path()), [Verdict::Fine; 3]);

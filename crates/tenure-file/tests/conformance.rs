@@ -7,7 +7,7 @@ use std::process::Command;
 use std::sync::Arc;
 
 use tempfile::TempDir;
-use tenure_conformance::{Hook, Subject, async_trait};
+use tenure_conformance::{Hook, Target, async_trait};
 use tenure_core::{Error, LockBackend, LockName};
 use tenure_file::{FileConfig, open};
 
@@ -15,7 +15,7 @@ const DIRECTORY: &str = "TENURE_TEST_FILE_DIRECTORY";
 
 struct Files {
     directory: PathBuf,
-    /// Removes the directory; a contender does not own it.
+    /// Removes the directory; a contestant does not own it.
     _owned: Option<TempDir>,
 }
 
@@ -34,7 +34,7 @@ impl Files {
 }
 
 #[async_trait]
-impl Subject for Files {
+impl Target for Files {
     async fn connect(&self) -> Result<Arc<dyn LockBackend>, Error> {
         Ok(Arc::new(open(FileConfig::new(&self.directory)?).await?))
     }
@@ -47,8 +47,8 @@ impl Subject for Files {
         hook(damage_records(&self.lock(lock)))
     }
 
-    fn contender(&self) -> Option<Command> {
-        let mut command = tenure_conformance::reexec("contender");
+    fn contestant(&self) -> Option<Command> {
+        let mut command = tenure_conformance::reexec("contestant");
         command.env(DIRECTORY, &self.directory);
         Some(command)
     }
@@ -75,8 +75,8 @@ tenure_conformance::suite!(file, Files::new());
 
 /// A candidate in a process of its own; does nothing among the other tests.
 #[test]
-fn contender() {
-    tenure_conformance::contender_main(async || Files {
+fn contestant() {
+    tenure_conformance::contestant_main(async || Files {
         directory: std::env::var_os(DIRECTORY).unwrap().into(),
         _owned: None,
     });

@@ -1,4 +1,4 @@
-//! What `diagnose` tells of a `ConfigMap` that others may hold, on a real API server.
+//! What `checks` tells of a `ConfigMap` that others may hold, on a real API server.
 #![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
 #[path = "../../tenure-kube/tests/support/mod.rs"]
@@ -43,9 +43,7 @@ async fn a_shorter_lease_of_another_program_and_a_broken_record_are_told() {
             .send("POST", all.trim_end_matches('/'), Some(&object))
             .await;
         assert_eq!(status, 201, "{made}");
-        let checks = backend
-            .diagnose(&lock(name), Policy::default().lease())
-            .await;
+        let checks = backend.checks(&lock(name), Policy::default().lease()).await;
         let check = checks.iter().find(|check| check.name == "holder's lease");
         let check = check.unwrap_or_else(|| panic!("{checks:?}"));
         assert_eq!(check.verdict, verdict, "{check:?}");

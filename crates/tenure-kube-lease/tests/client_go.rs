@@ -219,7 +219,7 @@ async fn beside_an_old_client_go_our_lease_must_not_be_longer_than_its_own() {
         other.says("started").await;
         assert_eq!(ours.is_valid(), overlaps, "with a lease of {lease:?}");
 
-        let checks = direct.diagnose(&lock(name), lease).await;
+        let checks = direct.checks(&lock(name), lease).await;
         let check = checks.iter().find(|check| check.name == "holder's lease");
         let verdict = if overlaps {
             Verdict::Warning

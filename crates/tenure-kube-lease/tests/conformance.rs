@@ -11,7 +11,7 @@ use std::time::Duration;
 use serde_json::json;
 use support::Server;
 use tenure_conformance::proxy::{FaultProxy, Way};
-use tenure_conformance::{Answers, Hook, Proxied, Subject, async_trait, run_all};
+use tenure_conformance::{Answers, Hook, Proxied, Target, async_trait, run_all};
 use tenure_core::{Error, LockBackend, LockName};
 
 struct Cluster {
@@ -27,7 +27,7 @@ impl Cluster {
 }
 
 #[async_trait]
-impl Subject for Cluster {
+impl Target for Cluster {
     async fn connect(&self) -> Result<Arc<dyn LockBackend>, Error> {
         let config = self.server.config_at(self.proxy.address());
         Ok(Arc::new(tenure_kube_lease::open(&config).await?))
@@ -88,8 +88,8 @@ impl Subject for Cluster {
         Some(backend.map(|backend| Arc::new(backend) as Arc<dyn LockBackend>))
     }
 
-    fn contender(&self) -> Option<Command> {
-        let mut command = tenure_conformance::reexec("contender");
+    fn contestant(&self) -> Option<Command> {
+        let mut command = tenure_conformance::reexec("contestant");
         let (name, value) = self.server.environment();
         command.env(name, value);
         Some(command)
@@ -98,8 +98,8 @@ impl Subject for Cluster {
 
 /// Does nothing when it is run among the other tests.
 #[test]
-fn contender() {
-    tenure_conformance::contender_main(async || Cluster::new(Server::of_environment().unwrap()));
+fn contestant() {
+    tenure_conformance::contestant_main(async || Cluster::new(Server::of_environment().unwrap()));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]

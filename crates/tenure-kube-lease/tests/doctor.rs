@@ -1,4 +1,4 @@
-//! What `diagnose` tells of a Lease that others may hold, on a real API server.
+//! What `checks` tells of a Lease that others may hold, on a real API server.
 #![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
 #[path = "../../tenure-kube/tests/support/mod.rs"]
@@ -16,7 +16,7 @@ use tenure_kube_lease::{KubeLeaseBackend, Token, open};
 const NAME: &str = "holder's lease";
 
 async fn looked_at(backend: &KubeLeaseBackend, name: &str, lease: Duration) -> Check {
-    let checks = backend.diagnose(&lock(name), lease).await;
+    let checks = backend.checks(&lock(name), lease).await;
     let check = checks.iter().find(|check| check.name == NAME);
     check.unwrap_or_else(|| panic!("{checks:?}")).clone()
 }

@@ -18,7 +18,7 @@ const REVIEWS: &str = "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews";
 const CLIENT_GO_LEASE: Duration = Duration::from_secs(15);
 
 /// Looks, and changes nothing.
-pub(crate) async fn diagnose<F: Form>(
+pub(crate) async fn all<F: Form>(
     cluster: &Cluster,
     lock: &LockName,
     lease: Duration,

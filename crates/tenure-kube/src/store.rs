@@ -339,9 +339,9 @@ impl<F: Form> RecordStore for ObjectStore<F> {
         objects.applied(answer)
     }
 
-    async fn diagnose(&self, lock: &LockName, lease: Duration) -> Vec<Check> {
+    async fn checks(&self, lock: &LockName, lease: Duration) -> Vec<Check> {
         let objects = &self.objects;
-        checks::diagnose::<F>(&objects.cluster, lock, lease, objects.gone_pods).await
+        checks::all::<F>(&objects.cluster, lock, lease, objects.gone_pods).await
     }
 
     fn watch(&self, lock: &LockName) -> RecordEvents {

@@ -486,14 +486,14 @@ impl LockBackend for PostgresBackend {
         }))
     }
 
-    async fn diagnose(&self, _lock: &LockName, lease: Duration) -> Vec<Check> {
+    async fn checks(&self, _lock: &LockName, lease: Duration) -> Vec<Check> {
         // There is no operation for it: it looks, as `holder` does.
         if let Err(error) = self.check_process(Operation::Holder) {
             return vec![checks::forked(&error)];
         }
         let process = &self.inner.tasks.process;
         process
-            .confine(checks::diagnose(
+            .confine(checks::all(
                 &self.inner.config,
                 &self.inner.hub.cluster,
                 lease,

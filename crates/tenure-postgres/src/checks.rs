@@ -51,11 +51,7 @@ impl Seen {
 }
 
 /// Looks by a session of its own, and changes nothing.
-pub(crate) async fn diagnose(
-    config: &PostgresConfig,
-    known: &Cluster,
-    lease: Duration,
-) -> Vec<Check> {
+pub(crate) async fn all(config: &PostgresConfig, known: &Cluster, lease: Duration) -> Vec<Check> {
     let (mut checks, cluster) = tokio::join!(look_at_one(config, lease), cluster(config, known));
     checks.push(cluster);
     checks

@@ -11,7 +11,7 @@ use std::time::Duration;
 use futures_util::FutureExt as _;
 use support::{PASSWORD, Server, start};
 use tenure_conformance::proxy::{FaultProxy, Way};
-use tenure_conformance::{Answers, Hook, Proxied, Stop, Subject, async_trait, sessions};
+use tenure_conformance::{Answers, Hook, Proxied, Stop, Target, async_trait, sessions};
 use tenure_core::{
     Acquired, Candidate, Capabilities, Changes, Error, Grant, LockBackend, LockName, Loss,
     Occupancy, Renewal, SharedClock, Time,
@@ -74,7 +74,7 @@ impl Postgres {
 }
 
 #[async_trait]
-impl Subject for Postgres {
+impl Target for Postgres {
     async fn connect(&self) -> Result<Arc<dyn LockBackend>, Error> {
         let config = self.config(self.proxy.address().port());
         Ok(Arc::new(PostgresBackend::connect(config).await?))
@@ -133,8 +133,8 @@ impl Subject for Postgres {
         Some(backend.map(|backend| Arc::new(backend) as Arc<dyn LockBackend>))
     }
 
-    fn contender(&self) -> Option<Command> {
-        let mut command = tenure_conformance::reexec("contender");
+    fn contestant(&self) -> Option<Command> {
+        let mut command = tenure_conformance::reexec("contestant");
         let port = self.server.lock().unwrap().port;
         command.env("TENURE_TEST_PORT", port.to_string());
         Some(command)
@@ -143,19 +143,19 @@ impl Subject for Postgres {
 
 /// Does nothing when it is run among the other tests.
 #[test]
-fn contender() {
-    tenure_conformance::contender_main(async || {
+fn contestant() {
+    tenure_conformance::contestant_main(async || {
         let port = std::env::var("TENURE_TEST_PORT").unwrap().parse().unwrap();
-        Contender { port }
+        Contestant { port }
     });
 }
 
-struct Contender {
+struct Contestant {
     port: u16,
 }
 
 #[async_trait]
-impl Subject for Contender {
+impl Target for Contestant {
     async fn connect(&self) -> Result<Arc<dyn LockBackend>, Error> {
         let config = config(self.port).restart_grace(false);
         Ok(Arc::new(PostgresBackend::connect(config).await?))
@@ -228,7 +228,7 @@ impl LockBackend for Deaf {
 struct DeafPostgres(Postgres);
 
 #[async_trait]
-impl Subject for DeafPostgres {
+impl Target for DeafPostgres {
     async fn connect(&self) -> Result<Arc<dyn LockBackend>, Error> {
         Ok(Arc::new(Deaf(self.0.connect().await?)))
     }

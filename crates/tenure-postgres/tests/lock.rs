@@ -424,7 +424,7 @@ async fn sequences_whose_numbers_can_fall_are_refused() {
             .unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Misconfigured, "{error}");
         assert!(error.to_string().contains(remedy), "{error}");
-        let checks = backend.diagnose(&lock("batch"), LONG).await;
+        let checks = backend.checks(&lock("batch"), LONG).await;
         let check = checks.iter().find(|check| check.name == "token sequence");
         let check = check.unwrap();
         assert_eq!(check.verdict, Verdict::Unusable, "{check:?}");

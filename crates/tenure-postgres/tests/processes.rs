@@ -218,7 +218,7 @@ impl Inherited {
         forked(backend.withdraw(&name, &me));
         forked(backend.holder(&name));
         forked(backend.begin(&name, grant.token));
-        let checks = backend.diagnose(&name, LONG).now_or_never().unwrap();
+        let checks = backend.checks(&name, LONG).now_or_never().unwrap();
         assert_eq!(checks.first().unwrap().name, "process", "{checks:?}");
         let hint = backend.changes(&name).next().now_or_never();
         assert_eq!(hint, Some(None));

@@ -339,7 +339,7 @@ fn at(ports: &[u16]) -> PostgresConfig {
 
 /// What `doctor` says of the hosts.
 async fn cluster(backend: &PostgresBackend) -> (Verdict, String) {
-    let checks = backend.diagnose(&lock("batch"), LONG).await;
+    let checks = backend.checks(&lock("batch"), LONG).await;
     let found = checks.iter().find(|check| check.name == "cluster");
     let found = found.unwrap_or_else(|| panic!("{checks:?}"));
     (found.verdict, found.reason.clone())
@@ -630,7 +630,7 @@ async fn a_function_that_the_user_may_not_call_is_named() {
     let backend = PostgresBackend::connect(PostgresConfig::from_url(&url).unwrap()).await;
     let backend = backend.unwrap();
     let permissions = async || {
-        let checks = backend.diagnose(&lock("batch"), LONG).await;
+        let checks = backend.checks(&lock("batch"), LONG).await;
         let found = checks.iter().find(|check| check.name == "permissions");
         let found = found.unwrap_or_else(|| panic!("{checks:?}"));
         (found.verdict, found.reason.clone())

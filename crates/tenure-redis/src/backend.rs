@@ -359,7 +359,7 @@ impl LockBackend for RedisBackend {
         Some(Box::pin(self.shared.dialer.deployment.until_mixed()))
     }
 
-    async fn diagnose(&self, lock: &LockName, _lease: Duration) -> Vec<Check> {
+    async fn checks(&self, lock: &LockName, _lease: Duration) -> Vec<Check> {
         if let Err(error) = self.check_process(Operation::Holder) {
             let remedy = "connect after the fork";
             return vec![Check::unusable("process", error.message(), remedy)];
@@ -372,7 +372,7 @@ impl LockBackend for RedisBackend {
         let (topology, replicas) = (&self.shared.topology, self.replicas());
         // The lock's own node: another one of a cluster can have other settings.
         let looked = topology
-            .call(lock, |seat| Box::pin(checks::diagnose(seat.live, replicas)))
+            .call(lock, |seat| Box::pin(checks::all(seat.live, replicas)))
             .await;
         let mut checks = looked.unwrap_or_else(|trouble| vec![failed("settings", trouble)]);
         let names = &self.names(lock);

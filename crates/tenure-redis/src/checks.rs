@@ -104,7 +104,7 @@ impl fmt::Display for Finding {
 }
 
 /// What [`look`] finds, and what it finds in order.
-pub(crate) async fn diagnose(live: Live, wanted: Option<Replicas>) -> Result<Vec<Check>, Trouble> {
+pub(crate) async fn all(live: Live, wanted: Option<Replicas>) -> Result<Vec<Check>, Trouble> {
     let mut checks = vec![version(&live).await?];
     checks.extend(look(live, wanted).await?.iter().map(Finding::check));
     let all_was_seen = !checks.iter().any(|check| check.name == SETTINGS);

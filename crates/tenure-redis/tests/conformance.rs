@@ -13,7 +13,7 @@ use support::{
     start_with_password, until_seen, wait_for_cluster, wait_for_link, wait_for_sentinels,
 };
 use tenure_conformance::proxy::{FaultProxy, Way};
-use tenure_conformance::{Answers, Hook, Proxied, Subject, async_trait};
+use tenure_conformance::{Answers, Hook, Proxied, Target, async_trait};
 use tenure_core::{Error, LockBackend, LockName};
 use tenure_redis::{RedisBackend, RedisConfig};
 use tokio::sync::Mutex;
@@ -36,8 +36,8 @@ fn key(lock: &LockName) -> String {
     format!("tenure:{{{lock}}}")
 }
 
-fn contender_on(url: &str) -> Command {
-    let mut command = tenure_conformance::reexec("contender");
+fn contestant_on(url: &str) -> Command {
+    let mut command = tenure_conformance::reexec("contestant");
     command.env(URL, url);
     command
 }
@@ -83,7 +83,7 @@ impl Single {
 }
 
 #[async_trait]
-impl Subject for Single {
+impl Target for Single {
     async fn connect(&self) -> Opened {
         open(RedisConfig::from_url(&self.url())?).await
     }
@@ -132,8 +132,8 @@ impl Subject for Single {
         Some(open(RedisConfig::server(&nothing).unwrap()).await)
     }
 
-    fn contender(&self) -> Option<Command> {
-        Some(contender_on(&self.url()))
+    fn contestant(&self) -> Option<Command> {
+        Some(contestant_on(&self.url()))
     }
 }
 
@@ -195,7 +195,7 @@ impl Watched {
 }
 
 #[async_trait]
-impl Subject for Watched {
+impl Target for Watched {
     async fn connect(&self) -> Opened {
         open(self.config()).await
     }
@@ -241,8 +241,8 @@ impl Subject for Watched {
         Some(open(RedisConfig::sentinel([nothing.as_str()], "main").unwrap()).await)
     }
 
-    fn contender(&self) -> Option<Command> {
-        Some(contender_on(&self.url()))
+    fn contestant(&self) -> Option<Command> {
+        Some(contestant_on(&self.url()))
     }
 }
 
@@ -299,7 +299,7 @@ impl Sharded {
 }
 
 #[async_trait]
-impl Subject for Sharded {
+impl Target for Sharded {
     async fn connect(&self) -> Opened {
         open(RedisConfig::from_url(&self.url())?).await
     }
@@ -339,8 +339,8 @@ impl Subject for Sharded {
         Some(open(RedisConfig::cluster([nothing.as_str()]).unwrap()).await)
     }
 
-    fn contender(&self) -> Option<Command> {
-        Some(contender_on(&self.url()))
+    fn contestant(&self) -> Option<Command> {
+        Some(contestant_on(&self.url()))
     }
 }
 
@@ -348,7 +348,7 @@ impl Subject for Sharded {
 struct Elsewhere;
 
 #[async_trait]
-impl Subject for Elsewhere {
+impl Target for Elsewhere {
     async fn connect(&self) -> Opened {
         open(RedisConfig::from_url(&std::env::var(URL).unwrap())?).await
     }
@@ -356,11 +356,11 @@ impl Subject for Elsewhere {
 
 /// A candidate in a process of its own; does nothing among the other tests.
 #[test]
-fn contender() {
-    tenure_conformance::contender_main(async || Elsewhere);
+fn contestant() {
+    tenure_conformance::contestant_main(async || Elsewhere);
 }
 
-async fn is_green(topology: &str, subject: &dyn Subject) {
+async fn is_green(topology: &str, subject: &dyn Target) {
     let server = if support::is_valkey() {
         "redis_valkey"
     } else {

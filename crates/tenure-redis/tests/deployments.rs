@@ -37,7 +37,7 @@ fn is_misconfigured(error: &Error, parts: &[&str]) {
 /// As `doctor` sees it, which has no connection yet.
 async fn deployment_check(config: &RedisConfig) -> (Verdict, String) {
     let backend = RedisBackend::lazy(config.clone()).unwrap();
-    let checks = backend.diagnose(&lock("doctor"), LONG).await;
+    let checks = backend.checks(&lock("doctor"), LONG).await;
     let found = checks.iter().find(|check| check.name == "deployment");
     let found = found.unwrap_or_else(|| panic!("{checks:?}"));
     (found.verdict, found.reason.clone())
@@ -305,7 +305,7 @@ async fn a_name_that_leads_to_two_servers_elects_nobody() {
         backend.holder(&lock("a")).await.is_ok()
     })
     .await;
-    let checks = backend.diagnose(&lock("a"), LONG).await;
+    let checks = backend.checks(&lock("a"), LONG).await;
     let found = checks.iter().find(|check| check.name == "deployment");
     assert_eq!(found.unwrap().verdict, Verdict::Fine, "{checks:?}");
 }

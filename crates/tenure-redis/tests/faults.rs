@@ -582,7 +582,7 @@ async fn a_diagnosis_tells_eviction_and_each_missing_right_and_changes_nothing()
         return;
     };
     let backend = server.connect().await;
-    let checks = backend.diagnose(&lock("looked-at"), LONG).await;
+    let checks = backend.checks(&lock("looked-at"), LONG).await;
     assert_eq!(verdict(&checks, "eviction"), Verdict::Unusable);
     assert_eq!(verdict(&checks, "persistence"), Verdict::Warning);
     assert_eq!(verdict(&checks, "server version"), Verdict::Fine);
@@ -599,7 +599,7 @@ async fn a_diagnosis_tells_eviction_and_each_missing_right_and_changes_nothing()
         ]);
         let config = server.config().username(&user).password("pw");
         let backend = RedisBackend::connect(config).await.unwrap();
-        let checks = backend.diagnose(&lock("looked-at"), LONG).await;
+        let checks = backend.checks(&lock("looked-at"), LONG).await;
         let check = checks.iter().find(|check| check.name == "permissions");
         let check = check.unwrap();
         assert_eq!(check.verdict, Verdict::Unusable, "{missing}: {check:?}");
@@ -620,17 +620,17 @@ async fn a_diagnosis_asks_for_the_replicas_that_have_to_confirm() {
         let config = server.config().response_timeout(LIMIT);
         config.wait_for_replicas(1, LIMIT / 2)
     };
-    let diagnose = async |config: RedisConfig| {
+    let checks_of = async |config: RedisConfig| {
         let backend = RedisBackend::connect(config).await.unwrap();
-        backend.diagnose(&lock("replicated"), LONG).await
+        backend.checks(&lock("replicated"), LONG).await
     };
-    let checks = diagnose(patient(&master)).await;
+    let checks = checks_of(patient(&master)).await;
     assert_eq!(verdict(&checks, "replication"), Verdict::Fine, "{checks:?}");
     // Either of the two settings is enough, and without both it is told.
-    let checks = diagnose(master.config()).await;
+    let checks = checks_of(master.config()).await;
     assert_eq!(verdict(&checks, "replication"), Verdict::Warning);
     master.command(&["CONFIG", "SET", "min-replicas-to-write", "1"]);
-    let checks = diagnose(master.config()).await;
+    let checks = checks_of(master.config()).await;
     assert_eq!(verdict(&checks, "replication"), Verdict::Fine);
     master.command(&["CONFIG", "SET", "min-replicas-to-write", "0"]);
 
@@ -639,7 +639,7 @@ async fn a_diagnosis_asks_for_the_replicas_that_have_to_confirm() {
         let config = master.config();
         let config = config.wait_for_replicas(asked, Duration::from_millis(50));
         until("as many are counted", async || {
-            let checks = diagnose(config.clone()).await;
+            let checks = checks_of(config.clone()).await;
             let check = found(&checks, "replication");
             assert_eq!(check.verdict, Verdict::Unusable, "{check:?}");
             let remedy = check.remedy.as_ref().unwrap();
@@ -660,24 +660,24 @@ async fn a_diagnosis_asks_for_the_replicas_that_have_to_confirm() {
     master.command(&[
         "ACL", "SETUSER", "hasty", "on", ">pw", "~*", "&*", "+@all", "-wait",
     ]);
-    let checks = diagnose(patient(&master).username("hasty").password("pw")).await;
+    let checks = checks_of(patient(&master).username("hasty").password("pw")).await;
     let check = found(&checks, "permissions");
     assert_eq!(check.verdict, Verdict::Unusable, "{check:?}");
     assert!(check.reason.contains("wait"), "{check:?}");
     // Nobody waits.
     let hasty = master.config().username("hasty").password("pw");
-    let checks = diagnose(hasty).await;
+    let checks = checks_of(hasty).await;
     assert_eq!(verdict(&checks, "permissions"), Verdict::Fine);
 }
 
 #[tokio::test]
 async fn a_diagnosis_tells_that_waiting_candidates_would_poll() {
     let Some(server) = start(&[]) else { return };
-    let diagnose = async |config: RedisConfig| {
+    let checks_of = async |config: RedisConfig| {
         let backend = RedisBackend::connect(config).await.unwrap();
-        backend.diagnose(&lock("heard"), LONG).await
+        backend.checks(&lock("heard"), LONG).await
     };
-    let checks = diagnose(server.config()).await;
+    let checks = checks_of(server.config()).await;
     assert_eq!(verdict(&checks, "wake-ups"), Verdict::Fine);
     for (user, rights) in [
         ("deaf", ["+@all", "-subscribe", "&*"]),
@@ -687,7 +687,7 @@ async fn a_diagnosis_tells_that_waiting_candidates_would_poll() {
         let mut command = vec!["ACL", "SETUSER", user, "on", ">pw", "~*"];
         command.extend(rights);
         server.command(&command);
-        let checks = diagnose(server.config().username(user).password("pw")).await;
+        let checks = checks_of(server.config().username(user).password("pw")).await;
         let check = found(&checks, "wake-ups");
         assert_eq!(check.verdict, Verdict::Warning, "{user}: {check:?}");
         assert!(check.reason.contains("poll"), "{user}: {check:?}");

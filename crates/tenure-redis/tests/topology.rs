@@ -580,7 +580,7 @@ async fn a_diagnosis_looks_at_the_node_that_holds_the_lock() {
     evicting.command(&["CONFIG", "SET", "maxmemory-policy", "allkeys-lru"]);
     let backend = RedisBackend::connect(cluster.config()).await.unwrap();
     for (name, expected) in [("foo", Verdict::Unusable), ("bar", Verdict::Fine)] {
-        let checks = backend.diagnose(&lock(name), LONG).await;
+        let checks = backend.checks(&lock(name), LONG).await;
         let eviction = checks.iter().find(|check| check.name == "eviction");
         assert_eq!(eviction.unwrap().verdict, expected, "{name}: {checks:?}");
     }

@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use tenure_conformance::{Subject, async_trait};
+use tenure_conformance::{Target, async_trait};
 use tenure_core::{Error, LockBackend};
 use tenure_example_sqlite::open;
 
@@ -12,7 +12,7 @@ struct Sqlite {
 }
 
 #[async_trait]
-impl Subject for Sqlite {
+impl Target for Sqlite {
     async fn connect(&self) -> Result<Arc<dyn LockBackend>, Error> {
         Ok(Arc::new(open(&self.directory.path().join("locks.db"))?))
     }

@@ -80,8 +80,8 @@ pub(crate) fn refuses(
         let hint = backend.changes(&lock).next().await;
         assert!(hint.is_none(), "changes: {hint:?}");
         assert!(backend.loss(grant).is_none(), "loss");
-        let checks = backend.diagnose(&lock, grant.lease).await;
+        let checks = backend.checks(&lock, grant.lease).await;
         let unusable = |check: &tenure::Check| check.verdict == Verdict::Unusable;
-        assert!(checks.iter().any(unusable), "diagnose: {checks:?}");
+        assert!(checks.iter().any(unusable), "checks: {checks:?}");
     });
 }

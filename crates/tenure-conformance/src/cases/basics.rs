@@ -6,14 +6,14 @@ use tenure_core::Rises;
 use tenure_core::record::MAX_LEASE;
 use tokio::time::timeout;
 
-use crate::stage::Stage;
+use crate::case_context::CaseContext;
 use crate::verdict::ensure;
-use crate::{Subject, Verdict};
+use crate::{Target, Verdict};
 
 /// The capabilities fit together, and are the same on every connection.
-pub async fn capabilities_are_sane(subject: &dyn Subject) -> Verdict {
-    let stage = Stage::open(subject).await?;
-    let capabilities = &stage.capabilities;
+pub async fn capabilities_are_sane(target: &dyn Target) -> Verdict {
+    let context = CaseContext::open(target).await?;
+    let capabilities = &context.capabilities;
     ensure!(!capabilities.store.is_empty(), "the store has no name");
     ensure!(
         !capabilities.min_lease.is_zero() && capabilities.min_lease <= MAX_LEASE,
@@ -43,7 +43,7 @@ pub async fn capabilities_are_sane(subject: &dyn Subject) -> Verdict {
             );
         }
     }
-    let other = stage.connect().await?.backend.capabilities();
+    let other = context.connect().await?.backend.capabilities();
     ensure!(
         other == *capabilities,
         "two connections promise different things: {capabilities:?} and {other:?}"
@@ -53,19 +53,19 @@ pub async fn capabilities_are_sane(subject: &dyn Subject) -> Verdict {
 
 /// The clock goes on and never back, its waits end and not early, and all connections read the
 /// same.
-pub async fn the_clock_goes_on(subject: &dyn Subject) -> Verdict {
-    let stage = Stage::open(subject).await?;
-    let (one, other) = (stage.connect().await?, stage.connect().await?);
+pub async fn the_clock_goes_on(target: &dyn Target) -> Verdict {
+    let context = CaseContext::open(target).await?;
+    let (one, other) = (context.connect().await?, context.connect().await?);
     let clock = one.backend.clock();
     let mut last = clock.now();
     for _ in 0..5 {
         let until = last + Duration::from_millis(5);
         ensure!(
-            timeout(stage.patience(), clock.sleep_until(until))
+            timeout(context.patience(), clock.sleep_until(until))
                 .await
                 .is_ok(),
             "the clock does not get from {last:?} to {until:?} within {:?}",
-            stage.patience()
+            context.patience()
         );
         let now = clock.now();
         ensure!(now >= until, "a wait ended {:?} early", until.since(now));

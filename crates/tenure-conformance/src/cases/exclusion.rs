@@ -10,28 +10,28 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep};
 
 use super::PAUSE;
-use crate::contender;
-use crate::stage::{Player, Stage, earliest_end};
+use crate::case_context::{CaseContext, Contestant, earliest_end};
+use crate::contestant;
 use crate::verdict::{ensure, fail};
-use crate::{Subject, Verdict};
+use crate::{Target, Verdict};
 
 const PLAYERS: usize = 8;
 const WINS: usize = 4;
 
 /// Many candidates on several connections take turns: none is inside with another, and each term
 /// has a larger token than the one before.
-pub async fn only_one_of_many_tasks_holds(subject: &dyn Subject) -> Verdict {
-    let stage = Stage::open(subject).await?;
-    let lock = stage.lock()?;
+pub async fn only_one_of_many_tasks_holds(target: &dyn Target) -> Verdict {
+    let context = CaseContext::open(target).await?;
+    let lock = context.lock()?;
     let room = Arc::<Room>::default();
-    let connections = [stage.connect().await?, stage.connect().await?];
-    let mut players = JoinSet::new();
+    let connections = [context.connect().await?, context.connect().await?];
+    let mut contestants = JoinSet::new();
     for number in 0..PLAYERS {
-        let player = stage.player_on(&connections[number % connections.len()], &lock)?;
+        let contestant = context.player_on(&connections[number % connections.len()], &lock)?;
         // Tasks of their own, so that they run on several threads where there are some.
-        players.spawn(take_turns(player, room.clone(), stage.patience()));
+        contestants.spawn(take_turns(contestant, room.clone(), context.patience()));
     }
-    while let Some(done) = players.join_next().await {
+    while let Some(done) = contestants.join_next().await {
         match done {
             Ok(verdict) => verdict?,
             Err(error) => fail!("a candidate panicked: {error}"),
@@ -46,12 +46,12 @@ struct Room {
     last_token: Mutex<Option<FencingToken>>,
 }
 
-async fn take_turns(mut player: Player, room: Arc<Room>, patience: Duration) -> Verdict {
+async fn take_turns(mut contestant: Contestant, room: Arc<Room>, patience: Duration) -> Verdict {
     for _ in 0..WINS {
-        player = player.next();
+        contestant = contestant.next();
         let start = Instant::now();
         let grant = loop {
-            if let Some(grant) = player.try_held().await? {
+            if let Some(grant) = contestant.try_held().await? {
                 break grant;
             }
             ensure!(
@@ -66,9 +66,9 @@ async fn take_turns(mut player: Player, room: Arc<Room>, patience: Duration) -> 
         );
         room.note(grant.token)?;
         sleep(PAUSE).await;
-        let grant = player.renewed(&grant, "the winner of a turn").await?;
+        let grant = contestant.renewed(&grant, "the winner of a turn").await?;
         room.occupied.store(false, Ordering::SeqCst);
-        player.release(&grant).await?;
+        contestant.release(&grant).await?;
     }
     Ok(())
 }
@@ -91,26 +91,26 @@ impl Room {
 /// The same among processes: their own account of their terms, on the host's clock, has no two
 /// at a time, and tokens rise.
 ///
-/// Hook: `contender`.
-pub async fn only_one_of_many_processes_holds(subject: &dyn Subject) -> Verdict {
-    let stage = Stage::open(subject).await?;
-    let lock = stage.lock()?;
-    contender::compete(&stage, &lock).await
+/// Hook: `contestant`.
+pub async fn only_one_of_many_processes_holds(target: &dyn Target) -> Verdict {
+    let context = CaseContext::open(target).await?;
+    let lock = context.lock()?;
+    contestant::compete(&context, &lock).await
 }
 
 /// Candidates that let their leases end instead of releasing: nobody is granted the lock while
 /// another's lease, counted from its own proof, goes on.
-pub async fn leases_of_silent_holders_never_overlap(subject: &dyn Subject) -> Verdict {
-    let stage = Stage::open(subject).await?;
-    let lock = stage.lock()?;
+pub async fn leases_of_silent_holders_never_overlap(target: &dyn Target) -> Verdict {
+    let context = CaseContext::open(target).await?;
+    let lock = context.lock()?;
     let spans = Mutex::new(Vec::new());
-    let lease = stage.short();
-    let mut players = Vec::new();
+    let lease = context.short();
+    let mut contestants = Vec::new();
     for _ in 0..4 {
-        let player = stage.player(&lock).await?.lease(lease);
-        players.push(fall_silent(&stage, player, &spans));
+        let contestant = context.contestant(&lock).await?.lease(lease);
+        contestants.push(fall_silent(&context, contestant, &spans));
     }
-    try_join_all(players).await?;
+    try_join_all(contestants).await?;
     let mut spans = spans.into_inner().unwrap_or_else(PoisonError::into_inner);
     spans.sort_by_key(|span: &Span| span.granted_at);
     for pair in spans.windows(2) {
@@ -130,20 +130,24 @@ struct Span {
     _silent: Grant,
 }
 
-async fn fall_silent(stage: &Stage<'_>, player: Player, spans: &Mutex<Vec<Span>>) -> Verdict {
-    let mut within = stage.until_free(player.lease) * 4;
-    within += stage.patience();
-    let (mut grant, granted_at) = stage
+async fn fall_silent(
+    context: &CaseContext<'_>,
+    contestant: Contestant,
+    spans: &Mutex<Vec<Span>>,
+) -> Verdict {
+    let mut within = context.until_free(contestant.lease) * 4;
+    within += context.patience();
+    let (mut grant, granted_at) = context
         .eventually("a turn after silent holders", within, async || {
-            Ok(match player.acquire().await? {
-                Acquired::Held(grant) => Some((grant, player.now())),
+            Ok(match contestant.acquire().await? {
+                Acquired::Held(grant) => Some((grant, contestant.now())),
                 Acquired::Taken { .. } => None,
             })
         })
         .await?;
     // Some renew first: the lease counts from the last proof.
     if fastrand::bool()
-        && let Renewal::Renewed(renewed) = player.renew(&grant).await?
+        && let Renewal::Renewed(renewed) = contestant.renew(&grant).await?
     {
         grant = renewed;
     }
@@ -159,10 +163,13 @@ async fn fall_silent(stage: &Stage<'_>, player: Player, spans: &Mutex<Vec<Span>>
 }
 
 /// What one connection takes another sees at once: they are on the same store.
-pub async fn connections_share_their_locks(subject: &dyn Subject) -> Verdict {
-    let stage = Stage::open(subject).await?;
-    let lock = stage.lock()?;
-    let (one, other) = (stage.player(&lock).await?, stage.player(&lock).await?);
+pub async fn connections_share_their_locks(target: &dyn Target) -> Verdict {
+    let context = CaseContext::open(target).await?;
+    let lock = context.lock()?;
+    let (one, other) = (
+        context.contestant(&lock).await?,
+        context.contestant(&lock).await?,
+    );
     let grant = one.held("a fresh lock").await?;
     let refusal = other
         .refused("a lock that another connection holds")
@@ -183,11 +190,11 @@ pub async fn connections_share_their_locks(subject: &dyn Subject) -> Verdict {
 
 /// Two candidates and two locks on one connection: each lock has its own holder, and what is done
 /// to one leaves the other alone.
-pub async fn candidates_and_locks_on_one_connection_are_apart(subject: &dyn Subject) -> Verdict {
-    let stage = Stage::open(subject).await?;
-    let on = stage.connect().await?;
-    let (a, b) = (stage.lock()?, stage.lock()?);
-    let (one, two) = (stage.player_on(&on, &a)?, stage.player_on(&on, &b)?);
+pub async fn candidates_and_locks_on_one_connection_are_apart(target: &dyn Target) -> Verdict {
+    let context = CaseContext::open(target).await?;
+    let on = context.connect().await?;
+    let (a, b) = (context.lock()?, context.lock()?);
+    let (one, two) = (context.player_on(&on, &a)?, context.player_on(&on, &b)?);
     let (one_on_b, two_on_a) = (one.next().on_lock(&b), two.next().on_lock(&a));
     let mut of_one = one.held("a fresh lock").await?;
     let mut of_two = two

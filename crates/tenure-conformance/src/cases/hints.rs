@@ -6,45 +6,51 @@ use futures_util::{FutureExt as _, StreamExt as _};
 use tenure_core::{Acquired, Changes, Grant, Hint, Wakeup};
 use tokio::time::timeout;
 
-use crate::stage::{Player, Stage};
+use crate::case_context::{CaseContext, Contestant};
 use crate::verdict::{ensure, fail};
-use crate::{Stop, Subject, Verdict};
+use crate::{Stop, Target, Verdict};
 
 /// A hint may be missing, so one of several has to come.
 const ROUNDS: u32 = 3;
 
-async fn open(subject: &dyn Subject) -> Result<Stage<'_>, Stop> {
-    let stage = Stage::open(subject).await?;
-    if stage.capabilities.wakeup == Wakeup::Push {
-        Ok(stage)
+async fn open(target: &dyn Target) -> Result<CaseContext<'_>, Stop> {
+    let context = CaseContext::open(target).await?;
+    if context.capabilities.wakeup == Wakeup::Push {
+        Ok(context)
     } else {
         Err(Stop::left_out("the store does not push (Wakeup::Poll)"))
     }
 }
 
 /// A candidate that only looks again when it is told to gets a released lock.
-pub async fn a_release_wakes_a_waiter(subject: &dyn Subject) -> Verdict {
-    let stage = open(subject).await?;
-    wakes(&stage, async |player, grant| player.release(&grant).await).await
+pub async fn a_release_wakes_a_waiter(target: &dyn Target) -> Verdict {
+    let context = open(target).await?;
+    wakes(&context, async |contestant, grant| {
+        contestant.release(&grant).await
+    })
+    .await
 }
 
 /// So it does when the lock of a lost attempt is withdrawn.
-pub async fn a_withdrawal_wakes_a_waiter(subject: &dyn Subject) -> Verdict {
-    let stage = open(subject).await?;
-    wakes(&stage, async |player, _| player.withdraw().await).await
+pub async fn a_withdrawal_wakes_a_waiter(target: &dyn Target) -> Verdict {
+    let context = open(target).await?;
+    wakes(&context, async |contestant, _| contestant.withdraw().await).await
 }
 
 async fn wakes(
-    stage: &Stage<'_>,
-    end: impl AsyncFn(&Player, Grant) -> Result<(), Stop>,
+    context: &CaseContext<'_>,
+    end: impl AsyncFn(&Contestant, Grant) -> Result<(), Stop>,
 ) -> Verdict {
     for _ in 0..ROUNDS {
-        let lock = stage.lock()?;
-        let (player, waiter) = (stage.player(&lock).await?, stage.player(&lock).await?);
-        let grant = player.held("a fresh lock").await?;
+        let lock = context.lock()?;
+        let (contestant, waiter) = (
+            context.contestant(&lock).await?,
+            context.contestant(&lock).await?,
+        );
+        let grant = contestant.held("a fresh lock").await?;
         let mut changes = waiter.backend().changes(&lock);
-        if await_turn(stage, &waiter, &mut changes, async || {
-            end(&player, grant.clone()).await
+        if await_turn(context, &waiter, &mut changes, async || {
+            end(&contestant, grant.clone()).await
         })
         .await?
         {
@@ -57,8 +63,8 @@ async fn wakes(
 
 /// Waits for the lock by hints alone; `free` frees it meanwhile.
 async fn await_turn(
-    stage: &Stage<'_>,
-    waiter: &Player,
+    context: &CaseContext<'_>,
+    waiter: &Contestant,
     changes: &mut Changes,
     free: impl AsyncFnOnce() -> Result<(), Stop>,
 ) -> Result<bool, Stop> {
@@ -66,7 +72,7 @@ async fn await_turn(
     // that do nothing before.
     let mut hints = 0;
     while let Some(hint) = changes.next().now_or_never() {
-        check(stage, hint)?;
+        check(context, hint)?;
         hints += 1;
         ensure!(hints < FLOOD, "a flood of hints about a lock at rest");
     }
@@ -77,23 +83,23 @@ async fn await_turn(
     let woken = async {
         loop {
             let hint = changes.next().await;
-            check(stage, hint)?;
+            check(context, hint)?;
             if hint == Some(Hint::MayBeFree) && waiter.try_held().await?.is_some() {
                 return Ok(());
             }
         }
     };
-    match timeout(stage.patience() / ROUNDS, woken).await {
+    match timeout(context.patience() / ROUNDS, woken).await {
         Ok(result) => result.map(|()| true),
         Err(_) => Ok(false),
     }
 }
 
-fn check(stage: &Stage<'_>, hint: Option<Hint>) -> Result<(), Stop> {
+fn check(context: &CaseContext<'_>, hint: Option<Hint>) -> Result<(), Stop> {
     match hint {
         None => fail!("the stream of hints ended, although the store pushes"),
         Some(Hint::HeldFor(left)) => ensure!(
-            left <= stage.long() + stage.capabilities.expiry_lag + Duration::from_secs(1),
+            left <= context.long() + context.capabilities.expiry_lag + Duration::from_secs(1),
             "a hint says that the lock is held for {left:?}, longer than any lease"
         ),
         Some(_) => {}
@@ -103,12 +109,15 @@ fn check(stage: &Stage<'_>, hint: Option<Hint>) -> Result<(), Stop> {
 
 /// A stream that is dropped takes nothing with it: the next one of the same connection, and one
 /// beside it, are told as well.
-pub async fn a_dropped_stream_leaves_the_others(subject: &dyn Subject) -> Verdict {
-    let stage = open(subject).await?;
+pub async fn a_dropped_stream_leaves_the_others(target: &dyn Target) -> Verdict {
+    let context = open(target).await?;
     for _ in 0..ROUNDS {
-        let lock = stage.lock()?;
-        let (player, waiter) = (stage.player(&lock).await?, stage.player(&lock).await?);
-        let grant = player.held("a fresh lock").await?;
+        let lock = context.lock()?;
+        let (contestant, waiter) = (
+            context.contestant(&lock).await?,
+            context.contestant(&lock).await?,
+        );
+        let grant = contestant.held("a fresh lock").await?;
         let mut dropped = waiter.backend().changes(&lock);
         let mut beside = waiter.backend().changes(&lock);
         // Both are polled, so that both are open.
@@ -116,14 +125,14 @@ pub async fn a_dropped_stream_leaves_the_others(subject: &dyn Subject) -> Verdic
         let _none_or_any = beside.next().now_or_never();
         drop(dropped);
         let mut recreated = waiter.backend().changes(&lock);
-        let told_again = await_turn(&stage, &waiter, &mut recreated, async || {
-            player.release(&grant).await
+        let told_again = await_turn(&context, &waiter, &mut recreated, async || {
+            contestant.release(&grant).await
         })
         .await?;
-        let told_beside = timeout(stage.patience() / ROUNDS, async {
+        let told_beside = timeout(context.patience() / ROUNDS, async {
             loop {
                 let hint = beside.next().await;
-                check(&stage, hint)?;
+                check(&context, hint)?;
                 if hint == Some(Hint::MayBeFree) {
                     return Ok::<_, Stop>(());
                 }
@@ -146,15 +155,15 @@ pub async fn a_dropped_stream_leaves_the_others(subject: &dyn Subject) -> Verdic
 const FLOOD: usize = 1_000;
 
 /// A lock at rest gives no flood of hints, on any store.
-pub async fn a_lock_at_rest_gives_no_flood_of_hints(subject: &dyn Subject) -> Verdict {
-    let stage = Stage::open(subject).await?;
-    let lock = stage.lock()?;
-    let player = stage.player(&lock).await?;
-    let grant = player.held("a fresh lock").await?;
-    let mut changes = player.backend().changes(&lock);
+pub async fn a_lock_at_rest_gives_no_flood_of_hints(target: &dyn Target) -> Verdict {
+    let context = CaseContext::open(target).await?;
+    let lock = context.lock()?;
+    let contestant = context.contestant(&lock).await?;
+    let grant = contestant.held("a fresh lock").await?;
+    let mut changes = contestant.backend().changes(&lock);
     for _ in 0..FLOOD {
         match changes.next().now_or_never() {
-            None | Some(None) => return player.release(&grant).await,
+            None | Some(None) => return contestant.release(&grant).await,
             Some(Some(Hint::HeldFor(left))) => {
                 ensure!(
                     !left.is_zero(),

@@ -7,15 +7,15 @@ use tenure_core::{
 };
 use tokio::time::{sleep, timeout};
 
-use crate::stage::{Connection, Player, Stage, value};
+use crate::case_context::{CaseContext, Connection, Contestant, value};
 use crate::verdict::{ensure, fail};
-use crate::{Stop, Subject, Verdict};
+use crate::{Stop, Target, Verdict};
 
 /// A lock that nobody ever held is free.
-pub async fn an_unknown_lock_is_free(subject: &dyn Subject) -> Verdict {
-    let stage = Stage::open(subject).await?;
-    let lock = stage.lock()?;
-    let seen = stage.connect().await?.holder(&lock).await?;
+pub async fn an_unknown_lock_is_free(target: &dyn Target) -> Verdict {
+    let context = CaseContext::open(target).await?;
+    let lock = context.lock()?;
+    let seen = context.connect().await?.holder(&lock).await?;
     ensure!(
         seen == Occupancy::Free,
         "a lock that nobody held is said to be {seen:?}"
@@ -25,38 +25,43 @@ pub async fn an_unknown_lock_is_free(subject: &dyn Subject) -> Verdict {
 
 /// An observer on another connection is told the leader's identity, token and value; on stores
 /// judged by observation after it has seen the leader renew.
-pub async fn the_leader_is_told(subject: &dyn Subject) -> Verdict {
-    let stage = Stage::open(subject).await?;
-    let lock = stage.lock()?;
-    let player = stage.player(&lock).await?.value("http://10.0.0.1:8080/")?;
-    let grant = player.held("a fresh lock").await?;
-    let observer = stage.connect().await?;
-    let seen = observed(&stage, &observer, &player, &grant).await?;
-    check(&seen, &player, &grant)?;
+pub async fn the_leader_is_told(target: &dyn Target) -> Verdict {
+    let context = CaseContext::open(target).await?;
+    let lock = context.lock()?;
+    let contestant = context
+        .contestant(&lock)
+        .await?
+        .value("http://10.0.0.1:8080/")?;
+    let grant = contestant.held("a fresh lock").await?;
+    let observer = context.connect().await?;
+    let seen = observed(&context, &observer, &contestant, &grant).await?;
+    check(&seen, &contestant, &grant)?;
     // It stays told after a renewal.
-    let grant = player.renewed(&grant, "a held term").await?;
-    let seen = observed(&stage, &observer, &player, &grant).await?;
-    check(&seen, &player, &grant)?;
-    player.release(&grant).await
+    let grant = contestant.renewed(&grant, "a held term").await?;
+    let seen = observed(&context, &observer, &contestant, &grant).await?;
+    check(&seen, &contestant, &grant)?;
+    contestant.release(&grant).await
 }
 
 /// The leader as `observer` sees it in the end; the leader renews meanwhile.
 async fn observed(
-    stage: &Stage<'_>,
+    context: &CaseContext<'_>,
     observer: &Connection,
-    player: &Player,
+    contestant: &Contestant,
     grant: &Grant,
 ) -> Result<Holder, Stop> {
-    let by_observation = stage.capabilities.expiry == Expiry::Observation;
-    stage
+    let by_observation = context.capabilities.expiry == Expiry::Observation;
+    context
         .eventually(
             "an observer that is told of the leader",
-            stage.patience(),
-            async || match observer.holder(&player.lock).await? {
+            context.patience(),
+            async || match observer.holder(&contestant.lock).await? {
                 Occupancy::Led(holder) => Ok(Some(holder)),
                 Occupancy::Unknown(holder) if by_observation => {
-                    check(&holder, player, grant)?;
-                    player.renewed(grant, "a term under observation").await?;
+                    check(&holder, contestant, grant)?;
+                    contestant
+                        .renewed(grant, "a term under observation")
+                        .await?;
                     Ok(None)
                 }
                 other => fail!("a held lock is said to be {other:?}"),
@@ -65,11 +70,11 @@ async fn observed(
         .await
 }
 
-fn check(seen: &Holder, player: &Player, grant: &Grant) -> Verdict {
+fn check(seen: &Holder, contestant: &Contestant, grant: &Grant) -> Verdict {
     ensure!(
-        seen.identity == player.candidate.identity.as_str(),
+        seen.identity == contestant.candidate.identity.as_str(),
         "the holder is {:?}, and said to be {:?}",
-        player.candidate.identity,
+        contestant.candidate.identity,
         seen.identity
     );
     ensure!(
@@ -78,7 +83,7 @@ fn check(seen: &Holder, player: &Player, grant: &Grant) -> Verdict {
         grant.token,
         seen.token
     );
-    let published = player.candidate.value.as_ref().map(AsRef::as_ref);
+    let published = contestant.candidate.value.as_ref().map(AsRef::as_ref);
     ensure!(
         seen.value.as_deref() == published,
         "the holder publishes {published:?}, and is said to publish {:?}",
@@ -88,32 +93,34 @@ fn check(seen: &Holder, player: &Player, grant: &Grant) -> Verdict {
 }
 
 /// The leader itself is told that it leads, on its own connection, at once.
-pub async fn the_leader_knows_itself(subject: &dyn Subject) -> Verdict {
-    let stage = Stage::open(subject).await?;
-    let player = stage.player(&stage.lock()?).await?;
-    let grant = player.held("a fresh lock").await?;
-    match player.holder().await? {
-        Occupancy::Led(holder) => check(&holder, &player, &grant)?,
+pub async fn the_leader_knows_itself(target: &dyn Target) -> Verdict {
+    let context = CaseContext::open(target).await?;
+    let contestant = context.contestant(&context.lock()?).await?;
+    let grant = contestant.held("a fresh lock").await?;
+    match contestant.holder().await? {
+        Occupancy::Led(holder) => check(&holder, &contestant, &grant)?,
         other => fail!("the leader is told on its own connection that its lock is {other:?}"),
     }
-    player.release(&grant).await
+    contestant.release(&grant).await
 }
 
 /// What the leader publishes changes with a renewal.
-pub async fn a_renewal_publishes_a_new_value(subject: &dyn Subject) -> Verdict {
-    let stage = Stage::open(subject).await?;
-    let lock = stage.lock()?;
-    let mut player = stage.player(&lock).await?;
-    let observer = stage.connect().await?;
-    let mut grant = player.held("a fresh lock").await?;
+pub async fn a_renewal_publishes_a_new_value(target: &dyn Target) -> Verdict {
+    let context = CaseContext::open(target).await?;
+    let lock = context.lock()?;
+    let mut contestant = context.contestant(&lock).await?;
+    let observer = context.connect().await?;
+    let mut grant = contestant.held("a fresh lock").await?;
     for text in [Some("first"), Some("second"), None, Some("third")] {
-        player.candidate.value = text.map(value).transpose()?;
-        grant.candidate.value = player.candidate.value.clone();
-        grant = player.renewed(&grant, "a term with a new value").await?;
-        let seen = observed(&stage, &observer, &player, &grant).await?;
-        check(&seen, &player, &grant)?;
+        contestant.candidate.value = text.map(value).transpose()?;
+        grant.candidate.value = contestant.candidate.value.clone();
+        grant = contestant
+            .renewed(&grant, "a term with a new value")
+            .await?;
+        let seen = observed(&context, &observer, &contestant, &grant).await?;
+        check(&seen, &contestant, &grant)?;
     }
-    player.release(&grant).await
+    contestant.release(&grant).await
 }
 
 /// A value comes so much later after the beginning of a heartbeat, and more each time.
@@ -123,11 +130,11 @@ const LATER: Duration = Duration::from_millis(1);
 /// returns, also when a heartbeat with the value from before was under way.
 ///
 /// By way of an election, since the engine has a part in it.
-pub async fn publishing_reaches_the_store(subject: &dyn Subject) -> Verdict {
-    let stage = Stage::open(subject).await?;
-    let lock = stage.lock()?;
-    let observer = stage.connect().await?;
-    let leadership = elected(&stage, &lock).await?;
+pub async fn publishing_reaches_the_store(target: &dyn Target) -> Verdict {
+    let context = CaseContext::open(target).await?;
+    let lock = context.lock()?;
+    let observer = context.connect().await?;
+    let leadership = elected(&context, &lock).await?;
     for (later, text) in [Some("first"), Some("second"), None, Some("third")]
         .into_iter()
         .enumerate()
@@ -139,12 +146,12 @@ pub async fn publishing_reaches_the_store(subject: &dyn Subject) -> Verdict {
             leadership.publish(meant.clone()).await
         };
         let both = async { tokio::join!(leadership.confirm(), publishing) };
-        match timeout(stage.patience(), both).await {
+        match timeout(context.patience(), both).await {
             Ok((Ok(_), Ok(()))) => {}
             Ok((confirmed, published)) => fail!(
                 "a leader's heartbeat gives {confirmed:?}, and publishing meanwhile {published:?}"
             ),
-            Err(_) => fail!("publishing was not done within {:?}", stage.patience()),
+            Err(_) => fail!("publishing was not done within {:?}", context.patience()),
         }
         match observer.holder(&lock).await? {
             Occupancy::Led(seen) | Occupancy::Unknown(seen) => ensure!(
@@ -155,46 +162,46 @@ pub async fn publishing_reaches_the_store(subject: &dyn Subject) -> Verdict {
             seen => fail!("a held lock is said to be {seen:?}"),
         }
     }
-    match timeout(stage.patience(), leadership.resign()).await {
+    match timeout(context.patience(), leadership.resign()).await {
         Ok(Ok(())) => Ok(()),
         Ok(Err(error)) => fail!("resign: {error}"),
-        Err(_) => fail!("resigning was not done within {:?}", stage.patience()),
+        Err(_) => fail!("resigning was not done within {:?}", context.patience()),
     }
 }
 
 /// A leader whose heartbeats are so rare that none comes by itself.
-async fn elected(stage: &Stage<'_>, lock: &LockName) -> Result<Leadership, Stop> {
+async fn elected(context: &CaseContext<'_>, lock: &LockName) -> Result<Leadership, Stop> {
     let failed = |error: Error| Stop::failed(format!("an election: {error}"));
     let policy = Policy::builder()
-        .lease(stage.long())
-        .request_timeout(stage.patience().min(stage.long() / 10))
+        .lease(context.long())
+        .request_timeout(context.patience().min(context.long() / 10))
         .retry_interval(Duration::from_millis(500))
         .build()
         .map_err(failed)?;
-    let backend = stage.connect().await?.backend;
+    let backend = context.connect().await?.backend;
     let election = Election::builder(backend, lock.clone())
         .policy(policy)
         .build()
         .map_err(failed)?;
-    match timeout(stage.patience(), election.campaign()).await {
+    match timeout(context.patience(), election.campaign()).await {
         Ok(Ok(leadership)) => Ok(leadership),
         Ok(Err(error)) => Err(failed(error)),
         Err(_) => fail!(
             "the only candidate of a fresh lock was not elected within {:?}",
-            stage.patience()
+            context.patience()
         ),
     }
 }
 
 /// A released lock is free for observers, and the next leader is told in place of the first.
-pub async fn observers_follow_a_change(subject: &dyn Subject) -> Verdict {
-    let stage = Stage::open(subject).await?;
-    let lock = stage.lock()?;
-    let first = stage.player(&lock).await?.value("first")?;
-    let second = stage.player(&lock).await?;
-    let observer = stage.connect().await?;
+pub async fn observers_follow_a_change(target: &dyn Target) -> Verdict {
+    let context = CaseContext::open(target).await?;
+    let lock = context.lock()?;
+    let first = context.contestant(&lock).await?.value("first")?;
+    let second = context.contestant(&lock).await?;
+    let observer = context.connect().await?;
     let grant = first.held("a fresh lock").await?;
-    observed(&stage, &observer, &first, &grant).await?;
+    observed(&context, &observer, &first, &grant).await?;
     first.release(&grant).await?;
     let seen = observer.holder(&lock).await?;
     ensure!(
@@ -202,21 +209,21 @@ pub async fn observers_follow_a_change(subject: &dyn Subject) -> Verdict {
         "a released lock is said to be {seen:?}"
     );
     let grant = second.held("a released lock").await?;
-    let seen = observed(&stage, &observer, &second, &grant).await?;
+    let seen = observed(&context, &observer, &second, &grant).await?;
     check(&seen, &second, &grant)?;
     second.release(&grant).await
 }
 
 /// A lock whose holder fell silent is free for observers in the end.
-pub async fn observers_see_a_lease_end(subject: &dyn Subject) -> Verdict {
-    let stage = Stage::open(subject).await?;
-    let lock = stage.lock()?;
-    let lease = stage.short();
-    let player = stage.player(&lock).await?.lease(lease);
-    let observer = stage.connect().await?;
-    player.held("a fresh lock").await?;
-    let within = stage.until_free(lease);
-    stage
+pub async fn observers_see_a_lease_end(target: &dyn Target) -> Verdict {
+    let context = CaseContext::open(target).await?;
+    let lock = context.lock()?;
+    let lease = context.short();
+    let contestant = context.contestant(&lock).await?.lease(lease);
+    let observer = context.connect().await?;
+    contestant.held("a fresh lock").await?;
+    let within = context.until_free(lease);
+    context
         .eventually(
             "an observer that sees a lease end",
             within,
@@ -227,8 +234,8 @@ pub async fn observers_see_a_lease_end(subject: &dyn Subject) -> Verdict {
         )
         .await?;
     // And for one that looks for the first time.
-    let late = stage.connect().await?;
-    stage
+    let late = context.connect().await?;
+    context
         .eventually("an observer that comes later", within, async || match late
             .holder(&lock)
             .await?
@@ -241,24 +248,26 @@ pub async fn observers_see_a_lease_end(subject: &dyn Subject) -> Verdict {
 
 /// A first look at a dead leader's record is no proof of life: on stores judged by observation
 /// it is unknown, unless the store knows better.
-pub async fn a_first_look_proves_no_life(subject: &dyn Subject) -> Verdict {
-    let stage = Stage::open(subject).await?;
-    if stage.capabilities.expiry != Expiry::Observation {
+pub async fn a_first_look_proves_no_life(target: &dyn Target) -> Verdict {
+    let context = CaseContext::open(target).await?;
+    if context.capabilities.expiry != Expiry::Observation {
         return Err(Stop::left_out(
             "the store itself judges who lives (Expiry::Store or Expiry::Session)",
         ));
     }
-    let lock = stage.lock()?;
-    let lease = stage.short();
-    let player = stage.player(&lock).await?.lease(lease);
-    let witness = stage.connect().await?;
-    player.held("a fresh lock").await?;
-    stage
-        .eventually("the end of a lease", stage.until_free(lease), async || {
-            Ok((witness.holder(&lock).await? == Occupancy::Free).then_some(()))
-        })
+    let lock = context.lock()?;
+    let lease = context.short();
+    let contestant = context.contestant(&lock).await?.lease(lease);
+    let witness = context.connect().await?;
+    contestant.held("a fresh lock").await?;
+    context
+        .eventually(
+            "the end of a lease",
+            context.until_free(lease),
+            async || Ok((witness.holder(&lock).await? == Occupancy::Free).then_some(())),
+        )
         .await?;
-    let seen = stage.connect().await?.holder(&lock).await?;
+    let seen = context.connect().await?.holder(&lock).await?;
     ensure!(
         !matches!(seen, Occupancy::Led(_)),
         "a leader that is gone is said to lead by one that has never seen it renew: {seen:?}"

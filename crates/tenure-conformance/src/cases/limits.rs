@@ -3,9 +3,9 @@
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use tenure_core::{Identity, LockName, Occupancy, PublishedValue};
 
-use crate::stage::{Player, Stage, identity, lock_name, value};
+use crate::case_context::{CaseContext, Contestant, identity, lock_name, value};
 use crate::verdict::{ensure, fail};
-use crate::{Stop, Subject, Verdict};
+use crate::{Stop, Target, Verdict};
 
 /// Letters and digits that no other run has, to make long names of.
 fn unique(length: usize) -> String {
@@ -17,8 +17,8 @@ fn unique(length: usize) -> String {
 }
 
 /// Names of one character and of 253 bytes, with many dots, in one label, in digits.
-pub async fn names_at_their_limits(subject: &dyn Subject) -> Verdict {
-    let stage = Stage::open(subject).await?;
+pub async fn names_at_their_limits(target: &dyn Target) -> Verdict {
+    let context = CaseContext::open(target).await?;
     let longest = LockName::MAX_BYTES;
     let one_label = unique(longest);
     let mut dotted = unique(longest);
@@ -30,35 +30,35 @@ pub async fn names_at_their_limits(subject: &dyn Subject) -> Verdict {
     let digits: String = (0..40).map(|_| fastrand::digit(10)).collect();
     for name in [one_label, dotted, hyphens, digits] {
         let lock = lock_name(&name)?;
-        one_term(&stage, &stage.player(&lock).await?).await?;
+        one_term(&context, &context.contestant(&lock).await?).await?;
     }
     // One character is not unique: another run may hold it for a while.
     let lock = lock_name(&fastrand::lowercase().to_string())?;
-    let player = stage.player(&lock).await?.lease(stage.short());
-    stage
+    let contestant = context.contestant(&lock).await?.lease(context.short());
+    context
         .eventually(
             "a lock with a short name",
-            stage.until_free(stage.long()),
-            async || player.try_held().await,
+            context.until_free(context.long()),
+            async || contestant.try_held().await,
         )
         .await?;
-    player.withdraw().await
+    contestant.withdraw().await
 }
 
 /// The lock is granted, refused to another, told to an observer, and released.
-async fn one_term(stage: &Stage<'_>, player: &Player) -> Verdict {
-    let grant = player.held("a fresh lock").await?;
-    let rival = stage.player(&player.lock).await?;
+async fn one_term(context: &CaseContext<'_>, contestant: &Contestant) -> Verdict {
+    let grant = contestant.held("a fresh lock").await?;
+    let rival = context.contestant(&contestant.lock).await?;
     rival.refused("a held lock").await?;
     match rival.holder().await? {
         Occupancy::Led(holder) | Occupancy::Unknown(holder) => {
             ensure!(
-                holder.identity == player.candidate.identity.as_str(),
+                holder.identity == contestant.candidate.identity.as_str(),
                 "the identity {:?} came back as {:?}",
-                player.candidate.identity,
+                contestant.candidate.identity,
                 holder.identity
             );
-            let published = player.candidate.value.as_ref().map(AsRef::as_ref);
+            let published = contestant.candidate.value.as_ref().map(AsRef::as_ref);
             ensure!(
                 holder.value.as_deref() == published,
                 "the value {published:?} came back as {:?}",
@@ -67,23 +67,23 @@ async fn one_term(stage: &Stage<'_>, player: &Player) -> Verdict {
         }
         other => fail!("a held lock is said to be {other:?}"),
     }
-    let grant = player.renewed(&grant, "a held term").await?;
-    player.release(&grant).await?;
+    let grant = contestant.renewed(&grant, "a held term").await?;
+    contestant.release(&grant).await?;
     let grant = rival.held("a released lock").await?;
     rival.release(&grant).await
 }
 
 /// Two names of equal length that differ in their last character only are two locks.
-pub async fn long_names_differ_to_their_end(subject: &dyn Subject) -> Verdict {
-    let stage = Stage::open(subject).await?;
+pub async fn long_names_differ_to_their_end(target: &dyn Target) -> Verdict {
+    let context = CaseContext::open(target).await?;
     let stem = unique(LockName::MAX_BYTES - 1);
     let names = [format!("{stem}a"), format!("{stem}b")];
-    independent(&stage, &names).await
+    independent(&context, &names).await
 }
 
 /// Names that are prefixes of each other, or differ in a dot or hyphen, are locks of their own.
-pub async fn similar_names_are_different_locks(subject: &dyn Subject) -> Verdict {
-    let stage = Stage::open(subject).await?;
+pub async fn similar_names_are_different_locks(target: &dyn Target) -> Verdict {
+    let context = CaseContext::open(target).await?;
     let a = format!("a{}", unique(15));
     let names = [
         a.clone(),
@@ -97,11 +97,11 @@ pub async fn similar_names_are_different_locks(subject: &dyn Subject) -> Verdict
         format!("{a}0"),
         format!("{a}00"),
     ];
-    independent(&stage, &names).await
+    independent(&context, &names).await
 }
 
-async fn independent(stage: &Stage<'_>, names: &[String]) -> Verdict {
-    let on = stage.connect().await?;
+async fn independent(context: &CaseContext<'_>, names: &[String]) -> Verdict {
+    let on = context.connect().await?;
     let mut held = Vec::new();
     for name in names {
         let lock = lock_name(name)?;
@@ -111,19 +111,19 @@ async fn independent(stage: &Stage<'_>, names: &[String]) -> Verdict {
             "{name} is said to be {seen:?}, while only {:?} are held",
             &names[..held.len()]
         );
-        let player = stage.player_on(&on, &lock)?;
-        let grant = player.held(&format!("a fresh lock {name}")).await?;
-        held.push((player, grant));
+        let contestant = context.player_on(&on, &lock)?;
+        let grant = contestant.held(&format!("a fresh lock {name}")).await?;
+        held.push((contestant, grant));
     }
     // From the shortest to the longest, so that a release by prefix hits the others.
     for number in 0..held.len() {
-        let (player, grant) = &held[number];
-        player.release(grant).await?;
-        for (player, grant) in &held[number + 1..] {
-            player
+        let (contestant, grant) = &held[number];
+        contestant.release(grant).await?;
+        for (contestant, grant) in &held[number + 1..] {
+            contestant
                 .renewed(
                     grant,
-                    &format!("{}, after similar ones were released", player.lock),
+                    &format!("{}, after similar ones were released", contestant.lock),
                 )
                 .await?;
         }
@@ -133,8 +133,8 @@ async fn independent(stage: &Stage<'_>, names: &[String]) -> Verdict {
 
 /// Identities of 1 and 253 characters, of all visible ASCII characters, and those that need
 /// quoting somewhere, come back as they went.
-pub async fn identities_at_their_limits(subject: &dyn Subject) -> Verdict {
-    let stage = Stage::open(subject).await?;
+pub async fn identities_at_their_limits(target: &dyn Target) -> Verdict {
+    let context = CaseContext::open(target).await?;
     let all: String = ('!'..='~').collect();
     let upper = "ABC-xyz_".repeat(40);
     let longest = &upper[..Identity::MAX_CHARS];
@@ -159,25 +159,28 @@ pub async fn identities_at_their_limits(subject: &dyn Subject) -> Verdict {
         "`id`",
         "<a>",
     ] {
-        let lock = stage.lock()?;
-        let player = stage.player(&lock).await?.identity(&identity(text)?);
-        one_term(&stage, &player).await?;
+        let lock = context.lock()?;
+        let contestant = context.contestant(&lock).await?.identity(&identity(text)?);
+        one_term(&context, &contestant).await?;
     }
     Ok(())
 }
 
 /// Identities that differ in case or end only are different candidates.
-pub async fn similar_identities_are_different(subject: &dyn Subject) -> Verdict {
-    let stage = Stage::open(subject).await?;
+pub async fn similar_identities_are_different(target: &dyn Target) -> Verdict {
+    let context = CaseContext::open(target).await?;
     let stem = "x".repeat(Identity::MAX_CHARS - 1);
     for (one, other) in [
         ("Pod-A".to_owned(), "pod-a".to_owned()),
         (format!("{stem}1"), format!("{stem}2")),
         ("pod".to_owned(), "pod-1".to_owned()),
     ] {
-        let lock = stage.lock()?;
-        let one = stage.player(&lock).await?.identity(&identity(&one)?);
-        let other = stage.player(&lock).await?.identity(&identity(&other)?);
+        let lock = context.lock()?;
+        let one = context.contestant(&lock).await?.identity(&identity(&one)?);
+        let other = context
+            .contestant(&lock)
+            .await?
+            .identity(&identity(&other)?);
         let grant = one.held("a fresh lock").await?;
         other.refused("a lock held by a similar identity").await?;
         match other.holder().await? {
@@ -195,8 +198,8 @@ pub async fn similar_identities_are_different(subject: &dyn Subject) -> Verdict 
 }
 
 /// Values of 0 and 1024 bytes, in all scripts, with quotes and spaces, come back as they went.
-pub async fn values_at_their_limits(subject: &dyn Subject) -> Verdict {
-    let stage = Stage::open(subject).await?;
+pub async fn values_at_their_limits(target: &dyn Target) -> Verdict {
+    let context = CaseContext::open(target).await?;
     let longest = "v".repeat(PublishedValue::MAX_BYTES);
     let unicode = "ü€𝄞".repeat(PublishedValue::MAX_BYTES / 9);
     let printable: String = (' '..='~').collect();
@@ -212,67 +215,69 @@ pub async fn values_at_their_limits(subject: &dyn Subject) -> Verdict {
         "=",
         "null",
     ] {
-        let player = stage.player(&stage.lock()?).await?.value(text)?;
-        one_term(&stage, &player).await?;
+        let contestant = context.contestant(&context.lock()?).await?.value(text)?;
+        one_term(&context, &contestant).await?;
     }
     // The empty value may come back as none.
-    let mut player = stage.player(&stage.lock()?).await?;
-    player.candidate.value = Some(value("")?);
-    let grant = player.held("a fresh lock").await?;
-    if let Occupancy::Led(holder) = player.holder().await? {
+    let mut contestant = context.contestant(&context.lock()?).await?;
+    contestant.candidate.value = Some(value("")?);
+    let grant = contestant.held("a fresh lock").await?;
+    if let Occupancy::Led(holder) = contestant.holder().await? {
         ensure!(
             holder.value.as_deref().unwrap_or_default().is_empty(),
             "an empty value came back as {:?}",
             holder.value
         );
     }
-    player.release(&grant).await
+    contestant.release(&grant).await
 }
 
 const MANY: usize = 1_000;
 const AT_ONCE: usize = 32;
 
 /// A thousand locks on one connection are acquired, renewed, looked at and released.
-pub async fn a_thousand_locks_on_one_connection(subject: &dyn Subject) -> Verdict {
-    let stage = Stage::open(subject).await?;
-    let on = stage.connect().await?;
+pub async fn a_thousand_locks_on_one_connection(target: &dyn Target) -> Verdict {
+    let context = CaseContext::open(target).await?;
+    let on = context.connect().await?;
     let stem = unique(12);
-    let mut players = Vec::new();
+    let mut contestants = Vec::new();
     for number in 0..MANY {
-        players.push(stage.player_on(&on, &lock_name(&format!("{stem}.{number}"))?)?);
+        contestants.push(context.player_on(&on, &lock_name(&format!("{stem}.{number}"))?)?);
     }
-    let held: Vec<_> = stream::iter(&players)
-        .map(async |player| Ok::<_, Stop>((player, player.held("one of many locks").await?)))
-        .buffer_unordered(AT_ONCE)
-        .try_collect()
-        .await?;
-    let held: Vec<_> = stream::iter(held)
-        .map(async |(player, grant)| {
-            let grant = player.renewed(&grant, "one of many terms").await?;
-            Ok::<_, Stop>((player, grant))
+    let held: Vec<_> = stream::iter(&contestants)
+        .map(async |contestant| {
+            Ok::<_, Stop>((contestant, contestant.held("one of many locks").await?))
         })
         .buffer_unordered(AT_ONCE)
         .try_collect()
         .await?;
-    for (player, _) in held.iter().step_by(MANY / 20) {
-        match player.holder().await? {
+    let held: Vec<_> = stream::iter(held)
+        .map(async |(contestant, grant)| {
+            let grant = contestant.renewed(&grant, "one of many terms").await?;
+            Ok::<_, Stop>((contestant, grant))
+        })
+        .buffer_unordered(AT_ONCE)
+        .try_collect()
+        .await?;
+    for (contestant, _) in held.iter().step_by(MANY / 20) {
+        match contestant.holder().await? {
             Occupancy::Led(holder) => ensure!(
-                holder.identity == player.candidate.identity.as_str(),
+                holder.identity == contestant.candidate.identity.as_str(),
                 "one of many locks is said to be held by {:?}",
                 holder.identity
             ),
             seen => fail!("one of many held locks is said to be {seen:?}"),
         }
-        stage
-            .player(&player.lock)
+        context
+            .contestant(&contestant.lock)
             .await?
             .refused("one of many held locks")
             .await?;
     }
     stream::iter(held)
-        .map(async |(player, grant)| {
-            player.release(&grant).await?;
-            let seen = player.holder().await?;
+        .map(async |(contestant, grant)| {
+            contestant.release(&grant).await?;
+            let seen = contestant.holder().await?;
             ensure!(
                 seen == Occupancy::Free,
                 "one of many released locks is said to be {seen:?}"

@@ -37,7 +37,7 @@ pub struct Case {
 }
 
 pub(crate) type Run =
-    for<'a> fn(&'a dyn crate::Subject) -> futures_util::future::LocalBoxFuture<'a, crate::Verdict>;
+    for<'a> fn(&'a dyn crate::Target) -> futures_util::future::LocalBoxFuture<'a, crate::Verdict>;
 
 /// Every case of the suite, by name; the one list that all harnesses expand.
 #[doc(hidden)]
@@ -159,10 +159,10 @@ macro_rules! __each {
             family: stringify!($family),
             name: stringify!($case),
             alone: $crate::__each!(@alone $mode),
-            run: |subject| Box::pin($family::$case(subject)),
+            run: |target| Box::pin($family::$case(target)),
         },)*]
     };
-    ([tests $suite:ident $subject:tt] $($mode:ident $family:ident :: $case:ident,)*) => {
+    ([tests $suite:ident $target:tt] $($mode:ident $family:ident :: $case:ident,)*) => {
         mod $suite {
             #[allow(unused_imports)]
             use super::*;
@@ -170,7 +170,7 @@ macro_rules! __each {
             $(
                 #[test]
                 fn $case() {
-                    $crate::__run(stringify!($suite), stringify!($case), async || $subject);
+                    $crate::__run(stringify!($suite), stringify!($case), async || $target);
                 }
             )*
         }

@@ -17,11 +17,11 @@ use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep, timeout};
 
 use super::PAUSE;
+use crate::case_context::{CaseContext, Connection, Contestant, earliest_end};
 use crate::proxy::Way;
-use crate::stage::{Connection, Player, Stage, earliest_end};
-use crate::subject::Wire;
+use crate::target::Wire;
 use crate::verdict::{ensure, fail};
-use crate::{Proxied, Stop, Subject, Verdict};
+use crate::{Proxied, Stop, Target, Verdict};
 
 /// In one of so many rounds the holder has to know before another candidate holds the lock.
 const ROUNDS: usize = 10;
@@ -32,49 +32,50 @@ const LOOKS: usize = 40;
 /// A reset of the holder's connection.
 ///
 /// Hook: `connect_by_proxy`.
-pub async fn a_reset_ends_the_term_before_the_next(subject: &dyn Subject) -> Verdict {
-    in_order(subject, Fault::Reset).await
+pub async fn a_reset_ends_the_term_before_the_next(target: &dyn Target) -> Verdict {
+    in_order(target, Fault::Reset).await
 }
 
 /// A reset while a renewal waits for its answer: the failed call is no substitute for the news.
 ///
 /// Hook: `connect_by_proxy`.
-pub async fn a_reset_under_a_renewal_ends_the_term_before_the_next(
-    subject: &dyn Subject,
-) -> Verdict {
-    in_order(subject, Fault::ResetUnderRenewal).await
+pub async fn a_reset_under_a_renewal_ends_the_term_before_the_next(target: &dyn Target) -> Verdict {
+    in_order(target, Fault::ResetUnderRenewal).await
 }
 
 /// The store's side of the holder's connection is closed, its own is not (half-close).
 ///
 /// Hook: `connect_by_proxy`.
-pub async fn an_end_of_answers_ends_the_term_before_the_next(subject: &dyn Subject) -> Verdict {
-    in_order(subject, Fault::AnswersEnd).await
+pub async fn an_end_of_answers_ends_the_term_before_the_next(target: &dyn Target) -> Verdict {
+    in_order(target, Fault::AnswersEnd).await
 }
 
 /// The holder's side of its connection is closed as the store sees it, which ends the session and
 /// closes the other side. The store knows first here, so the holder only has to be told.
 ///
 /// Hook: `connect_by_proxy`.
-pub async fn a_session_that_the_store_ends_is_told(subject: &dyn Subject) -> Verdict {
-    let stage = Stage::open(subject).await?;
-    round(&stage, Fault::RequestsEnd).await?;
+pub async fn a_session_that_the_store_ends_is_told(target: &dyn Target) -> Verdict {
+    let context = CaseContext::open(target).await?;
+    round(&context, Fault::RequestsEnd).await?;
     Ok(())
 }
 
 /// An operator ends the session at the store. The holder only has to be told.
 ///
 /// Hook: `end_session`.
-pub async fn a_session_that_an_operator_ends_is_told(subject: &dyn Subject) -> Verdict {
-    let stage = Stage::open(subject).await?;
-    if !by_session(&stage) {
-        return Err(Stop::left_out(no_session(&stage)));
+pub async fn a_session_that_an_operator_ends_is_told(target: &dyn Target) -> Verdict {
+    let context = CaseContext::open(target).await?;
+    if !by_session(&context) {
+        return Err(Stop::left_out(no_session(&context)));
     }
-    let lock = stage.lock()?;
-    let rival = stage.player(&lock).await?;
-    let mut term = HeldTerm::begin(&stage, stage.player(&lock).await?).await?;
-    subject.end_session(&lock).await.need("end_session")?;
-    match term.judge(&stage, &rival, "its session was ended").await? {
+    let lock = context.lock()?;
+    let rival = context.contestant(&lock).await?;
+    let mut term = HeldTerm::begin(&context, context.contestant(&lock).await?).await?;
+    target.end_session(&lock).await.need("end_session")?;
+    match term
+        .judge(&context, &rival, "its session was ended")
+        .await?
+    {
         Round::InOrder | Round::Late => Ok(()),
         Round::Survived => fail!("the term goes on, although its session was ended at the store"),
     }
@@ -83,21 +84,25 @@ pub async fn a_session_that_an_operator_ends_is_told(subject: &dyn Subject) -> V
 /// A lost connection costs every term that it held, of all candidates and locks, and each is told.
 ///
 /// Hook: `connect_by_proxy`.
-pub async fn a_lost_connection_is_told_to_all_its_terms(subject: &dyn Subject) -> Verdict {
-    let stage = Stage::open(subject).await?;
-    let (wire, on) = proxied(&stage).await?;
+pub async fn a_lost_connection_is_told_to_all_its_terms(target: &dyn Target) -> Verdict {
+    let context = CaseContext::open(target).await?;
+    let (wire, on) = proxied(&context).await?;
     let mut terms = Vec::new();
-    let one = stage.player_on(&on, &stage.lock()?)?;
+    let one = context.player_on(&on, &context.lock()?)?;
     let mut same = one.next();
-    same.lock = stage.lock()?;
-    for player in [one, same, stage.player_on(&on, &stage.lock()?)?] {
-        let rival = stage.player(&player.lock).await?;
-        terms.push((HeldTerm::begin(&stage, player).await?, rival));
+    same.lock = context.lock()?;
+    for contestant in [one, same, context.player_on(&on, &context.lock()?)?] {
+        let rival = context.contestant(&contestant.lock).await?;
+        terms.push((HeldTerm::begin(&context, contestant).await?, rival));
     }
     wire.reset();
     for (term, rival) in &mut terms {
-        term.judge(&stage, rival, "a reset of the connection of several terms")
-            .await?;
+        term.judge(
+            &context,
+            rival,
+            "a reset of the connection of several terms",
+        )
+        .await?;
     }
     Ok(())
 }
@@ -107,21 +112,21 @@ pub async fn a_lost_connection_is_told_to_all_its_terms(subject: &dyn Subject) -
 /// afterwards.
 ///
 /// Hook: `connect_by_proxy`.
-pub async fn a_cut_off_holder_keeps_the_lock_for_its_lease(subject: &dyn Subject) -> Verdict {
-    let stage = Stage::open(subject).await?;
-    let (wire, on) = proxied(&stage).await?;
-    let lock = stage.lock()?;
-    let lease = stage.short();
-    let rival = stage.player(&lock).await?.lease(lease);
-    let player = stage.player_on(&on, &lock)?.lease(lease);
-    let grant = player.held("a fresh lock").await?;
-    let told = Told::of(player.backend().loss(&grant));
+pub async fn a_cut_off_holder_keeps_the_lock_for_its_lease(target: &dyn Target) -> Verdict {
+    let context = CaseContext::open(target).await?;
+    let (wire, on) = proxied(&context).await?;
+    let lock = context.lock()?;
+    let lease = context.short();
+    let rival = context.contestant(&lock).await?.lease(lease);
+    let contestant = context.player_on(&on, &lock)?.lease(lease);
+    let grant = contestant.held("a fresh lock").await?;
+    let told = Told::of(contestant.backend().loss(&grant));
     goes_by(&wire)?;
     wire.lose();
-    stage
+    context
         .eventually(
             "the lock of a holder that was cut off",
-            stage.until_free(lease),
+            context.until_free(lease),
             async || {
                 if rival.try_held().await?.is_none() {
                     return Ok(None);
@@ -140,35 +145,35 @@ pub async fn a_cut_off_holder_keeps_the_lock_for_its_lease(subject: &dyn Subject
     rival.withdraw().await
 }
 
-fn by_session(stage: &Stage<'_>) -> bool {
-    stage.capabilities.expiry == Expiry::Session
+fn by_session(context: &CaseContext<'_>) -> bool {
+    context.capabilities.expiry == Expiry::Session
 }
 
-fn no_session(stage: &Stage<'_>) -> String {
+fn no_session(context: &CaseContext<'_>) -> String {
     format!(
         "no session holds a lock of this store (Expiry::{:?})",
-        stage.capabilities.expiry
+        context.capabilities.expiry
     )
 }
 
 /// A connection whose network is ours. Without it nothing is shown of a session store, which is a
 /// failure.
-async fn proxied(stage: &Stage<'_>) -> Result<(Wire, Connection), Stop> {
+async fn proxied(context: &CaseContext<'_>) -> Result<(Wire, Connection), Stop> {
     let start = Instant::now();
     loop {
-        match stage.subject.connect_by_proxy().await {
-            Some(Ok(Proxied { backend, wire })) => return Ok((wire, stage.connection(backend))),
-            Some(Err(error)) if error.is_retryable() && start.elapsed() < stage.patience() => {}
+        match context.target.connect_by_proxy().await {
+            Some(Ok(Proxied { backend, wire })) => return Ok((wire, context.connection(backend))),
+            Some(Err(error)) if error.is_retryable() && start.elapsed() < context.patience() => {}
             Some(Err(error)) => fail!("connect_by_proxy: {error}"),
-            None if by_session(stage) => fail!(
-                "the locks of this store end with a session (Expiry::Session), and the subject has \
+            None if by_session(context) => fail!(
+                "the locks of this store end with a session (Expiry::Session), and the target has \
                  no hook `connect_by_proxy`: nothing shows that its backend notices a lost \
                  session. Implement the hook with a `FaultProxy` in front of the store"
             ),
             None => {
                 return Err(Stop::left_out(format!(
-                    "{}, and the subject has no hook `connect_by_proxy`",
-                    no_session(stage)
+                    "{}, and the target has no hook `connect_by_proxy`",
+                    no_session(context)
                 )));
             }
         }
@@ -210,7 +215,7 @@ impl Fault {
     /// Gives the call that was under way, if there was one.
     async fn strike(
         self,
-        stage: &Stage<'_>,
+        context: &CaseContext<'_>,
         wire: &Wire,
         term: &HeldTerm,
     ) -> Result<Option<Renewing>, Stop> {
@@ -221,15 +226,15 @@ impl Fault {
             Self::ResetUnderRenewal => {
                 wire.hold_answers();
                 let before = wire.requests();
-                let (backend, grant) = (term.player.on.backend.clone(), term.grant.clone());
-                let not_before = term.player.now();
+                let (backend, grant) = (term.contestant.on.backend.clone(), term.grant.clone());
+                let not_before = term.contestant.now();
                 let renewing: Renewing =
                     tokio::spawn(async move { backend.renew(&grant, not_before).await });
                 let sent = || wire.requests() > before || renewing.is_finished();
-                stage
+                context
                     .eventually(
                         "the request of a renewal at the proxy",
-                        stage.patience(),
+                        context.patience(),
                         async || Ok(sent().then_some(())),
                     )
                     .await?;
@@ -253,10 +258,10 @@ enum Round {
     Survived,
 }
 
-async fn in_order(subject: &dyn Subject, fault: Fault) -> Verdict {
-    let stage = Stage::open(subject).await?;
+async fn in_order(target: &dyn Target, fault: Fault) -> Verdict {
+    let context = CaseContext::open(target).await?;
     for _ in 0..ROUNDS {
-        if round(&stage, fault).await? != Round::Late {
+        if round(&context, fault).await? != Round::Late {
             return Ok(());
         }
     }
@@ -267,24 +272,24 @@ async fn in_order(subject: &dyn Subject, fault: Fault) -> Verdict {
     )
 }
 
-async fn round(stage: &Stage<'_>, fault: Fault) -> Result<Round, Stop> {
-    let (wire, on) = proxied(stage).await?;
-    let lock = stage.lock()?;
-    let rival = stage.player(&lock).await?;
-    let mut term = HeldTerm::begin(stage, stage.player_on(&on, &lock)?).await?;
+async fn round(context: &CaseContext<'_>, fault: Fault) -> Result<Round, Stop> {
+    let (wire, on) = proxied(context).await?;
+    let lock = context.lock()?;
+    let rival = context.contestant(&lock).await?;
+    let mut term = HeldTerm::begin(context, context.player_on(&on, &lock)?).await?;
     goes_by(&wire)?;
     rival.refused("a held lock").await?;
-    let under_way = fault.strike(stage, &wire, &term).await?;
-    let round = term.judge(stage, &rival, fault.text()).await?;
+    let under_way = fault.strike(context, &wire, &term).await?;
+    let round = term.judge(context, &rival, fault.text()).await?;
     if let Some(renewing) = under_way {
-        let patience = stage.patience();
+        let patience = context.patience();
         match timeout(patience, renewing).await {
             Ok(Ok(Ok(Renewal::Renewed(_)))) => ensure!(
                 round == Round::Survived,
                 "a renewal that was under way when its session was lost says that the term goes on"
             ),
             Ok(Ok(Ok(Renewal::Lost { .. }))) => {}
-            Ok(Ok(Err(error))) => term.player.on.judge(Operation::Renew, &error)?,
+            Ok(Ok(Err(error))) => term.contestant.on.judge(Operation::Renew, &error)?,
             Ok(Err(error)) => fail!("a renewal panicked: {error}"),
             Err(_) => fail!("a renewal whose connection was reset did not end in {patience:?}"),
         }
@@ -294,29 +299,29 @@ async fn round(stage: &Stage<'_>, fault: Fault) -> Result<Round, Stop> {
 
 /// A term, and whether its backend has told that it is over.
 struct HeldTerm {
-    player: Player,
+    contestant: Contestant,
     grant: Grant,
     told: Told,
 }
 
 impl HeldTerm {
-    async fn begin(stage: &Stage<'_>, player: Player) -> Result<Self, Stop> {
-        let grant = player.held("a fresh lock").await?;
-        let loss = player.backend().loss(&grant);
+    async fn begin(context: &CaseContext<'_>, contestant: Contestant) -> Result<Self, Stop> {
+        let grant = contestant.held("a fresh lock").await?;
+        let loss = contestant.backend().loss(&grant);
         ensure!(
-            loss.is_some() || !by_session(stage),
+            loss.is_some() || !by_session(context),
             "the locks of this store end with a session (Expiry::Session), but its backend has no \
              `LockBackend::loss` for a held term: it would lead beside its successor until its \
              next heartbeat"
         );
         let told = Told::of(loss);
-        let grant = player.renewed(&grant, "a held term").await?;
+        let grant = contestant.renewed(&grant, "a held term").await?;
         ensure!(
             !told.yet(),
             "a term was told to be over (`LockBackend::loss`) while it went on"
         );
         Ok(Self {
-            player,
+            contestant,
             grant,
             told,
         })
@@ -326,17 +331,17 @@ impl HeldTerm {
     /// lock all the time, and the holder's backend is not asked for as long as that may tell.
     async fn judge(
         &mut self,
-        stage: &Stage<'_>,
-        rival: &Player,
+        context: &CaseContext<'_>,
+        rival: &Contestant,
         after: &str,
     ) -> Result<Round, Stop> {
         let what = format!("after {after}: a term that goes on, or another one");
         let mut looks = 0;
         let mut found_lost = false;
-        let (player, told) = (&self.player, &self.told);
+        let (contestant, told) = (&self.contestant, &self.told);
         let grant = &mut self.grant;
-        let taken = stage
-            .eventually(&what, stage.patience(), async || {
+        let taken = context
+            .eventually(&what, context.patience(), async || {
                 if let Some(next) = rival.try_held().await? {
                     return Ok(Some(Some((next, told.yet()))));
                 }
@@ -344,7 +349,7 @@ impl HeldTerm {
                 if looks < LOOKS || found_lost || told.yet() {
                     return Ok(None);
                 }
-                match player.renew(grant).await? {
+                match contestant.renew(grant).await? {
                     Renewal::Renewed(renewed) => {
                         *grant = renewed;
                         Ok(Some(None))
@@ -360,7 +365,7 @@ impl HeldTerm {
             self.goes_on(rival, after).await?;
             return Ok(Round::Survived);
         };
-        self.is_over(stage, rival, &next, after).await?;
+        self.is_over(context, rival, &next, after).await?;
         Ok(if in_order {
             Round::InOrder
         } else {
@@ -370,23 +375,23 @@ impl HeldTerm {
 
     async fn is_over(
         &mut self,
-        stage: &Stage<'_>,
-        rival: &Player,
+        context: &CaseContext<'_>,
+        rival: &Contestant,
         next: &Grant,
         after: &str,
     ) -> Verdict {
         ensure!(
-            self.told.within(stage.patience()).await,
+            self.told.within(context.patience()).await,
             "after {after}, another candidate holds the lock, and the holder's backend has not \
              told (`LockBackend::loss`) that the term is over, within {:?}: both lead until the \
              holder's next heartbeat",
-            stage.patience()
+            context.patience()
         );
-        self.player
+        self.contestant
             .lost(&self.grant, "a term whose successor holds the lock")
             .await?;
         rival.release(next).await?;
-        self.player
+        self.contestant
             .lost(&self.grant, "a term whose successor has released")
             .await?;
         let seen = rival.holder().await?;
@@ -397,15 +402,15 @@ impl HeldTerm {
         Ok(())
     }
 
-    async fn goes_on(&mut self, rival: &Player, after: &str) -> Verdict {
+    async fn goes_on(&mut self, rival: &Contestant, after: &str) -> Verdict {
         let why = format!("a lock that was renewed after {after}");
         rival.refused(&why).await?;
-        self.grant = self.player.renewed(&self.grant, &why).await?;
+        self.grant = self.contestant.renewed(&self.grant, &why).await?;
         ensure!(
             !self.told.yet(),
             "after {after} the term was told to be over (`LockBackend::loss`), but it goes on"
         );
-        self.player.release(&self.grant).await
+        self.contestant.release(&self.grant).await
     }
 }
 

@@ -2,52 +2,54 @@
 
 use tenure_core::{Acquired, ErrorKind, Expiry, Occupancy, Operation, Renewal};
 
-use crate::stage::Stage;
+use crate::case_context::CaseContext;
 use crate::verdict::{ensure, fail};
-use crate::{Stop, Subject, Verdict};
+use crate::{Stop, Target, Verdict};
 
 /// A lock deleted under its leader is lost, and the leader's renewals do not bring it back
 /// (hazard 16).
 ///
 /// Hook: `delete_lock`.
-pub async fn a_deleted_lock_is_lost(subject: &dyn Subject) -> Verdict {
-    let stage = Stage::open(subject).await?;
-    let lock = stage.lock()?;
-    let player = stage.player(&lock).await?;
-    let grant = player.held("a fresh lock").await?;
-    subject.delete_lock(&lock).await.need("delete_lock")?;
-    player.lost(&grant, "a deleted lock").await?;
-    player.lost(&grant, "a deleted lock, again").await?;
-    let seen = stage.connect().await?.holder(&lock).await?;
+pub async fn a_deleted_lock_is_lost(target: &dyn Target) -> Verdict {
+    let context = CaseContext::open(target).await?;
+    let lock = context.lock()?;
+    let contestant = context.contestant(&lock).await?;
+    let grant = contestant.held("a fresh lock").await?;
+    target.delete_lock(&lock).await.need("delete_lock")?;
+    contestant.lost(&grant, "a deleted lock").await?;
+    contestant.lost(&grant, "a deleted lock, again").await?;
+    let seen = context.connect().await?.holder(&lock).await?;
     ensure!(
         seen == Occupancy::Free,
         "renewing a deleted lock brought it back: {seen:?}"
     );
     // Releasing what is gone is no error.
-    player.release(&grant).await?;
-    player.withdraw().await
+    contestant.release(&grant).await?;
+    contestant.withdraw().await
 }
 
 /// A deleted lock is granted anew, and the term from before it cannot touch that.
 ///
 /// Hook: `delete_lock`.
-pub async fn a_deleted_lock_can_be_acquired(subject: &dyn Subject) -> Verdict {
-    let stage = Stage::open(subject).await?;
-    let lock = stage.lock()?;
-    let lease = stage.short();
-    let player = stage.player(&lock).await?.lease(lease);
-    let rival = stage.player(&lock).await?;
-    let old = player.held("a fresh lock").await?;
+pub async fn a_deleted_lock_can_be_acquired(target: &dyn Target) -> Verdict {
+    let context = CaseContext::open(target).await?;
+    let lock = context.lock()?;
+    let lease = context.short();
+    let contestant = context.contestant(&lock).await?.lease(lease);
+    let rival = context.contestant(&lock).await?;
+    let old = contestant.held("a fresh lock").await?;
     rival.refused("a held lock").await?;
-    subject.delete_lock(&lock).await.need("delete_lock")?;
+    target.delete_lock(&lock).await.need("delete_lock")?;
     // A store may wait until the lease of a deleted lock has ended.
-    let new = stage
-        .eventually("a deleted lock", stage.until_free(lease), async || {
+    let new = context
+        .eventually("a deleted lock", context.until_free(lease), async || {
             rival.try_held().await
         })
         .await?;
-    player.lost(&old, "a term from before the deletion").await?;
-    player.release(&old).await?;
+    contestant
+        .lost(&old, "a term from before the deletion")
+        .await?;
+    contestant.release(&old).await?;
     let new = rival.renewed(&new, "a term after the deletion").await?;
     rival.release(&new).await
 }
@@ -55,12 +57,15 @@ pub async fn a_deleted_lock_can_be_acquired(subject: &dyn Subject) -> Verdict {
 /// A damaged lock gives typed errors or answers, no panic, and never two holders (hazard 17).
 ///
 /// Hook: `corrupt_lock`.
-pub async fn a_damaged_lock_never_has_two_holders(subject: &dyn Subject) -> Verdict {
-    let stage = Stage::open(subject).await?;
-    let lock = stage.lock()?;
-    let (player, rival) = (stage.player(&lock).await?, stage.player(&lock).await?);
-    let grant = player.held("a fresh lock").await?;
-    subject.corrupt_lock(&lock).await.need("corrupt_lock")?;
+pub async fn a_damaged_lock_never_has_two_holders(target: &dyn Target) -> Verdict {
+    let context = CaseContext::open(target).await?;
+    let lock = context.lock()?;
+    let (contestant, rival) = (
+        context.contestant(&lock).await?,
+        context.contestant(&lock).await?,
+    );
+    let grant = contestant.held("a fresh lock").await?;
+    target.corrupt_lock(&lock).await.need("corrupt_lock")?;
     let rival_holds = match rival.on.once(Operation::Acquire, rival.acquiring()).await? {
         Ok(Acquired::Held(grant)) => Some(grant),
         Ok(Acquired::Taken { .. }) => None,
@@ -69,8 +74,8 @@ pub async fn a_damaged_lock_never_has_two_holders(subject: &dyn Subject) -> Verd
             None
         }
     };
-    let renewing = player.backend().renew(&grant, player.now());
-    let renewed = match player.on.once(Operation::Renew, renewing).await? {
+    let renewing = contestant.backend().renew(&grant, contestant.now());
+    let renewed = match contestant.on.once(Operation::Renew, renewing).await? {
         Ok(Renewal::Renewed(_)) => true,
         Ok(Renewal::Lost { .. }) => false,
         Err(error) => {
@@ -82,7 +87,7 @@ pub async fn a_damaged_lock_never_has_two_holders(subject: &dyn Subject) -> Verd
         !(renewed && rival_holds.is_some()),
         "a damaged lock was granted to one candidate and renewed for another"
     );
-    let third = stage.player(&lock).await?;
+    let third = context.contestant(&lock).await?;
     let looking = third.backend().holder(&lock);
     if let Err(error) = third.on.once(Operation::Holder, looking).await? {
         typed(error.kind())?;
@@ -93,14 +98,14 @@ pub async fn a_damaged_lock_never_has_two_holders(subject: &dyn Subject) -> Verd
             "a damaged lock was granted to two candidates"
         );
     }
-    for player in [&player, &rival, &third] {
-        let withdrawing = player.backend().withdraw(&lock, &player.candidate);
-        if let Err(error) = player.on.once(Operation::Withdraw, withdrawing).await? {
+    for contestant in [&contestant, &rival, &third] {
+        let withdrawing = contestant.backend().withdraw(&lock, &contestant.candidate);
+        if let Err(error) = contestant.on.once(Operation::Withdraw, withdrawing).await? {
             typed(error.kind())?;
         }
     }
-    let releasing = player.backend().release(&grant);
-    if let Err(error) = player.on.once(Operation::Release, releasing).await? {
+    let releasing = contestant.backend().release(&grant);
+    if let Err(error) = contestant.on.once(Operation::Release, releasing).await? {
         typed(error.kind())?;
     }
     Ok(())
@@ -119,23 +124,23 @@ fn typed(kind: ErrorKind) -> Verdict {
 /// A damaged lock works again once an operator has deleted it: no wedge.
 ///
 /// Hooks: `corrupt_lock` and `delete_lock`.
-pub async fn a_damaged_lock_recovers_by_deletion(subject: &dyn Subject) -> Verdict {
-    let stage = Stage::open(subject).await?;
-    let lock = stage.lock()?;
-    let lease = stage.short();
-    let player = stage.player(&lock).await?.lease(lease);
-    let rival = stage.player(&lock).await?;
-    player.held("a fresh lock").await?;
-    subject.corrupt_lock(&lock).await.need("corrupt_lock")?;
+pub async fn a_damaged_lock_recovers_by_deletion(target: &dyn Target) -> Verdict {
+    let context = CaseContext::open(target).await?;
+    let lock = context.lock()?;
+    let lease = context.short();
+    let contestant = context.contestant(&lock).await?.lease(lease);
+    let rival = context.contestant(&lock).await?;
+    contestant.held("a fresh lock").await?;
+    target.corrupt_lock(&lock).await.need("corrupt_lock")?;
     let asking = rival.acquiring();
     if let Err(error) = rival.on.once(Operation::Acquire, asking).await? {
         typed(error.kind())?;
     }
-    subject.delete_lock(&lock).await.need("delete_lock")?;
-    let grant = stage
+    target.delete_lock(&lock).await.need("delete_lock")?;
+    let grant = context
         .eventually(
             "a damaged and deleted lock",
-            stage.until_free(lease),
+            context.until_free(lease),
             async || rival.try_held().await,
         )
         .await?;
@@ -149,14 +154,14 @@ pub async fn a_damaged_lock_recovers_by_deletion(subject: &dyn Subject) -> Verdi
 /// retries, in its own name.
 ///
 /// Hook: `connect_to_nothing`.
-pub async fn an_absent_store_gives_typed_errors(subject: &dyn Subject) -> Verdict {
-    let stage = Stage::open(subject).await?;
-    let Some(connected) = subject.connect_to_nothing().await else {
+pub async fn an_absent_store_gives_typed_errors(target: &dyn Target) -> Verdict {
+    let context = CaseContext::open(target).await?;
+    let Some(connected) = target.connect_to_nothing().await else {
         return Err(Stop::left_out(
-            "the subject has no hook `connect_to_nothing`",
+            "the target has no hook `connect_to_nothing`",
         ));
     };
-    let usual = stage.connect().await?;
+    let usual = context.connect().await?;
     let backend = match connected {
         Ok(backend) => backend,
         Err(error) => {
@@ -164,10 +169,12 @@ pub async fn an_absent_store_gives_typed_errors(subject: &dyn Subject) -> Verdic
             return absent("connect", error.kind());
         }
     };
-    let nothing = stage.connection(backend);
-    let lock = stage.lock()?;
-    let player = stage.player_on(&nothing, &lock)?;
-    let asked = nothing.once(Operation::Acquire, player.acquiring()).await?;
+    let nothing = context.connection(backend);
+    let lock = context.lock()?;
+    let contestant = context.player_on(&nothing, &lock)?;
+    let asked = nothing
+        .once(Operation::Acquire, contestant.acquiring())
+        .await?;
     match asked {
         Err(error) => absent("acquire", error.kind())?,
         Ok(acquired) => fail!("without a store, acquire gives {acquired:?}"),
@@ -179,11 +186,11 @@ pub async fn an_absent_store_gives_typed_errors(subject: &dyn Subject) -> Verdic
         Err(error) => absent("holder", error.kind())?,
         Ok(seen) => fail!("without a store, holder gives {seen:?}"),
     }
-    let withdrawing = nothing.backend.withdraw(&lock, &player.candidate);
+    let withdrawing = nothing.backend.withdraw(&lock, &contestant.candidate);
     match nothing.once(Operation::Withdraw, withdrawing).await? {
         Err(error) => absent("withdraw", error.kind()),
         // A session that never was has left nothing to take back.
-        Ok(()) if stage.capabilities.expiry == Expiry::Session => Ok(()),
+        Ok(()) if context.capabilities.expiry == Expiry::Session => Ok(()),
         Ok(()) => fail!("without a store, withdraw says it is done"),
     }
 }
@@ -197,30 +204,31 @@ fn absent(call: &str, kind: ErrorKind) -> Verdict {
     Ok(())
 }
 
-/// No password or token of the subject shows in the debug output of a connection, a grant or an
+/// No password or token of the target shows in the debug output of a connection, a grant or an
 /// error.
 ///
 /// Hook: `secrets`.
-pub async fn secrets_are_not_shown(subject: &dyn Subject) -> Verdict {
-    let stage = Stage::open(subject).await?;
-    if subject.secrets().is_empty() {
-        return Err(Stop::left_out("the subject names no `secrets`"));
+pub async fn secrets_are_not_shown(target: &dyn Target) -> Verdict {
+    let context = CaseContext::open(target).await?;
+    if target.secrets().is_empty() {
+        return Err(Stop::left_out("the target names no `secrets`"));
     }
-    let player = stage.player(&stage.lock()?).await?;
-    let on = &player.on;
+    let contestant = context.contestant(&context.lock()?).await?;
+    let on = &contestant.on;
     on.keeps_secrets("a backend's debug output", &format!("{:?}", on.backend))?;
-    on.keeps_secrets("the capabilities", &format!("{:?}", stage.capabilities))?;
-    let grant = player.held("a fresh lock").await?;
+    on.keeps_secrets("the capabilities", &format!("{:?}", context.capabilities))?;
+    let grant = contestant.held("a fresh lock").await?;
     on.keeps_secrets("a grant's debug output", &format!("{grant:?}"))?;
-    let seen = player.holder().await?;
+    let seen = contestant.holder().await?;
     on.keeps_secrets("what an observer sees", &format!("{seen:?}"))?;
-    player.release(&grant).await?;
-    if let Some(connected) = subject.connect_to_nothing().await {
+    contestant.release(&grant).await?;
+    if let Some(connected) = target.connect_to_nothing().await {
         match connected {
             Err(error) => on.judge(Operation::Connect, &error)?,
             Ok(backend) => {
                 on.keeps_secrets("a backend's debug output", &format!("{backend:?}"))?;
-                let asking = backend.acquire(&player.lock, &player.candidate, player.lease);
+                let asking =
+                    backend.acquire(&contestant.lock, &contestant.candidate, contestant.lease);
                 // Its error, which is judged, is what this is for.
                 let _refused = on.once(Operation::Acquire, asking).await?;
             }

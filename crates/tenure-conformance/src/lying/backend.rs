@@ -18,8 +18,8 @@ use tokio::time::sleep;
 use super::cable::{Cable, Line};
 use super::store::{Answer, Ask, Renewed, SECRET, Store};
 use super::{Honest, Lie, PATIENCE, TokioClock};
-use crate::subject::Wire;
-use crate::{Answers, Hook, Proxied, Subject};
+use crate::target::Wire;
+use crate::{Answers, Hook, Proxied, Target};
 
 /// One way of a request or an answer.
 pub(super) const LEG: Duration = Duration::from_millis(1);
@@ -90,7 +90,7 @@ impl ModelSubject {
 }
 
 #[async_trait]
-impl Subject for ModelSubject {
+impl Target for ModelSubject {
     async fn connect(&self) -> Result<Arc<dyn LockBackend>, Error> {
         Ok(self.open(false))
     }

@@ -22,7 +22,7 @@ use tenure_core::{
 use tokio::time::sleep;
 
 use super::Lie;
-use crate::{Hook, Subject};
+use crate::{Hook, Target};
 
 const DIRECTORY: &str = "TENURE_LYING_DIRECTORY";
 const LIE: &str = "TENURE_LYING_LIE";
@@ -69,7 +69,7 @@ impl Drop for DirectorySubject {
 }
 
 #[async_trait]
-impl Subject for DirectorySubject {
+impl Target for DirectorySubject {
     async fn connect(&self) -> Result<Arc<dyn LockBackend>, Error> {
         Ok(Arc::new(RecordLock::new(Directory {
             path: self.path.clone(),
@@ -90,8 +90,8 @@ impl Subject for DirectorySubject {
         done(fs::write(self.path.join(lock.as_str()), b"\xff\n-1\n"))
     }
 
-    fn contender(&self) -> Option<Command> {
-        let mut command = crate::reexec("contender");
+    fn contestant(&self) -> Option<Command> {
+        let mut command = crate::reexec("contestant");
         command.env(DIRECTORY, &self.path);
         if let Some(lie) = self.lie {
             command.env(LIE, format!("{lie:?}"));

@@ -8,7 +8,7 @@ use std::thread;
 use tokio::runtime::Builder;
 
 use super::{Honest, Lie, honest, lying};
-use crate::{Case, Outcome, Subject, cases};
+use crate::{Case, Outcome, Target, cases};
 
 /// What each case said to each lie.
 #[derive(Clone, Debug)]
@@ -20,7 +20,7 @@ pub struct Matrix {
 /// Runs every case on every lying backend, on paused time, so that it takes seconds.
 ///
 /// Lies about processes need real ones, and real time: only the cases with processes are run on
-/// those. The calling program has to call [`contender`](super::contender) first.
+/// those. The calling program has to call [`contestant`](super::contestant) first.
 pub fn judge() -> Matrix {
     let work: Vec<(usize, usize)> = (0..Lie::ALL.len())
         .flat_map(|lie| (0..cases().len()).map(move |case| (lie, case)))
@@ -53,7 +53,7 @@ fn try_case(lie: Lie, case: &Case) -> Option<Outcome> {
 
 fn on_its_time(
     kind: Honest,
-    subject: impl FnOnce() -> std::sync::Arc<dyn Subject>,
+    target: impl FnOnce() -> std::sync::Arc<dyn Target>,
     case: &Case,
 ) -> Outcome {
     let paused = kind != Honest::Directory;
@@ -62,7 +62,7 @@ fn on_its_time(
         .start_paused(paused)
         .build();
     match runtime {
-        Ok(runtime) => runtime.block_on(async { case.run(&*subject()).await }),
+        Ok(runtime) => runtime.block_on(async { case.run(&*target()).await }),
         Err(error) => Outcome::Failed(format!("no runtime: {error}")),
     }
 }

@@ -287,17 +287,17 @@ lies! {
     Directory DeadProcessesKeepLocks,
 }
 
-/// An honest subject of this kind.
-pub fn honest(kind: Honest) -> Arc<dyn crate::Subject> {
-    subject(kind, None)
+/// An honest target of this kind.
+pub fn honest(kind: Honest) -> Arc<dyn crate::Target> {
+    target(kind, None)
 }
 
-/// A subject that tells this lie.
-pub fn lying(lie: Lie) -> Arc<dyn crate::Subject> {
-    subject(lie.base(), Some(lie))
+/// A target that tells this lie.
+pub fn lying(lie: Lie) -> Arc<dyn crate::Target> {
+    target(lie.base(), Some(lie))
 }
 
-fn subject(kind: Honest, lie: Option<Lie>) -> Arc<dyn crate::Subject> {
+fn target(kind: Honest, lie: Option<Lie>) -> Arc<dyn crate::Target> {
     match kind {
         Honest::Race | Honest::Fifo | Honest::Session => {
             Arc::new(backend::ModelSubject::new(kind, lie))
@@ -308,12 +308,12 @@ fn subject(kind: Honest, lie: Option<Lie>) -> Arc<dyn crate::Subject> {
 }
 
 /// Does the part of another process for the lying backends, if this process was started for it:
-/// to be called first in `main`, or in a test named `contender`.
-pub fn contender() -> bool {
-    crate::contender_main(async || directory::DirectorySubject::from_environment())
+/// to be called first in `main`, or in a test named `contestant`.
+pub fn contestant() -> bool {
+    crate::contestant_main(async || directory::DirectorySubject::from_environment())
 }
 
-/// How long lying subjects let anything take; on paused time this passes at once.
+/// How long lying targets let anything take; on paused time this passes at once.
 const PATIENCE: Duration = Duration::from_secs(20);
 
 /// tokio's clock, which can be paused.

@@ -19,7 +19,7 @@ use tenure_core::{
 };
 
 use super::{Lie, PATIENCE, TokioClock};
-use crate::{Hook, Subject};
+use crate::{Hook, Target};
 
 pub(super) struct ObservedSubject {
     clock: SharedClock,
@@ -38,7 +38,7 @@ impl ObservedSubject {
 }
 
 #[async_trait]
-impl Subject for ObservedSubject {
+impl Target for ObservedSubject {
     async fn connect(&self) -> Result<Arc<dyn LockBackend>, Error> {
         // Each connection has observations of its own.
         let lock = RecordLock::new(ObservedStore {

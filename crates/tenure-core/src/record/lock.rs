@@ -432,7 +432,7 @@ impl<S: RecordStore> LockBackend for RecordLock<S> {
         Box::pin(process.confine(hints))
     }
 
-    async fn diagnose(&self, lock: &LockName, lease: Duration) -> Vec<Check> {
+    async fn checks(&self, lock: &LockName, lease: Duration) -> Vec<Check> {
         if let Err(error) = self.inner.process.check(Operation::Holder) {
             return vec![Check::unusable(
                 "process",
@@ -440,7 +440,7 @@ impl<S: RecordStore> LockBackend for RecordLock<S> {
                 "connect after the fork",
             )];
         }
-        self.inner.store.diagnose(lock, lease).await
+        self.inner.store.checks(lock, lease).await
     }
 }
 

@@ -57,8 +57,8 @@ pub trait RecordStore: fmt::Debug + Send + Sync + 'static {
     /// Tells of changes; may miss some. Ends when no more can come.
     fn watch(&self, lock: &LockName) -> RecordEvents;
 
-    /// See [`LockBackend::diagnose`](crate::LockBackend::diagnose).
-    async fn diagnose(&self, lock: &LockName, lease: Duration) -> Vec<Check> {
+    /// See [`LockBackend::checks`](crate::LockBackend::checks).
+    async fn checks(&self, lock: &LockName, lease: Duration) -> Vec<Check> {
         let _ = (lock, lease);
         Vec::new()
     }

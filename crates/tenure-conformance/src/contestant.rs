@@ -10,9 +10,9 @@ use std::time::Duration;
 use tenure_core::{BootClock, Clock as _, LockName};
 use tokio::time::sleep;
 
-use crate::stage::{Stage, identity, lock_name};
+use crate::case_context::{CaseContext, identity, lock_name};
 use crate::verdict::{ensure, fail};
-use crate::{Stop, Subject, Verdict};
+use crate::{Stop, Target, Verdict};
 
 const HISTORY: &str = "TENURE_CONTENDER_HISTORY";
 const LOCK: &str = "TENURE_CONTENDER_LOCK";
@@ -23,11 +23,11 @@ const LEASE: &str = "TENURE_CONTENDER_LEASE_MS";
 const CONTENDERS: usize = 3;
 const TURNS_EACH: u32 = 8;
 
-/// How long a contender stays inside: long enough for others to come in if they can.
+/// How long a contestant stays inside: long enough for others to come in if they can.
 const INSIDE: Duration = Duration::from_millis(3);
 
 /// Runs this test binary again, for the test `name` alone: the path as libtest lists it, such as
-/// `contender` or `file::contender`. Meant for [`Subject::contender`].
+/// `contestant` or `file::contestant`. Meant for [`Target::contestant`].
 pub fn reexec(name: &str) -> Command {
     let program = std::env::current_exe().unwrap_or_else(|_| PathBuf::from("/proc/self/exe"));
     let mut command = Command::new(program);
@@ -37,22 +37,22 @@ pub fn reexec(name: &str) -> Command {
 
 /// Does the part of another process if this process was started for it, and nothing otherwise.
 ///
-/// Call it in a test (see [`reexec`]) or first thing in a `main`. `connect` makes the subject on
-/// the same store; what it needs to know, the [`contender`](Subject::contender) command passes
+/// Call it in a test (see [`reexec`]) or first thing in a `main`. `connect` makes the target on
+/// the same store; what it needs to know, the [`contestant`](Target::contestant) command passes
 /// in its environment or arguments.
 ///
-/// Panics if the subject fails, so that the process ends with an error.
-pub fn contender_main<S: Subject>(connect: impl AsyncFnOnce() -> S) -> bool {
+/// Panics if the target fails, so that the process ends with an error.
+pub fn contestant_main<S: Target>(connect: impl AsyncFnOnce() -> S) -> bool {
     let Some(history) = std::env::var_os(HISTORY) else {
         return false;
     };
     let runtime = crate::harness::runtime();
     let verdict = runtime.block_on(async {
-        let subject = connect().await;
-        contend(&subject, Path::new(&history)).await
+        let target = connect().await;
+        contend(&target, Path::new(&history)).await
     });
     runtime.shutdown_background();
-    assert!(verdict.is_ok(), "the contender failed: {verdict:?}");
+    assert!(verdict.is_ok(), "the contestant failed: {verdict:?}");
     true
 }
 
@@ -68,35 +68,35 @@ fn number(name: &str) -> Result<u64, Stop> {
 
 /// Takes its turns and writes down each; after the last it keeps the lock until it is killed if
 /// it has only one.
-async fn contend(subject: &dyn Subject, history: &Path) -> Verdict {
-    let stage = Stage::open(subject).await?;
+async fn contend(target: &dyn Target, history: &Path) -> Verdict {
+    let context = CaseContext::open(target).await?;
     let lock = lock_name(&variable(LOCK)?)?;
     let turns = number(TURNS)?;
     let lease = Duration::from_millis(number(LEASE)?);
-    let mut player = stage
-        .player(&lock)
+    let mut contestant = context
+        .contestant(&lock)
         .await?
         .identity(&identity(&variable(NAME)?)?)
         .lease(lease);
-    let name = player.candidate.identity.to_string();
+    let name = contestant.candidate.identity.to_string();
     for _ in 0..turns {
-        player = player.next();
-        let grant = stage
+        contestant = contestant.next();
+        let grant = context
             .eventually(
                 "a turn of one of many processes",
-                stage.patience(),
-                async || player.try_held().await,
+                context.patience(),
+                async || contestant.try_held().await,
             )
             .await?;
         note(history, &format!("start {name} {}", grant.token))?;
         if turns == 1 {
             // To be killed; not for ever, should the killer die first.
-            sleep(stage.patience() * 4).await;
+            sleep(context.patience() * 4).await;
         }
         sleep(INSIDE).await;
-        let grant = player.renewed(&grant, "the winner of a turn").await?;
+        let grant = contestant.renewed(&grant, "the winner of a turn").await?;
         note(history, &format!("stop {name} {}", grant.token))?;
-        player.release(&grant).await?;
+        contestant.release(&grant).await?;
     }
     Ok(())
 }
@@ -117,7 +117,7 @@ struct History(PathBuf);
 
 impl History {
     fn new() -> Self {
-        let name = format!("tenure-contenders-{:016x}", fastrand::u64(..));
+        let name = format!("tenure-contestants-{:016x}", fastrand::u64(..));
         Self(std::env::temp_dir().join(name))
     }
 
@@ -160,13 +160,13 @@ struct Running(Child);
 
 impl Running {
     fn start(
-        stage: &Stage<'_>,
+        context: &CaseContext<'_>,
         lock: &LockName,
         history: &History,
         (name, turns, lease): (&str, u32, Duration),
     ) -> Result<Self, Stop> {
-        let Some(mut command) = stage.subject.contender() else {
-            return Err(Stop::left_out("the subject has no hook `contender`"));
+        let Some(mut command) = context.target.contestant() else {
+            return Err(Stop::left_out("the target has no hook `contestant`"));
         };
         command
             .env(HISTORY, &history.0)
@@ -187,8 +187,8 @@ impl Running {
         match self.0.try_wait() {
             Ok(None) => Ok(false),
             Ok(Some(status)) if status.success() => Ok(true),
-            Ok(Some(status)) => fail!("a contender ended with {status}"),
-            Err(error) => fail!("a contender cannot be waited for: {error}"),
+            Ok(Some(status)) => fail!("a contestant ended with {status}"),
+            Err(error) => fail!("a contestant cannot be waited for: {error}"),
         }
     }
 }
@@ -201,18 +201,18 @@ impl Drop for Running {
 }
 
 /// Several processes take turns.
-pub(crate) async fn compete(stage: &Stage<'_>, lock: &LockName) -> Verdict {
+pub(crate) async fn compete(context: &CaseContext<'_>, lock: &LockName) -> Verdict {
     let history = History::new();
     let mut running = Vec::new();
     for number in 0..CONTENDERS {
-        let name = format!("contender-{number}");
-        let part = (&*name, TURNS_EACH, stage.long());
-        running.push(Running::start(stage, lock, &history, part)?);
+        let name = format!("contestant-{number}");
+        let part = (&*name, TURNS_EACH, context.long());
+        running.push(Running::start(context, lock, &history, part)?);
     }
-    stage
+    context
         .eventually(
-            "the end of the contenders",
-            stage.patience() * 2,
+            "the end of the contestants",
+            context.patience() * 2,
             async || {
                 let mut all = true;
                 for child in &mut running {
@@ -257,27 +257,31 @@ fn judge(entries: &[Entry], terms: usize) -> Verdict {
 }
 
 /// A process is killed while it holds the lock, which somebody else gets when its lease is over.
-pub(crate) async fn killed(stage: &Stage<'_>, lock: &LockName) -> Verdict {
+pub(crate) async fn killed(context: &CaseContext<'_>, lock: &LockName) -> Verdict {
     let history = History::new();
-    let lease = stage.short();
-    let mut process = Running::start(stage, lock, &history, ("contender", 1, lease))?;
-    stage
-        .eventually("a term of another process", stage.patience(), async || {
-            if process.ended()? {
-                fail!("a contender ended before it was killed");
-            }
-            Ok(history.read().iter().any(|entry| entry.start).then_some(()))
-        })
+    let lease = context.short();
+    let mut process = Running::start(context, lock, &history, ("contestant", 1, lease))?;
+    context
+        .eventually(
+            "a term of another process",
+            context.patience(),
+            async || {
+                if process.ended()? {
+                    fail!("a contestant ended before it was killed");
+                }
+                Ok(history.read().iter().any(|entry| entry.start).then_some(()))
+            },
+        )
         .await?;
     drop(process);
-    let player = stage.player(lock).await?;
-    let within = stage.until_free(lease);
-    let grant = stage
+    let contestant = context.contestant(lock).await?;
+    let within = context.until_free(lease);
+    let grant = context
         .eventually("the lock of a killed process", within, async || {
-            player.try_held().await
+            contestant.try_held().await
         })
         .await?;
-    player.release(&grant).await
+    contestant.release(&grant).await
 }
 
 #[cfg(test)]

@@ -18,7 +18,7 @@ use crate::proxy::{FaultProxy, Way};
 /// Only [`connect`](Self::connect) is required. A hook that is not implemented leaves out the
 /// cases that need it, each with a line that names the hook.
 #[async_trait]
-pub trait Subject: Send + Sync {
+pub trait Target: Send + Sync {
     /// Opens a new connection to the store, as independent of the others as one of another
     /// process would be. All connections see the same locks.
     async fn connect(&self) -> Result<Arc<dyn LockBackend>, Error>;
@@ -67,7 +67,7 @@ pub trait Subject: Send + Sync {
         Hook::Absent
     }
 
-    /// Hook: from now on the store's answers reach the connections of this subject like this;
+    /// Hook: from now on the store's answers reach the connections of this target like this;
     /// a [`FaultProxy`](crate::proxy::FaultProxy) in front of the store does it. No other case
     /// runs meanwhile in this process.
     async fn answers(&self, _answers: Answers) -> Hook {
@@ -95,15 +95,15 @@ pub trait Subject: Send + Sync {
         None
     }
 
-    /// Hook: a command that calls [`contender_main`](crate::contender_main) on the same store in
+    /// Hook: a command that calls [`contestant_main`](crate::contestant_main) on the same store in
     /// another process; the suite adds to its environment.
-    fn contender(&self) -> Option<Command> {
+    fn contestant(&self) -> Option<Command> {
         None
     }
 }
 
 /// A connection whose network the suite commands: the answer to
-/// [`connect_by_proxy`](Subject::connect_by_proxy).
+/// [`connect_by_proxy`](Target::connect_by_proxy).
 #[derive(Debug)]
 pub struct Proxied {
     pub(crate) backend: Arc<dyn LockBackend>,
@@ -188,8 +188,8 @@ impl Wire {
     }
 }
 
-/// A subject whose hooks come to an end, so that one that hangs says which it is.
-pub(crate) struct Limited<'a>(pub(crate) &'a dyn Subject);
+/// A target whose hooks come to an end, so that one that hangs says which it is.
+pub(crate) struct Limited<'a>(pub(crate) &'a dyn Target);
 
 impl Limited<'_> {
     /// A restart or a failover may take several times what a call may.
@@ -222,7 +222,7 @@ impl Limited<'_> {
 }
 
 #[async_trait]
-impl Subject for Limited<'_> {
+impl Target for Limited<'_> {
     async fn connect(&self) -> Result<Arc<dyn LockBackend>, Error> {
         self.0.connect().await
     }
@@ -273,8 +273,8 @@ impl Subject for Limited<'_> {
             .await
     }
 
-    fn contender(&self) -> Option<Command> {
-        self.0.contender()
+    fn contestant(&self) -> Option<Command> {
+        self.0.contestant()
     }
 }
 
@@ -283,7 +283,7 @@ impl Subject for Limited<'_> {
 pub enum Hook {
     /// It is done.
     Done,
-    /// This subject has no such hook; the case is left out.
+    /// This target has no such hook; the case is left out.
     Absent,
     /// It should have worked and did not: the case fails.
     Failed(String),
@@ -293,7 +293,7 @@ impl Hook {
     pub(crate) fn need(self, name: &str) -> Result<(), Stop> {
         match self {
             Self::Done => Ok(()),
-            Self::Absent => Err(Stop::left_out(format!("the subject has no hook `{name}`"))),
+            Self::Absent => Err(Stop::left_out(format!("the target has no hook `{name}`"))),
             Self::Failed(problem) => Err(Stop::failed(format!("hook `{name}`: {problem}"))),
         }
     }
@@ -310,7 +310,7 @@ pub enum Answers {
     Lost,
 }
 
-/// The memory backend as a subject; each value has locks of its own.
+/// The memory backend as a target; each value has locks of its own.
 #[derive(Clone, Debug)]
 pub struct MemorySubject {
     backend: MemoryBackend,
@@ -339,7 +339,7 @@ impl Default for MemorySubject {
 }
 
 #[async_trait]
-impl Subject for MemorySubject {
+impl Target for MemorySubject {
     async fn connect(&self) -> Result<Arc<dyn LockBackend>, Error> {
         Ok(Arc::new(self.backend.clone()))
     }

@@ -1,4 +1,4 @@
-//! What every case stands on: connections, players and patience.
+//! What every case stands on: connections, contestants and patience.
 
 use std::error::Error as _;
 use std::fmt::Write as _;
@@ -13,9 +13,9 @@ use tenure_core::{
 };
 use tokio::time::{Instant, sleep, timeout};
 
-use crate::subject::round_up;
+use crate::target::round_up;
 use crate::verdict::{ensure, fail};
-use crate::{Stop, Subject};
+use crate::{Stop, Target};
 
 /// A lease that no case outlives.
 const LONG: Duration = Duration::from_secs(600);
@@ -23,13 +23,13 @@ const LONG: Duration = Duration::from_secs(600);
 /// How often a lease is doubled for a machine that was too slow for it.
 pub(crate) const DOUBLINGS: u32 = 6;
 
-/// The pauses of [`Stage::eventually`]: short at first, so that little is missed.
+/// The pauses of [`CaseContext::eventually`]: short at first, so that little is missed.
 const FIRST_PAUSE: Duration = Duration::from_millis(2);
 const LAST_PAUSE: Duration = Duration::from_millis(50);
 
-/// A case's view of its subject.
-pub(crate) struct Stage<'a> {
-    pub(crate) subject: &'a dyn Subject,
+/// A case's view of its target.
+pub(crate) struct CaseContext<'a> {
+    pub(crate) target: &'a dyn Target,
     pub(crate) capabilities: Capabilities,
     patience: Duration,
     secrets: Arc<[String]>,
@@ -37,15 +37,15 @@ pub(crate) struct Stage<'a> {
     locks: AtomicU32,
 }
 
-impl<'a> Stage<'a> {
-    pub(crate) async fn open(subject: &'a dyn Subject) -> Result<Self, Stop> {
-        let patience = subject.patience();
-        let backend = connect(subject, patience).await?;
+impl<'a> CaseContext<'a> {
+    pub(crate) async fn open(target: &'a dyn Target) -> Result<Self, Stop> {
+        let patience = target.patience();
+        let backend = connect(target, patience).await?;
         Ok(Self {
-            subject,
+            target,
             capabilities: backend.capabilities(),
             patience,
-            secrets: subject.secrets().into(),
+            secrets: target.secrets().into(),
             nonce: fastrand::u64(..),
             locks: AtomicU32::new(0),
         })
@@ -58,7 +58,7 @@ impl<'a> Stage<'a> {
     }
 
     pub(crate) async fn connect(&self) -> Result<Connection, Stop> {
-        let backend = connect(self.subject, self.patience).await?;
+        let backend = connect(self.target, self.patience).await?;
         Ok(self.connection(backend))
     }
 
@@ -71,14 +71,14 @@ impl<'a> Stage<'a> {
     }
 
     /// A candidate on a connection of its own, with a lease that no case outlives.
-    pub(crate) async fn player(&self, lock: &LockName) -> Result<Player, Stop> {
+    pub(crate) async fn contestant(&self, lock: &LockName) -> Result<Contestant, Stop> {
         let connection = self.connect().await?;
         self.player_on(&connection, lock)
     }
 
-    pub(crate) fn player_on(&self, on: &Connection, lock: &LockName) -> Result<Player, Stop> {
+    pub(crate) fn player_on(&self, on: &Connection, lock: &LockName) -> Result<Contestant, Stop> {
         let identity = identity(&format!("candidate-{:08x}", fastrand::u32(..)))?;
-        Ok(Player {
+        Ok(Contestant {
             on: on.clone(),
             lock: lock.clone(),
             candidate: Candidate::new(identity, new_campaign()),
@@ -96,12 +96,12 @@ impl<'a> Stage<'a> {
 
     /// The leases to try a case with that a slow machine can spoil.
     pub(crate) fn short_leases(&self) -> impl Iterator<Item = Duration> + use<> {
-        let first = self.subject.lease(&self.capabilities);
+        let first = self.target.lease(&self.capabilities);
         (0..DOUBLINGS).map(move |doubling| first * 2_u32.pow(doubling))
     }
 
     pub(crate) fn short(&self) -> Duration {
-        self.subject.lease(&self.capabilities)
+        self.target.lease(&self.capabilities)
     }
 
     /// How long anything may take that should take no time at all.
@@ -164,10 +164,10 @@ impl<'a> Stage<'a> {
 
 /// Repeated as long as it fails with what can pass: a server that starts many sessions at once, on
 /// a machine that is busy, may be late.
-async fn connect(subject: &dyn Subject, patience: Duration) -> Result<Arc<dyn LockBackend>, Stop> {
+async fn connect(target: &dyn Target, patience: Duration) -> Result<Arc<dyn LockBackend>, Stop> {
     let start = Instant::now();
     loop {
-        match timeout(patience, subject.connect()).await {
+        match timeout(patience, target.connect()).await {
             Ok(Ok(backend)) => return Ok(backend),
             Ok(Err(error)) if error.is_retryable() && start.elapsed() < patience => {
                 sleep(LAST_PAUSE).await;
@@ -303,14 +303,14 @@ pub(crate) struct Refusal {
 
 /// One candidate of one lock on one connection.
 #[derive(Clone)]
-pub(crate) struct Player {
+pub(crate) struct Contestant {
     pub(crate) on: Connection,
     pub(crate) lock: LockName,
     pub(crate) candidate: Candidate,
     pub(crate) lease: Duration,
 }
 
-impl Player {
+impl Contestant {
     pub(crate) fn lease(mut self, lease: Duration) -> Self {
         self.lease = lease;
         self
