@@ -24,17 +24,17 @@ pub struct Mutant {
     pub replace: &'static str,
 }
 
-const MACHINE: &str = "crates/tenure-core/src/machine.rs";
-const ENGINE: &str = "crates/tenure-core/src/engine.rs";
-const TERM: &str = "crates/tenure-core/src/term.rs";
+const MACHINE: &str = "crates/tenure-core/src/election/machine.rs";
+const ENGINE: &str = "crates/tenure-core/src/election/engine.rs";
+const TERM: &str = "crates/tenure-core/src/election/term.rs";
 const POLICY: &str = "crates/tenure-core/src/policy.rs";
 const RECORD_LOCK: &str = "crates/tenure-core/src/record/lock.rs";
 const OBSERVATION: &str = "crates/tenure-core/src/record/observation.rs";
-const OBSERVER: &str = "crates/tenure-core/src/observer.rs";
-const GENERATION: &str = "crates/tenure-core/src/generation.rs";
-const TOKEN: &str = "crates/tenure-core/src/token.rs";
-const ELECTION: &str = "crates/tenure-core/src/election.rs";
-const BOTH: &str = "crates/tenure-core/src/both.rs";
+const OBSERVER: &str = "crates/tenure-core/src/election/observer.rs";
+const GENERATION: &str = "crates/tenure-core/src/compose/generation.rs";
+const TOKEN: &str = "crates/tenure-core/src/contract/token.rs";
+const ELECTION: &str = "crates/tenure-core/src/election/mod.rs";
+const BOTH: &str = "crates/tenure-core/src/compose/both.rs";
 const TTL: &str = "tests/src/sim/ttl.rs";
 const SESSION: &str = "tests/src/sim/session.rs";
 

@@ -53,56 +53,39 @@
 // The core's own tests run with the standard library's locks: in `tenure-threads` there are none.
 #![cfg(not(all(test, tenure_shuttle)))]
 
-mod backend;
-mod both;
-mod capabilities;
-mod check;
-mod clock;
+mod compose;
+mod contract;
 mod election;
-mod engine;
-mod error;
-mod event;
-mod generation;
-mod leadership;
-pub mod machine;
 mod memory;
-mod name;
-mod observer;
 mod policy;
-mod process;
 pub mod record;
-mod run;
 #[cfg(tenure_shuttle)]
 #[path = "../../tenure-threads/src/scenarios.rs"]
 pub mod scenarios;
-mod spawn;
 mod sync;
-mod telemetry;
-mod term;
 #[cfg(feature = "test-util")]
 pub mod testing;
-mod token;
 
-pub use backend::{
+pub use compose::both::Both;
+pub use compose::generation::InGeneration;
+pub use contract::backend::{
     Acquired, CampaignId, Candidate, Changes, Grant, Hint, Holder, LockBackend, Loss, Occupancy,
     Renewal,
 };
-pub use both::Both;
-pub use capabilities::{Capabilities, Expiry, FencingGuarantee, Order, Rises, Wakeup};
-pub use check::{Check, Verdict};
-pub use clock::{BootClock, Clock, SharedClock, Time};
+pub use contract::capabilities::{Capabilities, Expiry, FencingGuarantee, Order, Rises, Wakeup};
+pub use contract::check::{Check, Verdict};
+pub use contract::clock::{BootClock, Clock, SharedClock, Time};
+pub use contract::error::{Error, ErrorKind, Operation};
+pub use contract::name::{Identity, LockName, PublishedValue};
+pub use contract::process::{Confined, Kept, Process, random_u64};
+pub use contract::token::{FencingToken, Generation};
+pub use election::event::{ElectionState, Event};
+pub use election::leadership::Leadership;
+pub use election::machine::{self, Cause};
+pub use election::observer::{Observation, Observer};
+pub use election::run::{Next, RunError};
+pub use election::spawn::{CurrentRuntime, HeartbeatThread, Spawn, Task};
+pub use election::term::{NotLeading, Permit, Term};
 pub use election::{Election, ElectionBuilder};
-pub use error::{Error, ErrorKind, Operation};
-pub use event::{ElectionState, Event};
-pub use generation::InGeneration;
-pub use leadership::Leadership;
-pub use machine::Cause;
 pub use memory::{MemoryBackend, MemoryStore};
-pub use name::{Identity, LockName, PublishedValue};
-pub use observer::{Observation, Observer};
 pub use policy::{Policy, PolicyBuilder, Tolerance};
-pub use process::{Confined, Kept, Process, random_u64};
-pub use run::{Next, RunError};
-pub use spawn::{CurrentRuntime, HeartbeatThread, Spawn, Task};
-pub use term::{NotLeading, Permit, Term};
-pub use token::{FencingToken, Generation};

@@ -8,15 +8,17 @@ use async_trait::async_trait;
 use futures_util::stream;
 use tokio::sync::watch;
 
-use crate::process::PerProcess;
+use crate::contract::capabilities::{Capabilities, Expiry, FencingGuarantee, Order, Rises, Wakeup};
+use crate::contract::check::Check;
+use crate::contract::clock::{BootClock, SharedClock, Time};
+use crate::contract::error::Error;
+use crate::contract::name::LockName;
+use crate::contract::process::PerProcess;
+use crate::contract::token::FencingToken;
 use crate::record::{
     Liveness, Record, RecordEvent, RecordEvents, RecordLock, RecordStore, Step, Versioned, Written,
 };
 use crate::sync::{Mutex, MutexGuard};
-use crate::{
-    BootClock, Capabilities, Check, Error, Expiry, FencingGuarantee, FencingToken, LockName, Order,
-    Rises, SharedClock, Time, Wakeup,
-};
 
 /// Elections among the tasks of one process: for tests, and for a service that runs alone.
 ///

@@ -3,8 +3,9 @@
 use std::fmt;
 use std::time::Duration;
 
+use crate::contract::capabilities::Capabilities;
+use crate::contract::error::Error;
 use crate::record::MAX_LEASE;
-use crate::{Capabilities, Error};
 
 /// The shortest lease any policy may have.
 const MIN_LEASE: Duration = Duration::from_millis(10);
@@ -387,7 +388,7 @@ mod serialised {
 
     use std::time::Duration;
 
-    use crate::Error;
+    use crate::contract::error::Error;
 
     #[derive(serde::Serialize, serde::Deserialize)]
     #[serde(deny_unknown_fields)]

@@ -30,10 +30,14 @@ use async_trait::async_trait;
 use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 
-use crate::{
-    Acquired, Candidate, Capabilities, Changes, Clock, Error, ErrorKind, Grant, LockBackend,
-    LockName, Loss, MemoryBackend, Occupancy, Operation, Renewal, SharedClock, Time,
+use crate::contract::backend::{
+    Acquired, Candidate, Changes, Grant, LockBackend, Loss, Occupancy, Renewal,
 };
+use crate::contract::capabilities::Capabilities;
+use crate::contract::clock::{Clock, SharedClock, Time};
+use crate::contract::error::{Error, ErrorKind, Operation};
+use crate::contract::name::LockName;
+use crate::memory::MemoryBackend;
 
 /// A memory backend whose faults are commanded by a test. Clones share locks, faults and clock.
 #[derive(Clone, Debug)]

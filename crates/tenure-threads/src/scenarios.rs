@@ -16,17 +16,25 @@ use shuttle::future::block_on;
 use shuttle::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use shuttle::thread;
 
-use crate::engine::Control;
-use crate::machine::{Cause, Span};
+use crate::compose::both::Both;
+use crate::contract::backend::{
+    Acquired, CampaignId, Candidate, Changes, Grant, Hint, LockBackend, Occupancy, Renewal,
+};
+use crate::contract::capabilities::Capabilities;
+use crate::contract::clock::{Clock, SharedClock, Time};
+use crate::contract::error::{Error, ErrorKind, Operation};
+use crate::contract::name::{Identity, LockName, PublishedValue};
+use crate::contract::token::FencingToken;
+use crate::election::Election;
+use crate::election::engine::Control;
+use crate::election::leadership::Leadership;
+use crate::election::machine::{Cause, Span};
+use crate::election::spawn::{Spawn, Task};
+use crate::election::term::{Term, TermState};
+use crate::memory::{MemoryBackend, MemoryStore};
+use crate::policy::Policy;
 use crate::record::{
     Liveness, Record, RecordEvents, RecordLock, RecordStore, Step, Versioned, Written,
-};
-use crate::term::TermState;
-use crate::{
-    Acquired, Both, CampaignId, Candidate, Capabilities, Changes, Clock, Election, Error,
-    ErrorKind, FencingToken, Grant, Hint, Identity, Leadership, LockBackend, LockName,
-    MemoryBackend, MemoryStore, Occupancy, Operation, Policy, PublishedValue, Renewal, SharedClock,
-    Spawn, Task, Term, Time,
 };
 
 /// A clock that stands still until it is set.

@@ -9,11 +9,17 @@ use futures_util::{StreamExt as _, stream};
 
 use super::observation::{Observations, Standing};
 use super::{Record, RecordEvent, RecordHolder, RecordStore, Step, Versioned, Written};
-use crate::sync::{Mutex, MutexGuard};
-use crate::{
-    Acquired, Candidate, Capabilities, Changes, Check, Error, ErrorKind, FencingToken, Grant, Hint,
-    Holder, LockBackend, LockName, Occupancy, Operation, Process, Renewal, SharedClock, Time,
+use crate::contract::backend::{
+    Acquired, Candidate, Changes, Grant, Hint, Holder, LockBackend, Occupancy, Renewal,
 };
+use crate::contract::capabilities::Capabilities;
+use crate::contract::check::Check;
+use crate::contract::clock::{SharedClock, Time};
+use crate::contract::error::{Error, ErrorKind, Operation};
+use crate::contract::name::LockName;
+use crate::contract::process::Process;
+use crate::contract::token::FencingToken;
+use crate::sync::{Mutex, MutexGuard};
 
 /// How often one call reads the record again after somebody else's write came in between.
 const ATTEMPTS: usize = 3;
@@ -450,7 +456,11 @@ mod tests {
 
     use super::super::{RecordEvents, RecordStore};
     use super::*;
-    use crate::{MemoryBackend, MemoryStore, Rises};
+    use crate::contract::backend::CampaignId;
+    use crate::contract::capabilities::Rises;
+    use crate::contract::name::Identity;
+    use crate::memory::{MemoryBackend, MemoryStore};
+    use crate::testing::TestClock;
 
     /// A store that tells of two changes and swallows the first `get`.
     #[derive(Debug)]
@@ -497,7 +507,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_look_without_an_answer_does_not_hold_back_later_hints() {
-        let clock = std::sync::Arc::new(crate::testing::TestClock::new());
+        let clock = Arc::new(TestClock::new());
         let lock = RecordLock::new(Swallowing {
             store: MemoryBackend::with_clock(clock).store().clone(),
             swallowed: AtomicBool::new(false),
@@ -567,14 +577,14 @@ mod tests {
     /// was quicker.
     #[tokio::test]
     async fn what_was_told_is_written_upon_at_once_or_looked_at_again() {
-        let memory = MemoryBackend::with_clock(Arc::new(crate::testing::TestClock::new()));
+        let memory = MemoryBackend::with_clock(Arc::new(TestClock::new()));
         let counting = Counting::new(&memory, Rises::Always);
         let looks = counting.looks.clone();
         let lock = RecordLock::new(counting);
         let name = LockName::new("test").unwrap();
         let candidate = |number: u64| {
-            let identity = crate::Identity::new(format!("candidate-{number}")).unwrap();
-            Candidate::new(identity, crate::CampaignId::new(number))
+            let identity = Identity::new(format!("candidate-{number}")).unwrap();
+            Candidate::new(identity, CampaignId::new(number))
         };
         let lease = Duration::from_secs(600);
         let held = |outcome: Result<Acquired, Error>| match outcome {
@@ -610,14 +620,14 @@ mod tests {
     /// Where versions begin anew after a deletion, what was told may be long gone: it is looked at.
     #[tokio::test]
     async fn what_was_told_is_not_written_upon_where_versions_repeat() {
-        let memory = MemoryBackend::with_clock(Arc::new(crate::testing::TestClock::new()));
+        let memory = MemoryBackend::with_clock(Arc::new(TestClock::new()));
         let counting = Counting::new(&memory, Rises::Never);
         let looks = counting.looks.clone();
         let lock = RecordLock::new(counting);
         let name = LockName::new("test").unwrap();
         let candidate = |number: u64| {
-            let identity = crate::Identity::new(format!("candidate-{number}")).unwrap();
-            Candidate::new(identity, crate::CampaignId::new(number))
+            let identity = Identity::new(format!("candidate-{number}")).unwrap();
+            Candidate::new(identity, CampaignId::new(number))
         };
         let lease = Duration::from_secs(600);
         let mut hints = lock.changes(&name);

@@ -17,7 +17,13 @@ use futures_core::Stream;
 
 pub use lock::RecordLock;
 
-use crate::{CampaignId, Capabilities, Check, Error, FencingToken, LockName, SharedClock, Time};
+use crate::contract::backend::CampaignId;
+use crate::contract::capabilities::Capabilities;
+use crate::contract::check::Check;
+use crate::contract::clock::{SharedClock, Time};
+use crate::contract::error::Error;
+use crate::contract::name::LockName;
+use crate::contract::token::FencingToken;
 
 /// The longest lease a record is believed: one hour.
 ///

@@ -5,8 +5,11 @@ use std::sync::PoisonError;
 use std::time::Duration;
 
 use super::{Liveness, MAX_LEASE, Versioned};
+use crate::contract::backend::CampaignId;
+use crate::contract::clock::Time;
+use crate::contract::name::LockName;
+use crate::contract::token::FencingToken;
 use crate::sync::{Mutex, MutexGuard};
-use crate::{CampaignId, FencingToken, LockName, Time};
 
 /// What is known of a record's holder.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -4,11 +4,12 @@ use std::fmt;
 use std::ops::Deref;
 use std::sync::Arc;
 
+use crate::contract::error::{Error, ErrorKind, Operation};
+use crate::contract::name::PublishedValue;
 use crate::election::Occupied;
-use crate::engine::{Control, Order};
-use crate::machine::Cause;
-use crate::term::TermState;
-use crate::{Error, ErrorKind, Operation, PublishedValue, Term};
+use crate::election::engine::{Control, Order};
+use crate::election::machine::Cause;
+use crate::election::term::{Term, TermState};
 
 /// The owner of one term: as long as it lives the engine renews the term, and dropping it gives
 /// the term back in the background.

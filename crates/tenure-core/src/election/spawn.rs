@@ -10,7 +10,7 @@ use std::thread;
 use tokio::runtime::{Builder, Handle};
 use tokio::sync::oneshot;
 
-use crate::{Error, ErrorKind, Operation};
+use crate::contract::error::{Error, ErrorKind, Operation};
 
 /// A task to run to its end.
 pub type Task = Pin<Box<dyn Future<Output = ()> + Send>>;

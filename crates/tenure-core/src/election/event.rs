@@ -3,8 +3,10 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::machine::Cause;
-use crate::{Error, FencingToken, Holder};
+use crate::contract::backend::Holder;
+use crate::contract::error::Error;
+use crate::contract::token::FencingToken;
+use crate::election::machine::Cause;
 
 /// Where an election stands, as a value to watch: see [`Election::state`](crate::Election::state).
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -5,10 +5,13 @@ use std::sync::Arc;
 use futures_core::Stream;
 use futures_util::stream;
 
-use crate::{
-    Changes, Error, FencingToken, Holder, LockBackend, LockName, Occupancy, Operation, Policy,
-    SharedClock, Time, Wakeup,
-};
+use crate::contract::backend::{Changes, Holder, LockBackend, Occupancy};
+use crate::contract::capabilities::Wakeup;
+use crate::contract::clock::{SharedClock, Time};
+use crate::contract::error::{Error, Operation};
+use crate::contract::name::LockName;
+use crate::contract::token::FencingToken;
+use crate::policy::Policy;
 
 /// Watches who leads, without being a candidate and without write rights.
 ///

@@ -12,15 +12,17 @@ use std::time::Duration;
 
 use tokio::sync::{OwnedMutexGuard, oneshot};
 
-use crate::election::Inner;
-use crate::event::{ElectionState, Event};
-use crate::machine::{Cause, Command, Failure, Input, Machine, Settings, Span};
+use crate::contract::backend::{Acquired, Candidate, Changes, Grant, Hint, Loss, Renewal};
+use crate::contract::capabilities::Wakeup;
+use crate::contract::clock::Time;
+use crate::contract::error::{Error, ErrorKind, Operation};
+use crate::contract::name::PublishedValue;
+use crate::contract::process::Process;
+use crate::election::event::{ElectionState, Event};
+use crate::election::machine::{Cause, Command, Failure, Input, Machine, Settings, Span};
+use crate::election::term::TermState;
+use crate::election::{Inner, telemetry};
 use crate::sync::{Mutex, Notify};
-use crate::term::TermState;
-use crate::{
-    Acquired, Candidate, Changes, Error, ErrorKind, Grant, Hint, Loss, Operation, Process,
-    PublishedValue, Renewal, Time, Wakeup, telemetry,
-};
 
 /// The answer to an order: the error is shared because everybody who waits for one call gets it.
 pub(crate) type Reply = oneshot::Sender<Result<(), Arc<Error>>>;

@@ -5,10 +5,14 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::engine::{Control, Order};
-use crate::machine::{Cause, Span};
+use crate::contract::clock::{SharedClock, Time};
+use crate::contract::error::Error;
+use crate::contract::name::{Identity, LockName};
+use crate::contract::process::Process;
+use crate::contract::token::FencingToken;
+use crate::election::engine::{Control, Order};
+use crate::election::machine::{Cause, Span};
 use crate::sync::{AtomicU64, Notify, OnceLock, Ordering};
-use crate::{Error, FencingToken, Identity, LockName, Process, SharedClock, Time};
 
 /// One uninterrupted leadership, as a handle for the work: cheap to clone and to ask.
 ///

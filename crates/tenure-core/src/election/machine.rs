@@ -20,7 +20,10 @@ use std::hash::{Hash, Hasher};
 use std::time::Duration;
 use std::{cmp, mem};
 
-use crate::{Hint, Policy, Time, Wakeup};
+use crate::contract::backend::Hint;
+use crate::contract::capabilities::Wakeup;
+use crate::contract::clock::Time;
+use crate::policy::Policy;
 
 /// What has happened.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -7,12 +7,17 @@ use std::time::Duration;
 use async_trait::async_trait;
 use futures_util::{StreamExt as _, future, stream};
 
-use crate::sync::{Mutex, MutexGuard};
-use crate::{
-    Acquired, CampaignId, Candidate, Capabilities, Changes, Check, Error, ErrorKind, Expiry,
-    FencingGuarantee, FencingToken, Grant, Hint, Holder, Identity, LockBackend, LockName, Loss,
-    Occupancy, Operation, Order, Renewal, Rises, SharedClock, Time, Wakeup,
+use crate::contract::backend::{
+    Acquired, CampaignId, Candidate, Changes, Grant, Hint, Holder, LockBackend, Loss, Occupancy,
+    Renewal,
 };
+use crate::contract::capabilities::{Capabilities, Expiry, FencingGuarantee, Order, Rises, Wakeup};
+use crate::contract::check::Check;
+use crate::contract::clock::{SharedClock, Time};
+use crate::contract::error::{Error, ErrorKind, Operation};
+use crate::contract::name::{Identity, LockName};
+use crate::contract::token::FencingToken;
+use crate::sync::{Mutex, MutexGuard};
 
 /// Two stores as one: a candidate leads only while it holds the lock in both of them.
 ///
@@ -405,7 +410,9 @@ fn holder_of(first: Holder, second: Holder) -> Holder {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{BootClock, Clock, Identity, MemoryBackend};
+    use crate::contract::clock::{BootClock, Clock};
+    use crate::contract::name::PublishedValue;
+    use crate::memory::MemoryBackend;
 
     const LEASE: Duration = Duration::from_secs(3600);
 
@@ -545,7 +552,7 @@ mod tests {
     async fn a_published_value_reaches_both_stores() {
         let Stores { old, new, both } = stores();
         let mut grant = held(&both, &candidate("both", 1)).await;
-        grant.candidate.value = Some(crate::PublishedValue::new("http://b/").unwrap());
+        grant.candidate.value = Some(PublishedValue::new("http://b/").unwrap());
         both.renew(&grant, Time::ZERO).await.unwrap();
         for store in [&old, &new] {
             let Occupancy::Led(holder) = store.holder(&lock()).await.unwrap() else {

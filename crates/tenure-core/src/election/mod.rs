@@ -1,5 +1,15 @@
 //! An election: one candidate for one lock.
 
+pub(crate) mod engine;
+pub(crate) mod event;
+pub(crate) mod leadership;
+pub mod machine;
+pub(crate) mod observer;
+pub(crate) mod run;
+pub(crate) mod spawn;
+pub(crate) mod telemetry;
+pub(crate) mod term;
+
 use std::fmt;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
@@ -8,14 +18,16 @@ use std::time::Duration;
 use tokio::sync::{broadcast, oneshot, watch};
 use tracing::Instrument as _;
 
-use crate::engine::{Control, Engine, Order};
-use crate::event::{ElectionState, Event};
-use crate::leadership::Leadership;
-use crate::spawn::{CurrentRuntime, Spawn};
-use crate::{
-    CampaignId, Candidate, Error, ErrorKind, Holder, Identity, LockBackend, LockName, Operation,
-    Policy, Process, PublishedValue, SharedClock, Time, random_u64, telemetry,
-};
+use crate::contract::backend::{CampaignId, Candidate, Holder, LockBackend};
+use crate::contract::clock::{SharedClock, Time};
+use crate::contract::error::{Error, ErrorKind, Operation};
+use crate::contract::name::{Identity, LockName, PublishedValue};
+use crate::contract::process::{Process, random_u64};
+use crate::election::engine::{Control, Engine, Order};
+use crate::election::event::{ElectionState, Event};
+use crate::election::leadership::Leadership;
+use crate::election::spawn::{CurrentRuntime, Spawn};
+use crate::policy::Policy;
 
 /// How many events a subscriber may lag behind before it misses some.
 const EVENT_BUFFER: usize = 32;
@@ -485,7 +497,7 @@ impl Due {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::MemoryBackend;
+    use crate::memory::MemoryBackend;
 
     #[tokio::test]
     async fn without_random_numbers_a_campaign_fails_and_the_next_one_is_free_to_try() {

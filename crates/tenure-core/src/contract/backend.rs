@@ -9,9 +9,13 @@ use std::time::Duration;
 use async_trait::async_trait;
 use futures_core::Stream;
 
-use crate::{
-    Capabilities, Check, Error, FencingToken, Identity, LockName, PublishedValue, SharedClock, Time,
-};
+use crate::contract::capabilities::Capabilities;
+use crate::contract::check::Check;
+use crate::contract::clock::{SharedClock, Time};
+use crate::contract::error::Error;
+use crate::contract::name::{Identity, LockName, PublishedValue};
+use crate::contract::process::random_u64;
+use crate::contract::token::FencingToken;
 
 /// A lock in a shared store: what every backend implements and the engine drives.
 ///
@@ -149,7 +153,7 @@ impl CampaignId {
     /// A campaign of its own: a number from the operating system, see
     /// [`random_u64`](crate::random_u64).
     pub fn draw() -> Result<Self, Error> {
-        crate::random_u64().map(Self)
+        random_u64().map(Self)
     }
 
     /// The number.

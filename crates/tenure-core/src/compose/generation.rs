@@ -5,10 +5,15 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 
-use crate::{
-    Acquired, Candidate, Capabilities, Changes, Check, Error, FencingToken, Generation, Grant,
-    Holder, LockBackend, LockName, Loss, Occupancy, Renewal, SharedClock, Time,
+use crate::contract::backend::{
+    Acquired, Candidate, Changes, Grant, Holder, LockBackend, Loss, Occupancy, Renewal,
 };
+use crate::contract::capabilities::Capabilities;
+use crate::contract::check::Check;
+use crate::contract::clock::{SharedClock, Time};
+use crate::contract::error::Error;
+use crate::contract::name::LockName;
+use crate::contract::token::{FencingToken, Generation};
 
 /// A backend whose tokens carry a [`Generation`].
 ///
@@ -113,7 +118,10 @@ impl LockBackend for InGeneration {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{CampaignId, Identity, MemoryBackend};
+    use crate::compose::both::Both;
+    use crate::contract::backend::CampaignId;
+    use crate::contract::name::Identity;
+    use crate::memory::MemoryBackend;
 
     #[tokio::test]
     async fn a_term_keeps_its_generation_through_renewal_and_release() {
@@ -148,7 +156,7 @@ mod tests {
         assert_eq!(told.len(), 1);
         let inside = InGeneration::new(memory.clone(), Generation::new(3).unwrap());
         assert_eq!(inside.checks(&lock, Duration::from_secs(20)).await, told);
-        let both = crate::Both::new(memory.clone(), memory).unwrap();
+        let both = Both::new(memory.clone(), memory).unwrap();
         let of_both = both.checks(&lock, Duration::from_secs(20)).await;
         assert_eq!(of_both.len(), 2);
         assert!(

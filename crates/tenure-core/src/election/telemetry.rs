@@ -5,21 +5,26 @@
 
 use std::time::Duration;
 
+use crate::contract::error::Error;
 use crate::election::Inner;
-use crate::{Error, Event, Term};
+use crate::election::event::Event;
+use crate::election::term::Term;
+
+/// Part of the promise: those who filter logs name it.
+const TARGET: &str = "tenure_core::telemetry";
 
 /// Around all that the engine and the store do for one campaign and its term. Below the level of
 /// the events, which name lock and identity themselves.
 pub(crate) fn campaign(election: &Inner) -> tracing::Span {
     let lock = election.lock.as_str();
     let identity = election.identity.as_str();
-    tracing::debug_span!("campaign", lock, identity)
+    tracing::debug_span!(target: TARGET, "campaign", lock, identity)
 }
 
 /// Around the work: so its own log lines say under which token they were written.
 pub(crate) fn term(term: &Term) -> tracing::Span {
     let lock = term.lock().as_str();
-    tracing::info_span!("term", lock, token = term.token().as_u64())
+    tracing::info_span!(target: TARGET, "term", lock, token = term.token().as_u64())
 }
 
 /// Identities and errors may hold what other programs wrote, so they are logged escaped (`?`).
@@ -27,17 +32,23 @@ pub(crate) fn event(election: &Inner, event: &Event) {
     let lock = election.lock.as_str();
     let identity = election.identity.as_str();
     match event {
-        Event::Campaigning => tracing::debug!(lock, identity, "campaigning"),
+        Event::Campaigning => tracing::debug!(target: TARGET, lock, identity, "campaigning"),
         Event::LeaderSeen(holder) => {
-            tracing::info!(lock, identity, leader = ?holder.identity, "another candidate leads");
+            tracing::info!(
+                target: TARGET,
+                lock,
+                identity,
+                leader = ?holder.identity,
+                "another candidate leads"
+            );
         }
         Event::Elected { token } => {
-            tracing::info!(lock, identity, token = token.as_u64(), "elected");
+            tracing::info!(target: TARGET, lock, identity, token = token.as_u64(), "elected");
             metrics::is_leader(election, true);
             metrics::transition(election, "elected");
         }
         Event::Renewed { slack } => {
-            tracing::trace!(lock, identity, ?slack, "renewed");
+            tracing::trace!(target: TARGET, lock, identity, ?slack, "renewed");
             metrics::slack(election, *slack);
         }
         Event::HeartbeatMissed {
@@ -50,33 +61,57 @@ pub(crate) fn event(election: &Inner, event: &Event) {
                 .map_or("the health probe said no".to_owned(), |error| {
                     error.to_string()
                 });
-            tracing::warn!(lock, identity, attempts, ?slack, ?error, "heartbeat missed");
+            tracing::warn!(
+                target: TARGET,
+                lock,
+                identity,
+                attempts, ?slack, ?error,
+                "heartbeat missed"
+            );
             metrics::slack(election, *slack);
         }
-        Event::Unhealthy => tracing::warn!(lock, identity, "unhealthy, not campaigning"),
+        Event::Unhealthy => {
+            tracing::warn!(target: TARGET, lock, identity, "unhealthy, not campaigning");
+        }
         Event::StoreFailed(error) => {
-            tracing::warn!(lock, identity, error = ?error.to_string(), "store failed, will retry");
+            tracing::warn!(
+                target: TARGET,
+                lock,
+                identity,
+                error = ?error.to_string(),
+                "store failed, will retry"
+            );
         }
         Event::SteppingDown(cause) => {
-            tracing::info!(lock, identity, cause = cause.describe(), "stepping down");
+            tracing::info!(
+                target: TARGET,
+                lock,
+                identity,
+                cause = cause.describe(),
+                "stepping down"
+            );
         }
         Event::SteppedDown(cause) => {
-            tracing::info!(lock, identity, cause = cause.describe(), "stepped down");
+            tracing::info!(
+                target: TARGET,
+                lock,
+                identity,
+                cause = cause.describe(),
+                "stepped down"
+            );
             metrics::is_leader(election, false);
             metrics::transition(election, cause.name());
         }
         Event::Overrun => {
-            tracing::error!(
-                lock,
+            tracing::error!(target: TARGET, lock,
                 identity,
                 "the work still runs although its term is over"
             );
         }
-        Event::Released => tracing::debug!(lock, identity, "released"),
+        Event::Released => tracing::debug!(target: TARGET, lock, identity, "released"),
         Event::ReleaseFailed(error) => {
             let error = error.to_string();
-            tracing::warn!(
-                lock,
+            tracing::warn!(target: TARGET, lock,
                 identity,
                 ?error,
                 "not released: others wait for the lease to end"

@@ -3,8 +3,8 @@
 use std::fmt;
 use std::sync::{Arc, OnceLock};
 
-use crate::Error;
-use crate::process::PerProcess;
+use crate::contract::error::Error;
+use crate::contract::process::{PerProcess, random_u64};
 
 /// The name of a lock, valid on every store: a lowercase RFC 1123 subdomain of at most 253 bytes.
 ///
@@ -127,7 +127,7 @@ impl Identity {
             .filter(char::is_ascii_graphic)
             .take(200)
             .collect();
-        let number = crate::random_u64()? >> 32;
+        let number = random_u64()? >> 32;
         let drawn = Self(format!("{visible}-{number:08x}").into());
         // Another thread may have been quicker; all of a process have one identity.
         Ok(known.get_or_init(|| drawn).clone())

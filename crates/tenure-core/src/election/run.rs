@@ -5,10 +5,11 @@ use std::pin::pin;
 
 use tracing::Instrument as _;
 
-use crate::election::Election;
-use crate::leadership::Leadership;
-use crate::machine::Cause;
-use crate::{Error, Term, telemetry};
+use crate::contract::error::Error;
+use crate::election::leadership::Leadership;
+use crate::election::machine::Cause;
+use crate::election::term::Term;
+use crate::election::{Election, telemetry};
 
 /// What comes after the work has returned.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

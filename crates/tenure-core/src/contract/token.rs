@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use crate::{Error, ErrorKind, Operation};
+use crate::contract::error::{Error, ErrorKind, Operation};
 
 /// A number that belongs to one term and is larger than that of every earlier term of its lock.
 ///

@@ -9,7 +9,7 @@ use std::task::{Context, Poll};
 
 use futures_core::Stream;
 
-use crate::{Error, ErrorKind, Operation};
+use crate::contract::error::{Error, ErrorKind, Operation};
 
 /// The process that made a value.
 ///
