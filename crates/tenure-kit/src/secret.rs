@@ -1,0 +1,242 @@
+//! Passwords and tokens: where they come from, and how they stay unseen.
+
+use std::borrow::Cow;
+use std::fmt;
+use std::io::Read as _;
+use std::path::{Path, PathBuf};
+
+use tenure_core::ErrorKind;
+
+use crate::limits::MAX_SECRET_BYTES;
+use crate::store_error::{StoreError, blocking};
+
+/// What stands in place of a secret.
+const HIDDEN: &str = "***";
+
+/// Words in the name of a parameter that say that its value is a secret.
+const SECRET_WORDS: [&str; 5] = ["pass", "secret", "token", "credential", "pwd"];
+
+/// A password or token: its value, a file that holds it, or a variable of the environment.
+///
+/// A backend reads it at each new connection, so that it can change under a running service.
+/// `Debug` shows the file or the variable, and never a value.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Secret(Source);
+
+#[derive(Clone, PartialEq, Eq)]
+enum Source {
+    Value(String),
+    File(PathBuf),
+    Environment(String),
+}
+
+impl Secret {
+    /// The secret itself.
+    pub fn value(secret: impl Into<String>) -> Self {
+        Self(Source::Value(secret.into()))
+    }
+
+    /// A file that holds the secret and nothing else, as orchestrators mount them. A line break at
+    /// its end is left out; it holds at most [`MAX_SECRET_BYTES`].
+    pub fn file(path: impl Into<PathBuf>) -> Self {
+        Self(Source::File(path.into()))
+    }
+
+    /// The name of a variable of the process's environment.
+    pub fn environment(variable: impl Into<String>) -> Self {
+        Self(Source::Environment(variable.into()))
+    }
+
+    /// Reads it. `setting` is what the secret is called in the configuration, such as `password`.
+    ///
+    /// Fails with [`Misconfigured`](ErrorKind::Misconfigured); the error names the setting, and the
+    /// file or the variable. Reads the file on a thread for blocking calls: it may be on a network
+    /// file system. Needs a tokio runtime; dropping the future leaves the read to end on its own.
+    pub async fn read<R>(&self, setting: &str) -> Result<String, StoreError<R>> {
+        match &self.0 {
+            Source::Value(value) => Ok(value.clone()),
+            Source::File(path) => {
+                let path = path.clone();
+                let read = blocking(move || read_text(&path).map_err(|why| (path, why))).await?;
+                read.map_err(|(path, why)| {
+                    let path = path.display();
+                    misconfigured(format!("{setting}_file: {path} {why}"))
+                })
+            }
+            Source::Environment(variable) => std::env::var(variable).map_err(|error| {
+                let why = match error {
+                    std::env::VarError::NotPresent => "is not set",
+                    std::env::VarError::NotUnicode(_) => "is not valid UTF-8",
+                };
+                misconfigured(format!("{setting}_env: the variable {variable} {why}"))
+            }),
+        }
+    }
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.0 {
+            Source::Value(_) => f.write_str("Value(***)"),
+            Source::File(path) => f.debug_tuple("File").field(path).finish(),
+            Source::Environment(variable) => f.debug_tuple("Environment").field(variable).finish(),
+        }
+    }
+}
+
+fn misconfigured<R>(message: String) -> StoreError<R> {
+    StoreError::new(ErrorKind::Misconfigured, message)
+}
+
+fn read_text(path: &Path) -> Result<String, String> {
+    let bytes = read_bounded(path, MAX_SECRET_BYTES)?;
+    let text = String::from_utf8(bytes).map_err(|_| "is not valid UTF-8".to_owned())?;
+    Ok(text.trim_end_matches(['\r', '\n']).to_owned())
+}
+
+/// A small file. The error finishes a sentence that begins with its name.
+pub(crate) fn read_bounded(path: &Path, most: u64) -> Result<Vec<u8>, String> {
+    let mut bytes = Vec::new();
+    std::fs::File::open(path)
+        .and_then(|file| file.take(most + 1).read_to_end(&mut bytes))
+        .map_err(|error| format!("cannot be read: {error}"))?;
+    if bytes.len() as u64 > most {
+        return Err(format!("is larger than {} KiB", most / 1024));
+    }
+    Ok(bytes)
+}
+
+/// Who connects: a user and a password, either of which may be missing.
+///
+/// `Debug` hides the password, and a user without one: it may be a password that was written in its
+/// place.
+#[derive(Clone, Default, PartialEq, Eq)]
+pub struct Credentials {
+    /// The user.
+    pub user: Option<String>,
+    /// The password.
+    pub password: Option<Secret>,
+}
+
+impl Credentials {
+    /// Whether there is a user and no password.
+    pub fn is_user_alone(&self) -> bool {
+        self.user.is_some() && self.password.is_none()
+    }
+
+    /// Reads the password, if there is one: see [`Secret::read`].
+    pub async fn read_password<R>(&self) -> Result<Option<String>, StoreError<R>> {
+        match &self.password {
+            Some(password) => password.read("password").await.map(Some),
+            None => Ok(None),
+        }
+    }
+
+    fn shown_user(&self) -> Option<&str> {
+        let user = self.user.as_deref()?;
+        Some(self.password.as_ref().map_or(HIDDEN, |_| user))
+    }
+
+    /// As it stands in front of a URL's hosts.
+    pub(crate) fn shown(&self) -> String {
+        let user = self.shown_user().unwrap_or_default();
+        match self.password {
+            Some(_) => format!("{user}:{HIDDEN}@"),
+            None if user.is_empty() => String::new(),
+            None => format!("{user}@"),
+        }
+    }
+}
+
+impl fmt::Debug for Credentials {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Credentials")
+            .field("user", &self.shown_user())
+            .field("password", &self.password)
+            .finish()
+    }
+}
+
+/// `text` with what may be a secret in its URLs replaced by `***`: user and password, and the
+/// values of parameters such as `password=`.
+///
+/// For logs and error messages. It hides too much rather than too little. A password that should
+/// have been percent-encoded may hold any character, so in each line everything between the first
+/// `://` and the last `@` goes. Where that `@` may stand within a parameter's secret, all that
+/// follows goes too.
+///
+/// ```
+/// assert_eq!(
+///     tenure_kit::redact("redis://user:s3cret@host:6379/0"),
+///     "redis://***@host:6379/0",
+/// );
+/// ```
+#[must_use]
+pub fn redact(text: &str) -> Cow<'_, str> {
+    if !text.contains("://") {
+        return Cow::Borrowed(text);
+    }
+    let lines: Vec<String> = text.split('\n').map(redact_line).collect();
+    Cow::Owned(lines.join("\n"))
+}
+
+fn redact_line(line: &str) -> String {
+    let Some((before, after)) = line.split_once("://") else {
+        return line.to_owned();
+    };
+    match after.rsplit_once('@') {
+        Some((hidden, _)) if has_secret_parameter(hidden) => format!("{before}://{HIDDEN}"),
+        Some((_, host)) => format!("{before}://{HIDDEN}@{}", redact_parameters(host)),
+        None => format!("{before}://{}", redact_parameters(after)),
+    }
+}
+
+/// Whether a parameter that holds a secret stands in `text`, which may end within it.
+fn has_secret_parameter(text: &str) -> bool {
+    text.split_once(['?', '&'])
+        .is_some_and(|(_, parameters)| has_secret(parameters))
+}
+
+/// The `?` may be missing, when it stood before an `@` in a parameter.
+fn redact_parameters(text: &str) -> String {
+    let Some(end) = text.find(['?', '&']) else {
+        return text.to_owned();
+    };
+    let (location, query) = text.split_at(end);
+    let mut after_secret = false;
+    let parameters: Vec<String> = query
+        .split('&')
+        .map(|parameter| {
+            let redacted = redact_parameter(parameter, after_secret);
+            after_secret |= has_secret(parameter);
+            redacted
+        })
+        .collect();
+    format!("{location}{}", parameters.join("&"))
+}
+
+/// What stands alone after a secret may be its end, behind a `&` that should have been encoded.
+fn redact_parameter(parameter: &str, after_secret: bool) -> String {
+    match parameter.split_once('=') {
+        Some((name, _)) if has_secret(parameter) => format!("{name}={HIDDEN}"),
+        None if after_secret => HIDDEN.to_owned(),
+        _ => parameter.to_owned(),
+    }
+}
+
+/// Whether a value in there belongs to a name that says that it is a secret. All before the last
+/// `=` counts as a name: there may be a second one where a `&` was mistyped.
+fn has_secret(parameters: &str) -> bool {
+    parameters
+        .rsplit_once('=')
+        .is_some_and(|(names, _)| is_secret(names))
+}
+
+/// Whether a parameter's name says that its value is a secret.
+pub(crate) fn is_secret(name: &str) -> bool {
+    let name = name.to_ascii_lowercase();
+    SECRET_WORDS.iter().any(|word| name.contains(word))
+}
+
+#[cfg(test)]
+mod tests;
