@@ -32,7 +32,7 @@ use tenure_core::{
 };
 use tenure_kube_lease::kube::Client;
 use tenure_kube_lease::kube::client::Body;
-use tenure_kube_lease::{KubeLeaseBackend, open};
+use tenure_kube_lease::{KubeLeaseBackend, connect};
 use tenure_peers::{Series, table};
 use theirs::ClientGo;
 
@@ -83,7 +83,7 @@ fn renewed(mut lease: Value, round: u64) -> Value {
 
 async fn calls(server: &Server) {
     let client = server.client().await;
-    let backend = open(&server.config()).await.unwrap();
+    let backend = connect(server.config()).await.unwrap();
     let name = lock("calls");
     let path = server.lease_path("bare");
     let all = server.lease_path("");
@@ -147,8 +147,8 @@ async fn hand_over(server: &Server) {
     events.next().await.unwrap().unwrap();
 
     let backends = [
-        open(&server.config()).await.unwrap(),
-        open(&server.config()).await.unwrap(),
+        connect(server.config()).await.unwrap(),
+        connect(server.config()).await.unwrap(),
     ];
     let policy = Policy::builder().lease(LONG).build().unwrap();
     let mut leader = election(&backends[0], "hand-over", &policy)
@@ -256,7 +256,7 @@ async fn failover(server: &Server) {
         let told = victim.stdout.as_mut().unwrap();
         told.read_exact(&mut [0]).unwrap();
     }
-    let backend = open(&server.config()).await.unwrap();
+    let backend = connect(server.config()).await.unwrap();
     let failovers = victims.into_iter().enumerate().map(|(number, mut victim)| {
         let election = election(&backend, &format!("failover-{number}"), &Policy::default());
         let campaign = tokio::spawn(async move {

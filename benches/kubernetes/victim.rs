@@ -14,7 +14,7 @@ use tenure_core::{Election, Policy};
 async fn main() {
     let name = std::env::args().nth(1).unwrap();
     let server = Server::of_environment().unwrap();
-    let backend = tenure_kube_lease::open(&server.config()).await.unwrap();
+    let backend = tenure_kube_lease::connect(server.config()).await.unwrap();
     let election = Election::builder(Arc::new(backend), lock(&name))
         .policy(Policy::default())
         .build()

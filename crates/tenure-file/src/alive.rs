@@ -18,7 +18,7 @@ use rustix::fs::OFlags;
 use tenure_core::record::MAX_LEASE;
 use tenure_core::{CampaignId, Error, Process, random_u64};
 
-use crate::trouble::{Action, During as _, Trouble};
+use crate::errors::{Action, During as _, StoreError};
 
 const ALIVE: &str = "alive-";
 const TEMPORARY: &str = "tmp-";
@@ -58,13 +58,13 @@ pub(crate) struct Temporary {
 }
 
 impl Temporary {
-    pub(crate) fn create(dir: &Path) -> Result<Self, Trouble> {
+    pub(crate) fn create(dir: &Path) -> Result<Self, StoreError> {
         Self::create_drawn(dir, random_u64)
     }
 
-    fn create_drawn(dir: &Path, draw: Draw) -> Result<Self, Trouble> {
+    fn create_drawn(dir: &Path, draw: Draw) -> Result<Self, StoreError> {
         for _ in 0..ATTEMPTS {
-            let number = draw().map_err(Trouble::NoNumber)?;
+            let number = draw().map_err(StoreError::NoNumber)?;
             let path = dir.join(format!("{TEMPORARY}{number:016x}"));
             let file = OpenOptions::new()
                 .write(true)
@@ -93,14 +93,14 @@ impl Temporary {
         &self.path
     }
 
-    pub(crate) fn write(&mut self, content: &[u8]) -> Result<(), Trouble> {
+    pub(crate) fn write(&mut self, content: &[u8]) -> Result<(), StoreError> {
         match &mut self.file {
             Some(file) => file.write_all(content).during(Action::Write, &self.path),
             None => Ok(()),
         }
     }
 
-    pub(crate) fn sync(&self) -> Result<(), Trouble> {
+    pub(crate) fn sync(&self) -> Result<(), StoreError> {
         match &self.file {
             Some(file) => file.sync_all().during(Action::Sync, &self.path),
             None => Ok(()),
@@ -138,7 +138,7 @@ impl Alive {
         dir: &Path,
         campaign: CampaignId,
         lease: Duration,
-    ) -> Result<Self, Trouble> {
+    ) -> Result<Self, StoreError> {
         Self::create_drawn(dir, campaign, lease, random_u64)
     }
 
@@ -147,9 +147,9 @@ impl Alive {
         campaign: CampaignId,
         lease: Duration,
         draw: Draw,
-    ) -> Result<Self, Trouble> {
+    ) -> Result<Self, StoreError> {
         for _ in 0..ATTEMPTS {
-            let number = draw().map_err(Trouble::NoNumber)?;
+            let number = draw().map_err(StoreError::NoNumber)?;
             let name = format!("{ALIVE}{campaign}-{number:016x}");
             let path = dir.join(&name);
             let mut temporary = Temporary::create_drawn(dir, draw)?;
@@ -184,7 +184,7 @@ impl Alive {
 
 /// What a look at somebody's alive or temporary file tells.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Pulse {
+pub(crate) enum Maker {
     /// Its maker has it open; an alive file also tells the longest lease of its term.
     Alive { lease: Duration },
     /// Its maker is through with it, or dead.
@@ -194,17 +194,17 @@ pub(crate) enum Pulse {
 }
 
 /// Looks whether the maker of a file still has it locked.
-pub(crate) fn pulse(dir: &Path, name: &str) -> Pulse {
+pub(crate) fn maker(dir: &Path, name: &str) -> Maker {
     // Opened for reading only, so that closing it wakes nobody.
     let Ok(mut file) = open_plain(&dir.join(name)) else {
-        return Pulse::Unknown;
+        return Maker::Unknown;
     };
     match file.try_lock_shared() {
-        Ok(()) => Pulse::Dead,
-        Err(TryLockError::WouldBlock) => Pulse::Alive {
+        Ok(()) => Maker::Dead,
+        Err(TryLockError::WouldBlock) => Maker::Alive {
             lease: lease_in(&mut file),
         },
-        Err(TryLockError::Error(_)) => Pulse::Unknown,
+        Err(TryLockError::Error(_)) => Maker::Unknown,
     }
 }
 
@@ -267,11 +267,11 @@ mod tests {
         let name = alive.name().to_owned();
         assert!(is_alive_name(&name) && is_claimed_name(&name));
         let rounded = Duration::from_millis(2);
-        assert_eq!(pulse(dir.path(), &name), Pulse::Alive { lease: rounded });
+        assert_eq!(maker(dir.path(), &name), Maker::Alive { lease: rounded });
         drop(alive);
-        assert_eq!(pulse(dir.path(), &name), Pulse::Dead);
+        assert_eq!(maker(dir.path(), &name), Maker::Dead);
         fs::remove_file(dir.path().join(&name)).unwrap();
-        assert_eq!(pulse(dir.path(), &name), Pulse::Unknown);
+        assert_eq!(maker(dir.path(), &name), Maker::Unknown);
     }
 
     #[test]
@@ -287,8 +287,8 @@ mod tests {
         let lease = Duration::from_secs(1);
         let alive = Alive::create_drawn(dir.path(), CampaignId::new(7), lease, draw);
         let temporary = Temporary::create_drawn(dir.path(), draw);
-        for trouble in [alive.unwrap_err(), temporary.unwrap_err()] {
-            let error = trouble.into_error(Operation::Acquire);
+        for error in [alive.unwrap_err(), temporary.unwrap_err()] {
+            let error = error.into_error(Operation::Acquire);
             assert_eq!(error.kind(), ErrorKind::Unsupported);
             assert_eq!(error.operation(), Operation::Acquire);
             assert_eq!(error.message(), "no number");
@@ -327,8 +327,8 @@ mod tests {
         assert!(temporary.path().exists());
         let name = temporary.path().file_name().unwrap().to_str().unwrap();
         for name in [name, alive.name()] {
-            let found = pulse(dir.path(), name);
-            assert!(matches!(found, Pulse::Alive { .. }), "{name}: {found:?}");
+            let found = maker(dir.path(), name);
+            assert!(matches!(found, Maker::Alive { .. }), "{name}: {found:?}");
         }
     }
 
@@ -338,8 +338,8 @@ mod tests {
         let alive = Alive::create(dir.path(), CampaignId::new(7), Duration::from_secs(1)).unwrap();
         for text in ["", "soon", "-5", "99999999999999999999"] {
             fs::write(dir.path().join(alive.name()), text).unwrap();
-            let found = pulse(dir.path(), alive.name());
-            assert_eq!(found, Pulse::Alive { lease: MAX_LEASE });
+            let found = maker(dir.path(), alive.name());
+            assert_eq!(found, Maker::Alive { lease: MAX_LEASE });
         }
     }
 
@@ -366,7 +366,7 @@ mod tests {
                 while dir.exists() {
                     for entry in fs::read_dir(&dir).into_iter().flatten().flatten() {
                         let name = entry.file_name().into_string().unwrap();
-                        if pulse(&dir, &name) == Pulse::Dead {
+                        if maker(&dir, &name) == Maker::Dead {
                             let _gone = fs::remove_file(dir.join(name));
                         }
                     }
@@ -378,8 +378,8 @@ mod tests {
             // May give up, as it would after eight chance meetings; must not lose a live file.
             if let Ok(alive) = Alive::create(dir.path(), campaign, Duration::from_secs(1)) {
                 assert!(dir.path().join(alive.name()).exists());
-                let found = pulse(dir.path(), alive.name());
-                assert!(matches!(found, Pulse::Alive { .. }), "{found:?}");
+                let found = maker(dir.path(), alive.name());
+                assert!(matches!(found, Maker::Alive { .. }), "{found:?}");
             }
         }
         drop(dir);

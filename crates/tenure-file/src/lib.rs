@@ -1,6 +1,6 @@
 //! Leader election among the processes of one host, in a directory that they share.
 //!
-//! No server and no set-up: every candidate opens the same directory. What it promises:
+//! No server and no set-up: every candidate uses the same directory. What it promises:
 //!
 //! - **A leader that dies is noticed at once.** It keeps a file open and locked for as long as it
 //!   leads; when its process ends, in whatever way, the operating system unlocks the file and
@@ -25,7 +25,7 @@
 //! # let temporary = tempfile::tempdir().unwrap();
 //! # let directory = temporary.path();
 //! // Or `FileConfig::from_url("file:///var/lib/my-service/locks")?`.
-//! let backend = tenure_file::open(FileConfig::new(directory)?).await?;
+//! let backend = tenure_file::connect(FileConfig::new(directory)?).await?;
 //! let election = Election::builder(Arc::new(backend), LockName::new("nightly-batch")?).build()?;
 //!
 //! let leadership = election.campaign().await?;
@@ -75,7 +75,7 @@
 //!   file of the lock is locked by anybody, there is no leader, and the next candidate takes over
 //!   at once. Else somebody may lead, and the lock counts as held until the record has stood there
 //!   unchanged for as long as the longest lease among those alive files, an hour at most. A leader
-//!   that is alive mends the record with its next heartbeat. Tokens go on rising either way.
+//!   that is alive repairs the record with its next heartbeat. Tokens go on rising either way.
 //! - **A lease of many years** in a record is believed for an hour at most.
 //! - **A version beyond the 48 bits of a token** is a
 //!   [`Corrupted`](tenure_core::ErrorKind::Corrupted) error that names the file to remove.
@@ -88,10 +88,14 @@ mod alive;
 mod backend;
 mod checks;
 mod config;
+mod directory;
+mod disk;
+mod errors;
+mod events;
+mod file_system;
 mod format;
 mod record_file;
-mod trouble;
 mod watch;
 
-pub use backend::{FileBackend, FileStore, open};
+pub use backend::{FileBackend, FileStore, connect, lazy};
 pub use config::FileConfig;

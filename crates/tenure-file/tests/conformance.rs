@@ -9,7 +9,7 @@ use std::sync::Arc;
 use tempfile::TempDir;
 use tenure_conformance::{Hook, Target, async_trait};
 use tenure_core::{Error, LockBackend, LockName};
-use tenure_file::{FileConfig, open};
+use tenure_file::{FileConfig, connect};
 
 const DIRECTORY: &str = "TENURE_TEST_FILE_DIRECTORY";
 
@@ -36,7 +36,7 @@ impl Files {
 #[async_trait]
 impl Target for Files {
     async fn connect(&self) -> Result<Arc<dyn LockBackend>, Error> {
-        Ok(Arc::new(open(FileConfig::new(&self.directory)?).await?))
+        Ok(Arc::new(connect(FileConfig::new(&self.directory)?).await?))
     }
 
     async fn delete_lock(&self, lock: &LockName) -> Hook {

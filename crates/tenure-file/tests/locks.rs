@@ -12,7 +12,7 @@ use tenure_core::{
     Acquired, BootClock, CampaignId, Candidate, Clock as _, ErrorKind, Grant, Hint, Identity,
     LockBackend as _, LockName, Occupancy, Renewal, Time,
 };
-use tenure_file::{FileBackend, FileConfig, open};
+use tenure_file::{FileBackend, FileConfig, connect};
 
 /// Far longer than any test takes: what becomes free, does so for another reason.
 const LONG: Duration = Duration::from_secs(3000);
@@ -32,8 +32,8 @@ impl Scene {
     async fn new() -> Self {
         let dir = tempfile::tempdir().unwrap();
         let config = FileConfig::new(dir.path()).unwrap();
-        let backend = open(config.clone()).await.unwrap();
-        let other = open(config).await.unwrap();
+        let backend = connect(config.clone()).await.unwrap();
+        let other = connect(config).await.unwrap();
         let lock = LockName::new("team.job").unwrap();
         Self {
             dir,
@@ -434,19 +434,19 @@ async fn what_is_no_directory_is_refused() {
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("file");
     fs::write(&file, "").unwrap();
-    let error = open(FileConfig::new(&file).unwrap()).await.unwrap_err();
+    let error = connect(FileConfig::new(&file).unwrap()).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Misconfigured, "{error}");
     let below = FileConfig::new(file.join("locks")).unwrap();
-    let error = open(below).await.unwrap_err();
+    let error = connect(below).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Misconfigured, "{error}");
 
     let missing = FileConfig::new(dir.path().join("a/b")).unwrap();
-    let error = open(missing.clone().create(false)).await.unwrap_err();
+    let error = connect(missing.clone().create(false)).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Misconfigured, "{error}");
-    open(missing).await.unwrap();
+    connect(missing).await.unwrap();
 
     // A file in the place of a lock's directory.
-    let backend = open(FileConfig::new(dir.path()).unwrap()).await.unwrap();
+    let backend = connect(FileConfig::new(dir.path()).unwrap()).await.unwrap();
     let lock = LockName::new("file").unwrap();
     let attempt = backend.acquire(&lock, &candidate(1), LONG).await;
     assert_eq!(attempt.unwrap_err().kind(), ErrorKind::Misconfigured);
@@ -539,4 +539,35 @@ async fn each_of_many_waiting_candidates_is_woken() {
     held(&mut changes).await;
     drop(leader);
     may_be_free(&mut changes).await;
+}
+
+#[tokio::test]
+async fn a_lazy_backend_touches_the_directory_with_its_first_call() {
+    let dir = tempfile::tempdir().unwrap();
+    let locks = dir.path().join("a/b");
+    let backend = tenure_file::lazy(FileConfig::new(&locks).unwrap()).unwrap();
+    assert!(!dir.path().join("a").exists());
+    let lock = LockName::new("job").unwrap();
+    let acquired = backend.acquire(&lock, &candidate(1), LONG).await.unwrap();
+    assert!(matches!(acquired, Acquired::Held(_)), "{acquired:?}");
+    assert!(locks.is_dir());
+}
+
+/// Its error names the call that failed, not an attempt to connect.
+#[tokio::test]
+async fn a_lazy_backend_fails_with_the_operation_that_ran() {
+    let dir = tempfile::tempdir().unwrap();
+    let missing = FileConfig::new(dir.path().join("a/b")).unwrap();
+    let backend = tenure_file::lazy(missing.clone().create(false)).unwrap();
+    let lock = LockName::new("job").unwrap();
+    let error = backend
+        .acquire(&lock, &candidate(1), LONG)
+        .await
+        .unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Misconfigured, "{error}");
+    let error = backend.holder(&lock).await.unwrap_err();
+    assert_eq!(error.operation(), tenure_core::Operation::Holder, "{error}");
+    // It is looked for again with each call.
+    fs::create_dir_all(missing.directory()).unwrap();
+    backend.acquire(&lock, &candidate(1), LONG).await.unwrap();
 }

@@ -21,7 +21,7 @@ use tenure_core::{
     Acquired, BootClock, CampaignId, Candidate, Clock as _, ErrorKind, Grant, Hint, Identity,
     LockBackend as _, LockName, Occupancy, Renewal, Time, random_u64,
 };
-use tenure_file::{FileBackend, FileConfig, open};
+use tenure_file::{FileBackend, FileConfig, connect};
 
 const ROLE: &str = "TENURE_FILE_TEST_ROLE";
 const DIR: &str = "TENURE_FILE_TEST_DIR";
@@ -87,7 +87,7 @@ fn own_candidate() -> Candidate {
 }
 
 async fn backend(dir: &Path) -> FileBackend {
-    open(FileConfig::new(dir).unwrap()).await.unwrap()
+    connect(FileConfig::new(dir).unwrap()).await.unwrap()
 }
 
 /// Does what it is told and says what came of it.
@@ -97,7 +97,7 @@ async fn serve(dir: &Path) {
     while let Some(command) = next_command() {
         let (command, argument) = command.split_once(' ').unwrap_or((&command, ""));
         let outcome = match (command, &opened, &held) {
-            ("open", ..) => match open(FileConfig::new(dir).unwrap()).await {
+            ("open", ..) => match connect(FileConfig::new(dir).unwrap()).await {
                 Ok(backend) => {
                     opened = Some(backend);
                     "opened".to_owned()

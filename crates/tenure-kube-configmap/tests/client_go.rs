@@ -36,7 +36,11 @@ const NEW: &[&str] = &[
 ];
 
 async fn open(server: &Server) -> Arc<dyn LockBackend> {
-    Arc::new(tenure_kube_configmap::open(&server.config()).await.unwrap())
+    Arc::new(
+        tenure_kube_configmap::connect(server.config())
+            .await
+            .unwrap(),
+    )
 }
 
 fn election(backend: &Arc<dyn LockBackend>, name: &str, identity: &str) -> Election {
@@ -141,7 +145,7 @@ async fn the_move_to_leases_with_client_go_among_the_candidates() {
         |identity: &str, kind: &[&str]| ClientGo::start(&program, &server, "moved", identity, kind);
     let old = open(&server).await;
     let new: Arc<dyn LockBackend> =
-        Arc::new(tenure_kube_lease::open(&server.config()).await.unwrap());
+        Arc::new(tenure_kube_lease::connect(server.config()).await.unwrap());
     let both: Arc<dyn LockBackend> = Arc::new(Both::new(old.clone(), new.clone()).unwrap());
     let lead_on_lease = async || server.lease("moved").await["spec"]["holderIdentity"].clone();
 

@@ -9,7 +9,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 use support::{Server, lock};
 use tenure_core::{Acquired, CampaignId, Candidate, Identity, LockBackend as _, Renewal};
-use tenure_kube_configmap::open;
+use tenure_kube_configmap::connect;
 
 const LEADER: &str = "control-plane.alpha.kubernetes.io/leader";
 
@@ -44,7 +44,7 @@ async fn the_old_client_gos_record_is_taken_on_and_all_else_stays() {
         .await;
     assert_eq!(status, 201, "{made}");
 
-    let backend = open(&server.config()).await.unwrap();
+    let backend = connect(server.config()).await.unwrap();
     let us = Candidate::new(Identity::new("<us>").unwrap(), CampaignId::new(1));
     let lease = Duration::from_secs(600);
     let outcome = backend.acquire(&lock("shared"), &us, lease).await;

@@ -7,14 +7,14 @@ mod support;
 use serde_json::json;
 use support::{Server, lock};
 use tenure_core::{LockBackend as _, Policy, Verdict};
-use tenure_kube_configmap::{LEADER_ANNOTATION, open};
+use tenure_kube_configmap::{LEADER_ANNOTATION, connect};
 
 #[tokio::test]
 async fn a_shorter_lease_of_another_program_and_a_broken_record_are_told() {
     let Some(server) = Server::start().await else {
         return;
     };
-    let backend = open(&server.config()).await.unwrap();
+    let backend = connect(server.config()).await.unwrap();
     let theirs = |seconds: u64| {
         format!(
             "{{\"holderIdentity\":\"theirs\",\"leaseDurationSeconds\":{seconds},\

@@ -26,7 +26,11 @@ fn election(backend: Arc<dyn LockBackend>, identity: &str) -> Election {
 }
 
 async fn open(server: &Server) -> Arc<dyn LockBackend> {
-    Arc::new(tenure_kube_configmap::open(&server.config()).await.unwrap())
+    Arc::new(
+        tenure_kube_configmap::connect(server.config())
+            .await
+            .unwrap(),
+    )
 }
 
 /// One store counts for both kinds of object, so tokens rise all through the move.
@@ -37,7 +41,7 @@ async fn a_service_moves_to_leases_under_one_rising_token() {
     };
     let old = open(&server).await;
     let new: Arc<dyn LockBackend> =
-        Arc::new(tenure_kube_lease::open(&server.config()).await.unwrap());
+        Arc::new(tenure_kube_lease::connect(server.config()).await.unwrap());
     let both: Arc<dyn LockBackend> = Arc::new(Both::new(old.clone(), new.clone()).unwrap());
     let order = [&old, &both, &old, &both, &both, &new, &both, &new];
     let mut tokens = Vec::new();

@@ -8,7 +8,7 @@ mod support;
 
 use support::Server;
 use tenure_kube::CONFIG_MAPS;
-use tenure_kube_configmap::open;
+use tenure_kube_configmap::connect;
 
 #[tokio::test]
 async fn the_role_is_enough_and_no_verb_too_much() {
@@ -17,7 +17,7 @@ async fn the_role_is_enough_and_no_verb_too_much() {
     };
     let path = server.config_map_path("rights");
     rights::the_role_is_enough_and_no_verb_too_much(&server, &CONFIG_MAPS, &path, async |config| {
-        open(&config).await.unwrap()
+        connect(config).await.unwrap()
     })
     .await;
 }
@@ -28,7 +28,7 @@ async fn without_watch_it_polls_and_warns_once() {
         return;
     };
     rights::without_watch_it_polls_and_warns_once(&server, &CONFIG_MAPS, async |config| {
-        open(&config).await.unwrap()
+        connect(config).await.unwrap()
     })
     .await;
 }

@@ -5,12 +5,12 @@
 //! use std::sync::Arc;
 //!
 //! use tenure_core::{Election, LockName};
-//! use tenure_kube_lease::{KubeConfig, open};
+//! use tenure_kube_lease::{KubeConfig, connect};
 //!
 //! # #[tokio::main(flavor = "current_thread")]
 //! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
 //! let config = KubeConfig::from_environment().namespace("team-a")?;
-//! let backend = Arc::new(open(&config).await?);
+//! let backend = Arc::new(connect(config).await?);
 //! let election = Election::builder(backend, LockName::new("nightly-batch")?).build()?;
 //! # Ok(())
 //! # }
@@ -60,25 +60,29 @@ pub type KubeLeaseBackend = RecordLock<ObjectStore<LeaseForm>>;
 /// credentials are refused, with [`Unavailable`](tenure_core::ErrorKind::Unavailable) when the
 /// server cannot be reached, and with [`Timeout`](tenure_core::ErrorKind::Timeout) after ten
 /// seconds. Must be called in the tokio runtime that is to do the I/O.
-pub async fn open(config: &KubeConfig) -> Result<KubeLeaseBackend, Error> {
-    let cluster = Cluster::connect(config).await?;
-    Ok(RecordLock::new(ObjectStore::new(cluster, config)))
+pub async fn connect(config: KubeConfig) -> Result<KubeLeaseBackend, Error> {
+    Ok(on(Cluster::connect(config).await?))
 }
 
-/// Connects to the cluster of a URL: see [`KubeConfig::from_url`].
-pub async fn connect(url: &str) -> Result<KubeLeaseBackend, Error> {
-    open(&KubeConfig::from_url(SCHEME, url)?).await
+/// The same without any I/O: the first call reads the kubeconfig or service account, connects, and
+/// fails as [`connect`] does. For a service that starts before its API server does.
+///
+/// Fails with [`Misconfigured`](tenure_core::ErrorKind::Misconfigured) outside a tokio runtime.
+/// Must be called in the one that is to do the I/O.
+pub fn lazy(config: KubeConfig) -> Result<KubeLeaseBackend, Error> {
+    Ok(on(Cluster::lazy(config)?))
 }
 
 /// A backend on an application's own client; of `config` only what is not about the connection
 /// counts. No I/O.
 ///
 /// Switch the client's own retries off: the engine has deadlines and retries of its own.
-pub fn with_client(client: kube::Client, config: &KubeConfig) -> KubeLeaseBackend {
-    RecordLock::new(ObjectStore::new(
-        Cluster::with_client(client, config),
-        config,
-    ))
+pub fn with_client(client: kube::Client, config: KubeConfig) -> KubeLeaseBackend {
+    on(Cluster::with_client(client, config))
+}
+
+fn on(cluster: Cluster) -> KubeLeaseBackend {
+    RecordLock::new(ObjectStore::new(cluster))
 }
 
 /// A Role and `RoleBinding` with what a candidate for `lock` needs, and nothing else.

@@ -18,7 +18,7 @@ use tenure_core::{
     Acquired, CampaignId, Candidate, Cause, Election, Grant, Identity, Leadership,
     LockBackend as _, Occupancy, Policy, PublishedValue, Verdict,
 };
-use tenure_kube_lease::{KubeLeaseBackend, open};
+use tenure_kube_lease::{KubeLeaseBackend, connect};
 use theirs::{ClientGo, old_program, program};
 
 /// client-go refuses a lease that is no longer than its deadline, and counts in whole seconds.
@@ -72,7 +72,7 @@ async fn fifty_hand_overs_to_and_fro() {
     let (Some(server), Some(program)) = (Server::start().await, program()) else {
         return;
     };
-    let backend = open(&server.config()).await.unwrap();
+    let backend = connect(server.config()).await.unwrap();
     let mut ours = elected(election(&backend, "shared", "ours")).await;
     for round in 0..25 {
         let last = ours.token();
@@ -113,7 +113,7 @@ async fn each_side_takes_over_from_the_other_one_that_crashed() {
     let (Some(server), Some(program)) = (Server::start().await, program()) else {
         return;
     };
-    let backend = open(&server.config()).await.unwrap();
+    let backend = connect(server.config()).await.unwrap();
     let mut other = ClientGo::start(&program, &server, "crash", "theirs-1", RHYTHM);
     other.says("started").await;
     let clock = backend.clock();
@@ -142,7 +142,7 @@ async fn we_stop_when_they_have_the_lock() {
     let (Some(server), Some(program)) = (Server::start().await, program()) else {
         return;
     };
-    let backend = open(&server.config()).await.unwrap();
+    let backend = connect(server.config()).await.unwrap();
     let policy = Policy::fast();
     let ours = Election::builder(Arc::new(backend.clone()), lock("lost"))
         .identity(Identity::new("ours").unwrap())
@@ -173,7 +173,7 @@ async fn the_current_client_go_goes_by_the_record_and_the_old_one_by_its_own_lea
     else {
         return;
     };
-    let backend = open(&server.config()).await.unwrap();
+    let backend = connect(server.config()).await.unwrap();
     let clock = backend.clock();
     let twice_theirs = Duration::from_secs(8);
     let grant = silent(&backend, "current", twice_theirs).await;
@@ -197,10 +197,10 @@ async fn beside_an_old_client_go_our_lease_must_not_be_longer_than_its_own() {
     let (Some(server), Some(old)) = (Server::start().await, old_program()) else {
         return;
     };
-    let direct = open(&server.config()).await.unwrap();
+    let direct = connect(server.config()).await.unwrap();
     for (name, seconds, overlaps) in [("as-long", 8, false), ("longer", 120, true)] {
         let proxy = FaultProxy::start(server.address()).unwrap();
-        let backend = open(&server.config_at(proxy.address())).await.unwrap();
+        let backend = connect(server.config_at(proxy.address())).await.unwrap();
         let lease = Duration::from_secs(seconds);
         let policy = Policy::builder()
             .lease(lease)

@@ -30,7 +30,7 @@ impl Cluster {
 impl Target for Cluster {
     async fn connect(&self) -> Result<Arc<dyn LockBackend>, Error> {
         let config = self.server.config_at(self.proxy.address());
-        Ok(Arc::new(tenure_kube_lease::open(&config).await?))
+        Ok(Arc::new(tenure_kube_lease::connect(config).await?))
     }
 
     fn conditions_met(&self) -> bool {
@@ -71,7 +71,7 @@ impl Target for Cluster {
     async fn connect_by_proxy(&self) -> Option<Result<Proxied, Error>> {
         let proxy = FaultProxy::start(self.server.address()).unwrap();
         let config = self.server.config_at(proxy.address());
-        let opened = tenure_kube_lease::open(&config).await;
+        let opened = tenure_kube_lease::connect(config).await;
         Some(opened.map(|backend| Proxied::new(Arc::new(backend), [proxy])))
     }
 
@@ -84,7 +84,7 @@ impl Target for Cluster {
             .server
             .config_at(address)
             .connect_timeout(Duration::from_secs(1));
-        let backend = tenure_kube_lease::open(&config).await;
+        let backend = tenure_kube_lease::connect(config).await;
         Some(backend.map(|backend| Arc::new(backend) as Arc<dyn LockBackend>))
     }
 

@@ -11,7 +11,7 @@ use support::{Server, lock};
 use tenure_core::{
     Acquired, CampaignId, Candidate, Check, Identity, LockBackend as _, Policy, Verdict,
 };
-use tenure_kube_lease::{KubeLeaseBackend, Token, open};
+use tenure_kube_lease::{KubeLeaseBackend, Token, connect};
 
 const NAME: &str = "holder's lease";
 
@@ -45,7 +45,7 @@ async fn a_shorter_lease_of_another_program_is_told() {
     let Some(server) = Server::start().await else {
         return;
     };
-    let backend = open(&server.config()).await.unwrap();
+    let backend = connect(server.config()).await.unwrap();
     let ours = Policy::default().lease();
     for (name, seconds, choice) in [
         ("eight", 8, Some("--lease 8s")),
@@ -83,7 +83,7 @@ async fn a_holder_of_ours_and_a_free_lock_are_fine() {
     let Some(server) = Server::start().await else {
         return;
     };
-    let backend = open(&server.config()).await.unwrap();
+    let backend = connect(server.config()).await.unwrap();
     let us = Candidate::new(Identity::new("us").unwrap(), CampaignId::new(1));
     let (short, long) = (Duration::from_secs(8), Duration::from_secs(20));
     let free = looked_at(&backend, "ours", long).await;
@@ -126,7 +126,7 @@ async fn a_holder_that_cannot_be_looked_at_is_told() {
     };
     held_by_others(&server, "hidden", 8).await;
     let stranger = Token::File(Server::token_file_of("stranger"));
-    let backend = open(&server.config_as(server.address(), stranger)).await;
+    let backend = connect(server.config_as(server.address(), stranger)).await;
     let check = looked_at(&backend.unwrap(), "hidden", Policy::default().lease()).await;
     assert_eq!(check.verdict, Verdict::Warning, "{check:?}");
     assert!(check.reason.contains("cannot tell who holds"), "{check:?}");

@@ -15,7 +15,7 @@ use tenure_core::{
     Acquired, CampaignId, Candidate, Changes, ErrorKind, Grant, Hint, Identity, LockBackend as _,
     Renewal,
 };
-use tenure_kube_lease::{KubeLeaseBackend, open};
+use tenure_kube_lease::{KubeLeaseBackend, connect};
 
 /// With it nothing happens by time while the test runs.
 const LONG: Duration = Duration::from_secs(600);
@@ -62,7 +62,7 @@ fn main() {
 
 /// A term and a watch, by way of a proxy.
 async fn inherited(server: &Server, proxy: &FaultProxy) -> Inherited {
-    let backend = open(&server.config_at(proxy.address())).await.unwrap();
+    let backend = connect(server.config_at(proxy.address())).await.unwrap();
     let us = Candidate::new(Identity::new("us").unwrap(), CampaignId::draw().unwrap());
     let outcome = backend.acquire(&lock("forked"), &us, LONG).await;
     let Ok(Acquired::Held(grant)) = outcome else {

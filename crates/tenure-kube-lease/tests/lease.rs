@@ -14,7 +14,7 @@ use tenure_core::{
     Acquired, CampaignId, Candidate, Cause, Election, Error, ErrorKind, Grant, Identity,
     LockBackend as _, Occupancy, Policy, PublishedValue, Renewal,
 };
-use tenure_kube_lease::{KubeLeaseBackend, Token, open, with_client};
+use tenure_kube_lease::{KubeLeaseBackend, Token, connect, with_client};
 
 /// With it nothing happens by time while a test runs.
 const LONG: Duration = Duration::from_secs(600);
@@ -93,7 +93,7 @@ async fn what_belongs_to_others_survives_a_whole_term() {
     assert_eq!(status, 201, "{answer}");
 
     let config = server.config().label("app", "ours").field_manager("mine");
-    let backend = open(&config).await.unwrap();
+    let backend = connect(config).await.unwrap();
     let grant = held(&backend, "foreign", "us", 1, LONG).await;
     let acquired = server.lease("foreign").await;
     let grant = renewed(&backend, &grant).await;
@@ -130,7 +130,7 @@ async fn the_token_is_the_version_of_the_write_that_acquired() {
     let Some(server) = Server::start().await else {
         return;
     };
-    let backend = open(&server.config()).await.unwrap();
+    let backend = connect(server.config()).await.unwrap();
     let grant = held(&backend, "token", "us", 1, LONG).await;
     let version = server.lease("token").await["metadata"]["resourceVersion"].clone();
     assert_eq!(
@@ -165,7 +165,7 @@ async fn a_late_release_leaves_the_successor_alone() {
     let Some(server) = Server::start().await else {
         return;
     };
-    let backend = open(&server.config()).await.unwrap();
+    let backend = connect(server.config()).await.unwrap();
     let late = held(&backend, "late", "us", 1, LONG).await;
     // Somebody else has it now: another process, or another term of the same identity.
     for (identity, campaign) in [("other", 2), ("us", 3)] {
@@ -189,7 +189,7 @@ async fn the_first_heartbeat_that_shows_another_holder_ends_the_term() {
     let Some(server) = Server::start().await else {
         return;
     };
-    let backend = open(&server.config()).await.unwrap();
+    let backend = connect(server.config()).await.unwrap();
     let leader = election(&backend, "stolen", "us", Policy::default());
     let leader = within_limit("the election", leader.campaign())
         .await
@@ -210,9 +210,9 @@ async fn a_watch_that_was_dropped_comes_back() {
         return;
     };
     let policy = Policy::builder().lease(LONG).build().unwrap();
-    let direct = open(&server.config()).await.unwrap();
+    let direct = connect(server.config()).await.unwrap();
     let proxy = FaultProxy::start(server.address()).unwrap();
-    let behind = open(&server.config_at(proxy.address())).await.unwrap();
+    let behind = connect(server.config_at(proxy.address())).await.unwrap();
     let leader = within_limit(
         "the election",
         election(&direct, "dropped", "a", policy.clone()).campaign(),
@@ -243,16 +243,16 @@ async fn a_lock_of_an_earlier_self_is_taken_back_if_asked_for() {
     let Some(server) = Server::start().await else {
         return;
     };
-    let earlier = open(&server.config()).await.unwrap();
+    let earlier = connect(server.config()).await.unwrap();
     let old = held(&earlier, "mine", "pod-0", 1, LONG).await;
     let taken = |outcome| matches!(outcome, Ok(Acquired::Taken { .. }));
-    let plain = open(&server.config()).await.unwrap();
+    let plain = connect(server.config()).await.unwrap();
     let again = candidate("pod-0", 2);
     assert!(taken(plain.acquire(&lock("mine"), &again, LONG).await));
 
     let identity = Identity::new("pod-0").unwrap();
     let config = server.config().take_back_from_earlier_self(identity);
-    let restarted = open(&config).await.unwrap();
+    let restarted = connect(config).await.unwrap();
     let new = held(&restarted, "mine", "pod-0", 4, LONG).await;
     assert!(new.token > old.token);
     // Its own term is not an earlier self's.
@@ -268,7 +268,7 @@ async fn an_applications_own_client_will_do() {
     let Some(server) = Server::start().await else {
         return;
     };
-    let backend = with_client(server.client().await, &server.config());
+    let backend = with_client(server.client().await, server.config());
     let grant = held(&backend, "own", "us", 1, LONG).await;
     backend.release(&grant).await.unwrap();
 }
@@ -285,7 +285,7 @@ async fn what_the_server_refuses_has_its_kind() {
 
     // 403
     let stranger = Token::File(Server::token_file_of("stranger"));
-    let backend = open(&server.config_as(server.address(), stranger))
+    let backend = connect(server.config_as(server.address(), stranger))
         .await
         .unwrap();
     let error = acquire(&backend).await;
@@ -294,18 +294,18 @@ async fn what_the_server_refuses_has_its_kind() {
 
     // 404
     let elsewhere = server.config().namespace("there-is-none").unwrap();
-    let error = acquire(&open(&elsewhere).await.unwrap()).await;
+    let error = acquire(&connect(elsewhere).await.unwrap()).await;
     assert_eq!(error.kind(), ErrorKind::Misconfigured, "{error}");
     assert!(error.message().contains("there-is-none"), "{error}");
 
     // 422
     let labelled = server.config().label("app", "not a label!");
-    let error = acquire(&open(&labelled).await.unwrap()).await;
+    let error = acquire(&connect(labelled).await.unwrap()).await;
     assert_eq!(error.kind(), ErrorKind::Misconfigured, "{error}");
 
     // 401
     let wrong = Token::Text("0123456789abcdef".to_owned());
-    let error = open(&server.config_as(server.address(), wrong))
+    let error = connect(server.config_as(server.address(), wrong))
         .await
         .unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Forbidden, "{error}");
@@ -313,7 +313,7 @@ async fn what_the_server_refuses_has_its_kind() {
 
     // TLS: the certificate is for another name.
     let elsewhere = server.config().tls_server_name("elsewhere.example");
-    let error = open(&elsewhere).await.unwrap_err();
+    let error = connect(elsewhere).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Misconfigured, "{error}");
     assert!(error.message().contains("certificate"), "{error}");
 }
@@ -341,7 +341,7 @@ async fn a_token_that_has_ended_is_refused() {
     let token = make("/serviceaccounts/us/token", request).await;
     let token = token["status"]["token"].as_str().unwrap().to_owned();
     let config = server.config_as(server.address(), Token::Text(token.clone()));
-    let backend = open(&config).await.unwrap();
+    let backend = connect(config).await.unwrap();
     let (status, answer) = server
         .send("DELETE", &format!("{base}/secrets/bound"), None)
         .await;

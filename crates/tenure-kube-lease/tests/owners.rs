@@ -8,7 +8,7 @@ mod support;
 
 use support::Server;
 use tenure_core::Identity;
-use tenure_kube_lease::open;
+use tenure_kube_lease::connect;
 
 #[tokio::test]
 async fn of_two_candidates_with_one_number_exactly_one_leads() {
@@ -16,8 +16,8 @@ async fn of_two_candidates_with_one_number_exactly_one_leads() {
         return;
     };
     let (one, other) = (
-        open(&server.config()).await.unwrap(),
-        open(&server.config()).await.unwrap(),
+        connect(server.config()).await.unwrap(),
+        connect(server.config()).await.unwrap(),
     );
     owners::exactly_one_leads(&one, &other).await;
 }
@@ -27,9 +27,9 @@ async fn an_earlier_self_is_known_by_its_identity_and_its_campaign() {
     let Some(server) = Server::start().await else {
         return;
     };
-    let earlier = open(&server.config()).await.unwrap();
+    let earlier = connect(server.config()).await.unwrap();
     let identity = Identity::new("pod-0").unwrap();
     let config = server.config().take_back_from_earlier_self(identity);
-    let restarted = open(&config).await.unwrap();
+    let restarted = connect(config).await.unwrap();
     owners::an_earlier_self_is_an_identity_and_a_campaign(&earlier, &restarted).await;
 }

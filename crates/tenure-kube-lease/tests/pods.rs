@@ -19,7 +19,7 @@ use tenure_core::{
     Policy,
 };
 use tenure_kube::{LEASES, Subject, pods_rule, rbac_yaml};
-use tenure_kube_lease::{KubeLeaseBackend, open, pod_identity};
+use tenure_kube_lease::{KubeLeaseBackend, connect, pod_identity};
 
 /// With it nothing happens by time while a test runs.
 const LONG: Duration = Duration::from_secs(600);
@@ -65,9 +65,9 @@ async fn a_candidate_that_waits_takes_over_when_the_pod_is_deleted() {
     let Some(server) = Server::start().await else {
         return;
     };
-    let plain = open(&server.config()).await.unwrap();
+    let plain = connect(server.config()).await.unwrap();
     let config = server.config().take_over_from_gone_pods(true);
-    let minding = open(&config).await.unwrap();
+    let minding = connect(config).await.unwrap();
     let silent = pod(&server, "web-0").await;
     let old = acquire(&plain, "waiting", &silent, 1).await.unwrap();
 
@@ -101,7 +101,7 @@ async fn the_pods_end_is_a_hint() {
         return;
     };
     let config = server.config().take_over_from_gone_pods(true);
-    let minding = open(&config).await.unwrap();
+    let minding = connect(config).await.unwrap();
     let silent = pod(&server, "web-0").await;
     let _held = acquire(&minding, "hint", &silent, 1).await.unwrap();
     let mut hints = minding.changes(&lock("hint"));
@@ -125,7 +125,7 @@ async fn the_uid_tells_a_pod_from_its_successor_of_the_same_name() {
         return;
     };
     let config = server.config().take_over_from_gone_pods(true);
-    let minding = open(&config).await.unwrap();
+    let minding = connect(config).await.unwrap();
     let us = Identity::new("us").unwrap();
     let silent = pod(&server, "db-0").await;
     let old = acquire(&minding, "restarted", &silent, 1).await.unwrap();
@@ -152,8 +152,8 @@ async fn the_right_to_look_at_pods_is_needed_for_that_alone() {
         return;
     };
     let config = rights::config(&server).take_over_from_gone_pods(true);
-    let restricted = open(&config).await.unwrap();
-    let admin = open(&server.config()).await.unwrap();
+    let restricted = connect(config).await.unwrap();
+    let admin = connect(server.config()).await.unwrap();
     let gone = pod_identity(&server.namespace, "gone", "1").unwrap();
     let _held = acquire(&admin, "rights", &gone, 1).await.unwrap();
     let user = Subject::User(rights::USER.to_owned());

@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 use private_api::PrivateApi;
 use support::{Server, lock, until, within_limit};
 use tenure_core::{Election, Identity, Policy};
-use tenure_kube_lease::open;
+use tenure_kube_lease::connect;
 
 const HEARTBEATS: u64 = 20;
 
@@ -59,7 +59,7 @@ async fn a_heartbeat_is_one_put_and_waiting_is_no_request() {
         .build()
         .unwrap();
     let election = async |identity: &str| {
-        let backend = open(&server.config()).await.unwrap();
+        let backend = connect(server.config()).await.unwrap();
         Election::builder(Arc::new(backend), lock("counted"))
             .identity(Identity::new(identity).unwrap())
             .policy(policy.clone())

@@ -12,13 +12,13 @@ use std::time::Duration;
 use private_api::PrivateApi;
 use support::{Server, lock, until, within_limit};
 use tenure_core::{Election, Event, Identity, Policy, Term};
-use tenure_kube_lease::open;
+use tenure_kube_lease::connect;
 use tokio::sync::broadcast::error::RecvError;
 use tokio::task::JoinSet;
 
 /// A candidate and what happens to it.
 async fn election(server: &Server, name: &str, identity: &str, policy: &Policy) -> Election {
-    let backend = open(&server.config()).await.unwrap();
+    let backend = connect(server.config()).await.unwrap();
     Election::builder(Arc::new(backend), lock(name))
         .identity(Identity::new(identity).unwrap())
         .policy(policy.clone())

@@ -18,7 +18,7 @@ use futures_util::StreamExt as _;
 use futures_util::future::join_all;
 use support::{Server, lock, until, within_limit};
 use tenure_core::{Election, Identity, LockBackend as _, Observation, Observer, Policy};
-use tenure_kube_lease::{KubeLeaseBackend, open};
+use tenure_kube_lease::{KubeLeaseBackend, connect};
 
 /// With it nothing happens by time while a test runs.
 const LONG: Duration = Duration::from_secs(600);
@@ -45,7 +45,7 @@ fn answers() -> impl Iterator<Item = Answer> {
 async fn start() -> Option<(Server, FaultyApi, KubeLeaseBackend)> {
     let server = Server::start().await?;
     let api = FaultyApi::start(&server).await;
-    let backend = open(&api.config(&server)).await.unwrap();
+    let backend = connect(api.config(&server)).await.unwrap();
     Some((server, api, backend))
 }
 
@@ -146,7 +146,7 @@ async fn a_release_is_tried_again() {
 async fn a_watch_begins_once_the_server_is_well_again() {
     let policy = Policy::builder().lease(LONG).build().unwrap();
     with_each_answer(async |server, api, backend, answer| {
-        let direct = open(&server.config()).await.unwrap();
+        let direct = connect(server.config()).await.unwrap();
         let leader = election(&direct, "leader", &policy);
         let leader = within_limit("the election", leader.campaign()).await;
         let leader = leader.unwrap();
@@ -168,7 +168,7 @@ async fn a_watch_begins_once_the_server_is_well_again() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_observer_looks_again_once_the_server_is_well_again() {
     with_each_answer(async |server, api, backend, answer| {
-        let direct = open(&server.config()).await.unwrap();
+        let direct = connect(server.config()).await.unwrap();
         let leader = election(&direct, "leader", &patient());
         let _leader = within_limit("the election", leader.campaign()).await;
         // Nothing but time tells it to look again.

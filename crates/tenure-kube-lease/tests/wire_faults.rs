@@ -16,7 +16,7 @@ use tenure_core::{
     Acquired, CampaignId, Candidate, Election, Error, ErrorKind, Grant, Identity, LockBackend as _,
     Policy, Renewal,
 };
-use tenure_kube_lease::{KubeLeaseBackend, open};
+use tenure_kube_lease::{KubeLeaseBackend, connect};
 
 /// With it nothing happens by time while a test runs.
 const LONG: Duration = Duration::from_secs(600);
@@ -31,7 +31,7 @@ const ALWAYS: usize = usize::MAX;
 async fn start() -> Option<(Server, FaultyApi, KubeLeaseBackend)> {
     let server = Server::start().await?;
     let api = FaultyApi::start(&server).await;
-    let backend = open(&api.config(&server)).await.unwrap();
+    let backend = connect(api.config(&server)).await.unwrap();
     Some((server, api, backend))
 }
 
@@ -181,7 +181,7 @@ async fn what_was_granted_without_an_answer_is_adopted_or_taken_back() {
     ];
     for (number, loss) in losses.into_iter().enumerate() {
         let name = &*format!("lost-{number}");
-        let others = open(&server.config()).await.unwrap();
+        let others = connect(server.config()).await.unwrap();
         // The first of a Lease, and then the one that takes over what was released.
         for (campaign, request) in [(1, Kind::Post), (2, Kind::Put)] {
             let us = candidate("us", campaign);
@@ -243,7 +243,7 @@ async fn renewals_and_releases_whose_answer_is_lost_can_be_repeated() {
     api.fail(Kind::Put, applied_but(Answer::Closed), 1);
     assert!(backend.release(&grant).await.is_err());
     // Somebody else has it before we try again.
-    let others = open(&server.config()).await.unwrap();
+    let others = connect(server.config()).await.unwrap();
     let successor = acquire(&others, "repeated", &candidate("other", 2))
         .await
         .unwrap()
@@ -293,7 +293,7 @@ async fn the_watch_comes_back(name: &str, fault: Option<Fault>) {
     let Some((server, api, backend)) = start().await else {
         return;
     };
-    let direct = open(&server.config()).await.unwrap();
+    let direct = connect(server.config()).await.unwrap();
     let leader = election(&direct, name, "leader", &long());
     let leader = within_limit("the election", leader.campaign())
         .await

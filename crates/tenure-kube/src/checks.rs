@@ -6,10 +6,13 @@ use http::{Method, StatusCode};
 use serde_json::{Value, json};
 use tenure_core::{Check, Error, ErrorKind, LockName, Operation};
 
-use crate::client::{Answer, Cluster, Reply};
-use crate::pods::PODS;
-use crate::term::{TERM_ANNOTATION, Term, annotation};
-use crate::{ElectionRecord, Form, Resource, Verb};
+use crate::annotations::annotation;
+use crate::api::{Answer, Api, Reply};
+use crate::cluster::Cluster;
+use crate::election_record::ElectionRecord;
+use crate::form::Form;
+use crate::resource::{LEASES, PODS, Resource, Verb};
+use crate::term::{TERM_ANNOTATION, Term};
 
 /// Where a user asks what it may do; every user who is logged in may.
 const REVIEWS: &str = "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews";
@@ -22,22 +25,25 @@ pub(crate) async fn all<F: Form>(
     cluster: &Cluster,
     lock: &LockName,
     lease: Duration,
-    minds_pods: bool,
 ) -> Vec<Check> {
+    let api = match cluster.api(Operation::Connect).await {
+        Ok(api) => api,
+        Err(error) => return vec![unreachable("API server", &error)],
+    };
     let resource = &F::RESOURCE;
-    let mut checks = vec![version(cluster).await];
+    let mut checks = vec![version(api).await];
     for verb in [Verb::Get, Verb::Create, Verb::Update, Verb::Watch] {
-        checks.push(right(cluster, resource, lock, verb).await);
+        checks.push(right(api, resource, lock, verb).await);
     }
-    if minds_pods {
-        checks.push(pods(cluster).await);
+    if cluster.config().gone_pods {
+        checks.push(pods(api).await);
     }
-    checks.push(place(cluster, resource, lock).await);
-    checks.push(holder::<F>(cluster, lock, lease).await);
+    checks.push(place(api, resource, lock).await);
+    checks.push(holder::<F>(api, lock, lease).await);
     checks
 }
 
-async fn version(cluster: &Cluster) -> Check {
+async fn version(api: &Api) -> Check {
     const NAME: &str = "server version";
     let untold = |why: String| {
         Check::warning(
@@ -46,7 +52,7 @@ async fn version(cluster: &Cluster) -> Check {
             "nothing, if it is Kubernetes 1.14 or newer (1.19 for Leases of client-go's own)",
         )
     };
-    match ask(cluster, Verb::Get, Method::GET, "/version", None).await {
+    match ask(api, Verb::Get, Method::GET, "/version", None).await {
         Ok(reply) if reply.status.is_success() => {
             let version: Value = serde_json::from_slice(&reply.body).unwrap_or_default();
             match version["gitVersion"].as_str() {
@@ -62,7 +68,7 @@ async fn version(cluster: &Cluster) -> Check {
 }
 
 /// Whether the API server would let us do that.
-async fn right(cluster: &Cluster, resource: &Resource, lock: &LockName, verb: Verb) -> Check {
+async fn right(api: &Api, resource: &Resource, lock: &LockName, verb: Verb) -> Check {
     let name = match verb {
         Verb::Get => "permission to get",
         Verb::Create => "permission to create",
@@ -71,9 +77,9 @@ async fn right(cluster: &Cluster, resource: &Resource, lock: &LockName, verb: Ve
     };
     // A right to create cannot be limited to a name.
     let object = (verb != Verb::Create).then_some(lock.as_str());
-    let what = what(cluster, resource, verb);
+    let what = what(api, resource, verb);
     let remedy = "grant it: `tenure rbac` prints the Role that suffices";
-    match (allowed(cluster, resource, object, verb).await, verb) {
+    match (allowed(api, resource, object, verb).await, verb) {
         (Err(why), _) => unknown(name, &what, &why),
         (Ok(true), _) => Check::fine(name, format!("we may {what}")),
         (Ok(false), Verb::Watch) => Check::warning(
@@ -92,10 +98,10 @@ async fn right(cluster: &Cluster, resource: &Resource, lock: &LockName, verb: Ve
 }
 
 /// Whether holders' pods can be looked at, where that is asked for.
-async fn pods(cluster: &Cluster) -> Check {
+async fn pods(api: &Api) -> Check {
     const NAME: &str = "permission to get pods";
-    let what = what(cluster, &PODS, Verb::Get);
-    match allowed(cluster, &PODS, None, Verb::Get).await {
+    let what = what(api, &PODS, Verb::Get);
+    match allowed(api, &PODS, None, Verb::Get).await {
         Err(why) => unknown(NAME, &what, &why),
         Ok(true) => Check::fine(NAME, format!("we may {what}")),
         Ok(false) => Check::warning(
@@ -106,12 +112,9 @@ async fn pods(cluster: &Cluster) -> Check {
     }
 }
 
-fn what(cluster: &Cluster, resource: &Resource, verb: Verb) -> String {
+fn what(api: &Api, resource: &Resource, verb: Verb) -> String {
     let (verb, resource) = (verb.name(), resource.in_kubectl());
-    format!(
-        "{verb} {resource} in the namespace \"{}\"",
-        cluster.namespace()
-    )
+    format!("{verb} {resource} in the namespace \"{}\"", api.namespace)
 }
 
 fn unknown(name: &'static str, what: &str, why: &str) -> Check {
@@ -124,13 +127,13 @@ fn unknown(name: &'static str, what: &str, why: &str) -> Check {
 
 /// What the API server says of our own rights; or why it does not.
 async fn allowed(
-    cluster: &Cluster,
+    api: &Api,
     resource: &Resource,
     object: Option<&str>,
     verb: Verb,
 ) -> Result<bool, String> {
     let mut wanted = json!({
-        "namespace": cluster.namespace(),
+        "namespace": api.namespace,
         "verb": verb.name(),
         "group": resource.group,
         "resource": resource.plural,
@@ -143,7 +146,7 @@ async fn allowed(
         "kind": "SelfSubjectAccessReview",
         "spec": { "resourceAttributes": wanted },
     });
-    let asked = ask(cluster, Verb::Create, Method::POST, REVIEWS, Some(&review)).await;
+    let asked = ask(api, Verb::Create, Method::POST, REVIEWS, Some(&review)).await;
     let reply = asked.map_err(|error| error.message().to_owned())?;
     if !reply.status.is_success() {
         return Err(reply.status.to_string());
@@ -154,17 +157,13 @@ async fn allowed(
 }
 
 /// Whether the lock's object is there or could be made, as far as a dry run tells.
-async fn place(cluster: &Cluster, resource: &Resource, lock: &LockName) -> Check {
+async fn place(api: &Api, resource: &Resource, lock: &LockName) -> Check {
     const NAME: &str = "object";
-    let object = json!({
-        "apiVersion": resource.api_version(),
-        "kind": resource.kind,
-        "metadata": { "name": lock.as_str(), "namespace": cluster.namespace() },
-    });
-    let (kind, namespace) = (resource.kind, cluster.namespace());
-    let request = cluster.request(Operation::Connect, Verb::Create, resource, lock.as_str());
+    let (kind, namespace) = (resource.kind, &api.namespace);
+    let object = resource.object(namespace, lock);
+    let request = api.request(Operation::Connect, Verb::Create, resource, lock.as_str());
     let path = format!("{}?dryRun=All", resource.path(namespace));
-    let reply = match cluster
+    let reply = match api
         .exchange(&request, Method::POST, &path, Some(&object))
         .await
     {
@@ -177,10 +176,7 @@ async fn place(cluster: &Cluster, resource: &Resource, lock: &LockName) -> Check
             NAME,
             format!("the {kind} \"{lock}\" is not there; the first candidate makes it"),
         ),
-        StatusCode::FORBIDDEN => match cluster
-            .get(Operation::Connect, resource, lock.as_str())
-            .await
-        {
+        StatusCode::FORBIDDEN => match api.get(Operation::Connect, resource, lock.as_str()).await {
             Ok(Answer::Absent) => Check::unusable(
                 NAME,
                 format!("the {kind} \"{lock}\" is not there, and we may not make it"),
@@ -212,10 +208,10 @@ async fn place(cluster: &Cluster, resource: &Resource, lock: &LockName) -> Check
 ///
 /// Old versions of client-go judge by their own lease, not by the one in the record: they would
 /// take over from us before our leader's lease ends. A candidate that only waits leaves no trace.
-async fn holder<F: Form>(cluster: &Cluster, lock: &LockName, lease: Duration) -> Check {
+async fn holder<F: Form>(api: &Api, lock: &LockName, lease: Duration) -> Check {
     const NAME: &str = "holder's lease";
     let kind = F::RESOURCE.kind;
-    let object = match cluster
+    let object = match api
         .get(Operation::Connect, &F::RESOURCE, lock.as_str())
         .await
     {
@@ -241,7 +237,7 @@ async fn holder<F: Form>(cluster: &Cluster, lock: &LockName, lease: Duration) ->
                 format!(
                     "delete it if nothing else needs it: kubectl delete {} {lock} --namespace {}",
                     F::RESOURCE.in_kubectl(),
-                    cluster.namespace()
+                    api.namespace
                 ),
             );
         }
@@ -302,14 +298,14 @@ fn compared(name: &'static str, record: &ElectionRecord, is_ours: bool, lease: D
 }
 
 async fn ask(
-    cluster: &Cluster,
+    api: &Api,
     verb: Verb,
     method: Method,
     path: &str,
     object: Option<&Value>,
 ) -> Result<Reply, Error> {
-    let request = cluster.request(Operation::Connect, verb, &crate::LEASES, "");
-    cluster.exchange(&request, method, path, object).await
+    let request = api.request(Operation::Connect, verb, &LEASES, "");
+    api.exchange(&request, method, path, object).await
 }
 
 fn unreachable(name: &'static str, error: &Error) -> Check {

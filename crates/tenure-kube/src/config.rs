@@ -16,6 +16,7 @@ pub struct KubeConfig {
     pub(crate) namespace: Option<String>,
     pub(crate) tls_server_name: Option<String>,
     pub(crate) connect_timeout: Duration,
+    pub(crate) request_timeout: Option<Duration>,
     pub(crate) labels: Vec<(String, String)>,
     pub(crate) field_manager: String,
     pub(crate) reclaim: Option<Identity>,
@@ -67,6 +68,7 @@ impl KubeConfig {
             namespace: None,
             tls_server_name: None,
             connect_timeout: Duration::from_secs(5),
+            request_timeout: None,
             labels: Vec::new(),
             field_manager: "tenure".to_owned(),
             reclaim: None,
@@ -128,6 +130,14 @@ impl KubeConfig {
     #[must_use]
     pub fn connect_timeout(mut self, limit: Duration) -> Self {
         self.connect_timeout = limit;
+        self
+    }
+
+    /// How long the API server may take to answer one request. By default only the policy's
+    /// [`request_timeout`](tenure_core::Policy::request_timeout) bounds it.
+    #[must_use]
+    pub fn request_timeout(mut self, limit: Duration) -> Self {
+        self.request_timeout = Some(limit);
         self
     }
 

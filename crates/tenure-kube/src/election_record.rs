@@ -2,7 +2,7 @@
 
 use tenure_core::record::{Record, Step};
 
-use crate::WallTime;
+use crate::time::WallTime;
 
 /// The longest duration that fits into the field of a Lease.
 const MAX_SECONDS: u64 = i32::MAX as u64;

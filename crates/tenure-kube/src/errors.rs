@@ -8,7 +8,7 @@ use http::{HeaderMap, StatusCode};
 use serde_json::Value;
 use tenure_core::{Error, ErrorKind, Operation};
 
-use crate::{Resource, Verb};
+use crate::resource::{Resource, Verb};
 
 /// The longest part of a server's message that is shown.
 const MAX_MESSAGE: usize = 500;
@@ -167,11 +167,11 @@ impl Said {
 
 /// The error for a request that had no answer.
 pub(crate) fn unanswered(request: &Request<'_>, error: kube::Error) -> Error {
-    trouble(request.operation, error)
+    of_client(request.operation, error)
 }
 
 /// The error for what happened on the way to the API server.
-pub(crate) fn trouble(operation: Operation, error: kube::Error) -> Error {
+pub(crate) fn of_client(operation: Operation, error: kube::Error) -> Error {
     let text = chain(&error);
     if is_about_tls(&error) {
         return Error::new(
@@ -237,7 +237,7 @@ fn is_about_tls(error: &(dyn StdError + 'static)) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::LEASES;
+    use crate::resource::LEASES;
 
     fn request() -> Request<'static> {
         Request {

@@ -12,25 +12,35 @@
 //! k8s-openapi = { version = "0.29", default-features = false, features = ["latest"] }
 //! ```
 
+mod annotations;
+mod api;
 mod checks;
 mod client;
+mod cluster;
 mod config;
 mod election_record;
 mod errors;
+mod form;
+mod objects;
 mod pods;
 mod rbac;
+mod resource;
 mod store;
 mod term;
 mod time;
+mod warned;
 mod watch;
 
-pub use client::{CONFIG_MAPS, Cluster, LEASES, Resource, Verb};
+pub use annotations::{annotation, set_annotation};
+pub use cluster::Cluster;
 pub use config::{KubeConfig, Token};
 pub use election_record::ElectionRecord;
+pub use form::Form;
 pub use pods::pod_identity;
 pub use rbac::{NAMED_VERBS, Subject, pods_rule, rbac_yaml, rbac_yaml_of};
-pub use store::{Form, ObjectStore, set_annotation};
-pub use term::{TERM_ANNOTATION, annotation};
+pub use resource::{CONFIG_MAPS, LEASES, Resource, Verb};
+pub use store::ObjectStore;
+pub use term::TERM_ANNOTATION;
 pub use time::WallTime;
 
 /// The client library, for those who bring a client of their own.

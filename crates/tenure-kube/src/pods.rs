@@ -2,15 +2,8 @@
 
 use tenure_core::{Error, Identity, Operation};
 
-use crate::Resource;
-use crate::client::{Answer, Cluster};
-
-/// `v1` Pod.
-pub(crate) const PODS: Resource = Resource {
-    group: "",
-    kind: "Pod",
-    plural: "pods",
-};
+use crate::api::{Answer, Api};
+use crate::resource::PODS;
 
 const PREFIX: &str = "pod/";
 
@@ -59,16 +52,14 @@ pub(crate) fn pod_of(identity: &str) -> Option<Pod<'_>> {
 }
 
 /// Whether there is no such pod any more.
-pub(crate) async fn is_gone(cluster: &Cluster, pod: &Pod<'_>) -> Result<bool, Error> {
-    Ok(
-        match cluster.get(Operation::Holder, &PODS, pod.name).await? {
-            Answer::Absent => true,
-            Answer::Object(found) => found["metadata"]["uid"]
-                .as_str()
-                .is_some_and(|uid| uid != pod.uid),
-            Answer::Conflict => false,
-        },
-    )
+pub(crate) async fn is_gone(api: &Api, pod: &Pod<'_>) -> Result<bool, Error> {
+    Ok(match api.get(Operation::Holder, &PODS, pod.name).await? {
+        Answer::Absent => true,
+        Answer::Object(found) => found["metadata"]["uid"]
+            .as_str()
+            .is_some_and(|uid| uid != pod.uid),
+        Answer::Conflict => false,
+    })
 }
 
 #[cfg(test)]

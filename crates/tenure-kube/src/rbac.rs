@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 
 use tenure_core::LockName;
 
-use crate::{Resource, Verb};
+use crate::resource::{Resource, Verb};
 
 /// Who is to have the rights.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -109,7 +109,7 @@ fn quoted(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{CONFIG_MAPS, LEASES};
+    use crate::resource::{CONFIG_MAPS, LEASES};
 
     #[test]
     fn only_creating_is_not_limited_to_the_name() {

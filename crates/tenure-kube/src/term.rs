@@ -1,11 +1,10 @@
 //! What the record of client-go has no field for: an annotation of our own beside it.
 
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
 use tenure_core::record::RecordHolder;
 use tenure_core::{CampaignId, FencingToken};
 
-use crate::ElectionRecord;
+use crate::election_record::ElectionRecord;
 
 /// The annotation in which a holder tells observers of its term: JSON with its token, its campaign and
 /// what it publishes.
@@ -69,11 +68,6 @@ impl Term {
             && self.transitions == record.transitions
             && self.renewed == record.renewed
     }
-}
-
-/// An annotation of `object`.
-pub fn annotation<'a>(object: &'a Value, name: &str) -> Option<&'a str> {
-    object["metadata"]["annotations"][name].as_str()
 }
 
 #[cfg(test)]

@@ -1,7 +1,6 @@
-//! Being told of changes of one object, over drops, restarts and refusals.
+//! Watches one object for its changes, over drops, restarts and refusals.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use futures_util::{StreamExt as _, stream};
@@ -9,11 +8,12 @@ use http_body_util::{BodyDataStream, BodyExt as _};
 use kube::client::Body;
 use serde_json::Value;
 use tenure_core::record::{Liveness, RecordEvent, RecordEvents, Versioned};
-use tenure_core::{ErrorKind, LockName};
+use tenure_core::{ErrorKind, LockName, Operation};
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 
-use crate::store::Objects;
-use crate::{Form, Verb};
+use crate::form::Form;
+use crate::objects::Objects;
+use crate::resource::Verb;
 
 /// After this the API server ends a watch, and a new one begins.
 const LASTS: Duration = Duration::from_secs(290);
@@ -38,17 +38,6 @@ const GOOD: Duration = Duration::from_secs(10);
 
 /// The longest event; the API server keeps no object of this size.
 const MAX_LINE: usize = 8 * 1024 * 1024;
-
-/// Warns once per backend that a right is missing: each campaign would again.
-#[derive(Debug, Default)]
-pub(crate) struct Warned(AtomicBool);
-
-impl Warned {
-    /// Whether it is for the first time.
-    pub(crate) fn first(&self) -> bool {
-        !self.0.swap(true, Ordering::Relaxed)
-    }
-}
 
 pub(crate) fn events<F: Form>(objects: Arc<Objects<F>>, lock: LockName) -> RecordEvents {
     let watching = Watching {
@@ -124,15 +113,21 @@ impl<F: Form> Watching<F> {
     /// The last object again if its holder's pod is gone since.
     async fn look_at_pod(&mut self) -> Option<RecordEvent> {
         let last = self.last.clone()?;
-        let found = timeout(POD_LIMIT, self.objects.with_pod(last)).await.ok()?;
+        let looking = async {
+            let api = self.objects.cluster.api(Operation::Holder).await.ok()?;
+            Some(self.objects.with_pod(api, last).await)
+        };
+        let found = timeout(POD_LIMIT, looking).await.ok()??;
         matches!(found.liveness, Liveness::Gone).then_some(RecordEvent::Is(found))
     }
 
     /// One attempt. What happened between two watches is not told by the second, so a look is due.
     async fn begin(&mut self) -> Option<Option<RecordEvent>> {
         sleep(self.pauses.next).await;
-        let cluster = &self.objects.cluster;
-        let beginning = cluster.watch(&F::RESOURCE, self.lock.as_str(), LASTS);
+        let beginning = async {
+            let api = self.objects.cluster.api(Operation::Holder).await?;
+            api.watch(&F::RESOURCE, self.lock.as_str(), LASTS).await
+        };
         match timeout(BEGIN_LIMIT, beginning).await {
             Ok(Ok(body)) => {
                 self.lines = Some(Lines::new(body));
@@ -140,7 +135,7 @@ impl<F: Form> Watching<F> {
                 Some(Some(RecordEvent::Changed))
             }
             Ok(Err(error)) if error.kind() == ErrorKind::Forbidden => {
-                if self.objects.warned.first() {
+                if self.objects.warned_of_watch.first() {
                     let verb = Verb::Watch.name();
                     tracing::warn!(
                         lock = %self.lock, %verb, %error,

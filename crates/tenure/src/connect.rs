@@ -74,9 +74,15 @@ async fn open(store: Store, url: &str) -> Result<Arc<dyn LockBackend>, Error> {
         #[cfg(feature = "file")]
         Store::File => open_file(url).await,
         #[cfg(feature = "kube-lease")]
-        Store::KubeLease => Ok(Arc::new(tenure_kube_lease::connect(url).await?)),
+        Store::KubeLease => {
+            use tenure_kube_lease::{KubeConfig, SCHEME, connect};
+            Ok(Arc::new(connect(KubeConfig::from_url(SCHEME, url)?).await?))
+        }
         #[cfg(feature = "kube-configmap")]
-        Store::KubeConfigMap => Ok(Arc::new(tenure_kube_configmap::connect(url).await?)),
+        Store::KubeConfigMap => {
+            use tenure_kube_configmap::{KubeConfig, SCHEME, connect};
+            Ok(Arc::new(connect(KubeConfig::from_url(SCHEME, url)?).await?))
+        }
         #[cfg(feature = "etcd")]
         Store::Etcd => open_etcd(url).await,
         #[cfg(feature = "redis")]
@@ -109,7 +115,7 @@ async fn open_file(url: &str) -> Result<Arc<dyn LockBackend>, Error> {
         ));
     }
     let config = tenure_file::FileConfig::from_url(url)?;
-    Ok(Arc::new(tenure_file::open(config).await?))
+    Ok(Arc::new(tenure_file::connect(config).await?))
 }
 
 #[cfg(feature = "etcd")]

@@ -79,7 +79,7 @@
 //! for, by a line of its own: `k8s-openapi = { version = "0.29", features = ["latest"] }`.
 //!
 //! A service that has a client of its store already gives that, or its settings, to the backend,
-//! which is a module of its feature's name: `kube_lease::with_client(client, &config)`,
+//! which is a module of its feature's name: `kube_lease::with_client(client, config)`,
 //! `etcd::EtcdBackend::with_client(client, config)`, `redis::RedisConfig::from_client(&client)` and
 //! `postgres::PostgresConfig::from_client_config(&config)`.
 //!

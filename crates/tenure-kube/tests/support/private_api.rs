@@ -137,7 +137,7 @@ impl PrivateApi {
     async fn until_it_serves(&self) {
         let config = self.server.config();
         until("the API server serves", async || {
-            let connecting = Cluster::connect(&config);
+            let connecting = Cluster::connect(config.clone());
             within_limit("an answer", connecting).await.is_ok()
                 && self.server.send("GET", "/readyz", None).await.0 == 200
         })

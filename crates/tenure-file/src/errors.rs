@@ -8,16 +8,16 @@ use tenure_core::{Error, ErrorKind, Operation};
 
 /// Why a step could not be done.
 #[derive(Debug)]
-pub(crate) enum Trouble {
+pub(crate) enum StoreError {
     /// A file operation failed.
-    File(FileTrouble),
+    File(FileError),
     /// The operating system gave no random number for a name.
     NoNumber(Error),
 }
 
 /// A failed file operation: what was tried, and on which path.
 #[derive(Debug)]
-pub(crate) struct FileTrouble {
+pub(crate) struct FileError {
     action: Action,
     path: PathBuf,
     error: io::Error,
@@ -50,13 +50,13 @@ impl fmt::Display for Action {
 
 /// Says what was being done when an I/O error arose.
 pub(crate) trait During<T> {
-    fn during(self, action: Action, path: &Path) -> Result<T, Trouble>;
+    fn during(self, action: Action, path: &Path) -> Result<T, StoreError>;
 }
 
 impl<T> During<T> for io::Result<T> {
-    fn during(self, action: Action, path: &Path) -> Result<T, Trouble> {
+    fn during(self, action: Action, path: &Path) -> Result<T, StoreError> {
         self.map_err(|error| {
-            Trouble::File(FileTrouble {
+            StoreError::File(FileError {
                 action,
                 path: path.to_owned(),
                 error,
@@ -65,7 +65,7 @@ impl<T> During<T> for io::Result<T> {
     }
 }
 
-impl Trouble {
+impl StoreError {
     /// Whether a file or directory was not there.
     pub(crate) fn is_missing(&self) -> bool {
         self.is_a(&[io::ErrorKind::NotFound])
@@ -95,7 +95,7 @@ impl Trouble {
     }
 }
 
-impl FileTrouble {
+impl FileError {
     fn into_error(self, operation: Operation) -> Error {
         let (kind, advice) = self.meaning();
         let message = format!(

@@ -1,0 +1,166 @@
+//! What the objects of a namespace say, and what is written to them.
+
+use std::collections::HashSet;
+use std::marker::PhantomData;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use tenure_core::record::{Liveness, Record, RecordHolder, Step, Versioned, Written};
+use tenure_core::{CampaignId, Error, ErrorKind, Operation};
+
+use crate::annotations::{annotation, fields, remove_annotation, set_annotation};
+use crate::api::{Answer, Api};
+use crate::cluster::Cluster;
+use crate::election_record::ElectionRecord;
+use crate::form::Form;
+use crate::pods::{self, Pod};
+use crate::term::{TERM_ANNOTATION, Term};
+use crate::warned::Warned;
+
+/// The objects of a namespace that hold records in the form `F`.
+pub(crate) struct Objects<F> {
+    pub(crate) cluster: Cluster,
+    /// That locks cannot be watched.
+    pub(crate) warned_of_watch: Warned,
+    /// That pods cannot be looked at.
+    warned_of_pods: Warned,
+    /// The campaigns that this process itself has won locks with as `reclaim`.
+    own: Mutex<HashSet<CampaignId>>,
+    form: PhantomData<F>,
+}
+
+impl<F: Form> Objects<F> {
+    pub(crate) fn new(cluster: Cluster) -> Self {
+        Self {
+            cluster,
+            warned_of_watch: Warned::default(),
+            warned_of_pods: Warned::default(),
+            own: Mutex::default(),
+            form: PhantomData,
+        }
+    }
+
+    /// Reads an object as it came from the API server.
+    pub(crate) fn versioned(&self, object: Value) -> Result<Versioned, Error> {
+        let corrupted = |problem: &str| {
+            Error::new(
+                ErrorKind::Corrupted,
+                Operation::Holder,
+                format!(
+                    "the {} \"{}\" in the namespace \"{}\" cannot be read: {problem}; if nothing \
+                     else needs it, delete it",
+                    F::RESOURCE.kind,
+                    object["metadata"]["name"].as_str().unwrap_or_default(),
+                    object["metadata"]["namespace"].as_str().unwrap_or_default(),
+                ),
+            )
+        };
+        let version = object["metadata"]["resourceVersion"]
+            .as_str()
+            .and_then(|version| version.parse().ok())
+            .ok_or_else(|| corrupted("its resourceVersion is no number"))?;
+        let found = F::read(&object).map_err(|problem| corrupted(&problem))?;
+        let found = found.unwrap_or_default();
+        let holder = (!found.holder.is_empty())
+            .then(|| Term::holder(annotation(&object, TERM_ANNOTATION), &found));
+        let liveness = match &holder {
+            Some(holder) if self.is_of_earlier_self(holder) => Liveness::Gone,
+            _ => Liveness::Observed,
+        };
+        let record = Record {
+            holder,
+            // A holder with nothing, with less or with nonsense has been given a second by others.
+            lease: Duration::from_secs(u64::try_from(found.lease_seconds).unwrap_or(0).max(1)),
+        };
+        Ok(Versioned::new(record, version)
+            .with_liveness(liveness)
+            .with_state(Arc::new(object)))
+    }
+
+    /// Whether holders' pods are looked at.
+    pub(crate) fn minds_pods(&self) -> bool {
+        self.cluster.config().gone_pods
+    }
+
+    /// `found`, with what its holder's pod tells of it if that counts.
+    pub(crate) async fn with_pod(&self, api: &Api, found: Versioned) -> Versioned {
+        let holder = found.record.holder.as_ref();
+        let pod = holder.and_then(|holder| pods::pod_of(&holder.identity));
+        // Pods of other namespaces would not be found where we look.
+        let looked_at = |pod: &Pod<'_>| self.minds_pods() && pod.namespace == api.namespace;
+        let Some(pod) = pod.filter(looked_at) else {
+            return found;
+        };
+        match pods::is_gone(api, &pod).await {
+            Ok(true) => found.with_liveness(Liveness::Gone),
+            Ok(false) => found,
+            // Then its lease counts, as without the option.
+            Err(error) => {
+                if error.kind() == ErrorKind::Forbidden && self.warned_of_pods.first() {
+                    tracing::warn!(
+                        %error,
+                        "without the verb \"get\" on pods a holder whose pod is gone keeps its lease"
+                    );
+                }
+                found
+            }
+        }
+    }
+
+    fn is_of_earlier_self(&self, holder: &RecordHolder) -> bool {
+        let Some(own) = &self.cluster.config().reclaim else {
+            return false;
+        };
+        let mine = self.own.lock().unwrap_or_else(PoisonError::into_inner);
+        holder.identity == own.as_str()
+            && !holder
+                .campaign
+                .is_some_and(|campaign| mine.contains(&campaign))
+    }
+
+    /// Before the request is sent: its answer may be lost.
+    pub(crate) fn remember(&self, record: &Record) {
+        let (Some(own), Some(holder)) = (&self.cluster.config().reclaim, &record.holder) else {
+            return;
+        };
+        // A campaign's number alone could be that of another candidate, and of an earlier self.
+        if holder.identity == own.as_str()
+            && let Some(campaign) = holder.campaign
+        {
+            let mut mine = self.own.lock().unwrap_or_else(PoisonError::into_inner);
+            mine.insert(campaign);
+        }
+    }
+
+    /// The object that says `record`, made of `object`: all that is not ours stays as it is.
+    pub(crate) fn written(
+        &self,
+        mut object: Value,
+        found: Option<&ElectionRecord>,
+        record: &Record,
+        step: Step,
+    ) -> Value {
+        let next = ElectionRecord::next(found, record, step, F::time);
+        F::write(&mut object, &next);
+        let term = record
+            .holder
+            .as_ref()
+            .and_then(|holder| Term::text(holder, &next));
+        match term {
+            Some(term) => set_annotation(&mut object, TERM_ANNOTATION, term),
+            None => remove_annotation(&mut object, TERM_ANNOTATION),
+        }
+        for (name, value) in &self.cluster.config().labels {
+            fields(&mut object["metadata"]["labels"]).insert(name.clone(), json!(value));
+        }
+        object
+    }
+
+    pub(crate) fn applied(&self, answer: Answer) -> Result<Written, Error> {
+        match answer {
+            Answer::Object(object) => Ok(Written::Applied(self.versioned(object)?)),
+            Answer::Absent | Answer::Conflict => Ok(Written::Conflict),
+        }
+    }
+}

@@ -1,0 +1,14 @@
+//! Warnings that are given once for each backend: each campaign would give them again.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+
+/// Whether the warning was given.
+#[derive(Debug, Default)]
+pub(crate) struct Warned(AtomicBool);
+
+impl Warned {
+    /// Whether it is for the first time.
+    pub(crate) fn first(&self) -> bool {
+        !self.0.swap(true, Ordering::Relaxed)
+    }
+}
