@@ -69,7 +69,7 @@ impl Cluster {
                 .with_source(error)
         })?;
         let source = Source::Configured(runtime, OnceCell::new());
-        Ok(Self::of(Process::current(), config, source))
+        Ok(Self::of(&Process::current(), config, source))
     }
 
     /// The cluster of an application's own client; of `config` only what is not about the
@@ -79,10 +79,10 @@ impl Cluster {
     pub fn with_client(client: kube::Client, config: KubeConfig) -> Self {
         let process = Process::current();
         let api = Api::new(client, &config, process.clone());
-        Self::of(process, config, Source::Given(api))
+        Self::of(&process, config, Source::Given(api))
     }
 
-    fn of(process: Process, config: KubeConfig, source: Source) -> Self {
+    fn of(process: &Process, config: KubeConfig, source: Source) -> Self {
         let inner = Inner {
             process: process.clone(),
             config,
