@@ -1,0 +1,45 @@
+//! Why a term ends.
+
+/// Why a term ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Cause {
+    /// Its owner gave it back.
+    Resigned,
+    /// The service shuts down.
+    Shutdown,
+    /// No heartbeat got through in time; the validity is about to end.
+    HeartbeatsMissed,
+    /// The validity had ended before anything could be done: the process was stopped, say.
+    Expired,
+    /// The store says that the term is over: the lock was deleted or somebody else has it.
+    Lost,
+    /// This process is a fork of the one that leads.
+    Forked,
+}
+
+impl Cause {
+    /// The cause as a label of metrics.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Resigned => "resigned",
+            Self::Shutdown => "shutdown",
+            Self::HeartbeatsMissed => "heartbeats_missed",
+            Self::Expired => "expired",
+            Self::Lost => "lost",
+            Self::Forked => "forked",
+        }
+    }
+
+    /// The cause in words.
+    pub const fn describe(self) -> &'static str {
+        match self {
+            Self::Resigned => "the term was given back",
+            Self::Shutdown => "the service shuts down",
+            Self::HeartbeatsMissed => "no heartbeat got through to the store",
+            Self::Expired => "the term ran out before anything could be done",
+            Self::Lost => "the lock was deleted or somebody else holds it",
+            Self::Forked => "this process is a fork of the one that leads",
+        }
+    }
+}

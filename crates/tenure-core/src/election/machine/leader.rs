@@ -1,0 +1,82 @@
+//! A term: heartbeats, and its end.
+
+use crate::contract::clock::Time;
+use crate::election::machine::Machine;
+use crate::election::machine::cause::Cause;
+use crate::election::machine::command::Command;
+use crate::election::machine::input::Input;
+use crate::election::machine::schedule::pause;
+use crate::election::machine::state::State;
+
+impl Machine {
+    pub(super) fn leader(&mut self, now: Time, input: Input, commands: &mut Vec<Command>) {
+        let heartbeat = self.policy.heartbeat();
+        let request_timeout = self.policy.request_timeout();
+        let retry = self.jittered(self.policy.retry_interval());
+        let new_span = match input {
+            Input::Renewed { proven_at, lease } => Some(self.span(proven_at, lease)),
+            _ => None,
+        };
+        let drain_limit = self.drain_limit;
+        let State::Leader(leading) = &mut self.state else {
+            return;
+        };
+        match input {
+            Input::Renewed { proven_at, .. } => {
+                if let Some(span) = new_span
+                    && leading.is_news(proven_at, span)
+                {
+                    leading.span = span;
+                    leading.proven_at = proven_at;
+                    commands.push(Command::Extend(span));
+                }
+                leading.fresh_from = leading.fresh_from.filter(|asked| *asked > proven_at);
+                leading.renew_at = Some(match leading.fresh_from {
+                    Some(_) => now,
+                    None => leading.next_renewal(now, heartbeat, request_timeout, retry),
+                });
+                // A shorter lease may be over, or its end may be near.
+                self.look_at_the_time(now, commands);
+                return self.renew_if_due(now, commands);
+            }
+            Input::Lost => {
+                commands.push(Command::End(Cause::Lost));
+                // Work that is quick to stop gets the chance before it is called an overrun.
+                let grace = now + self.policy.stop_grace();
+                let overrun_at = Some(grace.min(leading.span.valid_until));
+                self.state = State::Ended {
+                    cause: Cause::Lost,
+                    overrun_at,
+                };
+                return;
+            }
+            Input::Failed(failure) => {
+                // The last attempt that still fits, whatever pause the store asks for.
+                let limit = leading.ends_at().minus(request_timeout).since(now);
+                leading.renew_at = Some(now + pause(retry, failure, limit.min(heartbeat)));
+            }
+            Input::Confirm => {
+                leading.fresh_from = Some(now);
+                // A call under way was sent before: the next one follows its answer.
+                leading.renew_at = leading.renew_at.map(|_| now);
+            }
+            Input::Stop(cause) => {
+                leading.cancel(cause, now + drain_limit, commands);
+            }
+            Input::WorkEnded => {
+                commands.push(Command::End(Cause::Resigned));
+                self.give_back(now, Command::Release, commands);
+                return;
+            }
+            _ => {}
+        }
+        self.renew_if_due(now, commands);
+    }
+
+    fn renew_if_due(&mut self, now: Time, commands: &mut Vec<Command>) {
+        let heartbeat = self.policy.heartbeat();
+        if let State::Leader(leading) = &mut self.state {
+            leading.renew_if_due(now, heartbeat, commands);
+        }
+    }
+}

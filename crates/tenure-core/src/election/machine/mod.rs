@@ -1,0 +1,215 @@
+//! The election machine: every decision of a campaign and its term, without clock or I/O.
+//!
+//! Events go in with the time at which they are handled; commands come out. The tokio engine
+//! drives it, and so does the simulator: the same code. The machine never trusts the driver's
+//! timers: whatever event comes in, it first looks at the time, so that an answer which arrives
+//! after the validity has ended (a stopped process, a starved runtime) cannot bring a term back.
+//!
+//! ```text
+//!  Campaign          Held                       WorkEnded            Released
+//! ----------> Candidate --------> Leader ------------------> Releasing ------> Finished
+//!           |  |  ^  |              |  validity over, lost       ^
+//!   unwell  | Taken  | WorkEnded    +-----------> Ended ---------+
+//!     +-----+        +------------> Withdrawing --------------------------> Finished
+//!     v        well, a heartbeat later
+//! SittingOut ------> Candidate
+//! ```
+
+mod candidate;
+pub(crate) mod cause;
+pub(crate) mod command;
+mod giving_back;
+pub(crate) mod input;
+mod leader;
+mod schedule;
+mod state;
+#[cfg(test)]
+mod tests;
+
+#[cfg(feature = "test-util")]
+use std::hash::{Hash, Hasher};
+use std::time::Duration;
+
+use crate::contract::capabilities::Wakeup;
+use crate::contract::clock::Time;
+use crate::policy::Policy;
+
+pub use cause::Cause;
+pub use command::{Command, Span};
+pub use input::{Failure, Input};
+use schedule::earlier;
+use state::State;
+
+/// What the machine needs to know besides the policy.
+#[derive(Clone, Copy, Debug)]
+pub struct Settings {
+    /// How waiting candidates are woken.
+    pub wakeup: Wakeup,
+    /// How long the term is kept up for work that was told to stop and has not.
+    pub drain_limit: Duration,
+    /// The store has answered in an earlier campaign: what fails now is not a wrong set-up.
+    pub answered: bool,
+    /// There is a health probe to ask.
+    pub probed: bool,
+    /// Seeds the jitter.
+    pub seed: u64,
+}
+
+/// One campaign, from its start to the release of the term it won.
+#[derive(Debug)]
+#[cfg_attr(feature = "test-util", derive(Clone))]
+pub struct Machine {
+    policy: Policy,
+    wakeup: Wakeup,
+    drain_limit: Duration,
+    answered: bool,
+    probed: bool,
+    rng: fastrand::Rng,
+    state: State,
+}
+
+/// What a machine will do depends on nothing else: the policy is the election's, and the jitter is
+/// chance. For a search that knows states again.
+#[cfg(feature = "test-util")]
+impl Hash for Machine {
+    fn hash<H: Hasher>(&self, hasher: &mut H) {
+        // Named one by one, so that a new field cannot be forgotten here.
+        let Self {
+            policy: _,
+            wakeup,
+            drain_limit,
+            answered,
+            probed,
+            rng: _,
+            state,
+        } = self;
+        std::mem::discriminant(wakeup).hash(hasher);
+        drain_limit.hash(hasher);
+        answered.hash(hasher);
+        probed.hash(hasher);
+        state.hash(hasher);
+    }
+}
+
+impl Machine {
+    /// A machine that has not started yet.
+    pub fn new(policy: Policy, settings: Settings) -> Self {
+        Self {
+            policy,
+            wakeup: settings.wakeup,
+            drain_limit: settings.drain_limit,
+            answered: settings.answered,
+            probed: settings.probed,
+            rng: fastrand::Rng::with_seed(settings.seed),
+            state: State::Idle,
+        }
+    }
+
+    /// When [`Input::Timer`] is to be given, if ever.
+    pub fn next_wake(&self) -> Option<Time> {
+        match &self.state {
+            State::Idle | State::Finished => None,
+            State::Candidate(candidacy) => earlier(candidacy.acquire_at, candidacy.probe_at),
+            State::SittingOut(out) => earlier(Some(out.probe_at), out.retry_at),
+            State::Leader(leading) => {
+                let mut wake = leading.span.valid_until;
+                if leading.cancelled.is_none() {
+                    wake = wake.min(leading.span.cancel_at);
+                }
+                if let Some(renew_at) = leading.renew_at
+                    && leading.drain_until.is_none_or(|until| renew_at < until)
+                {
+                    wake = wake.min(renew_at);
+                }
+                Some(wake)
+            }
+            State::Ended { overrun_at, .. } => *overrun_at,
+            State::GivingBack {
+                retry_at, until, ..
+            } => earlier(*retry_at, Some(*until)),
+        }
+    }
+
+    /// Whether hints are of use now.
+    pub fn wants_hints(&self) -> bool {
+        matches!(self.state, State::Candidate(_)) && self.wakeup == Wakeup::Push
+    }
+
+    /// Handles one event at `now`, and appends what is to be done to `commands`, in order.
+    pub fn handle(&mut self, now: Time, input: Input, commands: &mut Vec<Command>) {
+        self.look_at_the_time(now, commands);
+        match &self.state {
+            State::Idle => {
+                if input == Input::Campaign {
+                    self.enter(now, commands);
+                }
+            }
+            State::Candidate(_) => self.candidate(now, input, commands),
+            State::SittingOut(_) => self.sitting_out(now, input, commands),
+            State::Leader(_) => self.leader(now, input, commands),
+            State::Ended { cause, .. } => {
+                if input == Input::WorkEnded {
+                    let cause = *cause;
+                    self.after_the_end(now, cause, commands);
+                }
+            }
+            State::GivingBack { .. } => self.giving_back(now, input, commands),
+            State::Finished => {}
+        }
+    }
+
+    /// What is due by time alone comes before any event: an answer that was read late must not
+    /// undo it.
+    fn look_at_the_time(&mut self, now: Time, commands: &mut Vec<Command>) {
+        match &mut self.state {
+            State::Leader(leading) => {
+                if now >= leading.span.valid_until {
+                    let cause = leading.cancelled.unwrap_or(Cause::Expired);
+                    commands.push(Command::End(cause));
+                    commands.push(Command::Overrun);
+                    self.state = State::Ended {
+                        cause,
+                        overrun_at: None,
+                    };
+                } else if now >= leading.span.cancel_at {
+                    leading.cancel(Cause::HeartbeatsMissed, now + self.drain_limit, commands);
+                }
+            }
+            State::Ended { overrun_at, .. } if overrun_at.is_some_and(|at| now >= at) => {
+                *overrun_at = None;
+                commands.push(Command::Overrun);
+            }
+            _ => {}
+        }
+    }
+
+    /// How long a grant is good for.
+    fn span(&self, proven_at: Time, lease: Duration) -> Span {
+        let valid_until = proven_at + self.policy.validity_of(lease);
+        Span {
+            cancel_at: valid_until.minus(self.policy.stop_grace()),
+            valid_until,
+        }
+    }
+
+    /// The same; `None` if it is too short for one heartbeat (I3), so that no term begins with it.
+    fn span_to_begin_with(&self, proven_at: Time, lease: Duration) -> Option<Span> {
+        let span = self.span(proven_at, lease);
+        let needed = self.policy.heartbeat() + self.policy.request_timeout();
+        (span.cancel_at.since(proven_at) >= needed).then_some(span)
+    }
+
+    /// How soon to look again when neither a hint nor an expiry is to be expected.
+    fn poll_interval(&mut self) -> Duration {
+        match self.wakeup {
+            Wakeup::Poll => self.jittered(self.policy.retry_interval()),
+            Wakeup::Push => self.jittered(self.policy.heartbeat()),
+        }
+    }
+
+    /// Shortened at random, so that a herd spreads and nobody gets later than the policy says.
+    fn jittered(&mut self, duration: Duration) -> Duration {
+        let share = f64::from(self.policy.jitter_percent()) / 100.0 * self.rng.f64();
+        duration.mul_f64(1.0 - share)
+    }
+}
