@@ -29,7 +29,9 @@ const CANDIDATE: &str = "crates/tenure-core/src/election/machine/candidate.rs";
 const LEADER: &str = "crates/tenure-core/src/election/machine/leader.rs";
 const GIVING_BACK: &str = "crates/tenure-core/src/election/machine/giving_back.rs";
 const STATE: &str = "crates/tenure-core/src/election/machine/state.rs";
-const ENGINE: &str = "crates/tenure-core/src/election/engine.rs";
+const ENGINE: &str = "crates/tenure-core/src/election/engine/mod.rs";
+const CALLS: &str = "crates/tenure-core/src/election/engine/calls.rs";
+const QUESTIONS: &str = "crates/tenure-core/src/election/engine/questions.rs";
 const TERM: &str = "crates/tenure-core/src/election/term.rs";
 const POLICY: &str = "crates/tenure-core/src/policy.rs";
 const RECORD_LOCK: &str = "crates/tenure-core/src/record/lock.rs";
@@ -37,7 +39,7 @@ const OBSERVATION: &str = "crates/tenure-core/src/record/observation.rs";
 const OBSERVER: &str = "crates/tenure-core/src/election/observer.rs";
 const GENERATION: &str = "crates/tenure-core/src/compose/generation.rs";
 const TOKEN: &str = "crates/tenure-core/src/contract/token.rs";
-const ELECTION: &str = "crates/tenure-core/src/election/mod.rs";
+const CONTEXT: &str = "crates/tenure-core/src/election/context.rs";
 const BOTH: &str = "crates/tenure-core/src/compose/both.rs";
 const TTL: &str = "tests/src/sim/ttl.rs";
 const SESSION: &str = "tests/src/sim/session.rs";
@@ -271,9 +273,9 @@ pub const MUTANTS: &[Mutant] = &[
         name: "no-request-timeout",
         breaks: "hazard 6: a call without an answer is waited for",
         invariant: Invariant::Tolerance,
-        file: ENGINE,
-        find: "    let limit = election.policy.request_timeout();",
-        replace: "    let limit = election.policy.request_timeout() * 1000;",
+        file: CALLS,
+        find: "    let limit = context.setup.policy.request_timeout();",
+        replace: "    let limit = context.setup.policy.request_timeout() * 1000;",
     },
     Mutant {
         name: "no-acquire-retry",
@@ -330,7 +332,7 @@ pub const MUTANTS: &[Mutant] = &[
         name: "confirmed-by-old-proof",
         breaks: "confirm: any heartbeat's answer confirms, however old its proof",
         invariant: Invariant::Confirm,
-        file: ENGINE,
+        file: QUESTIONS,
         find: "answer_all(up_to(&mut self.confirming, &proven_at), &Ok(()));",
         replace: "answer_all(mem::take(&mut self.confirming), &Ok(()));",
     },
@@ -510,7 +512,7 @@ pub const MUTANTS: &[Mutant] = &[
         breaks: "the engine does not listen when the backend tells of a loss",
         invariant: Invariant::Noticed,
         file: ENGINE,
-        find: "                self.loss = self.election.backend.loss(&grant);",
+        find: "                self.loss = self.context.setup.backend.loss(&grant);",
         replace: "                self.loss = None;",
     },
     Mutant {
@@ -549,7 +551,7 @@ pub const MUTANTS: &[Mutant] = &[
         name: "publish-answered-too-early",
         breaks: "publish says yes by the answer to a heartbeat that left without the value",
         invariant: Invariant::Published,
-        file: ENGINE,
+        file: QUESTIONS,
         find: "answer_all(up_to(&mut self.publishing, &written), &Ok(()));",
         replace: "answer_all(up_to(&mut self.publishing, &written.max(u64::MAX)), &Ok(()));",
     },
@@ -558,8 +560,8 @@ pub const MUTANTS: &[Mutant] = &[
         breaks: "publish says yes when the heartbeat with the value has left, before its answer",
         invariant: Invariant::Published,
         file: ENGINE,
-        find: "                let written = self.published_by_call;\n                self.feed(Input::Renewed { proven_at, lease });",
-        replace: "                self.feed(Input::Renewed { proven_at, lease });\n                let written = self.published_by_call;",
+        find: "                let written = self.questions.written_by_call();\n                self.feed(Input::Renewed { proven_at, lease });",
+        replace: "                self.feed(Input::Renewed { proven_at, lease });\n                let written = self.questions.written_by_call();",
     },
     Mutant {
         name: "no-margin",
@@ -749,7 +751,7 @@ pub const MUTANTS: &[Mutant] = &[
         name: "campaign-numbers-repeat",
         breaks: "hazard 32: two candidates draw the same campaign numbers",
         invariant: Invariant::Exclusive,
-        file: ELECTION,
+        file: CONTEXT,
         find: "                Ok(rng.u64(..))",
         replace: "                Ok(rng.u64(..) % 2)",
     },

@@ -59,9 +59,6 @@ mod election;
 mod memory;
 mod policy;
 pub mod record;
-#[cfg(tenure_shuttle)]
-#[path = "../../tenure-threads/src/scenarios.rs"]
-pub mod scenarios;
 mod sync;
 #[cfg(feature = "test-util")]
 pub mod testing;
@@ -79,13 +76,16 @@ pub use contract::error::{Error, ErrorKind, Operation};
 pub use contract::name::{Identity, LockName, PublishedValue};
 pub use contract::process::{Confined, Kept, Process, random_u64};
 pub use contract::token::{FencingToken, Generation};
+pub use election::Election;
+pub use election::builder::ElectionBuilder;
 pub use election::event::{ElectionState, Event};
+#[cfg(tenure_shuttle)]
+pub use election::exposed::BareTerm;
 pub use election::leadership::Leadership;
 pub use election::machine::{self, Cause};
 pub use election::observer::{Observation, Observer};
 pub use election::run::{Next, RunError};
 pub use election::spawn::{CurrentRuntime, HeartbeatThread, Spawn, Task};
 pub use election::term::{NotLeading, Permit, Term};
-pub use election::{Election, ElectionBuilder};
 pub use memory::{MemoryBackend, MemoryStore};
 pub use policy::{Policy, PolicyBuilder, Tolerance};

@@ -1,7 +1,9 @@
 //! Each scenario under thousands of schedules. A failure prints its schedule, which
 //! `shuttle::replay` takes.
 
-use tenure_threads::scenarios;
+mod scenarios;
+
+use scenarios::{election, stores, term};
 
 /// How many schedules each scenario runs under: `TENURE_SCHEDULES`, or else few enough for every
 /// run of the tests.
@@ -21,42 +23,42 @@ fn tried(scenario: fn()) {
 }
 
 macro_rules! tried {
-    ($($name:ident),* $(,)?) => {$(
+    ($($file:ident::$name:ident),* $(,)?) => {$(
         #[test]
         fn $name() {
-            tried(scenarios::$name);
+            tried($file::$name);
         }
     )*};
 }
 
 tried!(
-    extend_beside_looks,
-    waits_beside_end,
-    waits_beside_time,
-    waits_beside_extension,
-    orders_to_one_engine,
-    asked_beside_the_end_of_the_engine,
-    two_elections_on_one_backend,
-    two_judge_a_living_holder,
-    two_are_told_of_a_release,
-    two_candidates_on_both,
+    term::extend_beside_looks,
+    term::waits_beside_end,
+    term::waits_beside_time,
+    term::waits_beside_extension,
+    election::instructions_to_one_engine,
+    election::asked_beside_the_end_of_the_engine,
+    election::two_elections_on_one_backend,
+    stores::two_judge_a_living_holder,
+    stores::two_are_told_of_a_release,
+    stores::two_candidates_on_both,
 );
 
 /// The moment that matters is short: more schedules, with a single switch.
 #[test]
 fn two_compete_on_both() {
-    tried(scenarios::two_compete_on_both);
-    shuttle::check_pct(scenarios::two_compete_on_both, schedules() * 5, 2);
+    tried(stores::two_compete_on_both);
+    shuttle::check_pct(stores::two_compete_on_both, schedules() * 5, 2);
 }
 
 /// Under every schedule there is.
 #[test]
 fn extend_beside_end() {
-    shuttle::check_dfs(scenarios::extend_beside_end, None);
+    shuttle::check_dfs(term::extend_beside_end, None);
 }
 
 /// Under every schedule there is.
 #[test]
 fn cancel_beside_looks() {
-    shuttle::check_dfs(scenarios::cancel_beside_looks, None);
+    shuttle::check_dfs(term::cancel_beside_looks, None);
 }

@@ -6,8 +6,8 @@ use std::sync::Arc;
 
 use crate::contract::error::{Error, ErrorKind, Operation};
 use crate::contract::name::PublishedValue;
-use crate::election::Occupied;
-use crate::election::engine::{Control, Order};
+use crate::election::context::Occupied;
+use crate::election::instruction::{Instruction, Instructions};
 use crate::election::machine::Cause;
 use crate::election::term::{Term, TermState};
 
@@ -21,17 +21,21 @@ use crate::election::term::{Term, TermState};
 pub struct Leadership {
     term: Term,
     state: Arc<TermState>,
-    control: Arc<Control>,
+    instructions: Arc<Instructions>,
     /// `None` once the engine was told that the work is over.
     occupied: Option<Occupied>,
 }
 
 impl Leadership {
-    pub(crate) fn new(state: Arc<TermState>, control: Arc<Control>, occupied: Occupied) -> Self {
+    pub(crate) fn new(
+        state: Arc<TermState>,
+        instructions: Arc<Instructions>,
+        occupied: Occupied,
+    ) -> Self {
         Self {
             term: Term::new(state.clone()),
             state,
-            control,
+            instructions,
             occupied: Some(occupied),
         }
     }
@@ -53,8 +57,8 @@ impl Leadership {
         };
         self.state.end(Cause::Resigned);
         let answer = self
-            .control
-            .ask(|reply| Order::WorkEnded(Some(reply)))
+            .instructions
+            .ask(|reply| Instruction::WorkEnded(Some(reply)))
             .await;
         drop(occupied);
         match answer {
@@ -77,7 +81,7 @@ impl Leadership {
     /// drain limit. The term goes on until the leadership is dropped or resigned.
     pub fn stop(&self, cause: Cause) {
         if self.state.process.is_current() {
-            self.control.send(Order::Stop(cause));
+            self.instructions.send(Instruction::Stop(cause));
         }
     }
 
@@ -87,7 +91,11 @@ impl Leadership {
     /// On an error the store may have it or not; it goes out again with the next heartbeat.
     pub async fn publish(&self, value: Option<PublishedValue>) -> Result<(), Error> {
         self.state.process.check(Operation::Renew)?;
-        match self.control.ask(|reply| Order::Publish(value, reply)).await {
+        match self
+            .instructions
+            .ask(|reply| Instruction::Publish(value, reply))
+            .await
+        {
             Some(Ok(())) => Ok(()),
             Some(Err(error)) => Err(Error::new(
                 error.kind(),
@@ -117,7 +125,7 @@ impl Drop for Leadership {
         // a thread that does not exist here.
         if self.occupied.is_some() && self.state.process.is_current() {
             self.state.end(Cause::Resigned);
-            self.control.send(Order::WorkEnded(None));
+            self.instructions.send(Instruction::WorkEnded(None));
         }
     }
 }

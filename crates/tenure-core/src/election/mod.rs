@@ -1,7 +1,12 @@
 //! An election: one candidate for one lock.
 
+pub(crate) mod builder;
+pub(crate) mod context;
 pub(crate) mod engine;
 pub(crate) mod event;
+#[cfg(tenure_shuttle)]
+pub(crate) mod exposed;
+pub(crate) mod instruction;
 pub(crate) mod leadership;
 pub mod machine;
 pub(crate) mod observer;
@@ -11,31 +16,22 @@ pub(crate) mod telemetry;
 pub(crate) mod term;
 
 use std::fmt;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::{broadcast, oneshot, watch};
 use tracing::Instrument as _;
 
-use crate::contract::backend::{CampaignId, Candidate, Holder, LockBackend};
-use crate::contract::clock::{SharedClock, Time};
+use crate::contract::backend::Candidate;
 use crate::contract::error::{Error, ErrorKind, Operation};
-use crate::contract::name::{Identity, LockName, PublishedValue};
-use crate::contract::process::{Process, random_u64};
-use crate::election::engine::{Control, Engine, Order};
+use crate::contract::name::{Identity, LockName};
+use crate::contract::process::Process;
+use crate::election::context::{Context, Occupied};
+use crate::election::engine::Engine;
 use crate::election::event::{ElectionState, Event};
+use crate::election::instruction::{Instruction, Instructions};
 use crate::election::leadership::Leadership;
-use crate::election::spawn::{CurrentRuntime, Spawn};
 use crate::policy::Policy;
-
-/// How many events a subscriber may lag behind before it misses some.
-const EVENT_BUFFER: usize = 32;
-
-/// The default of [`ElectionBuilder::drain_limit`]; below the 30 s that Kubernetes gives a pod.
-const DRAIN_LIMIT: Duration = Duration::from_secs(25);
-
-type HealthProbe = Box<dyn Fn() -> bool + Send + Sync>;
 
 /// One candidate for one lock, which leads one term at a time.
 ///
@@ -60,50 +56,10 @@ type HealthProbe = Box<dyn Fn() -> bool + Send + Sync>;
 /// ```
 #[derive(Clone)]
 pub struct Election {
-    inner: Arc<Inner>,
-}
-
-pub(crate) struct Inner {
-    pub(crate) backend: Arc<dyn LockBackend>,
-    pub(crate) lock: LockName,
-    pub(crate) identity: Identity,
-    pub(crate) policy: Policy,
-    pub(crate) clock: SharedClock,
-    pub(crate) drain_limit: Duration,
-    pub(crate) abort_on_overrun: bool,
-    pub(crate) due: Due,
-    value: Option<PublishedValue>,
-    health: Option<HealthProbe>,
-    spawner: Arc<dyn Spawn>,
-    /// Campaigns of a fork would be the parent's.
-    pub(crate) process: Process,
-    numbers: Numbers,
-    state: watch::Sender<ElectionState>,
-    /// Made by the first subscriber: its buffer is larger than everything else here.
-    events: OnceLock<broadcast::Sender<Event>>,
-    occupied: AtomicBool,
-    /// The store has answered an `acquire`: permissions and configuration were fine once.
-    answered: AtomicBool,
-    turn: Arc<tokio::sync::Mutex<()>>,
+    context: Arc<Context>,
 }
 
 impl Election {
-    /// Starts to describe an election for `lock` on `backend`.
-    pub fn builder(backend: Arc<dyn LockBackend>, lock: LockName) -> ElectionBuilder {
-        ElectionBuilder {
-            backend,
-            lock,
-            identity: None,
-            policy: Policy::default(),
-            value: None,
-            health: None,
-            drain_limit: DRAIN_LIMIT,
-            abort_on_overrun: false,
-            spawner: Arc::new(CurrentRuntime),
-            seed: None,
-        }
-    }
-
     /// Campaigns until elected.
     ///
     /// Faults of the store are retried for as long as it takes. What somebody has to mend
@@ -118,31 +74,32 @@ impl Election {
     /// [`Forked`](ErrorKind::Forked): connect and build the election after the fork. It fails with
     /// [`Unsupported`](ErrorKind::Unsupported) when the operating system gives no random number.
     pub async fn campaign(&self) -> Result<Leadership, Error> {
-        self.inner.process.check(Operation::Campaign)?;
-        let occupied = Occupied::claim(&self.inner)?;
-        let turn = self.inner.turn.clone().lock_owned().await;
-        let control = Arc::new(Control::default());
+        let context = &self.context;
+        context.process.check(Operation::Campaign)?;
+        let occupied = Occupied::claim(context)?;
+        let turn = context.turn.clone().lock_owned().await;
+        let instructions = Arc::new(Instructions::default());
         let (elected, outcome) = oneshot::channel();
-        let (campaign, seed) = self.inner.draw()?;
+        let (campaign, seed) = context.draw()?;
         let candidate = Candidate {
-            identity: self.inner.identity.clone(),
+            identity: context.setup.identity.clone(),
             campaign,
-            value: self.inner.value.clone(),
+            value: context.setup.value.clone(),
         };
         let engine = Engine::new(
-            self.inner.clone(),
+            context.clone(),
             candidate,
-            control.clone(),
+            instructions.clone(),
             seed,
             elected,
             turn,
         );
-        let span = telemetry::campaign(&self.inner);
+        let span = telemetry::campaign(context.labels());
         let engine = engine.run().instrument(span);
-        self.inner.spawner.spawn(Box::pin(engine))?;
+        context.setup.spawner.spawn(Box::pin(engine))?;
         let mut pending = PendingCampaign {
-            control: control.clone(),
-            process: self.inner.process.clone(),
+            instructions: instructions.clone(),
+            process: context.process.clone(),
             over: false,
         };
         let outcome = outcome.await.unwrap_or_else(|_| {
@@ -153,55 +110,52 @@ impl Election {
             ))
         });
         pending.over = true;
-        Ok(Leadership::new(outcome?, control, occupied))
+        Ok(Leadership::new(outcome?, instructions, occupied))
     }
 
     /// Waits until what a dropped campaign or leadership gives back in the background is given
     /// back, or a request timeout has passed: before the process exits, so that others need not
     /// wait for the lease to end.
     pub async fn settled(&self) {
-        let deadline = self.inner.clock.now() + self.inner.policy.request_timeout();
+        let deadline = self.context.clock.now() + self.context.setup.policy.request_timeout();
         tokio::select! {
             biased;
-            _turn = self.inner.turn.lock() => {}
-            () = self.inner.clock.sleep_until(deadline) => {}
+            _turn = self.context.turn.lock() => {}
+            () = self.context.clock.sleep_until(deadline) => {}
         }
     }
 
     /// Gives the others a head start.
     pub(crate) async fn pause(&self) {
-        let until = self.inner.clock.now() + self.inner.policy.retry_interval();
-        self.inner.clock.sleep_until(until).await;
+        let until = self.context.clock.now() + self.context.setup.policy.retry_interval();
+        self.context.clock.sleep_until(until).await;
     }
 
     /// The lock that is campaigned for.
     pub fn lock(&self) -> &LockName {
-        &self.inner.lock
+        &self.context.setup.lock
     }
 
     /// Who campaigns.
     pub fn identity(&self) -> &Identity {
-        &self.inner.identity
+        &self.context.setup.identity
     }
 
     /// The policy.
     pub fn policy(&self) -> &Policy {
-        &self.inner.policy
+        &self.context.setup.policy
     }
 
     /// Where the election stands, as a value to watch. It may be behind; ask the
     /// [`Term`](crate::Term) before a side effect.
     pub fn state(&self) -> watch::Receiver<ElectionState> {
-        self.inner.state.subscribe()
+        self.context.state().subscribe()
     }
 
     /// What happens from now on. A subscriber that lags behind misses the oldest events, and is
     /// told how many.
     pub fn events(&self) -> broadcast::Receiver<Event> {
-        self.inner
-            .events
-            .get_or_init(|| broadcast::Sender::new(EVENT_BUFFER))
-            .subscribe()
+        self.context.events()
     }
 
     /// How far the engine is behind its own timer: for a liveness probe.
@@ -209,258 +163,24 @@ impl Election {
     /// Zero when it is on time or nothing is to be done; more than a request timeout when its
     /// runtime is starved or blocked.
     pub fn engine_lag(&self) -> Duration {
-        self.inner.due.lag(self.inner.clock.now())
+        self.context.due.lag(self.context.clock.now())
     }
 }
 
 impl fmt::Debug for Election {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Election")
-            .field("lock", &self.inner.lock)
-            .field("identity", &self.inner.identity)
-            .field("state", &*self.inner.state.borrow())
+            .field("lock", &self.context.setup.lock)
+            .field("identity", &self.context.setup.identity)
+            .field("state", &*self.context.state().borrow())
             .finish_non_exhaustive()
-    }
-}
-
-/// Describes an [`Election`].
-#[must_use]
-pub struct ElectionBuilder {
-    backend: Arc<dyn LockBackend>,
-    lock: LockName,
-    identity: Option<Identity>,
-    policy: Policy,
-    value: Option<PublishedValue>,
-    health: Option<HealthProbe>,
-    drain_limit: Duration,
-    abort_on_overrun: bool,
-    spawner: Arc<dyn Spawn>,
-    seed: Option<u64>,
-}
-
-impl ElectionBuilder {
-    /// Who campaigns; by default [`Identity::of_this_process`].
-    pub fn identity(mut self, identity: Identity) -> Self {
-        self.identity = Some(identity);
-        self
-    }
-
-    /// The policy; by default [`Policy::default`].
-    pub fn policy(mut self, policy: Policy) -> Self {
-        self.policy = policy;
-        self
-    }
-
-    /// What is published beside the identity while leading.
-    pub fn value(mut self, value: PublishedValue) -> Self {
-        self.value = Some(value);
-        self
-    }
-
-    /// A probe that must say `true` for this candidate to campaign and to go on renewing, so that
-    /// an application that is stuck loses the lead. It must return at once.
-    ///
-    /// A leader's probe is asked before each heartbeat. A candidate's probe is asked at least
-    /// every retry interval while it waits, and once more between the store's grant and the start
-    /// of the term. When it says no the candidate withdraws at once, so that nobody waits behind
-    /// it. When it says yes again the candidate comes back, at the end of the queue where the
-    /// store has one, and one heartbeat after it left at the earliest.
-    pub fn health(mut self, probe: impl Fn() -> bool + Send + Sync + 'static) -> Self {
-        self.health = Some(Box::new(probe));
-        self
-    }
-
-    /// How long the term is kept up for work that was told to stop and has not returned; 25 s by
-    /// default. After that the validity runs out.
-    pub fn drain_limit(mut self, limit: Duration) -> Self {
-        self.drain_limit = limit;
-        self
-    }
-
-    /// Aborts the process when the work still runs although its term is over. Off by default:
-    /// then it is reported as an event and in the log.
-    pub fn abort_on_overrun(mut self, abort: bool) -> Self {
-        self.abort_on_overrun = abort;
-        self
-    }
-
-    /// Where the engine runs; by default on the runtime that `campaign` is called on. See
-    /// [`HeartbeatThread`](crate::HeartbeatThread).
-    pub fn spawn_on(mut self, spawner: impl Spawn) -> Self {
-        self.spawner = Arc::new(spawner);
-        self
-    }
-
-    /// Seeds jitter and campaign numbers, so that a simulation can be replayed. Two candidates
-    /// with the same seed and identity could take each other's campaigns for their own: never set
-    /// it outside tests.
-    #[cfg(feature = "test-util")]
-    pub fn seed(mut self, seed: u64) -> Self {
-        self.seed = Some(seed);
-        self
-    }
-
-    /// The election, or a [`Misconfigured`](ErrorKind::Misconfigured) error if the store cannot
-    /// grant the policy's lease. Without an identity of its own it fails like
-    /// [`Identity::of_this_process`].
-    pub fn build(self) -> Result<Election, Error> {
-        self.policy.check_for(&self.backend.capabilities())?;
-        let identity = match self.identity {
-            Some(identity) => identity,
-            None => Identity::of_this_process()?,
-        };
-        Ok(Election {
-            inner: Arc::new(Inner {
-                clock: self.backend.clock(),
-                backend: self.backend,
-                lock: self.lock,
-                identity,
-                policy: self.policy,
-                drain_limit: self.drain_limit,
-                abort_on_overrun: self.abort_on_overrun,
-                due: Due::default(),
-                value: self.value,
-                health: self.health,
-                spawner: self.spawner,
-                process: Process::current(),
-                numbers: self
-                    .seed
-                    .map_or(Numbers::System(random_u64), Numbers::seeded),
-                state: watch::Sender::new(ElectionState::Idle),
-                events: OnceLock::new(),
-                occupied: AtomicBool::new(false),
-                answered: AtomicBool::new(false),
-                turn: Arc::default(),
-            }),
-        })
-    }
-}
-
-impl fmt::Debug for ElectionBuilder {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("ElectionBuilder")
-            .field("lock", &self.lock)
-            .field("identity", &self.identity)
-            .field("policy", &self.policy)
-            .finish_non_exhaustive()
-    }
-}
-
-impl Inner {
-    pub(crate) fn is_healthy(&self) -> bool {
-        self.health.as_ref().is_none_or(|probe| probe())
-    }
-
-    pub(crate) fn is_probed(&self) -> bool {
-        self.health.is_some()
-    }
-
-    pub(crate) fn store_answered(&self) -> bool {
-        self.answered.load(Ordering::Relaxed)
-    }
-
-    pub(crate) fn note_answer(&self) {
-        self.answered.store(true, Ordering::Relaxed);
-    }
-
-    /// A campaign's number and the seed of its jitter.
-    pub(crate) fn draw(&self) -> Result<(CampaignId, u64), Error> {
-        Ok((CampaignId::new(self.numbers.draw()?), self.numbers.draw()?))
-    }
-
-    pub(crate) fn set_state(&self, state: ElectionState) {
-        self.state.send_if_modified(|current| {
-            let changed = *current != state;
-            *current = state;
-            changed
-        });
-    }
-
-    pub(crate) fn event(&self, event: Event) {
-        telemetry::event(self, &event);
-        if let Some(events) = self.events.get() {
-            // Nobody listens just now.
-            let _unheard = events.send(event);
-        }
-    }
-
-    pub(crate) fn tell(&self, state: ElectionState, event: Event) {
-        self.set_state(state);
-        self.event(event);
-    }
-
-    pub(crate) fn leader_seen(&self, holder: Holder) {
-        let known = match &*self.state.borrow() {
-            ElectionState::Candidate {
-                leader: Some(leader),
-            } => leader.identity == holder.identity,
-            _ => false,
-        };
-        if known {
-            return;
-        }
-        if matches!(&*self.state.borrow(), ElectionState::Candidate { .. }) {
-            let leader = Some(holder.clone());
-            self.set_state(ElectionState::Candidate { leader });
-        }
-        self.event(Event::LeaderSeen(holder));
-    }
-}
-
-/// Where the numbers of campaigns come from.
-enum Numbers {
-    /// The operating system, at the moment of use.
-    System(fn() -> Result<u64, Error>),
-    /// A simulation that has to be repeatable.
-    Seeded(Mutex<fastrand::Rng>),
-}
-
-impl Numbers {
-    fn seeded(seed: u64) -> Self {
-        Self::Seeded(Mutex::new(fastrand::Rng::with_seed(seed)))
-    }
-
-    fn draw(&self) -> Result<u64, Error> {
-        match self {
-            Self::System(random) => random(),
-            Self::Seeded(rng) => {
-                let mut rng = rng.lock().unwrap_or_else(PoisonError::into_inner);
-                Ok(rng.u64(..))
-            }
-        }
-    }
-}
-
-/// The claim on an election's one campaign or term at a time.
-pub(crate) struct Occupied(Arc<Inner>);
-
-impl Occupied {
-    fn claim(inner: &Arc<Inner>) -> Result<Self, Error> {
-        if inner.occupied.swap(true, Ordering::AcqRel) {
-            return Err(Error::new(
-                ErrorKind::InvalidInput,
-                Operation::Campaign,
-                format!(
-                    "this election for {} campaigns or leads already; drop its leadership first, \
-                     or build another election",
-                    inner.lock
-                ),
-            ));
-        }
-        Ok(Self(inner.clone()))
-    }
-}
-
-impl Drop for Occupied {
-    fn drop(&mut self) {
-        self.0.occupied.store(false, Ordering::Release);
     }
 }
 
 /// Withdraws when the future of a campaign is dropped before it is elected, or after that but
 /// before its owner has got the leadership.
 struct PendingCampaign {
-    control: Arc<Control>,
+    instructions: Arc<Instructions>,
     process: Process,
     over: bool,
 }
@@ -468,28 +188,7 @@ struct PendingCampaign {
 impl Drop for PendingCampaign {
     fn drop(&mut self) {
         if !self.over && self.process.is_current() {
-            self.control.send(Order::WorkEnded(None));
-        }
-    }
-}
-
-/// When the engine means to wake next.
-#[derive(Debug, Default)]
-pub(crate) struct Due(AtomicU64);
-
-impl Due {
-    /// No time is as late as this.
-    const NEVER: u64 = 0;
-
-    pub(crate) fn set(&self, at: Option<Time>) {
-        self.0
-            .store(at.map_or(Self::NEVER, Time::as_nanos), Ordering::Relaxed);
-    }
-
-    fn lag(&self, now: Time) -> Duration {
-        match self.0.load(Ordering::Relaxed) {
-            Self::NEVER => Duration::ZERO,
-            at => now.since(Time::from_nanos(at)),
+            self.instructions.send(Instruction::WorkEnded(None));
         }
     }
 }
@@ -497,6 +196,7 @@ impl Due {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::election::context::Numbers;
     use crate::memory::MemoryBackend;
 
     #[tokio::test]
@@ -504,8 +204,8 @@ mod tests {
         let backend = Arc::new(MemoryBackend::private());
         let lock = LockName::new("test").unwrap();
         let mut election = Election::builder(backend, lock).build().unwrap();
-        let inner = Arc::get_mut(&mut election.inner).unwrap();
-        inner.numbers = Numbers::System(|| {
+        let context = Arc::get_mut(&mut election.context).unwrap();
+        context.setup.numbers = Numbers::System(|| {
             Err(Error::new(
                 ErrorKind::Unsupported,
                 Operation::Configure,

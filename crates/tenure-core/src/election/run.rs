@@ -80,7 +80,7 @@ impl Election {
                 elected = self.campaign() => elected.map_err(RunError::Election)?,
             };
             let term = leadership.term();
-            let span = telemetry::term(&term);
+            let span = telemetry::term(term.lock(), term.token());
             let working = span
                 .in_scope(|| work(term.clone()))
                 .instrument(span.clone());

@@ -6,31 +6,36 @@
 use std::time::Duration;
 
 use crate::contract::error::Error;
-use crate::election::Inner;
+use crate::contract::name::{Identity, LockName};
+use crate::contract::token::FencingToken;
 use crate::election::event::Event;
-use crate::election::term::Term;
 
 /// Part of the promise: those who filter logs name it.
 const TARGET: &str = "tenure_core::telemetry";
 
+/// Whose log lines and metrics they are.
+#[derive(Clone, Copy)]
+pub(crate) struct Labels<'a> {
+    pub(crate) lock: &'a LockName,
+    pub(crate) identity: &'a Identity,
+}
+
 /// Around all that the engine and the store do for one campaign and its term. Below the level of
 /// the events, which name lock and identity themselves.
-pub(crate) fn campaign(election: &Inner) -> tracing::Span {
-    let lock = election.lock.as_str();
-    let identity = election.identity.as_str();
+pub(crate) fn campaign(of: Labels<'_>) -> tracing::Span {
+    let (lock, identity) = (of.lock.as_str(), of.identity.as_str());
     tracing::debug_span!(target: TARGET, "campaign", lock, identity)
 }
 
 /// Around the work: so its own log lines say under which token they were written.
-pub(crate) fn term(term: &Term) -> tracing::Span {
-    let lock = term.lock().as_str();
-    tracing::info_span!(target: TARGET, "term", lock, token = term.token().as_u64())
+pub(crate) fn term(lock: &LockName, token: FencingToken) -> tracing::Span {
+    let lock = lock.as_str();
+    tracing::info_span!(target: TARGET, "term", lock, token = token.as_u64())
 }
 
 /// Identities and errors may hold what other programs wrote, so they are logged escaped (`?`).
-pub(crate) fn event(election: &Inner, event: &Event) {
-    let lock = election.lock.as_str();
-    let identity = election.identity.as_str();
+pub(crate) fn event(of: Labels<'_>, event: &Event) {
+    let (lock, identity) = (of.lock.as_str(), of.identity.as_str());
     match event {
         Event::Campaigning => tracing::debug!(target: TARGET, lock, identity, "campaigning"),
         Event::LeaderSeen(holder) => {
@@ -44,12 +49,12 @@ pub(crate) fn event(election: &Inner, event: &Event) {
         }
         Event::Elected { token } => {
             tracing::info!(target: TARGET, lock, identity, token = token.as_u64(), "elected");
-            metrics::is_leader(election, true);
-            metrics::transition(election, "elected");
+            metrics::is_leader(of.lock, true);
+            metrics::transition(of.lock, "elected");
         }
         Event::Renewed { slack } => {
             tracing::trace!(target: TARGET, lock, identity, ?slack, "renewed");
-            metrics::slack(election, *slack);
+            metrics::slack(of.lock, *slack);
         }
         Event::HeartbeatMissed {
             attempts,
@@ -68,7 +73,7 @@ pub(crate) fn event(election: &Inner, event: &Event) {
                 attempts, ?slack, ?error,
                 "heartbeat missed"
             );
-            metrics::slack(election, *slack);
+            metrics::slack(of.lock, *slack);
         }
         Event::Unhealthy => {
             tracing::warn!(target: TARGET, lock, identity, "unhealthy, not campaigning");
@@ -99,8 +104,8 @@ pub(crate) fn event(election: &Inner, event: &Event) {
                 cause = cause.describe(),
                 "stepped down"
             );
-            metrics::is_leader(election, false);
-            metrics::transition(election, cause.name());
+            metrics::is_leader(of.lock, false);
+            metrics::transition(of.lock, cause.name());
         }
         Event::Overrun => {
             tracing::error!(target: TARGET, lock,
@@ -120,12 +125,12 @@ pub(crate) fn event(election: &Inner, event: &Event) {
     }
 }
 
-pub(crate) fn heartbeat(election: &Inner, latency: Duration) {
-    metrics::heartbeat(election, latency);
+pub(crate) fn heartbeat(lock: &LockName, latency: Duration) {
+    metrics::heartbeat(lock, latency);
 }
 
-pub(crate) fn failure(election: &Inner, error: &Error) {
-    metrics::failure(election, error.kind().name());
+pub(crate) fn failure(lock: &LockName, error: &Error) {
+    metrics::failure(lock, error.kind().name());
 }
 
 #[cfg(feature = "metrics")]
@@ -134,31 +139,31 @@ mod metrics {
 
     use metrics::{counter, gauge, histogram};
 
-    use crate::election::Inner;
+    use crate::contract::name::LockName;
 
-    fn lock(election: &Inner) -> String {
-        election.lock.as_str().to_owned()
+    fn label(lock: &LockName) -> String {
+        lock.as_str().to_owned()
     }
 
-    pub(super) fn is_leader(election: &Inner, leads: bool) {
-        gauge!("tenure_is_leader", "lock" => lock(election)).set(f64::from(u8::from(leads)));
+    pub(super) fn is_leader(lock: &LockName, leads: bool) {
+        gauge!("tenure_is_leader", "lock" => label(lock)).set(f64::from(u8::from(leads)));
     }
 
-    pub(super) fn transition(election: &Inner, change: &'static str) {
-        counter!("tenure_transitions_total", "lock" => lock(election), "change" => change)
+    pub(super) fn transition(lock: &LockName, change: &'static str) {
+        counter!("tenure_transitions_total", "lock" => label(lock), "change" => change)
             .increment(1);
     }
 
-    pub(super) fn heartbeat(election: &Inner, latency: Duration) {
-        histogram!("tenure_heartbeat_seconds", "lock" => lock(election)).record(latency);
+    pub(super) fn heartbeat(lock: &LockName, latency: Duration) {
+        histogram!("tenure_heartbeat_seconds", "lock" => label(lock)).record(latency);
     }
 
-    pub(super) fn slack(election: &Inner, slack: Duration) {
-        gauge!("tenure_slack_seconds", "lock" => lock(election)).set(slack.as_secs_f64());
+    pub(super) fn slack(lock: &LockName, slack: Duration) {
+        gauge!("tenure_slack_seconds", "lock" => label(lock)).set(slack.as_secs_f64());
     }
 
-    pub(super) fn failure(election: &Inner, kind: &'static str) {
-        counter!("tenure_failures_total", "lock" => lock(election), "kind" => kind).increment(1);
+    pub(super) fn failure(lock: &LockName, kind: &'static str) {
+        counter!("tenure_failures_total", "lock" => label(lock), "kind" => kind).increment(1);
     }
 }
 
@@ -166,11 +171,11 @@ mod metrics {
 mod metrics {
     use std::time::Duration;
 
-    use crate::election::Inner;
+    use crate::contract::name::LockName;
 
-    pub(super) fn is_leader(_: &Inner, _: bool) {}
-    pub(super) fn transition(_: &Inner, _: &'static str) {}
-    pub(super) fn heartbeat(_: &Inner, _: Duration) {}
-    pub(super) fn slack(_: &Inner, _: Duration) {}
-    pub(super) fn failure(_: &Inner, _: &'static str) {}
+    pub(super) fn is_leader(_: &LockName, _: bool) {}
+    pub(super) fn transition(_: &LockName, _: &'static str) {}
+    pub(super) fn heartbeat(_: &LockName, _: Duration) {}
+    pub(super) fn slack(_: &LockName, _: Duration) {}
+    pub(super) fn failure(_: &LockName, _: &'static str) {}
 }

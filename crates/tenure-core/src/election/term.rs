@@ -10,7 +10,7 @@ use crate::contract::error::Error;
 use crate::contract::name::{Identity, LockName};
 use crate::contract::process::Process;
 use crate::contract::token::FencingToken;
-use crate::election::engine::{Control, Order};
+use crate::election::instruction::{Instruction, Instructions};
 use crate::election::machine::{Cause, Span};
 use crate::sync::{AtomicU64, Notify, OnceLock, Ordering};
 
@@ -28,7 +28,7 @@ pub(crate) struct TermState {
     pub(crate) identity: Identity,
     pub(crate) token: FencingToken,
     clock: SharedClock,
-    control: Arc<Control>,
+    instructions: Arc<Instructions>,
     pub(crate) process: Process,
     /// The validity's end in the clock's nanoseconds; [`OVER`] once the term has ended.
     valid_until: AtomicU64,
@@ -48,14 +48,14 @@ impl TermState {
         token: FencingToken,
         span: Span,
         clock: SharedClock,
-        control: Arc<Control>,
+        instructions: Arc<Instructions>,
     ) -> Arc<Self> {
         Arc::new(Self {
             lock,
             identity,
             token,
             clock,
-            control,
+            instructions,
             process: Process::current(),
             valid_until: AtomicU64::new(span.valid_until.as_nanos()),
             cancel_at: AtomicU64::new(span.cancel_at.as_nanos()),
@@ -274,7 +274,7 @@ impl Term {
         if !self.state.process.is_current() {
             return Err(NotLeading::Forked);
         }
-        let answer = self.state.control.ask(Order::Confirm).await;
+        let answer = self.state.instructions.ask(Instruction::Confirm).await;
         match answer {
             Some(Ok(())) => self.permit(Duration::ZERO),
             Some(Err(error)) => Err(NotLeading::Unconfirmed {

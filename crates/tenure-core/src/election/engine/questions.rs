@@ -1,0 +1,88 @@
+//! What the owner of a term waits for the store to answer.
+
+use std::mem;
+use std::sync::Arc;
+
+use crate::contract::clock::Time;
+use crate::contract::error::Error;
+use crate::election::instruction::Reply;
+
+/// The questions about a term that are not answered yet.
+#[derive(Default)]
+pub(super) struct Questions {
+    /// Each waits for a proof no older than the time.
+    confirming: Vec<(Time, Reply)>,
+    /// Each waits for the store to have the value of this number or a later one.
+    publishing: Vec<(u64, Reply)>,
+    /// How many values were published in this term: the number of the last one.
+    published: u64,
+    /// The number of the value that the call under way writes.
+    written_by_call: u64,
+}
+
+impl Questions {
+    /// Does the term go on at `now` or later?
+    pub(super) fn confirm(&mut self, now: Time, reply: Reply) {
+        self.confirming.push((now, reply));
+    }
+
+    /// Has the store the value that was set just now? Only a call that begins later writes it.
+    pub(super) fn publish(&mut self, reply: Reply) {
+        self.published += 1;
+        self.publishing.push((self.published, reply));
+    }
+
+    pub(super) fn call_begins(&mut self) {
+        self.written_by_call = self.published;
+    }
+
+    pub(super) fn written_by_call(&self) -> u64 {
+        self.written_by_call
+    }
+
+    /// The store has proved the term at `proven_at`, and has the value of the number `written`.
+    pub(super) fn answered(&mut self, proven_at: Time, written: u64) {
+        answer_all(up_to(&mut self.confirming, &proven_at), &Ok(()));
+        answer_all(up_to(&mut self.publishing, &written), &Ok(()));
+    }
+
+    /// The call that began at `called_at` has failed.
+    pub(super) fn failed(&mut self, called_at: Time, error: &Arc<Error>) {
+        let answer = Err(error.clone());
+        answer_all(up_to(&mut self.confirming, &called_at), &answer);
+        answer_all(up_to(&mut self.publishing, &self.written_by_call), &answer);
+    }
+
+    /// No call is made that could answer them.
+    pub(super) fn refused(&mut self, error: Error) {
+        let answer = Err(Arc::new(error));
+        answer_all(mem::take(&mut self.confirming), &answer);
+        answer_all(mem::take(&mut self.publishing), &answer);
+    }
+
+    pub(super) fn is_publishing(&self) -> bool {
+        !self.publishing.is_empty()
+    }
+
+    /// The term is over: dropping a reply says so.
+    pub(super) fn clear(&mut self) {
+        self.confirming.clear();
+        self.publishing.clear();
+    }
+}
+
+/// Takes out the questions that are settled.
+fn up_to<T: PartialOrd>(asked: &mut Vec<(T, Reply)>, settled: &T) -> Vec<(T, Reply)> {
+    let (taken, waiting) = mem::take(asked)
+        .into_iter()
+        .partition(|(number, _)| number <= settled);
+    *asked = waiting;
+    taken
+}
+
+fn answer_all<T>(asked: Vec<(T, Reply)>, answer: &Result<(), Arc<Error>>) {
+    for (_, reply) in asked {
+        // An asker that was dropped needs no answer.
+        let _unheard = reply.send(answer.clone());
+    }
+}
