@@ -104,7 +104,7 @@ fn token(token: FencingToken) -> i64 {
 
 fn config(url: &str) -> PostgresConfig {
     // The example's server may have been started just now.
-    PostgresConfig::from_url(url).unwrap().restart_grace(false)
+    PostgresConfig::from_url(url).unwrap().quarantine(false)
 }
 
 fn election(backend: Arc<PostgresBackend>) -> Election {

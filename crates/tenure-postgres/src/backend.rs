@@ -1,37 +1,26 @@
 //! The lock backend: which session answers what.
 
-use std::collections::HashMap;
 use std::fmt;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
 use futures_util::stream;
 use tenure_core::{
     Acquired, BootClock, Candidate, Capabilities, Changes, Check, Error, ErrorKind, Expiry,
-    FencingGuarantee, FencingToken, Grant, Identity, LockBackend, LockName, Loss, Occupancy,
-    Operation, Order, Renewal, Rises, SharedClock, Time, Wakeup,
+    FencingGuarantee, FencingToken, Grant, LockBackend, LockName, Loss, Occupancy, Operation,
+    Order, Renewal, Rises, SharedClock, Time, Wakeup,
 };
 use tokio::sync::oneshot;
 
 use crate::checks;
-use crate::config::{Address, PostgresConfig};
-use crate::errors::Trouble;
+use crate::config::PostgresConfig;
+use crate::errors::{Recovery, StoreError};
 use crate::guard::GuardedTransaction;
-use crate::hub::Hub;
 use crate::key::AdvisoryKey;
-use crate::link::{self, Link};
 use crate::session::{Attempt, Session, Standing};
+use crate::sessions::{Registry, Sessions};
 use crate::tasks::Tasks;
-
-/// The lease of the session that only looks who holds a lock.
-const OBSERVING: Duration = Duration::from_secs(60);
-
-/// So many identities of a backend have sessions of their own; further ones share one.
-const OWN_SESSIONS: usize = 4;
-
-/// The `application_name` of the session that they share.
-const SHARED: &str = "tenure: several";
 
 /// How long the holder may take to announce itself to an observer that asks.
 const ANSWER: Duration = Duration::from_millis(300);
@@ -50,39 +39,15 @@ const ANSWER: Duration = Duration::from_millis(300);
 /// is killed while such a child lives, the server frees the locks at the end of the lease.
 #[derive(Clone)]
 pub struct PostgresBackend {
-    inner: Arc<Inner>,
-}
-
-struct Inner {
-    config: Arc<PostgresConfig>,
-    clock: SharedClock,
-    hub: Arc<Hub>,
-    tasks: Tasks,
-    places: Mutex<HashMap<Whose, Arc<Place>>>,
-    /// The connection that `connect` has made and checked, until the first session needs one.
-    spare: Mutex<Option<Link>>,
-}
-
-/// The lease, and the identity if it has a session of its own.
-type Whose = (Duration, Option<Identity>);
-
-/// Where a session is, and its successor when it has ended.
-#[derive(Default)]
-struct Place {
-    session: tokio::sync::Mutex<Sessions>,
-}
-
-#[derive(Default)]
-struct Sessions {
-    current: Option<Arc<Session>>,
-    /// The last attempt to connect, and when it had failed: it answers all who waited for it.
-    failed: Option<(Time, Trouble)>,
+    inner: Arc<Sessions>,
 }
 
 /// What a grant needs to know to be renewed or released.
 struct Term {
     session: Arc<Session>,
     key: AdvisoryKey,
+    /// As long as the term lives, it is announced to those who ask.
+    _registry: Arc<Registry>,
 }
 
 impl PostgresBackend {
@@ -110,33 +75,36 @@ impl PostgresBackend {
         config: PostgresConfig,
         clock: SharedClock,
     ) -> Result<Self, Error> {
+        let this = Self::on(config, clock)?;
+        let process = &this.inner.common.tasks.process;
+        let connected = process.confine(this.inner.connect()).await;
+        let connection = connected.map_err(|mut error| {
+            if error.recovery == Recovery::Primary {
+                // Later it is a failover, and worth waiting for.
+                error.kind = ErrorKind::Misconfigured;
+            }
+            error.into_error(Operation::Connect)
+        })?;
+        this.inner.keep(connection);
+        Ok(this)
+    }
+
+    /// Does not connect before the first call, and reads no file: for a service that starts before
+    /// its server does. What [`connect`](Self::connect) refuses turns out with the first call,
+    /// with the same errors; hosts that are all standbys are then `Unavailable`.
+    ///
+    /// Fails with [`InvalidInput`](ErrorKind::InvalidInput) or
+    /// [`Misconfigured`](ErrorKind::Misconfigured) on a configuration that cannot work, or outside
+    /// a tokio runtime.
+    pub fn lazy(config: PostgresConfig) -> Result<Self, Error> {
+        Self::on(config, BootClock::shared())
+    }
+
+    fn on(config: PostgresConfig, clock: SharedClock) -> Result<Self, Error> {
         config.check()?;
-        let config = Arc::new(config);
-        let tasks = Tasks::here();
-        let hub = Hub::new(config.clone(), tasks.clone());
-        let connecting = connect(&config, &hub);
-        let link = tasks
-            .process
-            .confine(connecting)
-            .await
-            .map_err(|mut trouble| {
-                if trouble.is_standby() {
-                    // Later it is a failover, and worth waiting for.
-                    trouble.kind = ErrorKind::Misconfigured;
-                }
-                trouble.into_error(Operation::Connect)
-            })?;
-        hub.connected(&link);
-        hub.ask_the_missing();
+        let sessions = Sessions::new(config, clock, Tasks::here()?);
         Ok(Self {
-            inner: Arc::new(Inner {
-                config,
-                clock,
-                hub,
-                tasks,
-                places: Mutex::default(),
-                spare: Mutex::new(Some(link)),
-            }),
+            inner: Arc::new(sessions),
         })
     }
 
@@ -157,8 +125,8 @@ impl PostgresBackend {
         token: FencingToken,
     ) -> Result<GuardedTransaction, Error> {
         self.check_process(Operation::Campaign)?;
-        let key = self.inner.config.key_of(lock);
-        let sessions = self.inner.hub.sessions();
+        let key = self.key_of(lock);
+        let sessions = self.inner.registry.sessions();
         let session = sessions
             .into_iter()
             .find(|session| session.leads(key, token));
@@ -167,149 +135,31 @@ impl PostgresBackend {
 
     /// Fails in a child that was forked since: its copies of the sessions are the parent's.
     fn check_process(&self, operation: Operation) -> Result<(), Error> {
-        self.inner.tasks.process.check(operation)
+        self.inner.common.tasks.process.check(operation)
     }
 
     /// The advisory key of a lock.
     pub fn key_of(&self, lock: &LockName) -> AdvisoryKey {
-        self.inner.config.key_of(lock)
+        self.inner.common.config.key_of(lock)
     }
 }
 
 impl fmt::Debug for PostgresBackend {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("PostgresBackend")
-            .field("config", &self.inner.config)
+            .field("config", &self.inner.common.config)
             .finish_non_exhaustive()
     }
-}
-
-impl Inner {
-    /// The place of this lease and identity, and the name of the session there.
-    fn place<'a>(&self, lease: Duration, identity: &'a Identity) -> (Arc<Place>, &'a str) {
-        let mut places = self.places.lock().unwrap_or_else(PoisonError::into_inner);
-        let own = (lease, Some(identity.clone()));
-        let (key, name) = if places.contains_key(&own) || places.len() < OWN_SESSIONS {
-            (own, identity.as_str())
-        } else {
-            ((lease, None), SHARED)
-        };
-        (places.entry(key).or_default().clone(), name)
-    }
-
-    fn spare(&self) -> Option<Link> {
-        let mut spare = self.spare.lock().unwrap_or_else(PoisonError::into_inner);
-        spare.take().filter(|link| link.ended().is_none())
-    }
-
-    /// The session for this lease and identity; a new one if the last has ended. Never called
-    /// from a future that may be dropped, so that one slow connection serves all who wait.
-    async fn session(&self, lease: Duration, identity: &Identity) -> Result<Arc<Session>, Trouble> {
-        let asked = self.clock.now();
-        let (place, name) = self.place(lease, identity);
-        let mut sessions = place.session.lock().await;
-        if let Some(session) = &sessions.current
-            && session.ended().is_none()
-        {
-            return Ok(session.clone());
-        }
-        if let Some((failed, trouble)) = &sessions.failed
-            && *failed >= asked
-        {
-            return Err(trouble.clone());
-        }
-        let opened = self.open(lease, name).await;
-        match opened {
-            Ok(session) => {
-                sessions.current = Some(session.clone());
-                sessions.failed = None;
-                Ok(session)
-            }
-            Err(trouble) => {
-                sessions.failed = Some((self.clock.now(), trouble.clone()));
-                Err(trouble)
-            }
-        }
-    }
-
-    async fn open(&self, lease: Duration, name: &str) -> Result<Arc<Session>, Trouble> {
-        let open = |link| {
-            Session::open(
-                link,
-                self.config.clone(),
-                self.clock.clone(),
-                lease,
-                name,
-                self.hub.clone(),
-            )
-        };
-        if let Some(spare) = self.spare()
-            && let Ok(session) = open(spare).await
-        {
-            return Ok(session);
-        }
-        let link = link::connect(&self.config, &self.hub.cluster, self.hub.listener()).await?;
-        open(link).await
-    }
-
-    /// A session to ask who holds a lock: any that is there.
-    async fn observer(&self) -> Result<Arc<Session>, Trouble> {
-        let alive = |session: &Arc<Session>| session.ended().is_none();
-        if let Some(session) = self.hub.sessions().into_iter().find(alive) {
-            return Ok(session);
-        }
-        let identity = Identity::of_this_process()
-            .map_err(|error| Trouble::new(error.kind(), error.message()))?;
-        self.session(OBSERVING, &identity).await
-    }
-
-    async fn acquire(
-        &self,
-        lock: &LockName,
-        candidate: &Candidate,
-        lease: Duration,
-        gone: impl Fn() -> bool,
-    ) -> Result<Attempt, Trouble> {
-        let key = self.config.key_of(lock);
-        let session = self.session(lease, &candidate.identity).await?;
-        if gone() {
-            return Ok(Attempt::Taken(None));
-        }
-        match session.acquire(key, lock, candidate, &gone).await? {
-            Attempt::Taken(None) if !gone() => {
-                let holder = session.holder(key, lock, Duration::ZERO).await?;
-                if holder.is_none() {
-                    // Released in between: nobody will tell of it again.
-                    self.hub.look_again(key);
-                }
-                Ok(Attempt::Taken(holder))
-            }
-            attempt => Ok(attempt),
-        }
-    }
-}
-
-/// The first connection. The hosts behind the one that serves are asked, too: on their way to it
-/// other processes may stop at one of another cluster.
-async fn connect(config: &PostgresConfig, hub: &Arc<Hub>) -> Result<Link, Trouble> {
-    let link = link::connect(config, &hub.cluster, hub.listener()).await?;
-    let (mut hosts, serving) = (config.hosts.iter(), &link.address);
-    // Those before it have just been tried.
-    hosts.by_ref().find(|host| *host == serving);
-    let others: Vec<Address> = hosts.cloned().collect();
-    hub.cluster.ask(config, &others).await?;
-    hub.cluster.all_tell_or_none()?;
-    Ok(link)
 }
 
 /// Runs `work` to its end on the backend's runtime, whatever becomes of the caller.
 async fn detached<T: Send + 'static>(
     tasks: &Tasks,
     operation: Operation,
-    work: impl Future<Output = Result<T, Trouble>> + Send + 'static,
+    work: impl Future<Output = Result<T, StoreError>> + Send + 'static,
 ) -> Result<T, Error> {
     match tasks.spawn(work).await {
-        Ok(outcome) => outcome.map_err(|trouble| trouble.into_error(operation)),
+        Ok(outcome) => outcome.map_err(|error| error.into_error(operation)),
         Err(_) => Err(runtime_is_gone(operation)),
     }
 }
@@ -337,7 +187,7 @@ impl LockBackend for PostgresBackend {
             "every standby that may take over is synchronous, and synchronous_commit is on or \
              remote_apply",
         );
-        let over_restore = match self.inner.config.token_sequence {
+        let over_restore = match self.inner.common.config.token_sequence {
             Some(_) => Rises::If("the sequence is raised by hand above all tokens that were given"),
             None => Rises::Never,
         };
@@ -363,7 +213,7 @@ impl LockBackend for PostgresBackend {
     }
 
     fn clock(&self) -> SharedClock {
-        self.inner.clock.clone()
+        self.inner.common.clock.clone()
     }
 
     async fn acquire(
@@ -376,7 +226,7 @@ impl LockBackend for PostgresBackend {
         let (answer, attempt) = oneshot::channel();
         let (inner, task_lock, task_candidate) =
             (self.inner.clone(), lock.clone(), candidate.clone());
-        self.inner.tasks.spawn(async move {
+        self.inner.common.tasks.spawn(async move {
             let gone = || answer.is_closed();
             let outcome = inner
                 .acquire(&task_lock, &task_candidate, lease, gone)
@@ -387,7 +237,7 @@ impl LockBackend for PostgresBackend {
         let outcome = attempt
             .await
             .map_err(|_| runtime_is_gone(Operation::Acquire))?;
-        match outcome.map_err(|trouble| trouble.into_error(Operation::Acquire))? {
+        match outcome.map_err(|error| error.into_error(Operation::Acquire))? {
             Attempt::Taken(holder) => Ok(Acquired::Taken {
                 holder,
                 free_in: None,
@@ -399,12 +249,16 @@ impl LockBackend for PostgresBackend {
             Attempt::Held(claim) => {
                 let (token, proven) = (claim.token, claim.proven);
                 let grant = Grant::new(lock.clone(), candidate.clone(), token, lease, proven);
-                // No await from here on: the caller has it, or nobody.
+                // No await from here on: the caller has it, or it is given back.
                 let Some(session) = claim.keep() else {
                     return Err(foreign(Operation::Acquire));
                 };
-                let key = self.inner.config.key_of(lock);
-                Ok(Acquired::Held(grant.with_state(Term { session, key })))
+                let term = Term {
+                    session,
+                    key: self.key_of(lock),
+                    _registry: self.inner.registry.clone(),
+                };
+                Ok(Acquired::Held(grant.with_state(term)))
             }
         }
     }
@@ -418,7 +272,7 @@ impl LockBackend for PostgresBackend {
         let standing = session
             .renew(key, &grant.candidate, grant.token, not_before)
             .await;
-        match standing.map_err(|trouble| trouble.into_error(Operation::Renew))? {
+        match standing.map_err(|error| error.into_error(Operation::Renew))? {
             Standing::Proven(proven) => {
                 let mut grant = grant.clone();
                 grant.proven_at = proven;
@@ -437,47 +291,48 @@ impl LockBackend for PostgresBackend {
         let (session, key) = (term.session.clone(), term.key);
         let (candidate, token) = (grant.candidate.clone(), grant.token);
         let work = async move { session.release(key, &candidate, Some(token)).await };
-        detached(&self.inner.tasks, Operation::Release, work).await
+        detached(&self.inner.common.tasks, Operation::Release, work).await
     }
 
     async fn withdraw(&self, lock: &LockName, candidate: &Candidate) -> Result<(), Error> {
         self.check_process(Operation::Withdraw)?;
-        let key = self.inner.config.key_of(lock);
-        let (sessions, candidate) = (self.inner.hub.sessions(), candidate.clone());
+        let key = self.key_of(lock);
+        let (sessions, candidate) = (self.inner.registry.sessions(), candidate.clone());
         let work = async move {
             for session in sessions {
                 session.release(key, &candidate, None).await?;
             }
             Ok(())
         };
-        detached(&self.inner.tasks, Operation::Withdraw, work).await
+        detached(&self.inner.common.tasks, Operation::Withdraw, work).await
     }
 
     async fn holder(&self, lock: &LockName) -> Result<Occupancy, Error> {
         self.check_process(Operation::Holder)?;
         let (inner, lock) = (self.inner.clone(), lock.clone());
         let work = async move {
-            let key = inner.config.key_of(&lock);
+            let key = inner.common.config.key_of(&lock);
             let session = inner.observer().await?;
             Ok(match session.holder(key, &lock, ANSWER).await? {
                 Some(holder) => Occupancy::Led(holder),
                 None => Occupancy::Free,
             })
         };
-        detached(&self.inner.tasks, Operation::Holder, work).await
+        detached(&self.inner.common.tasks, Operation::Holder, work).await
     }
 
     fn changes(&self, lock: &LockName) -> Changes {
-        if !self.inner.tasks.process.is_current() {
+        if !self.inner.common.tasks.process.is_current() {
             return Box::pin(stream::empty());
         }
-        self.inner.hub.changes(self.inner.config.key_of(lock))
+        let key = self.key_of(lock);
+        self.inner.common.notifications.changes(key)
     }
 
     /// The end of the session, as soon as its connection is closed: the server has freed its locks
     /// by then.
     fn loss(&self, grant: &Grant) -> Option<Loss> {
-        if !self.inner.tasks.process.is_current() {
+        if !self.inner.common.tasks.process.is_current() {
             return None;
         }
         let end = grant.state::<Term>()?.session.end();
@@ -491,13 +346,9 @@ impl LockBackend for PostgresBackend {
         if let Err(error) = self.check_process(Operation::Holder) {
             return vec![checks::forked(&error)];
         }
-        let process = &self.inner.tasks.process;
+        let process = &self.inner.common.tasks.process;
         process
-            .confine(checks::all(
-                &self.inner.config,
-                &self.inner.hub.cluster,
-                lease,
-            ))
+            .confine(checks::all(&self.inner.connector, lease))
             .await
     }
 }

@@ -8,11 +8,11 @@ use futures_util::future::join_all;
 use tenure_core::{Check, Error};
 use tokio_postgres::SimpleQueryMessage;
 
-use crate::cluster::Cluster;
 use crate::config::{Address, PostgresConfig, TlsMode};
-use crate::errors::Trouble;
-use crate::link::{self, Link, Server};
-use crate::session;
+use crate::connection::Connection;
+use crate::connector::{Connector, Server};
+use crate::errors::StoreError;
+use crate::setup;
 
 /// All that is asked, one row. Columns that only privileged users see are null for others.
 ///
@@ -51,36 +51,38 @@ impl Seen {
 }
 
 /// Looks by a session of its own, and changes nothing.
-pub(crate) async fn all(config: &PostgresConfig, known: &Cluster, lease: Duration) -> Vec<Check> {
-    let (mut checks, cluster) = tokio::join!(look_at_one(config, lease), cluster(config, known));
+pub(crate) async fn all(connector: &Connector, lease: Duration) -> Vec<Check> {
+    let (mut checks, cluster) = tokio::join!(look_at_one(connector, lease), cluster(connector));
     checks.push(cluster);
     checks
 }
 
 /// The server that would be used.
-async fn look_at_one(config: &PostgresConfig, lease: Duration) -> Vec<Check> {
-    let opened = link::connect(config, &Cluster::new(), Arc::new(|_| {})).await;
-    let link = match opened {
-        Ok(link) => link,
-        Err(trouble) => return vec![failed("session", &trouble)],
+async fn look_at_one(connector: &Connector, lease: Duration) -> Vec<Check> {
+    // What it sees is no reason to close the backend's sessions.
+    let config = &*connector.config;
+    let connected = connector.renewed().connect(Arc::new(|_| {})).await;
+    let connection = match connected {
+        Ok(connection) => connection,
+        Err(error) => return vec![failed("session", &error)],
     };
     // Each step below is one or two short queries.
     let looking = async {
-        let mut checks = vec![silence(&link, config, lease).await];
-        match look(&link).await {
+        let mut checks = vec![silence(&connection, config, lease).await];
+        match look(&connection).await {
             Ok(seen) => checks.extend(judge(&seen, config)),
-            Err(trouble) => checks.push(failed("settings", &trouble)),
+            Err(error) => checks.push(failed("settings", &error)),
         }
-        checks.push(restarts(&link, config));
+        checks.push(restarts(&connection, config));
         if let Some(sequence) = &config.token_sequence {
-            checks.push(tokens(&link, sequence).await);
+            checks.push(tokens(&connection, sequence).await);
         }
         checks
     };
     let limit = config.connect_timeout;
     tokio::time::timeout(limit, looking)
         .await
-        .unwrap_or_else(|_| vec![failed("settings", &Trouble::silent("the server", limit))])
+        .unwrap_or_else(|_| vec![failed("settings", &StoreError::silent("the server", limit))])
 }
 
 /// In a child of the process that the backend belongs to.
@@ -88,15 +90,15 @@ pub(crate) fn forked(error: &Error) -> Check {
     Check::unusable("process", error.message(), "connect after the fork")
 }
 
-fn failed(name: &'static str, trouble: &Trouble) -> Check {
-    Check::unusable(name, trouble.message(), "mend that, and look again")
+fn failed(name: &'static str, error: &StoreError) -> Check {
+    Check::unusable(name, error.message(), "fix this, and run doctor again")
 }
 
 /// Whether the server ends a session that has fallen silent, after this very lease.
-async fn silence(link: &Link, config: &PostgresConfig, lease: Duration) -> Check {
+async fn silence(connection: &Connection, config: &PostgresConfig, lease: Duration) -> Check {
     const NAME: &str = "idle timeout";
-    if let Err(trouble) = session::set_up(link, config, lease, "tenure doctor").await {
-        return failed(NAME, &trouble);
+    if let Err(error) = setup::set_up(connection, config, lease, "tenure doctor").await {
+        return failed(NAME, &error);
     }
     if config.without_lease {
         return Check::warning(
@@ -109,13 +111,13 @@ async fn silence(link: &Link, config: &PostgresConfig, lease: Duration) -> Check
     Check::fine(NAME, reason)
 }
 
-async fn look(link: &Link) -> Result<Seen, Trouble> {
-    let answer = link.client().simple_query(QUESTION).await?;
+async fn look(connection: &Connection) -> Result<Seen, StoreError> {
+    let answer = connection.client().simple_query(QUESTION).await?;
     let row = answer.iter().find_map(|message| match message {
         SimpleQueryMessage::Row(row) => Some(row),
         _ => None,
     });
-    let row = row.ok_or_else(|| Trouble::unreadable("its settings"))?;
+    let row = row.ok_or_else(|| StoreError::unreadable("its settings"))?;
     let named = row.columns().iter().enumerate();
     Ok(Seen(
         named
@@ -238,7 +240,7 @@ fn lock_table(seen: &Seen) -> Check {
 fn encryption(seen: &Seen, config: &PostgresConfig) -> Check {
     const NAME: &str = "encryption";
     let is_encrypted = seen.text("encrypted") == "true";
-    if is_encrypted && config.tls == TlsMode::Require {
+    if is_encrypted && config.tls_mode == TlsMode::Require {
         return Check::fine(NAME, "TLS, with the server's certificate verified");
     }
     if config.hosts.iter().all(Address::is_on_this_host) {
@@ -261,16 +263,16 @@ fn encryption(seen: &Seen, config: &PostgresConfig) -> Check {
 }
 
 /// Whether a crash or a promotion, with which the server loses its locks, can be seen.
-fn restarts(link: &Link, config: &PostgresConfig) -> Check {
+fn restarts(connection: &Connection, config: &PostgresConfig) -> Check {
     const NAME: &str = "restarts";
-    if link.sees_restarts {
+    if connection.incarnation.sees_restarts {
         return Check::fine(NAME, "the server tells when it last lost its locks");
     }
-    let reason = if config.restart_grace {
+    let reason = if config.quarantine {
         "the server does not tell when it crashed or was promoted, so each session waits for a \
          lease before it gets a lock"
     } else {
-        "the server does not tell when it crashed or was promoted, and restart_grace=off: then a \
+        "the server does not tell when it crashed or was promoted, and quarantine=off: then a \
          second leader can be elected while the first still believes that it leads"
     };
     let remedy = "let the user execute pg_control_checkpoint() and read pg_stat_bgwriter";
@@ -278,18 +280,19 @@ fn restarts(link: &Link, config: &PostgresConfig) -> Check {
 }
 
 /// Whether all hosts of the list belong together. Each is asked.
-async fn cluster(config: &PostgresConfig, known: &Cluster) -> Check {
-    if let Some(trouble) = known.refused() {
-        return failed(CLUSTER, &trouble);
+async fn cluster(connector: &Connector) -> Check {
+    if let Some(error) = connector.refused() {
+        return failed(CLUSTER, &error);
     }
-    let asking = config.hosts.iter().map(|host| link::look_at(config, host));
+    let hosts = &connector.config.hosts;
+    let asking = hosts.iter().map(|host| connector.look_at(host));
     let answers = join_all(asking).await;
     let mut servers = Vec::new();
     let mut silent = Vec::new();
-    for (host, answer) in config.hosts.iter().zip(answers) {
+    for (host, answer) in hosts.iter().zip(answers) {
         match answer {
             Ok(server) => servers.push((host, server)),
-            Err(trouble) => silent.push(format!("{host}: {}", trouble.message())),
+            Err(error) => silent.push(format!("{host}: {}", error.message())),
         }
     }
     judge_cluster(&servers, &silent)
@@ -365,11 +368,11 @@ fn judge_cluster(servers: &[(&Address, Server)], silent: &[String]) -> Check {
     )
 }
 
-async fn tokens(link: &Link, sequence: &str) -> Check {
+async fn tokens(connection: &Connection, sequence: &str) -> Check {
     const NAME: &str = "token sequence";
-    match session::check_sequence(link, sequence).await {
+    match setup::check_sequence(connection, sequence).await {
         Ok(()) => Check::fine(NAME, format!("{sequence} can be used")),
-        Err(trouble) => failed(NAME, &trouble),
+        Err(error) => failed(NAME, &error),
     }
 }
 

@@ -6,33 +6,28 @@
 
 use std::collections::HashSet;
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
 
-use futures_util::future::join_all;
 use tenure_core::ErrorKind;
 use tokio::sync::watch;
+use tokio_postgres::{Client, SimpleQueryMessage};
 
-use crate::config::{Address, PostgresConfig};
-use crate::errors::Trouble;
-use crate::link;
-
-/// The pause before hosts that could not be asked are asked again.
-pub(crate) const ASK_AGAIN: Duration = Duration::from_secs(10);
+use crate::config::Address;
+use crate::errors::{Recovery, StoreError};
 
 /// What all connections of a backend have learned about their servers.
 pub(crate) struct Cluster {
     state: Mutex<State>,
     /// Two clusters were seen: every connection ends, and there is no other one.
-    refused: watch::Sender<Option<Trouble>>,
+    refused: watch::Sender<Option<StoreError>>,
 }
 
 #[derive(Default)]
 struct State {
-    /// The first identifier that was told, and by whom.
+    /// The first identifier, and the host that showed it.
     first: Option<(String, Address)>,
     answered: HashSet<Address>,
-    /// Of those, the ones that keep it to themselves.
-    secretive: HashSet<Address>,
+    /// Of those, the ones that hide it.
+    hiding: HashSet<Address>,
 }
 
 impl Cluster {
@@ -49,60 +44,60 @@ impl Cluster {
     }
 
     /// Why nothing may be held or tried any more, if two clusters were seen.
-    pub(crate) fn refused(&self) -> Option<Trouble> {
+    pub(crate) fn refused(&self) -> Option<StoreError> {
         self.refused.borrow().clone()
     }
 
     /// Returns when two clusters were seen.
-    pub(crate) fn refusal(&self) -> impl Future<Output = Trouble> + Send + use<> {
+    pub(crate) fn refusal(&self) -> impl Future<Output = StoreError> + Send + use<> {
         let mut refused = self.refused.subscribe();
         async move {
-            if let Ok(trouble) = refused.wait_for(Option::is_some).await
-                && let Some(trouble) = trouble.clone()
+            if let Ok(error) = refused.wait_for(Option::is_some).await
+                && let Some(error) = error.clone()
             {
-                return trouble;
+                return error;
             }
-            // Nobody is left who could tell.
+            // The backend is gone, and with it all that could refuse.
             std::future::pending().await
         }
     }
 
-    /// Compares what a server told of its system identifier: `None` if it keeps it to itself.
-    pub(crate) fn note(&self, address: &Address, told: Option<&str>) -> Result<(), Trouble> {
-        if let Some(trouble) = self.refused() {
-            return Err(trouble);
+    /// Compares a server's system identifier with the first one: `None` if the server hides it.
+    pub(crate) fn note(&self, address: &Address, shown: Option<&str>) -> Result<(), StoreError> {
+        if let Some(error) = self.refused() {
+            return Err(error);
         }
         let mut state = self.state();
-        match (&state.first, told) {
-            (Some((first, _)), Some(told)) if first == told => {}
-            (Some((first, of)), Some(told)) => {
-                let trouble = two_clusters((first, of), (told, address));
+        match (&state.first, shown) {
+            (Some((first, _)), Some(shown)) if first == shown => {}
+            (Some((first, of)), Some(shown)) => {
+                let error = two_clusters((first, of), (shown, address));
                 drop(state);
-                tracing::error!(reason = trouble.message(), "all sessions are closed");
-                self.refused.send_replace(Some(trouble.clone()));
-                return Err(trouble);
+                tracing::error!(reason = error.message(), "all sessions are closed");
+                self.refused.send_replace(Some(error.clone()));
+                return Err(error);
             }
-            (Some((_, of)), None) => return Err(kept_secret(address, of)),
-            (None, Some(told)) => state.first = Some((told.to_owned(), address.clone())),
+            (Some((_, of)), None) => return Err(hidden(address, of)),
+            (None, Some(shown)) => state.first = Some((shown.to_owned(), address.clone())),
             // What cannot be compared: `doctor` says so.
             (None, None) => {}
         }
         state.answered.insert(address.clone());
-        if told.is_some() {
-            state.secretive.remove(address);
+        if shown.is_some() {
+            state.hiding.remove(address);
         } else {
-            state.secretive.insert(address.clone());
+            state.hiding.insert(address.clone());
         }
         Ok(())
     }
 
-    /// Replicas have the permissions of their primary. So hosts of which some tell their
-    /// identifier, and others keep it to themselves, are not one cluster; unless the permission was
-    /// given in between, so this is for hosts that were all asked just now.
-    pub(crate) fn all_tell_or_none(&self) -> Result<(), Trouble> {
+    /// Replicas have the permissions of their primary. So hosts of which some show their
+    /// identifier, and others hide it, are not one cluster; unless the permission was given in
+    /// between, so this is for hosts that were all asked just now.
+    pub(crate) fn all_show_or_none(&self) -> Result<(), StoreError> {
         let state = self.state();
-        match (&state.first, state.secretive.iter().next()) {
-            (Some((_, of)), Some(address)) => Err(kept_secret(address, of)),
+        match (&state.first, state.hiding.iter().next()) {
+            (Some((_, of)), Some(address)) => Err(hidden(address, of)),
             _ => Ok(()),
         }
     }
@@ -113,30 +108,34 @@ impl Cluster {
         let missing = hosts.iter().filter(|host| !state.answered.contains(host));
         missing.cloned().collect()
     }
-
-    /// Asks these hosts, all at once, within the connect timeout. One that does not answer is left
-    /// out; an error means that they do not belong together.
-    pub(crate) async fn ask(
-        &self,
-        config: &PostgresConfig,
-        hosts: &[Address],
-    ) -> Result<(), Trouble> {
-        let asking = hosts.iter().map(|host| link::look_at(config, host));
-        for (host, answer) in hosts.iter().zip(join_all(asking).await) {
-            match answer {
-                Ok(server) => self.note(host, server.identifier.as_deref())?,
-                Err(trouble) => {
-                    tracing::debug!(%host, reason = trouble.message(), "not compared yet");
-                }
-            }
-        }
-        Ok(())
-    }
 }
 
-fn two_clusters(first: (&str, &Address), other: (&str, &Address)) -> Trouble {
+/// Which cluster the server belongs to. A replica shows its primary's; `None` where the user may
+/// not ask, or a server that only resembles `PostgreSQL` does not know.
+pub(crate) async fn identifier(client: &Client) -> Result<Option<String>, StoreError> {
+    let question = "SELECT system_identifier::text FROM pg_control_system()";
+    let answer = match client
+        .simple_query(question)
+        .await
+        .map_err(StoreError::from)
+    {
+        Ok(answer) => answer,
+        Err(error) if error.recovery == Recovery::Omit => {
+            tracing::debug!(reason = error.message(), "no system identifier");
+            return Ok(None);
+        }
+        Err(error) => return Err(error),
+    };
+    Ok(answer.iter().find_map(|message| match message {
+        // The server's text, which errors show.
+        SimpleQueryMessage::Row(row) => row.get(0).map(|text| text.escape_debug().to_string()),
+        _ => None,
+    }))
+}
+
+fn two_clusters(first: (&str, &Address), other: (&str, &Address)) -> StoreError {
     let ((first, of), (other, address)) = (first, other);
-    Trouble::new(
+    StoreError::new(
         ErrorKind::Misconfigured,
         format!(
             "{of} has the system identifier {first}, and {address} has {other}: they are not one \
@@ -146,11 +145,11 @@ fn two_clusters(first: (&str, &Address), other: (&str, &Address)) -> Trouble {
     )
 }
 
-fn kept_secret(address: &Address, of: &Address) -> Trouble {
-    Trouble::new(
+fn hidden(address: &Address, of: &Address) -> StoreError {
+    StoreError::new(
         ErrorKind::Misconfigured,
         format!(
-            "{of} tells its system identifier, and {address} does not, so they are not known to be \
+            "{of} shows its system identifier, and {address} hides it, so they are not known to be \
              one cluster; GRANT EXECUTE ON FUNCTION pg_control_system() TO the user on {address}, \
              or take it out of the list"
         ),
@@ -169,16 +168,16 @@ mod tests {
     }
 
     #[test]
-    fn one_cluster_is_whatever_tells_the_same_identifier() {
+    fn one_cluster_is_whatever_shows_the_same_identifier() {
         let cluster = Cluster::new();
         cluster.note(&address(1), None).unwrap();
         cluster.note(&address(2), Some("7")).unwrap();
-        cluster.all_tell_or_none().unwrap_err();
+        cluster.all_show_or_none().unwrap_err();
         cluster.note(&address(1), Some("7")).unwrap();
-        cluster.all_tell_or_none().unwrap();
-        let trouble = cluster.note(&address(3), None).unwrap_err();
-        assert_eq!(trouble.kind, ErrorKind::Misconfigured);
-        assert!(trouble.message().contains("db:3"), "{trouble:?}");
+        cluster.all_show_or_none().unwrap();
+        let error = cluster.note(&address(3), None).unwrap_err();
+        assert_eq!(error.kind, ErrorKind::Misconfigured);
+        assert!(error.message().contains("db:3"), "{error:?}");
         // That was no proof of two clusters.
         assert!(cluster.refused().is_none());
         let hosts = [address(1), address(2), address(3)];
@@ -189,9 +188,9 @@ mod tests {
     fn two_clusters_are_refused_until_the_end() {
         let cluster = Cluster::new();
         cluster.note(&address(1), Some("7")).unwrap();
-        let trouble = cluster.note(&address(2), Some("8")).unwrap_err();
-        for told in ["db:1", "identifier 7", "db:2", "has 8", "restart"] {
-            assert!(trouble.message().contains(told), "{trouble:?}");
+        let error = cluster.note(&address(2), Some("8")).unwrap_err();
+        for part in ["db:1", "identifier 7", "db:2", "has 8", "restart"] {
+            assert!(error.message().contains(part), "{error:?}");
         }
         cluster.note(&address(1), Some("7")).unwrap_err();
         assert!(cluster.refused().is_some());

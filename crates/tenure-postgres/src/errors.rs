@@ -1,23 +1,37 @@
-//! What the server or the way to it can answer, as this library's kinds of error.
+//! What the server or the network can answer, as this library's kinds of error.
 
 use std::error::Error as StdError;
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tenure_core::{Error, ErrorKind, Operation};
+use tenure_core::{Error, ErrorKind, LockName, Operation};
 use tokio_postgres::error::SqlState;
 
+use crate::key::AdvisoryKey;
+
 /// What went wrong, before it is known which operation it hit. Cheap to clone: the end of one
-/// session answers everybody who relied on it.
+/// session answers all calls that relied on it.
 #[derive(Clone, Debug)]
-pub(crate) struct Trouble {
+pub(crate) struct StoreError {
     pub(crate) kind: ErrorKind,
-    pub(crate) code: Option<SqlState>,
-    /// Another host of the list may be better.
-    pub(crate) is_of_the_host: bool,
+    pub(crate) recovery: Recovery,
     message: String,
     source: Option<Arc<dyn StdError + Send + Sync>>,
+}
+
+/// What this library can do next.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Recovery {
+    /// Nothing: another host would answer the same.
+    None,
+    /// Try the next host of the list.
+    NextHost,
+    /// Try the next host: this one is a standby, or accepts reads only.
+    Primary,
+    /// Go on without the answer: the server lives, but has no such function, or the user may not
+    /// call it.
+    Omit,
 }
 
 /// An error as the source of one of this library's; a thin shell, since the original is shared.
@@ -36,19 +50,18 @@ impl StdError for Source {
     }
 }
 
-impl Trouble {
+impl StoreError {
     pub(crate) fn new(kind: ErrorKind, message: impl Into<String>) -> Self {
         Self {
             kind,
-            code: None,
-            is_of_the_host: false,
+            recovery: Recovery::None,
             message: message.into(),
             source: None,
         }
     }
 
-    pub(crate) fn of_the_host(mut self) -> Self {
-        self.is_of_the_host = true;
+    pub(crate) fn with_recovery(mut self, recovery: Recovery) -> Self {
+        self.recovery = recovery;
         self
     }
 
@@ -64,7 +77,7 @@ impl Trouble {
         )
     }
 
-    /// The session has ended for no reason that was told.
+    /// The session has ended, and the server gave no reason.
     pub(crate) fn closed() -> Self {
         Self::new(
             ErrorKind::Unavailable,
@@ -79,29 +92,26 @@ impl Trouble {
         )
     }
 
-    /// A server that only reads.
+    /// A server that accepts reads only.
     pub(crate) fn standby() -> Self {
-        let code = SqlState::READ_ONLY_SQL_TRANSACTION;
-        let (kind, advice) = meaning(&code);
-        let mut trouble = Self::new(kind, advice).of_the_host();
-        trouble.code = Some(code);
-        trouble
+        let (kind, advice) = meaning(&SqlState::READ_ONLY_SQL_TRANSACTION);
+        Self::new(kind, advice).with_recovery(Recovery::Primary)
     }
 
-    pub(crate) fn is_standby(&self) -> bool {
-        self.code == Some(SqlState::READ_ONLY_SQL_TRANSACTION)
+    /// Two locks have the same key.
+    pub(crate) fn collision(key: AdvisoryKey, lock: &LockName, other: &str) -> Self {
+        let other: String = other.chars().take(253).collect();
+        Self::new(
+            ErrorKind::Misconfigured,
+            format!(
+                "the locks {lock} and {other:?} have the same advisory key {key}; give one of \
+                 them another name, or a key of its own"
+            ),
+        )
     }
 
-    /// Whether the server lives and goes on, and only this was not to be asked: no permission, or
-    /// no such function.
-    pub(crate) fn is_of_the_question(&self) -> bool {
-        self.code
-            .as_ref()
-            .is_some_and(|code| matches!(class(code), "42" | "0A"))
-    }
-
-    /// The same trouble in other words.
-    pub(crate) fn retold(mut self, message: String) -> Self {
+    /// The same error in other words.
+    pub(crate) fn with_message(mut self, message: String) -> Self {
         self.message = message;
         self
     }
@@ -119,7 +129,7 @@ impl Trouble {
     }
 }
 
-impl From<tokio_postgres::Error> for Trouble {
+impl From<tokio_postgres::Error> for StoreError {
     fn from(error: tokio_postgres::Error) -> Self {
         let Some(answer) = error.as_db_error() else {
             if error.is_closed() {
@@ -132,12 +142,13 @@ impl From<tokio_postgres::Error> for Trouble {
             }
             // Only its text tells the client's kinds of error apart.
             let kind = if text.contains("TLS") {
-                text.push_str("; check sslmode, sslrootcert and the server's certificate");
+                text.push_str("; check sslmode, ca and the server's certificate");
                 ErrorKind::Misconfigured
             } else {
                 ErrorKind::Unavailable
             };
-            return Self::new(kind, shown(&text)).of_the_host().caused_by(error);
+            let failed = Self::new(kind, shown(&text)).caused_by(error);
+            return failed.with_recovery(Recovery::NextHost);
         };
         let code = answer.code().clone();
         let (kind, advice) = meaning(&code);
@@ -149,10 +160,19 @@ impl From<tokio_postgres::Error> for Trouble {
         if !advice.is_empty() {
             message = format!("{message}; {advice}");
         }
-        let mut trouble = Self::new(kind, message);
-        trouble.is_of_the_host = matches!(class(&code), "57" | "53" | "08");
-        trouble.code = Some(code);
-        trouble.caused_by(error)
+        let answered = Self::new(kind, message).caused_by(error);
+        answered.with_recovery(recovery(&code))
+    }
+}
+
+fn recovery(code: &SqlState) -> Recovery {
+    if *code == SqlState::READ_ONLY_SQL_TRANSACTION {
+        return Recovery::Primary;
+    }
+    match class(code) {
+        "57" | "53" | "08" => Recovery::NextHost,
+        "42" | "0A" => Recovery::Omit,
+        _ => Recovery::None,
     }
 }
 
@@ -168,7 +188,7 @@ fn shown(text: &str) -> String {
         .collect()
 }
 
-/// The kind of a code; nothing of one that has no such shape, whoever has sent it.
+/// The class of a code: its first two characters. Empty where the code is not of that form.
 fn class(code: &SqlState) -> &str {
     code.code().get(..2).unwrap_or_default()
 }
@@ -209,7 +229,7 @@ fn meaning(code: &SqlState) -> (ErrorKind, &'static str) {
         ),
         "57P05" => (
             Unavailable,
-            "the lease has ended: no heartbeat reached the server for so long",
+            "the lease has expired: no heartbeat reached the server in time",
         ),
         "25P03" => (
             Unavailable,
@@ -217,7 +237,7 @@ fn meaning(code: &SqlState) -> (ErrorKind, &'static str) {
         ),
         "57P01" => (
             Unavailable,
-            "the server is shutting down, or somebody ended this session",
+            "the server is shutting down, or an administrator ended this session",
         ),
         "25006" => (
             Unavailable,

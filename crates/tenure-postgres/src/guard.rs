@@ -11,7 +11,7 @@ use tokio::time::{sleep, timeout};
 use tokio_postgres::types::ToSql;
 use tokio_postgres::{Row, ToStatement};
 
-use crate::errors::Trouble;
+use crate::errors::StoreError;
 use crate::key::AdvisoryKey;
 use crate::session::Session;
 
@@ -112,8 +112,8 @@ impl GuardedTransaction {
         let gate = tokio::select! {
             // The end of the session lets go of the gate, too.
             biased;
-            _trouble = session.end(), if is_busy => return Err(busy("the session has ended")),
-            _trouble = session.end() => return Err(lost()),
+            _error = session.end(), if is_busy => return Err(busy("the session has ended")),
+            _error = session.end() => return Err(lost()),
             gate = session.gate().write_owned() => gate,
             () = sleep(waiting) => return Err(busy(&format!("it has not ended in {waiting:?}"))),
         };
@@ -131,7 +131,7 @@ impl GuardedTransaction {
             // The application may keep a transaction for longer than its session lives.
             tokio::select! {
                 _ = over => {}
-                _trouble = end => {}
+                _error = end => {}
             }
             drop(gate);
         });
@@ -218,9 +218,9 @@ impl GuardedTransaction {
         }
     }
 
-    fn note<T>(&mut self, outcome: Result<T, Trouble>) -> Result<T, Error> {
+    fn note<T>(&mut self, outcome: Result<T, StoreError>) -> Result<T, Error> {
         self.failed = outcome.is_err();
-        outcome.map_err(|trouble| trouble.into_error(Operation::Campaign))
+        outcome.map_err(|error| error.into_error(Operation::Campaign))
     }
 }
 
@@ -230,21 +230,21 @@ async fn answer<T>(
     session: &Session,
     fate: &str,
     call: impl Future<Output = Result<T, tokio_postgres::Error>>,
-) -> Result<T, Trouble> {
+) -> Result<T, StoreError> {
     let limit = limit(session);
     let error = match timeout(limit, call).await {
         Ok(Ok(answer)) => return Ok(answer),
         Ok(Err(error)) => error,
         Err(_) => {
-            let silent = Trouble::silent("the server", limit);
+            let silent = StoreError::silent("the server", limit);
             session.close(&silent);
-            let told = format!("{}, so its session is closed; {fate}", silent.message());
-            return Err(silent.retold(told));
+            let message = format!("{}, so its session is closed; {fate}", silent.message());
+            return Err(silent.with_message(message));
         }
     };
     // Why the session has ended says more than that it has.
     let ended = session.ended().filter(|_| error.is_closed());
-    Err(ended.unwrap_or_else(|| Trouble::from(error)))
+    Err(ended.unwrap_or_else(|| StoreError::from(error)))
 }
 
 impl Drop for GuardedTransaction {
@@ -263,8 +263,8 @@ impl Drop for GuardedTransaction {
             match timeout(session.patience(), rollback).await {
                 Ok(Ok(())) => {}
                 // Heartbeats in a transaction of unknown state would prove nothing.
-                Ok(Err(error)) => session.close(&Trouble::from(error)),
-                Err(_) => session.close(&Trouble::silent("the server", session.patience())),
+                Ok(Err(error)) => session.close(&StoreError::from(error)),
+                Err(_) => session.close(&StoreError::silent("the server", session.patience())),
             }
             drop(turn);
         });

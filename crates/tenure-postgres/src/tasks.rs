@@ -1,10 +1,10 @@
 //! Where this crate's background work runs, and in which process.
 
-use tenure_core::Process;
+use tenure_core::{Error, Process};
 use tokio::runtime::Handle;
 use tokio::task::JoinHandle;
 
-/// The runtime that `connect` was called on, and the process that called it.
+/// The runtime on which the backend was made, and the process.
 #[derive(Clone)]
 pub(crate) struct Tasks {
     runtime: Handle,
@@ -12,12 +12,16 @@ pub(crate) struct Tasks {
 }
 
 impl Tasks {
-    /// Must be called in a runtime.
-    pub(crate) fn here() -> Self {
-        Self {
-            runtime: Handle::current(),
+    /// Fails outside a runtime.
+    pub(crate) fn here() -> Result<Self, Error> {
+        let runtime = Handle::try_current().map_err(|error| {
+            Error::misconfigured("there is no tokio runtime here; connect within one")
+                .with_source(error)
+        })?;
+        Ok(Self {
+            runtime,
             process: Process::current(),
-        }
+        })
     }
 
     /// Runs `work` in the background, and never in a child that is forked meanwhile.

@@ -25,7 +25,7 @@ use tokio_rustls::rustls::{
 };
 
 use crate::config::{PostgresConfig, TlsMode};
-use crate::errors::Trouble;
+use crate::errors::StoreError;
 
 /// Makes TLS connections for the client.
 #[derive(Clone)]
@@ -34,15 +34,16 @@ pub(crate) struct Tls(TlsConnector);
 impl Tls {
     /// Files are read for each connection, so that renewed certificates are used without a
     /// restart. They are small and local; reading them does not hold the thread up.
-    pub(crate) fn new(config: &PostgresConfig) -> Result<Self, Trouble> {
-        let wrong =
-            |error| Trouble::new(ErrorKind::Misconfigured, "TLS cannot be set up").caused_by(error);
+    pub(crate) fn new(config: &PostgresConfig) -> Result<Self, StoreError> {
+        let wrong = |error| {
+            StoreError::new(ErrorKind::Misconfigured, "TLS cannot be set up").caused_by(error)
+        };
         let provider = Arc::new(provider());
         let algorithms = provider.signature_verification_algorithms;
         let builder = ClientConfig::builder_with_provider(provider)
             .with_safe_default_protocol_versions()
             .map_err(wrong)?;
-        let builder = if config.tls == TlsMode::Require {
+        let builder = if config.tls_mode == TlsMode::Require {
             builder.with_root_certificates(authorities(config.authorities.as_deref())?)
         } else {
             builder
@@ -74,7 +75,7 @@ fn provider() -> CryptoProvider {
     tokio_rustls::rustls::crypto::ring::default_provider()
 }
 
-fn authorities(file: Option<&Path>) -> Result<RootCertStore, Trouble> {
+fn authorities(file: Option<&Path>) -> Result<RootCertStore, StoreError> {
     static SYSTEM: OnceLock<RootCertStore> = OnceLock::new();
 
     let Some(file) = file else {
@@ -92,7 +93,7 @@ fn authorities(file: Option<&Path>) -> Result<RootCertStore, Trouble> {
         .map_err(|error| unreadable(file, error))?;
     let (added, _) = store.add_parsable_certificates(certificates);
     if added == 0 {
-        return Err(Trouble::new(
+        return Err(StoreError::new(
             ErrorKind::Misconfigured,
             format!("{} holds no certificate", file.display()),
         ));
@@ -100,9 +101,9 @@ fn authorities(file: Option<&Path>) -> Result<RootCertStore, Trouble> {
     Ok(store)
 }
 
-fn unreadable(file: &Path, error: impl StdError + Send + Sync + 'static) -> Trouble {
+fn unreadable(file: &Path, error: impl StdError + Send + Sync + 'static) -> StoreError {
     let message = format!("{} cannot be read as PEM: {error}", file.display());
-    Trouble::new(ErrorKind::Misconfigured, message).caused_by(error)
+    StoreError::new(ErrorKind::Misconfigured, message).caused_by(error)
 }
 
 impl<S> MakeTlsConnect<S> for Tls

@@ -21,7 +21,7 @@ use tenure_postgres::{AdvisoryKey, PostgresBackend, PostgresConfig};
 struct Postgres {
     server: Mutex<Server>,
     proxy: FaultProxy,
-    /// Whether the server is younger than its data: then the restart grace is on, as by default.
+    /// Whether the server is younger than its data: then the quarantine is on, as by default.
     /// Before, it would only withhold a lease of ten minutes on a server that is seconds old.
     restarted: AtomicBool,
 }
@@ -53,7 +53,7 @@ impl Postgres {
     }
 
     fn config(&self, port: u16) -> PostgresConfig {
-        config(port).restart_grace(self.restarted.load(Ordering::SeqCst))
+        config(port).quarantine(self.restarted.load(Ordering::SeqCst))
     }
 
     /// Ends the session that holds the lock.
@@ -157,7 +157,7 @@ struct Contestant {
 #[async_trait]
 impl Target for Contestant {
     async fn connect(&self) -> Result<Arc<dyn LockBackend>, Error> {
-        let config = config(self.port).restart_grace(false);
+        let config = config(self.port).quarantine(false);
         Ok(Arc::new(PostgresBackend::connect(config).await?))
     }
 }

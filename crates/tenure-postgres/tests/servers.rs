@@ -52,7 +52,7 @@ async fn what_cannot_work_is_refused_with_its_reason() {
     let read_only = "-c default_transaction_read_only=on";
     let error = refused(server.config().options(read_only)).await;
     assert_eq!(error.kind(), ErrorKind::Misconfigured, "{error}");
-    let tls = server.config().tls(tenure_postgres::TlsMode::Require);
+    let tls = server.config().tls_mode(tenure_postgres::TlsMode::Require);
     let error = refused(tls).await;
     assert!(error.message().contains("TLS"), "{error}");
 
@@ -68,7 +68,7 @@ async fn what_cannot_work_is_refused_with_its_reason() {
 
     // The next host of the list is tried, whatever ails the first.
     let url = format!(
-        "postgres://app:{PASSWORD}@127.0.0.1:{port},127.0.0.1:{}/postgres?connect_timeout=20&restart_grace=off",
+        "postgres://app:{PASSWORD}@127.0.0.1:{port},127.0.0.1:{}/postgres?connect_timeout=20&quarantine=off",
         server.port
     );
     let config = PostgresConfig::from_url(&url).unwrap();
@@ -116,7 +116,7 @@ async fn the_password_comes_from_a_file_and_may_change() {
     std::fs::write(&passfile, format!("*:*:postgres:app:{PASSWORD}\n")).unwrap();
     let address = format!("127.0.0.1:{}", server.port);
     let config = PostgresConfig::server(&address).unwrap();
-    let config = config.user("app").database("postgres").restart_grace(false);
+    let config = config.user("app").database("postgres").quarantine(false);
     PostgresBackend::connect(config.clone().passfile(&passfile))
         .await
         .unwrap();
@@ -293,7 +293,7 @@ async fn a_standby_is_no_place_for_locks_until_it_is_promoted() {
 
     let url = format!(
         "postgres://app:{PASSWORD}@127.0.0.1:{},127.0.0.1:{}/postgres?connect_timeout=20\
-         &target_session_attrs=read-write&restart_grace=off",
+         &target_session_attrs=read-write&quarantine=off",
         standby.port, primary.port
     );
     let config = PostgresConfig::from_url(&url).unwrap();
@@ -331,8 +331,7 @@ fn at(ports: &[u16]) -> PostgresConfig {
         .map(|port| format!("127.0.0.1:{port}"))
         .collect();
     let hosts = hosts.join(",");
-    let url =
-        format!("postgres://app:{PASSWORD}@{hosts}/postgres?sslmode=disable&restart_grace=off");
+    let url = format!("postgres://app:{PASSWORD}@{hosts}/postgres?sslmode=disable&quarantine=off");
     let config = PostgresConfig::from_url(&url).unwrap();
     config.connect_timeout(Duration::from_secs(20))
 }
@@ -751,7 +750,7 @@ async fn a_server_may_be_on_a_unix_socket() {
     };
     let url = format!(
         "postgres:///postgres?host={path}&port={}&user=app&password={PASSWORD}\
-         &connect_timeout=20&restart_grace=off",
+         &connect_timeout=20&quarantine=off",
         server.port
     );
     let config = PostgresConfig::from_url(&url).unwrap();
@@ -777,9 +776,8 @@ async fn tls_is_verified_when_it_is_asked_for() {
     };
     let url = |host: &str, parameters: &str| {
         let port = server.port;
-        let url = format!(
-            "postgres://app:{PASSWORD}@{host}:{port}/postgres?restart_grace=off&{parameters}"
-        );
+        let url =
+            format!("postgres://app:{PASSWORD}@{host}:{port}/postgres?quarantine=off&{parameters}");
         PostgresConfig::from_url(&url)
             .unwrap()
             .connect_timeout(Duration::from_secs(20))
@@ -831,7 +829,7 @@ async fn tls_is_verified_when_it_is_asked_for() {
 #[tokio::test]
 async fn nobody_is_elected_on_a_server_that_was_just_started() {
     let Some(server) = start(&[]) else { return };
-    let backend = PostgresBackend::connect(server.config().restart_grace(true))
+    let backend = PostgresBackend::connect(server.config().quarantine(true))
         .await
         .unwrap();
     let name = lock("batch");
@@ -881,7 +879,7 @@ async fn elect_after_a_crash(hidden: &str) {
     let fresh = async {
         loop {
             // While the server recovers it refuses everybody.
-            let config = server.config().user("plain").restart_grace(true);
+            let config = server.config().user("plain").quarantine(true);
             match PostgresBackend::connect(config).await {
                 Ok(backend) => return backend,
                 Err(error) => assert!(error.is_retryable(), "{error}"),
@@ -905,7 +903,7 @@ async fn nobody_is_elected_for_a_lease_after_a_promotion() {
     primary.stop("QUIT");
     let promoted = Instant::now();
     standby.promote();
-    let fresh = PostgresBackend::connect(standby.config().restart_grace(true))
+    let fresh = PostgresBackend::connect(standby.config().quarantine(true))
         .await
         .unwrap();
     win_for(&fresh, &lock("batch"), &candidate("ann", 1), lease).await;

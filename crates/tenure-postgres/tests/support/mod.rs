@@ -266,7 +266,7 @@ impl Server {
     pub fn config(&self) -> PostgresConfig {
         let config = PostgresConfig::from_url(&self.url()).unwrap();
         config
-            .tls(TlsMode::Disable)
+            .tls_mode(TlsMode::Disable)
             .connect_timeout(Duration::from_secs(20))
     }
 
@@ -323,7 +323,7 @@ impl Server {
 }
 
 fn url_at(port: u16) -> String {
-    format!("postgres://app:{PASSWORD}@127.0.0.1:{port}/postgres?sslmode=disable&restart_grace=off")
+    format!("postgres://app:{PASSWORD}@127.0.0.1:{port}/postgres?sslmode=disable&quarantine=off")
 }
 
 /// A session on the server with this port, beside those of the backends.
@@ -416,7 +416,7 @@ impl Bouncer {
     pub fn config(&self) -> PostgresConfig {
         PostgresConfig::from_url(&format!(
             "postgres://app:{PASSWORD}@127.0.0.1:{}/postgres?sslmode=disable&connect_timeout=20\
-             &restart_grace=off",
+             &quarantine=off",
             self.port
         ))
         .unwrap()
@@ -667,7 +667,7 @@ impl Wire {
     pub async fn connect(&self) -> PostgresBackend {
         let url = format!(
             "postgres://app:{PASSWORD}@127.0.0.1:{}/postgres?sslmode=disable&connect_timeout=20\
-             &restart_grace=off",
+             &quarantine=off",
             self.port
         );
         PostgresBackend::connect(PostgresConfig::from_url(&url).unwrap())

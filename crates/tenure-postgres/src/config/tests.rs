@@ -1,0 +1,136 @@
+use super::*;
+
+#[test]
+fn an_applications_own_configuration_says_where_the_locks_are() {
+    let url = "postgres://ann:s3cret@a:6000,b:6001/jobs?sslmode=disable&connect_timeout=7";
+    let client: tokio_postgres::Config = url.parse().unwrap();
+    let config = PostgresConfig::from_client_config(&client).unwrap();
+    assert_eq!(config, PostgresConfig::from_url(url).unwrap());
+    let empty = tokio_postgres::Config::new();
+    assert!(PostgresConfig::from_client_config(&empty).is_err());
+}
+
+#[test]
+fn urls_are_read_as_libpq_reads_them() {
+    let config = PostgresConfig::from_url(
+        "postgresql://ann:p%40ss%2Fword@h1,[::1]:7000/app?sslmode=verify-full&sslrootcert=ca.pem\
+         &sslcert=c.pem&sslkey=k.pem&connect_timeout=3&target_session_attrs=read-write\
+         &key_class=5&token_sequence=app.fence&pooler=session&server_lease=off",
+    )
+    .unwrap();
+    let expected = PostgresConfig::servers(["h1:5432", "[::1]:7000"])
+        .unwrap()
+        .user("ann")
+        .password("p@ss/word")
+        .database("app")
+        .tls_mode(TlsMode::Require)
+        .authorities("ca.pem")
+        .certificate("c.pem", "k.pem")
+        .connect_timeout(Duration::from_secs(3))
+        .key_class(5)
+        .unwrap()
+        .token_sequence("app.fence")
+        .session_pooler(true)
+        .without_server_lease(true);
+    assert!(config == expected, "{config:?}");
+    assert_eq!(
+        config.to_string(),
+        "postgres://ann:***@h1:5432,[::1]:7000/app"
+    );
+    for (url, host, port) in [
+        ("postgres://", "localhost", 5432),
+        (
+            "postgres:///app?host=/run/postgresql&port=6000",
+            "/run/postgresql",
+            6000,
+        ),
+        ("postgres://%2Frun%2Fpg/app", "/run/pg", 5432),
+    ] {
+        let config = PostgresConfig::from_url(url).unwrap();
+        assert_eq!(config.hosts[0].host, host);
+        assert_eq!(config.hosts[0].port, port);
+        assert_eq!(config.hosts[0].is_socket(), host.starts_with('/'));
+    }
+}
+
+#[test]
+fn other_names_of_a_parameter_are_accepted() {
+    for (alias, name) in [
+        (
+            "sslrootcert=a&sslcert=b&sslkey=c",
+            "ca=a&client_cert=b&client_key=c",
+        ),
+        ("restart_grace=off", "quarantine=off"),
+    ] {
+        let read = |query| PostgresConfig::from_url(&format!("postgres://h?{query}")).unwrap();
+        assert_eq!(read(alias), read(name));
+        assert_ne!(read(name), read(""));
+    }
+}
+
+#[test]
+fn bad_urls_are_refused_without_repeating_a_password() {
+    for (url, expected) in [
+        ("localhost:5432", "scheme"),
+        ("http://secret@x", "scheme"),
+        ("postgres://:secret@x:port", "address"),
+        ("postgres://:secret@x:0", "address"),
+        ("postgres://u:sec/ret@x", "%2F"),
+        ("postgres://u:sec#ret@x", "%23"),
+        ("postgres://u:%ff@a", "UTF-8"),
+        ("postgres://u:%00@a", "NUL"),
+        ("postgres://u:secret@a?color=red", "\"color\""),
+        ("postgres://u:1?secret@a/b", "%3F"),
+        ("postgres://u:1?sec=ret@a/b", "%3F"),
+        ("postgres://u:1?sec=r&pooler=session@a", "%3F"),
+        ("postgres://u:1?sec%72et=@a", "%3F"),
+        ("postgres://a?Secret", "%3F"),
+        ("postgres://a?password=x&secret", "%26"),
+        ("postgres://a?password=x&secret=y", "%26"),
+        ("postgres://u:x@a?secret", "%26"),
+        ("postgres://u:secret@a?sslmode=maybe", "verify-full"),
+        ("postgres://u:secret@a?sslcert=x", "belong together"),
+        ("postgres://u:secret@a?connect_timeout=soon", "duration"),
+        (
+            "postgres://u:secret@a?target_session_attrs=any",
+            "read-write",
+        ),
+        ("postgres://u:secret@a?application_name=x", "identity"),
+        ("postgres://u:secret@a?host=b", "twice"),
+        ("postgres://u:secret@a?ca=x&sslrootcert=x", "one setting"),
+        (
+            "postgres://u:secret@a?quarantine=on&restart_grace=on",
+            "one setting",
+        ),
+        ("postgres://u:secret@a?pooler=transaction", "session"),
+        ("postgres://u:secret@a?key_class=1952804469", "another"),
+    ] {
+        let error = PostgresConfig::from_url(url).unwrap_err();
+        let text = format!("{error} {error:?}");
+        assert!(text.contains(expected), "{url}: {text}");
+        assert!(
+            !text.contains("sec") || expected == "session",
+            "{url}: {text}"
+        );
+        assert!(!text.contains("secret"), "{url}: {text}");
+    }
+}
+
+#[test]
+fn passwords_are_not_shown() {
+    let config = PostgresConfig::from_url("postgres://u:hidden@a/b?password=hidden").unwrap();
+    let text = format!("{config} {config:?} {config:#?}");
+    assert!(!text.contains("hidden"), "{text}");
+}
+
+#[test]
+fn keys_can_be_chosen() {
+    let lock = LockName::new("a").unwrap();
+    let config = PostgresConfig::server("x").unwrap();
+    assert_eq!(config.key_of(&lock), AdvisoryKey::of(&lock));
+    let config = config.key_class(9).unwrap();
+    assert_eq!(config.key_of(&lock), AdvisoryKey::in_class(9, &lock));
+    let config = config.key(lock.clone(), AdvisoryKey::Big(42)).unwrap();
+    assert_eq!(config.key_of(&lock), AdvisoryKey::Big(42));
+    assert!(config.key(lock, AdvisoryKey::Pair(ALIVE, 0)).is_err());
+}

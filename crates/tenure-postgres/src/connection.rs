@@ -1,0 +1,154 @@
+//! One connection to a server. Its end is the end of everything that its session holds.
+
+use std::future::poll_fn;
+use std::pin::Pin;
+use std::sync::Arc;
+
+use tenure_core::{Kept, Process};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::sync::watch;
+use tokio::task::AbortHandle;
+use tokio_postgres::{AsyncMessage, Client, Notification};
+
+use crate::config::Address;
+use crate::errors::StoreError;
+use crate::incarnation::Incarnation;
+
+/// What is done with each notification.
+pub(crate) type Listener = Arc<dyn Fn(&Notification) + Send + Sync>;
+
+/// A connection to a server that is fit to hold locks. Ends with this value, but not with a
+/// forked child's copy of it.
+pub(crate) struct Connection {
+    login: Login,
+    /// The session's process at the server.
+    pub(crate) pid: i32,
+    pub(crate) incarnation: Incarnation,
+}
+
+/// A connection that is logged in, and not checked yet.
+pub(crate) struct Login {
+    live: Kept<Live>,
+    /// Which host of the list it leads to.
+    pub(crate) address: Address,
+}
+
+struct Live {
+    client: Client,
+    ended: watch::Sender<Option<StoreError>>,
+    connection: AbortHandle,
+}
+
+impl Login {
+    pub(crate) fn client(&self) -> &Client {
+        &self.live.client
+    }
+
+    pub(crate) fn checked(self, pid: i32, incarnation: Incarnation) -> Connection {
+        Connection {
+            login: self,
+            pid,
+            incarnation,
+        }
+    }
+}
+
+impl Connection {
+    pub(crate) fn client(&self) -> &Client {
+        self.login.client()
+    }
+
+    pub(crate) fn address(&self) -> &Address {
+        &self.login.address
+    }
+
+    /// Why the session has ended, if it has.
+    pub(crate) fn ended(&self) -> Option<StoreError> {
+        self.login.live.ended.borrow().clone()
+    }
+
+    /// Returns when the session has ended.
+    pub(crate) fn end(&self) -> impl Future<Output = StoreError> + Send + use<> {
+        let mut ended = self.login.live.ended.subscribe();
+        async move {
+            match ended.wait_for(Option::is_some).await {
+                Ok(error) => error.clone().unwrap_or_else(StoreError::closed),
+                Err(_) => StoreError::closed(),
+            }
+        }
+    }
+
+    /// Ends the session; the server then frees what it holds.
+    pub(crate) fn close(&self, error: &StoreError) {
+        note_end(&self.login.live.ended, error);
+        self.login.live.connection.abort();
+    }
+}
+
+impl Drop for Live {
+    fn drop(&mut self) {
+        self.connection.abort();
+    }
+}
+
+fn note_end(ended: &watch::Sender<Option<StoreError>>, error: &StoreError) {
+    // The first reason is the true one; what follows from it comes later.
+    ended.send_if_modified(|known| {
+        let first = known.is_none();
+        if first {
+            *known = Some(error.clone());
+        }
+        first
+    });
+}
+
+/// What runs a connection once it is logged in.
+pub(crate) struct Driver {
+    pub(crate) process: Process,
+    pub(crate) address: Address,
+    pub(crate) listener: Listener,
+    /// Returns when no connection of this backend may live.
+    pub(crate) refusal: Pin<Box<dyn Future<Output = StoreError> + Send>>,
+}
+
+impl Driver {
+    /// Runs the connection in a task of its own.
+    pub(crate) fn drive<S, T>(
+        self,
+        client: Client,
+        mut connection: tokio_postgres::Connection<S, T>,
+    ) -> Login
+    where
+        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+        T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
+        let (listener, mut refusal) = (self.listener, self.refusal);
+        let ended = watch::Sender::new(None);
+        let end = ended.clone();
+        let task = tokio::spawn(self.process.confine(async move {
+            let error = loop {
+                let message = tokio::select! {
+                    error = &mut refusal => break error,
+                    message = poll_fn(|cx| connection.poll_message(cx)) => message,
+                };
+                match message {
+                    Some(Ok(AsyncMessage::Notification(notification))) => listener(&notification),
+                    Some(Ok(_)) => {}
+                    Some(Err(error)) => break StoreError::from(error),
+                    None => break StoreError::closed(),
+                }
+            };
+            tracing::debug!(reason = error.message(), "a session has ended");
+            // Before the connection, with which the server frees the locks, is dropped.
+            note_end(&end, &error);
+        }));
+        Login {
+            live: self.process.keep(Live {
+                client,
+                ended,
+                connection: task.abort_handle(),
+            }),
+            address: self.address,
+        }
+    }
+}

@@ -1,0 +1,140 @@
+//! What sessions tell each other on the channel of this library.
+
+use std::time::Duration;
+
+use tenure_core::{FencingToken, Holder};
+use tokio_postgres::Notification;
+
+use crate::key::AdvisoryKey;
+
+/// The channel on which sessions tell each other of locks.
+pub(crate) const CHANNEL: &str = "tenure";
+
+/// What a holder has said of its term.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Announcement {
+    pub(crate) pid: i32,
+    pub(crate) lock: String,
+    pub(crate) lease: Duration,
+    pub(crate) token: FencingToken,
+    pub(crate) identity: String,
+    pub(crate) value: Option<String>,
+}
+
+impl Announcement {
+    pub(crate) fn holder(&self) -> Holder {
+        let mut holder = Holder::new(self.identity.clone());
+        holder.token = Some(self.token);
+        holder.value.clone_from(&self.value);
+        holder
+    }
+
+    /// At most 1.8 kB, of the 8 kB that a notification can carry.
+    pub(crate) fn message(&self, key: AdvisoryKey) -> String {
+        let value = match &self.value {
+            Some(value) => format!("={value}"),
+            None => "-".to_owned(),
+        };
+        format!(
+            "1 led {key} {} {} {} {} {value}",
+            self.lease.as_millis(),
+            self.token.counter(),
+            self.lock,
+            self.identity,
+        )
+    }
+}
+
+/// What sessions tell each other.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Message {
+    /// The lock was released.
+    Free(AdvisoryKey),
+    /// An observer wants to know of the term.
+    Ask(AdvisoryKey),
+    Led(AdvisoryKey, Announcement),
+}
+
+pub(crate) fn free_message(key: AdvisoryKey) -> String {
+    format!("1 free {key}")
+}
+
+pub(crate) fn ask_message(key: AdvisoryKey) -> String {
+    format!("1 ask {key}")
+}
+
+/// `None` for what other versions or other programs say.
+pub(crate) fn read(notification: &Notification) -> Option<Message> {
+    if notification.channel() != CHANNEL {
+        return None;
+    }
+    parse(notification.process_id(), notification.payload())
+}
+
+fn parse(pid: i32, payload: &str) -> Option<Message> {
+    let mut words = payload.splitn(4, ' ');
+    let (version, verb, key) = (words.next()?, words.next()?, words.next()?);
+    if version != "1" {
+        return None;
+    }
+    let key = AdvisoryKey::parse(key)?;
+    match verb {
+        "free" => Some(Message::Free(key)),
+        "ask" => Some(Message::Ask(key)),
+        "led" => {
+            let mut words = words.next()?.splitn(5, ' ');
+            let mut next = || words.next();
+            let announcement = Announcement {
+                pid,
+                lease: Duration::from_millis(next()?.parse().ok()?),
+                token: FencingToken::from_counter(next()?.parse().ok()?).ok()?,
+                lock: next()?.to_owned(),
+                identity: next()?.to_owned(),
+                value: next()?.strip_prefix('=').map(str::to_owned),
+            };
+            Some(Message::Led(key, announcement))
+        }
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tenure_core::LockName;
+
+    use super::*;
+
+    #[test]
+    fn messages_are_read_as_they_were_written() {
+        let lock = LockName::new("a.b").unwrap();
+        let announcement = Announcement {
+            pid: 7,
+            lock: lock.as_str().to_owned(),
+            lease: Duration::from_secs(20),
+            token: FencingToken::from_counter(42).unwrap(),
+            identity: "pod-1".to_owned(),
+            value: Some("http://a b/ -=".to_owned()),
+        };
+        for key in [AdvisoryKey::Big(-5), AdvisoryKey::Pair(-1, 3)] {
+            assert_eq!(parse(7, &free_message(key)), Some(Message::Free(key)));
+            assert_eq!(parse(7, &ask_message(key)), Some(Message::Ask(key)));
+            for value in [None, Some(String::new()), announcement.value.clone()] {
+                let mut announcement = announcement.clone();
+                announcement.value = value;
+                let message = announcement.message(key);
+                assert_eq!(parse(7, &message), Some(Message::Led(key, announcement)));
+            }
+        }
+        for foreign in [
+            "",
+            "1",
+            "1 free",
+            "1 free x",
+            "2 free 5",
+            "1 led 5 x",
+            "1 led 5 1 2 a",
+        ] {
+            assert_eq!(parse(7, foreign), None, "{foreign}");
+        }
+    }
+}

@@ -1,0 +1,136 @@
+//! The locks of a session, as this side knows them.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tenure_core::{CampaignId, Candidate, FencingToken, Holder, Identity, LockName};
+use tenure_core::{PublishedValue, Time};
+
+use super::heartbeat::Heartbeat;
+use crate::key::AdvisoryKey;
+use crate::notifications::message::Announcement;
+
+/// All locks that the session holds, tries for or gives back.
+#[derive(Default)]
+pub(super) struct HeldLocks(Mutex<HashMap<AdvisoryKey, Arc<HeldLock>>>);
+
+/// One lock.
+#[derive(Default)]
+pub(super) struct HeldLock {
+    /// Its statements are sent one after the other: advisory locks are re-entrant, and one that
+    /// was taken twice would stay after it was given back.
+    pub(super) turn: tokio::sync::Mutex<()>,
+    /// Announcements are sent one after the other, each as of the moment at which it is sent. Or
+    /// one that was written before a value changed could arrive last, and stay with observers.
+    pub(super) announcing: tokio::sync::Mutex<()>,
+    holding: Mutex<Option<Holding>>,
+}
+
+/// For whom the session holds the lock, and until when.
+#[derive(Clone)]
+pub(super) struct Holding {
+    pub(super) lock: LockName,
+    pub(super) identity: Identity,
+    pub(super) campaign: CampaignId,
+    pub(super) token: FencingToken,
+    pub(super) value: Option<PublishedValue>,
+    /// The claim that took it over last.
+    pub(super) claim: u64,
+    /// When the request was sent that proved it last.
+    pub(super) proven: Time,
+    /// When the answer to the request that locked it was here.
+    pub(super) since: Time,
+    /// When it is unlocked unless it is renewed.
+    pub(super) until: Time,
+}
+
+impl HeldLocks {
+    fn all(&self) -> MutexGuard<'_, HashMap<AdvisoryKey, Arc<HeldLock>>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn get(&self, key: AdvisoryKey) -> Option<Arc<HeldLock>> {
+        self.all().get(&key).cloned()
+    }
+
+    pub(super) fn get_or_add(&self, key: AdvisoryKey) -> Arc<HeldLock> {
+        self.all().entry(key).or_default().clone()
+    }
+
+    /// What the session holds under this key.
+    pub(super) fn holding(&self, key: AdvisoryKey) -> Option<Holding> {
+        self.get(key)?.holding().clone()
+    }
+
+    pub(super) fn holds_any(&self) -> bool {
+        self.all().values().any(|lock| lock.holding().is_some())
+    }
+
+    /// What a heartbeat that was sent then says of each of them.
+    pub(super) fn note(&self, heartbeat: &Heartbeat, sent: Time) {
+        for (key, lock) in &*self.all() {
+            let mut holding = lock.holding();
+            let Some(held) = holding.as_mut() else {
+                continue;
+            };
+            if heartbeat.holds(*key) {
+                held.proven = held.proven.max(sent);
+            } else if held.since < sent {
+                // Unlocked by a statement in this very session. Not judged when it was locked
+                // while the heartbeat was under way.
+                tracing::warn!(lock = %held.lock, "the session no longer holds the lock");
+                *holding = None;
+            }
+        }
+    }
+
+    /// Those that were not renewed in time, and when the next one will be overdue.
+    pub(super) fn overdue(&self, now: Time) -> (Vec<AdvisoryKey>, Option<Time>) {
+        let mut overdue = Vec::new();
+        let mut next: Option<Time> = None;
+        self.all().retain(|key, lock| {
+            let until = lock.holding().as_ref().map(|held| held.until);
+            match until {
+                Some(until) if until <= now => overdue.push(*key),
+                Some(until) => next = Some(next.map_or(until, |next| next.min(until))),
+                // Nothing uses it, and nothing can begin to while the map is locked.
+                None => return Arc::strong_count(lock) > 1,
+            }
+            true
+        });
+        (overdue, next)
+    }
+}
+
+impl HeldLock {
+    pub(super) fn holding(&self) -> MutexGuard<'_, Option<Holding>> {
+        self.holding.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Holding {
+    /// Numbers of campaigns repeat where memory is copied, so the identity counts too.
+    pub(super) fn is_of(&self, candidate: &Candidate) -> bool {
+        self.campaign == candidate.campaign && self.identity == candidate.identity
+    }
+
+    pub(super) fn holder(&self) -> Holder {
+        let mut holder = Holder::new(self.identity.as_str());
+        holder.token = Some(self.token);
+        holder.value = self.value.as_ref().map(|value| value.as_str().to_owned());
+        holder
+    }
+
+    /// What the session `pid` tells the others.
+    pub(super) fn announcement(&self, pid: i32, lease: Duration) -> Announcement {
+        Announcement {
+            pid,
+            lock: self.lock.as_str().to_owned(),
+            lease,
+            token: self.token,
+            identity: self.identity.as_str().to_owned(),
+            value: self.value.as_ref().map(|value| value.as_str().to_owned()),
+        }
+    }
+}

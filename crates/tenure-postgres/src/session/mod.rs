@@ -1,0 +1,509 @@
+//! The session that holds the locks of all elections with one lease (and identity, as long as
+//! there are few).
+//!
+//! The server ends it when it has been silent for the lease (`idle_session_timeout`), and then
+//! frees its locks: that is the server-side lease. Each query starts the timer again when the
+//! server has processed it, so after it was sent; the lease at the server is never shorter than
+//! the one counted from `proven_at` here.
+//!
+//! One verified heartbeat query proves all terms. But it also keeps alive all locks of the
+//! session, so those that no term renews any more have a deadline of their own here, at which they
+//! are unlocked (point 6 of the contract). Unlocking is also what becomes of a lock whose acquirer
+//! has gone away in the meantime.
+
+mod heartbeat;
+mod held_lock;
+mod holder;
+mod statements;
+mod sweep;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use tenure_core::{Candidate, ErrorKind, FencingToken, Holder, LockName, SharedClock, Time};
+use tokio::sync::{Notify, RwLock, Semaphore};
+use tokio::time::{Instant, timeout, timeout_at};
+
+use self::held_lock::{HeldLock, HeldLocks, Holding};
+use self::statements::Statements;
+pub(crate) use self::sweep::sweep;
+use crate::config::PostgresConfig;
+use crate::connection::Connection;
+use crate::errors::StoreError;
+use crate::incarnation::Quarantine;
+use crate::key::{ALIVE, AdvisoryKey, application_name};
+use crate::notifications::Notifications;
+use crate::notifications::message::{CHANNEL, free_message};
+use crate::setup::{check_sequence, set_up};
+use crate::tasks::Tasks;
+
+/// The least a query may take before the session counts as dead, however short the lease.
+const PATIENCE: Duration = Duration::from_secs(1);
+
+/// So many attempts to lock are sent at a time. The server answers a session's queries one after
+/// the other, and each grant waits for its disk: behind thousands of them the first heartbeat of
+/// those that have won would come too late.
+const MOST_ATTEMPTS: usize = 64;
+
+pub(crate) struct Session {
+    config: Arc<PostgresConfig>,
+    clock: SharedClock,
+    lease: Duration,
+    /// Nothing is granted before.
+    quarantine_until: Time,
+    notifications: Arc<Notifications>,
+    tasks: Tasks,
+    statements: Statements,
+    locks: HeldLocks,
+    /// One heartbeat at a time; who waits finds it done.
+    heart: tokio::sync::Mutex<()>,
+    /// Queries share it; a guarded transaction has it alone, or they would become part of it.
+    gate: Arc<RwLock<()>>,
+    acquired: Arc<Notify>,
+    claims: AtomicU64,
+    /// Attempts that are under way: see [`MOST_ATTEMPTS`].
+    attempts: Semaphore,
+}
+
+/// What all sessions of a backend use.
+#[derive(Clone)]
+pub(crate) struct Common {
+    pub(crate) config: Arc<PostgresConfig>,
+    pub(crate) clock: SharedClock,
+    pub(crate) notifications: Arc<Notifications>,
+    pub(crate) quarantine: Arc<Quarantine>,
+    pub(crate) tasks: Tasks,
+}
+
+/// What became of an attempt.
+pub(crate) enum Attempt {
+    Held(Claim),
+    Taken(Option<Holder>),
+    /// Not to be granted yet, see [`Quarantine`].
+    NotYet(Duration),
+}
+
+/// What `renew` found.
+pub(crate) enum Standing {
+    Proven(Time),
+    Lost,
+}
+
+/// A lock that was won and has not reached its owner yet. Dropped before, it is given back.
+pub(crate) struct Claim {
+    session: Option<Arc<Session>>,
+    key: AdvisoryKey,
+    number: u64,
+    /// Not one that was adopted: to be announced, and watched for its deadline.
+    is_new: bool,
+    pub(crate) token: FencingToken,
+    pub(crate) proven: Time,
+}
+
+impl Claim {
+    /// The owner has it. What is left to do is begun only now, and in one task, so as not to wake
+    /// another thread before the owner goes on.
+    pub(crate) fn keep(mut self) -> Option<Arc<Session>> {
+        let session = self.session.take()?;
+        if self.is_new {
+            let (kept, key) = (session.clone(), self.key);
+            session.tasks.spawn(async move {
+                kept.acquired.notify_one();
+                kept.announce_if_possible(key).await;
+            });
+        }
+        Some(session)
+    }
+}
+
+impl Drop for Claim {
+    fn drop(&mut self) {
+        if let Some(session) = self.session.take().filter(|session| session.is_ours()) {
+            let (key, number) = (self.key, self.number);
+            let tasks = session.tasks.clone();
+            tasks.spawn(async move {
+                // If that fails, the session is closed, which frees the lock too.
+                let _given_back = session
+                    .release_if(key, |held: &Holding| held.claim == number)
+                    .await;
+            });
+        }
+    }
+}
+
+impl Session {
+    /// Makes a session of a connection, within the connect timeout.
+    pub(crate) async fn start(
+        connection: Connection,
+        common: &Common,
+        lease: Duration,
+        name: &str,
+    ) -> Result<Arc<Self>, StoreError> {
+        let Common { config, tasks, .. } = common;
+        let preparing = async {
+            set_up(&connection, config, lease, &application_name(name)).await?;
+            if let Some(sequence) = &config.token_sequence {
+                check_sequence(&connection, sequence).await?;
+            }
+            // Sessions that only wait do not listen: each notification would wake them.
+            let listen = format!("LISTEN {CHANNEL}");
+            connection.client().batch_execute(&listen).await?;
+            let alive = format!("SELECT pg_try_advisory_lock({ALIVE}, pg_backend_pid())");
+            // Without it, others learn of this session's death with their next look only.
+            connection.client().simple_query(&alive).await?;
+            Statements::prepare(connection, config, &tasks.process, lease.max(PATIENCE)).await
+        };
+        let limit = config.connect_timeout;
+        let statements = timeout(limit, preparing)
+            .await
+            .map_err(|_| StoreError::silent("the server", limit))??;
+        let incarnation = &statements.connection.incarnation;
+        let now = common.clock.now();
+        let quarantine_until = common.quarantine.until(incarnation, now, lease);
+        Ok(Arc::new(Self {
+            config: config.clone(),
+            clock: common.clock.clone(),
+            lease,
+            quarantine_until,
+            notifications: common.notifications.clone(),
+            tasks: tasks.clone(),
+            statements,
+            locks: HeldLocks::default(),
+            heart: tokio::sync::Mutex::default(),
+            gate: Arc::default(),
+            acquired: Arc::default(),
+            claims: AtomicU64::new(0),
+            attempts: Semaphore::new(MOST_ATTEMPTS),
+        }))
+    }
+
+    pub(crate) fn ended(&self) -> Option<StoreError> {
+        self.statements.connection.ended()
+    }
+
+    /// Returns when the session has ended.
+    pub(crate) fn end(&self) -> impl Future<Output = StoreError> + Send + use<> {
+        self.statements.connection.end()
+    }
+
+    pub(crate) fn close(&self, error: &StoreError) {
+        self.statements.connection.close(error);
+    }
+
+    pub(crate) fn client(&self) -> &tokio_postgres::Client {
+        self.statements.connection.client()
+    }
+
+    /// Its process at the server.
+    pub(crate) fn pid(&self) -> i32 {
+        self.statements.connection.pid
+    }
+
+    pub(crate) fn lease(&self) -> Duration {
+        self.lease
+    }
+
+    /// How long a query may take before the session counts as dead.
+    pub(crate) fn patience(&self) -> Duration {
+        self.statements.patience()
+    }
+
+    pub(crate) fn gate(&self) -> Arc<RwLock<()>> {
+        self.gate.clone()
+    }
+
+    pub(crate) fn tasks(&self) -> &Tasks {
+        &self.tasks
+    }
+
+    /// Whether the caller runs in the process that has opened it, and not in a fork of it.
+    pub(crate) fn is_ours(&self) -> bool {
+        self.statements.is_ours()
+    }
+
+    /// Whether the term with this token of `key` is held here.
+    pub(crate) fn leads(&self, key: AdvisoryKey, token: FencingToken) -> bool {
+        let held = self.locks.holding(key);
+        held.is_some_and(|held| held.token.counter() == token.counter())
+    }
+
+    /// Tries once to lock. `gone` says when nobody waits for the outcome any more.
+    pub(crate) async fn acquire(
+        self: &Arc<Self>,
+        key: AdvisoryKey,
+        lock: &LockName,
+        candidate: &Candidate,
+        gone: impl Fn() -> bool,
+    ) -> Result<Attempt, StoreError> {
+        let held_lock = self.locks.get_or_add(key);
+        let _turn = held_lock.turn.lock().await;
+        let held = held_lock.holding().clone();
+        if let Some(held) = held {
+            if held.lock != *lock {
+                return Err(StoreError::collision(key, lock, held.lock.as_str()));
+            }
+            if !held.is_of(candidate) {
+                return Ok(Attempt::Taken(Some(held.holder())));
+            }
+            // An earlier attempt's answer was lost: adopt it with a fresh proof.
+            let proof = self.prove(&held_lock, self.clock.now(), self.deadline());
+            if let Standing::Proven(proven) = proof.await? {
+                return Ok(self.claim(key, &held_lock, proven, false));
+            }
+        }
+        let early = self.quarantine_until.since(self.clock.now());
+        if !early.is_zero() {
+            return Ok(Attempt::NotYet(early));
+        }
+        // Fails only when it is closed, which nothing does.
+        let _room = self.attempts.acquire().await.ok();
+        let _shared = self.gate.read().await;
+        if gone() {
+            return Ok(Attempt::Taken(None));
+        }
+        let sent = self.clock.now();
+        let token = match self.try_lock(key).await {
+            Ok(Some(token)) => token,
+            Ok(None) => return Ok(Attempt::Taken(None)),
+            Err(error) => {
+                self.undo(key).await;
+                return Err(error);
+            }
+        };
+        *held_lock.holding() = Some(Holding {
+            lock: lock.clone(),
+            identity: candidate.identity.clone(),
+            campaign: candidate.campaign,
+            token,
+            value: candidate.value.clone(),
+            claim: 0,
+            proven: sent,
+            since: self.clock.now(),
+            until: sent + self.lease,
+        });
+        Ok(self.claim(key, &held_lock, sent, true))
+    }
+
+    async fn try_lock(&self, key: AdvisoryKey) -> Result<Option<FencingToken>, StoreError> {
+        let sequence = self.config.token_sequence.as_ref();
+        let Some(counter) = self.statements.acquire(key, sequence).await? else {
+            return Ok(None);
+        };
+        let token = u64::try_from(counter).ok();
+        let token = token.and_then(|counter| FencingToken::from_counter(counter).ok());
+        token.map(Some).ok_or_else(|| {
+            StoreError::new(
+                ErrorKind::Corrupted,
+                format!("the server's counter stands at {counter}, which is no fencing token"),
+            )
+        })
+    }
+
+    fn claim(
+        self: &Arc<Self>,
+        key: AdvisoryKey,
+        held_lock: &HeldLock,
+        proven: Time,
+        is_new: bool,
+    ) -> Attempt {
+        let number = self.claims.fetch_add(1, Ordering::Relaxed) + 1;
+        let mut holding = held_lock.holding();
+        let Some(held) = holding.as_mut() else {
+            return Attempt::Taken(None);
+        };
+        held.claim = number;
+        held.until = held.until.max(proven + self.lease);
+        Attempt::Held(Claim {
+            session: Some(self.clone()),
+            key,
+            number,
+            is_new,
+            token: held.token,
+            proven,
+        })
+    }
+
+    /// After a statement that failed it is not known whether it had locked: session locks survive
+    /// a failed transaction.
+    async fn undo(&self, key: AdvisoryKey) {
+        if self.ended().is_none() {
+            // A failure closes the session, which frees it too. Others may have seen it taken.
+            let _unlocked = self.unlock_and_notify(key).await;
+        }
+    }
+
+    /// Unlocks and notifies the others; whether it had been locked.
+    async fn unlock_and_notify(&self, key: AdvisoryKey) -> Result<bool, StoreError> {
+        match self.statements.release(key, &free_message(key)).await {
+            Err(error) if self.ended().is_none() => {
+                // To notify needs room in the lock table and in the queue of notifications. To
+                // unlock does not, and may have been done.
+                tracing::warn!(reason = error.message(), "cannot notify of a release");
+                self.statements.unlock(key).await?;
+                Ok(true)
+            }
+            outcome => outcome,
+        }
+    }
+
+    /// Unlocks if what is held is what is meant. `Ok` when it is not held (any more).
+    async fn release_if(
+        &self,
+        key: AdvisoryKey,
+        meant: impl Fn(&Holding) -> bool,
+    ) -> Result<(), StoreError> {
+        let Some(held_lock) = self.locks.get(key) else {
+            return Ok(());
+        };
+        let _turn = held_lock.turn.lock().await;
+        let _shared = self.gate.read().await;
+        let taken = held_lock.holding().take_if(|held| meant(held));
+        let Some(held) = taken else {
+            return Ok(());
+        };
+        if self.ended().is_some() {
+            return Ok(());
+        }
+        if !self.unlock_and_notify(key).await? {
+            tracing::warn!(lock = %held.lock, "the lock had been unlocked in its own session");
+        }
+        Ok(())
+    }
+
+    /// Ends a term. Ended sessions have none.
+    pub(crate) async fn release(
+        &self,
+        key: AdvisoryKey,
+        candidate: &Candidate,
+        token: Option<FencingToken>,
+    ) -> Result<(), StoreError> {
+        let meant =
+            |held: &Holding| held.is_of(candidate) && token.is_none_or(|token| token == held.token);
+        match self.release_if(key, meant).await {
+            // The server frees what the session held.
+            Err(_) if self.ended().is_some() => Ok(()),
+            outcome => outcome,
+        }
+    }
+
+    /// Proves a term, at or after `not_before`, and moves its deadline.
+    ///
+    /// All of it has one time limit, the lease: later the term has expired in any case.
+    pub(crate) async fn renew(
+        &self,
+        key: AdvisoryKey,
+        candidate: &Candidate,
+        token: FencingToken,
+        not_before: Time,
+    ) -> Result<Standing, StoreError> {
+        let ours = |held: &Holding| held.is_of(candidate) && held.token == token;
+        let Some(held_lock) = self.locks.get(key) else {
+            return Ok(Standing::Lost);
+        };
+        let now = self.clock.now();
+        let is_held = |held: &Holding| ours(held) && now < held.until;
+        if !held_lock.holding().as_ref().is_some_and(is_held) {
+            return Ok(Standing::Lost);
+        }
+        let deadline = self.deadline();
+        let proving = async {
+            let standing = self.prove(&held_lock, not_before, deadline).await?;
+            if let Standing::Proven(proven) = standing {
+                return self.extend(key, &held_lock, candidate, ours, proven).await;
+            }
+            Ok(standing)
+        };
+        let renewed = timeout_at(deadline, proving).await;
+        renewed.unwrap_or_else(|_| Err(StoreError::silent("the session", self.patience())))
+    }
+
+    /// Moves the deadline of a term that was proven, and announces a value that is new.
+    async fn extend(
+        &self,
+        key: AdvisoryKey,
+        held_lock: &HeldLock,
+        candidate: &Candidate,
+        ours: impl Fn(&Holding) -> bool,
+        proven: Time,
+    ) -> Result<Standing, StoreError> {
+        let publish = {
+            let mut holding = held_lock.holding();
+            let Some(held) = holding.as_mut().filter(|held| ours(held)) else {
+                return Ok(Standing::Lost);
+            };
+            held.until = held.until.max(proven + self.lease);
+            let changed = held.value != candidate.value;
+            held.value.clone_from(&candidate.value);
+            changed
+        };
+        if publish {
+            self.announce_now(key).await?;
+        }
+        Ok(Standing::Proven(proven))
+    }
+
+    fn deadline(&self) -> Instant {
+        Instant::now() + self.patience()
+    }
+
+    /// A proof of what is held; one query for all terms of the session.
+    async fn prove(
+        &self,
+        held_lock: &HeldLock,
+        not_before: Time,
+        deadline: Instant,
+    ) -> Result<Standing, StoreError> {
+        let proven = || match &*held_lock.holding() {
+            Some(held) if held.proven >= not_before => Some(Standing::Proven(held.proven)),
+            Some(_) => None,
+            None => Some(Standing::Lost),
+        };
+        if self.ended().is_some() {
+            return Ok(Standing::Lost);
+        }
+        if let Some(standing) = proven() {
+            return Ok(standing);
+        }
+        let _turn = self.heart.lock().await;
+        if let Some(standing) = proven() {
+            return Ok(standing);
+        }
+        match self.heartbeat(deadline).await {
+            Err(_) if self.ended().is_some() => return Ok(Standing::Lost),
+            outcome => outcome?,
+        }
+        proven().ok_or_else(|| {
+            StoreError::new(
+                ErrorKind::Internal,
+                "a lock is neither proven nor lost after a heartbeat",
+            )
+        })
+    }
+
+    async fn heartbeat(&self, deadline: Instant) -> Result<(), StoreError> {
+        let _shared = self.gate.read().await;
+        let sent = self.clock.now();
+        let heartbeat = self.statements.heartbeat(deadline).await?;
+        let checked = heartbeat.check(self.pid(), self.lease, self.config.without_lease);
+        checked.inspect_err(|error| {
+            tracing::warn!(reason = error.message(), "the session is closed");
+            self.close(error);
+        })?;
+        self.locks.note(&heartbeat, sent);
+        Ok(())
+    }
+
+    /// Releases what was not renewed in time; when to look again.
+    async fn unlock_overdue(&self) -> Option<Time> {
+        let now = self.clock.now();
+        let (overdue, mut next) = self.locks.overdue(now);
+        for key in overdue {
+            // What fails here has closed the session.
+            let _released = self.release_if(key, |held| held.until <= now).await;
+            // One that was extended meanwhile has another deadline.
+            next = Some(now);
+        }
+        next
+    }
+}

@@ -1,0 +1,256 @@
+//! The sessions of a backend: which one serves whom, and what reaches them by notification.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::Duration;
+
+use tenure_core::{Candidate, Identity, LockName, SharedClock, Time};
+use tokio::sync::OnceCell;
+
+use crate::config::PostgresConfig;
+use crate::connection::{Connection, Listener};
+use crate::connector::Connector;
+use crate::errors::StoreError;
+use crate::incarnation::Quarantine;
+use crate::notifications::Notifications;
+use crate::notifications::message::{self, Message};
+use crate::session::{self, Attempt, Common, Session};
+use crate::tasks::Tasks;
+
+/// The lease of the session that only looks who holds a lock.
+const OBSERVING: Duration = Duration::from_secs(60);
+
+/// So many identities of a backend have sessions of their own; further ones share one.
+const OWN_SESSIONS: usize = 4;
+
+/// The `application_name` of the session that they share.
+const SHARED: &str = "tenure: several";
+
+/// Which session serves whom.
+pub(crate) struct Sessions {
+    pub(crate) connector: Arc<Connector>,
+    pub(crate) registry: Arc<Registry>,
+    pub(crate) common: Common,
+    openings: Mutex<HashMap<Whose, Arc<Opening>>>,
+    /// The connection that `connect` has made and checked, until the first session needs one.
+    spare: Mutex<Option<Connection>>,
+    /// Set when the hosts behind the one that serves have been asked for their cluster.
+    compared: OnceCell<()>,
+}
+
+/// The lease, and the identity if it has a session of its own.
+type Whose = (Duration, Option<Identity>);
+
+/// The session of this lease and identity, and its successor when it has ended.
+#[derive(Default)]
+struct Opening {
+    session: tokio::sync::Mutex<Opened>,
+}
+
+#[derive(Default)]
+struct Opened {
+    current: Option<Arc<Session>>,
+    /// The last attempt to connect, and when it had failed: it answers all who waited for it.
+    failed: Option<(Time, StoreError)>,
+}
+
+/// All sessions that can hold locks.
+pub(crate) struct Registry {
+    sessions: Mutex<Vec<Weak<Session>>>,
+    notifications: Arc<Notifications>,
+}
+
+impl Sessions {
+    pub(crate) fn new(config: PostgresConfig, clock: SharedClock, tasks: Tasks) -> Self {
+        let config = Arc::new(config);
+        let connector = Arc::new(Connector::new(config.clone(), tasks.process.clone()));
+        let notifications = Notifications::new(connector.clone(), tasks.clone());
+        Self {
+            connector,
+            registry: Registry::new(notifications.clone()),
+            common: Common {
+                quarantine: Arc::new(Quarantine::new(config.quarantine)),
+                config,
+                clock,
+                notifications,
+                tasks,
+            },
+            openings: Mutex::default(),
+            spare: Mutex::default(),
+            compared: OnceCell::new(),
+        }
+    }
+
+    /// A connection of which it is known that the hosts of the list are one cluster.
+    pub(crate) async fn connect(&self) -> Result<Connection, StoreError> {
+        let connection = self.connector.connect(self.registry.listener()).await?;
+        let compare = async || {
+            let serving = connection.address();
+            self.connector.compare_the_others(serving).await?;
+            let connector = Arc::downgrade(&self.connector);
+            let missing = Connector::compare_the_missing(connector);
+            self.common.tasks.spawn(missing);
+            Ok::<_, StoreError>(())
+        };
+        self.compared.get_or_try_init(compare).await?;
+        Ok(connection)
+    }
+
+    /// For the first session.
+    pub(crate) fn keep(&self, connection: Connection) {
+        self.common.quarantine.connected(&connection.incarnation);
+        *self.spare.lock().unwrap_or_else(PoisonError::into_inner) = Some(connection);
+    }
+
+    fn spare(&self) -> Option<Connection> {
+        let mut spare = self.spare.lock().unwrap_or_else(PoisonError::into_inner);
+        spare.take().filter(|spare| spare.ended().is_none())
+    }
+
+    /// Where the session of this lease and identity is, and its name.
+    fn opening<'a>(&self, lease: Duration, identity: &'a Identity) -> (Arc<Opening>, &'a str) {
+        let mut openings = self.openings.lock().unwrap_or_else(PoisonError::into_inner);
+        let own = (lease, Some(identity.clone()));
+        let (key, name) = if openings.contains_key(&own) || openings.len() < OWN_SESSIONS {
+            (own, identity.as_str())
+        } else {
+            ((lease, None), SHARED)
+        };
+        (openings.entry(key).or_default().clone(), name)
+    }
+
+    /// The session for this lease and identity; a new one if the last has ended. Never called
+    /// from a future that may be dropped, so that one slow connection serves all who wait.
+    pub(crate) async fn session(
+        &self,
+        lease: Duration,
+        identity: &Identity,
+    ) -> Result<Arc<Session>, StoreError> {
+        let asked = self.common.clock.now();
+        let (opening, name) = self.opening(lease, identity);
+        let mut opened = opening.session.lock().await;
+        if let Some(session) = &opened.current
+            && session.ended().is_none()
+        {
+            return Ok(session.clone());
+        }
+        if let Some((failed, error)) = &opened.failed
+            && *failed >= asked
+        {
+            return Err(error.clone());
+        }
+        match self.start(lease, name).await {
+            Ok(session) => {
+                opened.current = Some(session.clone());
+                opened.failed = None;
+                Ok(session)
+            }
+            Err(error) => {
+                opened.failed = Some((self.common.clock.now(), error.clone()));
+                Err(error)
+            }
+        }
+    }
+
+    async fn start(&self, lease: Duration, name: &str) -> Result<Arc<Session>, StoreError> {
+        let started = match self.spare() {
+            Some(spare) => Session::start(spare, &self.common, lease, name).await.ok(),
+            None => None,
+        };
+        let session = match started {
+            Some(session) => session,
+            None => Session::start(self.connect().await?, &self.common, lease, name).await?,
+        };
+        self.registry.add(&session);
+        let watched = Arc::downgrade(&session);
+        self.common.tasks.spawn(session::sweep(watched));
+        Ok(session)
+    }
+
+    /// A session to ask who holds a lock: any that is there.
+    pub(crate) async fn observer(&self) -> Result<Arc<Session>, StoreError> {
+        let alive = |session: &Arc<Session>| session.ended().is_none();
+        if let Some(session) = self.registry.sessions().into_iter().find(alive) {
+            return Ok(session);
+        }
+        let identity = Identity::of_this_process()
+            .map_err(|error| StoreError::new(error.kind(), error.message()))?;
+        self.session(OBSERVING, &identity).await
+    }
+
+    pub(crate) async fn acquire(
+        &self,
+        lock: &LockName,
+        candidate: &Candidate,
+        lease: Duration,
+        gone: impl Fn() -> bool,
+    ) -> Result<Attempt, StoreError> {
+        let key = self.common.config.key_of(lock);
+        let session = self.session(lease, &candidate.identity).await?;
+        if gone() {
+            return Ok(Attempt::Taken(None));
+        }
+        match session.acquire(key, lock, candidate, &gone).await? {
+            Attempt::Taken(None) if !gone() => {
+                let holder = session.holder(key, lock, Duration::ZERO).await?;
+                if holder.is_none() {
+                    // Released in between: no other notification will come.
+                    self.common.notifications.look_again(key);
+                }
+                Ok(Attempt::Taken(holder))
+            }
+            attempt => Ok(attempt),
+        }
+    }
+}
+
+impl Registry {
+    pub(crate) fn new(notifications: Arc<Notifications>) -> Arc<Self> {
+        Arc::new(Self {
+            sessions: Mutex::default(),
+            notifications,
+        })
+    }
+
+    pub(crate) fn add(&self, session: &Arc<Session>) {
+        let mut sessions = self.list();
+        sessions.retain(|known| known.strong_count() > 0);
+        sessions.push(Arc::downgrade(session));
+    }
+
+    pub(crate) fn sessions(&self) -> Vec<Arc<Session>> {
+        self.list().iter().filter_map(Weak::upgrade).collect()
+    }
+
+    fn list(&self) -> MutexGuard<'_, Vec<Weak<Session>>> {
+        self.sessions.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What the connection of a session does with notifications.
+    pub(crate) fn listener(self: &Arc<Self>) -> Listener {
+        let registry = Arc::downgrade(self);
+        Arc::new(move |notification| {
+            if let Some(registry) = registry.upgrade()
+                && let Some(message) = message::read(notification)
+            {
+                registry.hear(message);
+            }
+        })
+    }
+
+    fn hear(&self, message: Message) {
+        match message {
+            Message::Free(key) => self.notifications.released(key),
+            Message::Led(key, announcement) => {
+                let is_ours = |session: &Arc<Session>| session.pid() == announcement.pid;
+                let by_us = self.sessions().iter().any(is_ours);
+                self.notifications.announced(key, announcement, by_us);
+            }
+            Message::Ask(key) => {
+                for session in self.sessions() {
+                    session.announce(key);
+                }
+            }
+        }
+    }
+}
