@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use rustix::process::Signal;
 use tenure::{Error, ErrorKind};
 
 /// Exit codes besides those of CMD.
@@ -20,6 +21,12 @@ pub(crate) mod exit {
     pub(crate) const NOT_FOUND: u8 = 127;
     /// Killed by signal N is this plus N, as a shell has it.
     pub(crate) const SIGNALLED: u8 = 128;
+}
+
+/// The exit code of a process that ends because of `signal`.
+pub(crate) fn signalled(signal: Signal) -> u8 {
+    // Signals are numbered up to 64.
+    exit::SIGNALLED.saturating_add(u8::try_from(signal.as_raw()).unwrap_or_default())
 }
 
 /// A sentence for standard error, without any password, and the exit code.

@@ -6,21 +6,11 @@ compile_error!(
      holds its lock; the library runs elsewhere too"
 );
 
-mod bench;
-mod child;
-mod cli;
-mod demo;
-mod doctor;
+mod commands;
 mod failure;
-mod group;
-mod guard;
-mod look;
 mod options;
-#[cfg(any(feature = "kube-lease", feature = "kube-configmap"))]
-mod rbac;
-mod run;
-mod signals;
-mod witness;
+mod output;
+mod supervisor;
 
 use std::io::{self, IsTerminal as _, Write as _};
 use std::process::ExitCode;
@@ -29,8 +19,11 @@ use clap::Parser as _;
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::filter::Directive;
 
-use crate::cli::{Cli, Command};
+use crate::commands::{bench, demo, doctor, run, status, watch};
 use crate::failure::{Failure, exit};
+use crate::options::{Cli, Command};
+use crate::output::harmless;
+use crate::supervisor::{child, guard};
 
 /// The variable that says what to log.
 const LOG: &str = "TENURE_LOG";
@@ -43,16 +36,16 @@ fn main() -> ExitCode {
     log_to_stderr();
     let outcome = match cli.command {
         Command::Run(args) => run::run(args),
-        Command::Status(args) => look::status(&args),
-        Command::Watch(args) => look::watch(&args),
+        Command::Status(args) => status::status(&args),
+        Command::Watch(args) => watch::watch(&args),
         Command::Doctor(args) => doctor::doctor(&args),
         Command::Bench(args) => bench::bench(&args),
         Command::Demo(args) => demo::demo(args),
         #[cfg(any(feature = "kube-lease", feature = "kube-configmap"))]
-        Command::Rbac(args) => rbac::rbac(args),
+        Command::Rbac(args) => commands::rbac::rbac(args),
         Command::Exec(args) => Err(child::exec(&args)),
         Command::Guard(args) => guard::serve(&args),
-        Command::Work(args) => demo::work(&args.record),
+        Command::Work(args) => demo::records::work(&args.record),
     };
     match outcome {
         Ok(code) => ExitCode::from(code),
@@ -80,18 +73,6 @@ fn usage(error: &clap::Error) -> ExitCode {
         let _closed = error.print();
         ExitCode::SUCCESS
     }
-}
-
-/// Text without what a terminal would obey.
-fn harmless(text: &str) -> String {
-    let escape = |c: char| -> String {
-        if c.is_control() && c != '\n' {
-            c.escape_debug().collect()
-        } else {
-            c.to_string()
-        }
-    };
-    text.chars().map(escape).collect()
 }
 
 fn log_to_stderr() {

@@ -62,52 +62,20 @@
 //!
 //! # Stores and features
 //!
-//! | URL | feature | |
-//! |---|---|---|
-//! | `memory:` | `memory`, on by default | the tasks of one process |
-//! | `file:///directory` | `file`, on by default | the processes of one host |
-//! | `kube-lease://namespace` | `kube-lease` | Kubernetes Leases, shared with client-go |
-//! | `kube-configmap://namespace` | `kube-configmap` | annotations of Kubernetes `ConfigMaps` |
-//! | `etcd://host:2379,host:2379/prefix` | `etcd` | an etcd cluster; building needs `protoc` |
-//! | `redis://host`, `redis+sentinel://…`, `redis+cluster://…` | `redis` | a Redis or Valkey server |
-//! | `postgres://host/database` | `postgres` | a Postgres server (advisory locks) |
-//!
-//! `etcds:` and `rediss:` mean TLS, and `sslmode=` does in a `postgres:` URL: by ring (feature `ring`, on by
-//! default) or AWS-LC (`aws-lc-rs`). `full` is every store.
-//!
-//! With a Kubernetes store the application chooses the API version that the client library is built
-//! for, by a line of its own: `k8s-openapi = { version = "0.29", features = ["latest"] }`.
-//!
-//! A service that has a client of its store already gives that, or its settings, to the backend,
-//! which is a module of its feature's name: `kube_lease::with_client(client, config)`,
-//! `etcd::EtcdBackend::with_client(client, config)`, `redis::RedisConfig::from_client(&client)` and
-//! `postgres::PostgresConfig::from_client_config(&config)`.
+//! [`Store`] has the table: which URL, by which feature, and how a service that has a client of its
+//! store already gives that to the backend.
 //!
 //! Every URL takes the parameter `?generation=N`: see [`InGeneration`]. Further features: `serde`,
 //! `metrics`, and `test-util` for applications' own tests.
 
 mod connect;
 mod redact;
-mod scheme;
+mod registry;
 mod settings;
 
 pub use connect::connect;
 pub use redact::redact;
+// The table of the stores, and their backends by name.
+pub use registry::*;
 pub use settings::{PolicySettings, Setting, Settings, from_env, variable};
 pub use tenure_core::*;
-
-// The backends by name, for what a URL does not say: typed configurations, and an application's own
-// client (`kube_lease::with_client`, `etcd::EtcdBackend::with_client`,
-// `redis::RedisConfig::from_client`, `postgres::PostgresConfig::from_client_config`).
-#[cfg(feature = "etcd")]
-pub use tenure_etcd as etcd;
-#[cfg(feature = "file")]
-pub use tenure_file as file;
-#[cfg(feature = "kube-configmap")]
-pub use tenure_kube_configmap as kube_configmap;
-#[cfg(feature = "kube-lease")]
-pub use tenure_kube_lease as kube_lease;
-#[cfg(feature = "postgres")]
-pub use tenure_postgres as postgres;
-#[cfg(feature = "redis")]
-pub use tenure_redis as redis;

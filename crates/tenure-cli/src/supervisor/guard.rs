@@ -24,13 +24,13 @@ use rustix::time::{Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags};
 use tenure::{BootClock, Clock as _, Time};
 use tokio::signal::unix::SignalKind;
 
-use crate::child::THIS_PROGRAM;
-use crate::cli::GuardArgs;
 use crate::failure::Failure;
-use crate::witness::Witness;
-use crate::{group, signals};
+use crate::options::GuardArgs;
+use crate::supervisor::child::THIS_PROGRAM;
+use crate::supervisor::witness::Witness;
+use crate::supervisor::{group, signals};
 
-/// The guard's process.
+/// The guard's process, as its parent holds it.
 #[derive(Debug)]
 struct Launched {
     process: process::Child,
@@ -143,8 +143,8 @@ pub(crate) fn serve(args: &GuardArgs) -> Result<u8, Failure> {
         signals::stream(SignalKind::hangup())?,
         signals::stream(SignalKind::quit())?,
     ];
-    Watch::new(group, Time::from_nanos(args.until))
-        .and_then(|mut watch| watch.serve())
+    GuardProcess::new(group, Time::from_nanos(args.until))
+        .and_then(|mut guard| guard.serve())
         .map_err(|error| Failure::new(format!("the guard cannot go on: {error}")))?;
     Ok(0)
 }
@@ -165,7 +165,8 @@ fn report_kill() {
     let _gone = rustix::io::write(io::stdout(), b"!");
 }
 
-struct Watch {
+/// What the guard's process does.
+struct GuardProcess {
     /// Runs during suspend too, so that the command is killed right after it.
     timer: File,
     group: Pid,
@@ -174,18 +175,18 @@ struct Watch {
     partial: String,
 }
 
-impl Watch {
+impl GuardProcess {
     fn new(group: Pid, until: Time) -> io::Result<Self> {
         let flags = TimerfdFlags::CLOEXEC | TimerfdFlags::NONBLOCK;
         let timer = rustix::time::timerfd_create(TimerfdClockId::Boottime, flags)?;
-        let watch = Self {
+        let guard = Self {
             timer: File::from(timer),
             group,
             until,
             partial: String::new(),
         };
-        watch.set_timer()?;
-        Ok(watch)
+        guard.set_timer()?;
+        Ok(guard)
     }
 
     fn serve(&mut self) -> io::Result<()> {
@@ -261,11 +262,11 @@ impl Watch {
 
     /// As long as we live, others see that not everything of the leader is dead.
     fn until_gone(&self) {
-        for pause in group::pauses() {
+        for wait in group::waits() {
             if group::is_gone(self.group) {
                 return;
             }
-            thread::sleep(pause);
+            thread::sleep(wait);
         }
     }
 }

@@ -9,9 +9,9 @@ use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, WaitOptions};
 use tenure::Term;
 use tokio::signal::unix::{self, SignalKind};
 
-use crate::cli::ExecArgs;
 use crate::failure::{Failure, exit};
-use crate::{group, signals};
+use crate::options::ExecArgs;
+use crate::supervisor::{group, signals};
 
 /// This program, also when its file was replaced or removed since it was started.
 pub(crate) const THIS_PROGRAM: &str = "/proc/self/exe";
@@ -115,13 +115,13 @@ impl Child {
             .process
             .wait()
             .map_err(|error| Failure::new(format!("cannot wait for the command: {error}")))?;
-        for pause in group::pauses() {
+        for wait in group::waits() {
             // Orphans become our children when we are the first process of a container.
             while let Ok(Some(_)) = rustix::process::waitpgid(self.group, WaitOptions::NOHANG) {}
             if group::is_gone(self.group) {
                 return Ok(status);
             }
-            tokio::time::sleep(pause).await;
+            tokio::time::sleep(wait).await;
         }
         tracing::error!(
             group = %self.group,

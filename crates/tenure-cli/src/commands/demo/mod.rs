@@ -2,7 +2,7 @@
 //! what happened by what the commands themselves recorded.
 
 mod candidate;
-mod records;
+pub(crate) mod records;
 mod timeline;
 
 use std::io;
@@ -11,20 +11,14 @@ use std::time::Duration;
 
 use rustix::process::{Pid, Signal};
 use tempfile::TempDir;
-use tenure::{BootClock, Clock as _, Time, random_u64};
+use tenure::{BootClock, Clock as _, Reach, Store, Time, random_u64};
 
-use self::candidate::{Candidate, Setting, is_dead, signal_process};
-use self::records::{Reader, Term, Terms};
+use self::candidate::{CandidateProcess, DemoSettings, NAMES, is_dead, signal_process};
+use self::records::{RecordReader, RecordedTerm, RecordedTerms};
 use self::timeline::Timeline;
-use crate::cli::DemoArgs;
-use crate::failure::{Failure, exit};
-use crate::options;
-use crate::signals::Signals;
-
-pub(crate) use self::records::work;
-
-/// The candidates.
-const NAMES: [&str; 3] = ["alice", "bob", "carol"];
+use crate::failure::{Failure, signalled};
+use crate::options::{self, DemoArgs};
+use crate::supervisor::signals::Signals;
 
 /// The lease, where the store can grant so short a one.
 const LEASE: Duration = Duration::from_secs(2);
@@ -48,9 +42,7 @@ pub(crate) fn demo(args: DemoArgs) -> Result<u8, Failure> {
         // The candidates are dropped, and so ended, whichever comes first.
         tokio::select! {
             outcome = play(args.backend) => outcome,
-            signal = signals.ending() => {
-                Ok(exit::SIGNALLED.saturating_add(u8::try_from(signal.as_raw()).unwrap_or(0)))
-            }
+            signal = signals.ending() => Ok(signalled(signal)),
         }
     })
 }
@@ -61,8 +53,8 @@ async fn play(backend: Option<String>) -> Result<u8, Failure> {
             "cannot make a temporary directory: {error}; point TMPDIR at one that can be written"
         ))
     })?;
-    let setting = set_up(&temporary, backend).await?;
-    let mut demo = Demo::start(setting)?;
+    let settings = set_up(&temporary, backend).await?;
+    let mut demo = Demo::start(settings)?;
     demo.say_what_comes()?;
     let played = demo.play().await;
     demo.stop_all().await?;
@@ -77,16 +69,15 @@ async fn play(backend: Option<String>) -> Result<u8, Failure> {
     Ok(if kept { 0 } else { BROKEN_PROMISE })
 }
 
-async fn set_up(temporary: &TempDir, backend: Option<String>) -> Result<Setting, Failure> {
+async fn set_up(temporary: &TempDir, backend: Option<String>) -> Result<DemoSettings, Failure> {
     let directory = temporary.path().to_owned();
     let url = match backend {
         Some(url) => url,
         None => file_url(&directory.join("store"))?,
     };
     // Told here, once, rather than by three candidates.
-    let store = tenure::connect(&url).await?;
-    let capabilities = store.capabilities();
-    if capabilities.store == "memory" {
+    let capabilities = tenure::connect(&url).await?.capabilities();
+    if Store::of(&url)?.reach() == Reach::Process {
         return Err(Failure::new(
             "memory: is no store for several processes; leave --backend out, or name another one",
         ));
@@ -94,7 +85,7 @@ async fn set_up(temporary: &TempDir, backend: Option<String>) -> Result<Setting,
     let lease = LEASE.max(capabilities.min_lease);
     let granule = capabilities.lease_granularity.as_millis().max(1);
     let lease = lease.as_millis().div_ceil(granule) * granule;
-    Ok(Setting {
+    Ok(DemoSettings {
         url,
         lock: format!("tenure-demo-{:016x}", random_u64()?),
         lease: Duration::from_millis(u64::try_from(lease).unwrap_or(u64::MAX)),
@@ -116,40 +107,40 @@ fn file_url(path: &Path) -> Result<String, Failure> {
 }
 
 struct Demo {
-    // Before the setting's directory goes, the candidates do.
-    candidates: Vec<Candidate>,
-    readers: Vec<Reader>,
-    terms: Terms,
+    // Before the settings's directory goes, the candidates do.
+    candidates: Vec<CandidateProcess>,
+    readers: Vec<RecordReader>,
+    terms: RecordedTerms,
     /// How many terms were told of.
     told: usize,
     timeline: Timeline,
-    setting: Setting,
+    settings: DemoSettings,
 }
 
 impl Demo {
-    fn start(setting: Setting) -> Result<Self, Failure> {
+    fn start(settings: DemoSettings) -> Result<Self, Failure> {
         let timeline = Timeline::new(BootClock.now());
         let indices = 0..NAMES.len();
         let readers = indices
             .clone()
-            .map(|index| Reader::new(index, setting.record(index)))
+            .map(|index| RecordReader::new(index, settings.record(index)))
             .collect();
         let candidates = indices
-            .map(|index| Candidate::start(&setting, index))
+            .map(|index| CandidateProcess::start(&settings, index))
             .collect::<Result<_, _>>()?;
         Ok(Self {
             candidates,
             readers,
-            terms: Terms::default(),
+            terms: RecordedTerms::default(),
             told: 0,
             timeline,
-            setting,
+            settings,
         })
     }
 
     fn say_what_comes(&self) -> Result<(), Failure> {
-        let store = tenure::redact(&self.setting.url);
-        let lease = humantime::format_duration(self.setting.lease);
+        let store = tenure::redact(&self.settings.url);
+        let lease = humantime::format_duration(self.settings.lease);
         timeline::say(&format!(
             "Three candidates, each a `tenure run` with a command that records its work,\n\
                  compete for one lock on {store}, with a lease of {lease}.\n"
@@ -169,7 +160,7 @@ impl Demo {
     }
 
     /// The leader is told to stop.
-    async fn hand_over(&mut self, leader: &Term) -> Result<Term, Failure> {
+    async fn hand_over(&mut self, leader: &RecordedTerm) -> Result<RecordedTerm, Failure> {
         let index = leader.candidate;
         self.event(index, "gets SIGTERM: it stops its command, then hands over")?;
         self.candidates[index].signal(Signal::TERM)?;
@@ -179,7 +170,7 @@ impl Demo {
     }
 
     /// The leader is killed, and its command with it.
-    async fn kill(&mut self, leader: &Term) -> Result<Term, Failure> {
+    async fn kill(&mut self, leader: &RecordedTerm) -> Result<RecordedTerm, Failure> {
         let index = leader.candidate;
         self.event(index, "gets kill -9: its command dies with it")?;
         self.candidates[index].signal(Signal::KILL)?;
@@ -189,7 +180,7 @@ impl Demo {
     }
 
     /// The leader and its command are stopped for longer than the lease, and continued.
-    async fn freeze(&mut self, leader: &Term) -> Result<(), Failure> {
+    async fn freeze(&mut self, leader: &RecordedTerm) -> Result<(), Failure> {
         let index = leader.candidate;
         let campaigns = self.candidates[index].campaigns();
         let command = Pid::from_raw(leader.pid)
@@ -221,12 +212,12 @@ impl Demo {
             !matches!(demo.candidates[index].ended(), Ok(None))
         })
         .await?;
-        self.candidates[index] = Candidate::start(&self.setting, index)?;
+        self.candidates[index] = CandidateProcess::start(&self.settings, index)?;
         self.event(index, "is started again, and waits")
     }
 
     /// Waits until the next one leads.
-    async fn next_leader(&mut self) -> Result<Term, Failure> {
+    async fn next_leader(&mut self) -> Result<RecordedTerm, Failure> {
         let known = self.terms.all().len();
         self.until("somebody leads", |demo| demo.terms.all().len() > known)
             .await?;
@@ -247,7 +238,7 @@ impl Demo {
         what: &str,
         mut done: impl FnMut(&mut Self) -> bool,
     ) -> Result<(), Failure> {
-        let limit = LIMIT + self.setting.lease * 4;
+        let limit = LIMIT + self.settings.lease * 4;
         let deadline = BootClock.now() + limit;
         loop {
             self.follow()?;
@@ -319,7 +310,7 @@ impl Demo {
     /// For a demo that went wrong.
     fn show_logs(&self) -> Result<(), Failure> {
         for (index, name) in NAMES.iter().enumerate() {
-            let log = self.setting.log_text(index);
+            let log = self.settings.log_text(index);
             timeline::say(&format!("\n{name}'s log:\n{}", log.trim_end())).map_err(unprintable)?;
         }
         Ok(())

@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use tenure::Time;
 
-use super::NAMES;
-use super::records::Terms;
+use super::candidate::NAMES;
+use super::records::RecordedTerms;
 
 /// Colours of the candidates' names, by index.
 const COLOURS: [&str; NAMES.len()] = ["\x1b[36m", "\x1b[33m", "\x1b[35m"];
@@ -56,7 +56,7 @@ impl Timeline {
     }
 
     /// The terms, and whether they are as they must be.
-    pub(super) fn verdict(&self, terms: &Terms) -> io::Result<bool> {
+    pub(super) fn verdict(&self, terms: &RecordedTerms) -> io::Result<bool> {
         say("\nWhat the commands themselves recorded:\n")?;
         let tokens = terms.all().iter().map(|term| term.token.to_string().len());
         let width = tokens.max().unwrap_or(0).max("token".len());
@@ -76,7 +76,7 @@ impl Timeline {
                 gap.unwrap_or_else(|| "-".to_owned()),
             ))?;
         }
-        let overlaps = terms.overlaps();
+        let overlaps = terms.overlapping();
         say("")?;
         self.check("no two terms overlapped", overlaps.is_empty())?;
         self.check("tokens rose with every term", terms.tokens_rise())?;

@@ -9,7 +9,8 @@ use tenure::{BootClock, Clock as _, Time};
 use tokio::signal::unix::SignalKind;
 
 use crate::failure::Failure;
-use crate::{options, signals};
+use crate::options;
+use crate::supervisor::signals;
 
 /// How often a command does a piece of work.
 const PACE: Duration = Duration::from_millis(10);
@@ -53,7 +54,7 @@ pub(crate) fn work(path: &Path) -> Result<u8, Failure> {
 
 /// One term as its command recorded it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Term {
+pub(super) struct RecordedTerm {
     /// Whose it was, as an index.
     pub(super) candidate: usize,
     /// The command's process.
@@ -70,14 +71,14 @@ pub(super) struct Term {
 
 /// All terms so far, in the order in which they began.
 #[derive(Debug, Default)]
-pub(super) struct Terms(Vec<Term>);
+pub(super) struct RecordedTerms(Vec<RecordedTerm>);
 
-impl Terms {
-    pub(super) fn all(&self) -> &[Term] {
+impl RecordedTerms {
+    pub(super) fn all(&self) -> &[RecordedTerm] {
         &self.0
     }
 
-    pub(super) fn latest(&self) -> Option<&Term> {
+    pub(super) fn latest(&self) -> Option<&RecordedTerm> {
         self.0.last()
     }
 
@@ -91,7 +92,7 @@ impl Terms {
     }
 
     /// The pairs of terms that worked at the same time.
-    pub(super) fn overlaps(&self) -> Vec<(&Term, &Term)> {
+    pub(super) fn overlapping(&self) -> Vec<(&RecordedTerm, &RecordedTerm)> {
         let mut found = Vec::new();
         for (index, term) in self.0.iter().enumerate() {
             let before = self.0.iter().take(index);
@@ -115,13 +116,13 @@ impl Terms {
         let pid = words.next()?.parse().ok()?;
         let token = words.next()?.parse().ok()?;
         let deed = words.next()?;
-        let known = |term: &&mut Term| (term.candidate, term.pid) == (candidate, pid);
+        let known = |term: &&mut RecordedTerm| (term.candidate, term.pid) == (candidate, pid);
         if let Some(term) = self.0.iter_mut().find(known) {
             term.last = at;
             term.pieces += u64::from(deed == "work");
             term.stopped |= deed == "stop";
         } else {
-            self.0.push(Term {
+            self.0.push(RecordedTerm {
                 candidate,
                 pid,
                 token,
@@ -139,14 +140,14 @@ impl Terms {
 
 /// A candidate's record, read as it grows.
 #[derive(Debug)]
-pub(super) struct Reader {
+pub(super) struct RecordReader {
     candidate: usize,
     path: PathBuf,
     file: Option<File>,
     partial: String,
 }
 
-impl Reader {
+impl RecordReader {
     pub(super) fn new(candidate: usize, path: PathBuf) -> Self {
         Self {
             candidate,
@@ -157,7 +158,7 @@ impl Reader {
     }
 
     /// Adds what was written since the last time.
-    pub(super) fn read_into(&mut self, terms: &mut Terms) -> io::Result<()> {
+    pub(super) fn read_into(&mut self, terms: &mut RecordedTerms) -> io::Result<()> {
         if self.file.is_none() {
             match File::open(&self.path) {
                 Ok(file) => self.file = Some(file),
@@ -184,8 +185,8 @@ impl Reader {
 mod tests {
     use super::*;
 
-    fn terms(lines: &[(usize, &str)]) -> Terms {
-        let mut terms = Terms::default();
+    fn terms(lines: &[(usize, &str)]) -> RecordedTerms {
+        let mut terms = RecordedTerms::default();
         for (candidate, line) in lines {
             terms.add(*candidate, line).unwrap();
         }
@@ -200,7 +201,7 @@ mod tests {
             (0, "200 7 1 stop"),
             (1, "230 8 4 start"),
         ]);
-        assert!(terms.overlaps().is_empty());
+        assert!(terms.overlapping().is_empty());
         assert!(terms.tokens_rise());
         assert_eq!(terms.leaderless_before(0), None);
         assert_eq!(terms.leaderless_before(1), Some(Duration::from_nanos(30)));
@@ -215,7 +216,7 @@ mod tests {
             (0, "240 7 1 work"),
             (1, "250 8 4 work"),
         ]);
-        assert_eq!(terms.overlaps().len(), 1);
+        assert_eq!(terms.overlapping().len(), 1);
         assert_eq!(terms.leaderless_before(1), None);
     }
 
@@ -230,7 +231,7 @@ mod tests {
 
     #[test]
     fn damaged_lines_are_refused() {
-        let mut terms = Terms::default();
+        let mut terms = RecordedTerms::default();
         for line in ["", "1 2 3", "x 2 3 work", "1 2 x work"] {
             assert!(terms.add(0, line).is_none(), "{line:?}");
         }

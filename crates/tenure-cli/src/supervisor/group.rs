@@ -9,14 +9,14 @@ use rustix::process::Pid;
 /// How long a killed group is waited for: long only when a disk hangs.
 pub(crate) const UNTIL_GONE: Duration = Duration::from_secs(5);
 
-/// The pauses between looks at a group that was killed.
-pub(crate) fn pauses() -> impl Iterator<Item = Duration> {
+/// The waits between looks at a group that was killed.
+pub(crate) fn waits() -> impl Iterator<Item = Duration> {
     let mut waited = Duration::ZERO;
-    let mut pause = Duration::from_micros(500);
+    let mut wait = Duration::from_micros(500);
     std::iter::from_fn(move || {
-        waited += pause;
-        pause = (pause * 2).min(Duration::from_millis(20));
-        (waited < UNTIL_GONE).then_some(pause)
+        waited += wait;
+        wait = (wait * 2).min(Duration::from_millis(20));
+        (waited < UNTIL_GONE).then_some(wait)
     })
 }
 

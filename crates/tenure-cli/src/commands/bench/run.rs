@@ -1,31 +1,25 @@
-//! `tenure bench`: what the calls of a lock take on a user's own store.
+//! The calls that are measured: two candidates of one lock.
 
-use std::io::{self, IsTerminal as _, Write as _};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressStyle};
-use serde_json::{Value, json};
 use tenure::{
     Acquired, CampaignId, Candidate, Election, ElectionState, Error, ErrorKind, Grant, Identity,
     Leadership, LockBackend, LockName, Operation, Renewal, random_u64,
 };
 
-use crate::cli::BenchArgs;
-use crate::failure::{Failure, exit};
-use crate::look::print;
-use crate::options;
-use crate::signals::Signals;
+use super::measurement::Measurement;
 
 /// Each kind of call is made so often, unless its time is over before.
-const CALLS: usize = 300;
-const HAND_OVERS: usize = 50;
+pub(super) const CALLS: usize = 300;
+pub(super) const HAND_OVERS: usize = 50;
 
 /// Each kind of call has so long: five of them and the rest stay below a minute.
 const TIME: Duration = Duration::from_secs(6);
 
 /// A call that takes longer has failed.
-const LIMIT: Duration = Duration::from_secs(5);
+pub(super) const LIMIT: Duration = Duration::from_secs(5);
 
 /// How long the first grant may be refused: a server that has just started grants nothing for the
 /// time of a lease.
@@ -48,146 +42,22 @@ const STEPS: [&str; 5] = [
     "hand-over, 2 candidates",
 ];
 
-pub(crate) fn bench(args: &BenchArgs) -> Result<u8, Failure> {
-    let lock = options::lock(&format!("tenure-bench-{:016x}", random_u64()?))?;
-    if is_shared(&args.backend) && !args.yes && !consent(&args.backend, &lock)? {
-        return Err(Failure::new("nothing was measured"));
-    }
-    options::runtime()?.block_on(async {
-        let mut signals = Signals::handle()?;
-        let connecting = Bench::connect(&args.backend, lock);
-        let connected = tokio::select! {
-            biased;
-            signal = signals.ending() => return Ok(ended_by(signal)),
-            connected = tokio::time::timeout(LIMIT, connecting) => connected,
-        };
-        let mut bench = connected.map_err(|_| Error::timeout(Operation::Connect, LIMIT))??;
-        let outcome = tokio::select! {
-            biased;
-            signal = signals.ending() => Err(signal),
-            outcome = bench.measure() => Ok(outcome),
-        };
-        bench.progress.finish_and_clear();
-        bench.clean_up().await;
-        match outcome {
-            Err(signal) => Ok(ended_by(signal)),
-            Ok(Err(error)) => Err(error.into()),
-            Ok(Ok(())) => bench.tell(args.json).map(|()| 0),
-        }
-    })
-}
-
-fn ended_by(signal: rustix::process::Signal) -> u8 {
-    exit::SIGNALLED + u8::try_from(signal.as_raw()).unwrap_or_default()
-}
-
-/// Whether others may use the store too. What cannot be opened is refused later, and says why.
-fn is_shared(url: &str) -> bool {
-    let scheme = url.split_once(':').map(|(scheme, _)| scheme);
-    !matches!(scheme, None | Some("file" | "memory"))
-}
-
-/// Asks before a shared store is loaded.
-fn consent(url: &str, lock: &LockName) -> Result<bool, Failure> {
-    let url = tenure::redact(url);
-    let requests = CALLS * 6 + HAND_OVERS * 6;
-    if !io::stdin().is_terminal() || !io::stderr().is_terminal() {
-        return Err(Failure::new(format!(
-            "this would load a store that others may use with up to {requests} requests; add \
-             --yes where that does no harm"
-        )));
-    }
-    let mut terminal = io::stderr();
-    let question = format!(
-        "This makes up to {requests} requests on {} within a minute, one after the other, for the \
-         lock {lock}, which nobody else has.\nOthers who use that store may notice. Go on? [y/N] ",
-        url.escape_debug()
-    );
-    let asked = terminal
-        .write_all(question.as_bytes())
-        .and_then(|()| terminal.flush());
-    let mut answer = String::new();
-    asked
-        .and_then(|()| io::stdin().read_line(&mut answer))
-        .map_err(|error| Failure::new(format!("cannot ask: {error}; add --yes")))?;
-    Ok(matches!(answer.trim(), "y" | "Y" | "yes"))
-}
-
-/// The durations of one kind of call.
-struct Measure {
-    name: &'static str,
-    taken: Vec<Duration>,
-}
-
-impl Measure {
-    fn at(&self, percent: usize) -> Duration {
-        let mut sorted = self.taken.clone();
-        sorted.sort_unstable();
-        let last = sorted.len().saturating_sub(1);
-        sorted
-            .get((last * percent + 50) / 100)
-            .copied()
-            .unwrap_or_default()
-    }
-
-    fn json(&self) -> Value {
-        let micros = |percent| self.at(percent).as_secs_f64() * 1e6;
-        json!({
-            "name": self.name,
-            "samples": self.taken.len(),
-            "p10_us": micros(10),
-            "median_us": micros(50),
-            "p90_us": micros(90),
-            "max_us": micros(100),
-        })
-    }
-
-    fn text(&self) -> String {
-        let [early, median, late, last] = [10, 50, 90, 100].map(|percent| self.at(percent));
-        format!(
-            "{:<24} {:>10} {:>10} {:>10} {:>10} {:>8}",
-            self.name,
-            shown(median),
-            shown(early),
-            shown(late),
-            shown(last),
-            self.taken.len()
-        )
-    }
-}
-
-/// Three figures and a unit.
-fn shown(time: Duration) -> String {
-    let micros = time.as_secs_f64() * 1e6;
-    let (value, unit) = match micros {
-        m if m < 1e3 => (m, "us"),
-        m if m < 1e6 => (m / 1e3, "ms"),
-        m => (m / 1e6, "s"),
-    };
-    let digits = match value {
-        v if v < 10.0 => 2,
-        v if v < 100.0 => 1,
-        _ => 0,
-    };
-    format!("{value:.digits$} {unit}")
-}
-
 /// Two candidates, each on a connection of its own, and what they have to give back.
-struct Bench {
+pub(super) struct BenchRun {
     backends: [Arc<dyn LockBackend>; 2],
     identities: [Identity; 2],
-    lock: LockName,
+    pub(super) lock: LockName,
     /// Each one's last campaign, which may have left a trace.
     candidates: [Option<Candidate>; 2],
     held: Option<Grant>,
     elections: Vec<Election>,
     leader: Option<Leadership>,
-    measures: Vec<Measure>,
-    progress: ProgressBar,
+    pub(super) measurements: Vec<Measurement>,
+    pub(super) progress: ProgressBar,
 }
 
-impl Bench {
-    async fn connect(url: &str, lock: LockName) -> Result<Self, Error> {
+impl BenchRun {
+    pub(super) async fn connect(url: &str, lock: LockName) -> Result<Self, Error> {
         let backends = [tenure::connect(url).await?, tenure::connect(url).await?];
         let me = Identity::of_this_process()?;
         let other = Identity::new(format!("other-{:016x}", random_u64()?))?;
@@ -205,12 +75,12 @@ impl Bench {
             held: None,
             elections: Vec::new(),
             leader: None,
-            measures: Vec::new(),
+            measurements: Vec::new(),
             progress,
         })
     }
 
-    async fn measure(&mut self) -> Result<(), Error> {
+    pub(super) async fn measure(&mut self) -> Result<(), Error> {
         self.first_grant().await?;
         self.calls(STEPS[0], async |bench: &mut Self| {
             let taken = bench.acquire().await?;
@@ -230,8 +100,8 @@ impl Bench {
         self.calls(STEPS[2], Self::renew).await?;
         self.release().await?;
         self.hand_overs().await?;
-        let order = |measure: &Measure| STEPS.iter().position(|step| *step == measure.name);
-        self.measures.sort_by_key(order);
+        let order = |measured: &Measurement| STEPS.iter().position(|step| *step == measured.name);
+        self.measurements.sort_by_key(order);
         Ok(())
     }
 
@@ -256,7 +126,7 @@ impl Bench {
         name: &'static str,
         mut call: impl AsyncFnMut(&mut Self) -> Result<Duration, Error>,
     ) -> Result<(), Error> {
-        self.begin(name);
+        self.show(name);
         let (start, mut taken) = (Instant::now(), Vec::new());
         // The first one may have to load something.
         call(self).await?;
@@ -264,11 +134,11 @@ impl Bench {
             taken.push(call(self).await?);
             self.advance(taken.len(), CALLS, start);
         }
-        self.measures.push(Measure { name, taken });
+        self.measurements.push(Measurement { name, taken });
         Ok(())
     }
 
-    fn begin(&self, name: &'static str) {
+    fn show(&self, name: &'static str) {
         self.progress.set_message(name);
         self.set_position(0);
     }
@@ -281,7 +151,7 @@ impl Bench {
     }
 
     fn set_position(&self, percent: usize) {
-        let position = self.measures.len() * 100 + percent;
+        let position = self.measurements.len() * 100 + percent;
         self.progress
             .set_position(u64::try_from(position).unwrap_or_default());
     }
@@ -367,7 +237,7 @@ impl Bench {
     /// From `resign()` to the next one's valid term, in turns.
     async fn hand_overs(&mut self) -> Result<(), Error> {
         let name = STEPS[4];
-        self.begin(name);
+        self.show(name);
         for (backend, identity) in self.backends.iter().zip(&self.identities) {
             let election = Election::builder(backend.clone(), self.lock.clone())
                 .identity(identity.clone())
@@ -384,7 +254,7 @@ impl Bench {
             }
             self.advance(taken.len(), HAND_OVERS, start);
         }
-        self.measures.push(Measure { name, taken });
+        self.measurements.push(Measurement { name, taken });
         Ok(())
     }
 
@@ -411,7 +281,7 @@ impl Bench {
 
     /// Gives back whatever is held or was asked for. A failure is told, and ends by itself with
     /// the lease.
-    async fn clean_up(&mut self) {
+    pub(super) async fn clean_up(&mut self) {
         let giving_back = async {
             if let Some(leader) = self.leader.take() {
                 leader.resign().await?;
@@ -433,43 +303,6 @@ impl Bench {
         let outcome = outcome.unwrap_or_else(|_| Err(Error::timeout(Operation::Release, CLEAN_UP)));
         if let Err(error) = outcome {
             tracing::warn!(lock = %self.lock, %error, "not given back; it ends with its lease");
-        }
-    }
-
-    fn tell(&self, json: bool) -> Result<(), Failure> {
-        let store = self.backends[0].capabilities().store;
-        let left = self.left_behind(store);
-        if json {
-            let told = json!({
-                "store": store,
-                "lock": self.lock.as_str(),
-                "measures": self.measures.iter().map(Measure::json).collect::<Vec<_>>(),
-                "left_behind": left,
-            });
-            return print(&told.to_string()).map(drop);
-        }
-        print(&format!(
-            "{:<24} {:>10} {:>10} {:>10} {:>10} {:>8}",
-            store, "median", "p10", "p90", "max", "samples"
-        ))?;
-        for measure in &self.measures {
-            print(&measure.text())?;
-        }
-        if let Some(left) = left {
-            print(&format!("left behind: {left}"))?;
-        }
-        Ok(())
-    }
-
-    /// What a released lock leaves at the store.
-    fn left_behind(&self, store: &str) -> Option<String> {
-        let lock = &self.lock;
-        match store {
-            "kube-lease" => Some(format!("an empty object; kubectl delete lease {lock}")),
-            "kube-configmap" => Some(format!("an empty object; kubectl delete configmap {lock}")),
-            "redis" => Some(format!("a counter, the key that ends in {{{lock}}}:fence")),
-            "file" => Some(format!("the folder {lock} in the store's directory")),
-            _ => None,
         }
     }
 }
@@ -505,31 +338,4 @@ fn lost(operation: Operation) -> Error {
         operation,
         "the term was lost meanwhile: the store is too slow, or was changed",
     )
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn only_stores_of_others_are_asked_about() {
-        for url in ["memory:", "file:///tmp/x", "nonsense", ""] {
-            assert!(!is_shared(url), "{url}");
-        }
-        for url in [
-            "redis://h",
-            "etcd://h:2379",
-            "postgres://h/d",
-            "kube-lease:",
-        ] {
-            assert!(is_shared(url), "{url}");
-        }
-    }
-
-    #[test]
-    fn times_have_three_figures() {
-        for (micros, text) in [(3, "3.00 us"), (56_700, "56.7 ms"), (1_234_000, "1.23 s")] {
-            assert_eq!(shown(Duration::from_micros(micros)), text);
-        }
-    }
 }

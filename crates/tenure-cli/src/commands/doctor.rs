@@ -4,13 +4,13 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 use tenure::{
-    Capabilities, Check, Error, ErrorKind, LockBackend, LockName, Operation, Policy, Rises, Verdict,
+    Capabilities, Check, Error, ErrorKind, LockBackend, LockName, Operation, Policy, Rises, Store,
+    Verdict,
 };
 
-use crate::cli::DoctorArgs;
 use crate::failure::{Failure, exit};
-use crate::look::{self, print};
-use crate::options;
+use crate::options::{self, DoctorArgs};
+use crate::output::{harmless_line, print};
 
 /// The lock that is looked at when none is named.
 const ANY_LOCK: &str = "tenure-doctor";
@@ -48,7 +48,8 @@ pub(crate) fn doctor(args: &DoctorArgs) -> Result<u8, Failure> {
 }
 
 async fn examine(url: &str, lock: &LockName, policy: &Policy) -> Vec<Check> {
-    let backend = match look::open(url).await {
+    let connecting = async { tenure::connect(&Store::of(url)?.to_look_at(url)).await };
+    let backend = match connecting.await {
         Ok(backend) => backend,
         Err(error) => return vec![failed("connection", &error)],
     };
@@ -156,14 +157,7 @@ fn as_json(check: &Check) -> Value {
 
 /// What stores have said is escaped: a terminal must not obey it.
 fn as_text(check: &Check) -> String {
-    let shown = |text: &str| -> String {
-        let text = tenure::redact(text);
-        let escape = |c: char| match c {
-            c if c.is_control() => c.escape_debug().to_string(),
-            c => c.to_string(),
-        };
-        text.chars().map(escape).collect()
-    };
+    let shown = |text: &str| harmless_line(&tenure::redact(text));
     let (verdict, name) = (check.verdict, check.name);
     let line = format!("{verdict:<9} {name:<21} {}", shown(&check.reason));
     match &check.remedy {

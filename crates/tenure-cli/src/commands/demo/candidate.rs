@@ -10,14 +10,16 @@ use std::time::Duration;
 
 use rustix::process::{Pid, Signal};
 
-use super::NAMES;
-use crate::child::{THIS_PROGRAM, dying_with_us};
+use crate::commands::run::WAITS;
 use crate::failure::Failure;
-use crate::run::WAITS;
+use crate::supervisor::child::{THIS_PROGRAM, dying_with_us};
+
+/// The candidates.
+pub(super) const NAMES: [&str; 3] = ["alice", "bob", "carol"];
 
 /// What all candidates have in common.
 #[derive(Debug)]
-pub(super) struct Setting {
+pub(super) struct DemoSettings {
     pub(super) url: String,
     pub(super) lock: String,
     pub(super) lease: Duration,
@@ -25,7 +27,7 @@ pub(super) struct Setting {
     pub(super) directory: PathBuf,
 }
 
-impl Setting {
+impl DemoSettings {
     /// Where a candidate's commands record their work.
     pub(super) fn record(&self, candidate: usize) -> PathBuf {
         self.directory.join(NAMES[candidate])
@@ -43,18 +45,18 @@ impl Setting {
 }
 
 #[derive(Debug)]
-pub(super) struct Candidate {
+pub(super) struct CandidateProcess {
     process: process::Child,
     log: PathBuf,
 }
 
-impl Candidate {
+impl CandidateProcess {
     /// Starts the candidate. Call it on the main thread, with which it dies.
-    pub(super) fn start(setting: &Setting, candidate: usize) -> Result<Self, Failure> {
-        let log = setting.log(candidate);
-        let record = setting.record(candidate);
+    pub(super) fn start(settings: &DemoSettings, candidate: usize) -> Result<Self, Failure> {
+        let log = settings.log(candidate);
+        let record = settings.record(candidate);
         let cannot_start = |error| Failure::new(format!("cannot start a candidate: {error}"));
-        let lease = format!("{}ms", setting.lease.as_millis());
+        let lease = format!("{}ms", settings.lease.as_millis());
         let arguments = |words: &[&str]| -> Vec<OsString> {
             words.iter().map(|word| OsString::from(*word)).collect()
         };
@@ -82,8 +84,8 @@ impl Candidate {
         }
         let process = starter
             // Not as arguments, which every user of the host can read.
-            .env("TENURE_BACKEND", &setting.url)
-            .env("TENURE_LOCK", &setting.lock)
+            .env("TENURE_BACKEND", &settings.url)
+            .env("TENURE_LOCK", &settings.lock)
             .env("TENURE_LOG", "warn,tenure=info")
             // Ctrl-C is for the demo.
             .process_group(0)
@@ -112,7 +114,7 @@ impl Candidate {
     }
 }
 
-impl Drop for Candidate {
+impl Drop for CandidateProcess {
     fn drop(&mut self) {
         // It may have ended already. Its command dies with it.
         let _ended = self.process.kill();

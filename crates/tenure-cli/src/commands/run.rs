@@ -7,18 +7,17 @@ use std::time::Duration;
 use rustix::process::Signal;
 use tenure::{
     BootClock, Cause, Clock as _, Election, Event, HeartbeatThread, Identity, Leadership, LockName,
-    Policy, Term, Time,
+    Policy, Reach, Store, Term, Time,
 };
 use tokio::sync::broadcast;
 use tokio::time::Instant;
 
-use crate::child::{self, Child};
-use crate::cli::RunArgs;
-use crate::failure::{Failure, exit};
-use crate::guard::Guard;
-use crate::options;
-use crate::signals::Signals;
-use crate::witness::Witness;
+use crate::failure::{Failure, exit, signalled};
+use crate::options::{self, RunArgs};
+use crate::supervisor::child::{self, Child};
+use crate::supervisor::guard::Guard;
+use crate::supervisor::signals::Signals;
+use crate::supervisor::witness::Witness;
 
 /// How long before the validity's end the command is killed, at most.
 const MAX_MARGIN: Duration = Duration::from_millis(500);
@@ -39,12 +38,12 @@ struct Plan {
 
 pub(crate) fn run(args: RunArgs) -> Result<u8, Failure> {
     let plan = Plan {
-        lock: options::lock(&args.place.lock)?,
+        lock: options::lock(&args.lock_args.lock)?,
         identity: options::identity(args.id.as_deref())?,
         policy: with_time_to_tell(options::policy(&args.policy)?),
         drain_limit: options::duration("--drain-limit", &args.drain_limit)?,
         exit_on_loss: args.exit_on_loss,
-        url: args.place.backend,
+        url: args.lock_args.backend,
         command: args.command,
     };
     // On this thread, which lives as long as the process: the command dies with the thread that
@@ -67,7 +66,7 @@ impl Plan {
             election = self.connect() => election?,
             signal = signals.ending() => return Ok(signalled(signal)),
         };
-        if self.url.starts_with("memory") {
+        if Store::of(&self.url)?.reach() == Reach::Process {
             tracing::warn!("memory: elects within this one process, so every candidate will lead");
         }
         if self.policy.stop_grace() <= margin(&self.policy) {
@@ -151,16 +150,16 @@ impl Plan {
             self.lock,
             term.token()
         );
-        let work = Work {
+        let run = CommandRun {
             plan: self,
             term,
             leadership,
             renewals,
-            stage: Stage::Running,
+            state: CommandState::Running,
             guard,
             child,
         };
-        work.run(signals).await
+        run.until_exit(signals).await
     }
 
     /// The time left until the command must be killed.
@@ -224,7 +223,7 @@ async fn release(leadership: Leadership, signals: &mut Signals) -> Option<Signal
 
 /// What the command was told.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Stage {
+enum CommandState {
     Running,
     /// To stop, because leadership is being lost.
     Losing,
@@ -233,18 +232,18 @@ enum Stage {
 }
 
 /// The command's run through one term.
-struct Work<'a> {
+struct CommandRun<'a> {
     plan: &'a Plan,
     term: Term,
     leadership: &'a Leadership,
     renewals: broadcast::Receiver<Event>,
-    stage: Stage,
+    state: CommandState,
     guard: Guard,
     child: Child,
 }
 
-impl Work<'_> {
-    async fn run(mut self, signals: &mut Signals) -> Result<Ending, Failure> {
+impl CommandRun<'_> {
+    async fn until_exit(mut self, signals: &mut Signals) -> Result<Ending, Failure> {
         let mut killed = false;
         while !self.child.has_exited() {
             // First of all, whatever has woken us: after a freeze the term is over, and the
@@ -252,29 +251,29 @@ impl Work<'_> {
             if !killed && self.time_left().is_zero() {
                 let dies = self.child.kill();
                 killed = true;
-                if self.stage == Stage::Running {
-                    self.stage = Stage::Losing;
+                if self.state == CommandState::Running {
+                    self.state = CommandState::Losing;
                 }
-                let cause = self.cause();
+                let reason = self.reason();
                 let lock = &self.plan.lock;
                 if dies {
-                    tracing::warn!("{lock} is lost: {cause}; the command was killed");
+                    tracing::warn!("{lock} is lost: {reason}; the command was killed");
                 } else {
                     tracing::error!(
-                        "the command still runs although {lock} is lost: {cause}; it has become \
+                        "the command still runs although {lock} is lost: {reason}; it has become \
                          another user and cannot be killed"
                     );
                 }
             }
-            let drain_end = match self.stage {
-                Stage::Draining(end) if !killed => Some(end),
+            let drain_end = match self.state {
+                CommandState::Draining(end) if !killed => Some(end),
                 _ => None,
             };
             let time_left = self.time_left();
             tokio::select! {
                 biased;
                 () = self.child.exited() => {}
-                () = self.term.cancelled(), if self.stage == Stage::Running => {
+                () = self.term.cancelled(), if self.state == CommandState::Running => {
                     self.told_to_stop();
                 }
                 () = tokio::time::sleep(time_left), if !killed => {}
@@ -295,7 +294,7 @@ impl Work<'_> {
         self.plan.time_left(&self.term)
     }
 
-    fn cause(&self) -> &'static str {
+    fn reason(&self) -> &'static str {
         self.term.cause().unwrap_or(Cause::Expired).describe()
     }
 
@@ -304,10 +303,10 @@ impl Work<'_> {
             return;
         }
         self.child.stop(Signal::TERM);
-        self.stage = Stage::Losing;
-        let cause = self.cause();
+        self.state = CommandState::Losing;
+        let reason = self.reason();
         tracing::warn!(
-            "{} is being lost: {cause}; the command is told to stop",
+            "{} is being lost: {reason}; the command is told to stop",
             self.plan.lock
         );
     }
@@ -318,12 +317,12 @@ impl Work<'_> {
             self.child.signal(signal);
             return false;
         }
-        if matches!(self.stage, Stage::Draining(_)) {
+        if matches!(self.state, CommandState::Draining(_)) {
             self.child.kill();
             return true;
         }
         self.child.stop(signal);
-        self.stage = Stage::Draining(Instant::now() + self.plan.drain_limit);
+        self.state = CommandState::Draining(Instant::now() + self.plan.drain_limit);
         // From here on the term is kept up until the command is gone.
         self.leadership.stop(Cause::Shutdown);
         false
@@ -341,25 +340,25 @@ impl Work<'_> {
     }
 
     async fn end(self) -> Result<Ending, Failure> {
-        let cause = self.cause();
+        let reason = self.reason();
         // What the command left behind is killed before nobody guards it any more.
         self.child.kill();
         let guard_killed = self.guard.end();
         let status = self.child.finish().await?;
         let killed = status.signal() == Some(Signal::KILL.as_raw());
-        let lost = match self.stage {
-            Stage::Losing => true,
+        let lost = match self.state {
+            CommandState::Losing => true,
             // The guard did it: while we were stopped, or because it came first. The term need
             // not be cancelled for that: its last heartbeat may have come through too late for
             // the guard to be told.
-            Stage::Running if killed && (guard_killed || self.term.is_cancelled()) => {
+            CommandState::Running if killed && (guard_killed || self.term.is_cancelled()) => {
                 tracing::warn!(
-                    "{} is lost: {cause}; the command was killed",
+                    "{} is lost: {reason}; the command was killed",
                     self.plan.lock
                 );
                 true
             }
-            Stage::Running | Stage::Draining(_) => false,
+            CommandState::Running | CommandState::Draining(_) => false,
         };
         Ok(if lost {
             Ending::Lost
@@ -374,11 +373,6 @@ async fn at(time: Option<Instant>) {
         Some(time) => tokio::time::sleep_until(time).await,
         None => std::future::pending().await,
     }
-}
-
-fn signalled(signal: Signal) -> u8 {
-    // Signals are numbered up to 64.
-    exit::SIGNALLED.saturating_add(u8::try_from(signal.as_raw()).unwrap_or_default())
 }
 
 #[cfg(test)]

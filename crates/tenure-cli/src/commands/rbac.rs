@@ -1,24 +1,21 @@
 //! `tenure rbac`: the rights that a candidate needs in Kubernetes.
 
+use tenure::Store;
 use tenure_kube::{CONFIG_MAPS, KubeConfig, LEASES, Resource, Subject, pods_rule, rbac_yaml};
 
-use crate::cli::RbacArgs;
 use crate::failure::Failure;
-use crate::look::print;
-use crate::options;
+use crate::options::{self, RbacArgs};
+use crate::output::print;
 
 /// The stores that ask for such rights, and on which objects.
 const STORES: [(&str, Resource); 2] = [("kube-lease", LEASES), ("kube-configmap", CONFIG_MAPS)];
 
 /// Prints YAML to apply; asks nobody.
 pub(crate) fn rbac(args: RbacArgs) -> Result<u8, Failure> {
-    let lock = options::lock(&args.place.lock)?;
-    let url = &args.place.backend;
-    let scheme = url.split_once(':').map_or("", |(scheme, _)| scheme);
-    let store = STORES
-        .iter()
-        .find(|(known, _)| known.eq_ignore_ascii_case(scheme));
-    let Some((scheme, resource)) = store else {
+    let lock = options::lock(&args.lock_args.lock)?;
+    let url = &args.lock_args.backend;
+    let name = Store::of(url).map(Store::name).unwrap_or_default();
+    let Some((scheme, resource)) = STORES.iter().find(|(known, _)| *known == name) else {
         return Err(Failure::new(
             "only Kubernetes asks for such rights; use a URL like kube-lease://namespace",
         ));

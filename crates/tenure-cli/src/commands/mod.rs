@@ -1,0 +1,10 @@
+//! One file for each thing that `tenure` can be told to do.
+
+pub(crate) mod bench;
+pub(crate) mod demo;
+pub(crate) mod doctor;
+#[cfg(any(feature = "kube-lease", feature = "kube-configmap"))]
+pub(crate) mod rbac;
+pub(crate) mod run;
+pub(crate) mod status;
+pub(crate) mod watch;
