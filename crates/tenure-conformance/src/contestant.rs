@@ -1,309 +1,294 @@
-//! Candidates in other processes, and the account they give of their terms.
+//! Who competes for a lock in a case.
 
-use std::collections::HashMap;
-use std::fs::OpenOptions;
-use std::io::Write as _;
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::future::Future;
 use std::time::Duration;
 
-use tenure_core::{BootClock, Clock as _, LockName};
-use tokio::time::sleep;
+use tenure_core::{
+    Acquired, CampaignId, Candidate, Error, Expiry, Grant, Holder, Identity, LockBackend, LockName,
+    Occupancy, Operation, Renewal, Time,
+};
 
-use crate::case_context::{CaseContext, identity, lock_name};
-use crate::verdict::{ensure, fail};
-use crate::{Stop, Target, Verdict};
+use crate::case_context::{identity, value};
+use crate::connection::Connection;
+use crate::verdict::{Stop, Verdict, ensure, fail};
 
-const HISTORY: &str = "TENURE_CONTENDER_HISTORY";
-const LOCK: &str = "TENURE_CONTENDER_LOCK";
-const NAME: &str = "TENURE_CONTENDER_NAME";
-const TURNS: &str = "TENURE_CONTENDER_TURNS";
-const LEASE: &str = "TENURE_CONTENDER_LEASE_MS";
-
-const CONTENDERS: usize = 3;
-const TURNS_EACH: u32 = 8;
-
-/// How long a contestant stays inside: long enough for others to come in if they can.
-const INSIDE: Duration = Duration::from_millis(3);
-
-/// Runs this test binary again, for the test `name` alone: the path as libtest lists it, such as
-/// `contestant` or `file::contestant`. Meant for [`Target::contestant`].
-pub fn reexec(name: &str) -> Command {
-    let program = std::env::current_exe().unwrap_or_else(|_| PathBuf::from("/proc/self/exe"));
-    let mut command = Command::new(program);
-    command.args([name, "--exact", "--include-ignored", "--nocapture"]);
-    command
+/// What a refused candidate was told.
+pub(crate) struct Refusal {
+    pub(crate) holder: Option<Holder>,
+    pub(crate) free_in: Option<Duration>,
 }
 
-/// Does the part of another process if this process was started for it, and nothing otherwise.
-///
-/// Call it in a test (see [`reexec`]) or first thing in a `main`. `connect` makes the target on
-/// the same store; what it needs to know, the [`contestant`](Target::contestant) command passes
-/// in its environment or arguments.
-///
-/// Panics if the target fails, so that the process ends with an error.
-pub fn contestant_main<S: Target>(connect: impl AsyncFnOnce() -> S) -> bool {
-    let Some(history) = std::env::var_os(HISTORY) else {
-        return false;
-    };
-    let runtime = crate::harness::runtime();
-    let verdict = runtime.block_on(async {
-        let target = connect().await;
-        contend(&target, Path::new(&history)).await
-    });
-    runtime.shutdown_background();
-    assert!(verdict.is_ok(), "the contestant failed: {verdict:?}");
-    true
+/// One candidate for one lock on one connection.
+#[derive(Clone)]
+pub(crate) struct Contestant {
+    pub(crate) on: Connection,
+    pub(crate) lock: LockName,
+    pub(crate) candidate: Candidate,
+    pub(crate) lease: Duration,
 }
 
-fn variable(name: &str) -> Result<String, Stop> {
-    std::env::var(name).map_err(|error| Stop::failed(format!("{name}: {error}")))
-}
-
-fn number(name: &str) -> Result<u64, Stop> {
-    let text = variable(name)?;
-    text.parse()
-        .map_err(|error| Stop::failed(format!("{name}={text}: {error}")))
-}
-
-/// Takes its turns and writes down each; after the last it keeps the lock until it is killed if
-/// it has only one.
-async fn contend(target: &dyn Target, history: &Path) -> Verdict {
-    let context = CaseContext::open(target).await?;
-    let lock = lock_name(&variable(LOCK)?)?;
-    let turns = number(TURNS)?;
-    let lease = Duration::from_millis(number(LEASE)?);
-    let mut contestant = context
-        .contestant(&lock)
-        .await?
-        .identity(&identity(&variable(NAME)?)?)
-        .lease(lease);
-    let name = contestant.candidate.identity.to_string();
-    for _ in 0..turns {
-        contestant = contestant.next();
-        let grant = context
-            .eventually(
-                "a turn of one of many processes",
-                context.patience(),
-                async || contestant.try_held().await,
-            )
-            .await?;
-        note(history, &format!("start {name} {}", grant.token))?;
-        if turns == 1 {
-            // To be killed; not for ever, should the killer die first.
-            sleep(context.patience() * 4).await;
-        }
-        sleep(INSIDE).await;
-        let grant = contestant.renewed(&grant, "the winner of a turn").await?;
-        note(history, &format!("stop {name} {}", grant.token))?;
-        contestant.release(&grant).await?;
-    }
-    Ok(())
-}
-
-/// Appends one line with the time of the host's boot clock, which all its processes share.
-fn note(history: &Path, what: &str) -> Verdict {
-    let line = format!("{} {what}\n", BootClock.now().as_nanos());
-    OpenOptions::new()
-        .append(true)
-        .create(true)
-        .open(history)
-        .and_then(|mut file| file.write_all(line.as_bytes()))
-        .map_err(|error| Stop::failed(format!("the history {}: {error}", history.display())))
-}
-
-/// A history file that is removed in the end.
-struct History(PathBuf);
-
-impl History {
-    fn new() -> Self {
-        let name = format!("tenure-contestants-{:016x}", fastrand::u64(..));
-        Self(std::env::temp_dir().join(name))
+impl Contestant {
+    pub(crate) fn lease(mut self, lease: Duration) -> Self {
+        self.lease = lease;
+        self
     }
 
-    fn read(&self) -> Vec<Entry> {
-        let text = std::fs::read_to_string(&self.0).unwrap_or_default();
-        // A killed writer may leave half a line.
-        text.lines().filter_map(Entry::parse).collect()
+    pub(crate) fn identity(mut self, identity: &Identity) -> Self {
+        self.candidate.identity = identity.clone();
+        self
     }
-}
 
-impl Drop for History {
-    fn drop(&mut self) {
-        let _gone_already = std::fs::remove_file(&self.0);
+    pub(crate) fn on_lock(mut self, lock: &LockName) -> Self {
+        self.lock = lock.clone();
+        self
     }
-}
 
-struct Entry {
-    at: u64,
-    start: bool,
-    token: u64,
-}
+    pub(crate) fn value(mut self, text: &str) -> Result<Self, Stop> {
+        self.candidate.value = Some(value(text)?);
+        Ok(self)
+    }
 
-impl Entry {
-    fn parse(line: &str) -> Option<Self> {
-        let mut words = line.split(' ');
-        let at = words.next()?.parse().ok()?;
-        let start = match words.next()? {
-            "start" => true,
-            "stop" => false,
-            _ => return None,
+    /// The same candidate with another's campaign number, as after a fork that numbered two
+    /// campaigns alike.
+    pub(crate) fn numbered_as(mut self, other: &Self) -> Self {
+        self.candidate.campaign = other.candidate.campaign;
+        self
+    }
+
+    /// The same candidate in its next campaign.
+    pub(crate) fn next(&self) -> Self {
+        let mut next = self.clone();
+        next.candidate.campaign = CampaignId::new(fastrand::u64(..));
+        next
+    }
+
+    /// Two other owners on `on`, each with one half of this one's name: the identity or the
+    /// campaign's number (contract 9).
+    pub(crate) fn halves(&self, on: &Connection) -> Result<[(&'static str, Self); 2], Stop> {
+        let here = Self {
+            on: on.clone(),
+            ..self.clone()
         };
-        let _name = words.next()?;
-        let token = words.next()?.parse().ok()?;
-        Some(Self { at, start, token })
+        let stranger = identity(&format!("stranger-{:08x}", fastrand::u32(..)))?;
+        Ok([
+            (
+                "another identity with the same campaign number",
+                here.clone().identity(&stranger),
+            ),
+            ("another campaign of the same identity", here.next()),
+        ])
     }
-}
 
-/// A process that is killed in the end.
-struct Running(Child);
+    /// The grant as this candidate would have it, had it been granted the term of another.
+    pub(crate) fn usurped(&self, grant: &Grant) -> Grant {
+        let mut usurped = grant.clone();
+        usurped.candidate = self.candidate.clone();
+        usurped
+    }
 
-impl Running {
-    fn start(
-        context: &CaseContext<'_>,
-        lock: &LockName,
-        history: &History,
-        (name, turns, lease): (&str, u32, Duration),
-    ) -> Result<Self, Stop> {
-        let Some(mut command) = context.target.contestant() else {
-            return Err(Stop::left_out("the target has no hook `contestant`"));
-        };
-        command
-            .env(HISTORY, &history.0)
-            .env(LOCK, lock.as_str())
-            .env(NAME, name)
-            .env(TURNS, turns.to_string())
-            .env(LEASE, lease.as_millis().to_string())
-            .stdin(Stdio::null())
-            .stdout(Stdio::null());
-        match command.spawn() {
-            Ok(child) => Ok(Self(child)),
-            Err(error) => Err(Stop::failed(format!("{command:?}: {error}"))),
+    pub(crate) fn backend(&self) -> &dyn LockBackend {
+        &*self.on.backend
+    }
+
+    pub(crate) fn now(&self) -> Time {
+        self.on.now()
+    }
+
+    /// A call to acquire as the backend gives it, to be polled and dropped.
+    pub(crate) fn acquiring(&self) -> impl Future<Output = Result<Acquired, Error>> + '_ {
+        self.backend()
+            .acquire(&self.lock, &self.candidate, self.lease)
+    }
+
+    /// A call to renew, for a proof from now on.
+    pub(crate) fn renewing<'a>(
+        &'a self,
+        grant: &'a Grant,
+    ) -> impl Future<Output = Result<Renewal, Error>> + 'a {
+        self.backend().renew(grant, self.now())
+    }
+
+    pub(crate) fn withdrawing(&self) -> impl Future<Output = Result<(), Error>> + '_ {
+        self.backend().withdraw(&self.lock, &self.candidate)
+    }
+
+    pub(crate) async fn acquire(&self) -> Result<Acquired, Stop> {
+        let before = self.now();
+        let acquired = self.on.ask(Operation::Acquire, || self.acquiring()).await?;
+        if let Acquired::Held(grant) = &acquired {
+            self.check(grant, before)?;
+        }
+        Ok(acquired)
+    }
+
+    /// The lock has to be granted now.
+    pub(crate) async fn held(&self, why: &str) -> Result<Grant, Stop> {
+        match self.acquire().await? {
+            Acquired::Held(grant) => Ok(grant),
+            Acquired::Taken { holder, free_in } => fail!(
+                "{why}: the lock should have been granted, but it is taken by {holder:?}, free in {free_in:?}"
+            ),
         }
     }
 
-    /// Whether it has ended; how, if it was not well.
-    fn ended(&mut self) -> Result<bool, Stop> {
-        match self.0.try_wait() {
-            Ok(None) => Ok(false),
-            Ok(Some(status)) if status.success() => Ok(true),
-            Ok(Some(status)) => fail!("a contestant ended with {status}"),
-            Err(error) => fail!("a contestant cannot be waited for: {error}"),
-        }
-    }
-}
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        let _ended_already = self.0.kill();
-        let _ended_already = self.0.wait();
-    }
-}
-
-/// Several processes take turns.
-pub(crate) async fn compete(context: &CaseContext<'_>, lock: &LockName) -> Verdict {
-    let history = History::new();
-    let mut running = Vec::new();
-    for number in 0..CONTENDERS {
-        let name = format!("contestant-{number}");
-        let part = (&*name, TURNS_EACH, context.long());
-        running.push(Running::start(context, lock, &history, part)?);
-    }
-    context
-        .eventually(
-            "the end of the contestants",
-            context.patience() * 2,
-            async || {
-                let mut all = true;
-                for child in &mut running {
-                    all &= child.ended()?;
-                }
-                Ok(all.then_some(()))
-            },
-        )
-        .await?;
-    judge(&history.read(), CONTENDERS * TURNS_EACH as usize)
-}
-
-/// No two terms at a time, and rising tokens.
-fn judge(entries: &[Entry], terms: usize) -> Verdict {
-    let mut stops = HashMap::new();
-    for entry in entries.iter().filter(|entry| !entry.start) {
-        stops.insert(entry.token, entry.at);
-    }
-    let mut starts: Vec<_> = entries.iter().filter(|entry| entry.start).collect();
-    starts.sort_by_key(|start| start.at);
-    ensure!(
-        starts.len() == terms,
-        "{terms} terms were to be had by processes, {} were",
-        starts.len()
-    );
-    for pair in starts.windows(2) {
-        ensure!(
-            pair[0].token < pair[1].token,
-            "among processes the token went from {} to {}",
-            pair[0].token,
-            pair[1].token
-        );
-        let stop = stops.get(&pair[0].token);
-        ensure!(
-            stop.is_some_and(|stop| *stop <= pair[1].at),
-            "two processes hold one lock, with the tokens {} and {}",
-            pair[0].token,
-            pair[1].token
-        );
-    }
-    Ok(())
-}
-
-/// A process is killed while it holds the lock, which somebody else gets when its lease is over.
-pub(crate) async fn killed(context: &CaseContext<'_>, lock: &LockName) -> Verdict {
-    let history = History::new();
-    let lease = context.short();
-    let mut process = Running::start(context, lock, &history, ("contestant", 1, lease))?;
-    context
-        .eventually(
-            "a term of another process",
-            context.patience(),
-            async || {
-                if process.ended()? {
-                    fail!("a contestant ended before it was killed");
-                }
-                Ok(history.read().iter().any(|entry| entry.start).then_some(()))
-            },
-        )
-        .await?;
-    drop(process);
-    let contestant = context.contestant(lock).await?;
-    let within = context.until_free(lease);
-    let grant = context
-        .eventually("the lock of a killed process", within, async || {
-            contestant.try_held().await
+    /// The lock, if it is granted now.
+    pub(crate) async fn try_held(&self) -> Result<Option<Grant>, Stop> {
+        Ok(match self.acquire().await? {
+            Acquired::Held(grant) => Some(grant),
+            Acquired::Taken { .. } => None,
         })
-        .await?;
-    contestant.release(&grant).await
+    }
+
+    /// The lock has to be refused now. Leaves no place in a queue.
+    pub(crate) async fn refused(&self, why: &str) -> Result<Refusal, Stop> {
+        match self.acquire().await? {
+            Acquired::Held(grant) => {
+                fail!("{why}: the lock should have been refused, but it was granted: {grant:?}")
+            }
+            Acquired::Taken { holder, free_in } => {
+                self.withdraw().await?;
+                Ok(Refusal { holder, free_in })
+            }
+        }
+    }
+
+    pub(crate) async fn renew(&self, grant: &Grant) -> Result<Renewal, Stop> {
+        let not_before = self.now();
+        let call = || self.backend().renew(grant, not_before);
+        let renewal = self.on.ask(Operation::Renew, call).await?;
+        if let Renewal::Renewed(renewed) = &renewal {
+            self.check(renewed, not_before)?;
+            ensure!(
+                renewed.proven_at >= not_before,
+                "the proof of a renewal is older than it was asked for"
+            );
+        }
+        Ok(renewal)
+    }
+
+    /// The term has to go on.
+    pub(crate) async fn renewed(&self, grant: &Grant, why: &str) -> Result<Grant, Stop> {
+        match self.renew(grant).await? {
+            Renewal::Renewed(grant) => Ok(grant),
+            Renewal::Lost { holder } => {
+                fail!("{why}: the term should have been renewed, but it is lost to {holder:?}")
+            }
+        }
+    }
+
+    /// The term has to be over.
+    pub(crate) async fn lost(&self, grant: &Grant, why: &str) -> Result<Option<Holder>, Stop> {
+        match self.renew(grant).await? {
+            Renewal::Lost { holder } => Ok(holder),
+            Renewal::Renewed(grant) => {
+                fail!("{why}: the term should have been lost, but it was renewed: {grant:?}")
+            }
+        }
+    }
+
+    pub(crate) async fn release(&self, grant: &Grant) -> Verdict {
+        let call = || self.backend().release(grant);
+        self.on.ask(Operation::Release, call).await
+    }
+
+    /// The term goes on, and can be released.
+    pub(crate) async fn renews_and_releases(&self, grant: &Grant, why: &str) -> Verdict {
+        let grant = self.renewed(grant, why).await?;
+        self.release(&grant).await
+    }
+
+    /// The lock is granted now, and can be released.
+    pub(crate) async fn holds_and_releases(&self, why: &str) -> Verdict {
+        let grant = self.held(why).await?;
+        self.release(&grant).await
+    }
+
+    pub(crate) async fn withdraw(&self) -> Verdict {
+        let call = || self.withdrawing();
+        self.on.ask(Operation::Withdraw, call).await
+    }
+
+    pub(crate) async fn holder(&self) -> Result<Occupancy, Stop> {
+        self.on.holder(&self.lock).await
+    }
+
+    /// The lock has to be free now, as observers on this connection see it.
+    pub(crate) async fn sees_free(&self, what: &str) -> Verdict {
+        self.on.sees_free(&self.lock, what).await
+    }
+
+    /// The lock has to be held now, known for sure or not, as observers on this connection see it.
+    pub(crate) async fn sees_held(&self, what: &str) -> Result<Holder, Stop> {
+        match self.holder().await? {
+            Occupancy::Led(holder) | Occupancy::Unknown(holder) => Ok(holder),
+            seen => fail!("{what} is said to be {seen:?}"),
+        }
+    }
+
+    /// `holder` has to be this one, where it is named in `what`.
+    pub(crate) fn is_named(&self, holder: &Holder, what: &str) -> Verdict {
+        ensure!(
+            holder.identity == self.candidate.identity.as_str(),
+            "the holder is {:?}, but {what} names {:?}",
+            self.candidate.identity,
+            holder.identity
+        );
+        Ok(())
+    }
+
+    /// The same, with the value that this one publishes.
+    pub(crate) fn is_published(&self, holder: &Holder, what: &str) -> Verdict {
+        self.is_named(holder, what)?;
+        let published = self.candidate.value.as_ref().map(AsRef::as_ref);
+        ensure!(
+            holder.value.as_deref() == published,
+            "the holder publishes {published:?}, but {what} says {:?}",
+            holder.value
+        );
+        Ok(())
+    }
+
+    /// What holds for every grant.
+    fn check(&self, grant: &Grant, before: Time) -> Verdict {
+        ensure!(
+            grant.lock == self.lock,
+            "a grant for {} says it is for {}",
+            self.lock,
+            grant.lock
+        );
+        ensure!(
+            grant.candidate.identity == self.candidate.identity
+                && grant.candidate.campaign == self.candidate.campaign,
+            "a grant for {:?} says it is for {:?}",
+            self.candidate,
+            grant.candidate
+        );
+        ensure!(!grant.lease.is_zero(), "a grant has a lease of nothing");
+        let now = self.now();
+        ensure!(
+            grant.proven_at <= now,
+            "a grant was proven {:?} in the future",
+            grant.proven_at.since(now)
+        );
+        // One proof may serve many elections of a session. Elsewhere it is of this very request:
+        // an older one would be of a term that may have ended since.
+        let session = self.backend().capabilities().expiry == Expiry::Session;
+        ensure!(
+            session || grant.proven_at >= before,
+            "a grant was proven {:?} before it was asked for",
+            before.since(grant.proven_at)
+        );
+        Ok(())
+    }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn entries(text: &str) -> Vec<Entry> {
-        text.lines().filter_map(Entry::parse).collect()
-    }
-
-    #[test]
-    fn terms_one_after_another_are_fine() {
-        let good = entries("1 start a 5\n2 stop a 5\n3 start b 7\n4 stop b 7\n5 sta");
-        assert_eq!(judge(&good, 2), Ok(()));
-        assert!(judge(&good, 3).is_err());
-    }
-
-    #[test]
-    fn terms_side_by_side_and_falling_tokens_are_found() {
-        let both = entries("1 start a 5\n2 start b 7\n3 stop a 5\n4 stop b 7");
-        assert!(judge(&both, 2).is_err());
-        let falling = entries("1 start a 5\n2 stop a 5\n3 start b 4\n4 stop b 4");
-        assert!(judge(&falling, 2).is_err());
-    }
+/// A token in `what` has to be the grant's, where there is one.
+pub(crate) fn has_token(holder: &Holder, grant: &Grant, what: &str) -> Verdict {
+    ensure!(
+        holder.token.is_none_or(|token| token == grant.token),
+        "the holder's token is {}, but {what} says {:?}",
+        grant.token,
+        holder.token
+    );
+    Ok(())
 }

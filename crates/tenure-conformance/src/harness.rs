@@ -8,13 +8,14 @@ use std::io::Write as _;
 use std::panic::AssertUnwindSafe;
 
 use futures_util::{FutureExt as _, StreamExt as _, stream};
-use tokio::runtime::{Builder, Runtime};
 use tokio::sync::RwLock;
 use tokio::time::timeout;
 
-use crate::cases::{Case, cases};
-use crate::target::Limited;
-use crate::{EXPECTED_CASES, Outcome, Target};
+use crate::cases::{Case, EXPECTED_CASES, cases};
+use crate::limited::Limited;
+use crate::runtime::runtime;
+use crate::target::Target;
+use crate::verdict::Outcome;
 
 /// The file that each case appends a line to, if the environment names one.
 pub const LOG: &str = "TENURE_CONFORMANCE_LOG";
@@ -46,19 +47,6 @@ fn panic_text(panic: &(dyn Any + Send)) -> &str {
         .map(String::as_str)
         .or_else(|| panic.downcast_ref::<&str>().copied())
         .unwrap_or("no message")
-}
-
-/// The runtime of one test: several workers, so that candidates really run side by side.
-pub(crate) fn runtime() -> Runtime {
-    #[expect(
-        clippy::expect_used,
-        reason = "a test on a host without threads can only fail"
-    )]
-    Builder::new_multi_thread()
-        .worker_threads(4)
-        .enable_all()
-        .build()
-        .expect("a tokio runtime")
 }
 
 /// One case as a test, see [`suite!`](crate::suite).
@@ -276,22 +264,15 @@ mod tests {
     /// A function that is written but not listed would never run.
     #[test]
     fn every_function_of_the_families_is_listed() {
-        for (family, source) in [
-            ("acquiring", include_str!("cases/acquiring.rs")),
-            ("basics", include_str!("cases/basics.rs")),
-            ("drops", include_str!("cases/drops.rs")),
-            ("exclusion", include_str!("cases/exclusion.rs")),
-            ("expiry", include_str!("cases/expiry.rs")),
-            ("hints", include_str!("cases/hints.rs")),
-            ("holders", include_str!("cases/holders.rs")),
-            ("limits", include_str!("cases/limits.rs")),
-            ("queueing", include_str!("cases/queueing.rs")),
-            ("releasing", include_str!("cases/releasing.rs")),
-            ("renewal", include_str!("cases/renewal.rs")),
-            ("sessions", include_str!("cases/sessions.rs")),
-            ("tokens", include_str!("cases/tokens.rs")),
-            ("troubles", include_str!("cases/troubles.rs")),
-        ] {
+        macro_rules! sources {
+            ($($family:literal)+) => {
+                [$(($family, include_str!(concat!("cases/", $family, ".rs")))),+]
+            };
+        }
+        for (family, source) in sources!(
+            "acquiring" "basics" "drops" "exclusion" "expiry" "hints" "holders" "limits"
+            "queueing" "releasing" "renewal" "sessions" "tokens" "troubles"
+        ) {
             for line in source.lines() {
                 let Some(rest) = line.strip_prefix("pub async fn ") else {
                     continue;

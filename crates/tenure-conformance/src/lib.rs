@@ -111,8 +111,9 @@
 //!
 //! # Does the suite itself see anything?
 //!
-//! The feature `lying` holds backends that break the contract, each in one way. Every case fails
-//! on at least one of them; `cargo run -p tenure-conformance --example table` prints which.
+//! This crate's own tests hold backends that break the contract, each in one way. Every case fails
+//! on at least one of them; `cargo test -p tenure-conformance --test lying -- --nocapture` prints
+//! which.
 //!
 //! # Time
 //!
@@ -122,11 +123,14 @@
 
 mod case_context;
 mod cases;
+mod connection;
 mod contestant;
 mod harness;
-#[cfg(feature = "lying")]
-pub mod lying;
+mod limited;
+mod network;
+mod processes;
 pub mod proxy;
+mod runtime;
 mod target;
 mod verdict;
 
@@ -136,19 +140,20 @@ pub use cases::{
     Case, EXPECTED_CASES, acquiring, basics, cases, drops, exclusion, expiry, hints, holders,
     limits, queueing, releasing, renewal, sessions, tokens, troubles,
 };
-pub use contestant::{contestant_main, reexec};
 #[doc(hidden)]
 pub use harness::__run;
 pub use harness::{Counts, LOG, Report, run_all, tally};
-pub use target::{Answers, Hook, MemorySubject, Proxied, Target};
+pub use network::{Network, Proxied};
+pub use processes::{contestant_main, reexec};
+pub use target::{Answers, Hook, MemoryTarget, Target};
 pub use verdict::{Outcome, Stop, Verdict};
 
 /// One test per case, in a module named after the backend: see the [crate's page](crate).
 ///
 /// ```
-/// use tenure_conformance::MemorySubject;
+/// use tenure_conformance::MemoryTarget;
 ///
-/// tenure_conformance::suite!(memory, MemorySubject::new());
+/// tenure_conformance::suite!(memory, MemoryTarget::new());
 /// ```
 #[macro_export]
 macro_rules! suite {

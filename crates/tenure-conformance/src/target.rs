@@ -5,13 +5,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use tenure_core::{
-    Capabilities, Error, ErrorKind, LockBackend, LockName, MemoryBackend, Operation, SharedClock,
-};
-use tokio::time::timeout;
+use tenure_core::{Capabilities, Error, LockBackend, LockName, MemoryBackend, SharedClock};
 
-use crate::Stop;
-use crate::proxy::{FaultProxy, Way};
+use crate::network::Proxied;
+use crate::verdict::Stop;
 
 /// A backend under test: how to connect to it, and what else can be done with its store.
 ///
@@ -102,182 +99,6 @@ pub trait Target: Send + Sync {
     }
 }
 
-/// A connection whose network the suite commands: the answer to
-/// [`connect_by_proxy`](Target::connect_by_proxy).
-#[derive(Debug)]
-pub struct Proxied {
-    pub(crate) backend: Arc<dyn LockBackend>,
-    pub(crate) wire: Wire,
-}
-
-impl Proxied {
-    /// A backend all of whose connections to the store go through these proxies: one for each
-    /// server that it may talk to. They are dropped after the backend.
-    pub fn new(
-        backend: Arc<dyn LockBackend>,
-        proxies: impl IntoIterator<Item = FaultProxy>,
-    ) -> Self {
-        Self {
-            backend,
-            wire: Wire::Proxies(proxies.into_iter().collect()),
-        }
-    }
-}
-
-/// What is done to the connections of one backend.
-#[derive(Debug)]
-pub(crate) enum Wire {
-    Proxies(Vec<FaultProxy>),
-    #[cfg(feature = "lying")]
-    Model(crate::lying::Cable),
-}
-
-impl Wire {
-    /// Whether a request has come this way, and how often: it grows with each.
-    pub(crate) fn requests(&self) -> u64 {
-        match self {
-            Self::Proxies(proxies) => proxies.iter().map(|proxy| proxy.seen(Way::Requests)).sum(),
-            #[cfg(feature = "lying")]
-            Self::Model(cable) => cable.requests(),
-        }
-    }
-
-    /// See [`FaultProxy::reset`].
-    pub(crate) fn reset(&self) {
-        match self {
-            Self::Proxies(proxies) => proxies.iter().for_each(FaultProxy::reset),
-            #[cfg(feature = "lying")]
-            Self::Model(cable) => cable.reset(),
-        }
-    }
-
-    /// See [`FaultProxy::half_close`].
-    pub(crate) fn half_close(&self, way: Way) {
-        match self {
-            Self::Proxies(proxies) => proxies.iter().for_each(|proxy| proxy.half_close(way)),
-            #[cfg(feature = "lying")]
-            Self::Model(cable) => cable.half_close(way),
-        }
-    }
-
-    /// See [`FaultProxy::hold`].
-    pub(crate) fn hold_answers(&self) {
-        match self {
-            Self::Proxies(proxies) => proxies.iter().for_each(|proxy| proxy.hold(Way::Answers)),
-            #[cfg(feature = "lying")]
-            Self::Model(cable) => cable.hold_answers(),
-        }
-    }
-
-    /// See [`FaultProxy::lose`].
-    pub(crate) fn lose(&self) {
-        match self {
-            Self::Proxies(proxies) => proxies.iter().for_each(|proxy| proxy.lose(Way::Both)),
-            #[cfg(feature = "lying")]
-            Self::Model(cable) => cable.lose(),
-        }
-    }
-
-    /// See [`FaultProxy::restore`].
-    pub(crate) fn restore(&self) {
-        match self {
-            Self::Proxies(proxies) => proxies.iter().for_each(FaultProxy::restore),
-            #[cfg(feature = "lying")]
-            Self::Model(cable) => cable.restore(),
-        }
-    }
-}
-
-/// A target whose hooks come to an end, so that one that hangs says which it is.
-pub(crate) struct Limited<'a>(pub(crate) &'a dyn Target);
-
-impl Limited<'_> {
-    /// A restart or a failover may take several times what a call may.
-    fn limit(&self) -> Duration {
-        self.0.patience() * 5
-    }
-
-    async fn done(&self, hook: impl Future<Output = Hook>) -> Hook {
-        let limit = self.limit();
-        timeout(limit, hook)
-            .await
-            .unwrap_or_else(|_| Hook::Failed(format!("it was not done within {limit:?}")))
-    }
-
-    async fn opened<T>(
-        &self,
-        hook: &str,
-        opening: impl Future<Output = Option<Result<T, Error>>>,
-    ) -> Option<Result<T, Error>> {
-        let limit = self.limit();
-        timeout(limit, opening).await.unwrap_or_else(|_| {
-            let text = format!("the hook `{hook}` was not done within {limit:?}");
-            Some(Err(Error::new(
-                ErrorKind::Timeout,
-                Operation::Connect,
-                text,
-            )))
-        })
-    }
-}
-
-#[async_trait]
-impl Target for Limited<'_> {
-    async fn connect(&self) -> Result<Arc<dyn LockBackend>, Error> {
-        self.0.connect().await
-    }
-
-    fn lease(&self, capabilities: &Capabilities) -> Duration {
-        self.0.lease(capabilities)
-    }
-
-    fn patience(&self) -> Duration {
-        self.0.patience()
-    }
-
-    fn conditions_met(&self) -> bool {
-        self.0.conditions_met()
-    }
-
-    fn secrets(&self) -> Vec<String> {
-        self.0.secrets()
-    }
-
-    async fn delete_lock(&self, lock: &LockName) -> Hook {
-        self.done(self.0.delete_lock(lock)).await
-    }
-
-    async fn corrupt_lock(&self, lock: &LockName) -> Hook {
-        self.done(self.0.corrupt_lock(lock)).await
-    }
-
-    async fn restart_store(&self) -> Hook {
-        self.done(self.0.restart_store()).await
-    }
-
-    async fn answers(&self, answers: Answers) -> Hook {
-        self.done(self.0.answers(answers)).await
-    }
-
-    async fn connect_by_proxy(&self) -> Option<Result<Proxied, Error>> {
-        self.opened("connect_by_proxy", self.0.connect_by_proxy())
-            .await
-    }
-
-    async fn end_session(&self, lock: &LockName) -> Hook {
-        self.done(self.0.end_session(lock)).await
-    }
-
-    async fn connect_to_nothing(&self) -> Option<Result<Arc<dyn LockBackend>, Error>> {
-        self.opened("connect_to_nothing", self.0.connect_to_nothing())
-            .await
-    }
-
-    fn contestant(&self) -> Option<Command> {
-        self.0.contestant()
-    }
-}
-
 /// Whether a hook did its work.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Hook {
@@ -312,11 +133,11 @@ pub enum Answers {
 
 /// The memory backend as a target; each value has locks of its own.
 #[derive(Clone, Debug)]
-pub struct MemorySubject {
+pub struct MemoryTarget {
     backend: MemoryBackend,
 }
 
-impl MemorySubject {
+impl MemoryTarget {
     /// On the host's boot clock.
     pub fn new() -> Self {
         Self {
@@ -332,14 +153,14 @@ impl MemorySubject {
     }
 }
 
-impl Default for MemorySubject {
+impl Default for MemoryTarget {
     fn default() -> Self {
         Self::new()
     }
 }
 
 #[async_trait]
-impl Target for MemorySubject {
+impl Target for MemoryTarget {
     async fn connect(&self) -> Result<Arc<dyn LockBackend>, Error> {
         Ok(Arc::new(self.backend.clone()))
     }

@@ -59,7 +59,7 @@ impl fmt::Display for Outcome {
 macro_rules! ensure {
     ($condition:expr, $($message:tt)+) => {
         if !$condition {
-            return Err($crate::Stop::failed(format!($($message)+)));
+            return Err($crate::verdict::Stop::failed(format!($($message)+)));
         }
     };
 }
@@ -67,7 +67,7 @@ macro_rules! ensure {
 /// Ends the case as failed.
 macro_rules! fail {
     ($($message:tt)+) => {
-        return Err($crate::Stop::failed(format!($($message)+)))
+        return Err($crate::verdict::Stop::failed(format!($($message)+)))
     };
 }
 

@@ -7,8 +7,8 @@ use tenure_core::record::MAX_LEASE;
 use tokio::time::timeout;
 
 use crate::case_context::CaseContext;
-use crate::verdict::ensure;
-use crate::{Target, Verdict};
+use crate::target::Target;
+use crate::verdict::{Verdict, ensure};
 
 /// The capabilities fit together, and are the same on every connection.
 pub async fn capabilities_are_sane(target: &dyn Target) -> Verdict {

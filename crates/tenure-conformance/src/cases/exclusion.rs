@@ -1,35 +1,42 @@
 //! At most one live grant (contract 1), under contention.
 
+use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use futures_util::future::try_join_all;
-use tenure_core::{Acquired, FencingToken, Grant, Renewal, Time};
+use tenure_core::{FencingToken, Grant, Renewal, Time};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep};
 
 use super::PAUSE;
-use crate::case_context::{CaseContext, Contestant, earliest_end};
-use crate::contestant;
-use crate::verdict::{ensure, fail};
-use crate::{Target, Verdict};
+use crate::case_context::{CaseContext, contest, earliest_end};
+use crate::contestant::Contestant;
+use crate::processes::{Entry, History, Running};
+use crate::target::Target;
+use crate::verdict::{Verdict, ensure, fail};
 
-const PLAYERS: usize = 8;
+const CONTESTANTS: usize = 8;
 const WINS: usize = 4;
+
+/// Contestants in processes of their own, and the turns of each.
+const PROCESSES: usize = 3;
+const TURNS: u32 = 8;
 
 /// Many candidates on several connections take turns: none is inside with another, and each term
 /// has a larger token than the one before.
 pub async fn only_one_of_many_tasks_holds(target: &dyn Target) -> Verdict {
     let context = CaseContext::open(target).await?;
     let lock = context.lock()?;
-    let room = Arc::<Room>::default();
+    let inside = Arc::<Inside>::default();
     let connections = [context.connect().await?, context.connect().await?];
     let mut contestants = JoinSet::new();
-    for number in 0..PLAYERS {
-        let contestant = context.player_on(&connections[number % connections.len()], &lock)?;
+    for number in 0..CONTESTANTS {
+        let on = &connections[number % connections.len()];
+        let contestant = context.contestant_on(on, &lock)?;
         // Tasks of their own, so that they run on several threads where there are some.
-        contestants.spawn(take_turns(contestant, room.clone(), context.patience()));
+        contestants.spawn(take_turns(contestant, inside.clone(), context.patience()));
     }
     while let Some(done) = contestants.join_next().await {
         match done {
@@ -40,13 +47,18 @@ pub async fn only_one_of_many_tasks_holds(target: &dyn Target) -> Verdict {
     Ok(())
 }
 
+/// Whether one of them holds the lock, and the last token.
 #[derive(Default)]
-struct Room {
+struct Inside {
     occupied: AtomicBool,
     last_token: Mutex<Option<FencingToken>>,
 }
 
-async fn take_turns(mut contestant: Contestant, room: Arc<Room>, patience: Duration) -> Verdict {
+async fn take_turns(
+    mut contestant: Contestant,
+    inside: Arc<Inside>,
+    patience: Duration,
+) -> Verdict {
     for _ in 0..WINS {
         contestant = contestant.next();
         let start = Instant::now();
@@ -61,27 +73,25 @@ async fn take_turns(mut contestant: Contestant, room: Arc<Room>, patience: Durat
             sleep(PAUSE).await;
         };
         ensure!(
-            !room.occupied.swap(true, Ordering::SeqCst),
+            !inside.occupied.swap(true, Ordering::SeqCst),
             "two candidates hold one lock"
         );
-        room.note(grant.token)?;
+        inside.note(grant.token)?;
         sleep(PAUSE).await;
         let grant = contestant.renewed(&grant, "the winner of a turn").await?;
-        room.occupied.store(false, Ordering::SeqCst);
+        inside.occupied.store(false, Ordering::SeqCst);
         contestant.release(&grant).await?;
     }
     Ok(())
 }
 
-impl Room {
+impl Inside {
     fn note(&self, token: FencingToken) -> Verdict {
-        let mut last = self
-            .last_token
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
+        let last = self.last_token.lock();
+        let mut last = last.unwrap_or_else(PoisonError::into_inner);
         ensure!(
             last.is_none_or(|last| last < token),
-            "the token {token} follows on {last:?}"
+            "the token {token} follows {last:?}"
         );
         *last = Some(token);
         Ok(())
@@ -94,23 +104,64 @@ impl Room {
 /// Hook: `contestant`.
 pub async fn only_one_of_many_processes_holds(target: &dyn Target) -> Verdict {
     let context = CaseContext::open(target).await?;
-    let lock = context.lock()?;
-    contestant::compete(&context, &lock).await
+    let (lock, history) = (context.lock()?, History::new());
+    let mut running = Vec::new();
+    for number in 0..PROCESSES {
+        let name = format!("contestant-{number}");
+        let part = (&*name, TURNS, context.long());
+        running.push(Running::start(&context, &lock, &history, part)?);
+    }
+    let (what, within) = ("the end of the contestants", context.patience() * 2);
+    context
+        .eventually(what, within, async || {
+            let mut all = true;
+            for child in &mut running {
+                all &= child.ended()?;
+            }
+            Ok(all.then_some(()))
+        })
+        .await?;
+    judge(&history.read(), PROCESSES * TURNS as usize)
+}
+
+/// No two terms at a time, and rising tokens.
+fn judge(entries: &[Entry], terms: usize) -> Verdict {
+    let mut stops = HashMap::new();
+    for entry in entries.iter().filter(|entry| !entry.start) {
+        stops.insert(entry.token, entry.at);
+    }
+    let mut starts: Vec<_> = entries.iter().filter(|entry| entry.start).collect();
+    starts.sort_by_key(|start| start.at);
+    ensure!(
+        starts.len() == terms,
+        "{terms} terms were to be had by processes, {} were",
+        starts.len()
+    );
+    for pair in starts.windows(2) {
+        ensure!(
+            pair[0].token < pair[1].token,
+            "among processes the token went from {} to {}",
+            pair[0].token,
+            pair[1].token
+        );
+        let stop = stops.get(&pair[0].token);
+        ensure!(
+            stop.is_some_and(|stop| *stop <= pair[1].at),
+            "two processes hold one lock, with the tokens {} and {}",
+            pair[0].token,
+            pair[1].token
+        );
+    }
+    Ok(())
 }
 
 /// Candidates that let their leases end instead of releasing: nobody is granted the lock while
 /// another's lease, counted from its own proof, goes on.
 pub async fn leases_of_silent_holders_never_overlap(target: &dyn Target) -> Verdict {
-    let context = CaseContext::open(target).await?;
-    let lock = context.lock()?;
+    let (context, contestants) = contest::<4>(target).await?;
     let spans = Mutex::new(Vec::new());
-    let lease = context.short();
-    let mut contestants = Vec::new();
-    for _ in 0..4 {
-        let contestant = context.contestant(&lock).await?.lease(lease);
-        contestants.push(fall_silent(&context, contestant, &spans));
-    }
-    try_join_all(contestants).await?;
+    let silent = contestants.map(|one| fall_silent(&context, one.lease(context.short()), &spans));
+    try_join_all(silent).await?;
     let mut spans = spans.into_inner().unwrap_or_else(PoisonError::into_inner);
     spans.sort_by_key(|span: &Span| span.granted_at);
     for pair in spans.windows(2) {
@@ -126,7 +177,7 @@ pub async fn leases_of_silent_holders_never_overlap(target: &dyn Target) -> Verd
 struct Span {
     granted_at: Time,
     ends: Time,
-    /// A grant that nobody holds any more may be free at once.
+    /// Kept, since a grant that nobody holds any more may be free at once.
     _silent: Grant,
 }
 
@@ -135,14 +186,11 @@ async fn fall_silent(
     contestant: Contestant,
     spans: &Mutex<Vec<Span>>,
 ) -> Verdict {
-    let mut within = context.until_free(contestant.lease) * 4;
-    within += context.patience();
+    let within = context.until_free(contestant.lease) * 4 + context.patience();
     let (mut grant, granted_at) = context
         .eventually("a turn after silent holders", within, async || {
-            Ok(match contestant.acquire().await? {
-                Acquired::Held(grant) => Some((grant, contestant.now())),
-                Acquired::Taken { .. } => None,
-            })
+            let grant = contestant.try_held().await?;
+            Ok(grant.map(|grant| (grant, contestant.now())))
         })
         .await?;
     // Some renew first: the lease counts from the last proof.
@@ -151,33 +199,24 @@ async fn fall_silent(
     {
         grant = renewed;
     }
-    spans
-        .lock()
-        .unwrap_or_else(PoisonError::into_inner)
-        .push(Span {
-            granted_at,
-            ends: earliest_end(&grant),
-            _silent: grant,
-        });
+    let mut spans = spans.lock().unwrap_or_else(PoisonError::into_inner);
+    spans.push(Span {
+        granted_at,
+        ends: earliest_end(&grant),
+        _silent: grant,
+    });
     Ok(())
 }
 
 /// What one connection takes another sees at once: they are on the same store.
 pub async fn connections_share_their_locks(target: &dyn Target) -> Verdict {
-    let context = CaseContext::open(target).await?;
-    let lock = context.lock()?;
-    let (one, other) = (
-        context.contestant(&lock).await?,
-        context.contestant(&lock).await?,
-    );
+    let (_, [one, other]) = contest(target).await?;
     let grant = one.held("a fresh lock").await?;
     let refusal = other
         .refused("a lock that another connection holds")
         .await?;
-    if let Some(holder) = refusal.holder
-        && holder.identity != one.candidate.identity.as_str()
-    {
-        fail!("a refusal names {:?} as the holder", holder.identity);
+    if let Some(holder) = refusal.holder {
+        one.is_named(&holder, "a refusal")?;
     }
     one.release(&grant).await?;
     let grant = other
@@ -188,24 +227,24 @@ pub async fn connections_share_their_locks(target: &dyn Target) -> Verdict {
     other.release(&grant).await
 }
 
-/// Two candidates and two locks on one connection: each lock has its own holder, and what is done
-/// to one leaves the other alone.
+/// Two candidates and two locks on one connection: each lock has its own holder, and a call for
+/// one lock leaves the other alone.
 pub async fn candidates_and_locks_on_one_connection_are_apart(target: &dyn Target) -> Verdict {
     let context = CaseContext::open(target).await?;
     let on = context.connect().await?;
     let (a, b) = (context.lock()?, context.lock()?);
-    let (one, two) = (context.player_on(&on, &a)?, context.player_on(&on, &b)?);
+    let one = context.contestant_on(&on, &a)?;
+    let two = context.contestant_on(&on, &b)?;
     let (one_on_b, two_on_a) = (one.next().on_lock(&b), two.next().on_lock(&a));
     let mut of_one = one.held("a fresh lock").await?;
     let mut of_two = two
         .held("a fresh lock, on a connection that holds another")
         .await?;
-    two_on_a
-        .refused("a lock that a candidate on the same connection holds")
-        .await?;
-    one_on_b
-        .refused("a lock that a candidate on the same connection holds")
-        .await?;
+    for other in [&two_on_a, &one_on_b] {
+        other
+            .refused("a lock that a candidate on the same connection holds")
+            .await?;
+    }
     of_one = one.renewed(&of_one, "one of two terms").await?;
     of_two = two.renewed(&of_two, "the other of two terms").await?;
     one.release(&of_one).await?;
@@ -229,8 +268,31 @@ pub async fn candidates_and_locks_on_one_connection_are_apart(target: &dyn Targe
         .held("a lock that was withdrawn on this connection")
         .await?;
     two.release(&of_two).await?;
-    let grant = again
-        .renewed(&grant, "a term, after another lock was released")
-        .await?;
-    again.release(&grant).await
+    again
+        .renews_and_releases(&grant, "a term, after another lock was released")
+        .await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn entries(text: &str) -> Vec<Entry> {
+        text.lines().filter_map(Entry::parse).collect()
+    }
+
+    #[test]
+    fn terms_one_after_another_are_fine() {
+        let good = entries("1 start a 5\n2 stop a 5\n3 start b 7\n4 stop b 7\n5 sta");
+        assert_eq!(judge(&good, 2), Ok(()));
+        assert!(judge(&good, 3).is_err());
+    }
+
+    #[test]
+    fn terms_side_by_side_and_falling_tokens_are_found() {
+        let both = entries("1 start a 5\n2 start b 7\n3 stop a 5\n4 stop b 7");
+        assert!(judge(&both, 2).is_err());
+        let falling = entries("1 start a 5\n2 stop a 5\n3 start b 4\n4 stop b 4");
+        assert!(judge(&falling, 2).is_err());
+    }
 }

@@ -1,65 +1,48 @@
 //! The end of a silent holder's lease: never early, and late only as declared.
 
-use std::future::Future;
+use std::future::{Future, poll_fn};
 use std::pin::pin;
 use std::task::Poll;
 use std::time::Duration;
 
-use tenure_core::{Acquired, Error, Grant, Occupancy, Operation, Renewal, SharedClock, Time};
+use tenure_core::{Acquired, Error, Grant, Operation, Renewal, SharedClock, Time};
 use tokio::time::timeout;
 
-use crate::case_context::{CaseContext, Contestant, earliest_end};
-use crate::contestant;
-use crate::verdict::{ensure, fail};
-use crate::{Answers, Stop, Target, Verdict};
+use crate::case_context::{CaseContext, contest, earliest_end, not_before};
+use crate::contestant::Contestant;
+use crate::processes::{History, Running};
+use crate::target::{Answers, Target};
+use crate::verdict::{Stop, Verdict, ensure, fail};
 
 /// Nobody is granted the lock before the lease of its silent holder has ended by that holder's
 /// own count, from its proof.
 pub async fn a_lease_never_ends_early(target: &dyn Target) -> Verdict {
-    let context = CaseContext::open(target).await?;
-    let lock = context.lock()?;
-    let lease = context.short();
-    let contestant = context.contestant(&lock).await?.lease(lease);
-    let rival = context.contestant(&lock).await?.lease(lease);
-    let grant = contestant.held("a fresh lock").await?;
-    context
-        .eventually(
-            "the end of a lease",
-            context.until_free(lease),
-            async || not_before(&rival, earliest_end(&grant)).await,
-        )
-        .await
+    let (context, contestants) = contest::<2>(target).await?;
+    let [leader, rival] = contestants.map(|one| one.lease(context.short()));
+    let grant = leader.held("a fresh lock").await?;
+    context.ends_in_time(&grant, &rival).await
 }
 
-/// Nor before the lease after the last renewal has ended.
+/// The same for the lease after the last renewal.
 pub async fn a_renewed_lease_never_ends_early(target: &dyn Target) -> Verdict {
-    let context = CaseContext::open(target).await?;
-    let lock = context.lock()?;
+    let (context, contestants) = contest::<2>(target).await?;
     let lease = context.short();
-    let contestant = context.contestant(&lock).await?.lease(lease);
-    let rival = context.contestant(&lock).await?.lease(lease);
-    let mut grant = contestant.held("a fresh lock").await?;
-    let clock = contestant.on.backend.clock();
-    clock.sleep_until(grant.proven_at + lease / 2).await;
-    if let Some(renewed) = renewed_in_time(&contestant, &grant).await? {
+    let [leader, rival] = contestants.map(|one| one.lease(lease));
+    let mut grant = leader.held("a fresh lock").await?;
+    leader.on.sleep_until(grant.proven_at + lease / 2).await;
+    if let Some(renewed) = renewed_in_time(&leader, &grant).await? {
         grant = renewed;
     }
-    context
-        .eventually(
-            "the end of a lease",
-            context.until_free(lease),
-            async || not_before(&rival, earliest_end(&grant)).await,
-        )
-        .await
+    context.ends_in_time(&grant, &rival).await
 }
 
 /// `None` if the machine stood still until the lease had ended.
-async fn renewed_in_time(contestant: &Contestant, grant: &Grant) -> Result<Option<Grant>, Stop> {
-    match contestant.renew(grant).await? {
+async fn renewed_in_time(leader: &Contestant, grant: &Grant) -> Result<Option<Grant>, Stop> {
+    match leader.renew(grant).await? {
         Renewal::Renewed(renewed) => Ok(Some(renewed)),
         Renewal::Lost { .. } => {
             ensure!(
-                contestant.now() >= earliest_end(grant),
+                leader.now() >= earliest_end(grant),
                 "a renewal within the lease found the term lost"
             );
             Ok(None)
@@ -67,59 +50,28 @@ async fn renewed_in_time(contestant: &Contestant, grant: &Grant) -> Result<Optio
     }
 }
 
-async fn not_before(rival: &Contestant, end: Time) -> Result<Option<()>, Stop> {
-    let Some(_) = rival.try_held().await? else {
-        return Ok(None);
-    };
-    let now = rival.now();
-    ensure!(
-        now >= end,
-        "a lock was granted {:?} before the lease of its silent holder had ended",
-        end.since(now)
-    );
-    rival.withdraw().await?;
-    Ok(Some(()))
-}
-
 /// The lock of a silent holder is free at the latest when the declared lag has passed after its
 /// lease; on stores judged by observation, both from the moment others have looked.
 ///
 /// Its connection stands all the time: a backend keeps nothing alive that no caller renews.
 pub async fn a_lease_ends_in_time(target: &dyn Target) -> Verdict {
-    let context = CaseContext::open(target).await?;
-    let lock = context.lock()?;
-    let lease = context.short();
-    let contestant = context.contestant(&lock).await?.lease(lease);
-    let rival = context.contestant(&lock).await?;
-    let grant = contestant.held("a fresh lock").await?;
-    renewed_in_time(&contestant, &grant).await?;
-    let grant = context
-        .eventually(
-            "the end of a lease",
-            context.until_free(lease),
-            async || rival.try_held().await,
-        )
-        .await?;
-    rival.release(&grant).await
+    let (context, [leader, rival]) = contest(target).await?;
+    let leader = leader.lease(context.short());
+    let grant = leader.held("a fresh lock").await?;
+    renewed_in_time(&leader, &grant).await?;
+    let grant = context.granted_after(leader.lease, &rival, "the end of a lease");
+    rival.release(&grant.await?).await
 }
 
 /// The same when the holder's connection is gone.
 pub async fn a_lease_ends_in_time_without_its_connection(target: &dyn Target) -> Verdict {
-    let context = CaseContext::open(target).await?;
-    let lock = context.lock()?;
+    let (context, [leader, rival]) = contest(target).await?;
     let lease = context.short();
-    let rival = context.contestant(&lock).await?;
-    let contestant = context.contestant(&lock).await?.lease(lease);
-    let grant = contestant.held("a fresh lock").await?;
-    drop((contestant, grant));
-    let grant = context
-        .eventually(
-            "the end of a lease",
-            context.until_free(lease),
-            async || rival.try_held().await,
-        )
-        .await?;
-    rival.release(&grant).await
+    let leader = leader.lease(lease);
+    let grant = leader.held("a fresh lock").await?;
+    drop((leader, grant));
+    let grant = context.granted_after(lease, &rival, "the end of a lease");
+    rival.release(&grant.await?).await
 }
 
 /// The same when the holder's process is killed.
@@ -127,118 +79,101 @@ pub async fn a_lease_ends_in_time_without_its_connection(target: &dyn Target) ->
 /// Hook: `contestant`.
 pub async fn a_lease_ends_in_time_without_its_process(target: &dyn Target) -> Verdict {
     let context = CaseContext::open(target).await?;
-    let lock = context.lock()?;
-    contestant::killed(&context, &lock).await
+    let (lock, lease, history) = (context.lock()?, context.short(), History::new());
+    let mut process = Running::start(&context, &lock, &history, ("contestant", 1, lease))?;
+    let what = "a term of another process";
+    context
+        .eventually(what, context.patience(), async || {
+            if process.ended()? {
+                fail!("a contestant ended before it was killed");
+            }
+            Ok(history.read().iter().any(|entry| entry.start).then_some(()))
+        })
+        .await?;
+    drop(process);
+    let rival = context.contestant(&lock).await?;
+    let grant = context.granted_after(lease, &rival, "the lock of a killed process");
+    rival.release(&grant.await?).await
 }
 
 /// The holder's lease counts, not that of the candidate who asks (hazard 26).
 pub async fn the_holders_lease_counts(target: &dyn Target) -> Verdict {
-    let context = CaseContext::open(target).await?;
-    let lock = context.lock()?;
+    let (context, [leader, rival]) = contest(target).await?;
     let lease = context.short();
-    let contestant = context.contestant(&lock).await?;
-    let rival = context.contestant(&lock).await?.lease(lease);
-    let grant = contestant.held("a fresh lock").await?;
-    let clock = contestant.on.backend.clock();
-    let start = contestant.now();
+    let rival = rival.lease(lease);
+    let grant = leader.held("a fresh lock").await?;
+    let start = leader.now();
     for quarter in 0..8 {
-        clock.sleep_until(start + lease * quarter / 4).await;
+        leader.on.sleep_until(start + lease * quarter / 4).await;
         rival
             .refused("a lock whose holder has a longer lease")
             .await?;
     }
-    contestant.release(&grant).await
+    leader.release(&grant).await
 }
 
 /// A renewal may grant another lease than the one before. Whatever the grant says is what the
 /// store keeps: nobody is granted the lock before that has passed.
 pub async fn a_shortened_lease_is_kept_as_told(target: &dyn Target) -> Verdict {
     let context = CaseContext::open(target).await?;
-    for lease in context.short_leases() {
-        let lock = context.lock()?;
-        let contestant = context.contestant(&lock).await?.lease(lease * 2);
-        let rival = context.contestant(&lock).await?.lease(lease);
-        let grant = contestant.held("a fresh lock").await?;
-        let mut shorter = grant.clone();
-        shorter.lease = lease;
-        let Some(renewed) = renewed_in_time(&contestant, &shorter).await? else {
-            continue;
-        };
-        let most = grant.lease + context.capabilities.lease_granularity;
-        ensure!(
-            renewed.lease <= most,
-            "a lease of {lease:?} was asked for instead of {:?}, and {:?} granted",
-            grant.lease,
-            renewed.lease
-        );
-        return context
-            .eventually(
-                "the end of a shortened lease",
-                context.until_free(renewed.lease),
-                async || not_before(&rival, earliest_end(&renewed)).await,
-            )
-            .await;
-    }
-    fail!("this machine was too slow for every lease that was tried")
+    context
+        .on_a_lease(async |lease| {
+            let [leader, rival] = context.contestants().await?.map(|one| one.lease(lease));
+            let leader = leader.lease(lease * 2);
+            let grant = leader.held("a fresh lock").await?;
+            let mut shorter = grant.clone();
+            shorter.lease = lease;
+            let Some(renewed) = renewed_in_time(&leader, &shorter).await? else {
+                return Ok(None);
+            };
+            ensure!(
+                renewed.lease <= grant.lease + context.capabilities.lease_granularity,
+                "a lease of {lease:?} was asked for instead of {:?}, and {:?} granted",
+                grant.lease,
+                renewed.lease
+            );
+            context.ends_in_time(&renewed, &rival).await.map(Some)
+        })
+        .await
 }
 
-/// A lock that was deleted and written again is another's, whatever its version is: whoever has
-/// watched the record before counts the new holder's lease from the beginning.
+/// A lock that was deleted and written again is another lock, whatever its version is: a waiter
+/// that watched the record before counts the new holder's lease from the beginning.
 ///
 /// Hook: `delete_lock`.
 pub async fn a_lock_written_again_is_judged_anew(target: &dyn Target) -> Verdict {
     let context = CaseContext::open(target).await?;
-    for lease in context.short_leases() {
-        let lock = context.lock()?;
-        let first = context.contestant(&lock).await?.lease(lease);
-        let second = context.contestant(&lock).await?.lease(lease);
-        let rival = context.contestant(&lock).await?.lease(lease);
-        let held = first.held("a fresh lock").await?;
-        if rival.try_held().await?.is_some() {
-            let now = rival.now();
-            ensure!(
-                now >= earliest_end(&held),
-                "a lock was granted {:?} before the lease of its holder had ended",
-                earliest_end(&held).since(now)
-            );
-            // The machine was too slow for this lease.
-            continue;
-        }
-        rival.withdraw().await?;
-        let clock = rival.on.backend.clock();
-        clock.sleep_until(rival.now() + lease * 3 / 4).await;
-        target.delete_lock(&lock).await.need("delete_lock")?;
-        // A store may wait until the lease of a deleted lock has ended.
-        let grant = context
-            .eventually("a deleted lock", context.until_free(lease), async || {
-                second.try_held().await
-            })
-            .await?;
-        return context
-            .eventually(
-                "the end of a lease",
-                context.until_free(lease),
-                async || not_before(&rival, earliest_end(&grant)).await,
-            )
-            .await;
-    }
-    fail!("this machine was too slow for every lease that was tried")
+    context
+        .on_a_lease(async |lease| {
+            let contestants = context.contestants().await?;
+            let [first, second, rival] = contestants.map(|one: Contestant| one.lease(lease));
+            let held = first.held("a fresh lock").await?;
+            if rival.try_held().await?.is_some() {
+                // The machine was too slow for this lease.
+                not_before(earliest_end(&held), rival.now())?;
+                return Ok(None);
+            }
+            rival.withdraw().await?;
+            rival.on.sleep_until(rival.now() + lease * 3 / 4).await;
+            target.delete_lock(&first.lock).await.need("delete_lock")?;
+            // A store may wait until the lease of a deleted lock has ended.
+            let grant = context
+                .granted_after(lease, &second, "a deleted lock")
+                .await?;
+            context.ends_in_time(&grant, &rival).await.map(Some)
+        })
+        .await
 }
 
 /// Looking at a lock extends nothing.
 pub async fn looking_does_not_extend_a_lease(target: &dyn Target) -> Verdict {
-    let context = CaseContext::open(target).await?;
-    let lock = context.lock()?;
-    let lease = context.short();
-    let contestant = context.contestant(&lock).await?.lease(lease);
+    let (context, [leader]) = contest(target).await?;
+    let leader = leader.lease(context.short());
     let observer = context.connect().await?;
-    contestant.held("a fresh lock").await?;
+    leader.held("a fresh lock").await?;
+    let what = "the end of a lease that is looked at";
     context
-        .eventually(
-            "the end of a lease that is looked at",
-            context.until_free(lease),
-            async || Ok((observer.holder(&lock).await? == Occupancy::Free).then_some(())),
-        )
+        .seen_free(what, leader.lease, &observer, &leader.lock)
         .await
 }
 
@@ -248,28 +183,27 @@ pub async fn looking_does_not_extend_a_lease(target: &dyn Target) -> Verdict {
 /// A backend whose calls are done in one step cannot show the difference here.
 pub async fn a_proof_is_read_before_its_request(target: &dyn Target) -> Verdict {
     let context = CaseContext::open(target).await?;
-    // An answer may rarely be there before it is waited for, and nothing is unread then; so
-    // what counts is whether every proof is as young as that.
+    // An answer may rarely be there before it is waited for, and nothing is unread then. So what
+    // counts is whether every proof is younger than its unread answer.
     let (mut acquired, mut renewed) = (Proofs::default(), Proofs::default());
     for _ in 0..TRIES {
-        let contestant = context.contestant(&context.lock()?).await?;
-        // So that the connection stands, and what the calls wait for is their answers.
-        contestant.holder().await?;
-        let clock = contestant.on.backend.clock();
-        let (answer, unread_since) = read_late(&context, &clock, contestant.acquiring()).await?;
-        let grant = match judged(&contestant, Operation::Acquire, answer)? {
+        let [leader] = context.contestants().await?;
+        // So that the connection stands, and the calls wait for their answers only.
+        leader.holder().await?;
+        let clock = leader.on.backend.clock();
+        let (answer, unread_since) = read_late(&context, &clock, leader.acquiring()).await?;
+        let grant = match judged(&leader, Operation::Acquire, answer)? {
             Some(Acquired::Held(grant)) => {
                 acquired.note(grant.proven_at, unread_since);
                 grant
             }
-            _ => contestant.held("a fresh lock").await?,
+            _ => leader.held("a fresh lock").await?,
         };
-        let renewing = contestant.backend().renew(&grant, contestant.now());
-        let (answer, unread_since) = read_late(&context, &clock, renewing).await?;
-        if let Some(Renewal::Renewed(grant)) = judged(&contestant, Operation::Renew, answer)? {
+        let (answer, unread_since) = read_late(&context, &clock, leader.renewing(&grant)).await?;
+        if let Some(Renewal::Renewed(grant)) = judged(&leader, Operation::Renew, answer)? {
             renewed.note(grant.proven_at, unread_since);
         }
-        contestant.release(&grant).await?;
+        leader.release(&grant).await?;
     }
     acquired.check("acquire")?;
     renewed.check("renew")
@@ -301,10 +235,10 @@ impl Proofs {
 }
 
 fn judged<T>(
-    contestant: &crate::case_context::Contestant,
+    contestant: &Contestant,
     operation: Operation,
     answer: Result<T, Error>,
-) -> Result<Option<T>, crate::Stop> {
+) -> Result<Option<T>, Stop> {
     match answer {
         Ok(answer) => Ok(Some(answer)),
         Err(error) => {
@@ -314,24 +248,24 @@ fn judged<T>(
     }
 }
 
-/// Runs `call`, but lets each thing it was woken for lie for a while. Gives also since when the
-/// last one had lain there; `None` when there was none.
+/// Runs `call`, but waits a while each time before it takes what it was woken for. Gives also since
+/// when the last one was unread; `None` when there was none.
 async fn read_late<T>(
     context: &CaseContext<'_>,
     clock: &SharedClock,
     call: impl Future<Output = T>,
-) -> Result<(T, Option<Time>), crate::Stop> {
+) -> Result<(T, Option<Time>), Stop> {
     let mut call = pin!(call);
     let mut woken_at = None;
     let run = async {
         loop {
             let mut first = true;
             // One poll, and then until it is woken again.
-            let done = std::future::poll_fn(|context| {
+            let done = poll_fn(|cx| {
                 if !std::mem::take(&mut first) {
                     return Poll::Ready(None);
                 }
-                call.as_mut().poll(context).map(Some)
+                call.as_mut().poll(cx).map(Some)
             })
             .await;
             if let Some(output) = done {
@@ -353,17 +287,16 @@ async fn read_late<T>(
 /// Hook: `answers`.
 pub async fn a_late_answer_does_not_stretch_the_lease(target: &dyn Target) -> Verdict {
     const LATE: Duration = Duration::from_millis(300);
-    let context = CaseContext::open(target).await?;
-    let contestant = context.contestant(&context.lock()?).await?;
-    contestant.holder().await?;
+    let (_, [leader]) = contest(target).await?;
+    leader.holder().await?;
     target.answers(Answers::Late(LATE)).await.need("answers")?;
-    let grant = contestant.held("a fresh lock").await;
-    let acquired_at = contestant.now();
+    let grant = leader.held("a fresh lock").await;
+    let acquired_at = leader.now();
     let renewal = match &grant {
-        Ok(grant) => Some(contestant.renew(grant).await),
+        Ok(grant) => Some(leader.renew(grant).await),
         Err(_) => None,
     };
-    let renewed_at = contestant.now();
+    let renewed_at = leader.now();
     target.answers(Answers::Prompt).await.need("answers")?;
     let grant = grant?;
     check_late("acquire", grant.proven_at, acquired_at, LATE)?;
@@ -372,7 +305,7 @@ pub async fn a_late_answer_does_not_stretch_the_lease(target: &dyn Target) -> Ve
     {
         check_late("renew", renewed.proven_at, renewed_at, LATE)?;
     }
-    contestant.release(&grant).await
+    leader.release(&grant).await
 }
 
 fn check_late(call: &str, proven_at: Time, answered_at: Time, late: Duration) -> Verdict {

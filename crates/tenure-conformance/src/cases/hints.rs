@@ -6,12 +6,16 @@ use futures_util::{FutureExt as _, StreamExt as _};
 use tenure_core::{Acquired, Changes, Grant, Hint, Wakeup};
 use tokio::time::timeout;
 
-use crate::case_context::{CaseContext, Contestant};
-use crate::verdict::{ensure, fail};
-use crate::{Stop, Target, Verdict};
+use crate::case_context::{CaseContext, contest};
+use crate::contestant::Contestant;
+use crate::target::Target;
+use crate::verdict::{Stop, Verdict, ensure, fail};
 
 /// A hint may be missing, so one of several has to come.
 const ROUNDS: u32 = 3;
+
+/// More hints than this at once, about a lock at rest, keep every waiter busy.
+const FLOOD: usize = 1_000;
 
 async fn open(target: &dyn Target) -> Result<CaseContext<'_>, Stop> {
     let context = CaseContext::open(target).await?;
@@ -22,41 +26,32 @@ async fn open(target: &dyn Target) -> Result<CaseContext<'_>, Stop> {
     }
 }
 
-/// A candidate that only looks again when it is told to gets a released lock.
+/// A candidate that looks again only when a hint comes gets a released lock.
 pub async fn a_release_wakes_a_waiter(target: &dyn Target) -> Verdict {
     let context = open(target).await?;
-    wakes(&context, async |contestant, grant| {
-        contestant.release(&grant).await
-    })
-    .await
+    wakes(&context, async |leader, grant| leader.release(&grant).await).await
 }
 
-/// So it does when the lock of a lost attempt is withdrawn.
+/// It also gets the lock of a lost attempt that is withdrawn.
 pub async fn a_withdrawal_wakes_a_waiter(target: &dyn Target) -> Verdict {
     let context = open(target).await?;
-    wakes(&context, async |contestant, _| contestant.withdraw().await).await
+    wakes(&context, async |leader, _| leader.withdraw().await).await
 }
 
 async fn wakes(
     context: &CaseContext<'_>,
-    end: impl AsyncFn(&Contestant, Grant) -> Result<(), Stop>,
+    end: impl AsyncFn(&Contestant, Grant) -> Verdict,
 ) -> Verdict {
     for _ in 0..ROUNDS {
-        let lock = context.lock()?;
-        let (contestant, waiter) = (
-            context.contestant(&lock).await?,
-            context.contestant(&lock).await?,
-        );
-        let grant = contestant.held("a fresh lock").await?;
-        let mut changes = waiter.backend().changes(&lock);
-        if await_turn(context, &waiter, &mut changes, async || {
-            end(&contestant, grant.clone()).await
-        })
-        .await?
-        {
-            return waiter.withdraw().await;
-        }
+        let [leader, waiter] = context.contestants().await?;
+        let grant = leader.held("a fresh lock").await?;
+        let mut changes = waiter.backend().changes(&waiter.lock);
+        let free = async || end(&leader, grant.clone()).await;
+        let woken = await_turn(context, &waiter, &mut changes, free).await?;
         waiter.withdraw().await?;
+        if woken {
+            return Ok(());
+        }
     }
     fail!("no waiter was told, in {ROUNDS} attempts, that the lock had become free")
 }
@@ -66,7 +61,7 @@ async fn await_turn(
     context: &CaseContext<'_>,
     waiter: &Contestant,
     changes: &mut Changes,
-    free: impl AsyncFnOnce() -> Result<(), Stop>,
+    free: impl AsyncFnOnce() -> Verdict,
 ) -> Result<bool, Stop> {
     // What is there before the release is no answer to it. The first poll also starts streams
     // that do nothing before.
@@ -95,7 +90,7 @@ async fn await_turn(
     }
 }
 
-fn check(context: &CaseContext<'_>, hint: Option<Hint>) -> Result<(), Stop> {
+fn check(context: &CaseContext<'_>, hint: Option<Hint>) -> Verdict {
     match hint {
         None => fail!("the stream of hints ended, although the store pushes"),
         Some(Hint::HeldFor(left)) => ensure!(
@@ -108,37 +103,28 @@ fn check(context: &CaseContext<'_>, hint: Option<Hint>) -> Result<(), Stop> {
 }
 
 /// A stream that is dropped takes nothing with it: the next one of the same connection, and one
-/// beside it, are told as well.
+/// beside it, give hints as well.
 pub async fn a_dropped_stream_leaves_the_others(target: &dyn Target) -> Verdict {
     let context = open(target).await?;
     for _ in 0..ROUNDS {
-        let lock = context.lock()?;
-        let (contestant, waiter) = (
-            context.contestant(&lock).await?,
-            context.contestant(&lock).await?,
-        );
-        let grant = contestant.held("a fresh lock").await?;
-        let mut dropped = waiter.backend().changes(&lock);
-        let mut beside = waiter.backend().changes(&lock);
+        let [leader, waiter] = context.contestants().await?;
+        let grant = leader.held("a fresh lock").await?;
+        let mut dropped = waiter.backend().changes(&waiter.lock);
+        let mut beside = waiter.backend().changes(&waiter.lock);
         // Both are polled, so that both are open.
         let _none_or_any = dropped.next().now_or_never();
         let _none_or_any = beside.next().now_or_never();
         drop(dropped);
-        let mut recreated = waiter.backend().changes(&lock);
-        let told_again = await_turn(&context, &waiter, &mut recreated, async || {
-            contestant.release(&grant).await
-        })
-        .await?;
+        let mut recreated = waiter.backend().changes(&waiter.lock);
+        let free = async || leader.release(&grant).await;
+        let told_again = await_turn(&context, &waiter, &mut recreated, free).await?;
         let told_beside = timeout(context.patience() / ROUNDS, async {
             loop {
                 let hint = beside.next().await;
                 check(&context, hint)?;
-                if hint == Some(Hint::MayBeFree) {
-                    return Ok::<_, Stop>(());
-                }
                 // The lock may have been taken again before this stream's look.
-                if told_again {
-                    return Ok(());
+                if hint == Some(Hint::MayBeFree) || told_again {
+                    return Ok::<_, Stop>(());
                 }
             }
         })
@@ -148,28 +134,21 @@ pub async fn a_dropped_stream_leaves_the_others(target: &dyn Target) -> Verdict 
             return Ok(());
         }
     }
-    fail!("after one stream of hints was dropped, others were told nothing in {ROUNDS} attempts")
+    fail!("after one stream of hints was dropped, others gave none in {ROUNDS} attempts")
 }
-
-/// More hints than this at once, about a lock at rest, keep every waiter busy.
-const FLOOD: usize = 1_000;
 
 /// A lock at rest gives no flood of hints, on any store.
 pub async fn a_lock_at_rest_gives_no_flood_of_hints(target: &dyn Target) -> Verdict {
-    let context = CaseContext::open(target).await?;
-    let lock = context.lock()?;
-    let contestant = context.contestant(&lock).await?;
-    let grant = contestant.held("a fresh lock").await?;
-    let mut changes = contestant.backend().changes(&lock);
+    let (_, [leader]) = contest(target).await?;
+    let grant = leader.held("a fresh lock").await?;
+    let mut changes = leader.backend().changes(&leader.lock);
     for _ in 0..FLOOD {
         match changes.next().now_or_never() {
-            None | Some(None) => return contestant.release(&grant).await,
-            Some(Some(Hint::HeldFor(left))) => {
-                ensure!(
-                    !left.is_zero(),
-                    "a hint says that a lock is held for nothing"
-                );
-            }
+            None | Some(None) => return leader.release(&grant).await,
+            Some(Some(Hint::HeldFor(left))) => ensure!(
+                !left.is_zero(),
+                "a hint says that a lock is held for nothing"
+            ),
             Some(Some(_)) => {}
         }
     }

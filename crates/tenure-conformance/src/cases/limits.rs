@@ -3,9 +3,10 @@
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use tenure_core::{Identity, LockName, Occupancy, PublishedValue};
 
-use crate::case_context::{CaseContext, Contestant, identity, lock_name, value};
-use crate::verdict::{ensure, fail};
-use crate::{Stop, Target, Verdict};
+use crate::case_context::{CaseContext, identity, lock_name};
+use crate::contestant::Contestant;
+use crate::target::Target;
+use crate::verdict::{Stop, Verdict, ensure, fail};
 
 /// Letters and digits that no other run has, to make long names of.
 fn unique(length: usize) -> String {
@@ -36,41 +37,20 @@ pub async fn names_at_their_limits(target: &dyn Target) -> Verdict {
     let lock = lock_name(&fastrand::lowercase().to_string())?;
     let contestant = context.contestant(&lock).await?.lease(context.short());
     context
-        .eventually(
-            "a lock with a short name",
-            context.until_free(context.long()),
-            async || contestant.try_held().await,
-        )
+        .granted_after(context.long(), &contestant, "a lock with a short name")
         .await?;
     contestant.withdraw().await
 }
 
-/// The lock is granted, refused to another, told to an observer, and released.
-async fn one_term(context: &CaseContext<'_>, contestant: &Contestant) -> Verdict {
-    let grant = contestant.held("a fresh lock").await?;
-    let rival = context.contestant(&contestant.lock).await?;
+/// The lock is granted, refused to another, shown to an observer, and released.
+async fn one_term(context: &CaseContext<'_>, leader: &Contestant) -> Verdict {
+    let grant = leader.held("a fresh lock").await?;
+    let rival = context.contestant(&leader.lock).await?;
     rival.refused("a held lock").await?;
-    match rival.holder().await? {
-        Occupancy::Led(holder) | Occupancy::Unknown(holder) => {
-            ensure!(
-                holder.identity == contestant.candidate.identity.as_str(),
-                "the identity {:?} came back as {:?}",
-                contestant.candidate.identity,
-                holder.identity
-            );
-            let published = contestant.candidate.value.as_ref().map(AsRef::as_ref);
-            ensure!(
-                holder.value.as_deref() == published,
-                "the value {published:?} came back as {:?}",
-                holder.value
-            );
-        }
-        other => fail!("a held lock is said to be {other:?}"),
-    }
-    let grant = contestant.renewed(&grant, "a held term").await?;
-    contestant.release(&grant).await?;
-    let grant = rival.held("a released lock").await?;
-    rival.release(&grant).await
+    let seen = rival.sees_held("a held lock").await?;
+    leader.is_published(&seen, "an observer")?;
+    leader.renews_and_releases(&grant, "a held term").await?;
+    rival.holds_and_releases("a released lock").await
 }
 
 /// Two names of equal length that differ in their last character only are two locks.
@@ -111,7 +91,7 @@ async fn independent(context: &CaseContext<'_>, names: &[String]) -> Verdict {
             "{name} is said to be {seen:?}, while only {:?} are held",
             &names[..held.len()]
         );
-        let contestant = context.player_on(&on, &lock)?;
+        let contestant = context.contestant_on(&on, &lock)?;
         let grant = contestant.held(&format!("a fresh lock {name}")).await?;
         held.push((contestant, grant));
     }
@@ -120,12 +100,8 @@ async fn independent(context: &CaseContext<'_>, names: &[String]) -> Verdict {
         let (contestant, grant) = &held[number];
         contestant.release(grant).await?;
         for (contestant, grant) in &held[number + 1..] {
-            contestant
-                .renewed(
-                    grant,
-                    &format!("{}, after similar ones were released", contestant.lock),
-                )
-                .await?;
+            let why = format!("{}, after similar ones were released", contestant.lock);
+            contestant.renewed(grant, &why).await?;
         }
     }
     Ok(())
@@ -138,30 +114,14 @@ pub async fn identities_at_their_limits(target: &dyn Target) -> Verdict {
     let all: String = ('!'..='~').collect();
     let upper = "ABC-xyz_".repeat(40);
     let longest = &upper[..Identity::MAX_CHARS];
-    for text in [
-        "x",
-        "0",
-        "-",
-        &all,
-        longest,
-        "\"",
-        "\\",
-        "\\\\n",
-        "{}",
-        "%s%00%20",
-        "${HOME}",
-        "';--",
-        "null",
-        "[1]",
-        "a:b/c@d#e?f=g&h",
-        "*",
-        "..",
-        "`id`",
-        "<a>",
-    ] {
-        let lock = context.lock()?;
-        let contestant = context.contestant(&lock).await?.identity(&identity(text)?);
-        one_term(&context, &contestant).await?;
+    #[rustfmt::skip]
+    let texts = [
+        "x", "0", "-", &all, longest, "\"", "\\", "\\\\n", "{}", "%s%00%20", "${HOME}", "';--", "null",
+        "[1]", "a:b/c@d#e?f=g&h", "*", "..", "`id`", "<a>",
+    ];
+    for text in texts {
+        let [leader] = context.contestants().await?;
+        one_term(&context, &leader.identity(&identity(text)?)).await?;
     }
     Ok(())
 }
@@ -170,28 +130,18 @@ pub async fn identities_at_their_limits(target: &dyn Target) -> Verdict {
 pub async fn similar_identities_are_different(target: &dyn Target) -> Verdict {
     let context = CaseContext::open(target).await?;
     let stem = "x".repeat(Identity::MAX_CHARS - 1);
-    for (one, other) in [
+    for (a, b) in [
         ("Pod-A".to_owned(), "pod-a".to_owned()),
         (format!("{stem}1"), format!("{stem}2")),
         ("pod".to_owned(), "pod-1".to_owned()),
     ] {
-        let lock = context.lock()?;
-        let one = context.contestant(&lock).await?.identity(&identity(&one)?);
-        let other = context
-            .contestant(&lock)
-            .await?
-            .identity(&identity(&other)?);
+        let contestants = context.contestants().await?;
+        let [one, other]: [Contestant; 2] = contestants;
+        let (one, other) = (one.identity(&identity(&a)?), other.identity(&identity(&b)?));
         let grant = one.held("a fresh lock").await?;
         other.refused("a lock held by a similar identity").await?;
-        match other.holder().await? {
-            Occupancy::Led(holder) | Occupancy::Unknown(holder) => ensure!(
-                holder.identity == one.candidate.identity.as_str(),
-                "the identity {:?} came back as {:?}",
-                one.candidate.identity,
-                holder.identity
-            ),
-            seen => fail!("a held lock is said to be {seen:?}"),
-        }
+        let seen = other.sees_held("a held lock").await?;
+        one.is_named(&seen, "an observer")?;
         one.release(&grant).await?;
     }
     Ok(())
@@ -215,21 +165,21 @@ pub async fn values_at_their_limits(target: &dyn Target) -> Verdict {
         "=",
         "null",
     ] {
-        let contestant = context.contestant(&context.lock()?).await?.value(text)?;
-        one_term(&context, &contestant).await?;
+        let [leader] = context.contestants().await?;
+        one_term(&context, &leader.value(text)?).await?;
     }
     // The empty value may come back as none.
-    let mut contestant = context.contestant(&context.lock()?).await?;
-    contestant.candidate.value = Some(value("")?);
-    let grant = contestant.held("a fresh lock").await?;
-    if let Occupancy::Led(holder) = contestant.holder().await? {
+    let [leader] = context.contestants().await?;
+    let leader = leader.value("")?;
+    let grant = leader.held("a fresh lock").await?;
+    if let Occupancy::Led(holder) = leader.holder().await? {
         ensure!(
             holder.value.as_deref().unwrap_or_default().is_empty(),
             "an empty value came back as {:?}",
             holder.value
         );
     }
-    contestant.release(&grant).await
+    leader.release(&grant).await
 }
 
 const MANY: usize = 1_000;
@@ -242,11 +192,13 @@ pub async fn a_thousand_locks_on_one_connection(target: &dyn Target) -> Verdict 
     let stem = unique(12);
     let mut contestants = Vec::new();
     for number in 0..MANY {
-        contestants.push(context.player_on(&on, &lock_name(&format!("{stem}.{number}"))?)?);
+        let lock = lock_name(&format!("{stem}.{number}"))?;
+        contestants.push(context.contestant_on(&on, &lock)?);
     }
     let held: Vec<_> = stream::iter(&contestants)
         .map(async |contestant| {
-            Ok::<_, Stop>((contestant, contestant.held("one of many locks").await?))
+            let grant = contestant.held("one of many locks").await?;
+            Ok::<_, Stop>((contestant, grant))
         })
         .buffer_unordered(AT_ONCE)
         .try_collect()
@@ -261,28 +213,16 @@ pub async fn a_thousand_locks_on_one_connection(target: &dyn Target) -> Verdict 
         .await?;
     for (contestant, _) in held.iter().step_by(MANY / 20) {
         match contestant.holder().await? {
-            Occupancy::Led(holder) => ensure!(
-                holder.identity == contestant.candidate.identity.as_str(),
-                "one of many locks is said to be held by {:?}",
-                holder.identity
-            ),
+            Occupancy::Led(holder) => contestant.is_named(&holder, "one of many locks")?,
             seen => fail!("one of many held locks is said to be {seen:?}"),
         }
-        context
-            .contestant(&contestant.lock)
-            .await?
-            .refused("one of many held locks")
-            .await?;
+        let rival = context.contestant(&contestant.lock).await?;
+        rival.refused("one of many held locks").await?;
     }
     stream::iter(held)
         .map(async |(contestant, grant)| {
             contestant.release(&grant).await?;
-            let seen = contestant.holder().await?;
-            ensure!(
-                seen == Occupancy::Free,
-                "one of many released locks is said to be {seen:?}"
-            );
-            Ok::<_, Stop>(())
+            contestant.sees_free("one of many released locks").await
         })
         .buffer_unordered(AT_ONCE)
         .try_collect()

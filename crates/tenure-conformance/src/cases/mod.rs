@@ -2,6 +2,11 @@
 
 use std::time::Duration;
 
+use futures_util::future::LocalBoxFuture;
+
+use crate::target::Target;
+use crate::verdict::{Stop, Verdict, fail};
+
 pub mod acquiring;
 pub mod basics;
 pub mod drops;
@@ -20,7 +25,21 @@ pub mod troubles;
 /// How often a call is polled at most before it has to be done.
 const MOST_POLLS: usize = 200;
 
-/// A short time for others to get in between.
+/// Repeats a round whose `call` is dropped after 0, 1, 2 and more polls, until it says that the
+/// call was done.
+async fn at_each_poll(
+    call: &str,
+    mut round: impl AsyncFnMut(usize) -> Result<bool, Stop>,
+) -> Verdict {
+    for polls in 0..MOST_POLLS {
+        if round(polls).await? {
+            return Ok(());
+        }
+    }
+    fail!("{call} was not done after {MOST_POLLS} polls")
+}
+
+/// A short time, so that others can come in between.
 const PAUSE: Duration = Duration::from_millis(2);
 
 /// A case of the suite.
@@ -36,8 +55,7 @@ pub struct Case {
     pub(crate) run: Run,
 }
 
-pub(crate) type Run =
-    for<'a> fn(&'a dyn crate::Target) -> futures_util::future::LocalBoxFuture<'a, crate::Verdict>;
+pub(crate) type Run = for<'a> fn(&'a dyn Target) -> LocalBoxFuture<'a, Verdict>;
 
 /// Every case of the suite, by name; the one list that all harnesses expand.
 #[doc(hidden)]

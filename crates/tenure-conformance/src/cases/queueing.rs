@@ -2,9 +2,10 @@
 
 use tenure_core::{Occupancy, Order};
 
-use crate::case_context::{CaseContext, Contestant};
-use crate::verdict::{ensure, fail};
-use crate::{Stop, Target, Verdict};
+use crate::case_context::CaseContext;
+use crate::contestant::Contestant;
+use crate::target::Target;
+use crate::verdict::{Stop, Verdict, ensure, fail};
 
 async fn open(target: &dyn Target) -> Result<CaseContext<'_>, Stop> {
     let context = CaseContext::open(target).await?;
@@ -16,7 +17,7 @@ async fn open(target: &dyn Target) -> Result<CaseContext<'_>, Stop> {
 }
 
 /// Asks and stays in the queue.
-async fn queue(contestant: &Contestant) -> Result<(), Stop> {
+async fn queue(contestant: &Contestant) -> Verdict {
     ensure!(
         contestant.try_held().await?.is_none(),
         "a held lock was granted to a waiter"
@@ -24,19 +25,22 @@ async fn queue(contestant: &Contestant) -> Result<(), Stop> {
     Ok(())
 }
 
-/// Who came first wins first, whoever asks first after the release.
+/// The first in the queue wins.
+async fn its_turn(context: &CaseContext<'_>, first: &Contestant) -> Verdict {
+    let what = "the turn of the first in the queue";
+    let grant = context.granted(first, what, context.patience()).await?;
+    first.release(&grant).await
+}
+
+/// The first to come wins first, whoever asks first after the release.
 pub async fn waiters_win_in_order(target: &dyn Target) -> Verdict {
     let context = open(target).await?;
-    let lock = context.lock()?;
-    let contestant = context.contestant(&lock).await?;
-    let mut waiters = Vec::new();
-    let grant = contestant.held("a fresh lock").await?;
-    for _ in 0..4 {
-        let waiter = context.contestant(&lock).await?;
-        queue(&waiter).await?;
-        waiters.push(waiter);
+    let [leader, waiters @ ..]: [_; 5] = context.contestants().await?;
+    let grant = leader.held("a fresh lock").await?;
+    for waiter in &waiters {
+        queue(waiter).await?;
     }
-    contestant.release(&grant).await?;
+    leader.release(&grant).await?;
     for turn in 0..waiters.len() {
         for later in waiters[turn + 1..].iter().rev() {
             ensure!(
@@ -44,50 +48,31 @@ pub async fn waiters_win_in_order(target: &dyn Target) -> Verdict {
                 "a waiter won before one that had come earlier"
             );
         }
-        let first = &waiters[turn];
-        let grant = context
-            .eventually(
-                "the turn of the first in the queue",
-                context.patience(),
-                async || first.try_held().await,
-            )
-            .await?;
-        first.release(&grant).await?;
+        its_turn(&context, &waiters[turn]).await?;
     }
     Ok(())
 }
 
-/// Who withdraws leaves the queue.
+/// A waiter that withdraws leaves the queue.
 pub async fn withdrawing_leaves_the_queue(target: &dyn Target) -> Verdict {
     let context = open(target).await?;
-    let lock = context.lock()?;
-    let contestant = context.contestant(&lock).await?;
-    let (first, second) = (
-        context.contestant(&lock).await?,
-        context.contestant(&lock).await?,
-    );
-    let grant = contestant.held("a fresh lock").await?;
+    let [leader, first, second] = context.contestants().await?;
+    let grant = leader.held("a fresh lock").await?;
     queue(&first).await?;
     queue(&second).await?;
     first.withdraw().await?;
-    contestant.release(&grant).await?;
-    let grant = second
-        .held("a lock whose first waiter has withdrawn")
-        .await?;
-    second.release(&grant).await
+    leader.release(&grant).await?;
+    second
+        .holds_and_releases("a lock whose first waiter has withdrawn")
+        .await
 }
 
-/// A place in the queue belongs to an identity and a campaign (contract 9): whoever bears one half
-/// of the waiter's name does not take it away by withdrawing, on any connection.
+/// A place in the queue belongs to an identity and a campaign (contract 9): a withdrawal by one
+/// with half of the waiter's name does not take it away, on any connection.
 pub async fn withdrawing_as_another_owner_leaves_the_queue_alone(target: &dyn Target) -> Verdict {
     let context = open(target).await?;
-    let lock = context.lock()?;
-    let contestant = context.contestant(&lock).await?;
-    let (first, second) = (
-        context.contestant(&lock).await?,
-        context.contestant(&lock).await?,
-    );
-    let grant = contestant.held("a fresh lock").await?;
+    let [leader, first, second] = context.contestants().await?;
+    let grant = leader.held("a fresh lock").await?;
     queue(&first).await?;
     queue(&second).await?;
     for on in [&first.on, &context.connect().await?] {
@@ -95,68 +80,52 @@ pub async fn withdrawing_as_another_owner_leaves_the_queue_alone(target: &dyn Ta
             other.withdraw().await?;
         }
     }
-    contestant.release(&grant).await?;
+    leader.release(&grant).await?;
     if let Some(grant) = second.try_held().await? {
         fail!(
-            "a withdrawal by one who bears half of a waiter's name took its place in the queue: \
+            "a withdrawal by one with half of a waiter's name took its place in the queue: \
              the next one was granted {grant:?}"
         );
     }
-    let grant = context
-        .eventually(
-            "the turn of the first in the queue",
-            context.patience(),
-            async || first.try_held().await,
-        )
-        .await?;
-    first.release(&grant).await?;
+    its_turn(&context, &first).await?;
     second.withdraw().await
 }
 
 /// A waiter that has fallen silent with its connection holds up the queue no longer than a lease.
 pub async fn a_silent_waiter_does_not_block_the_queue(target: &dyn Target) -> Verdict {
     let context = open(target).await?;
-    let lock = context.lock()?;
     let lease = context.short();
-    let contestant = context.contestant(&lock).await?;
-    let silent = context.contestant(&lock).await?.lease(lease);
-    let second = context.contestant(&lock).await?.lease(lease);
-    let grant = contestant.held("a fresh lock").await?;
+    let [leader, silent, second] = context.contestants().await?;
+    let (silent, second) = (silent.lease(lease), second.lease(lease));
+    let grant = leader.held("a fresh lock").await?;
     queue(&silent).await?;
     queue(&second).await?;
     drop(silent);
-    contestant.release(&grant).await?;
-    // It may win in its absence, and then has to wait for its lease to end.
-    let within = context.until_free(lease * 2);
-    let grant = context
-        .eventually("a turn after a silent waiter", within, async || {
-            second.try_held().await
-        })
-        .await?;
-    second.release(&grant).await
+    leader.release(&grant).await?;
+    // The silent one may win in its absence, and then its lease has to end.
+    let grant = context.granted_after(lease * 2, &second, "a turn after a silent waiter");
+    second.release(&grant.await?).await
 }
 
 /// Waiters that have withdrawn or ask no more are never shown as the leader of a lock that they
 /// were not granted, and hold up the queue no longer than a lease. Their connections stand.
 pub async fn a_waiter_is_not_shown_as_the_leader(target: &dyn Target) -> Verdict {
     let context = open(target).await?;
-    let lock = context.lock()?;
     let lease = context.short();
-    let contestant = context.contestant(&lock).await?;
-    let withdrawn = context.contestant(&lock).await?.lease(lease);
-    let silent = context.contestant(&lock).await?.lease(lease);
-    let next = context.contestant(&lock).await?.lease(lease);
+    let [leader, waiters @ ..]: [_; 4] = context.contestants().await?;
+    let [withdrawn, silent, next] = waiters.map(|one| one.lease(lease));
     let observer = context.connect().await?;
-    let grant = contestant.held("a fresh lock").await?;
+    let grant = leader.held("a fresh lock").await?;
     for waiter in [&withdrawn, &silent, &next] {
         queue(waiter).await?;
     }
     withdrawn.withdraw().await?;
-    contestant.release(&grant).await?;
+    leader.release(&grant).await?;
     let within = context.until_free(lease * 2);
     let grant = context
         .eventually("a turn after waiters that are gone", within, async || {
-            if let Occupancy::Led(seen) | Occupancy::Unknown(seen) = observer.holder(&lock).await? {
+            let seen = observer.holder(&leader.lock).await?;
+            if let Occupancy::Led(seen) | Occupancy::Unknown(seen) = seen {
                 for (waiter, who) in [
                     (&withdrawn, "a waiter that has withdrawn"),
                     (&silent, "a waiter that asks no more"),

@@ -11,17 +11,19 @@
 
 use std::time::Duration;
 
-use tenure_core::{Error, Expiry, Grant, Loss, Occupancy, Operation, Renewal};
+use tenure_core::{Error, Expiry, Grant, Loss, Operation, Renewal};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep, timeout};
 
 use super::PAUSE;
-use crate::case_context::{CaseContext, Connection, Contestant, earliest_end};
+use crate::case_context::{CaseContext, contest, earliest_end};
+use crate::connection::Connection;
+use crate::contestant::Contestant;
+use crate::network::{Network, Proxied};
 use crate::proxy::Way;
-use crate::target::Wire;
-use crate::verdict::{ensure, fail};
-use crate::{Proxied, Stop, Target, Verdict};
+use crate::target::Target;
+use crate::verdict::{Stop, Verdict, ensure, fail};
 
 /// In one of so many rounds the holder has to know before another candidate holds the lock.
 const ROUNDS: usize = 10;
@@ -36,7 +38,7 @@ pub async fn a_reset_ends_the_term_before_the_next(target: &dyn Target) -> Verdi
     in_order(target, Fault::Reset).await
 }
 
-/// A reset while a renewal waits for its answer: the failed call is no substitute for the news.
+/// A reset while a renewal waits for its answer: its error does not replace the news of the loss.
 ///
 /// Hook: `connect_by_proxy`.
 pub async fn a_reset_under_a_renewal_ends_the_term_before_the_next(target: &dyn Target) -> Verdict {
@@ -50,8 +52,8 @@ pub async fn an_end_of_answers_ends_the_term_before_the_next(target: &dyn Target
     in_order(target, Fault::AnswersEnd).await
 }
 
-/// The holder's side of its connection is closed as the store sees it, which ends the session and
-/// closes the other side. The store knows first here, so the holder only has to be told.
+/// The store sees the holder's side of the connection close, ends the session and closes its own
+/// side. The store knows first here, so the holder only has to be told.
 ///
 /// Hook: `connect_by_proxy`.
 pub async fn a_session_that_the_store_ends_is_told(target: &dyn Target) -> Verdict {
@@ -64,18 +66,14 @@ pub async fn a_session_that_the_store_ends_is_told(target: &dyn Target) -> Verdi
 ///
 /// Hook: `end_session`.
 pub async fn a_session_that_an_operator_ends_is_told(target: &dyn Target) -> Verdict {
-    let context = CaseContext::open(target).await?;
+    let (context, [leader, rival]) = contest(target).await?;
     if !by_session(&context) {
         return Err(Stop::left_out(no_session(&context)));
     }
-    let lock = context.lock()?;
-    let rival = context.contestant(&lock).await?;
-    let mut term = HeldTerm::begin(&context, context.contestant(&lock).await?).await?;
-    target.end_session(&lock).await.need("end_session")?;
-    match term
-        .judge(&context, &rival, "its session was ended")
-        .await?
-    {
+    let mut term = HeldTerm::begin(&context, leader).await?;
+    target.end_session(&rival.lock).await.need("end_session")?;
+    let after = "its session was ended";
+    match term.judge(&context, &rival, after).await? {
         Round::InOrder | Round::Late => Ok(()),
         Round::Survived => fail!("the term goes on, although its session was ended at the store"),
     }
@@ -86,62 +84,47 @@ pub async fn a_session_that_an_operator_ends_is_told(target: &dyn Target) -> Ver
 /// Hook: `connect_by_proxy`.
 pub async fn a_lost_connection_is_told_to_all_its_terms(target: &dyn Target) -> Verdict {
     let context = CaseContext::open(target).await?;
-    let (wire, on) = proxied(&context).await?;
+    let (network, on) = proxied(&context).await?;
+    let one = context.contestant_on(&on, &context.lock()?)?;
+    let same = one.next().on_lock(&context.lock()?);
+    let other = context.contestant_on(&on, &context.lock()?)?;
     let mut terms = Vec::new();
-    let one = context.player_on(&on, &context.lock()?)?;
-    let mut same = one.next();
-    same.lock = context.lock()?;
-    for contestant in [one, same, context.player_on(&on, &context.lock()?)?] {
+    for contestant in [one, same, other] {
         let rival = context.contestant(&contestant.lock).await?;
         terms.push((HeldTerm::begin(&context, contestant).await?, rival));
     }
-    wire.reset();
+    network.reset();
+    let after = "a reset of the connection of several terms";
     for (term, rival) in &mut terms {
-        term.judge(
-            &context,
-            rival,
-            "a reset of the connection of several terms",
-        )
-        .await?;
+        term.judge(&context, rival, after).await?;
     }
     Ok(())
 }
 
-/// A holder that is cut off cannot be told. It believes in its lease to the end, so nobody is
-/// granted the lock before, however soon the store finds the connection dead; and in time
-/// afterwards.
+/// A holder that is cut off cannot be told. It relies on its lease to the end. So nobody is granted
+/// the lock before that, however soon the store finds the connection dead; and in time afterwards.
 ///
 /// Hook: `connect_by_proxy`.
 pub async fn a_cut_off_holder_keeps_the_lock_for_its_lease(target: &dyn Target) -> Verdict {
     let context = CaseContext::open(target).await?;
-    let (wire, on) = proxied(&context).await?;
+    let (network, on) = proxied(&context).await?;
     let lock = context.lock()?;
     let lease = context.short();
     let rival = context.contestant(&lock).await?.lease(lease);
-    let contestant = context.player_on(&on, &lock)?.lease(lease);
-    let grant = contestant.held("a fresh lock").await?;
-    let told = Told::of(contestant.backend().loss(&grant));
-    goes_by(&wire)?;
-    wire.lose();
-    context
-        .eventually(
-            "the lock of a holder that was cut off",
-            context.until_free(lease),
-            async || {
-                if rival.try_held().await?.is_none() {
-                    return Ok(None);
-                }
-                let now = rival.now();
-                ensure!(
-                    told.yet() || now >= earliest_end(&grant),
-                    "a lock was granted {:?} before the lease of its holder had ended, which was \
-                     cut off and could not know",
-                    earliest_end(&grant).since(now)
-                );
-                Ok(Some(()))
-            },
-        )
-        .await?;
+    let leader = context.contestant_on(&on, &lock)?.lease(lease);
+    let grant = leader.held("a fresh lock").await?;
+    let told = Told::of(leader.backend().loss(&grant));
+    goes_by(&*network)?;
+    network.lose();
+    let what = "the lock of a holder that was cut off";
+    context.granted_after(lease, &rival, what).await?;
+    let now = rival.now();
+    ensure!(
+        told.yet() || now >= earliest_end(&grant),
+        "a lock was granted {:?} before the lease of its holder had ended, which was cut off and \
+         could not know",
+        earliest_end(&grant).since(now)
+    );
     rival.withdraw().await
 }
 
@@ -156,13 +139,15 @@ fn no_session(context: &CaseContext<'_>) -> String {
     )
 }
 
-/// A connection whose network is ours. Without it nothing is shown of a session store, which is a
-/// failure.
-async fn proxied(context: &CaseContext<'_>) -> Result<(Wire, Connection), Stop> {
+/// A connection whose network the suite commands. Without it the suite shows nothing of a session
+/// store, which is a failure.
+async fn proxied(context: &CaseContext<'_>) -> Result<(Box<dyn Network>, Connection), Stop> {
     let start = Instant::now();
     loop {
         match context.target.connect_by_proxy().await {
-            Some(Ok(Proxied { backend, wire })) => return Ok((wire, context.connection(backend))),
+            Some(Ok(Proxied { backend, network })) => {
+                return Ok((network, context.connection(backend)));
+            }
             Some(Err(error)) if error.is_retryable() && start.elapsed() < context.patience() => {}
             Some(Err(error)) => fail!("connect_by_proxy: {error}"),
             None if by_session(context) => fail!(
@@ -181,9 +166,9 @@ async fn proxied(context: &CaseContext<'_>) -> Result<(Wire, Connection), Stop> 
     }
 }
 
-fn goes_by(wire: &Wire) -> Verdict {
+fn goes_by(network: &dyn Network) -> Verdict {
     ensure!(
-        wire.requests() > 0,
+        network.requests() > 0,
         "the backend of the hook `connect_by_proxy` has acquired a lock, but no request has come \
          to its proxies: connect it to their addresses"
     );
@@ -216,30 +201,26 @@ impl Fault {
     async fn strike(
         self,
         context: &CaseContext<'_>,
-        wire: &Wire,
+        network: &dyn Network,
         term: &HeldTerm,
     ) -> Result<Option<Renewing>, Stop> {
         match self {
-            Self::Reset => wire.reset(),
-            Self::AnswersEnd => wire.half_close(Way::Answers),
-            Self::RequestsEnd => wire.half_close(Way::Requests),
+            Self::Reset => network.reset(),
+            Self::AnswersEnd => network.half_close(Way::Answers),
+            Self::RequestsEnd => network.half_close(Way::Requests),
             Self::ResetUnderRenewal => {
-                wire.hold_answers();
-                let before = wire.requests();
-                let (backend, grant) = (term.contestant.on.backend.clone(), term.grant.clone());
-                let not_before = term.contestant.now();
+                network.hold_answers();
+                let before = network.requests();
+                let (contestant, grant) = (term.contestant.clone(), term.grant.clone());
                 let renewing: Renewing =
-                    tokio::spawn(async move { backend.renew(&grant, not_before).await });
-                let sent = || wire.requests() > before || renewing.is_finished();
+                    tokio::spawn(async move { contestant.renewing(&grant).await });
+                let what = "the request of a renewal at the proxy";
+                let sent = || network.requests() > before || renewing.is_finished();
                 context
-                    .eventually(
-                        "the request of a renewal at the proxy",
-                        context.patience(),
-                        async || Ok(sent().then_some(())),
-                    )
+                    .eventually(what, context.patience(), async || Ok(sent().then_some(())))
                     .await?;
-                wire.reset();
-                wire.restore();
+                network.reset();
+                network.restore();
                 return Ok(Some(renewing));
             }
         }
@@ -273,13 +254,13 @@ async fn in_order(target: &dyn Target, fault: Fault) -> Verdict {
 }
 
 async fn round(context: &CaseContext<'_>, fault: Fault) -> Result<Round, Stop> {
-    let (wire, on) = proxied(context).await?;
-    let lock = context.lock()?;
-    let rival = context.contestant(&lock).await?;
-    let mut term = HeldTerm::begin(context, context.player_on(&on, &lock)?).await?;
-    goes_by(&wire)?;
+    let (network, on) = proxied(context).await?;
+    let [rival] = context.contestants().await?;
+    let leader = context.contestant_on(&on, &rival.lock)?;
+    let mut term = HeldTerm::begin(context, leader).await?;
+    goes_by(&*network)?;
     rival.refused("a held lock").await?;
-    let under_way = fault.strike(context, &wire, &term).await?;
+    let under_way = fault.strike(context, &*network, &term).await?;
     let round = term.judge(context, &rival, fault.text()).await?;
     if let Some(renewing) = under_way {
         let patience = context.patience();
@@ -394,12 +375,9 @@ impl HeldTerm {
         self.contestant
             .lost(&self.grant, "a term whose successor has released")
             .await?;
-        let seen = rival.holder().await?;
-        ensure!(
-            seen == Occupancy::Free,
-            "renewing a term whose session was lost took the lock: {seen:?}"
-        );
-        Ok(())
+        rival
+            .sees_free("after a renewal of a term whose session was lost the lock")
+            .await
     }
 
     async fn goes_on(&mut self, rival: &Contestant, after: &str) -> Verdict {

@@ -1,6 +1,6 @@
 //! A store that several processes share: a directory with a file for each lock.
 //!
-//! The simplest thing that works for the suite's own tests: no durability, one lock file for
+//! The simplest thing that is enough for the suite's own tests: no durability, one lock file for
 //! everything. For real use there is the crate `tenure-file`.
 
 use std::fs::{self, File};
@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use futures_util::stream;
+use tenure_conformance::{Hook, Target, reexec};
 use tenure_core::record::{
     Liveness, Record, RecordEvents, RecordHolder, RecordLock, RecordStore, Step, Versioned, Written,
 };
@@ -21,21 +22,20 @@ use tenure_core::{
 };
 use tokio::time::sleep;
 
-use super::Lie;
-use crate::{Hook, Target};
+use crate::lies::Lie;
 
 const DIRECTORY: &str = "TENURE_LYING_DIRECTORY";
 const LIE: &str = "TENURE_LYING_LIE";
 
-pub(super) struct DirectorySubject {
+pub(crate) struct DirectoryTarget {
     path: PathBuf,
     lie: Option<Lie>,
     /// Only who has made the directory removes it.
     owned: bool,
 }
 
-impl DirectorySubject {
-    pub(super) fn new(lie: Option<Lie>) -> Self {
+impl DirectoryTarget {
+    pub(crate) fn new(lie: Option<Lie>) -> Self {
         let name = format!("tenure-directory-{:016x}", fastrand::u64(..));
         let path = std::env::temp_dir().join(name);
         // A directory that is missing shows with the first call.
@@ -47,7 +47,7 @@ impl DirectorySubject {
         }
     }
 
-    pub(super) fn from_environment() -> Self {
+    pub(crate) fn from_environment() -> Self {
         let lie = std::env::var(LIE).unwrap_or_default();
         Self {
             path: std::env::var_os(DIRECTORY).unwrap_or_default().into(),
@@ -60,7 +60,7 @@ impl DirectorySubject {
     }
 }
 
-impl Drop for DirectorySubject {
+impl Drop for DirectoryTarget {
     fn drop(&mut self) {
         if self.owned {
             let _left_to_the_system = fs::remove_dir_all(&self.path);
@@ -69,7 +69,7 @@ impl Drop for DirectorySubject {
 }
 
 #[async_trait]
-impl Target for DirectorySubject {
+impl Target for DirectoryTarget {
     async fn connect(&self) -> Result<Arc<dyn LockBackend>, Error> {
         Ok(Arc::new(RecordLock::new(Directory {
             path: self.path.clone(),
@@ -91,7 +91,7 @@ impl Target for DirectorySubject {
     }
 
     fn contestant(&self) -> Option<Command> {
-        let mut command = crate::reexec("contestant");
+        let mut command = reexec("contestant");
         command.env(DIRECTORY, &self.path);
         if let Some(lie) = self.lie {
             command.env(LIE, format!("{lie:?}"));

@@ -5,14 +5,15 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::thread;
 
+use tenure_conformance::{Case, Outcome, Target, cases};
+
 use tokio::runtime::Builder;
 
-use super::{Honest, Lie, honest, lying};
-use crate::{Case, Outcome, Target, cases};
+use crate::lies::{Honest, Lie, honest, lying};
 
 /// What each case said to each lie.
 #[derive(Clone, Debug)]
-pub struct Matrix {
+pub(crate) struct Matrix {
     /// By lie and then by case; `None` where it was not run.
     cells: Vec<Vec<Option<Outcome>>>,
 }
@@ -20,8 +21,8 @@ pub struct Matrix {
 /// Runs every case on every lying backend, on paused time, so that it takes seconds.
 ///
 /// Lies about processes need real ones, and real time: only the cases with processes are run on
-/// those. The calling program has to call [`contestant`](super::contestant) first.
-pub fn judge() -> Matrix {
+/// those. The calling program has to call `contestant` first.
+pub(crate) fn judge() -> Matrix {
     let work: Vec<(usize, usize)> = (0..Lie::ALL.len())
         .flat_map(|lie| (0..cases().len()).map(move |case| (lie, case)))
         .collect();
@@ -79,7 +80,7 @@ impl Matrix {
     }
 
     /// Cases that no lie fails.
-    pub fn blind_cases(&self) -> Vec<&'static str> {
+    pub(crate) fn blind_cases(&self) -> Vec<&'static str> {
         (0..cases().len())
             .filter(|&case| !(0..Lie::ALL.len()).any(|lie| self.found(lie, case)))
             .map(|case| cases()[case].name)
@@ -87,23 +88,11 @@ impl Matrix {
     }
 
     /// Lies that no case sees.
-    pub fn unseen_lies(&self) -> Vec<Lie> {
+    pub(crate) fn unseen_lies(&self) -> Vec<Lie> {
         (0..Lie::ALL.len())
             .filter(|&lie| !(0..cases().len()).any(|case| self.found(lie, case)))
             .map(|lie| Lie::ALL[lie])
             .collect()
-    }
-
-    /// What each case says to an honest store of this kind, on the time it needs.
-    pub fn of_honest(kind: Honest) -> Vec<(&'static Case, Outcome)> {
-        on_honest(kind)
-    }
-
-    /// What the case said to the lie; `None` if it was not run.
-    pub fn outcome(&self, lie: Lie, case: &str) -> Option<&Outcome> {
-        let lie = Lie::ALL.iter().position(|known| *known == lie)?;
-        let case = cases().iter().position(|known| known.name == case)?;
-        self.cells[lie][case].as_ref()
     }
 }
 

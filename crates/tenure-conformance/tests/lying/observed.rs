@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use futures_util::stream;
+use tenure_conformance::{Hook, Target};
 use tenure_core::record::{
     Liveness, MAX_LEASE, Record, RecordEvents, RecordLock, RecordStore, Step, Versioned, Written,
 };
@@ -18,17 +19,17 @@ use tenure_core::{
     Grant, LockBackend, LockName, Occupancy, Order, Renewal, Rises, SharedClock, Time, Wakeup,
 };
 
-use super::{Lie, PATIENCE, TokioClock};
-use crate::{Hook, Target};
+use crate::clock::{PATIENCE, TokioClock};
+use crate::lies::Lie;
 
-pub(super) struct ObservedSubject {
+pub(crate) struct ObservedTarget {
     clock: SharedClock,
     records: Arc<Mutex<Records>>,
     lie: Option<Lie>,
 }
 
-impl ObservedSubject {
-    pub(super) fn new(lie: Option<Lie>) -> Self {
+impl ObservedTarget {
+    pub(crate) fn new(lie: Option<Lie>) -> Self {
         Self {
             clock: Arc::new(TokioClock::new(false)),
             records: Arc::default(),
@@ -38,7 +39,7 @@ impl ObservedSubject {
 }
 
 #[async_trait]
-impl Target for ObservedSubject {
+impl Target for ObservedTarget {
     async fn connect(&self) -> Result<Arc<dyn LockBackend>, Error> {
         // Each connection has observations of its own.
         let lock = RecordLock::new(ObservedStore {

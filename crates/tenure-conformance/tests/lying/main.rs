@@ -1,24 +1,41 @@
-//! Whether the suite sees what it is there to see.
+//! Whether the suite sees what it is there to see: backends that break the contract, each in one
+//! way, and honest ones to compare them with.
+//!
+//! Every case fails on at least one lie, and every lie fails at least one case. Most are one small
+//! store in memory, whose calls have await points as on a network, with one step done wrong.
+//! `cargo test -p tenure-conformance --test lying -- --nocapture` prints which case finds which lie.
 #![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
+
+mod backend;
+mod clock;
+mod directory;
+mod lies;
+mod matrix;
+mod model;
+mod network;
+mod observed;
+mod store;
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use tenure_conformance::lying::{self, Honest, Lie, Matrix};
 use tenure_conformance::{
-    Case, EXPECTED_CASES, Hook, Outcome, Proxied, Target, async_trait, run_all,
+    Case, EXPECTED_CASES, Hook, Outcome, Proxied, Target, async_trait, contestant_main, run_all,
 };
 use tenure_core::{Error, LockBackend, LockName};
+
+use directory::DirectoryTarget;
+use lies::{Honest, Lie, honest, lying};
 
 /// The part of other processes; does nothing when it is run among the other tests.
 #[test]
 fn contestant() {
-    lying::contestant();
+    contestant_main(async || DirectoryTarget::from_environment());
 }
 
 #[test]
 fn every_case_finds_a_lie_and_every_lie_is_found() {
-    let matrix = lying::judge();
+    let matrix = matrix::judge();
     println!("{matrix}");
     assert_eq!(matrix.blind_cases(), Vec::<&str>::new(), "\n{matrix}");
     assert!(matrix.unseen_lies().is_empty(), "\n{matrix}");
@@ -41,7 +58,7 @@ async fn failing(target: &dyn Target) -> (Vec<&'static str>, Vec<&'static str>) 
 /// As the `GET_LOCK` backend that led twice for 7.2 s and passed the suite that was.
 #[tokio::test(start_paused = true)]
 async fn a_backend_that_misses_lost_sessions_passes_every_other_case() {
-    let (inside, outside) = failing(&*lying::lying(Lie::NoLoss)).await;
+    let (inside, outside) = failing(&*lying(Lie::NoLoss)).await;
     assert_eq!(outside, Vec::<&str>::new());
     assert_eq!(
         inside,
@@ -72,7 +89,7 @@ impl Target for Bare {
 
 #[tokio::test(start_paused = true)]
 async fn a_session_store_without_the_proxy_hook_fails_and_others_are_left_out() {
-    let (inside, outside) = failing(&Bare(lying::honest(Honest::Session))).await;
+    let (inside, outside) = failing(&Bare(honest(Honest::Session))).await;
     assert_eq!(outside, Vec::<&str>::new());
     assert_eq!(
         inside,
@@ -85,7 +102,7 @@ async fn a_session_store_without_the_proxy_hook_fails_and_others_are_left_out() 
             "a_cut_off_holder_keeps_the_lock_for_its_lease",
         ]
     );
-    let (inside, outside) = failing(&Bare(lying::honest(Honest::Race))).await;
+    let (inside, outside) = failing(&Bare(honest(Honest::Race))).await;
     assert_eq!((inside, outside), (Vec::new(), Vec::new()));
 }
 
@@ -109,7 +126,7 @@ impl Target for HangingHook {
 
 #[tokio::test(start_paused = true)]
 async fn a_hook_that_hangs_fails_its_case_by_name() {
-    let target = HangingHook(lying::honest(Honest::Race));
+    let target = HangingHook(honest(Honest::Race));
     let report = run_all("hanging", &target).await;
     for (case, hook) in [
         ("a_deleted_lock_is_lost", "delete_lock"),
@@ -124,7 +141,7 @@ async fn a_hook_that_hangs_fails_its_case_by_name() {
 
 /// Runs an honest store through the suite; gives the names of the cases that were left out.
 fn left_out_of(kind: Honest) -> Vec<&'static str> {
-    let outcomes = Matrix::of_honest(kind);
+    let outcomes = matrix::on_honest(kind);
     assert_eq!(outcomes.len(), EXPECTED_CASES);
     let mut left_out = Vec::new();
     for (case, outcome) in outcomes {

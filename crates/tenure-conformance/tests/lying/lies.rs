@@ -1,30 +1,16 @@
-//! Backends that break the contract, each in one way, and honest ones to compare them with.
-//!
-//! They prove that the suite sees what it is there to see: every case fails on at least one lie,
-//! and every lie fails at least one case. Most are one small store in memory, whose calls have
-//! await points as on a network, with one step done wrong. None is of use for elections.
-
-mod backend;
-mod cable;
-mod directory;
-mod matrix;
-mod observed;
-mod store;
+//! Every way to break the contract, and the honest stores that they are built on.
 
 use std::sync::Arc;
-use std::time::Duration;
 
-use async_trait::async_trait;
-use tenure_core::{Clock, Time};
-use tokio::time::Instant;
+use tenure_conformance::Target;
 
-pub(crate) use cable::Cable;
-pub use matrix::{Matrix, judge};
+use crate::directory::DirectoryTarget;
+use crate::model::ModelTarget;
+use crate::observed::ObservedTarget;
 
 /// Stores that keep the contract, of each kind that the cases tell apart.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum Honest {
+pub(crate) enum Honest {
     /// Expiry by the store, pushes, no order.
     Race,
     /// Expiry by the store, pushes, first come first served.
@@ -39,7 +25,7 @@ pub enum Honest {
 
 impl Honest {
     /// All of them.
-    pub const ALL: [Self; 5] = [
+    pub(crate) const ALL: [Self; 5] = [
         Self::Race,
         Self::Fifo,
         Self::Session,
@@ -52,24 +38,23 @@ macro_rules! lies {
     ($($(#[doc = $text:literal])+ $base:ident $lie:ident,)*) => {
         /// One way to break the contract.
         #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-        #[non_exhaustive]
-        pub enum Lie {
+                pub(crate) enum Lie {
             $($(#[doc = $text])+ $lie,)*
         }
 
         impl Lie {
             /// All of them.
-            pub const ALL: &'static [Self] = &[$(Self::$lie,)*];
+            pub(crate) const ALL: &'static [Self] = &[$(Self::$lie,)*];
 
             /// The honest store that this lie is built on.
-            pub fn base(self) -> Honest {
+            pub(crate) fn base(self) -> Honest {
                 match self {
                     $(Self::$lie => Honest::$base,)*
                 }
             }
 
             /// What it does wrong.
-            pub fn about(self) -> &'static str {
+            pub(crate) fn about(self) -> &'static str {
                 match self {
                     $(Self::$lie => concat!($($text),+).trim_ascii(),)*
                 }
@@ -288,58 +273,19 @@ lies! {
 }
 
 /// An honest target of this kind.
-pub fn honest(kind: Honest) -> Arc<dyn crate::Target> {
+pub(crate) fn honest(kind: Honest) -> Arc<dyn Target> {
     target(kind, None)
 }
 
 /// A target that tells this lie.
-pub fn lying(lie: Lie) -> Arc<dyn crate::Target> {
+pub(crate) fn lying(lie: Lie) -> Arc<dyn Target> {
     target(lie.base(), Some(lie))
 }
 
-fn target(kind: Honest, lie: Option<Lie>) -> Arc<dyn crate::Target> {
+fn target(kind: Honest, lie: Option<Lie>) -> Arc<dyn Target> {
     match kind {
-        Honest::Race | Honest::Fifo | Honest::Session => {
-            Arc::new(backend::ModelSubject::new(kind, lie))
-        }
-        Honest::Observed => Arc::new(observed::ObservedSubject::new(lie)),
-        Honest::Directory => Arc::new(directory::DirectorySubject::new(lie)),
-    }
-}
-
-/// Does the part of another process for the lying backends, if this process was started for it:
-/// to be called first in `main`, or in a test named `contestant`.
-pub fn contestant() -> bool {
-    crate::contestant_main(async || directory::DirectorySubject::from_environment())
-}
-
-/// How long lying targets let anything take; on paused time this passes at once.
-const PATIENCE: Duration = Duration::from_secs(20);
-
-/// tokio's clock, which can be paused.
-#[derive(Debug)]
-struct TokioClock {
-    start: Instant,
-    stands: bool,
-}
-
-impl TokioClock {
-    fn new(stands: bool) -> Self {
-        Self {
-            start: Instant::now(),
-            stands,
-        }
-    }
-}
-
-#[async_trait]
-impl Clock for TokioClock {
-    fn now(&self) -> Time {
-        // A while past the start, so that "a minute ago" exists.
-        let begin = Time::ZERO + Duration::from_secs(3600);
-        if self.stands {
-            return begin;
-        }
-        begin + self.start.elapsed()
+        Honest::Race | Honest::Fifo | Honest::Session => Arc::new(ModelTarget::new(kind, lie)),
+        Honest::Observed => Arc::new(ObservedTarget::new(lie)),
+        Honest::Directory => Arc::new(DirectoryTarget::new(lie)),
     }
 }

@@ -1,4 +1,4 @@
-//! The network of one of the model's connections, on command.
+//! The network of one of the model's connections, as the suite commands it.
 
 use std::collections::HashSet;
 use std::fmt;
@@ -7,24 +7,25 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use tenure_core::{LockName, Loss};
+use tenure_conformance::Network;
+use tenure_conformance::proxy::Way;
+use tenure_core::Loss;
 use tokio::sync::watch;
 use tokio::time::sleep;
 
-use super::backend::{LEG, Model};
-use super::{Honest, Lie};
-use crate::proxy::Way;
+use crate::lies::Lie;
+use crate::model::{LEG, Model};
 
 /// How late a backend is that looks for lost sessions instead of being told.
 const LATE: Duration = Duration::from_secs(5);
 
 /// More sessions than one connection can have: each break begins another.
-const MOST_BREAKS: u64 = 1_000_000;
+pub(crate) const MOST_BREAKS: u64 = 1_000_000;
 
-/// What a connection and its cable share.
+/// What a connection and its network share.
 #[derive(Debug, Default)]
-pub(super) struct Line {
-    pub(super) id: u64,
+pub(crate) struct Wire {
+    pub(crate) id: u64,
     /// How often the client knows it to have broken; it is made again at once.
     breaks: watch::Sender<u64>,
     held: watch::Sender<bool>,
@@ -35,24 +36,24 @@ pub(super) struct Line {
     deaf: Mutex<HashSet<u64>>,
 }
 
-impl Line {
-    pub(super) fn new(id: u64) -> Self {
+impl Wire {
+    pub(crate) fn new(id: u64) -> Self {
         Self {
             id,
             ..Self::default()
         }
     }
 
-    pub(super) fn breaks(&self) -> u64 {
+    pub(crate) fn breaks(&self) -> u64 {
         *self.breaks.borrow()
     }
 
     /// The session that a connection has after so many breaks.
-    pub(super) fn session(&self, breaks: u64) -> u64 {
+    pub(crate) fn session(&self, breaks: u64) -> u64 {
         self.id * MOST_BREAKS + breaks
     }
 
-    fn deaf(&self) -> MutexGuard<'_, HashSet<u64>> {
+    pub(crate) fn deaf(&self) -> MutexGuard<'_, HashSet<u64>> {
         self.deaf.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -62,7 +63,7 @@ impl Line {
     }
 
     /// One way of a request; `false` when the connection breaks meanwhile.
-    pub(super) async fn request(&self, breaks: u64) -> bool {
+    pub(crate) async fn request(&self, breaks: u64) -> bool {
         let arrives = async {
             sleep(LEG).await;
             self.requests.fetch_add(1, Ordering::Relaxed);
@@ -72,7 +73,7 @@ impl Line {
     }
 
     /// One way of an answer that takes so long.
-    pub(super) async fn answer(&self, breaks: u64, leg: impl Future<Output = ()>) -> bool {
+    pub(crate) async fn answer(&self, breaks: u64, leg: impl Future<Output = ()>) -> bool {
         let arrives = async {
             leg.await;
             passes(&self.held).await;
@@ -91,13 +92,13 @@ impl Line {
     }
 
     /// Counts as a renewal under way until it is dropped.
-    pub(super) fn renewing(&self) -> impl Drop {
+    pub(crate) fn renewing(&self) -> impl Drop {
         self.renewing.fetch_add(1, Ordering::Relaxed);
         Renewing(&self.renewing)
     }
 
     /// Completes when the client learns that this session is over.
-    pub(super) fn loss(self: &Arc<Self>, session: u64, lie: Option<Lie>) -> Loss {
+    pub(crate) fn loss(self: &Arc<Self>, session: u64, lie: Option<Lie>) -> Loss {
         let this = self.clone();
         Box::pin(async move {
             let mut breaks = this.breaks.subscribe();
@@ -131,74 +132,76 @@ impl Drop for Renewing<'_> {
 }
 
 /// Does to the connection what a proxy would.
-pub(crate) struct Cable {
-    pub(super) model: Arc<Model>,
-    pub(super) line: Arc<Line>,
+pub(crate) struct ModelNetwork {
+    pub(crate) model: Arc<Model>,
+    pub(crate) wire: Arc<Wire>,
 }
 
-impl fmt::Debug for Cable {
+impl fmt::Debug for ModelNetwork {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("Cable").field(&self.line.id).finish()
+        f.debug_tuple("ModelNetwork").field(&self.wire.id).finish()
     }
 }
 
-impl Cable {
-    pub(crate) fn requests(&self) -> u64 {
-        self.line.requests.load(Ordering::Relaxed)
+impl Network for ModelNetwork {
+    fn requests(&self) -> u64 {
+        self.wire.requests.load(Ordering::Relaxed)
     }
 
-    pub(crate) fn reset(&self) {
-        let under_renewal = self.line.renewing.load(Ordering::Relaxed) > 0;
+    fn reset(&self) {
+        let under_renewal = self.wire.renewing.load(Ordering::Relaxed) > 0;
         let session = self.now();
         if under_renewal && self.lies(Lie::LossMissedUnderRenewal) {
-            self.line.deaf().insert(session);
+            self.wire.deaf().insert(session);
         }
-        self.line.tear();
+        self.wire.tear();
         self.store_learns(session, LEG);
     }
 
-    pub(crate) fn half_close(&self, way: Way) {
+    fn half_close(&self, way: Way) {
         let session = self.now();
         let by_the_store = way == Way::Requests;
         if self.lies(Lie::LossOnlyOfResets)
             || (by_the_store && self.lies(Lie::LossUntoldByTheStore))
         {
-            self.line.deaf().insert(session);
+            self.wire.deaf().insert(session);
         }
         if by_the_store {
             self.store_learns(session, LEG);
-            tear_after(&self.line, LEG * 2);
+            tear_after(&self.wire, LEG * 2);
         } else {
-            self.line.tear();
+            self.wire.tear();
             self.store_learns(session, LEG * 2);
         }
     }
 
-    pub(crate) fn hold_answers(&self) {
-        self.line.held.send_replace(true);
+    fn hold_answers(&self) {
+        self.wire.held.send_replace(true);
     }
 
-    pub(crate) fn lose(&self) {
-        self.line.lost.send_replace(true);
+    fn lose(&self) {
+        self.wire.lost.send_replace(true);
         if self.lies(Lie::SilenceEndsSessions) {
             self.store_learns(self.now(), LEG * 5);
         }
     }
 
-    pub(crate) fn restore(&self) {
-        self.line.held.send_replace(false);
-        if self.line.lost.send_replace(false) {
+    fn restore(&self) {
+        self.wire.held.send_replace(false);
+        if self.wire.lost.send_replace(false) {
             self.reset();
         }
     }
+}
 
+impl ModelNetwork {
     fn lies(&self, lie: Lie) -> bool {
         self.model.lie == Some(lie)
     }
 
     /// The session, as the store knows it.
     fn now(&self) -> u64 {
-        self.model.session_of(&self.line, self.line.breaks())
+        self.model.session_of(&self.wire, self.wire.breaks())
     }
 
     fn store_learns(&self, session: u64, later: Duration) {
@@ -210,40 +213,10 @@ impl Cable {
     }
 }
 
-fn tear_after(line: &Arc<Line>, later: Duration) {
-    let line = line.clone();
+pub(crate) fn tear_after(wire: &Arc<Wire>, later: Duration) {
+    let wire = wire.clone();
     tokio::spawn(async move {
         sleep(later).await;
-        line.tear();
+        wire.tear();
     });
-}
-
-impl Model {
-    pub(super) fn session_of(&self, line: &Line, breaks: u64) -> u64 {
-        if self.kind == Honest::Session {
-            line.session(breaks)
-        } else {
-            line.id
-        }
-    }
-
-    /// An operator ends the session of a lock; its client is told.
-    pub(super) fn end_session(&self, lock: &LockName) {
-        let Some(session) = self.store().session_of(lock.as_str()) else {
-            return;
-        };
-        self.store().session_over(session);
-        let lines = self.lines.lock().unwrap_or_else(PoisonError::into_inner);
-        let line = lines
-            .get(&(session / MOST_BREAKS))
-            .and_then(std::sync::Weak::upgrade);
-        if let Some(line) = line
-            && line.session(line.breaks()) == session
-        {
-            if self.lie == Some(Lie::LossUntoldByTheStore) {
-                line.deaf().insert(session);
-            }
-            tear_after(&line, LEG);
-        }
-    }
 }

@@ -1,13 +1,13 @@
 //! The model's connections: requests and answers take their time, and can be lost.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 use std::fmt;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
 use futures_util::stream;
+use tenure_conformance::Answers;
 use tenure_core::{
     Acquired, CampaignId, Candidate, Capabilities, Changes, Error, ErrorKind, Expiry,
     FencingGuarantee, FencingToken, Grant, Hint, LockBackend, LockName, Loss, Occupancy, Operation,
@@ -15,134 +15,18 @@ use tenure_core::{
 };
 use tokio::time::sleep;
 
-use super::cable::{Cable, Line};
-use super::store::{Answer, Ask, Renewed, SECRET, Store};
-use super::{Honest, Lie, PATIENCE, TokioClock};
-use crate::target::Wire;
-use crate::{Answers, Hook, Proxied, Target};
-
-/// One way of a request or an answer.
-pub(super) const LEG: Duration = Duration::from_millis(1);
+use crate::lies::{Honest, Lie};
+use crate::model::{LEG, Model};
+use crate::network::Wire;
+use crate::store::{Answer, Ask, Renewed, SECRET};
 
 /// So many hints come at once in a flood.
 const BURST: u64 = 10_000;
 
-/// A store in memory, honest or not, that can do all that hooks ask for.
-pub(super) struct ModelSubject {
+/// A connection of the model.
+pub(crate) struct Connection {
     model: Arc<Model>,
-    connections: AtomicU64,
-}
-
-pub(super) struct Model {
-    pub(super) lie: Option<Lie>,
-    pub(super) kind: Honest,
-    clock: SharedClock,
-    store: Mutex<Store>,
-    pub(super) lines: Mutex<HashMap<u64, Weak<Line>>>,
-}
-
-impl Model {
-    pub(super) fn store(&self) -> MutexGuard<'_, Store> {
-        // One lie panics while it holds the lock; the others shall go on.
-        self.store.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl ModelSubject {
-    pub(super) fn new(kind: Honest, lie: Option<Lie>) -> Self {
-        Self {
-            model: Arc::new(Model {
-                lie,
-                kind,
-                clock: Arc::new(TokioClock::new(lie == Some(Lie::ClockStands))),
-                store: Mutex::new(Store::new(kind, lie)),
-                lines: Mutex::default(),
-            }),
-            connections: AtomicU64::new(0),
-        }
-    }
-
-    fn open(&self, absent: bool) -> Arc<dyn LockBackend> {
-        self.open_line(absent).0
-    }
-
-    fn open_line(&self, absent: bool) -> (Arc<dyn LockBackend>, Arc<Line>) {
-        let id = self.connections.fetch_add(1, Ordering::Relaxed);
-        let line = Arc::new(Line::new(id));
-        let mut lines = self
-            .model
-            .lines
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        lines.insert(id, Arc::downgrade(&line));
-        let connection = Connection {
-            model: self.model.clone(),
-            line: line.clone(),
-            alive: Arc::new(Alive {
-                model: self.model.clone(),
-                line: line.clone(),
-            }),
-            absent,
-            memory: Mutex::default(),
-        };
-        (Arc::new(connection), line)
-    }
-}
-
-#[async_trait]
-impl Target for ModelSubject {
-    async fn connect(&self) -> Result<Arc<dyn LockBackend>, Error> {
-        Ok(self.open(false))
-    }
-
-    fn patience(&self) -> Duration {
-        PATIENCE
-    }
-
-    fn secrets(&self) -> Vec<String> {
-        vec![SECRET.to_owned()]
-    }
-
-    async fn delete_lock(&self, lock: &LockName) -> Hook {
-        self.model.store().delete(lock.as_str());
-        Hook::Done
-    }
-
-    async fn corrupt_lock(&self, lock: &LockName) -> Hook {
-        self.model.store().corrupt(lock.as_str());
-        Hook::Done
-    }
-
-    async fn restart_store(&self) -> Hook {
-        self.model.store().restart();
-        Hook::Done
-    }
-
-    async fn answers(&self, answers: Answers) -> Hook {
-        self.model.store().answers = answers;
-        Hook::Done
-    }
-
-    async fn connect_by_proxy(&self) -> Option<Result<Proxied, Error>> {
-        let (backend, line) = self.open_line(false);
-        let model = self.model.clone();
-        let wire = Wire::Model(Cable { model, line });
-        Some(Ok(Proxied { backend, wire }))
-    }
-
-    async fn end_session(&self, lock: &LockName) -> Hook {
-        self.model.end_session(lock);
-        Hook::Done
-    }
-
-    async fn connect_to_nothing(&self) -> Option<Result<Arc<dyn LockBackend>, Error>> {
-        Some(Ok(self.open(true)))
-    }
-}
-
-struct Connection {
-    model: Arc<Model>,
-    line: Arc<Line>,
+    wire: Arc<Wire>,
     alive: Arc<Alive>,
     absent: bool,
     memory: Mutex<Memory>,
@@ -168,12 +52,12 @@ struct Renewals {
 /// A session goes on for as long as its connection or one of its grants is there.
 struct Alive {
     model: Arc<Model>,
-    line: Arc<Line>,
+    wire: Arc<Wire>,
 }
 
 impl Drop for Alive {
     fn drop(&mut self) {
-        let id = self.model.session_of(&self.line, self.line.breaks());
+        let id = self.model.session_of(&self.wire, self.wire.breaks());
         let mut store = self.model.store();
         if self.model.kind == Honest::Session {
             store.session_over(id);
@@ -182,6 +66,20 @@ impl Drop for Alive {
 }
 
 impl Connection {
+    pub(crate) fn new(model: Arc<Model>, wire: Arc<Wire>, absent: bool) -> Self {
+        let alive = Arc::new(Alive {
+            model: model.clone(),
+            wire: wire.clone(),
+        });
+        Self {
+            model,
+            wire,
+            alive,
+            absent,
+            memory: Mutex::default(),
+        }
+    }
+
     fn lies(&self, lie: Lie) -> bool {
         self.model.lie == Some(lie)
     }
@@ -203,9 +101,9 @@ impl Connection {
         let call = Call {
             on: self,
             operation,
-            breaks: self.line.breaks(),
+            breaks: self.wire.breaks(),
         };
-        if !self.line.request(call.breaks).await {
+        if !self.wire.request(call.breaks).await {
             return Err(call.broken());
         }
         if self.absent && !self.lies(Lie::AbsenceUnnoticed) {
@@ -235,7 +133,7 @@ impl Call<'_> {
         self.on.session_at(self.breaks)
     }
 
-    /// The answer on its way: dropped here, it was applied all the same.
+    /// The answer on its way: dropped here, the request was applied nevertheless.
     async fn answer(&self) -> Result<(), Error> {
         let answers = self.on.model.store().answers;
         let leg = async {
@@ -245,7 +143,7 @@ impl Call<'_> {
                 Answers::Lost => std::future::pending().await,
             }
         };
-        if self.on.line.answer(self.breaks, leg).await {
+        if self.on.wire.answer(self.breaks, leg).await {
             Ok(())
         } else {
             Err(self.broken())
@@ -273,11 +171,11 @@ impl Connection {
     }
 
     fn session_at(&self, breaks: u64) -> u64 {
-        self.model.session_of(&self.line, breaks)
+        self.model.session_of(&self.wire, breaks)
     }
 
     fn session(&self) -> u64 {
-        self.session_at(self.line.breaks())
+        self.session_at(self.wire.breaks())
     }
 }
 
@@ -287,13 +185,13 @@ impl fmt::Debug for Connection {
         if self.lies(Lie::SecretInDebug) {
             shown.field("password", &SECRET);
         }
-        shown.field("id", &self.line.id).finish_non_exhaustive()
+        shown.field("id", &self.wire.id).finish_non_exhaustive()
     }
 }
 
 impl Drop for Connection {
     fn drop(&mut self) {
-        self.model.store().connection_gone(self.line.id);
+        self.model.store().connection_gone(self.wire.id);
     }
 }
 
@@ -381,7 +279,7 @@ impl LockBackend for Connection {
     }
 
     async fn renew(&self, grant: &Grant, _not_before: Time) -> Result<Renewal, Error> {
-        let _under_way = self.line.renewing();
+        let _under_way = self.wire.renewing();
         let mut proven_at = self.now();
         let state = grant.state::<Renewals>();
         let number = state.map_or(0, |state| state.number);
@@ -521,6 +419,6 @@ impl LockBackend for Connection {
         if self.lies(Lie::LossOfTheFirstTermOnly) && !first {
             return Some(Box::pin(std::future::pending()));
         }
-        Some(self.line.loss(session, self.model.lie))
+        Some(self.wire.loss(session, self.model.lie))
     }
 }
