@@ -57,6 +57,7 @@ impl Fleet {
             policy: policy(),
             drain_limit: 5 * SECOND,
             stores: &[0],
+            era: 0,
         });
         let term = self.0.terms.len() - 1;
         let now = SECOND * u32::try_from(second).unwrap();

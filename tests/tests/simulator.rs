@@ -125,6 +125,7 @@ fn every_kind_of_fleet_and_fault_is_played() {
         "Preempted",
         "Shared",
         "Counter",
+        "Queue",
         "from Session",
         "to Session",
         "Touched",

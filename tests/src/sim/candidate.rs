@@ -293,6 +293,9 @@ impl Application {
             policy: self.plan.policy.clone(),
             drain_limit: self.plan.drain_limit,
             stores: self.stores,
+            era: process
+                .world
+                .era(process.candidate, process.life, term.token()),
         };
         let id = process.world.elected(info, term, &process.clock);
         if process.has_been_unwell() && !process.was_disturbed(&self.plan.policy) {
@@ -417,7 +420,8 @@ impl Application {
         if !pause.is_zero() {
             clock.pause(pause).await;
         }
-        let (accepted, seen) = world.write_fenced(permit.token);
+        let era = world.term(id).map_or(0, |term| term.era);
+        let (accepted, seen) = world.write_fenced(era, permit.token);
         world.record(Event::Effect {
             term: id,
             at_least,

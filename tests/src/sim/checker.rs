@@ -84,7 +84,7 @@ impl fmt::Display for Violation {
 }
 
 /// What two clocks at the drift bound make of a duration, and a timer's granularity.
-pub fn at_most(duration: Duration) -> Duration {
+fn at_most(duration: Duration) -> Duration {
     duration + duration / 1_000 + Duration::from_millis(5)
 }
 
@@ -390,10 +390,7 @@ impl<'a> Checker<'a> {
                             "term {term} gave a permit for {at_least:?} and was over {after:?} later"
                         ),
                     );
-                } else if !accepted
-                    && !self.is_recent(self.begun_again.as_ref())
-                    && self.now >= self.history.tokens_rise_from
-                {
+                } else if !accepted && self.now >= self.history.tokens_rise_from {
                     self.broken(
                         Invariant::Tokens,
                         format!("a valid term {term} was refused: the resource had seen {seen}"),

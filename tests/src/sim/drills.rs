@@ -8,8 +8,8 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use tenure_core::{
-    Election, FencingToken, Generation, Identity, InGeneration, Leadership, LockBackend, LockName,
-    Policy, Term,
+    Acquired, Both, CampaignId, Candidate as Campaign, Election, FencingToken, Generation,
+    Identity, InGeneration, Leadership, LockBackend, LockName, Policy, Term, Wakeup,
 };
 use tokio::time::sleep;
 
@@ -35,6 +35,8 @@ pub enum Drill {
     Shared,
     /// The store's counter reaches the end of what a token can hold.
     Counter,
+    /// A candidate on two stores comes to stand in the second one's queue.
+    Queue,
 }
 
 impl Drill {
@@ -43,7 +45,8 @@ impl Drill {
         match seed % 4 {
             1 => Some(Self::Preempted),
             2 => Some(Self::Shared),
-            3 => Some(Self::Counter),
+            3 if seed % 8 == 3 => Some(Self::Counter),
+            3 => Some(Self::Queue),
             _ => None,
         }
     }
@@ -56,6 +59,10 @@ impl Drill {
         plan.knowledge = Knowledge::None;
         if self != Self::Preempted {
             plan.family = Family::Records;
+        }
+        if self == Self::Queue {
+            plan.wakeup = Wakeup::Push;
+            plan.tells_of_loss = false;
         }
         plan
     }
@@ -70,6 +77,7 @@ impl Drill {
             Self::Preempted => stage.preempted().await,
             Self::Shared => stage.shared().await,
             Self::Counter => stage.counter().await,
+            Self::Queue => stage.queue().await,
         }
         stage.broken.into_inner().unwrap_or_default()
     }
@@ -245,6 +253,58 @@ impl Stage {
         }
     }
 
+    /// A candidate on two stores is overtaken in the second one by a candidate on that one alone,
+    /// and stands in its queue. When the other leaves, it must not wait behind itself.
+    #[expect(clippy::expect_used, reason = "a fixed scene in fine weather")]
+    async fn queue(&self) {
+        let link = || Link::new(self.world.clone(), usize::MAX, 0);
+        let first = Store::start(&self.world, Family::Ttl, 0, link());
+        let second = Store::start(&self.world, Family::Session, 1_000, link());
+        let (ours, theirs) = (self.process(0), self.process(1));
+        let client = |store: &Store, process: &Arc<Process>, second: bool| {
+            let link = Link::new(self.world.clone(), process.candidate, 0);
+            let link = if second {
+                link.to_second(Generation::default())
+            } else {
+                link
+            };
+            store.client(link, process.clock.clone(), Some(process.clone()))
+        };
+        let (one, other) = (client(&first, &ours, false), client(&second, &ours, true));
+        let both = Both::new(one, other).expect("one clock");
+        let alone = client(&second, &theirs, true);
+        let lease = Policy::default().lease();
+        for round in 0..12_u64 {
+            let us = campaign("ours", round);
+            let them = campaign("theirs", round);
+            let head_start = self.world.between(Duration::ZERO, SECOND / 40);
+            let overtake = async {
+                sleep(head_start).await;
+                alone.acquire(&self.world.lock, &them, lease).await
+            };
+            let tried = both.acquire(&self.world.lock, &us, lease);
+            let (tried, overtook) = futures_util::future::join(tried, overtake).await;
+            if let (Ok(Acquired::Taken { .. }), Ok(Acquired::Held(grant))) = (&tried, &overtook) {
+                let left = alone.release(grant).await;
+                drop(left);
+                sleep(CALM_TRIP).await;
+                let waiting = second.owners(&self.world.lock, link().store_time());
+                let again = both.acquire(&self.world.lock, &us, lease).await;
+                if waiting.contains(&(0, 0)) && !matches!(again, Ok(Acquired::Held(_))) {
+                    self.broken(
+                        Invariant::Leaderless,
+                        "a candidate on two stores waits behind its own place in a queue",
+                    );
+                }
+            }
+            let left = (
+                both.withdraw(&self.world.lock, &us).await,
+                alone.withdraw(&self.world.lock, &them).await,
+            );
+            drop(left);
+        }
+    }
+
     /// A store counts past what a token can hold: then nobody leads, rather than with a token that
     /// is smaller than one before.
     #[expect(clippy::expect_used, reason = "a fixed scene in fine weather")]
@@ -282,6 +342,12 @@ impl Stage {
         }
         process.crash();
     }
+}
+
+#[expect(clippy::expect_used, reason = "a constant")]
+fn campaign(name: &str, number: u64) -> Campaign {
+    let identity = Identity::new(name).expect("a valid identity");
+    Campaign::new(identity, CampaignId::new(number))
 }
 
 /// The owner of a term, as another thread.

@@ -6,7 +6,6 @@ use std::time::Duration;
 use tenure_core::{FencingToken, Identity, LockBackend, Policy, SharedClock};
 
 use super::candidate::Application;
-use super::checker::at_most;
 use super::clock::SimClock;
 use super::history::Fault;
 use super::network::Link;
@@ -141,19 +140,8 @@ impl Fleet {
         let token = token.map(FencingToken::as_u64);
         self.world.fault(Fault::Deleted { token });
         if self.world.plan.repeats {
-            self.clear_the_fence();
+            self.world.begin_again();
         }
-    }
-
-    /// Tokens begin again, so the operator clears the fence once every term from before that is
-    /// over.
-    fn clear_the_fence(&self) {
-        let world = self.world.clone();
-        let over = at_most(world.plan.longest(Policy::validity));
-        drop(tokio::spawn(async move {
-            tokio::time::sleep(over).await;
-            world.clear_the_fence();
-        }));
     }
 
     /// Makes the store forget everything.
@@ -161,7 +149,7 @@ impl Fleet {
         let world = &self.world;
         world.fault(Fault::StateLost);
         self.store.lose_state(world);
-        self.clear_the_fence();
+        world.begin_again();
     }
 
     /// Another program writes where the lock's record is.

@@ -334,6 +334,8 @@ pub struct TermInfo {
     pub drain_limit: Duration,
     /// The stores whose locks it needs.
     pub stores: &'static [u8],
+    /// How often the store's tokens had begun again.
+    pub era: u64,
 }
 
 /// Everything that has happened, in order.

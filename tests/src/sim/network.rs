@@ -76,6 +76,7 @@ impl Link {
 
     /// The store has begun a term for this link's candidate.
     pub fn minted(&self, token: FencingToken) {
+        self.world.minted(self, self.token(token));
         self.world.record(Event::Minted {
             store: self.store,
             candidate: self.candidate,

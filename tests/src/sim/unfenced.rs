@@ -67,7 +67,7 @@ async fn scene() -> Shown {
     let succeeding = new.campaign().await.expect("the second leader");
     shown.both_valid = leading.is_valid() && succeeding.is_valid();
     unfenced_register = succeeding.token().as_u64().max(unfenced_register);
-    let (installed, _) = world.write_fenced(succeeding.token());
+    let (installed, _) = world.write_fenced(0, succeeding.token());
     assert!(installed, "the new leader installs its token");
 
     sleep(Duration::from_secs(1)).await;
@@ -77,7 +77,7 @@ async fn scene() -> Shown {
     let before = std::mem::replace(&mut unfenced_register, permit.token.as_u64());
     shown.old_effect_after_new =
         before == succeeding.token().as_u64() && unfenced_register == permit.token.as_u64();
-    (shown.accepted_by_fence, _) = world.write_fenced(permit.token);
+    (shown.accepted_by_fence, _) = world.write_fenced(0, permit.token);
     shown.both_valid |= leading.is_valid() && succeeding.is_valid();
     world.close();
     shown

@@ -35,7 +35,8 @@ pub struct World {
     terms: Mutex<Terms>,
     applied: Mutex<BTreeMap<Proof, Applied>>,
     dead: Mutex<BTreeSet<(usize, u32)>>,
-    register: AtomicU64,
+    register: Mutex<(u64, u64)>,
+    eras: Mutex<Eras>,
     moment: AtomicU64,
     steps: AtomicU64,
     stuck: AtomicBool,
@@ -60,6 +61,13 @@ struct Proof {
     candidate: usize,
     life: u32,
     token: Option<u64>,
+}
+
+/// How often a store's tokens have begun again, now and when each term was begun.
+#[derive(Debug, Default)]
+struct Eras {
+    now: u64,
+    of: BTreeMap<(usize, u32, u64), u64>,
 }
 
 #[derive(Default)]
@@ -123,7 +131,8 @@ impl World {
             terms: Mutex::default(),
             applied: Mutex::default(),
             dead: Mutex::default(),
-            register: AtomicU64::new(0),
+            register: Mutex::default(),
+            eras: Mutex::default(),
             moment: AtomicU64::new(0),
             steps: AtomicU64::new(0),
             stuck: AtomicBool::new(false),
@@ -515,17 +524,37 @@ impl World {
         });
     }
 
-    /// An operator makes the fenced register forget what it has seen.
-    pub fn clear_the_fence(&self) {
-        self.register.store(0, Ordering::Relaxed);
+    /// The store's tokens begin again, and the operator raises the generation: what comes from now
+    /// on counts for more than everything before.
+    pub fn begin_again(&self) {
+        self.eras().now += 1;
+    }
+
+    /// A store has begun a term.
+    pub fn minted(&self, link: &Link, token: u64) {
+        let mut eras = self.eras();
+        let now = eras.now;
+        eras.of.insert((link.candidate, link.life, token), now);
+    }
+
+    /// In which of them a term was begun.
+    pub fn era(&self, candidate: usize, life: u32, token: FencingToken) -> u64 {
+        let eras = self.eras();
+        let of = eras.of.get(&(candidate, life, token.as_u64()));
+        of.copied().unwrap_or_default()
+    }
+
+    fn eras(&self) -> MutexGuard<'_, Eras> {
+        self.eras.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// A write to the fenced register: accepted unless a larger token was seen. Returns what had
     /// been seen.
-    pub fn write_fenced(&self, token: FencingToken) -> (bool, u64) {
-        let token = token.as_u64();
-        let seen = self.register.fetch_max(token, Ordering::Relaxed);
-        (token >= seen, seen)
+    pub fn write_fenced(&self, era: u64, token: FencingToken) -> (bool, u64) {
+        let mut register = self.register.lock().unwrap_or_else(PoisonError::into_inner);
+        let (written, seen) = ((era, token.as_u64()), *register);
+        *register = seen.max(written);
+        (written >= seen, seen.1)
     }
 }
 
