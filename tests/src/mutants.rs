@@ -189,6 +189,22 @@ pub const MUTANTS: &[Mutant] = &[
         replace: "let token = FencingToken::from_counter(written.version - 1)?;",
     },
     Mutant {
+        name: "late-answer-revives",
+        breaks: "I1: a heartbeat's late answer brings a term back that was over",
+        invariant: Invariant::OverForGood,
+        file: MACHINE,
+        find: "commands: &mut Vec<Command>) {\n        self.look_at_the_time(now, commands);\n        match",
+        replace: "commands: &mut Vec<Command>) {\n        if !matches!(input, Input::Renewed { .. }) {\n            self.look_at_the_time(now, commands);\n        }\n        match",
+    },
+    Mutant {
+        name: "valid-without-clock",
+        breaks: "I1, hazard 25: is_valid is a flag",
+        invariant: Invariant::Exclusive,
+        file: TERM,
+        find: "        !self.state.remaining().is_zero()",
+        replace: "        self.state.valid_until() > Time::ZERO",
+    },
+    Mutant {
         name: "permit-without-clock",
         breaks: "I1, hazard 25: a permit is given by a flag",
         invariant: Invariant::Permits,
@@ -390,7 +406,7 @@ pub const MUTANTS: &[Mutant] = &[
     Mutant {
         name: "ttl-adopts-without-extending",
         breaks: "I1, in the store's script: adopted with a new proof but the old lifetime",
-        invariant: Invariant::Exclusive,
+        invariant: Invariant::Covered,
         file: TTL,
         find: "            key.expires = expires;\n            key.candidate = candidate.clone();",
         replace: "            key.candidate = candidate.clone();",
@@ -644,6 +660,14 @@ pub const MUTANTS: &[Mutant] = &[
         replace: "candidacy.heeds_hints_from = now + retry * 1000;",
     },
     Mutant {
+        name: "held-for-delays-the-retry",
+        breaks: "a hint that the lock is held puts off the attempt after a failure",
+        invariant: Invariant::Leaderless,
+        file: MACHINE,
+        find: "                if candidacy.acquire_at.is_some() && !candidacy.failed {",
+        replace: "                if candidacy.acquire_at.is_some() {",
+    },
+    Mutant {
         name: "shorter-grant-ignored",
         breaks: "a renewal that grants a shorter lease is not heeded",
         invariant: Invariant::Exclusive,
@@ -780,3 +804,29 @@ pub const MUTANTS: &[Mutant] = &[
         replace: "                if place.token.is_some() || place.owner.1 < u32::MAX {",
     },
 ];
+
+/// What some mutants change beside that: the mutant, the file, what is replaced and by what.
+/// Where two places guard against one mistake, a bug in one of them alone shows nothing.
+pub const ALSO: &[(&str, &str, &str, &str)] = &[
+    (
+        "valid-without-clock",
+        TERM,
+        "        while self.is_valid() {",
+        "        while !self.remaining().is_zero() {",
+    ),
+    (
+        "late-answer-revives",
+        TERM,
+        "        let moved = moved_unless_over(&self.valid_until, span.valid_until)",
+        "        self.valid_until\n            .store(span.valid_until.as_nanos(), Ordering::Release);\n        let moved = true",
+    ),
+];
+
+impl Mutant {
+    /// All that it changes: the file, what is replaced and by what.
+    pub fn edits(&self) -> impl Iterator<Item = (&'static str, &'static str, &'static str)> {
+        let also = ALSO.iter().filter(|(name, ..)| *name == self.name);
+        std::iter::once((self.file, self.find, self.replace))
+            .chain(also.map(|(_, file, find, replace)| (*file, *find, *replace)))
+    }
+}

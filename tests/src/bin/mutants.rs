@@ -147,15 +147,16 @@ fn first_line(text: &str) -> &str {
     text.lines().next().unwrap_or_default()
 }
 
-/// A file that holds a mutant until this is undone.
-struct Mutated {
-    path: PathBuf,
-    original: String,
-}
+/// The files that hold a mutant until this is undone, and what was in each.
+struct Mutated(Vec<(PathBuf, String)>);
 
 impl Mutated {
     fn undo(self) -> Result<()> {
-        fs::write(&self.path, self.original).context("cannot undo the mutant")
+        // The last first: a file that was changed twice becomes what it was.
+        for (path, original) in self.0.into_iter().rev() {
+            fs::write(path, original).context("cannot undo the mutant")?;
+        }
+        Ok(())
     }
 }
 
@@ -205,18 +206,21 @@ impl Copy {
     }
 
     fn apply(&self, mutant: &Mutant) -> Result<Mutated> {
-        let path = self.work.join(mutant.file);
-        let original = fs::read_to_string(&path).with_context(|| mutant.file)?;
-        let found = original.matches(mutant.find).count();
-        ensure!(
-            found == 1,
-            "mutant {}: its text is found {found} times in {}; the code has changed, so look at \
-             the mutant again",
-            mutant.name,
-            mutant.file
-        );
-        fs::write(&path, original.replacen(mutant.find, mutant.replace, 1))?;
-        Ok(Mutated { path, original })
+        let mut mutated = Vec::new();
+        for (file, find, replace) in mutant.edits() {
+            let path = self.work.join(file);
+            let original = fs::read_to_string(&path).with_context(|| file)?;
+            let found = original.matches(find).count();
+            ensure!(
+                found == 1,
+                "mutant {}: its text is found {found} times in {file}; the code has changed, so \
+                 look at the mutant again",
+                mutant.name
+            );
+            fs::write(&path, original.replacen(find, replace, 1))?;
+            mutated.push((path, original));
+        }
+        Ok(Mutated(mutated))
     }
 
     /// Builds the copy and runs the simulator until a seed breaks the mutant's invariant.

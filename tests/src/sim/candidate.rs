@@ -9,6 +9,7 @@ use tenure_core::{
 };
 use tokio::select;
 use tokio::sync::broadcast::error::RecvError;
+use tokio::sync::oneshot;
 
 use super::faults::SLOWEST;
 use super::history::{Event, TermId, TermInfo};
@@ -304,12 +305,27 @@ impl Application {
                 what: "begins a term",
             });
         }
-        let (world, watched) = (process.world.clone(), term.clone());
+        self.note_the_end(id, term);
+        id
+    }
+
+    /// Writes down when the term is over. Only its own process asks the term, since whoever asks
+    /// after the end also ends it; of a process that stands still the world knows by the clock.
+    fn note_the_end(&self, id: TermId, term: &Term) {
+        let (over, told) = oneshot::channel::<()>();
+        let (world, term) = (self.process.world.clone(), term.clone());
+        self.process.run(async move {
+            term.lost().await;
+            drop(over);
+        });
         drop(tokio::spawn(async move {
-            watched.lost().await;
+            select! {
+                biased;
+                _over_or_crashed = told => {}
+                () = world.over_by_the_clock(id) => {}
+            }
             world.record(Event::Ended(id));
         }));
-        id
     }
 
     async fn work(&self, id: TermId, term: &Term) -> Result<Next, WorkFailed> {

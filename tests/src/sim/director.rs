@@ -159,10 +159,7 @@ impl Director {
                 }
             }
             17 | 18 => {
-                if let Some(process) = fleet.process(whom) {
-                    world.fault(Fault::Resign { candidate: whom });
-                    process.resign();
-                }
+                self.resign(whom);
             }
             19 => self.shut_down(whom, None),
             20 => fleet.poke(anybody),
@@ -308,7 +305,7 @@ impl Director {
             });
             return;
         };
-        let scene = self.world.rng().u8(0..20);
+        let scene = self.world.rng().u8(0..21);
         match scene {
             0 | 1 => self.resignation(&leader).await,
             2 | 3 => self.crash(&leader).await,
@@ -324,7 +321,8 @@ impl Director {
             13 => self.throttled(&leader).await,
             14 => self.observer_throttled(&leader).await,
             15 => self.unwell_at_the_grant(&leader).await,
-            16 | 17 => self.of_the_store(&leader, false).await,
+            16 => self.lost_grant(&leader).await,
+            17 | 18 => self.of_the_store(&leader, false).await,
             _ => self.of_the_store(&leader, true).await,
         }
     }
@@ -362,10 +360,7 @@ impl Director {
             )
             .await;
         }
-        self.world.fault(Fault::Resign { candidate });
-        if let Some(process) = self.fleet.process(candidate) {
-            process.resign();
-        }
+        self.resign(candidate);
         let grace = self.fleet.policy(candidate).stop_grace();
         let bound = grace + self.wake() + CALM_TRIP * 2;
         self.world.record(Event::Vacant {
@@ -500,10 +495,7 @@ impl Director {
         let lasts = SECOND / 4;
         self.world.faults().down_until = self.world.now() + lasts;
         self.world.fault(Fault::Down { lasts });
-        self.world.fault(Fault::Resign { candidate });
-        if let Some(process) = self.fleet.process(candidate) {
-            process.resign();
-        }
+        self.resign(candidate);
         // Each of them tries again a retry interval after it was refused.
         let retry = self.longest_retry();
         let grace = self.fleet.policy(candidate).stop_grace();
@@ -514,6 +506,55 @@ impl Director {
             after_release: retry + self.wake() + CALM_TRIP * 2,
         });
         self.settle(bound + SECOND).await;
+    }
+
+    /// The store grants the lock and its answer is lost: the candidate asks again a retry interval
+    /// after its request timeout, though it hears meanwhile that the lock is held.
+    async fn lost_grant(&self, leader: &Leading) {
+        self.provoke(leader);
+        let candidate = leader.candidate;
+        let before = self.fleet.owners().first().copied();
+        let plan = &self.world.plan;
+        let grace = self.fleet.policy(candidate).stop_grace();
+        let timeout = plan.longest(tenure_core::Policy::request_timeout);
+        let asks_again = timeout + timeout / 500 + self.longest_retry();
+        let after_release = self.wake() + asks_again + CALM_TRIP * 2;
+        self.resign(candidate);
+        self.world.record(Event::Vacant {
+            how: "a grant whose answer was lost",
+            bound: grace + after_release,
+            after_release,
+        });
+        let patience = self.world.now() + grace + self.wake() + CALM_TRIP;
+        while self.world.now() < patience {
+            sleep(Duration::from_millis(1)).await;
+            let granted = self.fleet.owners().first().copied();
+            if granted.is_some() && granted != before {
+                break;
+            }
+        }
+        if let Some((winner, _)) = self.fleet.owners().first().copied() {
+            let lost_until = self.world.now() + CALM_TRIP / 2;
+            if let Some(until) = self.world.faults().replies_cut_until.get_mut(winner) {
+                *until = lost_until;
+            }
+            let timeout = self.fleet.policy(winner).request_timeout();
+            sleep(timeout + timeout / 500 + Duration::from_millis(5)).await;
+            for _ in 0..3 {
+                self.fleet.touch();
+                sleep(Duration::from_millis(15)).await;
+            }
+        }
+        sleep(after_release).await;
+        self.settle(self.settling_time()).await;
+    }
+
+    /// Asks the work of a candidate to return.
+    fn resign(&self, candidate: usize) {
+        self.world.fault(Fault::Resign { candidate });
+        if let Some(process) = self.fleet.process(candidate) {
+            process.resign();
+        }
     }
 
     fn longest_retry(&self) -> Duration {
@@ -594,10 +635,7 @@ impl Director {
         };
         sleep(lasts + waits + CALM_TRIP).await;
         let candidate = leader.candidate;
-        self.world.fault(Fault::Resign { candidate });
-        if let Some(process) = self.fleet.process(candidate) {
-            process.resign();
-        }
+        self.resign(candidate);
         let grace = self.fleet.policy(candidate).stop_grace();
         let bound = grace + retry + CALM_TRIP * 2;
         self.world.record(Event::Vacant {
@@ -630,10 +668,7 @@ impl Director {
     async fn observer_throttled(&self, leader: &Leading) {
         self.provoke(leader);
         let candidate = leader.candidate;
-        self.world.fault(Fault::Resign { candidate });
-        if let Some(process) = self.fleet.process(candidate) {
-            process.resign();
-        }
+        self.resign(candidate);
         sleep(self.world.between(Duration::ZERO, SECOND / 10)).await;
         self.throttle(self.world.between(SECOND / 10, 2 * SECOND));
         self.settle(self.settling_time()).await;
@@ -713,12 +748,7 @@ impl Director {
             return;
         };
         self.freeze(hears_late, 60 * SECOND);
-        self.world.fault(Fault::Resign {
-            candidate: second.candidate,
-        });
-        if let Some(process) = self.fleet.process(second.candidate) {
-            process.resign();
-        }
+        self.resign(second.candidate);
         let Some(third) = self.next_leader(&[leader.id, second.id]).await else {
             return;
         };
@@ -749,10 +779,7 @@ impl Director {
         sleep(self.world.between(Duration::ZERO, lease)).await;
         self.provoke(leader);
         let candidate = leader.candidate;
-        self.world.fault(Fault::Resign { candidate });
-        if let Some(process) = self.fleet.process(candidate) {
-            process.resign();
-        }
+        self.resign(candidate);
         let grace = self.fleet.policy(candidate).stop_grace();
         let bound = grace + lease + lease / 1_000 + self.fleet.lag() + self.wake() + CALM_TRIP * 2;
         self.world.record(Event::Vacant {
@@ -768,10 +795,7 @@ impl Director {
     async fn unwell_at_the_grant(&self, leader: &Leading) {
         self.provoke(leader);
         let candidate = leader.candidate;
-        self.world.fault(Fault::Resign { candidate });
-        if let Some(process) = self.fleet.process(candidate) {
-            process.resign();
-        }
+        self.resign(candidate);
         let patience = self.world.now() + self.fleet.policy(candidate).stop_grace();
         while self.world.is_working(leader.id) && self.world.now() < patience {
             sleep(Duration::from_millis(1)).await;
@@ -823,11 +847,7 @@ impl Director {
         else {
             return;
         };
-        if let Some(leading) = self.fleet.process(leader.candidate) {
-            let candidate = leader.candidate;
-            self.world.fault(Fault::Resign { candidate });
-            leading.resign();
-        }
+        self.resign(leader.candidate);
         sleep(
             self.world
                 .between(Duration::ZERO, Duration::from_millis(60)),

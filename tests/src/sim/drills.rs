@@ -141,7 +141,7 @@ impl Stage {
     /// back. From that moment on the term must not be valid, whatever the engine is doing.
     async fn preempted(&self) {
         let store = self.store(0);
-        for look in 1..=16 {
+        for look in 1..=32 {
             let process = self.process(look);
             let link = Link::new(self.world.clone(), look, 0);
             let clock = process.clock.clone();

@@ -62,6 +62,8 @@ pub struct Plan {
     pub knowledge: Knowledge,
     /// A client of sessions is told when one has ended.
     pub tells_of_loss: bool,
+    /// A client of sessions seldom proves by itself that a leader's session lives.
+    pub lazy_keepalives: bool,
     /// The first two candidates are one process whose memory was copied: they have one name, and
     /// draw the same numbers.
     pub clones: bool,
@@ -146,6 +148,7 @@ impl Plan {
             repeats: false,
             knowledge: Knowledge::None,
             tells_of_loss: false,
+            lazy_keepalives: false,
             clones: false,
             length,
             storm: Storm {
@@ -163,7 +166,10 @@ impl Plan {
                 3 => plan.share_a_host(Knowledge::Death),
                 _ => {}
             },
-            Family::Session => plan.tells_of_loss = rng.bool(),
+            Family::Session => {
+                plan.tells_of_loss = rng.bool();
+                plan.lazy_keepalives = rng.bool();
+            }
             Family::Ttl => {}
         }
         plan

@@ -103,7 +103,7 @@ impl TtlServer {
             // An earlier attempt whose answer was lost: adopted, with a new lease.
             key.expires = expires;
             key.candidate = candidate.clone();
-            link.applied(key.token, link.true_time(expires), value(candidate));
+            link.applied(key.token, link.true_time(key.expires), value(candidate));
             link.prolonged(key.token);
             return Ok(Ok(key.token));
         }

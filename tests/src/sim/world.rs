@@ -450,6 +450,22 @@ impl World {
         Some((watched.id, watched.until.saturating_sub(self.now())))
     }
 
+    /// Returns when the validity that the last heartbeat of a term has brought is over.
+    pub async fn over_by_the_clock(&self, id: TermId) {
+        loop {
+            let until = {
+                let terms = self.terms();
+                let mut recent = terms.recent.iter();
+                recent.find(|watched| watched.id == id).map(|w| w.until)
+            };
+            let left = until.map_or(Duration::ZERO, |until| until.saturating_sub(self.now()));
+            if left.is_zero() {
+                return;
+            }
+            tokio::time::sleep(left).await;
+        }
+    }
+
     /// Looks at all terms: each is asked on its own clock whether it is valid.
     ///
     /// Called whenever a term begins or is extended, so no overlap escapes; and now and then, so
