@@ -817,8 +817,8 @@ pub const ALSO: &[(&str, &str, &str, &str)] = &[
     (
         "late-answer-revives",
         TERM,
-        "        let moved = moved_unless_over(&self.valid_until, span.valid_until)",
-        "        self.valid_until\n            .store(span.valid_until.as_nanos(), Ordering::Release);\n        let moved = true",
+        "            if !remaining.is_zero() || end.as_nanos() == OVER {",
+        "            if !remaining.is_zero() || end.as_nanos() >= OVER {",
     ),
 ];
 
