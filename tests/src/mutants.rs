@@ -663,7 +663,7 @@ pub const MUTANTS: &[Mutant] = &[
         name: "held-for-delays-the-retry",
         breaks: "a hint that the lock is held puts off the attempt after a failure",
         invariant: Invariant::Leaderless,
-        file: MACHINE,
+        file: CANDIDATE,
         find: "                if candidacy.acquire_at.is_some() && !candidacy.failed {",
         replace: "                if candidacy.acquire_at.is_some() {",
     },
