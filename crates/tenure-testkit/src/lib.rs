@@ -1,0 +1,36 @@
+//! Real servers, certificates and processes in one room, for tests, benchmarks and xtask.
+//!
+//! A test starts a private server, freezes it, kills it, and starts it again on its data and port.
+//! The server ends when its value is dropped. The testkit gives addresses and URLs; the test makes
+//! its backend's configuration of them, because this crate depends on no backend.
+//!
+//! A test whose program is missing says `LEFT OUT` and passes; with `TENURE_TEST_STRICT` in the
+//! environment it fails.
+#![allow(
+    clippy::expect_used,
+    clippy::unwrap_used,
+    clippy::missing_panics_doc,
+    clippy::must_use_candidate,
+    reason = "a failed unwrap is a failed test"
+)]
+
+pub mod certificates;
+pub mod environment;
+pub mod etcd;
+pub mod kube;
+#[cfg(feature = "kube")]
+pub mod log;
+pub mod port;
+#[cfg(feature = "postgres")]
+pub mod postgres;
+pub mod process;
+#[cfg(feature = "redis")]
+pub mod redis;
+pub mod terms;
+pub mod wait;
+
+pub use port::free_port;
+pub use terms::{
+    LONG, candidate, held, is_lost, is_taken, leader, lock, renewed, taken, win, win_for,
+};
+pub use wait::{LIMIT, until, until_seen, wait_until, within_limit};
