@@ -1082,14 +1082,14 @@ mod tests {
     use super::*;
     use crate::backend::RedisBackend;
     use crate::support::{
-        LIMIT, Server, lock, sentinel_config, start, start_sentinels, until, within_limit,
+        LIMIT, Server, config, lock, sentinel_config, start, start_sentinels, until, within_limit,
     };
     use futures_util::FutureExt as _;
     use tenure_core::LockBackend as _;
 
     /// After an attempt, which has come to its end and still lives.
     async fn connected(server: &Server) -> (Link, Keeper) {
-        let dialer = Arc::new(Dialer::new(server.config(), Handle::current()));
+        let dialer = Arc::new(Dialer::new(config(server), Handle::current()));
         let address = Address::parse(&server.address(), 6379).unwrap();
         let link = Link::new(Target::Address(address).into(), dialer);
         link.inner.state.send_replace(State::Dialing);

@@ -150,11 +150,7 @@ mod tls;
 mod topology;
 mod wakeups;
 
-// The servers of the tests, which know this crate by its name.
 #[cfg(test)]
-extern crate self as tenure_redis;
-#[cfg(test)]
-#[path = "../tests/support/mod.rs"]
 mod support;
 
 pub use backend::RedisBackend;

@@ -8,14 +8,16 @@ use std::process::Command;
 use std::sync::Arc;
 use std::time::Duration;
 
-use support::{
-    Server, join_cluster, master_of, sentinel_config, start, start_nodes, start_sentinels,
-    start_with_password, until_seen, wait_for_cluster, wait_for_link, wait_for_sentinels,
-};
+use support::sentinel_config;
 use tenure_conformance::proxy::{FaultProxy, Way};
 use tenure_conformance::{Answers, Hook, Proxied, Target, async_trait};
 use tenure_core::{Error, LockBackend, LockName};
 use tenure_redis::{RedisBackend, RedisConfig};
+use tenure_testkit::redis::{
+    self, Server, join_cluster, master_of, start, start_nodes, start_sentinels,
+    start_with_password, wait_for_cluster, wait_for_link, wait_for_sentinels,
+};
+use tenure_testkit::until_seen;
 use tokio::sync::Mutex;
 
 const PASSWORD: &str = "a-secret-of-the-suite";
@@ -128,7 +130,7 @@ impl Target for Single {
     }
 
     async fn connect_to_nothing(&self) -> Option<Opened> {
-        let nothing = format!("127.0.0.1:{}", support::free_port());
+        let nothing = format!("127.0.0.1:{}", tenure_testkit::free_port());
         Some(open(RedisConfig::server(&nothing).unwrap()).await)
     }
 
@@ -237,7 +239,7 @@ impl Target for Watched {
     }
 
     async fn connect_to_nothing(&self) -> Option<Opened> {
-        let nothing = format!("127.0.0.1:{}", support::free_port());
+        let nothing = format!("127.0.0.1:{}", tenure_testkit::free_port());
         Some(open(RedisConfig::sentinel([nothing.as_str()], "main").unwrap()).await)
     }
 
@@ -335,7 +337,7 @@ impl Target for Sharded {
     }
 
     async fn connect_to_nothing(&self) -> Option<Opened> {
-        let nothing = format!("127.0.0.1:{}", support::free_port());
+        let nothing = format!("127.0.0.1:{}", tenure_testkit::free_port());
         Some(open(RedisConfig::cluster([nothing.as_str()]).unwrap()).await)
     }
 
@@ -361,7 +363,7 @@ fn contestant() {
 }
 
 async fn is_green(topology: &str, subject: &dyn Target) {
-    let server = if support::is_valkey() {
+    let server = if redis::is_valkey() {
         "redis_valkey"
     } else {
         "redis"

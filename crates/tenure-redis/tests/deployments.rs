@@ -6,12 +6,14 @@ mod support;
 
 use std::fs;
 
-use support::{
-    LONG, Server, candidate, held, lock, renewed, sentinel_config, start, start_nodes,
-    start_sentinels, until, wait_for_cluster, wait_for_link, wait_for_sentinels, within_limit,
-};
+use support::sentinel_config;
 use tenure_core::{Acquired, Error, ErrorKind, LockBackend as _, Renewal, Time, Verdict};
 use tenure_redis::{RedisBackend, RedisConfig};
+use tenure_testkit::redis::{
+    Server, start, start_nodes, start_sentinels, wait_for_cluster, wait_for_link,
+    wait_for_sentinels,
+};
+use tenure_testkit::{LONG, candidate, held, lock, renewed, until, within_limit};
 use tokio::net::{TcpListener, TcpStream};
 
 /// A cluster of one node.

@@ -6,11 +6,13 @@ mod support;
 use std::sync::Arc;
 use std::time::Duration;
 
-use support::{LONG, candidate, held, lock, start, until, within_limit};
+use support::Connects as _;
 use tenure_core::{
     Cause, Election, Identity, LockBackend as _, Observation, Observer, Policy, PublishedValue,
 };
 use tenure_redis::RedisBackend;
+use tenure_testkit::redis::start;
+use tenure_testkit::{LONG, candidate, held, lock, until, within_limit};
 
 fn election(backend: &RedisBackend, name: &str, identity: &str, policy: Policy) -> Election {
     Election::builder(Arc::new(backend.clone()), lock(name))

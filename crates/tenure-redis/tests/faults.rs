@@ -7,12 +7,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use support::{
-    LIMIT, LONG, Server, candidate, free_port, held, is_lost, is_taken, lock, renewed, start,
-    start_pair, start_with_password, until, wait_for_link, within_limit,
-};
+use support::Connects as _;
 use tenure_core::{Check, Error, ErrorKind, LockBackend as _, Occupancy, Operation, Time, Verdict};
 use tenure_redis::{Finding, RedisBackend, RedisConfig};
+use tenure_testkit::redis::{Server, start, start_pair, start_with_password, wait_for_link};
+use tenure_testkit::{
+    LIMIT, LONG, candidate, free_port, held, is_lost, is_taken, lock, renewed, until, within_limit,
+};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 

@@ -14,14 +14,15 @@ use std::time::Duration;
 
 use fork::{Fork, fork, waitpid};
 use futures_util::{FutureExt as _, StreamExt as _};
-use support::{
-    LIMIT, LONG, Server, candidate, held, is_taken, lock, renewed, sentinel_config, start,
-    start_nodes, start_sentinels, until, wait_for_cluster, wait_for_sentinels, within_limit,
-};
+use support::{Connects as _, sentinel_config};
 use tenure_core::{
     Acquired, Changes, Error, ErrorKind, Grant, LockBackend as _, LockName, Time, Verdict,
 };
 use tenure_redis::{RedisBackend, RedisConfig};
+use tenure_testkit::redis::{
+    Server, start, start_nodes, start_sentinels, wait_for_cluster, wait_for_sentinels,
+};
+use tenure_testkit::{LIMIT, LONG, candidate, held, is_taken, lock, renewed, until, within_limit};
 use tokio::runtime::Runtime;
 
 /// Runs `child` in a fork of this process, and waits for it.

@@ -11,11 +11,13 @@ use std::task::Poll;
 use std::time::{Duration, Instant};
 
 use futures_util::StreamExt as _;
-use support::{
-    LONG, candidate, held, is_lost, is_taken, lock, renewed, start, until, within_limit,
-};
+use support::Connects as _;
 use tenure_core::{
     Acquired, ErrorKind, Grant, Hint, LockBackend as _, Occupancy, PublishedValue, Renewal, Time,
+};
+use tenure_testkit::redis::start;
+use tenure_testkit::{
+    LONG, candidate, held, is_lost, is_taken, lock, renewed, until, within_limit,
 };
 
 #[tokio::test]
@@ -256,7 +258,7 @@ async fn the_first_token_of_a_lock_is_the_time_of_the_server() {
     let begin = Instant::now();
     for number in 0.. {
         assert!(
-            begin.elapsed() < support::LIMIT,
+            begin.elapsed() < tenure_testkit::LIMIT,
             "no token in each part of a second"
         );
         let name = lock(&format!("first-{number}"));
@@ -557,7 +559,7 @@ async fn waiters_are_told_of_a_release_and_of_each_subscription() {
             .unwrap(),
     );
     let mut changes = other.changes(&lock);
-    let mut unrelated = other.changes(&support::lock("unrelated"));
+    let mut unrelated = other.changes(&tenure_testkit::lock("unrelated"));
     let hint = async |changes: &mut tenure_core::Changes| {
         within_limit("a hint", changes.next()).await.unwrap()
     };

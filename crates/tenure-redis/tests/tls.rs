@@ -2,66 +2,21 @@
 #![cfg(any(feature = "ring", feature = "aws-lc-rs"))]
 #![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
-mod support;
+use std::path::Path;
 
-use std::fs;
-use std::path::{Path, PathBuf};
-
-use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair};
-use support::{LONG, candidate, free_port, held, lock, renewed, start, within_limit};
 use tenure_core::{ErrorKind, LockBackend as _, Time};
 use tenure_redis::{RedisBackend, RedisConfig, Tls};
-
-/// An authority, and certificates it has given out, as files.
-struct Authority {
-    dir: PathBuf,
-    issuer: CertifiedIssuer<'static, KeyPair>,
-}
-
-impl Authority {
-    fn new(dir: &Path) -> Self {
-        let mut params = CertificateParams::new(Vec::new()).unwrap();
-        // A certificate with its issuer's name would look self-signed.
-        params
-            .distinguished_name
-            .push(DnType::CommonName, dir.to_str().unwrap());
-        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        let issuer = CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap();
-        fs::create_dir_all(dir).unwrap();
-        let this = Self {
-            dir: dir.to_owned(),
-            issuer,
-        };
-        fs::write(this.file("ca.pem"), this.issuer.pem()).unwrap();
-        this
-    }
-
-    fn file(&self, name: &str) -> PathBuf {
-        self.dir.join(name)
-    }
-
-    fn certificate(&self, name: &str) -> (PathBuf, PathBuf) {
-        let mut params = CertificateParams::new(vec![name.to_owned()]).unwrap();
-        params.distinguished_name.push(DnType::CommonName, name);
-        let key = KeyPair::generate().unwrap();
-        let certificate = params.signed_by(&key, &self.issuer).unwrap();
-        let files = (
-            self.file(&format!("{name}.pem")),
-            self.file(&format!("{name}.key")),
-        );
-        fs::write(&files.0, certificate.pem()).unwrap();
-        fs::write(&files.1, key.serialize_pem()).unwrap();
-        files
-    }
-}
+use tenure_testkit::certificates::Authority;
+use tenure_testkit::redis::start;
+use tenure_testkit::{LONG, candidate, free_port, held, lock, renewed, within_limit};
 
 #[tokio::test]
 async fn a_server_is_reached_by_tls_with_certificates_on_both_sides() {
     let dir = tempfile::tempdir().unwrap();
     let ours = Authority::new(&dir.path().join("ours"));
     let other = Authority::new(&dir.path().join("other"));
-    let (certificate, key) = ours.certificate("localhost");
-    let client = ours.certificate("client");
+    let (certificate, key) = ours.certificate("localhost", &["localhost"]);
+    let client = ours.certificate("client", &["client"]);
     let port = free_port();
     let text = |path: &Path| path.to_str().unwrap().to_owned();
     let Some(server) = start(&[
@@ -72,12 +27,12 @@ async fn a_server_is_reached_by_tls_with_certificates_on_both_sides() {
         "--tls-key-file",
         &text(&key),
         "--tls-ca-cert-file",
-        &text(&ours.file("ca.pem")),
+        &text(&ours.ca()),
     ]) else {
         return;
     };
 
-    let trusted = Tls::new().authorities(ours.file("ca.pem"));
+    let trusted = Tls::new().authorities(ours.ca());
     let with_certificate = trusted.clone().identity(&client.0, &client.1);
     let address = format!("localhost:{port}");
     let config = |tls| RedisConfig::server(&address).unwrap().tls(tls);
@@ -94,7 +49,7 @@ async fn a_server_is_reached_by_tls_with_certificates_on_both_sides() {
 
     let url = format!(
         "rediss://{address}?ca={}&cert={}&key={}",
-        text(&ours.file("ca.pem")),
+        text(&ours.ca()),
         text(&client.0),
         text(&client.1)
     );
@@ -103,7 +58,7 @@ async fn a_server_is_reached_by_tls_with_certificates_on_both_sides() {
         .unwrap();
 
     // Another authority, another name, files that are none: the message says which.
-    let foreign = Tls::new().authorities(other.file("ca.pem"));
+    let foreign = Tls::new().authorities(other.ca());
     let missing = Tls::new().authorities(ours.file("missing.pem"));
     let empty = Tls::new().authorities(&key);
     for (config, expected) in [

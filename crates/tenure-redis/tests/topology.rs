@@ -8,16 +8,19 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use futures_util::{FutureExt as _, StreamExt as _};
-use support::{
-    LIMIT, LONG, Server, candidate, held, is_lost, is_taken, join_cluster, lock, master_of,
-    renewed, sentinel_config, start, start_nodes, start_pair, start_sentinels,
-    start_usual_sentinels, text, until, wait_for_link, wait_for_sentinels, within_limit,
-};
+use support::{Connects as _, sentinel_config};
 use tenure_core::{
     Acquired, Candidate, Election, Error, ErrorKind, Grant, LockBackend as _, LockName, Occupancy,
     Policy, Renewal, Rises, Time, Verdict,
 };
 use tenure_redis::{RedisBackend, RedisConfig};
+use tenure_testkit::redis::{
+    Server, join_cluster, master_of, start, start_nodes, start_pair, start_sentinels,
+    start_usual_sentinels, text, wait_for_link, wait_for_sentinels,
+};
+use tenure_testkit::{
+    LIMIT, LONG, candidate, held, is_lost, is_taken, lock, renewed, until, within_limit,
+};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 
@@ -61,7 +64,7 @@ async fn what_too_few_replicas_confirm_does_not_count() {
         "{error}"
     );
     // Not held, and given back.
-    let other = support::lock("unconfirmed");
+    let other = tenure_testkit::lock("unconfirmed");
     let error = backend.acquire(&other, &a, LONG).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Unavailable);
     assert_eq!(backend.holder(&other).await.unwrap(), Occupancy::Free);
