@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use futures_util::FutureExt as _;
-use support::{PASSWORD, Server, start};
+use support::Connects as _;
 use tenure_conformance::proxy::{FaultProxy, Way};
 use tenure_conformance::{Answers, Hook, Proxied, Stop, Target, async_trait, sessions};
 use tenure_core::{
@@ -17,6 +17,7 @@ use tenure_core::{
     Occupancy, Renewal, SharedClock, Time,
 };
 use tenure_postgres::{AdvisoryKey, PostgresBackend, PostgresConfig};
+use tenure_testkit::postgres::{self, PASSWORD, Server, start};
 
 struct Postgres {
     server: Mutex<Server>,
@@ -65,7 +66,7 @@ impl Postgres {
         let AdvisoryKey::Big(key) = config(port).key_of(lock) else {
             return Hook::Failed("a key of two integers".to_owned());
         };
-        match support::admin(port).await.query(END, &[&key]).await {
+        match postgres::admin(port).await.query(END, &[&key]).await {
             // None, when its lease has ended meanwhile.
             Ok(_) => Hook::Done,
             Err(error) => Hook::Failed(error.to_string()),
@@ -128,7 +129,7 @@ impl Target for Postgres {
     }
 
     async fn connect_to_nothing(&self) -> Option<Result<Arc<dyn LockBackend>, Error>> {
-        let port = support::free_port();
+        let port = tenure_testkit::free_port();
         let backend = PostgresBackend::connect(config(port)).await;
         Some(backend.map(|backend| Arc::new(backend) as Arc<dyn LockBackend>))
     }
@@ -167,7 +168,7 @@ async fn the_suite_is_green() {
     let Some(subject) = Postgres::start() else {
         return;
     };
-    let suite = if support::is_named() {
+    let suite = if postgres::is_named() {
         "postgres_newest"
     } else {
         "postgres"

@@ -10,9 +10,12 @@ mod support;
 use std::future::Future;
 use std::time::Duration;
 
-use support::{LIMIT, LONG, Wire, candidate, held, lock, renewed, start, win_for};
+use support::{Connects as _, connect_at};
+use tenure_conformance::proxy::{FaultProxy, Way};
 use tenure_core::{Error, ErrorKind, Grant, LockBackend as _, Renewal};
 use tenure_postgres::PostgresBackend;
+use tenure_testkit::postgres::start;
+use tenure_testkit::{LIMIT, LONG, candidate, held, lock, renewed, win_for};
 
 /// A lease whose end is waited for, and that a machine which stands still for a moment outlasts.
 const SHORT: Duration = Duration::from_secs(3);
@@ -31,15 +34,15 @@ async fn a_lost_answer_ends_the_call_and_not_the_whole_backend() {
     let Some(server) = start(&[]) else { return };
     let ann = candidate("ann", 1);
     let connect = async || {
-        let wire = Wire::to(&server).await;
-        let backend = wire.connect().await;
+        let wire = FaultProxy::start(server.address()).unwrap();
+        let backend = connect_at(wire.address().port()).await;
         (wire, backend)
     };
     let begin = async {
         let (wire, backend) = connect().await;
         let name = lock("begin");
         let grant = win_for(&backend, &name, &ann, SHORT).await;
-        wire.cut();
+        wire.lose(Way::Both);
         let begun = in_time(backend.begin(&name, grant.token)).await;
         assert_silent(&begun.unwrap_err(), "nothing of the transaction");
     };
@@ -48,7 +51,7 @@ async fn a_lost_answer_ends_the_call_and_not_the_whole_backend() {
         let name = lock("execute");
         let grant = win_for(&backend, &name, &ann, SHORT).await;
         let mut transaction = backend.begin(&name, grant.token).await.unwrap();
-        wire.cut();
+        wire.lose(Way::Both);
         let statement = transaction.execute("SELECT 1", &[]);
         let other = lock("other");
         let acquire = backend.acquire(&other, &ann, SHORT);
@@ -66,7 +69,7 @@ async fn a_lost_answer_ends_the_call_and_not_the_whole_backend() {
         let grant = win_for(&backend, &name, &ann, SHORT).await;
         let mut transaction = backend.begin(&name, grant.token).await.unwrap();
         transaction.execute("SELECT 1", &[]).await.unwrap();
-        wire.cut();
+        wire.lose(Way::Both);
         let committed = in_time(transaction.commit()).await;
         assert_silent(&committed.unwrap_err(), "not known");
     };
@@ -109,12 +112,12 @@ async fn a_second_transaction_in_one_task_is_refused() {
     let Some(server) = start(&[]) else { return };
     // The server ends the session with the idle transaction; or it cannot be heard to.
     for cut in [false, true] {
-        let wire = Wire::to(&server).await;
-        let backend = wire.connect().await;
+        let wire = FaultProxy::start(server.address()).unwrap();
+        let backend = connect_at(wire.address().port()).await;
         let [x, y] = two_terms(&backend).await;
         let _open = backend.begin(&x.lock, x.token).await.unwrap();
         if cut {
-            wire.cut();
+            wire.lose(Way::Both);
         }
         let second = in_time(backend.begin(&y.lock, y.token)).await;
         let error = second.unwrap_err();

@@ -10,13 +10,13 @@ mod support;
 use std::time::Duration;
 
 use futures_util::{FutureExt as _, StreamExt as _};
-use support::{
-    LIMIT, LONG, NO_LOCKS, candidate, held, leader, lock, renewed, start, taken, until, win,
-};
+use support::Connects as _;
 use tenure_core::{
     ErrorKind, Hint, LockBackend as _, LockName, Occupancy, PublishedValue, Renewal, Time, Verdict,
 };
 use tenure_postgres::{AdvisoryKey, PostgresBackend};
+use tenure_testkit::postgres::{NO_LOCKS, start, until};
+use tenure_testkit::{LIMIT, LONG, candidate, held, leader, lock, renewed, taken, win};
 
 #[tokio::test]
 async fn one_holder_and_adoption_and_release() {

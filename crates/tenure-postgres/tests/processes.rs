@@ -11,15 +11,16 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use futures_util::{FutureExt as _, StreamExt as _};
-use support::{
-    LIMIT, LONG, Process, candidate, held, lock, renewed, start, taken, told, until, win,
-};
+use support::{Connects as _, again, again_at, told};
 use tenure_conformance::proxy::{FaultProxy, Way};
 use tenure_core::{
     Acquired, Changes, Election, Error, ErrorKind, Event, Grant, Hint, LockBackend as _, Policy,
     Renewal,
 };
 use tenure_postgres::{AdvisoryKey, GuardedTransaction, PostgresBackend, PostgresConfig};
+use tenure_testkit::postgres::{self, start, until};
+use tenure_testkit::process::Again;
+use tenure_testkit::{LIMIT, LONG, candidate, held, lock, renewed, taken, win};
 
 const NAME: &str = "batch";
 
@@ -104,7 +105,7 @@ async fn child_writes() {
     assert_eq!(error.kind(), ErrorKind::Conflict, "{error}");
     // From another session, with the token.
     let port = std::env::var("TENURE_TEST_PORT").unwrap().parse().unwrap();
-    let other = support::admin(port).await;
+    let other = postgres::admin(port).await;
     let fence = i64::try_from(grant.token.as_u64()).unwrap();
     let fenced = "UPDATE state SET by = 'child', fence = $1 WHERE fence <= $1";
     assert_eq!(other.execute(fenced, &[&fence]).await.unwrap(), 0);
@@ -156,7 +157,7 @@ struct Inherited {
 async fn inherit(config: PostgresConfig, lease: Duration) -> Inherited {
     let backend = PostgresBackend::connect(config).await.unwrap();
     let port = std::env::var("TENURE_TEST_PORT").unwrap().parse().unwrap();
-    let admin = support::admin(port).await;
+    let admin = postgres::admin(port).await;
     // Somebody else holds another lock, so that there is a watcher.
     let other = lock("other");
     let changes = backend.changes(&other);
@@ -261,7 +262,7 @@ async fn a_forked_child_does_nothing_to_its_parents_sessions() {
             .await
             .unwrap(),
     );
-    let mut child = Process::start("child_forks", &server, LONG);
+    let mut child = again("child_forks", &server, LONG);
     child.says("WENT ON");
     let rows = admin.query("SELECT by FROM writes", &[]).await.unwrap();
     assert_eq!(
@@ -277,7 +278,7 @@ async fn a_leader_that_was_paused_cannot_write() {
     let tables = "CREATE TABLE writes (by text); CREATE TABLE state (by text, fence int8); \
                   INSERT INTO state VALUES ('nobody', 0)";
     admin.batch_execute(tables).await.unwrap();
-    let mut child = Process::start("child_writes", &server, Duration::from_secs(2));
+    let mut child = again("child_writes", &server, Duration::from_secs(2));
     child.says("WROTE");
     child.freeze();
     let backend = server.connect().await;
@@ -299,7 +300,7 @@ async fn a_leader_that_was_paused_cannot_write() {
 #[tokio::test]
 async fn a_frozen_holder_loses_the_lock_at_the_lease() {
     let Some(server) = start(&[]) else { return };
-    let mut child = Process::start("child_holds", &server, Duration::from_secs(2));
+    let mut child = again("child_holds", &server, Duration::from_secs(2));
     child.says("HELD");
     let backend = server.connect().await;
     let name = lock(NAME);
@@ -337,7 +338,7 @@ async fn a_frozen_holder_loses_the_lock_at_the_lease() {
 #[tokio::test]
 async fn a_frozen_holder_that_is_sent_too_much_loses_the_lock_all_the_same() {
     let Some(server) = start(&[]) else { return };
-    let mut child = Process::start("child_holds", &server, Duration::from_secs(2));
+    let mut child = again("child_holds", &server, Duration::from_secs(2));
     child.says("HELD");
     let backend = server.connect().await;
     let admin = server.admin().await;
@@ -364,7 +365,7 @@ async fn a_killed_holder_wakes_the_waiter_at_once() {
     let name = lock(NAME);
     for round in 0..5 {
         // A lease that no test outlives: what frees the lock is the end of the process.
-        let mut child = Process::start("child_holds", &server, LONG);
+        let mut child = again("child_holds", &server, LONG);
         child.says("HELD");
         let bob = candidate("bob", 2 + round);
         let mut changes = backend.changes(&name);
@@ -397,8 +398,8 @@ async fn a_killed_or_frozen_waiter_never_leads() {
     let admin = server.admin().await;
     let name = lock(NAME);
     let grant = held(a.acquire(&name, &candidate("ann", 1), LONG).await.unwrap());
-    let mut killed = Process::start("child_campaigns", &server, LONG);
-    let mut frozen = Process::start("child_campaigns", &server, LONG);
+    let mut killed = again("child_campaigns", &server, LONG);
+    let mut frozen = again("child_campaigns", &server, LONG);
     // Their tries are answered, so none is under way.
     killed.says("WAITS");
     frozen.says("WAITS");
@@ -477,12 +478,12 @@ async fn a_try_under_way_of_a_killed_waiter_is_over_with_its_connection() {
 
 /// Another process behind the proxy, which holds its try for the lock.
 async fn waiter_with_a_try_under_way(
-    server: &support::Server,
+    server: &postgres::Server,
     proxy: &FaultProxy,
     lease: Duration,
-) -> Process {
+) -> Again {
     let port = proxy.address().port();
-    let mut waiter = Process::start_at("child_campaigns", server, port, lease);
+    let mut waiter = again_at("child_campaigns", server, port, lease);
     tokio::task::block_in_place(|| waiter.says("WAITS"));
     let admin = server.admin().await;
     let waits = "SELECT count(*) = 1 FROM pg_locks WHERE locktype = 'advisory' AND NOT granted";

@@ -11,15 +11,23 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use futures_util::future::join_all;
-use support::{
-    Bouncer, LIMIT, LONG, PASSWORD, Wire, candidate, free_port, held, lock, renewed, start, taken,
-    win, win_for,
-};
+use support::{Connects as _, connect_at};
+use tenure_conformance::proxy::{FaultProxy, Way};
 use tenure_core::{
     Acquired, Election, Error, ErrorKind, Identity, LockBackend as _, Occupancy, Policy, Renewal,
     Time, Verdict,
 };
 use tenure_postgres::{PostgresBackend, PostgresConfig};
+use tenure_testkit::certificates::self_signed;
+use tenure_testkit::postgres::{self, Bouncer, PASSWORD, Server, start};
+use tenure_testkit::process::{self};
+use tenure_testkit::{LIMIT, LONG, candidate, free_port, held, lock, renewed, taken, win, win_for};
+
+/// How many heartbeats the server has answered or prepared, if it logs all statements.
+fn heartbeats(server: &Server) -> usize {
+    let statement = "pg_is_in_recovery(), coalesce";
+    server.log().matches(statement).count()
+}
 
 async fn refused(config: PostgresConfig) -> Error {
     let error = PostgresBackend::connect(config).await.unwrap_err();
@@ -306,7 +314,7 @@ async fn a_standby_is_no_place_for_locks_until_it_is_promoted() {
     let grant = held(backend.acquire(&name, &ann, lease).await.unwrap());
     // It streams what the token was made from, so its own are larger.
     let admin = primary.admin().await;
-    support::until(
+    postgres::until(
         &admin,
         "SELECT coalesce(bool_and(replay_lsn >= pg_current_wal_flush_lsn()), false) \
          FROM pg_stat_replication",
@@ -355,7 +363,8 @@ fn names_both(error: &Error, identifiers: &[String; 2]) {
 /// reaches.
 #[tokio::test]
 async fn a_list_of_two_clusters_is_refused() {
-    let (Some(one), Some(other)) = (start(&[]), support::start_another_cluster(free_port())) else {
+    let (Some(one), Some(other)) = (start(&[]), postgres::start_another_cluster(free_port()))
+    else {
         return;
     };
     let identifiers = [one.identifier().await, other.identifier().await];
@@ -374,7 +383,7 @@ async fn a_host_that_turns_out_to_be_of_another_cluster_ends_the_terms() {
     assert_eq!(verdict, Verdict::Warning, "{reason}");
     let (name, ann) = (lock("batch"), candidate("ann", 1));
     let grant = held(backend.acquire(&name, &ann, LONG).await.unwrap());
-    let Some(other) = support::start_another_cluster(port) else {
+    let Some(other) = postgres::start_another_cluster(port) else {
         return;
     };
     let identifiers = [one.identifier().await, other.identifier().await];
@@ -394,7 +403,7 @@ async fn a_host_that_turns_out_to_be_of_another_cluster_ends_the_terms() {
         &identifiers,
     );
     names_both(&backend.holder(&name).await.unwrap_err(), &identifiers);
-    support::until(&one.admin().await, support::NO_LOCKS).await;
+    postgres::until(&one.admin().await, postgres::NO_LOCKS).await;
     // Until the process is restarted, whoever is there.
     drop(other);
     names_both(
@@ -414,7 +423,7 @@ async fn a_server_that_was_replaced_is_refused_until_the_process_is_restarted() 
     held(backend.acquire(&name, &ann, LONG).await.unwrap());
     let first = one.identifier().await;
     one.stop("INT");
-    let Some(other) = support::start_another_cluster(one.port) else {
+    let Some(other) = postgres::start_another_cluster(one.port) else {
         return;
     };
     let identifiers = [first, other.identifier().await];
@@ -435,7 +444,8 @@ async fn a_server_that_was_replaced_is_refused_until_the_process_is_restarted() 
 
 #[tokio::test]
 async fn a_cluster_that_keeps_its_identifier_to_itself_is_told_of() {
-    let (Some(one), Some(other)) = (start(&[]), support::start_another_cluster(free_port())) else {
+    let (Some(one), Some(other)) = (start(&[]), postgres::start_another_cluster(free_port()))
+    else {
         return;
     };
     let role = format!("CREATE ROLE clerk LOGIN PASSWORD '{PASSWORD}'");
@@ -510,7 +520,7 @@ async fn thousands_of_terms_share_one_session_and_one_heartbeat() {
         .collect();
 
     // The statement is logged when it is prepared, too.
-    let before = server.heartbeats();
+    let before = heartbeats(&server);
     let not_before = backend.clock().now();
     let renewing = grants.iter().map(|grant| backend.renew(grant, not_before));
     for renewal in join_all(renewing).await {
@@ -522,7 +532,7 @@ async fn thousands_of_terms_share_one_session_and_one_heartbeat() {
         admin.query_one(query, &[]).await.unwrap().get::<_, i64>(0),
         1
     );
-    assert_eq!(server.heartbeats() - before, 1);
+    assert_eq!(heartbeats(&server) - before, 1);
 }
 
 /// Whole elections: each has its own rhythm, and they still share the proofs.
@@ -552,7 +562,7 @@ async fn thousands_of_elections_send_one_heartbeat_per_interval() {
     let campaigns = tokio::time::timeout(LIMIT, campaigns).await.unwrap();
     let leaders: Vec<_> = campaigns.into_iter().map(Result::unwrap).collect();
 
-    let (began, before) = (Instant::now(), server.heartbeats());
+    let (began, before) = (Instant::now(), heartbeats(&server));
     // How often each was renewed: then its end moves.
     let mut renewals = vec![(0, Duration::ZERO); ELECTIONS];
     while renewals.iter().any(|(renewed, _)| *renewed < 4) {
@@ -568,7 +578,7 @@ async fn thousands_of_elections_send_one_heartbeat_per_interval() {
         }
     }
     let elapsed = began.elapsed();
-    let sent = u32::try_from(server.heartbeats() - before).unwrap();
+    let sent = u32::try_from(heartbeats(&server) - before).unwrap();
     println!("{sent} heartbeats in {elapsed:?} for {ELECTIONS} elections");
     let query = "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'ann'";
     let row = server.admin().await.query_one(query, &[]).await.unwrap();
@@ -583,8 +593,14 @@ async fn thousands_of_elections_send_one_heartbeat_per_interval() {
 async fn a_partitioned_holder_loses_and_a_partitioned_waiter_never_leads() {
     let Some(server) = start(&[]) else { return };
     let lease = Duration::from_secs(2);
-    let (holder_wire, waiter_wire) = (Wire::to(&server).await, Wire::to(&server).await);
-    let (holder, waiter) = (holder_wire.connect().await, waiter_wire.connect().await);
+    let (holder_wire, waiter_wire) = (
+        FaultProxy::start(server.address()).unwrap(),
+        FaultProxy::start(server.address()).unwrap(),
+    );
+    let (holder, waiter) = (
+        connect_at(holder_wire.address().port()).await,
+        connect_at(waiter_wire.address().port()).await,
+    );
     let other = server.connect().await;
     let name = lock("batch");
     let grant = held(
@@ -602,9 +618,9 @@ async fn a_partitioned_holder_loses_and_a_partitioned_waiter_never_leads() {
     );
     let admin = server.admin().await;
     let waits = "SELECT count(*) = 1 FROM pg_locks WHERE locktype = 'advisory' AND NOT granted";
-    support::until(&admin, waits).await;
-    holder_wire.cut();
-    waiter_wire.cut();
+    postgres::until(&admin, waits).await;
+    holder_wire.lose(Way::Both);
+    waiter_wire.lose(Way::Both);
     let began = Instant::now();
     let bob = candidate("bob", 3);
     let next = win(&other, &name, &bob).await;
@@ -623,7 +639,7 @@ async fn a_partitioned_holder_loses_and_a_partitioned_waiter_never_leads() {
 async fn a_function_that_the_user_may_not_call_is_named() {
     let Some(server) = start(&[]) else { return };
     let admin = server.admin().await;
-    let role = format!("CREATE ROLE clerk LOGIN PASSWORD '{}'", support::PASSWORD);
+    let role = format!("CREATE ROLE clerk LOGIN PASSWORD '{}'", postgres::PASSWORD);
     admin.batch_execute(&role).await.unwrap();
     let url = server.url().replace("//app:", "//clerk:");
     let backend = PostgresBackend::connect(PostgresConfig::from_url(&url).unwrap()).await;
@@ -664,42 +680,28 @@ async fn a_function_that_the_user_may_not_call_is_named() {
 #[tokio::test]
 async fn an_observer_whose_host_has_vanished_looks_at_another() {
     let Some(server) = start(&[]) else { return };
-    let wire = Wire::to(&server).await;
+    let wire = FaultProxy::start(server.address()).unwrap();
     let url = format!(
         "postgres://app:{}@127.0.0.1:{},127.0.0.1:{}/postgres?sslmode=disable&connect_timeout=1",
-        support::PASSWORD,
-        wire.port,
+        postgres::PASSWORD,
+        wire.address().port(),
         server.port
     );
     let config = PostgresConfig::from_url(&url).unwrap();
     let observer = PostgresBackend::connect(config).await.unwrap();
     let name = lock("batch");
     assert_eq!(observer.holder(&name).await.unwrap(), Occupancy::Free);
-    wire.cut();
+    wire.lose(Way::Both);
     let looking = async { while observer.holder(&name).await.is_err() {} };
-    let looked = tokio::time::timeout(support::LIMIT / 2, looking).await;
+    let looked = tokio::time::timeout(tenure_testkit::LIMIT / 2, looking).await;
     assert!(looked.is_ok(), "the observer is blind");
 }
 
-/// `cert.pem` of `localhost`, which signs itself, and `key.pem`. `false`: left out.
-fn make_certificate(dir: &std::path::Path) -> bool {
-    let made = std::process::Command::new("openssl")
-        .args(["req", "-x509", "-newkey", "ec"])
-        .args(["-pkeyopt", "ec_paramgen_curve:prime256v1"])
-        .args(["-nodes", "-days", "2", "-subj", "/CN=localhost"])
-        .args(["-addext", "subjectAltName=DNS:localhost"])
-        .args(["-addext", "basicConstraints=critical,CA:FALSE"])
-        .arg("-keyout")
-        .arg(dir.join("key.pem"))
-        .arg("-out")
-        .arg(dir.join("cert.pem"))
-        .output();
-    if !made.is_ok_and(|made| made.status.success()) {
-        support::left_out("no openssl to make a certificate");
-        return false;
-    }
-    support::give(dir);
-    true
+/// A certificate of `localhost`, which signs itself, and its key.
+fn make_certificate(folder: &std::path::Path) -> (String, String) {
+    let (certificate, key) = self_signed(folder, "localhost", &["localhost"]);
+    postgres::give(folder);
+    (certificate.display().to_string(), key.display().to_string())
 }
 
 #[tokio::test]
@@ -711,15 +713,12 @@ async fn the_server_may_demand_a_certificate() {
         "hostssl all all all scram-sha-256 clientcert=verify-ca\n",
     )
     .unwrap();
-    if !make_certificate(dir.path()) {
-        return;
-    }
-    let file = |name: &str| dir.path().join(name);
+    let (certificate, key) = make_certificate(dir.path());
     let settings = [
         "ssl=on".to_owned(),
-        format!("ssl_cert_file={}", file("cert.pem").display()),
-        format!("ssl_key_file={}", file("key.pem").display()),
-        format!("ssl_ca_file={}", file("cert.pem").display()),
+        format!("ssl_cert_file={certificate}"),
+        format!("ssl_key_file={key}"),
+        format!("ssl_ca_file={certificate}"),
         format!("hba_file={}", hba.display()),
     ];
     let settings: Vec<&str> = settings.iter().map(String::as_str).collect();
@@ -729,21 +728,20 @@ async fn the_server_may_demand_a_certificate() {
     let url = format!(
         "postgres://app:{PASSWORD}@localhost:{}/postgres?sslmode=verify-full&connect_timeout=20\
          &sslrootcert={}",
-        server.port,
-        file("cert.pem").display()
+        server.port, certificate
     );
     let without = PostgresConfig::from_url(&url).unwrap();
     let error = refused(without.clone()).await;
     assert_eq!(error.kind(), ErrorKind::Forbidden, "{error}");
     assert!(error.message().contains("certificate"), "{error}");
-    let with = without.certificate(file("cert.pem"), file("key.pem"));
+    let with = without.certificate(certificate, key);
     PostgresBackend::connect(with).await.unwrap();
 }
 
 #[tokio::test]
 async fn a_server_may_be_on_a_unix_socket() {
     let dir = tempfile::tempdir().unwrap();
-    support::give(dir.path());
+    postgres::give(dir.path());
     let path = dir.path().display().to_string();
     let Some(server) = start(&[&format!("unix_socket_directories={path}")]) else {
         return;
@@ -761,14 +759,11 @@ async fn a_server_may_be_on_a_unix_socket() {
 #[tokio::test]
 async fn tls_is_verified_when_it_is_asked_for() {
     let dir = tempfile::tempdir().unwrap();
-    let file = |name| dir.path().join(name);
-    if !make_certificate(dir.path()) {
-        return;
-    }
+    let (certificate, key) = make_certificate(dir.path());
     let settings = [
         "ssl=on".to_owned(),
-        format!("ssl_cert_file={}", file("cert.pem").display()),
-        format!("ssl_key_file={}", file("key.pem").display()),
+        format!("ssl_cert_file={certificate}"),
+        format!("ssl_key_file={key}"),
     ];
     let settings: Vec<&str> = settings.iter().map(String::as_str).collect();
     let Some(server) = start(&settings) else {
@@ -782,10 +777,7 @@ async fn tls_is_verified_when_it_is_asked_for() {
             .unwrap()
             .connect_timeout(Duration::from_secs(20))
     };
-    let trusted = format!(
-        "sslmode=verify-full&sslrootcert={}",
-        file("cert.pem").display()
-    );
+    let trusted = format!("sslmode=verify-full&sslrootcert={certificate}");
     for config in [
         url("localhost", "sslmode=prefer"),
         url("localhost", &trusted),
@@ -810,7 +802,7 @@ async fn tls_is_verified_when_it_is_asked_for() {
         );
         backend.release(&grant).await.unwrap();
         drop((backend, grant));
-        support::until(
+        postgres::until(
             &admin,
             "SELECT count(*) = 0 FROM pg_stat_activity WHERE application_name = 'ann'",
         )
@@ -870,12 +862,12 @@ async fn elect_after_a_crash(hidden: &str) {
     let role = format!("CREATE ROLE plain LOGIN PASSWORD '{PASSWORD}'");
     admin.batch_execute(&role).await.unwrap();
     admin.batch_execute(hidden).await.unwrap();
-    support::until(&admin, &older_than(lease)).await;
+    postgres::until(&admin, &older_than(lease)).await;
     let victim = admin.query_one("SELECT pg_backend_pid()", &[]).await;
     let victim: i32 = victim.unwrap().get(0);
     let crashed = Instant::now();
-    support::signal("KILL", victim.try_into().unwrap());
-    support::until_closed(&admin).await;
+    process::signal("KILL", victim.try_into().unwrap());
+    postgres::until_closed(&admin).await;
     let fresh = async {
         loop {
             // While the server recovers it refuses everybody.
@@ -899,7 +891,7 @@ async fn nobody_is_elected_for_a_lease_after_a_promotion() {
     };
     let lease = Duration::from_secs(2);
     let standby = primary.standby();
-    support::until(&standby.admin().await, &older_than(lease)).await;
+    postgres::until(&standby.admin().await, &older_than(lease)).await;
     primary.stop("QUIT");
     let promoted = Instant::now();
     standby.promote();

@@ -257,7 +257,7 @@ impl Drop for Server {
 
 /// The URL of a server or a proxy on this port.
 pub fn url_at(port: u16) -> String {
-    format!("postgres://app:{PASSWORD}@127.0.0.1:{port}/postgres?sslmode=disable&restart_grace=off")
+    format!("postgres://app:{PASSWORD}@127.0.0.1:{port}/postgres?sslmode=disable&quarantine=off")
 }
 
 /// A session on the server with this port, beside those of the backends.
