@@ -1,16 +1,15 @@
 //! Users and passwords, on servers with authentication turned on.
 #![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
-mod support;
-
 use std::fs;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use futures_util::future::join_all;
-use support::{Cluster, LONG, candidate, held, lock, renewed, start_with, until, within_limit};
 use tenure_core::{Election, Error, ErrorKind, LockBackend as _, Occupancy, Policy};
 use tenure_etcd::{EtcdBackend, EtcdConfig};
+use tenure_testkit::etcd::{Cluster, start_with};
+use tenure_testkit::{LONG, candidate, held, lock, renewed, until, within_limit};
 
 const PASSWORD: &str = "correct-horse-battery";
 

@@ -3,17 +3,16 @@
 //! One cluster serves all cases of a suite, so each suite is one test; see `report.log()`.
 #![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
-mod support;
-
 use std::process::Command;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use support::{Cluster, LIMIT, start_with};
 use tenure_conformance::proxy::{FaultProxy, Way};
 use tenure_conformance::{Answers, Hook, Proxied, Target, async_trait, reexec, run_all};
 use tenure_core::{Error, LockBackend, LockName};
 use tenure_etcd::{EtcdBackend, EtcdConfig};
+use tenure_testkit::LIMIT;
+use tenure_testkit::etcd::{Cluster, start_with};
 
 const URL: &str = "TENURE_TEST_ETCD_URL";
 

@@ -7,12 +7,12 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use futures_util::future::join_all;
-use support::{
-    LIMIT, LONG, candidate, held, is_taken, lock, renewed, start, start_with, until, within_limit,
-};
+use support::Connects as _;
 use tenure_core::{Election, Identity, LockBackend, Policy, Time};
 use tenure_etcd::etcd_client::TxnOp;
 use tenure_etcd::{EtcdBackend, EtcdConfig};
+use tenure_testkit::etcd::{start, start_with};
+use tenure_testkit::{LIMIT, LONG, candidate, held, is_taken, lock, renewed, until, within_limit};
 
 /// Every member in turn crashes or stands still, the raft leader among them: the term goes on.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

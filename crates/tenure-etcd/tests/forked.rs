@@ -16,11 +16,11 @@ use std::time::Duration;
 
 use fork::{Fork, fork, waitpid};
 use futures_util::{FutureExt as _, StreamExt as _};
-use support::{
-    Cluster, LIMIT, LONG, candidate, held, is_taken, lock, renewed, start, until, within_limit,
-};
+use support::Connects as _;
 use tenure_core::{Changes, Error, ErrorKind, Grant, LockBackend as _, LockName, Time, Verdict};
 use tenure_etcd::{EtcdBackend, EtcdConfig};
+use tenure_testkit::etcd::{Cluster, start};
+use tenure_testkit::{LIMIT, LONG, candidate, held, is_taken, lock, renewed, until, within_limit};
 use tokio::runtime::Runtime;
 
 /// Runs `child` in a fork of this process, and waits for it.

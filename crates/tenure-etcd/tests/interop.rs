@@ -1,15 +1,15 @@
 //! One election with `etcdctl elect` and `etcdctl lock`, on a real etcd.
 #![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
-mod support;
-
 use std::io::{BufRead as _, BufReader};
 use std::process::{Child, ChildStdout, Stdio};
 use std::sync::Arc;
 
-use support::{Cluster, lock, signal, start, until, within_limit};
 use tenure_core::{Election, Identity, Policy};
 use tenure_etcd::{EtcdBackend, EtcdConfig};
+use tenure_testkit::etcd::{Cluster, start};
+use tenure_testkit::process::signal;
+use tenure_testkit::{lock, until, within_limit};
 
 const ELECTION: &str = "interop/job";
 
@@ -46,7 +46,7 @@ impl Ctl {
 
     /// Resigns, as on Ctrl-C.
     fn interrupt(&mut self) {
-        signal("-INT", self.child.id());
+        signal("INT", self.child.id());
         self.child.wait().unwrap();
     }
 }

@@ -7,16 +7,17 @@ use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
 
-use support::{
-    Cluster, LIMIT, LONG, candidate, held, is_lost, is_taken, lock, renewed, start, until,
-    within_limit,
-};
+use support::Connects as _;
 use tenure_conformance::proxy::{FaultProxy, Way};
 use tenure_core::{
     Acquired, Check, Election, ErrorKind, Event, Identity, LockBackend, Occupancy, Policy,
     PublishedValue, Renewal, Time, Verdict,
 };
 use tenure_etcd::{EtcdBackend, EtcdConfig};
+use tenure_testkit::etcd::{Cluster, start};
+use tenure_testkit::{
+    LIMIT, LONG, candidate, held, is_lost, is_taken, lock, renewed, until, within_limit,
+};
 
 /// The check with this name.
 fn check<'a>(checks: &'a [Check], name: &str) -> &'a Check {

@@ -2,11 +2,10 @@
 
 #[path = "../examples/paused_leader.rs"]
 mod example;
-mod support;
-
 use std::process::Command;
 
-use support::{start, within_limit};
+use tenure_testkit::etcd::start;
+use tenure_testkit::within_limit;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_paused_leaders_write_is_refused() {

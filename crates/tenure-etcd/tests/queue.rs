@@ -8,11 +8,13 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use support::{LONG, candidate, held, is_taken, lock, start, until, within_limit};
+use support::Connects as _;
 use tenure_core::{
     Acquired, Both, Candidate, Capabilities, Changes, Election, Error, Grant, Identity,
     LockBackend, LockName, Loss, MemoryBackend, Occupancy, Policy, Renewal, SharedClock, Time,
 };
+use tenure_testkit::etcd::start;
+use tenure_testkit::{LONG, candidate, held, is_taken, lock, until, within_limit};
 
 /// The healthy candidate behind an unhealthy one must not wait for it.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

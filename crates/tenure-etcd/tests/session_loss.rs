@@ -1,19 +1,16 @@
 //! All leases of a process are gone at once: its elections come back together, not as a herd.
 #![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
-#[path = "support/metrics.rs"]
-mod metrics;
-mod support;
-
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use metrics::Metrics;
-use support::{lock, start, until};
 use tenure_conformance::proxy::{FaultProxy, Way};
 use tenure_core::{Election, FencingToken, Policy};
 use tenure_etcd::{EtcdBackend, EtcdConfig};
+use tenure_testkit::etcd::metrics::Metrics;
+use tenure_testkit::etcd::start;
+use tenure_testkit::{lock, until};
 use tokio::sync::watch;
 
 const ELECTIONS: usize = 300;

@@ -2,15 +2,15 @@
 //! elected in its place.
 #![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
-mod support;
-
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 
-use support::{lock, program, start_with, until};
 use tenure_core::{Election, Policy};
 use tenure_etcd::{EtcdBackend, EtcdConfig};
+use tenure_testkit::environment::program;
+use tenure_testkit::etcd::start_with;
+use tenure_testkit::{lock, until};
 
 /// Keeps a file from the disk, until it is dropped: the thread that waits for that hangs, and all
 /// others of the process go on.

@@ -2,61 +2,15 @@
 #![cfg(any(feature = "ring", feature = "aws-lc-rs"))]
 #![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
-mod support;
-
-use std::fs;
 use std::path::{Path, PathBuf};
 
 use futures_util::StreamExt as _;
-use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair};
-use support::{Cluster, LONG, candidate, held, launch, lock, renewed, start, until, within_limit};
 use tempfile::TempDir;
 use tenure_core::{Error, ErrorKind, LockBackend as _};
 use tenure_etcd::{EtcdBackend, EtcdConfig, Tls};
-
-/// An authority, and certificates it has given out, as files.
-struct Authority {
-    dir: PathBuf,
-    issuer: CertifiedIssuer<'static, KeyPair>,
-}
-
-impl Authority {
-    fn new(dir: &Path) -> Self {
-        let mut params = CertificateParams::new(Vec::new()).unwrap();
-        // A certificate with its issuer's name would look self-signed.
-        params
-            .distinguished_name
-            .push(DnType::CommonName, dir.to_str().unwrap());
-        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        let issuer = CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap();
-        fs::create_dir_all(dir).unwrap();
-        let this = Self {
-            dir: dir.to_owned(),
-            issuer,
-        };
-        fs::write(this.ca(), this.issuer.pem()).unwrap();
-        this
-    }
-
-    fn ca(&self) -> PathBuf {
-        self.dir.join("ca.pem")
-    }
-
-    fn certificate(&self, name: &str, hosts: &[&str]) -> (PathBuf, PathBuf) {
-        let hosts: Vec<_> = hosts.iter().map(|&host| host.to_owned()).collect();
-        let mut params = CertificateParams::new(hosts).unwrap();
-        params.distinguished_name.push(DnType::CommonName, name);
-        let key = KeyPair::generate().unwrap();
-        let certificate = params.signed_by(&key, &self.issuer).unwrap();
-        let files = (
-            self.dir.join(format!("{name}.pem")),
-            self.dir.join(format!("{name}.key")),
-        );
-        fs::write(&files.0, certificate.pem()).unwrap();
-        fs::write(&files.1, key.serialize_pem()).unwrap();
-        files
-    }
-}
+use tenure_testkit::certificates::Authority;
+use tenure_testkit::etcd::{Cluster, launch, start};
+use tenure_testkit::{LONG, candidate, held, lock, renewed, until, within_limit};
 
 fn text(path: &Path) -> &str {
     path.to_str().unwrap()
@@ -172,7 +126,7 @@ async fn a_server_is_believed_by_its_authority_and_its_name() {
     server.refuses(Tls::new(), "certificate").await;
     let misnamed = trusted.server_name("elsewhere.example");
     server.refuses(misnamed, "certificate").await;
-    let missing = Tls::new().ca(server.ours.dir.join("missing.pem"));
+    let missing = Tls::new().ca(server.ours.file("missing.pem"));
     server.refuses(missing, "missing.pem").await;
     let no_authority = Tls::new().ca(&server.client.1);
     server.refuses(no_authority, "certificate").await;
@@ -203,7 +157,7 @@ async fn a_server_that_asks_for_certificates_takes_those_of_its_authority() {
     server.refuses(stranger, "certificate").await;
     let missing = trusted
         .clone()
-        .certificate(&certificate, server.ours.dir.join("missing.key"));
+        .certificate(&certificate, server.ours.file("missing.key"));
     server.refuses(missing, "missing.key").await;
     let swapped = trusted.certificate(&key, &certificate);
     server.refuses(swapped, "key").await;
