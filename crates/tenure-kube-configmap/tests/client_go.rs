@@ -2,22 +2,20 @@
 //! the move from there to Leases: real processes, built from `tests/client-go-configmap`.
 #![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
-#[path = "../../tenure-kube/tests/support/mod.rs"]
 mod support;
-
-#[path = "../../tenure-kube-lease/tests/support/client_go.rs"]
-mod theirs;
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use serde_json::Value;
-use support::{Server, lock, within_limit};
+use support::Connects as _;
 use tenure_core::{
     Acquired, Both, CampaignId, Candidate, Election, Event, Identity, Leadership, LockBackend,
     Policy,
 };
-use theirs::{ClientGo, old_program};
+use tenure_testkit::kube::Server;
+use tenure_testkit::kube::client_go::{ClientGo, old_program};
+use tenure_testkit::{lock, within_limit};
 use tokio::task::JoinHandle;
 
 /// client-go refuses a lease that is no longer than its deadline, and counts in whole seconds.

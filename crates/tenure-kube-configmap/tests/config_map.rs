@@ -1,15 +1,16 @@
 //! What stands in the `ConfigMap` over a whole term, on a real API server.
 #![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
-#[path = "../../tenure-kube/tests/support/mod.rs"]
 mod support;
 
 use std::time::Duration;
 
 use serde_json::{Value, json};
-use support::{Server, lock};
+use support::Connects as _;
 use tenure_core::{Acquired, CampaignId, Candidate, Identity, LockBackend as _, Renewal};
 use tenure_kube_configmap::connect;
+use tenure_testkit::kube::Server;
+use tenure_testkit::lock;
 
 const LEADER: &str = "control-plane.alpha.kubernetes.io/leader";
 

@@ -1,7 +1,6 @@
 //! The conformance suite on a real API server, with a fault proxy in front of it.
 #![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
-#[path = "../../tenure-kube/tests/support/mod.rs"]
 mod support;
 
 use std::process::Command;
@@ -9,11 +8,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use serde_json::json;
-use support::Server;
+use support::Connects as _;
 use tenure_conformance::proxy::{FaultProxy, Way};
 use tenure_conformance::{Answers, Hook, Proxied, Target, async_trait, run_all};
 use tenure_core::{Error, LockBackend, LockName};
 use tenure_kube_configmap::LEADER_ANNOTATION;
+use tenure_testkit::kube::Server;
 
 struct Cluster {
     server: Server,

@@ -1,13 +1,14 @@
 //! What `checks` tells of a `ConfigMap` that others may hold, on a real API server.
 #![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
-#[path = "../../tenure-kube/tests/support/mod.rs"]
 mod support;
 
 use serde_json::json;
-use support::{Server, lock};
+use support::Connects as _;
 use tenure_core::{LockBackend as _, Policy, Verdict};
 use tenure_kube_configmap::{LEADER_ANNOTATION, connect};
+use tenure_testkit::kube::Server;
+use tenure_testkit::lock;
 
 #[tokio::test]
 async fn a_shorter_lease_of_another_program_and_a_broken_record_are_told() {

@@ -1,14 +1,14 @@
 //! The move from `ConfigMaps` to Leases, on a real API server.
 #![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
-#[path = "../../tenure-kube/tests/support/mod.rs"]
 mod support;
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use support::Server;
+use support::Connects as _;
 use tenure_core::{Both, Election, Event, Identity, LockBackend, LockName, Policy};
+use tenure_testkit::kube::Server;
 use tokio::time::timeout;
 
 /// Nothing takes so long unless it never comes.

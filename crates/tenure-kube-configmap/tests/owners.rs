@@ -1,14 +1,13 @@
 //! Whom a `ConfigMap` belongs to, on a real API server.
 #![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
-#[path = "../../tenure-kube/tests/support/owners.rs"]
-mod owners;
-#[path = "../../tenure-kube/tests/support/mod.rs"]
 mod support;
 
-use support::Server;
+use support::Connects as _;
 use tenure_core::Identity;
 use tenure_kube_configmap::connect;
+use tenure_testkit::kube::Server;
+use tenure_testkit::kube::owners;
 
 #[tokio::test]
 async fn of_two_candidates_with_one_number_exactly_one_leads() {

@@ -2,24 +2,22 @@
 //! election, built from `tests/client-go`.
 #![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
-#[path = "../../tenure-kube/tests/support/mod.rs"]
 mod support;
-
-#[path = "support/client_go.rs"]
-mod theirs;
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use serde_json::Value;
-use support::{Server, lock, within_limit};
+use support::Connects as _;
 use tenure_conformance::proxy::{FaultProxy, Way};
 use tenure_core::{
     Acquired, CampaignId, Candidate, Cause, Election, Grant, Identity, Leadership,
     LockBackend as _, Occupancy, Policy, PublishedValue, Verdict,
 };
 use tenure_kube_lease::{KubeLeaseBackend, connect};
-use theirs::{ClientGo, old_program, program};
+use tenure_testkit::kube::Server;
+use tenure_testkit::kube::client_go::{ClientGo, old_program, program};
+use tenure_testkit::{lock, within_limit};
 
 /// client-go refuses a lease that is no longer than its deadline, and counts in whole seconds.
 const RHYTHM: &[&str] = &["--lease=4s", "--deadline=3s", "--retry=250ms"];

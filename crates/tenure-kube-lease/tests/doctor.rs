@@ -1,17 +1,18 @@
 //! What `checks` tells of a Lease that others may hold, on a real API server.
 #![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
-#[path = "../../tenure-kube/tests/support/mod.rs"]
 mod support;
 
 use std::time::Duration;
 
 use serde_json::{Value, json};
-use support::{Server, lock};
+use support::Connects as _;
 use tenure_core::{
     Acquired, CampaignId, Candidate, Check, Identity, LockBackend as _, Policy, Verdict,
 };
 use tenure_kube_lease::{KubeLeaseBackend, Token, connect};
+use tenure_testkit::kube::Server;
+use tenure_testkit::lock;
 
 const NAME: &str = "holder's lease";
 

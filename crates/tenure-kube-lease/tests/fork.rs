@@ -2,20 +2,21 @@
 //! connections to the API server: their number is counted by a proxy.
 #![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
-#[path = "../../tenure-kube/tests/support/mod.rs"]
 mod support;
 
 use std::time::Duration;
 
 use fork::{Fork, fork, waitpid};
 use futures_util::StreamExt as _;
-use support::{Server, lock, within_limit};
+use support::Connects as _;
 use tenure_conformance::proxy::FaultProxy;
 use tenure_core::{
     Acquired, CampaignId, Candidate, Changes, ErrorKind, Grant, Hint, Identity, LockBackend as _,
     Renewal,
 };
 use tenure_kube_lease::{KubeLeaseBackend, connect};
+use tenure_testkit::kube::Server;
+use tenure_testkit::{lock, within_limit};
 
 /// With it nothing happens by time while the test runs.
 const LONG: Duration = Duration::from_secs(600);

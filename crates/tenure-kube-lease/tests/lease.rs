@@ -1,20 +1,21 @@
 //! What stands in the Lease, and what becomes of a term there, on a real API server.
 #![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
-#[path = "../../tenure-kube/tests/support/mod.rs"]
 mod support;
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use serde_json::{Value, json};
-use support::{Server, lock, until, within_limit};
+use support::Connects as _;
 use tenure_conformance::proxy::{FaultProxy, Way};
 use tenure_core::{
     Acquired, CampaignId, Candidate, Cause, Election, Error, ErrorKind, Grant, Identity,
     LockBackend as _, Occupancy, Policy, PublishedValue, Renewal,
 };
 use tenure_kube_lease::{KubeLeaseBackend, Token, connect, with_client};
+use tenure_testkit::kube::Server;
+use tenure_testkit::{lock, until, within_limit};
 
 /// With it nothing happens by time while a test runs.
 const LONG: Duration = Duration::from_secs(600);

@@ -1,13 +1,10 @@
 //! The manifests of `examples/kubernetes`, judged by a real API server.
 #![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
-#[path = "../../tenure-kube/tests/support/mod.rs"]
-mod support;
-
-use support::Server;
 use tenure_core::LockName;
 use tenure_kube::Subject;
 use tenure_kube_lease::rbac_yaml;
+use tenure_testkit::kube::Server;
 
 const RBAC: &str = include_str!("../../../examples/kubernetes/rbac.yaml");
 const DEPLOYMENT: &str = include_str!("../../../examples/kubernetes/deployment.yaml");

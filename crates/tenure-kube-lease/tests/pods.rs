@@ -2,10 +2,6 @@
 //! kubelet.
 #![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
-#[allow(dead_code, reason = "a part of it is used here")]
-#[path = "../../tenure-kube/tests/support/rights.rs"]
-mod rights;
-#[path = "../../tenure-kube/tests/support/mod.rs"]
 mod support;
 
 use std::sync::Arc;
@@ -13,13 +9,16 @@ use std::time::Duration;
 
 use futures_util::StreamExt as _;
 use serde_json::json;
-use support::{Server, lock, until, within_limit};
+use support::Connects as _;
 use tenure_core::{
     Acquired, CampaignId, Candidate, Election, Event, Grant, Hint, Identity, LockBackend as _,
     Policy,
 };
 use tenure_kube::{LEASES, Subject, pods_rule, rbac_yaml};
 use tenure_kube_lease::{KubeLeaseBackend, connect, pod_identity};
+use tenure_testkit::kube::Server;
+use tenure_testkit::kube::rights;
+use tenure_testkit::{lock, until, within_limit};
 
 /// With it nothing happens by time while a test runs.
 const LONG: Duration = Duration::from_secs(600);
@@ -151,7 +150,7 @@ async fn the_right_to_look_at_pods_is_needed_for_that_alone() {
     let Some(server) = Server::start().await else {
         return;
     };
-    let config = rights::config(&server).take_over_from_gone_pods(true);
+    let config = server.config_of_candidate().take_over_from_gone_pods(true);
     let restricted = connect(config).await.unwrap();
     let admin = connect(server.config()).await.unwrap();
     let gone = pod_identity(&server.namespace, "gone", "1").unwrap();

@@ -2,20 +2,18 @@
 //! so the server is the test's own: on a shared one the elections of other tests are counted too.
 #![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
-#[allow(dead_code, reason = "others kill it and start it again")]
-#[path = "../../tenure-kube/tests/support/private_api.rs"]
-mod private_api;
-#[path = "../../tenure-kube/tests/support/mod.rs"]
 mod support;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use private_api::PrivateApi;
-use support::{Server, lock, until, within_limit};
+use support::Connects as _;
 use tenure_core::{Election, Identity, Policy};
 use tenure_kube_lease::connect;
+use tenure_testkit::kube::Server;
+use tenure_testkit::kube::private_api::PrivateApi;
+use tenure_testkit::{lock, until, within_limit};
 
 const HEARTBEATS: u64 = 20;
 

@@ -1,18 +1,17 @@
 //! The API server ends and comes back in the middle of a term: one of the test's own.
 #![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
-#[path = "../../tenure-kube/tests/support/private_api.rs"]
-mod private_api;
-#[path = "../../tenure-kube/tests/support/mod.rs"]
 mod support;
 
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use private_api::PrivateApi;
-use support::{Server, lock, until, within_limit};
+use support::Connects as _;
 use tenure_core::{Election, Event, Identity, Policy, Term};
 use tenure_kube_lease::connect;
+use tenure_testkit::kube::Server;
+use tenure_testkit::kube::private_api::PrivateApi;
+use tenure_testkit::{lock, until, within_limit};
 use tokio::sync::broadcast::error::RecvError;
 use tokio::task::JoinSet;
 

@@ -5,20 +5,19 @@
 //! bound fails it.
 #![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
-#[path = "../../tenure-kube/tests/support/faulty_api.rs"]
-mod faulty_api;
-#[path = "../../tenure-kube/tests/support/mod.rs"]
 mod support;
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use faulty_api::{Answer, FaultyApi, Kind, Seen, instead};
 use futures_util::StreamExt as _;
 use futures_util::future::join_all;
-use support::{Server, lock, until, within_limit};
+use support::{Connects as _, config_of};
 use tenure_core::{Election, Identity, LockBackend as _, Observation, Observer, Policy};
 use tenure_kube_lease::{KubeLeaseBackend, connect};
+use tenure_testkit::kube::Server;
+use tenure_testkit::kube::faulty_api::{Answer, FaultyApi, Kind, Seen, instead};
+use tenure_testkit::{lock, until, within_limit};
 
 /// With it nothing happens by time while a test runs.
 const LONG: Duration = Duration::from_secs(600);
@@ -45,7 +44,7 @@ fn answers() -> impl Iterator<Item = Answer> {
 async fn start() -> Option<(Server, FaultyApi, KubeLeaseBackend)> {
     let server = Server::start().await?;
     let api = FaultyApi::start(&server).await;
-    let backend = connect(api.config(&server)).await.unwrap();
+    let backend = connect(config_of(&api, &server)).await.unwrap();
     Some((server, api, backend))
 }
 

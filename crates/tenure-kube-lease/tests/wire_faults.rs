@@ -2,21 +2,20 @@
 //! answers in its place, loses its answers and ends its watches.
 #![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
-#[path = "../../tenure-kube/tests/support/faulty_api.rs"]
-mod faulty_api;
-#[path = "../../tenure-kube/tests/support/mod.rs"]
 mod support;
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use faulty_api::{Answer, Fault, FaultyApi, Kind, applied_but, instead};
-use support::{Server, lock, until, within_limit};
+use support::{Connects as _, config_of};
 use tenure_core::{
     Acquired, CampaignId, Candidate, Election, Error, ErrorKind, Grant, Identity, LockBackend as _,
     Policy, Renewal,
 };
 use tenure_kube_lease::{KubeLeaseBackend, connect};
+use tenure_testkit::kube::Server;
+use tenure_testkit::kube::faulty_api::{Answer, Fault, FaultyApi, Kind, applied_but, instead};
+use tenure_testkit::{lock, until, within_limit};
 
 /// With it nothing happens by time while a test runs.
 const LONG: Duration = Duration::from_secs(600);
@@ -31,7 +30,7 @@ const ALWAYS: usize = usize::MAX;
 async fn start() -> Option<(Server, FaultyApi, KubeLeaseBackend)> {
     let server = Server::start().await?;
     let api = FaultyApi::start(&server).await;
-    let backend = connect(api.config(&server)).await.unwrap();
+    let backend = connect(config_of(&api, &server)).await.unwrap();
     Some((server, api, backend))
 }
 

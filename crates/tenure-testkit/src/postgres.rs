@@ -225,6 +225,7 @@ impl Server {
     }
 
     /// A hot standby of it.
+    #[must_use]
     pub fn standby(&self) -> Self {
         let dir = folder();
         give(dir.path());

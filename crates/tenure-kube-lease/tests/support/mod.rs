@@ -1,0 +1,51 @@
+//! How the tests reach the testkit's API servers.
+#![allow(dead_code, reason = "each test binary uses a part")]
+#![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
+
+use std::net::SocketAddr;
+
+use tenure_kube::{KubeConfig, Token};
+use tenure_testkit::kube::faulty_api::FaultyApi;
+use tenure_testkit::kube::{Server, rights};
+
+/// The configuration of a backend on a server.
+pub(crate) trait Connects {
+    /// As the admin, directly.
+    fn config(&self) -> KubeConfig;
+
+    /// As the admin, by way of a proxy.
+    fn config_at(&self, address: SocketAddr) -> KubeConfig;
+
+    fn config_as(&self, address: SocketAddr, token: Token) -> KubeConfig;
+
+    /// As the user whom the Role of [`rights`] is for.
+    fn config_of_candidate(&self) -> KubeConfig;
+}
+
+impl Connects for Server {
+    fn config(&self) -> KubeConfig {
+        self.config_at(self.address())
+    }
+
+    fn config_at(&self, address: SocketAddr) -> KubeConfig {
+        self.config_as(address, Token::File(self.token_file.clone()))
+    }
+
+    fn config_as(&self, address: SocketAddr, token: Token) -> KubeConfig {
+        KubeConfig::server(format!("https://{address}"), Some(self.ca.clone()), token)
+            .namespace(&*self.namespace)
+            .unwrap()
+    }
+
+    fn config_of_candidate(&self) -> KubeConfig {
+        let token = Token::File(Self::token_file_of(rights::USER));
+        self.config_as(self.address(), token)
+    }
+}
+
+/// As the admin, by way of a proxy that answers instead.
+pub(crate) fn config_of(api: &FaultyApi, server: &Server) -> KubeConfig {
+    KubeConfig::server(api.url(), None, Token::None)
+        .namespace(&*server.namespace)
+        .unwrap()
+}
