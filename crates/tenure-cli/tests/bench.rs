@@ -1,8 +1,6 @@
 //! `tenure bench`: what it measures, what it tells, and what it leaves.
 #![allow(clippy::unwrap_used, reason = "helpers of tests are tests")]
 
-#[path = "../../tenure-redis/tests/support/mod.rs"]
-mod redis_server;
 mod support;
 
 use std::fs;
@@ -11,6 +9,7 @@ use std::process::Stdio;
 use rustix::process::Signal;
 use serde_json::Value;
 use support::{Place, Running, stderr, stdout, tenure, until};
+use tenure_testkit::redis;
 
 const MEASURES: [&str; 5] = [
     "acquire when free",
@@ -135,7 +134,7 @@ fn a_shared_store_is_not_loaded_without_a_yes() {
 #[cfg(feature = "redis")]
 #[test]
 fn redis_keeps_a_counter_and_nothing_else() {
-    let Some(server) = redis_server::start(&[]) else {
+    let Some(server) = redis::start(&[]) else {
         return;
     };
     let told = measured(&format!("redis://{}", server.address()), &["--yes"]);
@@ -155,7 +154,7 @@ mod at_a_terminal {
 
     use rustix::pty::{self, OpenptFlags};
 
-    use super::{redis_server, stdout, tenure};
+    use super::{redis, stdout, tenure};
 
     /// Starts it at a new terminal; and the person's end of that.
     fn start(url: &str) -> (Child, File) {
@@ -175,7 +174,7 @@ mod at_a_terminal {
 
     #[test]
     fn a_person_is_asked_first() {
-        let Some(server) = redis_server::start(&[]) else {
+        let Some(server) = redis::start(&[]) else {
             return;
         };
         let url = format!("redis://{}", server.address());

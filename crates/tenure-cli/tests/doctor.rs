@@ -1,21 +1,16 @@
 //! `tenure doctor` on real servers: each planted misconfiguration is found, and nothing is changed.
 #![allow(clippy::unwrap_used, reason = "helpers of tests are tests")]
 
-#[path = "../../tenure-kube/tests/support/mod.rs"]
-mod kube;
-#[path = "../../tenure-postgres/tests/support/mod.rs"]
-mod postgres;
-#[path = "../../tenure-redis/tests/support/mod.rs"]
-mod redis_server;
 mod support;
 
 use std::fs;
 use std::path::Path;
-use std::process::{Child, Command, Output, Stdio};
+use std::process::Output;
 
-use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, KeyPair};
 use serde_json::{Value, json};
 use support::{Place, stderr, stdout, tenure, until};
+use tenure_testkit::certificates::{Authority, self_signed};
+use tenure_testkit::{etcd, free_port, kube, postgres, redis};
 
 /// What the doctor has said.
 struct Diagnosis {
@@ -72,15 +67,8 @@ impl Diagnosis {
 
 /// The certificate of an authority that has signed nobody's.
 fn foreign_authority(place: &Place) -> String {
-    let mut params = CertificateParams::new(Vec::new()).unwrap();
-    params
-        .distinguished_name
-        .push(DnType::CommonName, "nobody's");
-    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-    let certificate = params.self_signed(&KeyPair::generate().unwrap()).unwrap();
-    let file = place.path("foreign.pem");
-    fs::write(&file, certificate.pem()).unwrap();
-    file.to_str().unwrap().to_owned()
+    let authority = Authority::new(&place.path("foreign"));
+    text(&authority.ca()).to_owned()
 }
 
 fn text(path: &Path) -> &str {
@@ -147,7 +135,7 @@ fn a_policy_that_the_store_cannot_grant_and_bad_input_are_told() {
 #[test]
 fn redis_eviction_wrong_password_replica_and_wrong_authority_are_found() {
     let durable = ["--appendonly", "yes", "--appendfsync", "always"];
-    let Some(server) = redis_server::start(&durable) else {
+    let Some(server) = redis::start(&durable) else {
         return;
     };
     let url = |port: u16| format!("redis://127.0.0.1:{port}");
@@ -157,40 +145,36 @@ fn redis_eviction_wrong_password_replica_and_wrong_authority_are_found() {
     assert_eq!(server.number(&["DBSIZE"]), 0);
 
     let settings = ["--maxmemory", "100mb", "--maxmemory-policy", "allkeys-lru"];
-    let evicting = redis_server::start(&[&settings[..], &durable].concat()).unwrap();
+    let evicting = redis::start(&[&settings[..], &durable].concat()).unwrap();
     doctor(&url(evicting.port), &[])
         .says("eviction", "unusable", "noeviction")
         .ends(2);
 
-    let locked = redis_server::start_with_password(&["--requirepass", "s3cret"], Some("s3cret"));
+    let locked = redis::start_with_password(&["--requirepass", "s3cret"], Some("s3cret"));
     let port = locked.as_ref().unwrap().port;
     doctor(&format!("redis://:wr0ng@127.0.0.1:{port}"), &[])
         .says("connection", "unusable", "password")
         .hides("wr0ng")
         .ends(2);
 
-    let (_master, replica) = redis_server::start_pair(&[]).unwrap();
+    let (_master, replica) = redis::start_pair(&[]).unwrap();
     doctor(&url(replica.port), &[])
         .says("connection", "unusable", "is a replica")
         .ends(2);
 
     let place = Place::new();
     let authority = foreign_authority(&place);
-    let key = KeyPair::generate().unwrap();
-    let certificate = CertificateParams::new(vec!["localhost".to_owned()]).unwrap();
-    let certificate = certificate.self_signed(&key).unwrap();
-    fs::write(place.path("server.pem"), certificate.pem()).unwrap();
-    fs::write(place.path("server.key"), key.serialize_pem()).unwrap();
-    let port = redis_server::free_port();
-    let _encrypted = redis_server::start(&[
+    let (certificate, key) = self_signed(&place.path(""), "server", &["localhost"]);
+    let port = free_port();
+    let _encrypted = redis::start(&[
         "--tls-port",
         &port.to_string(),
         "--tls-cert-file",
-        text(&place.path("server.pem")),
+        text(&certificate),
         "--tls-key-file",
-        text(&place.path("server.key")),
+        text(&key),
         "--tls-ca-cert-file",
-        text(&place.path("server.pem")),
+        text(&certificate),
         "--tls-auth-clients",
         "no",
     ]);
@@ -244,98 +228,10 @@ fn postgres_pooler_standby_wrong_password_and_volatile_settings_are_found() {
         .ends(2);
 }
 
-/// An etcd server; killed on drop.
-struct Etcd {
-    port: u16,
-    child: Child,
-    place: Place,
-}
-
-impl Drop for Etcd {
-    fn drop(&mut self) {
-        let _gone = self.child.kill();
-        let _reaped = self.child.wait();
-    }
-}
-
-impl Etcd {
-    /// `None`, with a line that says so: left out.
-    fn start() -> Option<Self> {
-        if Command::new("etcd").arg("--version").output().is_err() {
-            let left_out = "LEFT OUT: no etcd on PATH";
-            assert!(
-                std::env::var_os("TENURE_TEST_STRICT").is_none(),
-                "{left_out}"
-            );
-            eprintln!("{left_out}");
-            return None;
-        }
-        let place = Place::new();
-        let (port, peer) = (redis_server::free_port(), redis_server::free_port());
-        let (client, peer) = (
-            format!("http://127.0.0.1:{port}"),
-            format!("http://127.0.0.1:{peer}"),
-        );
-        let child = Command::new("etcd")
-            .args([
-                "--data-dir",
-                text(&place.path("data")),
-                "--log-level",
-                "error",
-            ])
-            .args([
-                "--listen-client-urls",
-                &client,
-                "--advertise-client-urls",
-                &client,
-            ])
-            .args([
-                "--listen-peer-urls",
-                &peer,
-                "--initial-advertise-peer-urls",
-                &peer,
-            ])
-            .args([
-                "--initial-cluster",
-                &format!("default={peer}"),
-                "--logger",
-                "zap",
-            ])
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn()
-            .unwrap();
-        let this = Self { port, child, place };
-        until("etcd answers", || {
-            this.ctl(&["endpoint", "health"]).status.success()
-        });
-        Some(this)
-    }
-
-    fn ctl(&self, arguments: &[&str]) -> Output {
-        Command::new("etcdctl")
-            .env("ETCDCTL_API", "3")
-            .args(["--endpoints", &format!("127.0.0.1:{}", self.port)])
-            .args(arguments)
-            .output()
-            .unwrap()
-    }
-
-    fn must(&self, arguments: &[&str]) -> String {
-        let output = self.ctl(arguments);
-        assert!(
-            output.status.success(),
-            "{arguments:?}: {}",
-            stderr(&output)
-        );
-        stdout(&output)
-    }
-}
-
 #[test]
 fn etcd_short_leases_missing_members_rights_and_passwords_are_found() {
-    let Some(etcd) = Etcd::start() else { return };
-    let port = etcd.port;
+    let Some(etcd) = etcd::start() else { return };
+    let port = etcd.members[0].port;
     let url = format!("etcd://127.0.0.1:{port}");
     doctor(&url, &["--policy", "fast"])
         .says("endpoint", "fine", "raft leader")
@@ -358,7 +254,7 @@ fn etcd_short_leases_missing_members_rights_and_passwords_are_found() {
         "user grant-role reader reader",
         "auth enable",
     ] {
-        etcd.must(&words.split(' ').collect::<Vec<_>>());
+        etcd.ctl(&words.split(' ').collect::<Vec<_>>());
     }
     let as_user = |user: &str| format!("etcd://{user}@127.0.0.1:{port}");
     doctor(&as_user("reader:wr0ng"), &[])
@@ -372,9 +268,8 @@ fn etcd_short_leases_missing_members_rights_and_passwords_are_found() {
     doctor(&as_user("root:r00t"), &[])
         .says("permissions", "fine", "")
         .ends(0);
-    let kept = etcd.must(&["--user", "root:r00t", "get", "--prefix", "tenure-doctor"]);
+    let kept = etcd.ctl(&["--user", "root:r00t", "get", "--prefix", "tenure-doctor"]);
     assert_eq!(kept, "");
-    assert!(etcd.place.path("data").is_dir());
 }
 
 #[tokio::test]

@@ -152,9 +152,9 @@ fn watch_of_a_store_that_does_not_answer_is_interrupted_all_the_same() {
         // It began to wait earlier, so it stops to wait before the other one does by itself.
         let mut status = place.tenure("status");
         let mut status = Running::start(status.stderr(Stdio::null()));
-        asks.recv_timeout(support::LIMIT).unwrap();
+        asks.recv_timeout(tenure_testkit::LIMIT).unwrap();
         let mut watch = Running::start(&mut place.tenure("watch"));
-        asks.recv_timeout(support::LIMIT).unwrap();
+        asks.recv_timeout(tenure_testkit::LIMIT).unwrap();
         watch.signal(signal);
         assert_eq!(watch.code(), 0);
         assert_eq!(status.0.try_wait().unwrap(), None);

@@ -2,41 +2,17 @@
 #![cfg(all(feature = "kube-configmap", feature = "kube-lease"))]
 #![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
-#[path = "../../tenure-kube/tests/support/mod.rs"]
-mod kube;
 mod support;
 
 use std::process::Output;
 
-use kube::{Server, until};
 use support::{stderr, stdout, tenure};
-
-/// A user without rights of their own.
-const USER: &str = "candidate";
+use tenure_testkit::kube::Server;
+use tenure_testkit::kube::rights::{USER, apply};
+use tenure_testkit::until;
 
 fn rbac(arguments: &[&str]) -> Output {
     tenure().arg("rbac").args(arguments).output().unwrap()
-}
-
-/// As `kubectl apply --server-side` does with the same text.
-async fn apply(server: &Server, yaml: &str) {
-    for document in yaml.split("---\n") {
-        let line = |start: &str| {
-            let found = document.lines().find_map(|line| line.strip_prefix(start));
-            found.unwrap_or_else(|| panic!("no {start:?} in {document}"))
-        };
-        let plural = format!("{}s", line("kind: ").to_lowercase());
-        let (namespace, name) = (line("  namespace: "), line("  name: "));
-        let path = format!(
-            "/apis/rbac.authorization.k8s.io/v1/namespaces/{namespace}/{plural}/{name}\
-             ?fieldManager=test&fieldValidation=Strict"
-        );
-        let body = document.as_bytes().to_vec();
-        let (status, answer) = server
-            .send_as("PATCH", &path, "application/apply-patch+yaml", body)
-            .await;
-        assert_eq!(status, 201, "{}", String::from_utf8_lossy(&answer));
-    }
 }
 
 #[tokio::test]

@@ -1,15 +1,12 @@
 //! The contract's suite on a real server.
 #![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
-mod support;
-
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use futures_util::FutureExt as _;
-use support::Connects as _;
 use tenure_conformance::proxy::{FaultProxy, Way};
 use tenure_conformance::{Answers, Hook, Proxied, Stop, Target, async_trait, sessions};
 use tenure_core::{

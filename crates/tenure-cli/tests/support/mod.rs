@@ -7,26 +7,15 @@ use std::fs;
 use std::os::unix::process::ExitStatusExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
-use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal};
 use serde_json::Value;
 use tempfile::TempDir;
-
-/// Nothing takes so long unless it never comes.
-pub(crate) const LIMIT: Duration = Duration::from_secs(120);
+use tenure_testkit::process::{self, stat};
+pub(crate) use tenure_testkit::wait_until as until;
 
 /// A lease that no test lives to see the end of: what happens anyway does not wait for it.
 pub(crate) const ENDLESS: &str = "1h";
-
-/// Waits until `done`, and says what was waited for if that never comes.
-pub(crate) fn until(what: &str, mut done: impl FnMut() -> bool) {
-    let start = Instant::now();
-    while !done() {
-        assert!(start.elapsed() < LIMIT, "waited in vain until {what}");
-        std::thread::sleep(Duration::from_millis(5));
-    }
-}
 
 /// The binary, without any setting from outside, and no signal ignored.
 pub(crate) fn tenure() -> Command {
@@ -209,47 +198,37 @@ impl Drop for Running {
     }
 }
 
+fn number(process: Pid) -> u32 {
+    process.as_raw_nonzero().get().unsigned_abs()
+}
+
+fn folder_of(process: Pid) -> PathBuf {
+    Path::new("/proc").join(process.to_string())
+}
+
 fn children(parent: Pid) -> Vec<Pid> {
     let processes = fs::read_dir("/proc").unwrap().flatten();
     processes
-        .filter_map(|entry| entry.file_name().to_str()?.parse().ok())
-        .filter(|number| stat(*number).is_some_and(|(_, of)| of == parent.as_raw_nonzero().get()))
-        .filter_map(Pid::from_raw)
+        .filter_map(|entry| Pid::from_raw(entry.file_name().to_str()?.parse().ok()?))
+        .filter(|child| stat(&folder_of(*child)).is_some_and(|(_, of)| of == number(parent)))
         .collect()
 }
 
-/// The state and the parent of a process.
-fn stat(number: i32) -> Option<(char, i32)> {
-    let stat = fs::read_to_string(format!("/proc/{number}/stat")).ok()?;
-    let (_, rest) = stat.rsplit_once(')')?;
-    let mut words = rest.split_whitespace();
-    Some((words.next()?.chars().next()?, words.next()?.parse().ok()?))
-}
-
 pub(crate) fn command_line(process: Pid) -> String {
-    let bytes = fs::read(Path::new("/proc").join(process.to_string()).join("cmdline"));
+    let bytes = fs::read(folder_of(process).join("cmdline"));
     String::from_utf8_lossy(&bytes.unwrap_or_default()).replace('\0', " ")
 }
 
-/// Whether a process can still do anything; one that waits to be reaped cannot.
 pub(crate) fn is_alive(process: Pid) -> bool {
-    let state = stat(process.as_raw_nonzero().get()).map(|(state, _)| state);
-    !matches!(state, None | Some('Z' | 'X'))
+    process::is_alive(number(process))
 }
 
 pub(crate) fn until_dead(process: Pid) {
-    until("a process is dead", || !is_alive(process));
-}
-
-pub(crate) fn until_stopped(process: Pid) {
-    until("a process is stopped", || {
-        stat(process.as_raw_nonzero().get()).is_some_and(|(state, _)| state == 'T')
-    });
+    process::until_dead(number(process));
 }
 
 pub(crate) fn stop(process: Pid) {
-    rustix::process::kill_process(process, Signal::STOP).unwrap();
-    until_stopped(process);
+    process::freeze(number(process));
 }
 
 pub(crate) fn stderr(output: &Output) -> String {
