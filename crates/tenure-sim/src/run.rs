@@ -8,11 +8,12 @@ use std::time::Duration;
 use tenure_core::LockName;
 use tokio::runtime::Builder;
 
-use super::checker::{Invariant, Violation, check};
+use super::checker::check;
 use super::director::Director;
 use super::drills::Drill;
 use super::fleet::Fleet;
 use super::history::{Event, History};
+use super::invariant::{Invariant, Violation};
 use super::moving::{self, Move};
 use super::plan::{Knowledge, Plan};
 use super::world::{LIVELOCK, World};
@@ -150,7 +151,7 @@ impl Report {
     pub fn replay(&self) -> String {
         let Plan { seed, length, .. } = &self.plan;
         format!(
-            "cargo run --release -p tenure-tests --bin sim -- --seed {seed} --hours {} --trace",
+            "cargo run --release -p tenure-sim --bin sim -- --seed {seed} --hours {} --trace",
             length.as_secs_f64() / 3600.0
         )
     }

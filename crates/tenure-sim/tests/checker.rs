@@ -7,8 +7,9 @@
 use std::time::Duration;
 
 use tenure_core::Policy;
-use tenure_tests::sim::checker::{Invariant, check};
-use tenure_tests::sim::history::{CauseLabel, Event, Fault, History, TermId, TermInfo};
+use tenure_sim::checker::check;
+use tenure_sim::history::{CauseLabel, Event, Fault, History, TermId, TermInfo};
+use tenure_sim::invariant::Invariant;
 
 const SECOND: Duration = Duration::from_secs(1);
 

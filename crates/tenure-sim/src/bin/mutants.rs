@@ -1,4 +1,4 @@
-//! The mutation gate: seeds one bug at a time and requires that the simulator notices.
+//! The mutation gate: plants one bug at a time and requires that the simulator notices.
 //!
 //! A mutant is killed by a seed in which it breaks the invariant that it names. Another broken
 //! invariant is no kill, nor is a run that does not end, nor a build that fails.
@@ -11,10 +11,10 @@ use std::process::{Child, Command, ExitCode, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail, ensure};
-use clap::Parser;
-use tenure_tests::mutants::{MUTANTS, Mutant};
+use clap::{Parser, ValueEnum as _};
+use tenure_sim::mutants::{Mutant, read, root};
 
-/// Seeds one bug at a time into a copy of the core and runs the simulator on it. Fails if a bug
+/// Plants one bug at a time into a copy of the core and runs the simulator on it. Fails if a bug
 /// is not noticed.
 #[derive(Debug, Parser)]
 struct Options {
@@ -40,27 +40,25 @@ struct Options {
 
 fn main() -> Result<ExitCode> {
     let options = Options::parse();
+    let mut mutants = read()?;
     for name in &options.only {
         ensure!(
-            MUTANTS.iter().any(|mutant| mutant.name == name),
+            mutants.iter().any(|mutant| mutant.name == *name),
             "there is no mutant {name:?}; see --list"
         );
     }
-    let chosen: Vec<&Mutant> = MUTANTS
-        .iter()
-        .filter(|m| options.only.is_empty() || options.only.iter().any(|name| name == m.name))
-        .collect();
+    mutants.retain(|mutant| options.only.is_empty() || options.only.contains(&mutant.name));
     if options.list {
-        for mutant in chosen {
+        for mutant in mutants {
             let invariant = format!("{:?}", mutant.invariant);
             println!("{:36} {invariant:16} {}", mutant.name, mutant.breaks);
         }
         return Ok(ExitCode::SUCCESS);
     }
-    gate(&options, &chosen)
+    gate(&options, &mutants)
 }
 
-fn gate(options: &Options, mutants: &[&Mutant]) -> Result<ExitCode> {
+fn gate(options: &Options, mutants: &[Mutant]) -> Result<ExitCode> {
     let started = Instant::now();
     let copy = Copy::make()?;
     if options.clean_seeds > 0 {
@@ -75,13 +73,16 @@ fn gate(options: &Options, mutants: &[&Mutant]) -> Result<ExitCode> {
     let mut survivors = Vec::new();
     for mutant in mutants {
         let began = Instant::now();
-        let mutated = copy.apply(mutant)?;
+        let originals = copy.plant(mutant).with_context(|| mutant.name.clone())?;
         let outcome = copy.run(options, options.seeds, Some(mutant));
-        mutated.undo()?;
-        let (seed, noticed) = match outcome.with_context(|| mutant.name)? {
+        // The last first: a file that was changed twice becomes what it was.
+        for (path, original) in originals.into_iter().rev() {
+            fs::write(path, original).context("cannot undo the mutant")?;
+        }
+        let (seed, noticed) = match outcome.with_context(|| mutant.name.clone())? {
             Outcome::Killed { seed, noticed } => (seed.to_string(), noticed),
             survived => {
-                survivors.push(mutant.name);
+                survivors.push(mutant.name.as_str());
                 ("SURVIVES".to_owned(), survived.to_string())
             }
         };
@@ -132,6 +133,7 @@ enum Outcome {
 
 impl fmt::Display for Outcome {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let first_line = |text: &str| text.lines().next().unwrap_or_default().to_owned();
         match self {
             Self::Killed { noticed, .. } => f.write_str(noticed),
             Self::Survived { others } if others.is_empty() => f.write_str("nothing was noticed"),
@@ -143,84 +145,41 @@ impl fmt::Display for Outcome {
     }
 }
 
-fn first_line(text: &str) -> &str {
-    text.lines().next().unwrap_or_default()
-}
-
-/// The files that hold a mutant until this is undone, and what was in each.
-struct Mutated(Vec<(PathBuf, String)>);
-
-impl Mutated {
-    fn undo(self) -> Result<()> {
-        // The last first: a file that was changed twice becomes what it was.
-        for (path, original) in self.0.into_iter().rev() {
-            fs::write(path, original).context("cannot undo the mutant")?;
-        }
-        Ok(())
-    }
-}
-
-/// The simulator alone, whatever else the tests' package grows.
-const TESTS_MANIFEST: &str = r#"[package]
-name = "tenure-tests"
-version.workspace = true
-edition.workspace = true
-rust-version.workspace = true
-
-[lints]
-workspace = true
-
-[dependencies]
-anyhow.workspace = true
-async-trait.workspace = true
-clap.workspace = true
-fastrand.workspace = true
-futures-util.workspace = true
-tenure-core = { workspace = true, features = ["test-util"] }
-tokio = { workspace = true, features = ["macros", "rt", "sync", "test-util", "time"] }
-"#;
-
 impl Copy {
     fn make() -> Result<Self> {
-        let root = Path::new(env!("CARGO_MANIFEST_DIR"))
-            .parent()
-            .context("the package has no parent directory")?;
+        let root = root();
         let place = root.join("target").join("mutants");
         let work = place.join("work");
         if work.exists() {
             fs::remove_dir_all(&work).context("cannot remove the last copy")?;
         }
-        for part in ["crates/tenure-core/src", "tests/src"] {
-            copy_tree(&root.join(part), &work.join(part))?;
+        for part in ["crates/tenure-core", "crates/tenure-sim"] {
+            let src = format!("{part}/src");
+            copy_tree(&root.join(&src), &work.join(src))?;
+            let manifest = format!("{part}/Cargo.toml");
+            fs::copy(root.join(&manifest), work.join(manifest)).context(part)?;
         }
-        for file in ["Cargo.lock", "clippy.toml", "crates/tenure-core/Cargo.toml"] {
-            fs::copy(root.join(file), work.join(file)).with_context(|| file)?;
+        for file in ["Cargo.lock", "clippy.toml"] {
+            fs::copy(root.join(file), work.join(file)).context(file)?;
         }
         let manifest = fs::read_to_string(root.join("Cargo.toml"))?;
         fs::write(work.join("Cargo.toml"), reduced(&manifest))?;
-        fs::write(work.join("tests/Cargo.toml"), TESTS_MANIFEST)?;
         Ok(Self {
             work,
             target: place.join("target"),
         })
     }
 
-    fn apply(&self, mutant: &Mutant) -> Result<Mutated> {
-        let mut mutated = Vec::new();
-        for (file, find, replace) in mutant.edits() {
-            let path = self.work.join(file);
-            let original = fs::read_to_string(&path).with_context(|| file)?;
-            let found = original.matches(find).count();
-            ensure!(
-                found == 1,
-                "mutant {}: its text is found {found} times in {file}; the code has changed, so \
-                 look at the mutant again",
-                mutant.name
-            );
-            fs::write(&path, original.replacen(find, replace, 1))?;
-            mutated.push((path, original));
+    /// Changes the sources, and returns what was in them before.
+    fn plant(&self, mutant: &Mutant) -> Result<Vec<(PathBuf, String)>> {
+        let mut originals = Vec::new();
+        for edit in &mutant.edits {
+            let path = self.work.join(&edit.file);
+            let original = fs::read_to_string(&path).with_context(|| edit.file.clone())?;
+            fs::write(&path, edit.apply(&original)?)?;
+            originals.push((path, original));
         }
-        Ok(Mutated(mutated))
+        Ok(originals)
     }
 
     /// Builds the copy and runs the simulator until a seed breaks the mutant's invariant.
@@ -231,6 +190,7 @@ impl Copy {
             .env("CARGO_TARGET_DIR", &self.target)
             .env("CARGO_INCREMENTAL", "1")
             .env("CARGO_PROFILE_RELEASE_DEBUG", "0")
+            // Most mutants die in the first seeds: the build takes longer than the run.
             .env("CARGO_PROFILE_RELEASE_OPT_LEVEL", "1")
             .env("CARGO_PROFILE_RELEASE_CODEGEN_UNITS", "64")
             .output()
@@ -239,9 +199,10 @@ impl Copy {
             let errors = String::from_utf8_lossy(&build.stderr).into_owned();
             return Ok(Outcome::DoesNotBuild(errors));
         }
-        let until = match mutant {
-            Some(mutant) => vec!["--until".to_owned(), format!("{:?}", mutant.invariant)],
-            None => vec!["--fail-fast".to_owned()],
+        let invariant = mutant.and_then(|mutant| mutant.invariant.to_possible_value());
+        let until = match &invariant {
+            Some(invariant) => vec!["--until", invariant.get_name()],
+            None => vec!["--fail-fast"],
         };
         let child = Command::new(self.target.join("release").join("sim"))
             .args(["--seeds", &seeds.to_string()])
@@ -306,7 +267,7 @@ fn reduced(manifest: &str) -> String {
     for line in manifest.lines() {
         if line.starts_with("members") {
             in_members = true;
-            reduced.push_str("members = [\"crates/tenure-core\", \"tests\"]\n");
+            reduced.push_str("members = [\"crates/tenure-core\", \"crates/tenure-sim\"]\n");
         }
         let foreign = line.starts_with("tenure") && !line.starts_with("tenure-core ");
         if !in_members && !foreign {

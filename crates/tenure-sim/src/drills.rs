@@ -13,8 +13,8 @@ use tenure_core::{
 };
 use tokio::time::sleep;
 
-use super::checker::{Invariant, Violation};
 use super::clock::SimClock;
+use super::invariant::{Invariant, Violation};
 use super::network::Link;
 use super::plan::{Family, Knowledge, Plan};
 use super::process::{OnProcess, Process};

@@ -8,80 +8,11 @@
 //! After it everything is asserted as before: nothing is excused until the end of a run.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fmt;
 use std::time::Duration;
 
 use super::Moment;
 use super::history::{Event, Fault, History, TermId, TermInfo};
-
-/// What was broken.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Invariant {
-    /// Two terms were valid at the same moment.
-    Exclusive,
-    /// A term was valid for longer than the store promised it (I1, I2).
-    Covered,
-    /// A term that was over came back, or work that was told to stop was told to go on.
-    OverForGood,
-    /// Tokens are unique and rise (I6).
-    Tokens,
-    /// A permit held less than it said, or was given after the work had stopped.
-    Permits,
-    /// Each start of work has exactly one stop.
-    StartStop,
-    /// The lock was given back while the work still ran.
-    ReleaseAfterWork,
-    /// The work is told to stop a stop grace before the end (I4).
-    ToldInTime,
-    /// A drain stands within its limit, and ends with it.
-    Drain,
-    /// A deletion is noticed with the next heartbeat (hazard 16).
-    Noticed,
-    /// The time without a leader is within the formula.
-    Leaderless,
-    /// After faults cease somebody leads, and goes on leading.
-    Recovery,
-    /// A leader survives what its policy says.
-    Tolerance,
-    /// Nothing is left in the store of a candidate that has gone.
-    Orphans,
-    /// The observer sees who leads.
-    Observer,
-    /// `confirm` proves what it says.
-    Confirm,
-    /// A store that asks to wait is not called, for a bounded time.
-    Patience,
-    /// Work that outlives its term is reported.
-    Reported,
-    /// The store holds the value that `publish` has said yes to.
-    Published,
-    /// A campaign is given up for what somebody must mend, if that is the store's first answer,
-    /// and for nothing else.
-    GivesUp,
-    /// A candidate whose health probe says no makes way for others.
-    Health,
-    /// Of two locks the second is given back before the first.
-    Order,
-    /// It gets on.
-    Livelock,
-}
-
-/// A broken invariant.
-#[derive(Clone, Debug)]
-pub struct Violation {
-    /// When it showed.
-    pub at: Moment,
-    /// Which.
-    pub invariant: Invariant,
-    /// What happened.
-    pub what: String,
-}
-
-impl fmt::Display for Violation {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:?} at {:?}: {}", self.invariant, self.at, self.what)
-    }
-}
+use super::invariant::{Invariant, Violation};
 
 /// What two clocks at the drift bound make of a duration, and a timer's granularity.
 fn at_most(duration: Duration) -> Duration {

@@ -13,10 +13,11 @@ use tokio::time::sleep;
 
 use super::Moment;
 use super::candidate::{Application, LONGEST_OVERRUN};
-use super::checker::{Invariant, Violation, check};
+use super::checker::check;
 use super::clock::SimClock;
 use super::faults::{Faults, SLOWEST};
 use super::history::{Event, Fault, History};
+use super::invariant::{Invariant, Violation};
 use super::network::Link;
 use super::plan::Family;
 use super::process::Process;

@@ -7,8 +7,8 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use clap::Parser;
-use tenure_tests::sim::checker::Violation;
-use tenure_tests::sim::run::{Report, quiet_livelocks, run};
+use tenure_sim::invariant::Invariant;
+use tenure_sim::run::{Report, quiet_livelocks, run};
 
 /// Runs seeds of the deterministic simulator.
 #[derive(Debug, Parser)]
@@ -36,7 +36,7 @@ struct Options {
     fail_fast: bool,
     /// Stop at the first seed that breaks this invariant, and report no others.
     #[arg(long, conflicts_with_all = ["fail_fast", "seed"])]
-    until: Option<String>,
+    until: Option<Invariant>,
 }
 
 fn main() -> ExitCode {
@@ -74,7 +74,7 @@ struct Totals {
     events: usize,
     failed: BTreeMap<u64, String>,
     /// With --until: how many seeds broke another invariant.
-    others: BTreeMap<String, usize>,
+    others: BTreeMap<Invariant, usize>,
 }
 
 fn many(options: &Options, length: Duration) -> ExitCode {
@@ -95,7 +95,6 @@ fn many(options: &Options, length: Duration) -> ExitCode {
                     let mut report = run(seed, length, false);
                     let others = options
                         .until
-                        .as_ref()
                         .map(|invariant| keep_only(invariant, &mut report));
                     if !report.violations.is_empty()
                         && (options.fail_fast || options.until.is_some())
@@ -123,19 +122,16 @@ fn many(options: &Options, length: Duration) -> ExitCode {
         totals.failed.len()
     );
     for (invariant, seeds) in &totals.others {
-        println!("OTHERS {invariant} in {seeds} seeds");
+        println!("OTHERS {invariant:?} in {seeds} seeds");
     }
     code(totals.failed.is_empty())
 }
 
 /// Takes out the violations of other invariants, and returns what those were.
-fn keep_only(invariant: &str, report: &mut Report) -> BTreeSet<String> {
-    let name = |violation: &Violation| format!("{:?}", violation.invariant);
-    let mut others: BTreeSet<String> = report.violations.iter().map(name).collect();
-    others.remove(invariant);
-    report
-        .violations
-        .retain(|violation| name(violation) == invariant);
+fn keep_only(only: Invariant, report: &mut Report) -> BTreeSet<Invariant> {
+    let others = report.violations.iter().map(|broken| broken.invariant);
+    let others = others.filter(|invariant| *invariant != only).collect();
+    report.violations.retain(|broken| broken.invariant == only);
     others
 }
 

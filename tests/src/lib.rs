@@ -1,4 +1,0 @@
-//! Tests across stores, and the simulator.
-
-pub mod mutants;
-pub mod sim;
