@@ -1,8 +1,7 @@
 //! The lock backend: which session answers what.
 
-use std::collections::HashMap;
 use std::fmt;
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -12,17 +11,18 @@ use tenure_core::{
     FencingGuarantee, FencingToken, Grant, Kept, LockBackend, LockName, Loss, Occupancy, Operation,
     Order, Renewal, Rises, SharedClock, Time, Wakeup,
 };
-use tokio::runtime::Handle;
+use tenure_kit::Tasks;
 use tokio::sync::oneshot;
 
 use crate::checks;
 use crate::config::EtcdConfig;
-use crate::errors::{Cause, Trouble};
+use crate::connector::Connector;
+use crate::errors::{self, StoreError};
 use crate::guard::Guard;
-use crate::hub::Hub;
 use crate::keys::{self, First};
-use crate::link::Links;
-use crate::session::{Attempt, Common, Session, Slot, Standing};
+use crate::notifications;
+use crate::session::{Attempt, RenewOutcome, Shared};
+use crate::sessions::{GrantState, Sessions};
 
 /// The shortest lease that etcd grants with its default election timeout of 1 s.
 const USUAL_MIN_LEASE: Duration = Duration::from_secs(2);
@@ -44,46 +44,10 @@ pub struct EtcdBackend {
 }
 
 struct Inner {
-    common: Common,
+    shared: Shared,
     /// The shortest lease that the cluster grants, where it was asked.
     min_lease: OnceLock<Duration>,
-    places: Mutex<HashMap<Duration, Arc<Place>>>,
-}
-
-/// The sessions of one lease duration.
-#[derive(Default)]
-struct Place {
-    open: Mutex<Vec<Arc<Session>>>,
-    /// Whose turn it is to open another one; and when the last attempt failed, which answers all
-    /// who waited for it.
-    opening: tokio::sync::Mutex<Option<(Time, Trouble)>>,
-}
-
-impl Place {
-    fn open(&self) -> MutexGuard<'_, Vec<Arc<Session>>> {
-        self.open.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// The slot that the candidate has, or a new one where there is room.
-    fn slot(&self, lock: &LockName, candidate: &Candidate) -> Option<Seated> {
-        let mut open = self.open();
-        open.retain(|session| !session.has_ended());
-        let own = |session: &Arc<Session>| Some((session.clone(), session.slot(lock, candidate)?));
-        let new =
-            |session: &Arc<Session>| Some((session.clone(), session.reserve(lock, candidate)?));
-        let found = open
-            .iter()
-            .find_map(own)
-            .or_else(|| open.iter().find_map(new));
-        found.map(|(session, slot)| Seated { session, slot })
-    }
-}
-
-/// A campaign's slot; a grant needs it to be renewed or released.
-#[derive(Clone)]
-struct Seated {
-    session: Arc<Session>,
-    slot: Arc<Slot>,
+    sessions: Sessions,
 }
 
 /// How much this backend does, for metrics and benchmarks.
@@ -110,27 +74,29 @@ impl EtcdBackend {
     /// with that error until the process is restarted.
     pub async fn connect(config: EtcdConfig) -> Result<Self, Error> {
         let this = Self::lazy(config)?;
-        let links = this.inner.common.links.clone();
-        let limit = links.config.request_timeout;
-        let failed = |trouble: Trouble| trouble.into_error(Operation::Connect);
-        Box::pin(links.survey()).await.map_err(failed)?;
-        let granted = links
+        let connector = this.inner.shared.connector.clone();
+        let limit = connector.config.request_timeout;
+        let failed = |error: StoreError| error.into_error(Operation::Connect);
+        Box::pin(connector.compare_clusters())
+            .await
+            .map_err(failed)?;
+        let granted = connector
             .call(limit, |mut client| async move {
                 client.lease_grant(1, None).await
             })
             .await
             .map_err(failed)?;
         let id = granted.id();
-        let revoked = links
+        let revoked = connector
             .call(
                 limit,
                 |mut client| async move { client.lease_revoke(id).await },
             )
             .await;
-        if let Err(trouble) = revoked
-            && trouble.cause != Cause::LeaseGone
+        if let Err(error) = revoked
+            && !errors::is_lease_gone(&error)
         {
-            return Err(failed(trouble));
+            return Err(failed(error));
         }
         let shortest = u64::try_from(granted.ttl()).unwrap_or(1).max(1);
         this.inner
@@ -165,22 +131,18 @@ impl EtcdBackend {
 
     fn on(config: EtcdConfig, client: Option<etcd_client::Client>) -> Result<Self, Error> {
         config.check()?;
-        let runtime = Handle::try_current().map_err(|error| {
-            Error::misconfigured("there is no tokio runtime here; connect within one")
-                .with_source(error)
-        })?;
-        let links = Arc::new(Links::new(config, client));
-        let hub = Hub::new(links.clone(), &runtime);
-        let process = links.process.clone();
+        let tasks = Tasks::here()?;
+        let process = tasks.process().clone();
+        let connector = Arc::new(Connector::new(config, client, tasks));
+        let shared = Shared {
+            notifications: notifications::start(&connector),
+            connector,
+            clock: BootClock::shared(),
+        };
         let inner = Inner {
-            common: Common {
-                links,
-                hub,
-                clock: BootClock::shared(),
-                runtime,
-            },
+            sessions: Sessions::new(shared.clone()),
+            shared,
             min_lease: OnceLock::new(),
-            places: Mutex::default(),
         };
         Ok(Self {
             inner: Arc::new(process.keep(inner)),
@@ -196,7 +158,8 @@ impl EtcdBackend {
         self.own(Operation::Campaign)?;
         let (key, revision) = self
             .inner
-            .sessions()
+            .sessions
+            .all()
             .iter()
             .find_map(|session| session.term(lock, token))
             .ok_or_else(|| {
@@ -217,10 +180,10 @@ impl EtcdBackend {
         candidate: &Candidate,
     ) -> Result<Option<usize>, Error> {
         self.own(Operation::Holder)?;
-        for session in self.inner.sessions() {
-            if let Some(slot) = session.slot(lock, candidate) {
-                let position = session.position(lock, &slot).await;
-                return position.map_err(|trouble| trouble.into_error(Operation::Holder));
+        for session in self.inner.sessions.all() {
+            if let Some(held) = session.held(lock, candidate) {
+                let position = session.position(lock, &held).await;
+                return position.map_err(|error| error.into_error(Operation::Holder));
             }
         }
         Ok(None)
@@ -231,10 +194,10 @@ impl EtcdBackend {
         if self.own(Operation::Holder).is_err() {
             return Traffic::default();
         }
-        let sessions = self.inner.sessions();
+        let sessions = self.inner.sessions.all();
         Traffic {
             leases: sessions.len(),
-            keepalives: sessions.iter().map(|session| session.beats()).sum(),
+            keepalives: sessions.iter().map(|session| session.keepalives()).sum(),
         }
     }
 }
@@ -242,101 +205,20 @@ impl EtcdBackend {
 impl fmt::Debug for EtcdBackend {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("EtcdBackend")
-            .field("config", &self.inner.common.links.config)
+            .field("config", &self.inner.shared.connector.config)
             .finish_non_exhaustive()
-    }
-}
-
-impl Inner {
-    fn place(&self, lease: Duration) -> Arc<Place> {
-        let mut places = self.places.lock().unwrap_or_else(PoisonError::into_inner);
-        places.entry(lease).or_default().clone()
-    }
-
-    fn sessions(&self) -> Vec<Arc<Session>> {
-        let places = self.places.lock().unwrap_or_else(PoisonError::into_inner);
-        let open = |place: &Arc<Place>| place.open().clone();
-        let sessions = places.values().flat_map(open);
-        sessions.filter(|session| !session.has_ended()).collect()
-    }
-
-    /// A slot for the campaign, in a new session if need be. Never called from a future that may
-    /// be dropped, so that one slow grant serves all who wait.
-    async fn seat(
-        &self,
-        lock: &LockName,
-        candidate: &Candidate,
-        lease: Duration,
-    ) -> Result<Seated, Trouble> {
-        let clock = &self.common.clock;
-        let asked = clock.now();
-        let place = self.place(lease);
-        if let Some(seated) = place.slot(lock, candidate) {
-            return Ok(seated);
-        }
-        let mut failed = place.opening.lock().await;
-        if let Some(seated) = place.slot(lock, candidate) {
-            return Ok(seated);
-        }
-        if let Some((at, trouble)) = &*failed
-            && *at >= asked
-        {
-            return Err(trouble.clone());
-        }
-        match Session::open(self.common.clone(), lease).await {
-            Ok(session) => {
-                *failed = None;
-                place.open().push(session);
-            }
-            Err(trouble) => {
-                *failed = Some((clock.now(), trouble.clone()));
-                return Err(trouble);
-            }
-        }
-        place.slot(lock, candidate).ok_or_else(Trouble::lease_gone)
-    }
-
-    async fn acquire(
-        &self,
-        lock: &LockName,
-        candidate: &Candidate,
-        lease: Duration,
-        gone: impl Fn() -> bool,
-    ) -> Result<(Attempt, Seated), Trouble> {
-        // Once more when the lease has ended, at the end of the queue of another one.
-        let mut last = Trouble::lease_gone();
-        for _ in 0..3 {
-            let seated = self.seat(lock, candidate, lease).await?;
-            let Seated { session, slot } = &seated;
-            match session.acquire(lock, slot, candidate, &gone).await {
-                Ok(Attempt::Moved) => {}
-                Err(trouble) if trouble.cause == Cause::LeaseGone => last = trouble,
-                Err(trouble) => return Err(trouble),
-                Ok(attempt) => return Ok((attempt, seated)),
-            }
-        }
-        Err(last)
     }
 }
 
 /// Runs `work` to its end on the backend's runtime, whatever becomes of the caller.
 async fn detached<T: Send + 'static>(
-    common: &Common,
+    shared: &Shared,
     operation: Operation,
-    work: impl Future<Output = Result<T, Trouble>> + Send + 'static,
+    work: impl Future<Output = Result<T, StoreError>> + Send + 'static,
 ) -> Result<T, Error> {
-    match common.spawn(work).await {
-        Ok(outcome) => outcome.map_err(|trouble| trouble.into_error(operation)),
-        Err(_) => Err(runtime_is_gone(operation)),
-    }
-}
-
-fn runtime_is_gone(operation: Operation) -> Error {
-    Error::new(
-        ErrorKind::Internal,
-        operation,
-        "the backend's runtime is shutting down; connect on the one that lives longest",
-    )
+    let ended = shared.spawn(work).await;
+    let outcome = ended.unwrap_or_else(|_| Err(StoreError::runtime_is_gone()));
+    outcome.map_err(|error| error.into_error(operation))
 }
 
 fn foreign(operation: Operation) -> Error {
@@ -350,7 +232,7 @@ fn foreign(operation: Operation) -> Error {
 impl EtcdBackend {
     /// Fails in a child that was forked since the backend was made.
     fn own(&self, operation: Operation) -> Result<(), Error> {
-        self.inner.common.process().check(operation)
+        self.inner.shared.process().check(operation)
     }
 
     fn min_lease(&self) -> Duration {
@@ -399,7 +281,7 @@ impl LockBackend for EtcdBackend {
     }
 
     fn clock(&self) -> SharedClock {
-        self.inner.common.clock.clone()
+        self.inner.shared.clock.clone()
     }
 
     async fn acquire(
@@ -413,14 +295,15 @@ impl LockBackend for EtcdBackend {
         let (answer, attempt) = oneshot::channel();
         let (inner, task_lock, task_candidate) =
             (self.inner.clone(), lock.clone(), candidate.clone());
-        let seeking = self.inner.common.hub.seek(lock);
-        self.inner.common.spawn(async move {
-            let _seeking = seeking;
+        let expected = self.inner.shared.notifications.expect_key(lock);
+        self.inner.shared.spawn(async move {
+            let _seeking = expected;
             let gone = || answer.is_closed();
             if gone() {
                 return;
             }
             let outcome = inner
+                .sessions
                 .acquire(&task_lock, &task_candidate, lease, gone)
                 .await;
             // Unheard, it ends with its lease, or is adopted by the next attempt.
@@ -428,69 +311,69 @@ impl LockBackend for EtcdBackend {
         });
         let outcome = attempt
             .await
-            .map_err(|_| runtime_is_gone(Operation::Acquire))?;
-        match outcome.map_err(|trouble| trouble.into_error(Operation::Acquire))? {
-            (Attempt::Held { token, proven }, seated) => {
+            .unwrap_or_else(|_| Err(StoreError::runtime_is_gone()));
+        match outcome.map_err(|error| error.into_error(Operation::Acquire))? {
+            (Attempt::Held { token, proven }, grant_state) => {
                 let grant = Grant::new(lock.clone(), candidate.clone(), token, lease, proven);
-                Ok(Acquired::Held(grant.with_state(seated)))
+                Ok(Acquired::Held(grant.with_state(grant_state)))
             }
             (Attempt::Taken(holder), _) => Ok(Acquired::Taken {
                 holder,
                 free_in: None,
             }),
-            (Attempt::Moved, _) => Err(Trouble::lease_gone().into_error(Operation::Acquire)),
+            (Attempt::Moved, _) => Err(errors::lease_gone().into_error(Operation::Acquire)),
         }
     }
 
     async fn renew(&self, grant: &Grant, not_before: Time) -> Result<Renewal, Error> {
         self.own(Operation::Renew)?;
-        let Seated { session, slot } = grant
-            .state::<Seated>()
+        let GrantState { session, held } = grant
+            .state::<GrantState>()
             .ok_or_else(|| foreign(Operation::Renew))?;
         let standing = session
-            .renew(&grant.lock, slot, grant.token, &grant.candidate, not_before)
+            .renew(&grant.lock, held, grant.token, &grant.candidate, not_before)
             .await;
-        match standing.map_err(|trouble| trouble.into_error(Operation::Renew))? {
-            Standing::Proven(proven) => {
+        match standing.map_err(|error| error.into_error(Operation::Renew))? {
+            RenewOutcome::Proven(proven) => {
                 let mut grant = grant.clone();
                 grant.proven_at = proven;
                 grant.lease = session.lease;
                 Ok(Renewal::Renewed(grant))
             }
-            Standing::Lost => Ok(Renewal::Lost { holder: None }),
+            RenewOutcome::Lost => Ok(Renewal::Lost { holder: None }),
         }
     }
 
     async fn release(&self, grant: &Grant) -> Result<(), Error> {
         self.own(Operation::Release)?;
-        let seated = grant
-            .state::<Seated>()
+        let grant_state = grant
+            .state::<GrantState>()
             .cloned()
             .ok_or_else(|| foreign(Operation::Release))?;
         // Another one's term is not this candidate's to give back, and its own is over.
-        if !seated.slot.is_of(&grant.candidate) {
+        if !grant_state.held.is_of(&grant.candidate) {
             return Ok(());
         }
         let (lock, token) = (grant.lock.clone(), grant.token);
         let work = async move {
-            let Seated { session, slot } = seated;
-            session.release(&lock, &slot, Some(token)).await
+            let GrantState { session, held } = grant_state;
+            session.release(&lock, &held, Some(token)).await
         };
-        detached(&self.inner.common, Operation::Release, work).await
+        detached(&self.inner.shared, Operation::Release, work).await
     }
 
     async fn withdraw(&self, lock: &LockName, candidate: &Candidate) -> Result<(), Error> {
         self.own(Operation::Withdraw)?;
         let (inner, lock, candidate) = (self.inner.clone(), lock.clone(), candidate.clone());
         let work = async move {
-            for session in inner.sessions() {
-                if let Some(slot) = session.slot(&lock, &candidate) {
-                    session.release(&lock, &slot, None).await?;
+            for session in inner.sessions.all() {
+                if let Some(held) = session.held(&lock, &candidate) {
+                    session.release(&lock, &held, None).await?;
                 }
             }
             Ok(())
         };
-        detached(&self.inner.common, Operation::Withdraw, work).await
+        detached(&self.inner.shared, Operation::Withdraw, work).await
     }
 
     /// One linearizable read, for which the right to read is enough. A candidate that has not
@@ -500,17 +383,17 @@ impl LockBackend for EtcdBackend {
     /// nobody is elected past it, and the message says how to delete it.
     async fn holder(&self, lock: &LockName) -> Result<Occupancy, Error> {
         self.own(Operation::Holder)?;
-        let links = self.inner.common.links.clone();
-        let election = keys::election(&links.config.prefix, lock);
+        let connector = self.inner.shared.connector.clone();
+        let election = keys::election(&connector.config.prefix, lock);
         let work = async move {
-            let limit = links.config.request_timeout;
-            let asking = links.call(limit, |mut client| {
+            let limit = connector.config.request_timeout;
+            let asking = connector.call(limit, |mut client| {
                 let election = election.clone();
                 async move { client.get(election, Some(keys::first())).await }
             });
             Ok(asking.await?.take_kvs().into_iter().next())
         };
-        let first = detached(&self.inner.common, Operation::Holder, work).await?;
+        let first = detached(&self.inner.shared, Operation::Holder, work).await?;
         let Some(first) = first else {
             return Ok(Occupancy::Free);
         };
@@ -526,14 +409,14 @@ impl LockBackend for EtcdBackend {
         if self.own(Operation::Holder).is_err() {
             return Box::pin(stream::empty());
         }
-        self.inner.common.hub.changes(lock)
+        self.inner.shared.notifications.changes(lock)
     }
 
     /// One heartbeat finds out for all elections on its lease.
     fn loss(&self, grant: &Grant) -> Option<Loss> {
         self.own(Operation::Renew).ok()?;
-        let slot = grant.state::<Seated>()?.slot.clone();
-        Some(Box::pin(slot.over(keys::revision(grant.token))))
+        let held = grant.state::<GrantState>()?.held.clone();
+        Some(Box::pin(held.over(keys::revision(grant.token))))
     }
 
     async fn checks(&self, lock: &LockName, _lease: Duration) -> Vec<Check> {
@@ -541,6 +424,6 @@ impl LockBackend for EtcdBackend {
             let remedy = "connect after the fork";
             return vec![Check::unusable("process", error.message(), remedy)];
         }
-        checks::all(&self.inner.common.links, lock).await
+        checks::all(&self.inner.shared.connector, lock).await
     }
 }

@@ -1,5 +1,6 @@
 //! What bears on locks in an etcd cluster, for an operator.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use etcd_client::{
@@ -7,11 +8,12 @@ use etcd_client::{
     TxnOp, TxnOpResponse,
 };
 use tenure_core::{Check, ErrorKind, Holder, LockName};
+use tenure_kit::Address;
 
-use crate::config::{Endpoint, EtcdConfig};
-use crate::errors::Trouble;
+use crate::config::EtcdConfig;
+use crate::connector::Connector;
+use crate::errors::StoreError;
 use crate::keys::{self, First};
-use crate::link::Links;
 
 /// The lease that no key has; it stands in the name of the key that is not written.
 const NO_LEASE: i64 = 0;
@@ -23,11 +25,11 @@ const TURN: Duration = Duration::from_secs(1);
 const MOST_KEYS: i64 = 10_000;
 
 /// Looks, and changes nothing.
-pub(crate) async fn all(links: &Links, lock: &LockName) -> Vec<Check> {
+pub(crate) async fn all(connector: &Arc<Connector>, lock: &LockName) -> Vec<Check> {
     let mut checks = Vec::new();
     let mut serving = 0;
-    for endpoint in &links.config.endpoints {
-        let check = member(links, endpoint).await;
+    for number in 0..connector.config.endpoints.len() {
+        let check = member(connector, number).await;
         serving += usize::from(check.verdict < tenure_core::Verdict::Unusable);
         checks.push(check);
     }
@@ -37,31 +39,35 @@ pub(crate) async fn all(links: &Links, lock: &LockName) -> Vec<Check> {
             check.verdict = check.verdict.min(tenure_core::Verdict::Warning);
         }
     }
-    checks.push(cluster(links));
-    checks.push(members(links).await);
-    checks.push(alarms(links).await);
-    checks.push(permissions(links, lock).await);
-    checks.push(queue(links, lock).await);
-    checks.push(encryption(&links.config));
+    checks.push(cluster(connector));
+    checks.push(members(connector).await);
+    checks.push(alarms(connector).await);
+    checks.push(permissions(connector, lock).await);
+    checks.push(queue(connector, lock).await);
+    checks.push(encryption(&connector.config));
     checks
 }
 
-async fn member(links: &Links, endpoint: &Endpoint) -> Check {
+async fn member(connector: &Arc<Connector>, number: usize) -> Check {
     const NAME: &str = "endpoint";
     let asked = async {
-        let link = links.dial(endpoint).await?;
-        let mut client = link.client.clone();
+        let connection = connector.connect_to(number).await?;
+        let mut client = connection.client.clone();
         let status = async move { client.status().await };
-        let status = links
-            .one(&link, links.config.request_timeout, status)
+        let status = connector
+            .one(&connection, connector.config.request_timeout, status)
             .await?;
-        Ok::<_, Trouble>((link.endpoint, status))
+        Ok::<_, StoreError>((connection.endpoint, status))
     };
     match asked.await {
         Ok((endpoint, status)) => judged(NAME, &endpoint, &status),
-        Err(trouble) => Check::unusable(
+        Err(error) => Check::unusable(
             NAME,
-            format!("{endpoint}: {}", trouble.message()),
+            format!(
+                "{}: {}",
+                connector.config.endpoints[number],
+                error.message()
+            ),
             "start that member, or take it out of the URL",
         ),
     }
@@ -90,17 +96,17 @@ fn judged(name: &'static str, endpoint: &str, status: &StatusResponse) -> Check 
 }
 
 /// What the endpoints have answered, one by one.
-fn cluster(links: &Links) -> Check {
+fn cluster(connector: &Arc<Connector>) -> Check {
     const NAME: &str = "cluster";
-    if let Err(trouble) = links.cluster.check() {
+    if let Err(error) = connector.cluster.check() {
         return Check::unusable(
             NAME,
-            trouble.message(),
+            error.message(),
             "take the members of the other cluster out of the URL: \
              `etcdctl endpoint status --write-out=json` shows each one's cluster_id",
         );
     }
-    match links.cluster.id() {
+    match connector.cluster.id() {
         Some(id) => Check::fine(
             NAME,
             format!("all endpoints that answer belong to the cluster {id:x}"),
@@ -109,18 +115,18 @@ fn cluster(links: &Links) -> Check {
     }
 }
 
-async fn members(links: &Links) -> Check {
+async fn members(connector: &Arc<Connector>) -> Check {
     const NAME: &str = "replication";
     let ask = |mut client: Client| async move { client.member_list().await };
-    let count = match links.call(links.config.request_timeout, ask).await {
+    let count = match connector.call(connector.config.request_timeout, ask).await {
         Ok(list) => list
             .members()
             .iter()
             .filter(|member| !member.is_learner())
             .count(),
-        Err(trouble) => return not_seen(NAME, &trouble),
+        Err(error) => return not_checked(NAME, &error),
     };
-    let endpoints = links.config.endpoints.len();
+    let endpoints = connector.config.endpoints.len();
     let spare = count.saturating_sub(1) / 2;
     let reason =
         format!("{count} voting members, of which {spare} may fail; {endpoints} in the URL");
@@ -137,12 +143,12 @@ async fn members(links: &Links) -> Check {
     Check::fine(NAME, reason)
 }
 
-async fn alarms(links: &Links) -> Check {
+async fn alarms(connector: &Arc<Connector>) -> Check {
     const NAME: &str = "alarms";
     let ask = |mut client: Client| async move {
         client.alarm(AlarmAction::Get, AlarmType::None, None).await
     };
-    match links.call(links.config.request_timeout, ask).await {
+    match connector.call(connector.config.request_timeout, ask).await {
         Ok(told) if told.alarms().is_empty() => Check::fine(NAME, "none"),
         Ok(told) => {
             let of = |alarm: &etcd_client::AlarmMember| format!("{:?}", alarm.alarm());
@@ -155,18 +161,18 @@ async fn alarms(links: &Links) -> Check {
             )
         }
         // With authentication only root may ask; a full store is told by the permissions too.
-        Err(trouble) if trouble.kind == ErrorKind::Forbidden => {
+        Err(error) if error.kind == ErrorKind::Forbidden => {
             Check::fine(NAME, "only root may ask for them")
         }
-        Err(trouble) => not_seen(NAME, &trouble),
+        Err(error) => not_checked(NAME, &error),
     }
 }
 
 /// Whether the user may read and write the lock's keys: asked by a transaction whose condition
 /// never holds. etcd checks the rights of both branches before it looks at the condition.
-async fn permissions(links: &Links, lock: &LockName) -> Check {
+async fn permissions(connector: &Arc<Connector>, lock: &LockName) -> Check {
     const NAME: &str = "permissions";
-    let prefix = &links.config.prefix;
+    let prefix = &connector.config.prefix;
     let (key, queue) = (
         keys::candidate(prefix, lock, NO_LEASE),
         keys::election(prefix, lock),
@@ -181,11 +187,11 @@ async fn permissions(links: &Links, lock: &LockName) -> Check {
         let transaction = Txn::new().when([never]).and_then([put]).or_else([get]);
         async move { client.txn(transaction).await }
     };
-    match links.call(links.config.request_timeout, ask).await {
+    match connector.call(connector.config.request_timeout, ask).await {
         Ok(_) => Check::fine(NAME, format!("the keys {queue}* can be read and written")),
-        Err(trouble) => Check::unusable(
+        Err(error) => Check::unusable(
             NAME,
-            trouble.message(),
+            error.message(),
             format!("etcdctl role grant-permission ROLE --prefix=true readwrite {prefix}"),
         ),
     }
@@ -197,8 +203,8 @@ struct Queue {
     all: Vec<KeyValue>,
 }
 
-async fn queued(links: &Links, lock: &LockName) -> Result<Queue, Trouble> {
-    let election = keys::election(&links.config.prefix, lock);
+async fn queued(connector: &Arc<Connector>, lock: &LockName) -> Result<Queue, StoreError> {
+    let election = keys::election(&connector.config.prefix, lock);
     let ask = |mut client: Client| {
         let all = GetOptions::new()
             .with_prefix()
@@ -210,7 +216,9 @@ async fn queued(links: &Links, lock: &LockName) -> Result<Queue, Trouble> {
         ];
         async move { client.txn(Txn::new().and_then(reads)).await }
     };
-    let answer = links.call(links.config.request_timeout, ask).await?;
+    let answer = connector
+        .call(connector.config.request_timeout, ask)
+        .await?;
     let mut reads = answer.op_responses().into_iter().map(|read| match read {
         TxnOpResponse::Get(mut get) => get.take_kvs(),
         _ => Vec::new(),
@@ -221,11 +229,11 @@ async fn queued(links: &Links, lock: &LockName) -> Result<Queue, Trouble> {
 }
 
 /// Whether anything in the queue keeps those behind it waiting that will not lead.
-async fn queue(links: &Links, lock: &LockName) -> Check {
+async fn queue(connector: &Arc<Connector>, lock: &LockName) -> Check {
     const NAME: &str = "queue";
-    let queue = match queued(links, lock).await {
+    let queue = match queued(connector, lock).await {
         Ok(queue) => queue,
-        Err(trouble) => return not_seen(NAME, &trouble),
+        Err(error) => return not_checked(NAME, &error),
     };
     let mut obstacles = queue.all.iter().filter(|kv| kv.lease() == NO_LEASE);
     if let Some(kv) = obstacles.next() {
@@ -248,30 +256,39 @@ async fn queue(links: &Links, lock: &LockName) -> Check {
         return Check::fine(NAME, "empty");
     };
     match First::of(&first) {
-        Ok(First::Waiter(holder)) => match still_first(links, lock, &first).await {
-            Ok(true) => unmoved(NAME, links, &first, &holder).await,
+        Ok(First::Waiter(holder)) => match still_first(connector, lock, &first).await {
+            Ok(true) => unmoved(NAME, connector, &first, &holder).await,
             Ok(false) => fine("a hand-over is under way"),
-            Err(trouble) => not_seen(NAME, &trouble),
+            Err(error) => not_checked(NAME, &error),
         },
         Ok(_) => fine("the first key is the leader's"),
-        Err(error) => not_seen(NAME, &Trouble::new(error.kind(), error.message())),
+        Err(error) => not_checked(NAME, &StoreError::new(error.kind(), error.message())),
     }
 }
 
 /// Whether this candidate has not taken its turn although it had the time.
-async fn still_first(links: &Links, lock: &LockName, seen: &KeyValue) -> Result<bool, Trouble> {
+async fn still_first(
+    connector: &Arc<Connector>,
+    lock: &LockName,
+    seen: &KeyValue,
+) -> Result<bool, StoreError> {
     tokio::time::sleep(TURN).await;
-    let first = queued(links, lock).await?.first;
+    let first = queued(connector, lock).await?.first;
     Ok(first.is_some_and(|first| {
         first.create_revision() == seen.create_revision()
             && matches!(First::of(&first), Ok(First::Waiter(_)))
     }))
 }
 
-async fn unmoved(name: &'static str, links: &Links, first: &KeyValue, holder: &Holder) -> Check {
+async fn unmoved(
+    name: &'static str,
+    connector: &Arc<Connector>,
+    first: &KeyValue,
+    holder: &Holder,
+) -> Check {
     let lease = first.lease();
     let ask = |client: Client| async move { client.lease_client().time_to_live(lease, None).await };
-    let left = match links.call(links.config.request_timeout, ask).await {
+    let left = match connector.call(connector.config.request_timeout, ask).await {
         Ok(told) if told.ttl() >= 0 => format!("in {} s", told.ttl()),
         _ => "soon".to_owned(),
     };
@@ -294,7 +311,7 @@ fn encryption(config: &EtcdConfig) -> Check {
     if config.tls.is_some() {
         return Check::fine(NAME, "TLS, with the servers' certificates verified");
     }
-    if config.endpoints.iter().all(Endpoint::is_loopback) {
+    if config.endpoints.iter().all(Address::is_loopback) {
         return Check::fine(NAME, "none, on this host");
     }
     Check::warning(
@@ -304,10 +321,10 @@ fn encryption(config: &EtcdConfig) -> Check {
     )
 }
 
-fn not_seen(name: &'static str, trouble: &Trouble) -> Check {
+fn not_checked(name: &'static str, error: &StoreError) -> Check {
     Check::warning(
         name,
-        format!("not seen: {}", trouble.message()),
+        format!("not seen: {}", error.message()),
         "fix this and run doctor again",
     )
 }

@@ -7,16 +7,17 @@ use etcd_client::{
     LeaseTimeToLiveResponse, MemberListResponse, ResponseHeader, StatusResponse, TxnResponse,
 };
 use tenure_core::ErrorKind;
+use tenure_kit::Recovery;
 use tokio::sync::watch;
 
-use crate::errors::{Cause, Trouble};
+use crate::errors::{EtcdRecovery, StoreError};
 
 /// The cluster of the first endpoint that answered; every other one has to belong to it.
 pub(crate) struct Cluster {
     first: OnceLock<(u64, String)>,
     /// Set once, for as long as the process lives: which of the two is the right one, only a
     /// human knows.
-    other: watch::Sender<Option<Trouble>>,
+    other: watch::Sender<Option<StoreError>>,
 }
 
 impl Cluster {
@@ -32,7 +33,7 @@ impl Cluster {
         &self,
         header: Option<&ResponseHeader>,
         endpoint: &str,
-    ) -> Result<(), Trouble> {
+    ) -> Result<(), StoreError> {
         let id = header.map_or(0, ResponseHeader::cluster_id);
         // A proxy that answers by itself names none.
         if id == 0 {
@@ -42,19 +43,19 @@ impl Cluster {
         if *known == id {
             return Ok(());
         }
-        let trouble = different((*known, by), (id, endpoint));
+        let error = different((*known, by), (id, endpoint));
         let is_new = self.other.send_if_modified(|other| {
             let is_new = other.is_none();
-            other.get_or_insert_with(|| trouble.clone());
+            other.get_or_insert_with(|| error.clone());
             is_new
         });
         if is_new {
             tracing::error!(
-                reason = trouble.message(),
+                reason = error.message(),
                 "the terms on etcd end: there are two clusters"
             );
         }
-        Err(trouble)
+        Err(error)
     }
 
     /// The cluster's id, where an answer has told it.
@@ -63,7 +64,7 @@ impl Cluster {
     }
 
     /// Fails once an endpoint of another cluster has answered.
-    pub(crate) fn check(&self) -> Result<(), Trouble> {
+    pub(crate) fn check(&self) -> Result<(), StoreError> {
         self.other.borrow().clone().map_or(Ok(()), Err)
     }
 
@@ -75,8 +76,8 @@ impl Cluster {
     }
 }
 
-fn different(known: (u64, &str), found: (u64, &str)) -> Trouble {
-    let mut trouble = Trouble::new(
+fn different(known: (u64, &str), found: (u64, &str)) -> StoreError {
+    StoreError::new(
         ErrorKind::Misconfigured,
         format!(
             "the endpoints belong to two etcd clusters: {} to the cluster {:x}, {} to the cluster \
@@ -85,9 +86,8 @@ fn different(known: (u64, &str), found: (u64, &str)) -> Trouble {
              backup on purpose and has a new id since",
             known.1, known.0, found.1, found.0
         ),
-    );
-    trouble.cause = Cause::OtherCluster;
-    trouble
+    )
+    .recover_by(Recovery::Store(EtcdRecovery::OtherCluster))
 }
 
 /// What a request is answered with; most answers name the cluster.

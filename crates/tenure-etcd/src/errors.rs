@@ -1,189 +1,111 @@
-//! What etcd or the way to it can answer, as this library's kinds of error.
+//! What etcd or the connection to it can answer, as this library's kinds of error.
 
-use std::error::Error as StdError;
-use std::fmt;
-use std::sync::Arc;
 use std::time::Duration;
 
 use etcd_client::Error as Client;
-use tenure_core::{Error, ErrorKind, Operation};
+use tenure_core::ErrorKind;
+use tenure_kit::limits::shown;
+use tenure_kit::store_error::with_reasons;
 use tonic::Code;
 
-/// What went wrong, before it is known which operation it hit. Cheap to clone: one failed
-/// heartbeat answers everybody who waited for it.
-#[derive(Clone, Debug)]
-pub(crate) struct Trouble {
-    pub(crate) kind: ErrorKind,
-    pub(crate) cause: Cause,
-    message: String,
-    source: Option<Arc<dyn StdError + Send + Sync>>,
-}
+/// An error of etcd.
+pub(crate) type StoreError = tenure_kit::StoreError<EtcdRecovery>;
 
-/// What the caller in this crate can do about it.
+type Recovery = tenure_kit::Recovery<EtcdRecovery>;
+
+/// What the backend does about an error that other stores do not have.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Cause {
-    /// The link is of no use any more; the next endpoint may be.
-    Link,
-    /// The lease is gone at the server, and with it all its keys.
+pub(crate) enum EtcdRecovery {
+    /// The lease is gone at the server, and with it all its keys: take another one.
     LeaseGone,
-    /// The password is refused. Where it is read from a file there may be a newer one by now.
+    /// The password is refused: read it again, there may be a newer one.
     Password,
-    /// The endpoint belongs to another cluster: nothing goes on until the process is restarted.
+    /// The endpoint belongs to another cluster: end all terms until the process is restarted.
     OtherCluster,
-    /// The server's answer; another endpoint would say the same.
-    Answer,
 }
 
-/// An error as the source of one of this library's; a thin shell, since the original is shared.
-#[derive(Debug)]
-struct Source(Arc<dyn StdError + Send + Sync>);
-
-impl fmt::Display for Source {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        fmt::Display::fmt(&self.0, f)
-    }
+/// No answer; whether the request was applied is not known.
+pub(crate) fn no_answer(endpoint: &str, limit: Duration) -> StoreError {
+    StoreError::timeout(&format!("etcd at {endpoint}"), limit, None)
 }
 
-impl StdError for Source {
-    fn source(&self) -> Option<&(dyn StdError + 'static)> {
-        self.0.source()
-    }
+pub(crate) fn lease_gone() -> StoreError {
+    StoreError::new(
+        ErrorKind::Conflict,
+        "the lease has ended at etcd, and all terms on it with it",
+    )
+    .recover_by(Recovery::Store(EtcdRecovery::LeaseGone))
 }
 
-impl Trouble {
-    pub(crate) fn new(kind: ErrorKind, message: impl Into<String>) -> Self {
-        Self {
-            kind,
-            cause: Cause::Answer,
-            message: message.into(),
-            source: None,
-        }
-    }
+pub(crate) fn unreadable(what: &str) -> StoreError {
+    StoreError::new(
+        ErrorKind::Internal,
+        format!("etcd's answer to {what} has another form than its API has"),
+    )
+}
 
-    pub(crate) fn of_the_link(mut self) -> Self {
-        self.cause = Cause::Link;
-        self
-    }
+/// Whether the error asks for this recovery.
+pub(crate) fn asks_for(error: &StoreError, recovery: EtcdRecovery) -> bool {
+    error.recovery == Recovery::Store(recovery)
+}
 
-    pub(crate) fn caused_by(mut self, source: impl StdError + Send + Sync + 'static) -> Self {
-        self.source = Some(Arc::new(source));
-        self
-    }
+pub(crate) fn is_lease_gone(error: &StoreError) -> bool {
+    asks_for(error, EtcdRecovery::LeaseGone)
+}
 
-    /// No answer; whether the request was applied is not known.
-    pub(crate) fn silent(endpoint: &str, limit: Duration) -> Self {
-        Self::new(
-            ErrorKind::Timeout,
-            format!("etcd at {endpoint} did not answer within {limit:?}"),
+/// The same error, of a connection on which nothing was answered yet. A server that wants TLS, or
+/// none, or another certificate, mostly just closes it: its own reason comes too late to be read.
+pub(crate) fn at_first_contact(error: StoreError, encrypted: bool) -> StoreError {
+    let says = |text: &str| error.message().contains(text);
+    if !error.needs_reconnect() || error.kind != ErrorKind::Unavailable {
+        return error;
+    }
+    let (kind, advice) = if says("tls handshake eof") {
+        (
+            ErrorKind::Unavailable,
+            "if it stays so, it speaks no TLS: check the scheme (etcd:// or etcds://)",
         )
-        .of_the_link()
-    }
-
-    pub(crate) fn lease_gone() -> Self {
-        let mut trouble = Self::new(
-            ErrorKind::Conflict,
-            "the lease has ended at etcd, and all terms on it with it",
-        );
-        trouble.cause = Cause::LeaseGone;
-        trouble
-    }
-
-    /// The same, of a connection on which nothing was answered yet. A server that wants TLS, or
-    /// none, or another certificate, mostly just closes it: its own reason comes too late to be
-    /// read.
-    pub(crate) fn at_first_contact(mut self, encrypted: bool) -> Self {
-        let says = |text: &str| self.message.contains(text);
-        if self.cause != Cause::Link || self.kind != ErrorKind::Unavailable {
-            return self;
-        }
-        let advice = if says("tls handshake eof") {
-            "if it stays so, it speaks no TLS: check the scheme (etcd:// or etcds://)"
-        } else if !["closed", "broken pipe", "reset"]
-            .iter()
-            .any(|text| says(text))
-        {
-            return self;
-        } else if encrypted {
-            self.kind = ErrorKind::Misconfigured;
+    } else if !["closed", "broken pipe", "reset"]
+        .iter()
+        .any(|text| says(text))
+    {
+        return error;
+    } else if encrypted {
+        (
+            ErrorKind::Misconfigured,
             "it closes the connection after the TLS handshake, as it does when it asks for a \
-             client's certificate and gets none that it believes: check cert and key"
-        } else {
-            "if it stays so, it speaks TLS only: check the scheme (etcd:// or etcds://)"
-        };
-        self.message = format!("{}; {advice}", self.message);
-        self
-    }
-
-    pub(crate) fn unreadable(what: &str) -> Self {
-        Self::new(
-            ErrorKind::Internal,
-            format!("etcd's answer to {what} has another form than its API has"),
+             client's certificate and gets none that it trusts: check client_cert and client_key",
         )
-    }
-
-    pub(crate) fn message(&self) -> &str {
-        &self.message
-    }
-
-    pub(crate) fn into_error(self, operation: Operation) -> Error {
-        let error = Error::new(self.kind, operation, self.message);
-        match self.source {
-            Some(source) => error.with_source(Source(source)),
-            None => error,
-        }
-    }
+    } else {
+        (
+            ErrorKind::Unavailable,
+            "if it stays so, it speaks TLS only: check the scheme (etcd:// or etcds://)",
+        )
+    };
+    let message = format!("{}; {advice}", error.message());
+    error.with_kind(kind).with_message(message)
 }
 
-/// A text of the server without control characters, and not endless.
-fn shown(text: &str) -> String {
-    let mut shown = String::new();
-    for c in text.chars().take(300) {
-        match c {
-            '\'' | '"' => shown.push(c),
-            c => shown.extend(c.escape_debug()),
+/// The error of the client library.
+pub(crate) fn of_client(error: Client) -> StoreError {
+    match &error {
+        Client::GRpcStatus(status) => of_status(status).with_source(error),
+        Client::LeaseKeepAliveError(text) if text == "lease not found" => lease_gone(),
+        // The others arise when a stream or a connection is gone.
+        Client::TransportError(inner) => {
+            of_transport(&shown(&with_reasons(inner)), ErrorKind::Unavailable).with_source(error)
         }
-    }
-    shown
-}
-
-/// The client's own message says only "transport error"; the reason is at the end of the chain.
-fn with_reasons(error: &dyn StdError) -> String {
-    chained(error.to_string(), error)
-}
-
-fn chained(mut text: String, error: &dyn StdError) -> String {
-    let mut next = error.source();
-    while let Some(error) = next {
-        let reason = error.to_string();
-        if !text.contains(&reason) {
-            text = format!("{text}: {reason}");
+        Client::InvalidArgs(text) => {
+            StoreError::new(ErrorKind::Misconfigured, shown(text)).with_source(error)
         }
-        next = error.source();
-    }
-    shown(&text)
-}
-
-impl From<Client> for Trouble {
-    fn from(error: Client) -> Self {
-        match &error {
-            Client::GRpcStatus(status) => of_status(status).caused_by(error),
-            Client::LeaseKeepAliveError(text) if text == "lease not found" => Self::lease_gone(),
-            // The others arise when a stream or a connection is gone.
-            Client::TransportError(inner) => {
-                of_transport(&with_reasons(inner), ErrorKind::Unavailable).caused_by(error)
-            }
-            Client::InvalidArgs(text) => {
-                Self::new(ErrorKind::Misconfigured, shown(text)).caused_by(error)
-            }
-            _ => Self::new(ErrorKind::Unavailable, with_reasons(&error))
-                .of_the_link()
-                .caused_by(error),
-        }
+        _ => StoreError::new(ErrorKind::Unavailable, shown(&with_reasons(&error)))
+            .reconnect()
+            .with_source(error),
     }
 }
 
 /// TLS has no kind of error of its own in the client; its texts come from rustls.
-fn of_transport(text: &str, kind: ErrorKind) -> Trouble {
+fn of_transport(text: &str, kind: ErrorKind) -> StoreError {
     let is_tls = ["certificate", "Certificate", "TLS", "UnknownIssuer"]
         .iter()
         .any(|word| text.contains(word))
@@ -191,28 +113,28 @@ fn of_transport(text: &str, kind: ErrorKind) -> Trouble {
         || text.contains("InvalidContentType")
         || text.contains("corrupt message");
     if is_tls {
-        return Trouble::new(
+        return StoreError::new(
             ErrorKind::Misconfigured,
             format!(
-                "TLS with etcd fails ({text}); check the scheme (etcds://), ca, cert, key, \
-                 server_name and the server's certificate"
+                "TLS with etcd fails ({text}); check the scheme (etcds://), ca, client_cert, \
+                 client_key, server_name and the server's certificate"
             ),
         )
-        .of_the_link();
+        .reconnect();
     }
-    Trouble::new(kind, format!("etcd cannot be reached: {text}")).of_the_link()
+    StoreError::new(kind, format!("etcd cannot be reached: {text}")).reconnect()
 }
 
-fn of_status(status: &tonic::Status) -> Trouble {
+fn of_status(status: &tonic::Status) -> StoreError {
     let text = status.message();
     let told = format!("etcd answers \"{}\"", shown(text));
-    let advised = |kind, advice: &str| Trouble::new(kind, format!("{told}; {advice}"));
+    let advised = |kind, advice: &str| StoreError::new(kind, format!("{told}; {advice}"));
     if text.contains("requested lease not found") {
-        return Trouble::lease_gone();
+        return lease_gone();
     }
     if text.contains("invalid auth token") || text.contains("revision of auth store is old") {
-        // A new link authenticates anew.
-        return Trouble::new(ErrorKind::Unavailable, told).of_the_link();
+        // A new connection authenticates anew.
+        return StoreError::new(ErrorKind::Unavailable, told).reconnect();
     }
     if text.contains("user name is empty") {
         return advised(
@@ -228,9 +150,8 @@ fn of_status(status: &tonic::Status) -> Trouble {
         );
     }
     if text.contains("authentication failed") {
-        let mut refused = advised(ErrorKind::Forbidden, "check user and password");
-        refused.cause = Cause::Password;
-        return refused;
+        return advised(ErrorKind::Forbidden, "check user and password")
+            .recover_by(Recovery::Store(EtcdRecovery::Password));
     }
     match status.code() {
         Code::PermissionDenied => advised(
@@ -238,28 +159,31 @@ fn of_status(status: &tonic::Status) -> Trouble {
             "grant the user's role the locks' keys: `etcdctl role grant-permission ROLE \
              --prefix=true readwrite PREFIX` (read is enough for observers)",
         ),
-        Code::Unauthenticated => Trouble::new(ErrorKind::Unavailable, told).of_the_link(),
+        Code::Unauthenticated => StoreError::new(ErrorKind::Unavailable, told).reconnect(),
         Code::ResourceExhausted if text.contains("database space exceeded") => advised(
             ErrorKind::Unavailable,
             "compact and defragment it, then `etcdctl alarm disarm`",
         ),
-        Code::ResourceExhausted => Trouble::new(ErrorKind::Throttled { retry_after: None }, told),
+        Code::ResourceExhausted => {
+            StoreError::new(ErrorKind::Throttled { retry_after: None }, told)
+        }
         Code::InvalidArgument | Code::OutOfRange | Code::FailedPrecondition => {
-            Trouble::new(ErrorKind::Misconfigured, told)
+            StoreError::new(ErrorKind::Misconfigured, told)
         }
         Code::Unimplemented => advised(
             ErrorKind::Unsupported,
             "etcd 3.4 or newer with its v3 API is needed",
         ),
-        Code::DeadlineExceeded => Trouble::new(ErrorKind::Timeout, told).of_the_link(),
-        Code::DataLoss => Trouble::new(ErrorKind::Corrupted, told),
+        Code::DeadlineExceeded => StoreError::new(ErrorKind::Timeout, told).reconnect(),
+        Code::DataLoss => StoreError::new(ErrorKind::Corrupted, told),
         _ if text.contains("request timed out") => {
-            Trouble::new(ErrorKind::Timeout, told).of_the_link()
+            StoreError::new(ErrorKind::Timeout, told).reconnect()
         }
         // Without a raft leader, a member that is stopping, a broken connection.
         _ => {
-            let reasons = chained(text.to_owned(), status);
-            of_transport(&reasons, ErrorKind::Unavailable)
+            let source = std::error::Error::source(status).map(with_reasons);
+            let reason = source.map_or_else(String::new, |source| format!(": {source}"));
+            of_transport(&shown(&format!("{text}{reason}")), ErrorKind::Unavailable)
         }
     }
 }
@@ -268,29 +192,32 @@ fn of_status(status: &tonic::Status) -> Trouble {
 mod tests {
     use super::*;
 
-    fn trouble(code: Code, text: &str) -> Trouble {
-        Trouble::from(Client::GRpcStatus(tonic::Status::new(code, text)))
+    fn told(code: Code, text: &str) -> StoreError {
+        of_client(Client::GRpcStatus(tonic::Status::new(code, text)))
     }
 
     #[test]
     fn what_the_server_says_gets_a_kind_and_what_to_do() {
-        let denied = trouble(Code::PermissionDenied, "etcdserver: permission denied");
+        let denied = told(Code::PermissionDenied, "etcdserver: permission denied");
         assert_eq!(denied.kind, ErrorKind::Forbidden);
         assert!(denied.message().contains("role grant-permission"));
-        let old = trouble(Code::Unauthenticated, "etcdserver: invalid auth token");
-        assert_eq!((old.kind, old.cause), (ErrorKind::Unavailable, Cause::Link));
-        let gone = trouble(Code::NotFound, "etcdserver: requested lease not found");
-        assert_eq!(gone.cause, Cause::LeaseGone);
-        let leaderless = trouble(Code::Unavailable, "etcdserver: no leader");
+        let old = told(Code::Unauthenticated, "etcdserver: invalid auth token");
         assert_eq!(
-            (leaderless.kind, leaderless.cause),
-            (ErrorKind::Unavailable, Cause::Link)
+            (old.kind, old.recovery),
+            (ErrorKind::Unavailable, Recovery::Reconnect)
+        );
+        let gone = told(Code::NotFound, "etcdserver: requested lease not found");
+        assert!(is_lease_gone(&gone));
+        let leaderless = told(Code::Unavailable, "etcdserver: no leader");
+        assert_eq!(
+            (leaderless.kind, leaderless.recovery),
+            (ErrorKind::Unavailable, Recovery::Reconnect)
         );
     }
 
     #[test]
     fn texts_of_others_are_escaped_and_cut() {
-        let long = trouble(Code::Internal, &"\u{1b}[31m".repeat(1000));
+        let long = told(Code::Internal, &"\u{1b}[31m".repeat(1000));
         assert!(!long.message().contains('\u{1b}'));
         assert!(long.message().len() < 3000);
     }

@@ -5,14 +5,14 @@
 //! proposal: here its identity, and after a space what it publishes, if anything. Identities have
 //! no spaces. Election never depends on the value.
 //!
-//! While a candidate of this library waits, a mark follows its identity. It takes the mark away in
+//! While a candidate of this library waits, `waiting` follows its identity. It removes the word in
 //! the transaction that finds its key to be the first: so a candidate that died while it waited is
-//! not shown as the leader when its turn comes. Others lead by being first, and have no mark.
+//! not shown as the leader when its turn comes. Others lead by being first, without that word.
 
 use etcd_client::{Compare, CompareOp, GetOptions, KeyValue, SortOrder, SortTarget};
 use tenure_core::{Candidate, Error, ErrorKind, FencingToken, Holder, LockName};
 
-use crate::errors::Trouble;
+use crate::errors::StoreError;
 
 /// Neither an identity nor a published value holds a tab.
 const WAITING: &str = "\twaiting";
@@ -71,8 +71,8 @@ impl First {
 }
 
 /// What is wrong with a key that hangs on no lease, and what removes it.
-pub(crate) fn obstacle(key: &[u8]) -> Trouble {
-    Trouble::new(
+pub(crate) fn obstacle(key: &[u8]) -> StoreError {
+    StoreError::new(
         ErrorKind::Corrupted,
         format!(
             "the key {} hangs on no lease, so it never ends, and nobody is elected past it; if no \

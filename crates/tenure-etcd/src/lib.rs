@@ -58,15 +58,18 @@ mod backend;
 mod checks;
 mod cluster;
 mod config;
+mod connection;
+mod connector;
 mod errors;
 mod guard;
-mod hub;
 mod keys;
-mod link;
+mod notifications;
 mod session;
+mod sessions;
 
 pub use backend::{EtcdBackend, Traffic};
-pub use config::{EtcdConfig, Tls};
+pub use config::EtcdConfig;
 /// The client whose types stand in this crate's interface: its majors are this crate's majors.
 pub use etcd_client;
 pub use guard::Guard;
+pub use tenure_kit::Tls;

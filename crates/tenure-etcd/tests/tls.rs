@@ -139,7 +139,7 @@ async fn a_server_that_asks_for_certificates_takes_those_of_its_authority() {
     };
     let trusted = Tls::new().ca(server.ours.ca());
     let (certificate, key) = server.client.clone();
-    let known = trusted.clone().certificate(&certificate, &key);
+    let known = trusted.clone().client_cert(&certificate).client_key(&key);
     let config = server.with(known);
     lead(&mut server, config).await;
     let url = format!(
@@ -153,13 +153,14 @@ async fn a_server_that_asks_for_certificates_takes_those_of_its_authority() {
 
     server.refuses(trusted.clone(), "certificate").await;
     let (foreign, its_key) = server.other.certificate("client", &[]);
-    let stranger = trusted.clone().certificate(foreign, its_key);
+    let stranger = trusted.clone().client_cert(foreign).client_key(its_key);
     server.refuses(stranger, "certificate").await;
     let missing = trusted
         .clone()
-        .certificate(&certificate, server.ours.file("missing.key"));
+        .client_cert(&certificate)
+        .client_key(server.ours.file("missing.key"));
     server.refuses(missing, "missing.key").await;
-    let swapped = trusted.certificate(&key, &certificate);
+    let swapped = trusted.client_cert(&key).client_key(&certificate);
     server.refuses(swapped, "key").await;
 }
 
@@ -178,4 +179,17 @@ async fn a_scheme_that_is_not_the_servers_is_told() {
     let config = EtcdConfig::endpoints([&*server.address()]).unwrap();
     let error = refusal(config).await;
     assert!(error.to_string().contains("speaks TLS only"), "{error}");
+}
+
+/// Neither the name is resolved nor the file read before a call needs them.
+#[tokio::test]
+async fn a_lazy_backend_reads_no_file_before_its_first_call() {
+    let missing = std::path::Path::new("/there/is/none.pem");
+    let config = EtcdConfig::endpoints(["there-is-none.invalid"]).unwrap();
+    let config = config.tls(Tls::new().ca(missing));
+    let backend = EtcdBackend::lazy(config).unwrap();
+    let error = backend.holder(&lock("x")).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Misconfigured, "{error}");
+    assert_eq!(error.operation(), tenure_core::Operation::Holder, "{error}");
+    assert!(error.message().contains("none.pem"), "{error}");
 }

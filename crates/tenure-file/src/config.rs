@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use percent_encoding::percent_decode_str;
 use tenure_core::Error;
+use tenure_kit::Url;
 
 /// Where the locks of a [`FileBackend`](crate::FileBackend) are.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -53,60 +54,38 @@ impl FileConfig {
     ///
     /// Fails with [`InvalidInput`](tenure_core::ErrorKind::InvalidInput), and says what is wrong.
     pub fn from_url(url: &str) -> Result<Self, Error> {
-        let bad = |problem: String| {
-            // `escape_debug` keeps control characters of bad input out of terminals and logs.
-            let shown: String = url.chars().take(200).flat_map(char::escape_debug).collect();
-            Error::invalid_input(format!(
-                "the URL \"{shown}\" {problem}; use file:///absolute/directory"
-            ))
+        Self::from_parsed(Url::parse(url)?)
+    }
+
+    /// The same of a URL that is taken apart already.
+    pub fn from_parsed(mut url: Url) -> Result<Self, Error> {
+        let bad = |problem: &str| {
+            Error::invalid_input(format!("the URL {problem}; use file:///absolute/directory"))
         };
-        let rest = match url.split_once(':') {
-            Some((scheme, rest)) if scheme.eq_ignore_ascii_case("file") => rest,
-            _ => return Err(bad("does not start with file:".to_owned())),
-        };
-        if rest.contains('#') {
-            return Err(bad(
-                "has a fragment; write a '#' in the path as %23".to_owned()
-            ));
+        if url.scheme() != "file" {
+            return Err(bad("does not start with file:"));
         }
-        let (location, query) = match rest.split_once('?') {
-            Some((location, query)) => (location, Some(query)),
-            None => (rest, None),
-        };
-        let path = match location.strip_prefix("//") {
-            Some(location) => {
-                let (host, path) = match location.find('/') {
-                    Some(slash) => location.split_at(slash),
-                    None => (location, ""),
-                };
-                if !host.is_empty() && !host.eq_ignore_ascii_case("localhost") {
-                    return Err(bad(format!(
-                        "names the host {host:?}; a directory is shared by the processes of one \
-                         host only, and an absolute path needs three slashes"
-                    )));
-                }
-                path
-            }
-            None => location,
-        };
-        if !path.starts_with('/') {
-            return Err(bad("holds no absolute path".to_owned()));
+        if url.user().is_some() || url.password().is_some() {
+            return Err(bad("has a user, which a directory has not"));
         }
-        let path = decode(path).map_err(|problem| bad(problem.to_owned()))?;
-        let mut config = Self::new(path)?;
-        for parameter in query.unwrap_or_default().split('&') {
-            match parameter {
-                "" => {}
-                "create=true" => config.create = true,
-                "create=false" => config.create = false,
-                _ => {
-                    return Err(bad(format!(
-                        "has the parameter {parameter:?}; the only one is create=true or \
-                         create=false"
-                    )));
-                }
+        match url.hosts() {
+            [] => {}
+            [host] if host.eq_ignore_ascii_case("localhost") => {}
+            _ => {
+                return Err(bad(
+                    "names a host; a directory is shared by the processes of one host only, and \
+                     an absolute path needs three slashes",
+                ));
             }
         }
+        if !url.raw_path().starts_with('/') {
+            return Err(bad("holds no absolute path"));
+        }
+        let mut config = Self::new(decode(url.raw_path()).map_err(bad)?)?;
+        if let Some(create) = url.take_switch("create")? {
+            config.create = create;
+        }
+        url.finish()?;
         Ok(config)
     }
 
@@ -172,9 +151,9 @@ mod tests {
     #[test]
     fn other_urls_are_refused_with_what_is_wrong() {
         for (url, expected) in [
-            ("", "file:"),
+            ("", "scheme"),
             ("redis://host", "file:"),
-            ("/var/locks", "file:"),
+            ("/var/locks", "scheme"),
             ("file:relative/dir", "absolute"),
             ("file://", "absolute"),
             ("file://dir", "three slashes"),
@@ -182,7 +161,8 @@ mod tests {
             ("file://./dir", "host"),
             ("file:///", "root directory"),
             ("file:///a/..", "\"..\""),
-            ("file:///a#b", "fragment"),
+            ("file:///a#b", "%23"),
+            ("file://user@localhost/a", "user"),
             ("file:///a%", "%25"),
             ("file:///a%2", "%25"),
             ("file:///a%zz", "%25"),

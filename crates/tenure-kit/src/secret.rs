@@ -47,6 +47,14 @@ impl Secret {
         Self(Source::Environment(variable.into()))
     }
 
+    /// The file that holds it, if one does: for a client that reads it again on its own.
+    pub fn as_file(&self) -> Option<&Path> {
+        match &self.0 {
+            Source::File(path) => Some(path),
+            _ => None,
+        }
+    }
+
     /// Reads it. `setting` is what the secret is called in the configuration, such as `password`.
     ///
     /// Fails with [`Misconfigured`](ErrorKind::Misconfigured); the error names the setting, and the

@@ -47,7 +47,7 @@ use tenure_kube::{
     CONFIG_MAPS, ElectionRecord, Form, ObjectStore, Resource, WallTime, annotation, set_annotation,
 };
 
-pub use tenure_kube::{Cluster, KubeConfig, Subject, Token, kube, pod_identity};
+pub use tenure_kube::{Cluster, KubeConfig, Subject, Tls, kube, pod_identity};
 
 /// The scheme of this backend's URLs; see [`KubeConfig::from_url`].
 pub const SCHEME: &str = "kube-configmap";

@@ -10,7 +10,7 @@ use support::Connects as _;
 use tenure_core::{
     Acquired, CampaignId, Candidate, Check, Identity, LockBackend as _, Policy, Verdict,
 };
-use tenure_kube_lease::{KubeLeaseBackend, Token, connect};
+use tenure_kube_lease::{KubeLeaseBackend, connect};
 use tenure_testkit::kube::Server;
 use tenure_testkit::lock;
 
@@ -126,8 +126,10 @@ async fn a_holder_that_cannot_be_looked_at_is_told() {
         return;
     };
     held_by_others(&server, "hidden", 8).await;
-    let stranger = Token::File(Server::token_file_of("stranger"));
-    let backend = connect(server.config_as(server.address(), stranger)).await;
+    let stranger = server
+        .config()
+        .token_file(Server::token_file_of("stranger"));
+    let backend = connect(stranger).await;
     let check = looked_at(&backend.unwrap(), "hidden", Policy::default().lease()).await;
     assert_eq!(check.verdict, Verdict::Warning, "{check:?}");
     assert!(check.reason.contains("cannot tell who holds"), "{check:?}");

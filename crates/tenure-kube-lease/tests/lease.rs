@@ -13,7 +13,7 @@ use tenure_core::{
     Acquired, CampaignId, Candidate, Cause, Election, Error, ErrorKind, Grant, Identity,
     LockBackend as _, Occupancy, Policy, PublishedValue, Renewal,
 };
-use tenure_kube_lease::{KubeLeaseBackend, Token, connect, with_client};
+use tenure_kube_lease::{KubeConfig, KubeLeaseBackend, Tls, connect, lazy, with_client};
 use tenure_testkit::kube::Server;
 use tenure_testkit::{lock, until, within_limit};
 
@@ -285,10 +285,10 @@ async fn what_the_server_refuses_has_its_kind() {
     };
 
     // 403
-    let stranger = Token::File(Server::token_file_of("stranger"));
-    let backend = connect(server.config_as(server.address(), stranger))
-        .await
-        .unwrap();
+    let stranger = server
+        .config()
+        .token_file(Server::token_file_of("stranger"));
+    let backend = connect(stranger).await.unwrap();
     let error = acquire(&backend).await;
     assert_eq!(error.kind(), ErrorKind::Forbidden, "{error}");
     assert!(error.message().contains("\"get\""), "{error}");
@@ -305,15 +305,15 @@ async fn what_the_server_refuses_has_its_kind() {
     assert_eq!(error.kind(), ErrorKind::Misconfigured, "{error}");
 
     // 401
-    let wrong = Token::Text("0123456789abcdef".to_owned());
-    let error = connect(server.config_as(server.address(), wrong))
-        .await
-        .unwrap_err();
+    let wrong = server.config().token("0123456789abcdef");
+    let error = connect(wrong).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Forbidden, "{error}");
     assert!(!error.to_string().contains("0123456789abcdef"), "{error}");
 
     // TLS: the certificate is for another name.
-    let elsewhere = server.config().tls_server_name("elsewhere.example");
+    let elsewhere = server
+        .config()
+        .tls(Tls::new().ca(&server.ca).server_name("elsewhere.example"));
     let error = connect(elsewhere).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Misconfigured, "{error}");
     assert!(error.message().contains("certificate"), "{error}");
@@ -341,7 +341,7 @@ async fn a_token_that_has_ended_is_refused() {
     let request = json!({ "spec": { "boundObjectRef": bound } });
     let token = make("/serviceaccounts/us/token", request).await;
     let token = token["status"]["token"].as_str().unwrap().to_owned();
-    let config = server.config_as(server.address(), Token::Text(token.clone()));
+    let config = server.config().token(token.clone());
     let backend = connect(config).await.unwrap();
     let (status, answer) = server
         .send("DELETE", &format!("{base}/secrets/bound"), None)
@@ -355,4 +355,76 @@ async fn a_token_that_has_ended_is_refused() {
         error.message().contains("(401)")
     })
     .await;
+}
+
+/// No file is read and nothing is asked before a call needs it; the error names that call.
+#[tokio::test]
+async fn a_lazy_backend_connects_with_its_first_call() {
+    let Some(server) = Server::start().await else {
+        return;
+    };
+    let dir = tempfile::tempdir().unwrap();
+    let ca = dir.path().join("ca.pem");
+    let backend = lazy(server.config().tls(Tls::new().ca(&ca))).unwrap();
+    let error = backend.holder(&lock("x")).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Misconfigured, "{error}");
+    assert_eq!(error.operation(), tenure_core::Operation::Holder, "{error}");
+    assert!(error.message().contains("ca.pem"), "{error}");
+    // What was missing is there now.
+    std::fs::copy(&server.ca, &ca).unwrap();
+    let outcome = backend.acquire(&lock("x"), &candidate("us", 1), LONG).await;
+    assert!(matches!(outcome, Ok(Acquired::Held(_))), "{outcome:?}");
+}
+
+/// A token that was refused is read again, so that it can change under a running service.
+#[tokio::test]
+async fn a_token_is_read_again_after_it_was_refused() {
+    let Some(server) = Server::start().await else {
+        return;
+    };
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("token");
+    std::fs::write(&file, "0123456789abcdef").unwrap();
+    let backend = lazy(server.config().token_file(&file)).unwrap();
+    let error = backend.holder(&lock("x")).await.unwrap_err();
+    assert!(error.message().contains("(401)"), "{error}");
+    std::fs::copy(&server.token_file, &file).unwrap();
+    backend.holder(&lock("x")).await.unwrap();
+}
+
+/// The names of the settings replace what the kubeconfig says.
+#[tokio::test]
+async fn settings_for_tls_replace_those_of_the_kubeconfig() {
+    let Some(server) = Server::start().await else {
+        return;
+    };
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("config");
+    let kubeconfig = json!({
+        "apiVersion": "v1",
+        "kind": "Config",
+        "current-context": "us",
+        "clusters": [{
+            "name": "test",
+            "cluster": {
+                "server": format!("https://{}", server.address()),
+                "tls-server-name": "elsewhere.example",
+            },
+        }],
+        "users": [{ "name": "us", "user": { "token": "0123456789abcdef" } }],
+        "contexts": [{ "name": "us", "context": { "cluster": "test", "user": "us" } }],
+    });
+    std::fs::write(&file, kubeconfig.to_string()).unwrap();
+    let config = || {
+        let config = KubeConfig::from_file(Some(file.clone()), None);
+        config.namespace(&*server.namespace).unwrap()
+    };
+    let error = connect(config()).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Misconfigured, "{error}");
+    let name = server.address().ip().to_string();
+    let config = config()
+        .tls(Tls::new().ca(&server.ca).server_name(name))
+        .token_file(&server.token_file);
+    let backend = connect(config).await.unwrap();
+    assert!(backend.holder(&lock("x")).await.is_ok());
 }

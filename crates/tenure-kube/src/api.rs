@@ -1,5 +1,6 @@
 //! Requests to the API server, as JSON: fields that this version does not know survive.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use http::{HeaderMap, Method, StatusCode};
@@ -28,6 +29,8 @@ pub(crate) struct Api {
     pub(crate) namespace: String,
     field_manager: String,
     request_timeout: Option<Duration>,
+    /// The API server has refused its certificate or token.
+    refused: AtomicBool,
 }
 
 impl Api {
@@ -39,7 +42,12 @@ impl Api {
             request_timeout: config.request_timeout,
             process,
             client,
+            refused: AtomicBool::new(false),
         }
+    }
+
+    pub(crate) fn is_refused(&self) -> bool {
+        self.refused.load(Ordering::Relaxed)
     }
 
     /// Asks the server for its version, which tells whether address, certificate and token are
@@ -199,7 +207,13 @@ impl Api {
         self.process
             .confine(self.client.send(sent))
             .await
+            .inspect(|response| self.note(response.status() == StatusCode::UNAUTHORIZED))
+            .inspect_err(|error| self.note(errors::is_about_tls(error)))
             .map_err(|error| errors::unanswered(request, error))
+    }
+
+    fn note(&self, refused: bool) {
+        self.refused.fetch_or(refused, Ordering::Relaxed);
     }
 }
 

@@ -30,7 +30,7 @@ pub(crate) async fn all<F: Form>(
         Ok(api) => api,
         Err(error) => return vec![unreachable("API server", &error)],
     };
-    let resource = &F::RESOURCE;
+    let (api, resource) = (&*api, &F::RESOURCE);
     let mut checks = vec![version(api).await];
     for verb in [Verb::Get, Verb::Create, Verb::Update, Verb::Watch] {
         checks.push(right(api, resource, lock, verb).await);

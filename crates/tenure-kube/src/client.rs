@@ -3,20 +3,28 @@
 use std::path::Path;
 use std::pin::Pin;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD as BASE64;
 use kube::client::ClientBuilder;
-use serde_json::json;
-use tenure_core::{Error, ErrorKind, Operation, Process};
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject as _;
+use tenure_core::{ErrorKind, Process};
+use tenure_kit::limits::shown;
+use tenure_kit::store_error::with_reasons;
+use tenure_kit::{Secret, StoreError, Tls};
 
-use crate::config::{self, KubeConfig, Source, Token};
+use crate::config::{self, KubeConfig, Source};
 use crate::errors;
 
-/// A client with deadlines of our own only: its retries would outlast the lease.
-pub(crate) async fn make(config: &KubeConfig) -> Result<kube::Client, Error> {
-    let mut kube = client_config(config).await?;
+/// A client with deadlines of our own only: its retries would outlast the lease. Reads the
+/// kubeconfig, certificates and token.
+pub(crate) async fn make(config: &KubeConfig) -> Result<kube::Client, StoreError> {
+    let mut kube = of_source(&config.source).await?;
     kube.default_retry = false;
     kube.connect_timeout = Some(config.connect_timeout);
-    if let Some(name) = &config.tls_server_name {
-        kube.tls_server_name = Some(name.clone());
+    replace_tls(&mut kube, &config.tls).await?;
+    if let Some(token) = &config.token {
+        replace_token(&mut kube, token).await?;
     }
     // A credential helper is a program that may take its time, and the thread waits for it.
     let runtime = tokio::runtime::Handle::current();
@@ -27,22 +35,48 @@ pub(crate) async fn make(config: &KubeConfig) -> Result<kube::Client, Error> {
         ClientBuilder::try_from((kube, connections)).map(ClientBuilder::build)
     });
     match building.await {
-        Ok(client) => client.map_err(|error| errors::of_client(Operation::Connect, error)),
+        Ok(client) => client.map_err(errors::of_client),
         // rustls panics when it does not know which cryptography to use.
         Err(error) if error.is_panic() => Err(misconfigured(
             "TLS has no cryptography to use, or several of which none is chosen; switch on the \
              feature ring or aws-lc-rs of tenure, or install a rustls provider as the process's \
-             default"
-                .to_owned(),
+             default",
         )
         .with_source(error)),
-        Err(error) => Err(Error::new(
-            ErrorKind::Internal,
-            Operation::Connect,
-            "the client could not be made",
-        )
-        .with_source(error)),
+        Err(_) => Err(StoreError::runtime_is_gone()),
     }
+}
+
+/// Puts the settings in place of those of the kubeconfig or service account.
+async fn replace_tls(kube: &mut kube::Config, tls: &Tls) -> Result<(), StoreError> {
+    let material = tls.read().await?;
+    if let Some(pem) = &material.ca {
+        kube.root_cert = Some(certificates(pem)?);
+    }
+    if let (Some(cert), Some(key)) = (&material.client_cert, &material.client_key) {
+        let user = &mut kube.auth_info;
+        (user.client_certificate, user.client_key) = (None, None);
+        user.client_certificate_data = Some(BASE64.encode(cert));
+        user.client_key_data = Some(BASE64.encode(key).into());
+    }
+    if let Some(name) = tls.name() {
+        kube.tls_server_name = Some(name.to_owned());
+    }
+    Ok(())
+}
+
+/// Puts the token in place of whatever else says who connects, but for a certificate.
+async fn replace_token(kube: &mut kube::Config, token: &Secret) -> Result<(), StoreError> {
+    let user = &mut kube.auth_info;
+    (user.username, user.password) = (None, None);
+    (user.auth_provider, user.exec) = (None, None);
+    (user.token, user.token_file) = (None, None);
+    match token.as_file() {
+        // The client library reads it again every minute, since tokens expire.
+        Some(file) => user.token_file = Some(file.to_string_lossy().into_owned()),
+        None => user.token = Some(token.read("token").await?.into()),
+    }
+    Ok(())
 }
 
 /// Runs the connections, in the process that has made them alone: a forked child must neither read
@@ -69,41 +103,40 @@ fn choose_cryptography() {
     }
 }
 
-async fn client_config(config: &KubeConfig) -> Result<kube::Config, Error> {
-    match &config.source {
+async fn of_source(source: &Source) -> Result<kube::Config, StoreError> {
+    match source {
         Source::InCluster => in_cluster(),
         Source::Environment if !config::kubeconfig_variable() && config::in_a_pod() => in_cluster(),
         Source::Environment => kubeconfig(None, None).await,
         Source::Kubeconfig { file, context } => {
             kubeconfig(file.as_deref(), context.as_deref()).await
         }
-        Source::Server {
-            url,
-            authorities,
-            token,
-        } => server(url, authorities.as_deref(), token),
+        Source::Server(url) => server(url),
     }
 }
 
-fn misconfigured(message: String) -> Error {
-    Error::new(ErrorKind::Misconfigured, Operation::Connect, message)
+fn misconfigured(message: impl Into<String>) -> StoreError {
+    StoreError::new(ErrorKind::Misconfigured, message)
 }
 
-fn in_cluster() -> Result<kube::Config, Error> {
+fn in_cluster() -> Result<kube::Config, StoreError> {
     kube::Config::incluster().map_err(|error| {
         misconfigured(format!(
             "the pod's service account cannot be used: {}; is automountServiceAccountToken on?",
-            errors::chain(&error)
+            shown(&with_reasons(&error))
         ))
     })
 }
 
-async fn kubeconfig(file: Option<&Path>, context: Option<&str>) -> Result<kube::Config, Error> {
+async fn kubeconfig(
+    file: Option<&Path>,
+    context: Option<&str>,
+) -> Result<kube::Config, StoreError> {
     let wrong = |error: kube::config::KubeconfigError| {
         misconfigured(format!(
             "the kubeconfig cannot be used: {}; name one by ?kubeconfig= or KUBECONFIG, and a \
              context in it by ?context=",
-            errors::chain(&error)
+            shown(&with_reasons(&error))
         ))
     };
     let options = kube::config::KubeConfigOptions {
@@ -121,50 +154,22 @@ async fn kubeconfig(file: Option<&Path>, context: Option<&str>) -> Result<kube::
     }
 }
 
-fn server(url: &str, authorities: Option<&Path>, token: &Token) -> Result<kube::Config, Error> {
+fn server(url: &str) -> Result<kube::Config, StoreError> {
     let address: http::Uri = url.parse().map_err(|_| {
-        misconfigured("the API server's address is none; use https://host:port".to_owned())
+        misconfigured("the API server's address cannot be read; use https://host:port")
     })?;
     if !matches!(address.scheme_str(), Some("http" | "https")) {
         return Err(misconfigured(
-            "the API server's address has no scheme; use https://host:port".to_owned(),
+            "the API server's address has no scheme; use https://host:port",
         ));
     }
-    let mut config = kube::Config::new(address);
-    if let Some(file) = authorities {
-        config.root_cert = Some(certificates(file)?);
-    }
-    match token {
-        Token::None => {}
-        Token::File(file) => {
-            config.auth_info.token_file = Some(file.to_string_lossy().into_owned());
-        }
-        // The type of the field is not ours to name.
-        Token::Text(text) => {
-            config.auth_info = serde_json::from_value(json!({ "token": text }))
-                .map_err(|_| misconfigured("the token cannot be used".to_owned()))?;
-        }
-    }
-    Ok(config)
+    Ok(kube::Config::new(address))
 }
 
-fn certificates(file: &Path) -> Result<Vec<Vec<u8>>, Error> {
-    use rustls::pki_types::CertificateDer;
-    use rustls::pki_types::pem::PemObject as _;
-
-    let read: Result<Vec<_>, _> = CertificateDer::pem_file_iter(file).and_then(Iterator::collect);
-    match read {
-        Ok(found) if !found.is_empty() => Ok(found
-            .into_iter()
-            .map(|certificate| certificate.as_ref().to_vec())
-            .collect()),
-        Ok(_) => Err(misconfigured(format!(
-            "{} holds no certificate",
-            file.display()
-        ))),
-        Err(error) => Err(misconfigured(format!(
-            "{} cannot be read as PEM: {error}",
-            file.display()
-        ))),
-    }
+/// The certificates in a file that holds at least one.
+fn certificates(pem: &[u8]) -> Result<Vec<Vec<u8>>, StoreError> {
+    CertificateDer::pem_slice_iter(pem)
+        .map(|certificate| certificate.map(|certificate| certificate.to_vec()))
+        .collect::<Result<_, _>>()
+        .map_err(|error| misconfigured(format!("ca cannot be read as PEM: {error}")))
 }

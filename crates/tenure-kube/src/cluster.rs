@@ -1,12 +1,11 @@
 //! [`Cluster`]: an API server that is connected to when the first request needs it.
 
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use tenure_core::{Error, ErrorKind, Kept, Operation, Process};
-use tokio::runtime::Handle;
-use tokio::sync::OnceCell;
+use tenure_core::{Error, Kept, Operation, Process};
+use tenure_kit::{SingleFlight, StoreError, Tasks};
 
 use crate::api::Api;
 use crate::client;
@@ -31,9 +30,25 @@ struct Inner {
 
 enum Source {
     /// An application's own client.
-    Given(Api),
-    /// The client of the configuration, made by the first request, on this runtime.
-    Configured(Handle, OnceCell<Api>),
+    Given(Arc<Api>),
+    /// The client of the configuration, made by the first request, and again when the API server
+    /// has refused its certificate or token: there may be newer ones.
+    Configured {
+        current: Mutex<Option<Arc<Api>>>,
+        making: SingleFlight<Arc<Api>>,
+    },
+}
+
+impl Source {
+    fn current(&self) -> Option<Arc<Api>> {
+        match self {
+            Self::Given(api) => Some(api.clone()),
+            Self::Configured { current, .. } => {
+                let current = current.lock().unwrap_or_else(PoisonError::into_inner);
+                current.clone()
+            }
+        }
+    }
 }
 
 impl fmt::Debug for Cluster {
@@ -62,14 +77,17 @@ impl Cluster {
 
     /// Without any I/O: the first request reads the kubeconfig or service account and connects.
     ///
-    /// Fails with [`Misconfigured`](ErrorKind::Misconfigured) outside a tokio runtime.
+    /// Fails with [`InvalidInput`](tenure_core::ErrorKind::InvalidInput) when a setting is wrong, and
+    /// with [`Misconfigured`](tenure_core::ErrorKind::Misconfigured) outside a tokio runtime.
     pub fn lazy(config: KubeConfig) -> Result<Self, Error> {
-        let runtime = Handle::try_current().map_err(|error| {
-            Error::misconfigured("there is no tokio runtime here; connect within one")
-                .with_source(error)
-        })?;
-        let source = Source::Configured(runtime, OnceCell::new());
-        Ok(Self::of(&Process::current(), config, source))
+        config.check()?;
+        let tasks = Tasks::here()?;
+        let process = tasks.process().clone();
+        let source = Source::Configured {
+            current: Mutex::default(),
+            making: SingleFlight::new(tasks),
+        };
+        Ok(Self::of(&process, config, source))
     }
 
     /// The cluster of an application's own client; of `config` only what is not about the
@@ -79,7 +97,7 @@ impl Cluster {
     pub fn with_client(client: kube::Client, config: KubeConfig) -> Self {
         let process = Process::current();
         let api = Api::new(client, &config, process.clone());
-        Self::of(&process, config, Source::Given(api))
+        Self::of(&process, config, Source::Given(Arc::new(api)))
     }
 
     fn of(process: &Process, config: KubeConfig, source: Source) -> Self {
@@ -99,39 +117,38 @@ impl Cluster {
 
     /// The namespace of the locks. `None` as long as only the kubeconfig or service account names
     /// it and none of them has been read.
-    pub fn namespace(&self) -> Option<&str> {
-        let api = match &self.inner.source {
-            Source::Given(api) => Some(api),
-            Source::Configured(_, api) => api.get(),
-        };
-        let read = api.map(|api| api.namespace.as_str());
-        read.or(self.inner.config.namespace.as_deref())
+    pub fn namespace(&self) -> Option<String> {
+        let read = self.inner.source.current().map(|api| api.namespace.clone());
+        read.or_else(|| self.inner.config.namespace.clone())
     }
 
-    /// The API server, for `operation`, which is the first to make a client if there is none.
-    pub(crate) async fn api(&self, operation: Operation) -> Result<&Api, Error> {
-        let inner = &self.inner;
-        inner.process.check(operation)?;
-        let (runtime, api) = match &inner.source {
-            Source::Given(api) => return Ok(api),
-            Source::Configured(runtime, api) => (runtime, api),
+    /// The API server, for `operation`, which makes the client if there is none.
+    pub(crate) async fn api(&self, operation: Operation) -> Result<Arc<Api>, Error> {
+        self.inner.process.check(operation)?;
+        let making = match &self.inner.source {
+            Source::Given(api) => return Ok(api.clone()),
+            Source::Configured { making, .. } => making,
         };
-        let making = || async {
-            let (config, process) = (inner.config.clone(), inner.process.clone());
-            // The client's tasks live on the runtime where it is made.
-            let made = runtime.spawn(inner.process.confine(async move {
-                let client = client::make(&config).await?;
-                Ok(Api::new(client, &config, process))
-            }));
-            made.await.unwrap_or_else(|error| {
-                Err(Error::new(
-                    ErrorKind::Internal,
-                    operation,
-                    "the backend's runtime is shutting down; connect on the one that lives longest",
-                )
-                .with_source(error))
-            })
+        if let Some(api) = self.inner.source.current().filter(|api| !api.is_refused()) {
+            return Ok(api);
+        }
+        let work = || {
+            let inner = self.inner.clone();
+            async move { inner.make().await }
         };
-        api.get_or_try_init(making).await
+        let api = making.run(|api| !api.is_refused(), work).await;
+        api.map_err(|error| error.into_error(operation))
+    }
+}
+
+impl Inner {
+    async fn make(&self) -> Result<Arc<Api>, StoreError> {
+        let client = client::make(&self.config).await?;
+        let api = Arc::new(Api::new(client, &self.config, self.process.clone()));
+        if let Source::Configured { current, .. } = &self.source {
+            let mut current = current.lock().unwrap_or_else(PoisonError::into_inner);
+            *current = Some(api.clone());
+        }
+        Ok(api)
     }
 }

@@ -1,11 +1,11 @@
 //! Which cluster, which namespace, as whom.
 
-use std::fmt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use percent_encoding::percent_decode_str;
 use tenure_core::{Error, Identity};
+use tenure_kit::limits::{check_timeout, shortened};
+use tenure_kit::{Secret, Tls, TlsNames, Url};
 
 /// Where the API server is and how to speak to it.
 ///
@@ -14,7 +14,8 @@ use tenure_core::{Error, Identity};
 pub struct KubeConfig {
     pub(crate) source: Source,
     pub(crate) namespace: Option<String>,
-    pub(crate) tls_server_name: Option<String>,
+    pub(crate) tls: Tls,
+    pub(crate) token: Option<Secret>,
     pub(crate) connect_timeout: Duration,
     pub(crate) request_timeout: Option<Duration>,
     pub(crate) labels: Vec<(String, String)>,
@@ -32,33 +33,8 @@ pub(crate) enum Source {
         file: Option<PathBuf>,
         context: Option<String>,
     },
-    Server {
-        url: String,
-        authorities: Option<PathBuf>,
-        token: Token,
-    },
-}
-
-/// Where the token comes from that says who we are.
-#[derive(Clone)]
-#[non_exhaustive]
-pub enum Token {
-    /// No token: for a proxy that adds one, such as `kubectl proxy`.
-    None,
-    /// This file, read anew every minute, since tokens expire.
-    File(PathBuf),
-    /// This token, for as long as it lasts.
-    Text(String),
-}
-
-impl fmt::Debug for Token {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::None => f.write_str("None"),
-            Self::File(file) => f.debug_tuple("File").field(file).finish(),
-            Self::Text(_) => f.write_str("Text(***)"),
-        }
-    }
+    /// Its address.
+    Server(String),
 }
 
 impl KubeConfig {
@@ -66,7 +42,8 @@ impl KubeConfig {
         Self {
             source,
             namespace: None,
-            tls_server_name: None,
+            tls: Tls::new(),
+            token: None,
             connect_timeout: Duration::from_secs(5),
             request_timeout: None,
             labels: Vec::new(),
@@ -93,14 +70,43 @@ impl KubeConfig {
         Self::new(Source::Kubeconfig { file, context })
     }
 
-    /// An API server by its address, such as `https://10.0.0.1:6443`. `authorities` is a PEM file
-    /// with the certificates to trust; without it those that the system trusts.
-    pub fn server(url: impl Into<String>, authorities: Option<PathBuf>, token: Token) -> Self {
-        Self::new(Source::Server {
-            url: url.into(),
-            authorities,
-            token,
-        })
+    /// An API server by its address, such as `https://10.0.0.1:6443`. [`tls`](Self::tls) says whose
+    /// certificates to trust, without it the system's authorities. Without a token none is sent: for
+    /// a proxy that adds one, such as `kubectl proxy`.
+    pub fn server(url: impl Into<String>) -> Self {
+        Self::new(Source::Server(url.into()))
+    }
+
+    /// Settings for TLS. Each that is set replaces that of the kubeconfig or service account. The
+    /// files are read when the client is made, and again after the API server has refused the
+    /// certificate or the token.
+    #[must_use]
+    pub fn tls(mut self, tls: Tls) -> Self {
+        self.tls = tls;
+        self
+    }
+
+    /// This token, for as long as it lasts. It replaces the token, password or credential helper of
+    /// the kubeconfig or service account; so do [`token_file`](Self::token_file) and
+    /// [`token_env`](Self::token_env), and each other.
+    #[must_use]
+    pub fn token(mut self, token: impl Into<String>) -> Self {
+        self.token = Some(Secret::value(token));
+        self
+    }
+
+    /// The token in this file, which is read again every minute, since tokens expire.
+    #[must_use]
+    pub fn token_file(mut self, file: impl Into<PathBuf>) -> Self {
+        self.token = Some(Secret::file(file));
+        self
+    }
+
+    /// The token in this variable of the environment.
+    #[must_use]
+    pub fn token_env(mut self, variable: impl Into<String>) -> Self {
+        self.token = Some(Secret::environment(variable));
+        self
     }
 
     /// The namespace of the locks. Without it that of the pod or of the kubeconfig's context,
@@ -117,13 +123,6 @@ impl KubeConfig {
     /// The namespace, if it was said.
     pub fn stated_namespace(&self) -> Option<&str> {
         self.namespace.as_deref()
-    }
-
-    /// The name to expect in the server's certificate instead of the one in its address.
-    #[must_use]
-    pub fn tls_server_name(mut self, name: impl Into<String>) -> Self {
-        self.tls_server_name = Some(name.into());
-        self
     }
 
     /// How long one attempt to connect may take; 5 s by default.
@@ -192,143 +191,104 @@ impl KubeConfig {
     /// Reads `<scheme>://[namespace][?parameters]`. No I/O yet.
     ///
     /// Parameters, percent-encoded where they hold anything but letters, digits and `-._~/`:
-    /// `kubeconfig` (a file), `context`, or `server` (`https://...`) with `ca` and `token_file`;
-    /// `tls_server_name`, `field_manager`, `gone_pods=true` for
+    /// `kubeconfig` (a file), `context`, or `server` (`https://...`); `token_file`, `token_env`,
+    /// `ca`, `client_cert`, `client_key`, `server_name` (also `tls_server_name`), which replace
+    /// those of the kubeconfig or service account; `connect_timeout`, `request_timeout`,
+    /// `field_manager`, `gone_pods=true` for
     /// [`take_over_from_gone_pods`](Self::take_over_from_gone_pods), and `label=name:value`, also
-    /// several times. With none of
-    /// the first three what the [environment](Self::from_environment) offers.
+    /// several times. With none of the first three what the [environment](Self::from_environment)
+    /// offers.
     ///
     /// Fails with [`InvalidInput`](tenure_core::ErrorKind::InvalidInput).
     pub fn from_url(scheme: &str, url: &str) -> Result<Self, Error> {
-        let wrong = |problem: &str| {
-            Error::invalid_input(format!(
-                "the URL {problem}; use {scheme}://namespace?context=name, or {scheme}:// alone"
-            ))
-        };
-        let (found, rest) = url
-            .split_once("://")
-            .ok_or_else(|| wrong("has no \"://\""))?;
-        if !found.eq_ignore_ascii_case(scheme) {
-            return Err(wrong("is of another scheme"));
-        }
-        if rest.contains('#') {
-            return Err(wrong("has a fragment"));
-        }
-        let (namespace, query) = rest.split_once('?').unwrap_or((rest, ""));
-        let namespace = namespace.strip_suffix('/').unwrap_or(namespace);
-        if namespace.contains(['@', ':', '/']) {
-            return Err(wrong(
-                "has something else than a namespace after \"://\"; an API server's address goes \
-                 into ?server=",
-            ));
-        }
-        let mut parameters = Parameters::default();
-        for pair in query.split('&').filter(|pair| !pair.is_empty()) {
-            let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
-            let value = percent_decode_str(value)
-                .decode_utf8()
-                .map_err(|_| wrong("has a parameter that is not UTF-8"))?;
-            parameters.set(name, &value)?;
-        }
-        let config = parameters.into_config()?;
-        if namespace.is_empty() {
-            Ok(config)
-        } else {
-            config.namespace(namespace)
-        }
-    }
-}
-
-#[derive(Default)]
-struct Parameters {
-    single: Vec<(&'static str, String)>,
-    labels: Vec<(String, String)>,
-}
-
-/// Parameters that may be given once.
-const SINGLE: [&str; 8] = [
-    "kubeconfig",
-    "context",
-    "server",
-    "ca",
-    "token_file",
-    "tls_server_name",
-    "field_manager",
-    "gone_pods",
-];
-
-impl Parameters {
-    fn set(&mut self, name: &str, value: &str) -> Result<(), Error> {
-        if value.is_empty() {
-            return Err(Error::invalid_input(format!(
-                "the URL's parameter {:?} is empty",
-                shown(name)
-            )));
-        }
-        if name == "label" {
-            let (name, value) = value.split_once(':').ok_or_else(|| {
-                Error::invalid_input("the URL's label has no colon; use label=name:value")
-            })?;
-            self.labels.push((name.to_owned(), value.to_owned()));
-            return Ok(());
-        }
-        let Some(name) = SINGLE.iter().find(|known| **known == name) else {
-            return Err(Error::invalid_input(format!(
-                "the URL's parameter {:?} is unknown; use one of {}, label",
-                shown(name),
-                SINGLE.join(", ")
-            )));
-        };
-        if self.single.iter().any(|(set, _)| set == name) {
-            return Err(Error::invalid_input(format!(
-                "the URL has the parameter {name} twice; keep one of them"
-            )));
-        }
-        self.single.push((name, value.to_owned()));
-        Ok(())
+        Self::from_parsed(scheme, Url::parse(url)?)
     }
 
-    fn take(&mut self, name: &str) -> Option<String> {
-        let at = self.single.iter().position(|(set, _)| *set == name)?;
-        Some(self.single.swap_remove(at).1)
-    }
-
-    fn into_config(mut self) -> Result<KubeConfig, Error> {
-        let server = self.take("server");
-        let (file, context) = (self.take("kubeconfig"), self.take("context"));
-        let (authorities, token) = (self.take("ca"), self.take("token_file"));
-        if server.is_some() && (file.is_some() || context.is_some()) {
-            return Err(Error::invalid_input(
-                "the URL names both a server and a kubeconfig; keep one of them",
-            ));
+    /// The same of a URL that is taken apart already.
+    pub fn from_parsed(scheme: &str, mut url: Url) -> Result<Self, Error> {
+        let namespace = namespace_in(scheme, &url)?;
+        let mut config = Self::new(source_in(&mut url)?);
+        if let Some(namespace) = namespace {
+            config = config.namespace(namespace)?;
         }
-        if server.is_none() && (authorities.is_some() || token.is_some()) {
-            return Err(Error::invalid_input(
-                "the URL has ca or token_file without server; add ?server=https://...",
-            ));
-        }
-        let mut config = match server {
-            Some(url) => KubeConfig::server(
-                url,
-                authorities.map(PathBuf::from),
-                token.map_or(Token::None, |file| Token::File(file.into())),
-            ),
-            None if file.is_some() || context.is_some() => {
-                KubeConfig::from_file(file.map(PathBuf::from), context)
-            }
-            None => KubeConfig::from_environment(),
+        config.token = url.take_secret("token", None)?;
+        let own = TlsNames {
+            server_name: &["tls_server_name"],
+            ..TlsNames::default()
         };
-        config.tls_server_name = self.take("tls_server_name");
-        if let Some(name) = self.take("field_manager") {
+        config.tls = Tls::take_from(&mut url, own)?;
+        if let Some(limit) = url.take_duration(&["connect_timeout"])? {
+            config.connect_timeout = limit;
+        }
+        config.request_timeout = url.take_duration(&["request_timeout"])?;
+        if let Some(name) = take(&mut url, "field_manager")? {
             config.field_manager = name;
         }
-        if let Some(on) = self.take("gone_pods") {
-            config.gone_pods = on.parse().map_err(|_| {
-                Error::invalid_input("the URL's gone_pods is neither true nor false")
+        config.gone_pods = url.take_switch("gone_pods")?.unwrap_or(false);
+        for label in url.take_all("label") {
+            let (name, value) = label.split_once(':').ok_or_else(|| {
+                Error::invalid_input("the URL's label has no colon; use label=name:value")
             })?;
+            config = config.label(name, value);
         }
-        config.labels = self.labels;
+        url.finish()?;
+        config.check()?;
         Ok(config)
+    }
+
+    /// Fails with [`InvalidInput`](tenure_core::ErrorKind::InvalidInput). No I/O.
+    pub(crate) fn check(&self) -> Result<(), Error> {
+        check_timeout("connect_timeout", self.connect_timeout)?;
+        if let Some(limit) = self.request_timeout {
+            check_timeout("request_timeout", limit)?;
+        }
+        self.tls.check()
+    }
+}
+
+/// What stands in the place of the hosts.
+fn namespace_in(scheme: &str, url: &Url) -> Result<Option<String>, Error> {
+    let wrong = |problem: &str| {
+        Err(Error::invalid_input(format!(
+            "the URL {problem}; use {scheme}://namespace?context=name, or {scheme}:// alone"
+        )))
+    };
+    if url.scheme() != scheme {
+        return wrong("is of another scheme");
+    }
+    let is_plain = url.has_authority()
+        && matches!(url.raw_path(), "" | "/")
+        && url.user().is_none()
+        && url.password().is_none();
+    match url.hosts() {
+        [] if is_plain => Ok(None),
+        [namespace] if is_plain && !namespace.contains(':') => Ok(Some(namespace.clone())),
+        _ => wrong(
+            "has something else than a namespace after \"://\"; an API server's address goes \
+             into ?server=",
+        ),
+    }
+}
+
+fn source_in(url: &mut Url) -> Result<Source, Error> {
+    let file = take(url, "kubeconfig")?.map(PathBuf::from);
+    match (take(url, "server")?, file, take(url, "context")?) {
+        (Some(server), None, None) => Ok(Source::Server(server)),
+        (Some(_), ..) => Err(Error::invalid_input(
+            "the URL names both a server and a kubeconfig; keep one of them",
+        )),
+        (None, None, None) => Ok(Source::Environment),
+        (None, file, context) => Ok(Source::Kubeconfig { file, context }),
+    }
+}
+
+/// A parameter that must not be empty.
+fn take(url: &mut Url, name: &str) -> Result<Option<String>, Error> {
+    match url.take(name)? {
+        Some(value) if value.is_empty() => Err(Error::invalid_input(format!(
+            "the URL's parameter {name} is empty; leave it out"
+        ))),
+        value => Ok(value),
     }
 }
 
@@ -345,12 +305,8 @@ fn check_namespace(namespace: &str) -> Result<(), Error> {
     Err(Error::invalid_input(format!(
         "{:?} is no name for a namespace: it needs 1 to 63 of a-z, 0-9 and '-', with a letter or \
          digit at both ends",
-        shown(namespace)
+        shortened(namespace)
     )))
-}
-
-fn shown(text: &str) -> String {
-    text.chars().take(40).collect()
 }
 
 /// Which kubeconfig the environment offers, if any.
@@ -396,14 +352,23 @@ mod tests {
         assert_eq!(config.field_manager, "mine");
 
         let config =
-            read("kube-lease://?server=https://10.0.0.1:6443&ca=/ca.crt&token_file=/token");
-        assert!(matches!(
-            config.unwrap().source,
-            Source::Server {
-                token: Token::File(_),
-                ..
-            }
-        ));
+            read("kube-lease://?server=https://10.0.0.1:6443&ca=/ca.crt&token_file=/token")
+                .unwrap();
+        assert!(matches!(config.source, Source::Server(_)));
+        assert_eq!(config.token, Some(Secret::file("/token")));
+        assert_eq!(config.tls, Tls::new().ca("/ca.crt"));
+    }
+
+    /// They replace what the kubeconfig or service account says.
+    #[test]
+    fn settings_for_tls_go_with_every_source() {
+        for url in ["kube-lease://?", "kube-lease://?context=a&"] {
+            let settings = "client_cert=/c&client_key=/k&tls_server_name=n&request_timeout=2s";
+            let config = read(&format!("{url}{settings}")).unwrap();
+            let tls = Tls::new().client_cert("/c").client_key("/k");
+            assert_eq!(config.tls, tls.server_name("n"));
+            assert_eq!(config.request_timeout, Some(Duration::from_secs(2)));
+        }
     }
 
     #[test]
@@ -421,7 +386,12 @@ mod tests {
             "kube-lease://?context=",
             "kube-lease://?context=a&context=b",
             "kube-lease://?context=a&server=https://b",
-            "kube-lease://?ca=/a",
+            "kube-lease://a,b",
+            "kube-lease://?ca=",
+            "kube-lease://?client_cert=/a",
+            "kube-lease://?server_name=a&tls_server_name=a",
+            "kube-lease://?token_file=/a&token_env=A",
+            "kube-lease://?request_timeout=0s",
             "kube-lease://?label=a",
             "kube-lease://?context=%ff",
             "kube-lease://?gone_pods=yes",
@@ -433,7 +403,7 @@ mod tests {
 
     #[test]
     fn tokens_are_not_shown() {
-        let config = KubeConfig::server("https://a", None, Token::Text("hunter2".to_owned()));
+        let config = KubeConfig::server("https://a").token("hunter2");
         assert!(!format!("{config:?}").contains("hunter2"));
     }
 }

@@ -7,11 +7,11 @@ use std::time::Duration;
 use http::{HeaderMap, StatusCode};
 use serde_json::Value;
 use tenure_core::{Error, ErrorKind, Operation};
+use tenure_kit::StoreError;
+use tenure_kit::limits::shown;
+use tenure_kit::store_error::with_reasons;
 
 use crate::resource::{Resource, Verb};
-
-/// The longest part of a server's message that is shown.
-const MAX_MESSAGE: usize = 500;
 
 /// A request, as far as an error has to tell of it.
 #[derive(Clone, Copy, Debug)]
@@ -147,11 +147,7 @@ impl Said {
             .map_or_else(|| String::from_utf8_lossy(body), Into::into);
         let causes = status["details"]["causes"].as_array();
         Self {
-            message: text
-                .chars()
-                .filter(|c| !c.is_control())
-                .take(MAX_MESSAGE)
-                .collect(),
+            message: shown(&text),
             terminating: causes.is_some_and(|causes| {
                 causes
                     .iter()
@@ -167,64 +163,48 @@ impl Said {
 
 /// The error for a request that had no answer.
 pub(crate) fn unanswered(request: &Request<'_>, error: kube::Error) -> Error {
-    of_client(request.operation, error)
+    of_client(error).into_error(request.operation)
 }
 
-/// The error for what happened on the way to the API server.
-pub(crate) fn of_client(operation: Operation, error: kube::Error) -> Error {
-    let text = chain(&error);
-    if is_about_tls(&error) {
-        return Error::new(
+/// The error of the client library.
+pub(crate) fn of_client(error: kube::Error) -> StoreError {
+    let text = shown(&with_reasons(&error));
+    let (kind, message) = if is_about_tls(&error) {
+        (
             ErrorKind::Misconfigured,
-            operation,
             format!(
                 "the TLS connection to the API server fails: {text}; check the server's \
-                 certificate, the authorities (certificate-authority, ca) and the server's name \
-                 (tls-server-name)"
+                 certificate, ca, client_cert, client_key and server_name, or in a kubeconfig \
+                 certificate-authority, client-certificate, client-key and tls-server-name"
             ),
         )
-        .with_source(error);
-    }
-    match error {
-        kube::Error::HyperError(_)
-        | kube::Error::Service(_)
-        | kube::Error::ReadEvents(_)
-        | kube::Error::HttpError(_) => Error::new(
-            ErrorKind::Unavailable,
-            operation,
-            format!("cannot reach the API server: {text}; does it run, and is its address right?"),
-        ),
-        kube::Error::Auth(_) => Error::new(
-            ErrorKind::Misconfigured,
-            operation,
-            format!("there are no credentials for the API server: {text}"),
-        ),
-        _ => Error::new(
-            ErrorKind::Misconfigured,
-            operation,
-            format!("the API server's client cannot be used: {text}"),
-        ),
-    }
-    .with_source(error)
-}
-
-/// The messages of an error and its sources, each once.
-pub(crate) fn chain(error: &dyn StdError) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(error) = source {
-        let more = error.to_string();
-        if !text.contains(&more) {
-            text = format!("{text}: {more}");
+    } else {
+        match error {
+            kube::Error::HyperError(_)
+            | kube::Error::Service(_)
+            | kube::Error::ReadEvents(_)
+            | kube::Error::HttpError(_) => (
+                ErrorKind::Unavailable,
+                format!(
+                    "cannot reach the API server: {text}; does it run, and is its address right?"
+                ),
+            ),
+            kube::Error::Auth(_) => (
+                ErrorKind::Misconfigured,
+                format!("there are no credentials for the API server: {text}"),
+            ),
+            _ => (
+                ErrorKind::Misconfigured,
+                format!("the API server's client cannot be used: {text}"),
+            ),
         }
-        source = error.source();
-    }
-    text.chars().take(MAX_MESSAGE).collect()
+    };
+    StoreError::new(kind, message).with_source(error)
 }
 
 /// rustls' errors come inside those of a connection, which do not name what is in them as their
 /// source, and which come inside each other.
-fn is_about_tls(error: &(dyn StdError + 'static)) -> bool {
+pub(crate) fn is_about_tls(error: &(dyn StdError + 'static)) -> bool {
     if error.is::<kube::client::RustlsTlsError>() || error.is::<rustls::Error>() {
         return true;
     }

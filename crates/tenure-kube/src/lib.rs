@@ -33,13 +33,14 @@ mod watch;
 
 pub use annotations::{annotation, set_annotation};
 pub use cluster::Cluster;
-pub use config::{KubeConfig, Token};
+pub use config::KubeConfig;
 pub use election_record::ElectionRecord;
 pub use form::Form;
 pub use pods::pod_identity;
 pub use rbac::{NAMED_VERBS, Subject, pods_rule, rbac_yaml, rbac_yaml_of};
 pub use resource::{CONFIG_MAPS, LEASES, Resource, Verb};
 pub use store::ObjectStore;
+pub use tenure_kit::Tls;
 pub use term::TERM_ANNOTATION;
 pub use time::WallTime;
 

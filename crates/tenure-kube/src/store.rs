@@ -97,7 +97,7 @@ impl<F: Form> RecordStore for ObjectStore<F> {
         match answer {
             Answer::Object(object) => {
                 let found = self.objects.versioned(object)?;
-                Ok(Some(self.objects.with_pod(api, found).await))
+                Ok(Some(self.objects.with_pod(&api, found).await))
             }
             Answer::Absent | Answer::Conflict => Ok(None),
         }

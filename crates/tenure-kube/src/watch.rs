@@ -9,6 +9,7 @@ use kube::client::Body;
 use serde_json::Value;
 use tenure_core::record::{Liveness, RecordEvent, RecordEvents, Versioned};
 use tenure_core::{ErrorKind, LockName, Operation};
+use tenure_kit::Backoff;
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 
 use crate::form::Form;
@@ -45,7 +46,8 @@ pub(crate) fn events<F: Form>(objects: Arc<Objects<F>>, lock: LockName) -> Recor
         lock,
         lines: None,
         begun: None,
-        pauses: Pauses::default(),
+        backoff: Backoff::new(FIRST_PAUSE, LONGEST_PAUSE),
+        wait: Duration::ZERO,
         last: None,
     };
     Box::pin(stream::unfold(watching, async |mut watching| {
@@ -59,7 +61,9 @@ struct Watching<F> {
     lock: LockName,
     lines: Option<Lines>,
     begun: Option<Instant>,
-    pauses: Pauses,
+    backoff: Backoff,
+    /// Before the next attempt to begin.
+    wait: Duration,
     /// The last object told of, if pods are minded.
     last: Option<Versioned>,
 }
@@ -115,7 +119,7 @@ impl<F: Form> Watching<F> {
         let last = self.last.clone()?;
         let looking = async {
             let api = self.objects.cluster.api(Operation::Holder).await.ok()?;
-            Some(self.objects.with_pod(api, last).await)
+            Some(self.objects.with_pod(&api, last).await)
         };
         let found = timeout(POD_LIMIT, looking).await.ok()??;
         matches!(found.liveness, Liveness::Gone).then_some(RecordEvent::Is(found))
@@ -123,7 +127,7 @@ impl<F: Form> Watching<F> {
 
     /// One attempt. What happened between two watches is not told by the second, so a look is due.
     async fn begin(&mut self) -> Option<Option<RecordEvent>> {
-        sleep(self.pauses.next).await;
+        sleep(self.wait).await;
         let beginning = async {
             let api = self.objects.cluster.api(Operation::Holder).await?;
             api.watch(&F::RESOURCE, self.lock.as_str(), LASTS).await
@@ -147,11 +151,11 @@ impl<F: Form> Watching<F> {
             }
             Ok(Err(error)) => {
                 tracing::debug!(lock = %self.lock, %error, "the watch cannot begin");
-                self.pauses.back_off(error.retry_after());
+                self.wait = self.backoff.next(error.retry_after());
                 Some(None)
             }
             Err(_) => {
-                self.pauses.back_off(None);
+                self.wait = self.backoff.next(None);
                 Some(None)
             }
         }
@@ -162,9 +166,9 @@ impl<F: Form> Watching<F> {
         self.last = None;
         let lasted = self.begun.take().map(|begun| begun.elapsed());
         if lasted.is_some_and(|lasted| lasted >= GOOD) {
-            self.pauses.begin_anew();
+            self.wait = self.backoff.restart();
         } else {
-            self.pauses.back_off(None);
+            self.wait = self.backoff.next(None);
         }
     }
 
@@ -184,36 +188,6 @@ impl<F: Form> Watching<F> {
             // `ERROR`, with 410 when its version is too old: begin again from now.
             _ => Read::End,
         }
-    }
-}
-
-/// How long to wait before the attempts to begin.
-#[derive(Debug, Default)]
-struct Pauses {
-    /// Before the next attempt.
-    next: Duration,
-    /// The last one of our own choice, which the next one is to exceed.
-    own: Duration,
-}
-
-impl Pauses {
-    /// After a watch that lasted. Spread: a server that restarts ends everybody's at once.
-    fn begin_anew(&mut self) {
-        self.own = FIRST_PAUSE.mul_f64(fastrand::f64());
-        self.next = self.own;
-    }
-
-    /// After an attempt in vain, at which the server has `asked` for a pause, perhaps.
-    fn back_off(&mut self, asked: Option<Duration>) {
-        let longer = (self.own * 2).clamp(FIRST_PAUSE, LONGEST_PAUSE);
-        let share = 0.75 + fastrand::f64() / 4.0;
-        self.own = longer.mul_f64(share);
-        self.next = match asked {
-            // A server can ask for hours and be well again in a second.
-            Some(asked) if asked > LONGEST_PAUSE => LONGEST_PAUSE.mul_f64(share),
-            Some(asked) => self.own.max(asked),
-            None => self.own,
-        };
     }
 }
 
@@ -258,52 +232,5 @@ impl Lines {
             self.buffer
                 .extend_from_slice(&self.body.next().await?.ok()?);
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_pauses_grow_up_to_the_longest() {
-        let mut pauses = Pauses::default();
-        for _ in 0..100 {
-            let before = pauses.own;
-            pauses.back_off(None);
-            assert_eq!(pauses.next, pauses.own);
-            assert!(pauses.own >= before.mul_f64(1.5).min(LONGEST_PAUSE.mul_f64(0.75)));
-            assert!(pauses.own <= LONGEST_PAUSE);
-        }
-        pauses.begin_anew();
-        assert!(pauses.next <= FIRST_PAUSE);
-    }
-
-    /// It is kept as far as it is short, and nobody waits for hours because a server said so.
-    #[test]
-    fn what_the_server_asks_for_is_kept_and_bounded() {
-        for seconds in [0, 1, 29, 30, 31, 600, u64::MAX] {
-            let asked = Duration::from_secs(seconds);
-            let mut pauses = Pauses::default();
-            for _ in 0..100 {
-                pauses.back_off(Some(asked));
-                let least = if asked > LONGEST_PAUSE {
-                    LONGEST_PAUSE.mul_f64(0.75)
-                } else {
-                    asked
-                };
-                assert!(pauses.next >= least, "{seconds}: {:?}", pauses.next);
-                assert!(pauses.next <= LONGEST_PAUSE, "{seconds}: {:?}", pauses.next);
-            }
-        }
-    }
-
-    /// What the server asked for once does not slow down the attempts that follow.
-    #[test]
-    fn a_long_pause_that_was_asked_for_is_one() {
-        let mut pauses = Pauses::default();
-        pauses.back_off(Some(Duration::from_secs(600)));
-        pauses.back_off(None);
-        assert!(pauses.next <= 4 * FIRST_PAUSE, "{:?}", pauses.next);
     }
 }

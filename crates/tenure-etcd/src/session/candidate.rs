@@ -8,9 +8,9 @@ use etcd_client::{
 use tenure_core::{Candidate, ErrorKind, FencingToken, Holder, LockName, Time};
 use tokio::sync::oneshot;
 
-use super::look::{Ask, Look, Wish, is, is_unchanged, revision_of};
-use super::{Session, Slot};
-use crate::errors::Trouble;
+use super::look::{Ask, Intent, Look, is, is_unchanged, revision_of};
+use super::{HeldLock, Session};
+use crate::errors::{self, StoreError};
 use crate::keys::{self, First};
 
 /// What became of an attempt.
@@ -19,9 +19,9 @@ pub(crate) enum Attempt {
         token: FencingToken,
         proven: Time,
     },
-    /// By whom, if somebody has confirmed a term.
+    /// By whom, if a candidate has confirmed a term.
     Taken(Option<Holder>),
-    /// The slot was given up meanwhile; another one is needed.
+    /// The key was given up meanwhile; another one is needed.
     Moved,
 }
 
@@ -30,11 +30,11 @@ impl Session {
     pub(crate) async fn acquire(
         self: &Arc<Self>,
         lock: &LockName,
-        slot: &Arc<Slot>,
+        held: &Arc<HeldLock>,
         candidate: &Candidate,
         gone: impl Fn() -> bool,
-    ) -> Result<Attempt, Trouble> {
-        let _turn = slot.turn.lock().await;
+    ) -> Result<Attempt, StoreError> {
+        let _turn = held.turn.lock().await;
         let (waiting, leading) = (keys::waiting(candidate), keys::proposal(candidate));
         let (mut occupied, mut first_in_queue) = (false, false);
         // A second look, in case the key was deleted since the last, and more, should the
@@ -43,21 +43,21 @@ impl Session {
             if gone() {
                 return Ok(Attempt::Taken(None));
             }
-            if slot.state().closed {
+            if held.state().closed {
                 return Ok(Attempt::Moved);
             }
-            let young = self.common.clock.now().minus(self.lease / 4);
-            let place = slot.state().revision;
-            let wish = match place {
-                None if occupied => Wish::Join,
-                None => Wish::Enter,
-                Some(own) if !first_in_queue && self.common.hub.waits(lock, self.id) => {
-                    Wish::See(own)
+            let young = self.shared.clock.now().minus(self.lease / 4);
+            let place = held.state().revision;
+            let intent = match place {
+                None if occupied => Intent::Join,
+                None => Intent::Enter,
+                Some(own) if !first_in_queue && self.shared.notifications.waits(lock, self.id) => {
+                    Intent::See(own)
                 }
-                Some(own) => Wish::Lead(own),
+                Some(own) => Intent::Lead(own),
             };
             let (looked, proof) = tokio::join!(
-                self.look(lock, wish, candidate),
+                self.look(lock, intent, candidate),
                 self.prove(young, |proof| proof.lease)
             );
             let (own, first, predecessor, revision) = match self.note(looked)? {
@@ -66,7 +66,7 @@ impl Session {
                     continue;
                 }
                 Look::Gone => {
-                    slot.state().forget();
+                    held.state().forget();
                     first_in_queue = false;
                     continue;
                 }
@@ -78,9 +78,9 @@ impl Session {
                     revision,
                 } => (own, first, predecessor, revision),
             };
-            slot.entered(self, own);
+            held.entered(self, own);
             let Some(first) = first else {
-                return Err(Trouble::unreadable("the queue of a lock"));
+                return Err(errors::unreadable("the queue of a lock"));
             };
             if first.create_revision() == own {
                 if first.lease() != self.id {
@@ -92,21 +92,21 @@ impl Session {
                 }
                 let written = first.mod_revision();
                 if first.value() == leading.as_bytes() {
-                    slot.state().publishes(candidate.value.as_ref(), written);
+                    held.state().publishes(candidate.value.as_ref(), written);
                 } else {
                     // As an earlier attempt or another program has left it.
-                    slot.state().written = written;
-                    self.write(lock, slot, own, candidate).await?;
+                    held.state().written = written;
+                    self.write(lock, held, own, candidate).await?;
                 }
                 proof?;
-                self.common.hub.stop_waiting(lock, self.id);
+                self.shared.notifications.stop_waiting(lock, self.id);
                 let token = keys::token(own)
-                    .map_err(|error| Trouble::new(error.kind(), error.message()))?;
+                    .map_err(|error| StoreError::new(error.kind(), error.message()))?;
                 // The session may have ended meanwhile, and everybody been told.
-                let Some(proven) = slot.elected(self, own) else {
+                let Some(proven) = held.elected(self, own) else {
                     continue;
                 };
-                self.guard_a_term();
+                self.watch_a_term();
                 return Ok(Attempt::Held { token, proven });
             }
             first_in_queue = false;
@@ -116,9 +116,13 @@ impl Session {
             };
             if let Some(predecessor) = predecessor {
                 let key = predecessor.key().to_vec();
-                self.common.hub.wait(lock, self.id, key, revision + 1);
+                self.shared
+                    .notifications
+                    .wait(lock, self.id, key, revision + 1);
                 let first = First::of(&first);
-                return match first.map_err(|error| Trouble::new(error.kind(), error.message()))? {
+                return match first
+                    .map_err(|error| StoreError::new(error.kind(), error.message()))?
+                {
                     First::Leader(holder) => Ok(Attempt::Taken(Some(holder))),
                     First::Waiter(_) => Ok(Attempt::Taken(None)),
                     First::Obstacle(key) => Err(keys::obstacle(&key)),
@@ -126,14 +130,14 @@ impl Session {
             }
         }
         // The queue moves faster than it can be looked at; whoever asks will ask again.
-        self.common.hub.tell(lock);
+        self.shared.notifications.tell(lock);
         Ok(Attempt::Taken(None))
     }
 
     /// Our own key is there, and not ours any more.
-    fn overwritten(&self, lock: &LockName) -> Trouble {
+    fn overwritten(&self, lock: &LockName) -> StoreError {
         let key = self.key(lock);
-        Trouble::new(
+        StoreError::new(
             ErrorKind::Corrupted,
             format!(
                 "the key {} of this candidate was written by another program without its lease; \
@@ -147,21 +151,21 @@ impl Session {
     async fn look(
         &self,
         lock: &LockName,
-        wish: Wish,
+        intent: Intent,
         candidate: &Candidate,
-    ) -> Result<Look, Trouble> {
+    ) -> Result<Look, StoreError> {
         let (answer, answered) = oneshot::channel();
         let ask = Ask {
-            election: keys::election(&self.common.links.config.prefix, lock),
+            election: keys::election(&self.shared.connector.config.prefix, lock),
             key: self.key(lock),
             lease: self.id,
-            wish,
+            intent,
             waiting: keys::waiting(candidate),
             leading: keys::proposal(candidate),
             answer,
         };
         let gone = || {
-            Trouble::new(
+            StoreError::new(
                 ErrorKind::Internal,
                 "the backend's runtime is shutting down",
             )
@@ -174,11 +178,11 @@ impl Session {
         &self,
         lock: &LockName,
         own: i64,
-    ) -> Result<(Option<KeyValue>, i64), Trouble> {
-        let election = keys::election(&self.common.links.config.prefix, lock);
+    ) -> Result<(Option<KeyValue>, i64), StoreError> {
+        let election = keys::election(&self.shared.connector.config.prefix, lock);
         let mut answer = self
-            .common
-            .links
+            .shared
+            .connector
             .call(self.limit, |mut client| {
                 let election = election.clone();
                 async move { client.get(election, Some(keys::before(own))).await }
@@ -194,15 +198,15 @@ impl Session {
     pub(crate) async fn position(
         &self,
         lock: &LockName,
-        slot: &Slot,
-    ) -> Result<Option<usize>, Trouble> {
-        let Some(own) = slot.state().revision else {
+        held: &HeldLock,
+    ) -> Result<Option<usize>, StoreError> {
+        let Some(own) = held.state().revision else {
             return Ok(None);
         };
-        let election = keys::election(&self.common.links.config.prefix, lock);
+        let election = keys::election(&self.shared.connector.config.prefix, lock);
         let answer = self
-            .common
-            .links
+            .shared
+            .connector
             .call(self.limit, |mut client| {
                 let options = GetOptions::new()
                     .with_prefix()
@@ -221,14 +225,14 @@ impl Session {
     pub(super) async fn publish(
         &self,
         lock: &LockName,
-        slot: &Slot,
+        held: &HeldLock,
         own: i64,
         candidate: &Candidate,
-    ) -> Result<(), Trouble> {
-        if slot.state().value == candidate.value {
+    ) -> Result<(), StoreError> {
+        if held.state().value == candidate.value {
             return Ok(());
         }
-        self.write(lock, slot, own, candidate).await
+        self.write(lock, held, own, candidate).await
     }
 
     /// Puts the leader's value in place of what stood there last. A key that is gone meanwhile is
@@ -236,17 +240,17 @@ impl Session {
     async fn write(
         &self,
         lock: &LockName,
-        slot: &Slot,
+        held: &HeldLock,
         own: i64,
         candidate: &Candidate,
-    ) -> Result<(), Trouble> {
+    ) -> Result<(), StoreError> {
         let key = self.key(lock);
         let proposal = keys::proposal(candidate);
         for _ in 0..3 {
-            let written = slot.state().written;
+            let written = held.state().written;
             let outcome = self
-                .common
-                .links
+                .shared
+                .connector
                 .call(self.limit, |mut client| {
                     let lease = PutOptions::new().with_lease(self.id);
                     let put = TxnOp::put(key.clone(), proposal.clone(), Some(lease));
@@ -258,26 +262,26 @@ impl Session {
                 })
                 .await;
             let answer = self.note(outcome)?;
-            let mut seat = slot.state();
+            let mut state = held.state();
             if answer.succeeded() {
-                seat.publishes(candidate.value.as_ref(), revision_of(&answer));
+                state.publishes(candidate.value.as_ref(), revision_of(&answer));
                 return Ok(());
             }
             let Some(found) = only_key(&answer).filter(|kv| kv.create_revision() == own) else {
-                if seat.revision == Some(own) {
-                    seat.forget();
-                    slot.gone.notify_waiters();
+                if state.revision == Some(own) {
+                    state.forget();
+                    held.gone.notify_waiters();
                 }
                 return Ok(());
             };
-            seat.written = found.mod_revision();
+            state.written = found.mod_revision();
             // Written by an attempt whose answer was lost.
             if found.value() == proposal.as_bytes() && found.lease() == self.id {
-                seat.publishes(candidate.value.as_ref(), found.mod_revision());
+                state.publishes(candidate.value.as_ref(), found.mod_revision());
                 return Ok(());
             }
         }
-        Err(Trouble::new(
+        Err(StoreError::new(
             ErrorKind::Conflict,
             "another program writes to the leader's key, again and again",
         ))
@@ -287,36 +291,36 @@ impl Session {
     pub(crate) async fn release(
         &self,
         lock: &LockName,
-        slot: &Arc<Slot>,
+        held: &Arc<HeldLock>,
         token: Option<FencingToken>,
-    ) -> Result<(), Trouble> {
-        let _turn = slot.turn.lock().await;
+    ) -> Result<(), StoreError> {
+        let _turn = held.turn.lock().await;
         // The deletion is no news.
-        self.stop_guarding(lock);
+        self.stop_watching_term(lock);
         let own = token.map(keys::revision);
         self.leave(lock, own).await?;
         let is_over = {
-            let mut seat = slot.state();
-            let is_over = own.is_none_or(|own| seat.revision.is_none_or(|now| now == own));
+            let mut state = held.state();
+            let is_over = own.is_none_or(|own| state.revision.is_none_or(|now| now == own));
             if is_over {
-                seat.forget();
+                state.forget();
             }
             is_over
         };
         if is_over {
-            self.remove(lock, slot);
+            self.remove(lock, held);
         }
         Ok(())
     }
 
     /// Deletes the key, or only that with this create revision.
-    pub(super) async fn leave(&self, lock: &LockName, own: Option<i64>) -> Result<(), Trouble> {
+    pub(super) async fn leave(&self, lock: &LockName, own: Option<i64>) -> Result<(), StoreError> {
         if self.has_ended() {
             return Ok(());
         }
         let key = self.key(lock);
-        self.common
-            .links
+        self.shared
+            .connector
             .call(self.limit, |mut client| {
                 let when = match own {
                     Some(own) => is(&key, own),
@@ -334,8 +338,8 @@ impl Session {
     /// The key and create revision of the term with this token, if it is held here.
     pub(crate) fn term(&self, lock: &LockName, token: FencingToken) -> Option<(String, i64)> {
         let own = keys::revision(token);
-        let slot = self.slots().by_lock.get(lock).cloned()?;
-        let leads = slot.state().leads_since(own).is_some();
+        let held = self.held_locks().by_lock.get(lock).cloned()?;
+        let leads = held.state().leads_since(own).is_some();
         leads.then(|| (self.key(lock), own))
     }
 }

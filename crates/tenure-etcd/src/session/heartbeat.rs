@@ -1,8 +1,8 @@
 //! One keepalive that proves all terms on the lease, and what it finds.
 
 use std::collections::{HashMap, HashSet};
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, MutexGuard, PoisonError};
 
 use etcd_client::{
     GetOptions, KeyValue, LeaseKeepAliveStream, LeaseKeeper, LeaseTimeToLiveOptions,
@@ -10,18 +10,19 @@ use etcd_client::{
 };
 use futures_util::future::try_join_all;
 use tenure_core::{Candidate, ErrorKind, FencingToken, LockName, Time};
+use tenure_kit::Deadline;
 
-use super::{Session, Slot};
+use super::{HeldLock, Session};
 use crate::cluster::Opened;
-use crate::errors::{Cause, Trouble};
+use crate::connection::Connection;
+use crate::errors::{self, EtcdRecovery, StoreError};
 use crate::keys;
-use crate::link::Link;
 
 /// How many keys one request reads. A server takes 128 operations at a time.
 const KEYS: usize = 100;
 
 /// What `renew` found.
-pub(crate) enum Standing {
+pub(crate) enum RenewOutcome {
     Proven(Time),
     Lost,
 }
@@ -31,7 +32,6 @@ pub(super) struct Proof {
     pub(super) lease: Time,
     /// The last keepalive after which the keys were looked at.
     pub(super) keys: Time,
-    failed: Option<(Time, Trouble)>,
 }
 
 impl Proof {
@@ -39,13 +39,12 @@ impl Proof {
         Self {
             lease: sent,
             keys: sent,
-            failed: None,
         }
     }
 }
 
-pub(super) struct Keeper {
-    link: Arc<Link>,
+pub(super) struct KeepAlive {
+    connection: Arc<Connection>,
     sender: LeaseKeeper,
     answers: LeaseKeepAliveStream,
 }
@@ -64,43 +63,43 @@ impl Session {
     pub(crate) async fn renew(
         self: &Arc<Self>,
         lock: &LockName,
-        slot: &Arc<Slot>,
+        held: &Arc<HeldLock>,
         token: FencingToken,
         candidate: &Candidate,
         not_before: Time,
-    ) -> Result<Standing, Trouble> {
+    ) -> Result<RenewOutcome, StoreError> {
         let own = keys::revision(token);
-        if !slot.is_of(candidate) {
-            return Ok(Standing::Lost);
+        if !held.is_of(candidate) {
+            return Ok(RenewOutcome::Lost);
         }
         // More than once only when the term began while a heartbeat was under way.
         for _ in 0..3 {
-            self.common.links.cluster.check()?;
-            let Some(proven) = slot.state().leads_since(own) else {
-                return Ok(Standing::Lost);
+            self.shared.connector.cluster.check()?;
+            let Some(proven) = held.state().leads_since(own) else {
+                return Ok(RenewOutcome::Lost);
             };
             if proven < not_before {
                 match self.prove(not_before, |proof| proof.keys).await {
-                    Err(trouble) if self.has_ended() => return over(trouble),
+                    Err(error) if self.has_ended() => return over(error),
                     outcome => outcome?,
                 };
                 continue;
             }
-            if slot.state().value != candidate.value {
-                let _turn = slot.turn.lock().await;
-                match self.publish(lock, slot, own, candidate).await {
-                    Err(trouble) if self.has_ended() => return over(trouble),
+            if held.state().value != candidate.value {
+                let _turn = held.turn.lock().await;
+                match self.publish(lock, held, own, candidate).await {
+                    Err(error) if self.has_ended() => return over(error),
                     outcome => outcome?,
                 }
             }
-            let mut seat = slot.state();
-            if seat.leads_since(own).is_none() {
-                return Ok(Standing::Lost);
+            let mut state = held.state();
+            if state.leads_since(own).is_none() {
+                return Ok(RenewOutcome::Lost);
             }
-            seat.until = self.common.clock.now() + self.lease;
-            return Ok(Standing::Proven(proven));
+            state.until = self.shared.clock.now() + self.lease;
+            return Ok(RenewOutcome::Proven(proven));
         }
-        Err(Trouble::new(
+        Err(StoreError::new(
             ErrorKind::Conflict,
             "the term is neither proven nor lost after three heartbeats",
         ))
@@ -112,42 +111,21 @@ impl Session {
         self: &Arc<Self>,
         not_before: Time,
         which: fn(&Proof) -> Time,
-    ) -> Result<Time, Trouble> {
+    ) -> Result<Time, StoreError> {
         let proven = which(&self.proof());
         if proven >= not_before {
             return Ok(proven);
         }
-        let session = self.clone();
-        let asked = self.common.clock.now();
-        let beating = self.common.spawn(async move {
-            let mut keeper = session.keeper.lock().await;
-            {
-                let proof = session.proof();
-                let proven = which(&proof);
-                if proven >= not_before {
-                    return Ok(proven);
-                }
-                if let Some((at, trouble)) = &proof.failed
-                    && *at >= asked
-                {
-                    return Err(trouble.clone());
-                }
+        let heartbeat = || {
+            let session = self.clone();
+            async move {
+                // The lease would have ended by then.
+                let deadline = Deadline::for_lease(session.lease);
+                deadline.rest("etcd", Box::pin(session.heartbeat())).await
             }
-            let outcome = Box::pin(session.beat(&mut keeper)).await;
-            let mut proof = session.proof();
-            proof.failed = match &outcome {
-                Ok(_) => None,
-                Err(trouble) => Some((session.common.clock.now(), trouble.clone())),
-            };
-            outcome
-        });
-        match beating.await {
-            Ok(outcome) => self.note(outcome),
-            Err(_) => Err(Trouble::new(
-                ErrorKind::Internal,
-                "the backend's runtime is shutting down",
-            )),
-        }
+        };
+        let late_enough = |sent: &Time| *sent >= not_before;
+        self.note(self.heartbeat.run(late_enough, heartbeat).await)
     }
 
     /// A keepalive, the question for the keys, and what proves both. They go together: all are sent
@@ -157,18 +135,18 @@ impl Session {
     /// A raft leader whose disk stalls does not notice that another one has followed it, and goes on
     /// acknowledging keepalives (etcd-io/etcd#15247; so does 3.4.23). So they count only beside a
     /// read that more than half of the members have confirmed, in the same raft term: then its
-    /// leader was the leader when the read was sent or later, and whoever comes after it begins all
-    /// leases anew.
-    async fn beat(self: &Arc<Self>, keeper: &mut Option<Keeper>) -> Result<Time, Trouble> {
+    /// leader was the leader when the read was sent or later, and the leader after it restarts
+    /// all leases.
+    async fn heartbeat(self: &Arc<Self>) -> Result<Time, StoreError> {
         // The second time on another endpoint, or after an election of the members.
-        for _ in 0..self.common.links.config.endpoints.len().max(2) {
+        for _ in 0..self.shared.connector.attempts() {
             if self.has_ended() {
-                return Err(Trouble::lease_gone());
+                return Err(errors::lease_gone());
             }
             // Before the requests that prove it (I1, hazard 2).
-            let asked = self.common.clock.now();
+            let asked = self.shared.clock.now();
             let (kept, keys, confirmed) = self.note(tokio::try_join!(
-                self.keep_alive(keeper),
+                self.keep_alive(),
                 self.keys(),
                 self.confirm()
             ))?;
@@ -186,7 +164,7 @@ impl Session {
             proof.keys = proof.keys.max(asked);
             return Ok(asked);
         }
-        Err(Trouble::new(
+        Err(StoreError::new(
             ErrorKind::Unavailable,
             "the members have not agreed on a raft leader; are most of them up, and their disks \
              not stalled?",
@@ -194,12 +172,12 @@ impl Session {
     }
 
     /// The keys that hang on the lease.
-    async fn keys(&self) -> Result<Vec<Vec<u8>>, Trouble> {
+    async fn keys(&self) -> Result<Vec<Vec<u8>>, StoreError> {
         let id = self.id;
         let options = || LeaseTimeToLiveOptions::new().with_keys();
         let answer = self
-            .common
-            .links
+            .shared
+            .connector
             .call(self.limit, |client| async move {
                 client
                     .lease_client()
@@ -209,7 +187,7 @@ impl Session {
             .await?;
         // 0 is less than a second, as seen before the keepalive arrived.
         if answer.ttl() < 0 {
-            return Err(Trouble::lease_gone());
+            return Err(errors::lease_gone());
         }
         Ok(answer.keys().to_vec())
     }
@@ -218,7 +196,7 @@ impl Session {
     ///
     /// The keys of the lease alone do not tell that one was deleted and put again, by a tool that
     /// restores keys for instance: that ends a term, since others may have led in between.
-    async fn confirm(&self) -> Result<Confirmed, Trouble> {
+    async fn confirm(&self) -> Result<Confirmed, StoreError> {
         let terms = self.keys_of_terms();
         let asked: HashSet<Vec<u8>> = terms.iter().cloned().map(String::into_bytes).collect();
         let reads = terms.chunks(KEYS).map(|some| self.read(some));
@@ -245,26 +223,29 @@ impl Session {
     }
 
     fn keys_of_terms(&self) -> Vec<String> {
-        let slots = self.slots();
-        let terms = slots.by_lock.iter().filter(|(_, slot)| slot.state().leads);
+        let held_locks = self.held_locks();
+        let terms = held_locks
+            .by_lock
+            .iter()
+            .filter(|(_, held)| held.state().leads);
         terms.map(|(lock, _)| self.key(lock)).collect()
     }
 
     /// One that the user may read.
     fn any_key(&self) -> String {
-        let slots = self.slots();
-        let any = slots.by_lock.keys().next();
+        let held_locks = self.held_locks();
+        let any = held_locks.by_lock.keys().next();
         any.map_or_else(
-            || self.common.links.config.prefix.clone(),
+            || self.shared.connector.config.prefix.clone(),
             |lock| self.key(lock),
         )
     }
 
     /// These keys without their values, and the raft term in which they were read.
-    async fn read(&self, some: &[String]) -> Result<(u64, Vec<KeyValue>), Trouble> {
+    async fn read(&self, some: &[String]) -> Result<(u64, Vec<KeyValue>), StoreError> {
         let answer = self
-            .common
-            .links
+            .shared
+            .connector
             .call(self.limit, |mut client| {
                 let get = |key: &String| {
                     TxnOp::get(key.clone(), Some(GetOptions::new().with_keys_only()))
@@ -285,65 +266,79 @@ impl Session {
     }
 
     /// Sends one keepalive and reads its answer; the raft term in which it was taken.
-    async fn keep_alive(&self, keeper: &mut Option<Keeper>) -> Result<u64, Trouble> {
-        let links = &self.common.links;
-        let mut last = Trouble::unreadable("nothing");
-        for _ in 0..links.config.endpoints.len().max(2) {
-            let link = match links.get(self.limit).await {
-                Ok(link) => link,
-                Err(trouble) => {
-                    last = trouble;
+    async fn keep_alive(&self) -> Result<u64, StoreError> {
+        let connector = &self.shared.connector;
+        let mut last = errors::unreadable("nothing");
+        for _ in 0..connector.attempts() {
+            let connection = match connector.get(self.limit).await {
+                Ok(connection) => connection,
+                Err(error) => {
+                    last = error;
                     continue;
                 }
             };
             // A stream whose answer did not come is never read again: it would come late.
-            let usable = keeper.take().filter(|open| Arc::ptr_eq(&open.link, &link));
+            let last_used = self.stream().take();
+            let usable = last_used.filter(|open| Arc::ptr_eq(&open.connection, &connection));
             let opened = match usable {
                 Some(open) => Ok(open),
-                None => self.open_keeper(&link).await,
+                None => self.open_stream(&connection).await,
             };
             let outcome = match opened {
-                Ok(open) => self.ask_keeper(open).await,
-                Err(trouble) => Err(trouble),
+                Ok(open) => self.ask_stream(open).await,
+                Err(error) => Err(error),
             };
             match outcome {
                 Ok((open, term)) => {
-                    *keeper = Some(open);
+                    *self.stream() = Some(open);
                     return Ok(term);
                 }
-                Err(trouble) if trouble.cause == Cause::Link => last = trouble,
-                Err(trouble) => return Err(trouble),
+                Err(error) if error.needs_reconnect() => last = error,
+                Err(error) => return Err(error),
             }
         }
         Err(last)
     }
 
-    async fn open_keeper(&self, link: &Arc<Link>) -> Result<Keeper, Trouble> {
-        self.beats.fetch_add(1, Ordering::Relaxed);
-        let mut client = link.client.lease_client();
+    fn stream(&self) -> MutexGuard<'_, Option<KeepAlive>> {
+        self.stream.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    async fn open_stream(&self, connection: &Arc<Connection>) -> Result<KeepAlive, StoreError> {
+        self.keepalives.fetch_add(1, Ordering::Relaxed);
+        let mut client = connection.client.lease_client();
         let opening = async { client.keep_alive(self.id).await.map(Opened) };
-        let opened = self.common.links.one(link, self.limit, opening).await?;
+        let opened = self
+            .shared
+            .connector
+            .one(connection, self.limit, opening)
+            .await?;
         let (sender, answers) = opened.0;
-        Ok(Keeper {
-            link: link.clone(),
+        Ok(KeepAlive {
+            connection: connection.clone(),
             sender,
             answers,
         })
     }
 
-    async fn ask_keeper(&self, mut open: Keeper) -> Result<(Keeper, u64), Trouble> {
-        self.beats.fetch_add(1, Ordering::Relaxed);
-        let link = open.link.clone();
+    async fn ask_stream(&self, mut open: KeepAlive) -> Result<(KeepAlive, u64), StoreError> {
+        self.keepalives.fetch_add(1, Ordering::Relaxed);
+        let connection = open.connection.clone();
         let asking = async {
             open.sender.keep_alive().await?;
             open.answers.message().await
         };
-        match self.common.links.one(&link, self.limit, asking).await? {
-            Some(answer) if answer.ttl() <= 0 => Err(Trouble::lease_gone()),
+        match self
+            .shared
+            .connector
+            .one(&connection, self.limit, asking)
+            .await?
+        {
+            Some(answer) if answer.ttl() <= 0 => Err(errors::lease_gone()),
             Some(answer) => Ok((open, term_of(answer.header())?)),
             None => {
-                link.fail();
-                Err(Trouble::unreadable("a keepalive").of_the_link())
+                connection.fail();
+                Err(errors::unreadable("a keepalive").reconnect())
             }
         }
     }
@@ -353,9 +348,9 @@ impl Session {
     /// were confirmed: its key was seen by the transaction that began it.
     fn judge(self: &Arc<Self>, present: &[Vec<u8>], confirmed: &Confirmed, asked: Time) {
         let mut present: HashSet<&[u8]> = present.iter().map(Vec::as_slice).collect();
-        let slots = self.slots();
-        for (lock, slot) in &slots.by_lock {
-            let mut state = slot.state();
+        let held_locks = self.held_locks();
+        for (lock, held) in &held_locks.by_lock {
+            let mut state = held.state();
             let key = self.key(lock).into_bytes();
             let found = confirmed.revisions.get(&key).copied();
             let stands = !confirmed.asked.contains(&key) || found == state.revision;
@@ -368,11 +363,11 @@ impl Session {
                     tracing::warn!(%lock, "the key of a term is gone, or another one in its place");
                 }
                 state.forget();
-                slot.gone.notify_waiters();
+                held.gone.notify_waiters();
             }
         }
-        drop(slots);
-        let prefix = self.common.links.config.prefix.as_bytes();
+        drop(held_locks);
+        let prefix = self.shared.connector.config.prefix.as_bytes();
         let tail = format!("/{:x}", self.id);
         for key in present {
             let name = key
@@ -382,22 +377,22 @@ impl Session {
             if let Some(lock) = name {
                 let session = self.clone();
                 let cleaning = async move { session.clean(&lock).await };
-                self.common.spawn(cleaning);
+                self.shared.spawn(cleaning);
             }
         }
     }
 }
 
 /// Why a term is over that no call can prove any more.
-fn over(trouble: Trouble) -> Result<Standing, Trouble> {
-    match trouble.cause {
-        Cause::OtherCluster => Err(trouble),
-        _ => Ok(Standing::Lost),
+fn over(error: StoreError) -> Result<RenewOutcome, StoreError> {
+    if errors::asks_for(&error, EtcdRecovery::OtherCluster) {
+        return Err(error);
     }
+    Ok(RenewOutcome::Lost)
 }
 
-fn term_of(header: Option<&ResponseHeader>) -> Result<u64, Trouble> {
+fn term_of(header: Option<&ResponseHeader>) -> Result<u64, StoreError> {
     header
         .map(ResponseHeader::raft_term)
-        .ok_or_else(|| Trouble::unreadable("an answer without a header"))
+        .ok_or_else(|| errors::unreadable("an answer without a header"))
 }

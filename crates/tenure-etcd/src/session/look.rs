@@ -6,11 +6,12 @@ use std::time::Duration;
 use etcd_client::{
     Compare, CompareOp, GetResponse, KeyValue, PutOptions, Txn, TxnOp, TxnOpResponse, TxnResponse,
 };
+use tenure_kit::Recovery;
 use tokio::sync::{mpsc, oneshot};
 
-use crate::errors::{Cause, Trouble};
+use crate::connector::Connector;
+use crate::errors::{self, StoreError};
 use crate::keys;
-use crate::link::Links;
 
 /// Acquisitions that wait at the same time go in one transaction. Each is a nested transaction of
 /// three operations, and a server takes 128 at a time.
@@ -21,16 +22,16 @@ pub(super) struct Ask {
     pub(super) election: String,
     pub(super) key: String,
     pub(super) lease: i64,
-    pub(super) wish: Wish,
+    pub(super) intent: Intent,
     /// The key's value while its candidate waits.
     pub(super) waiting: String,
     /// The key's value while its candidate leads.
     pub(super) leading: String,
-    pub(super) answer: oneshot::Sender<Result<Look, Trouble>>,
+    pub(super) answer: oneshot::Sender<Result<Look, StoreError>>,
 }
 
 #[derive(Clone, Copy)]
-pub(super) enum Wish {
+pub(super) enum Intent {
     /// To have the only key there, the leader's.
     Enter,
     /// To have a key there, behind the others.
@@ -59,7 +60,7 @@ pub(super) enum Look {
 
 /// Answers asks, as many in one transaction as are waiting, until the session is gone.
 pub(super) async fn answer(
-    links: Arc<Links>,
+    connector: Arc<Connector>,
     limit: Duration,
     mut asks: mpsc::UnboundedReceiver<Ask>,
 ) {
@@ -71,7 +72,7 @@ pub(super) async fn answer(
             batch.push(ask);
         }
         if batch.len() > 1 {
-            let outcome = links
+            let outcome = connector
                 .call(limit, |mut client| {
                     let nested: Vec<_> = batch.iter().map(|ask| TxnOp::txn(ask.txn())).collect();
                     // Never run, since nothing is compared: etcd checks who may write in the
@@ -86,7 +87,7 @@ pub(super) async fn answer(
                     let revision = revision_of(&answer);
                     for (ask, response) in batch.into_iter().zip(answer.op_responses()) {
                         let TxnOpResponse::Txn(response) = response else {
-                            ask.tell(Err(Trouble::unreadable("a nested transaction")));
+                            ask.tell(Err(errors::unreadable("a nested transaction")));
                             continue;
                         };
                         let look = ask.read(&response, revision);
@@ -95,17 +96,17 @@ pub(super) async fn answer(
                     continue;
                 }
                 // One of them may be refused what the others are not.
-                Err(trouble) if trouble.cause == Cause::Answer => {}
-                Err(trouble) => {
+                Err(error) if error.recovery == Recovery::None => {}
+                Err(error) => {
                     for ask in batch {
-                        ask.tell(Err(trouble.clone()));
+                        ask.tell(Err(error.clone()));
                     }
                     continue;
                 }
             }
         }
         for ask in batch {
-            let outcome = links
+            let outcome = connector
                 .call(limit, |mut client| {
                     let txn = ask.txn();
                     async move { client.txn(txn).await }
@@ -132,19 +133,19 @@ impl Ask {
             let lease = PutOptions::new().with_lease(self.lease);
             TxnOp::put(self.key.clone(), value.clone(), Some(lease))
         };
-        match self.wish {
-            Wish::Enter => Txn::new()
+        match self.intent {
+            Intent::Enter => Txn::new()
                 .when([keys::none(&self.election)])
                 .and_then([put(&self.leading), key.clone(), first.clone()])
                 .or_else([key, first]),
-            Wish::Join => Txn::new()
+            Intent::Join => Txn::new()
                 .when([is(&self.key, 0)])
                 .and_then([put(&self.waiting), key.clone(), first.clone()])
                 .or_else([key, first]),
-            Wish::See(own) => Txn::new()
+            Intent::See(own) => Txn::new()
                 .when([is(&self.key, own)])
                 .and_then([first, before(own)]),
-            Wish::Lead(own) => Txn::new()
+            Intent::Lead(own) => Txn::new()
                 .when([
                     is(&self.key, own),
                     is_unchanged(&self.key, own),
@@ -158,13 +159,15 @@ impl Ask {
 
     /// What the user must be allowed to do for this.
     fn right(&self) -> Option<TxnOp> {
-        match self.wish {
-            Wish::Enter | Wish::Join | Wish::Lead(_) => Some(TxnOp::put(&*self.key, "", None)),
-            Wish::See(_) => None,
+        match self.intent {
+            Intent::Enter | Intent::Join | Intent::Lead(_) => {
+                Some(TxnOp::put(&*self.key, "", None))
+            }
+            Intent::See(_) => None,
         }
     }
 
-    fn read(&self, answer: &TxnResponse, revision: i64) -> Result<Look, Trouble> {
+    fn read(&self, answer: &TxnResponse, revision: i64) -> Result<Look, StoreError> {
         let mut gets = answer
             .op_responses()
             .into_iter()
@@ -172,24 +175,24 @@ impl Ask {
                 TxnOpResponse::Get(get) => Some(get),
                 _ => None,
             });
-        let mut next = || -> Result<Option<KeyValue>, Trouble> {
+        let mut next = || -> Result<Option<KeyValue>, StoreError> {
             let mut get: GetResponse = gets
                 .next()
-                .ok_or_else(|| Trouble::unreadable("the queue of a lock"))?;
+                .ok_or_else(|| errors::unreadable("the queue of a lock"))?;
             Ok(get.take_kvs().into_iter().next())
         };
-        let own = match (self.wish, answer.succeeded()) {
-            (Wish::See(own) | Wish::Lead(own), true) => own,
-            (Wish::See(_), false) => return Ok(Look::Gone),
-            (wish, _) => {
+        let own = match (self.intent, answer.succeeded()) {
+            (Intent::See(own) | Intent::Lead(own), true) => own,
+            (Intent::See(_), false) => return Ok(Look::Gone),
+            (intent, _) => {
                 let found = next()?;
-                let own = match wish {
-                    Wish::Lead(own) => found.filter(|kv| kv.create_revision() == own),
+                let own = match intent {
+                    Intent::Lead(own) => found.filter(|kv| kv.create_revision() == own),
                     _ => found,
                 };
                 let Some(own) = own else {
-                    return Ok(match wish {
-                        Wish::Enter => Look::Occupied,
+                    return Ok(match intent {
+                        Intent::Enter => Look::Occupied,
                         _ => Look::Gone,
                     });
                 };
@@ -200,8 +203,8 @@ impl Ask {
             }
         };
         let first = next()?;
-        let predecessor = match (self.wish, answer.succeeded()) {
-            (Wish::See(_), _) | (Wish::Lead(_), false) => next()?,
+        let predecessor = match (self.intent, answer.succeeded()) {
+            (Intent::See(_), _) | (Intent::Lead(_), false) => next()?,
             _ => None,
         };
         Ok(Look::Queue {
@@ -212,7 +215,7 @@ impl Ask {
         })
     }
 
-    fn tell(self, look: Result<Look, Trouble>) {
+    fn tell(self, look: Result<Look, StoreError>) {
         // Whoever asked may be gone with the runtime.
         let _unheard = self.answer.send(look);
     }

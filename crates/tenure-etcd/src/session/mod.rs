@@ -7,7 +7,7 @@
 //! - A keepalive proves the lease, not the keys; so each heartbeat also asks which keys hang on
 //!   it, and since which revision. A term whose key is missing, or was deleted and put again, is
 //!   lost.
-//! - The end of the lease ends all terms here, before another lease is opened for anybody.
+//! - The end of the lease ends all terms here, before another lease is opened.
 //! - A keepalive would also keep alive what no caller holds any more. So each key has a deadline
 //!   of its own, at which it is deleted unless its owner was heard of (point 6 of the contract);
 //!   and a key that hangs on the lease and belongs to nobody, because a request arrived late, is
@@ -17,43 +17,42 @@
 
 mod candidate;
 mod heartbeat;
+mod held_lock;
 mod look;
-mod slot;
 mod sweep;
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use tenure_core::{Candidate, ErrorKind, LockName, Process, SharedClock};
-use tokio::runtime::Handle;
+use tenure_core::{Candidate, ErrorKind, LockName, Process, SharedClock, Time};
+use tenure_kit::SingleFlight;
 use tokio::sync::{Notify, mpsc};
 use tokio::task::JoinHandle;
 
-use crate::errors::{Cause, Trouble};
-use crate::hub::Hub;
+use crate::connector::Connector;
+use crate::errors::{self, EtcdRecovery, StoreError};
 use crate::keys;
-use crate::link::Links;
+use crate::notifications::Notifications;
 
 pub(crate) use candidate::Attempt;
-pub(crate) use heartbeat::Standing;
-use heartbeat::{Keeper, Proof};
+pub(crate) use heartbeat::RenewOutcome;
+use heartbeat::{KeepAlive, Proof};
+pub(crate) use held_lock::HeldLock;
+use held_lock::{HeldLocks, Owner};
 use look::Ask;
-pub(crate) use slot::Slot;
-use slot::{Owner, Slots};
 
 /// What all sessions of a backend share.
 #[derive(Clone)]
-pub(crate) struct Common {
-    pub(crate) links: Arc<Links>,
-    pub(crate) hub: Arc<Hub>,
+pub(crate) struct Shared {
+    pub(crate) connector: Arc<Connector>,
+    pub(crate) notifications: Arc<Notifications>,
     pub(crate) clock: SharedClock,
-    pub(crate) runtime: Handle,
 }
 
-impl Common {
+impl Shared {
     pub(crate) fn process(&self) -> &Process {
-        &self.links.process
+        self.connector.tasks.process()
     }
 
     /// Runs in this process alone: a forked child would run its copy on the parent's sockets.
@@ -61,31 +60,33 @@ impl Common {
     where
         F: Future<Output: Send + 'static> + Send + 'static,
     {
-        self.runtime.spawn(self.process().confine(work))
+        self.connector.tasks.spawn(work)
     }
 
     /// How long one endpoint may take when terms of this lease hang on its answer.
     fn limit(&self, lease: Duration) -> Duration {
-        let most = self.links.config.request_timeout;
+        let most = self.connector.config.request_timeout;
         (lease / 4).max(Duration::from_millis(500)).min(most)
     }
 }
 
 pub(crate) struct Session {
-    common: Common,
+    shared: Shared,
     pub(crate) id: i64,
     pub(crate) lease: Duration,
     limit: Duration,
-    slots: Mutex<Slots>,
+    held_locks: Mutex<HeldLocks>,
     proof: Mutex<Proof>,
-    /// The stream of keepalives, and whose turn it is to use it.
-    keeper: tokio::sync::Mutex<Option<Keeper>>,
+    /// One heartbeat for all who wait for a proof.
+    heartbeat: SingleFlight<Time, EtcdRecovery>,
+    /// The stream of keepalives, unless a heartbeat is using it.
+    stream: Mutex<Option<KeepAlive>>,
     asks: mpsc::UnboundedSender<Ask>,
     /// The term whose key is watched, and the watch's number.
-    guarded: Mutex<Option<(LockName, i64)>>,
-    alarm: Arc<Notify>,
+    watched_term: Mutex<Option<(LockName, i64)>>,
+    term_key_gone: Arc<Notify>,
     ended: AtomicBool,
-    beats: AtomicU64,
+    keepalives: AtomicU64,
 }
 
 impl Session {
@@ -93,13 +94,13 @@ impl Session {
     ///
     /// Not before the other endpoints have been asked for their cluster: a lease on one cluster and
     /// one on another would each elect a leader.
-    pub(crate) async fn open(common: Common, lease: Duration) -> Result<Arc<Self>, Trouble> {
-        Box::pin(common.links.survey()).await?;
-        let limit = common.limit(lease);
+    pub(crate) async fn open(shared: Shared, lease: Duration) -> Result<Arc<Self>, StoreError> {
+        Box::pin(shared.connector.compare_clusters()).await?;
+        let limit = shared.limit(lease);
         let asked = i64::try_from(lease.as_secs()).unwrap_or(i64::MAX);
-        let clock = common.clock.clone();
-        let (sent, granted) = common
-            .links
+        let clock = shared.clock.clone();
+        let (sent, granted) = shared
+            .connector
             .call(limit, |mut client| {
                 let sent = clock.now();
                 async move { Ok((sent, client.lease_grant(asked, None).await?)) }
@@ -107,8 +108,8 @@ impl Session {
             .await?;
         let id = granted.id();
         if granted.ttl() != asked {
-            revoke(&common, id, limit).await;
-            return Err(Trouble::new(
+            revoke(&shared, id, limit).await;
+            return Err(StoreError::new(
                 ErrorKind::Misconfigured,
                 format!(
                     "etcd grants a lease of {} s where {asked} s were asked for (its shortest is \
@@ -124,20 +125,25 @@ impl Session {
             id,
             lease,
             limit,
-            slots: Mutex::default(),
+            held_locks: Mutex::default(),
             proof: Mutex::new(Proof::new(sent)),
-            keeper: tokio::sync::Mutex::default(),
+            heartbeat: SingleFlight::new(shared.connector.tasks.clone()),
+            stream: Mutex::default(),
             asks,
-            guarded: Mutex::default(),
-            alarm: Arc::default(),
+            watched_term: Mutex::default(),
+            term_key_gone: Arc::default(),
             ended: AtomicBool::new(false),
-            beats: AtomicU64::new(0),
-            common,
+            keepalives: AtomicU64::new(0),
+            shared,
         });
-        let common = &session.common;
-        common.spawn(look::answer(common.links.clone(), limit, taken));
-        let alarm = session.alarm.clone();
-        common.spawn(sweep::run(Arc::downgrade(&session), common.clone(), alarm));
+        let shared = &session.shared;
+        shared.spawn(look::answer(shared.connector.clone(), limit, taken));
+        let term_key_gone = session.term_key_gone.clone();
+        shared.spawn(sweep::run(
+            Arc::downgrade(&session),
+            shared.clone(),
+            term_key_gone,
+        ));
         Ok(session)
     }
 
@@ -146,12 +152,14 @@ impl Session {
     }
 
     /// How many keepalives were sent.
-    pub(crate) fn beats(&self) -> u64 {
-        self.beats.load(Ordering::Relaxed)
+    pub(crate) fn keepalives(&self) -> u64 {
+        self.keepalives.load(Ordering::Relaxed)
     }
 
-    fn slots(&self) -> MutexGuard<'_, Slots> {
-        self.slots.lock().unwrap_or_else(PoisonError::into_inner)
+    fn held_locks(&self) -> MutexGuard<'_, HeldLocks> {
+        self.held_locks
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 
     fn proof(&self) -> MutexGuard<'_, Proof> {
@@ -159,129 +167,134 @@ impl Session {
     }
 
     fn key(&self, lock: &LockName) -> String {
-        keys::candidate(&self.common.links.config.prefix, lock, self.id)
+        keys::candidate(&self.shared.connector.config.prefix, lock, self.id)
     }
 
-    /// The slot of this candidate in this campaign, if it has one here.
-    pub(crate) fn slot(&self, lock: &LockName, candidate: &Candidate) -> Option<Arc<Slot>> {
-        let slot = self.slots().by_lock.get(lock).cloned();
-        slot.filter(|slot| slot.is_of(candidate))
+    /// The key of this candidate in this campaign, if it has one here.
+    pub(crate) fn held(&self, lock: &LockName, candidate: &Candidate) -> Option<Arc<HeldLock>> {
+        let held = self.held_locks().by_lock.get(lock).cloned();
+        held.filter(|held| held.is_of(candidate))
     }
 
-    /// A slot for this candidate, if there is room: one candidate per lock and lease, since two
+    /// A key for this candidate, if there is room: one candidate per lock and lease, since two
     /// with one key would both be told that they lead.
-    pub(crate) fn reserve(&self, lock: &LockName, candidate: &Candidate) -> Option<Arc<Slot>> {
-        let mut slots = self.slots();
+    pub(crate) fn reserve(&self, lock: &LockName, candidate: &Candidate) -> Option<Arc<HeldLock>> {
+        let mut held_locks = self.held_locks();
         if self.has_ended()
-            || slots.by_lock.len() >= self.common.links.config.keys_per_lease
-            || slots.by_lock.contains_key(lock)
+            || held_locks.by_lock.len() >= self.shared.connector.config.keys_per_lease
+            || held_locks.by_lock.contains_key(lock)
         {
             return None;
         }
-        let slot = Arc::new(Slot::new(
+        let held = Arc::new(HeldLock::new(
             Some(Owner::of(candidate)),
-            self.common.clock.now(),
+            self.shared.clock.now(),
             self.lease,
         ));
-        slots.by_lock.insert(lock.clone(), slot.clone());
-        slots.empty_since = None;
-        self.common.hub.sit(lock);
-        Some(slot)
+        held_locks.by_lock.insert(lock.clone(), held.clone());
+        held_locks.empty_since = None;
+        self.shared.notifications.key_added(lock);
+        Some(held)
     }
 
-    fn remove(&self, lock: &LockName, slot: &Arc<Slot>) {
-        let mut slots = self.slots();
-        let is_it = |known: &Arc<Slot>| Arc::ptr_eq(known, slot);
-        if slots.by_lock.get(lock).is_some_and(is_it) {
-            slots.by_lock.remove(lock);
-            slot.state().close();
-            if slots.by_lock.is_empty() {
-                slots.empty_since = Some(self.common.clock.now());
+    fn remove(&self, lock: &LockName, held: &Arc<HeldLock>) {
+        let mut held_locks = self.held_locks();
+        let is_it = |known: &Arc<HeldLock>| Arc::ptr_eq(known, held);
+        if held_locks.by_lock.get(lock).is_some_and(is_it) {
+            held_locks.by_lock.remove(lock);
+            held.state().close();
+            if held_locks.by_lock.is_empty() {
+                held_locks.empty_since = Some(self.shared.clock.now());
             }
-            drop(slots);
-            self.common.hub.rise(lock, self.id);
-            self.stop_guarding(lock);
-            self.guard_a_term();
+            drop(held_locks);
+            self.shared.notifications.key_removed(lock, self.id);
+            self.stop_watching_term(lock);
+            self.watch_a_term();
         }
     }
 
-    fn guarded(&self) -> MutexGuard<'_, Option<(LockName, i64)>> {
-        self.guarded.lock().unwrap_or_else(PoisonError::into_inner)
+    fn watched_term(&self) -> MutexGuard<'_, Option<(LockName, i64)>> {
+        self.watched_term
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Watches the key of one term, if there is any: all of them end with the lease.
-    fn guard_a_term(&self) {
+    fn watch_a_term(&self) {
         let term = {
-            let slots = self.slots();
-            let term = |(lock, slot): (&LockName, &Arc<Slot>)| {
-                Some((lock.clone(), slot.state().led_by()?))
+            let held_locks = self.held_locks();
+            let term = |(lock, held): (&LockName, &Arc<HeldLock>)| {
+                Some((lock.clone(), held.state().led_by()?))
             };
-            slots.by_lock.iter().find_map(term)
+            held_locks.by_lock.iter().find_map(term)
         };
         let Some((lock, own)) = term else { return };
-        let mut guarded = self.guarded();
-        if guarded.is_none() && !self.has_ended() {
-            let (key, alarm) = (self.key(&lock), self.alarm.clone());
-            let id = self.common.hub.guard(&lock, key, own + 1, alarm);
-            *guarded = Some((lock, id));
+        let mut watched_term = self.watched_term();
+        if watched_term.is_none() && !self.has_ended() {
+            let (key, term_key_gone) = (self.key(&lock), self.term_key_gone.clone());
+            let id = self
+                .shared
+                .notifications
+                .watch_term(&lock, key, own + 1, term_key_gone);
+            *watched_term = Some((lock, id));
         }
     }
 
-    fn stop_guarding(&self, lock: &LockName) {
-        let mut guarded = self.guarded();
-        if let Some((_, id)) = guarded.take_if(|(guarded, _)| guarded == lock) {
-            self.common.hub.unguard(id);
+    fn stop_watching_term(&self, lock: &LockName) {
+        let mut watched_term = self.watched_term();
+        if let Some((_, id)) = watched_term.take_if(|(watched_term, _)| watched_term == lock) {
+            self.shared.notifications.unwatch_term(id);
         }
     }
 
     /// The key that was watched is gone: what that means, a heartbeat finds out.
-    async fn alarmed(self: Arc<Self>) {
+    async fn on_term_key_gone(self: Arc<Self>) {
         // That watch has ended.
-        self.guarded().take();
-        let now = self.common.clock.now();
-        if let Err(trouble) = self.prove(now, |proof| proof.keys).await {
+        self.watched_term().take();
+        let now = self.shared.clock.now();
+        if let Err(error) = self.prove(now, |proof| proof.keys).await {
             tracing::debug!(
-                reason = trouble.message(),
-                "a heartbeat after an alarm failed"
+                reason = error.message(),
+                "a heartbeat after an term_key_gone failed"
             );
         }
-        self.guard_a_term();
+        self.watch_a_term();
     }
 
     /// The lease is gone, and with it all terms on it: they are over when this returns.
     fn end(&self) {
-        let slots = {
-            let mut slots = self.slots();
+        let held_locks = {
+            let mut held_locks = self.held_locks();
             if self.ended.swap(true, Ordering::AcqRel) {
                 return;
             }
-            std::mem::take(&mut slots.by_lock)
+            std::mem::take(&mut held_locks.by_lock)
         };
         tracing::warn!(
             lease = format_args!("{:x}", self.id),
-            elections = slots.len(),
+            elections = held_locks.len(),
             "an etcd lease has ended, and the terms on it with it"
         );
-        if let Some((_, id)) = self.guarded().take() {
-            self.common.hub.unguard(id);
+        if let Some((_, id)) = self.watched_term().take() {
+            self.shared.notifications.unwatch_term(id);
         }
-        for (lock, slot) in slots {
-            slot.state().close();
-            slot.gone.notify_waiters();
-            self.common.hub.rise(&lock, self.id);
+        for (lock, held) in held_locks {
+            held.state().close();
+            held.gone.notify_waiters();
+            self.shared.notifications.key_removed(&lock, self.id);
         }
         self.revoke_later();
     }
 
     fn revoke_later(&self) {
-        let (common, id, limit) = (self.common.clone(), self.id, self.limit);
-        self.common
-            .spawn(async move { revoke(&common, id, limit).await });
+        let (shared, id, limit) = (self.shared.clone(), self.id, self.limit);
+        self.shared
+            .spawn(async move { revoke(&shared, id, limit).await });
     }
 
-    fn note<T>(&self, outcome: Result<T, Trouble>) -> Result<T, Trouble> {
-        if let Err(trouble) = &outcome
-            && matches!(trouble.cause, Cause::LeaseGone | Cause::OtherCluster)
+    fn note<T>(&self, outcome: Result<T, StoreError>) -> Result<T, StoreError> {
+        if let Err(error) = &outcome
+            && (errors::is_lease_gone(error) || errors::asks_for(error, EtcdRecovery::OtherCluster))
         {
             self.end();
         }
@@ -291,33 +304,31 @@ impl Session {
 
 impl Drop for Session {
     fn drop(&mut self) {
-        // The lease is the parent's, and another thread's lock may be held for ever in a child.
-        if !self.common.process().is_current() {
+        // The lease is the parent's, and another thread's lock may be held without end in a child.
+        if !self.shared.process().is_current() {
             return;
         }
         if !self.ended.swap(true, Ordering::AcqRel) {
-            if let Some((_, id)) = self.guarded().take() {
-                self.common.hub.unguard(id);
+            if let Some((_, id)) = self.watched_term().take() {
+                self.shared.notifications.unwatch_term(id);
             }
-            for lock in self.slots().by_lock.keys() {
-                self.common.hub.rise(lock, self.id);
+            for lock in self.held_locks().by_lock.keys() {
+                self.shared.notifications.key_removed(lock, self.id);
             }
             self.revoke_later();
         }
     }
 }
 
-async fn revoke(common: &Common, id: i64, limit: Duration) {
-    let revoking = common.links.call(
-        limit,
-        |mut client| async move { client.lease_revoke(id).await },
-    );
-    if let Err(trouble) = revoking.await
-        && trouble.cause != Cause::LeaseGone
-    {
-        tracing::debug!(
-            reason = trouble.message(),
-            "an etcd lease is left to expire"
+async fn revoke(shared: &Shared, id: i64, limit: Duration) {
+    let revoking =
+        shared.connector.call(
+            limit,
+            |mut client| async move { client.lease_revoke(id).await },
         );
+    if let Err(error) = revoking.await
+        && !errors::is_lease_gone(&error)
+    {
+        tracing::debug!(reason = error.message(), "an etcd lease is left to expire");
     }
 }

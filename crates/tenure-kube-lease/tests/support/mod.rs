@@ -4,7 +4,7 @@
 
 use std::net::SocketAddr;
 
-use tenure_kube::{KubeConfig, Token};
+use tenure_kube::{KubeConfig, Tls};
 use tenure_testkit::kube::faulty_api::FaultyApi;
 use tenure_testkit::kube::{Server, rights};
 
@@ -16,8 +16,6 @@ pub(crate) trait Connects {
     /// As the admin, by way of a proxy.
     fn config_at(&self, address: SocketAddr) -> KubeConfig;
 
-    fn config_as(&self, address: SocketAddr, token: Token) -> KubeConfig;
-
     /// As the user whom the Role of [`rights`] is for.
     fn config_of_candidate(&self) -> KubeConfig;
 }
@@ -28,24 +26,21 @@ impl Connects for Server {
     }
 
     fn config_at(&self, address: SocketAddr) -> KubeConfig {
-        self.config_as(address, Token::File(self.token_file.clone()))
-    }
-
-    fn config_as(&self, address: SocketAddr, token: Token) -> KubeConfig {
-        KubeConfig::server(format!("https://{address}"), Some(self.ca.clone()), token)
+        KubeConfig::server(format!("https://{address}"))
+            .tls(Tls::new().ca(&self.ca))
+            .token_file(&self.token_file)
             .namespace(&*self.namespace)
             .unwrap()
     }
 
     fn config_of_candidate(&self) -> KubeConfig {
-        let token = Token::File(Self::token_file_of(rights::USER));
-        self.config_as(self.address(), token)
+        self.config().token_file(Self::token_file_of(rights::USER))
     }
 }
 
 /// As the admin, by way of a proxy that answers instead.
 pub(crate) fn config_of(api: &FaultyApi, server: &Server) -> KubeConfig {
-    KubeConfig::server(api.url(), None, Token::None)
+    KubeConfig::server(api.url())
         .namespace(&*server.namespace)
         .unwrap()
 }

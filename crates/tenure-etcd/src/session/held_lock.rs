@@ -11,8 +11,8 @@ use tokio::sync::Notify;
 use super::Session;
 
 #[derive(Default)]
-pub(super) struct Slots {
-    pub(super) by_lock: HashMap<LockName, Arc<Slot>>,
+pub(super) struct HeldLocks {
+    pub(super) by_lock: HashMap<LockName, Arc<HeldLock>>,
     pub(super) empty_since: Option<Time>,
 }
 
@@ -33,16 +33,16 @@ impl Owner {
 }
 
 /// A candidate's key.
-pub(crate) struct Slot {
+pub(crate) struct HeldLock {
     owner: Option<Owner>,
     /// Requests about the key are sent one after the other.
     pub(super) turn: tokio::sync::Mutex<()>,
-    state: Mutex<Seat>,
+    state: Mutex<State>,
     /// The key is gone, or the whole lease.
     pub(super) gone: Notify,
 }
 
-pub(super) struct Seat {
+pub(super) struct State {
     /// The key's create revision, when it is known to be there.
     pub(super) revision: Option<i64>,
     pub(super) leads: bool,
@@ -60,13 +60,13 @@ pub(super) struct Seat {
     pub(super) until: Time,
 }
 
-impl Slot {
+impl HeldLock {
     /// `None` is nobody's: it keeps others away while what stands there is deleted.
     pub(super) fn new(owner: Option<Owner>, now: Time, lease: Duration) -> Self {
         Self {
             owner,
             turn: tokio::sync::Mutex::default(),
-            state: Mutex::new(Seat {
+            state: Mutex::new(State {
                 revision: None,
                 leads: false,
                 closed: false,
@@ -98,36 +98,36 @@ impl Slot {
         }
     }
 
-    pub(super) fn state(&self) -> MutexGuard<'_, Seat> {
+    pub(super) fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(super) fn entered(&self, session: &Session, own: i64) {
-        let mut seat = self.state();
-        let now = session.common.clock.now();
-        if seat.revision != Some(own) {
-            seat.leads = false;
-            seat.revision = Some(own);
-            seat.since = now;
+        let mut state = self.state();
+        let now = session.shared.clock.now();
+        if state.revision != Some(own) {
+            state.leads = false;
+            state.revision = Some(own);
+            state.since = now;
         }
-        seat.until = now + session.lease;
+        state.until = now + session.lease;
     }
 
     /// Begins the term, unless it is over already. Its proof is the newest of the lease: one that
-    /// is acknowledged while the first is read here would otherwise pass this slot by.
+    /// is acknowledged while the first is read here would otherwise pass this key by.
     pub(super) fn elected(&self, session: &Session, own: i64) -> Option<Time> {
-        let mut seat = self.state();
-        if seat.closed || seat.revision != Some(own) {
+        let mut state = self.state();
+        if state.closed || state.revision != Some(own) {
             return None;
         }
-        seat.leads = true;
-        seat.proven = seat.proven.max(session.proof().lease);
-        seat.until = session.common.clock.now() + session.lease;
-        Some(seat.proven)
+        state.leads = true;
+        state.proven = state.proven.max(session.proof().lease);
+        state.until = session.shared.clock.now() + session.lease;
+        Some(state.proven)
     }
 }
 
-impl Seat {
+impl State {
     pub(super) fn publishes(&mut self, value: Option<&PublishedValue>, written: i64) {
         self.value = value.cloned();
         self.written = written;

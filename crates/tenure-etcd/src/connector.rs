@@ -1,0 +1,265 @@
+//! Keeps a connection to one endpoint at a time, and goes on to the next when it fails.
+//!
+//! The client library spreads calls over its endpoints and does not notice when one of them is
+//! dead, has no deadlines of its own, and leaves streams of a frozen server pending without end. So
+//! each connection here is a client with a single endpoint. A caller that finds that it does not
+//! answer marks it as failed, and all that use it (keepalive, watch) move to the next one at once.
+//!
+//! Every new connection is asked first which cluster its endpoint belongs to, and each answer is
+//! compared as well: a proxy in between may lead to another cluster by then.
+
+use std::collections::HashSet;
+use std::future::Future;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::Duration;
+
+use etcd_client::Client;
+use futures_util::future::join_all;
+use tenure_core::{ErrorKind, Operation};
+use tenure_kit::{SingleFlight, Tasks};
+
+use crate::cluster::{Answer, Cluster};
+use crate::config::EtcdConfig;
+use crate::connection::Connection;
+use crate::errors::{self, EtcdRecovery, StoreError};
+
+/// Between attempts to ask an endpoint for its cluster that has not answered so far.
+const ASK_AGAIN: Duration = Duration::from_secs(10);
+
+/// The connection in use.
+pub(crate) struct Connector {
+    pub(crate) config: EtcdConfig,
+    /// An application's own client, which finds the members by itself.
+    given: Option<Client>,
+    next: AtomicUsize,
+    current: Mutex<Option<Arc<Connection>>>,
+    connecting: SingleFlight<Arc<Connection>, EtcdRecovery>,
+    pub(crate) cluster: Cluster,
+    /// The endpoints whose cluster has been compared.
+    compared: Mutex<HashSet<usize>>,
+    first_comparison: tokio::sync::OnceCell<()>,
+    pub(crate) tasks: Tasks,
+}
+
+impl Connector {
+    /// No I/O.
+    pub(crate) fn new(config: EtcdConfig, given: Option<Client>, tasks: Tasks) -> Self {
+        Self {
+            given,
+            // A fleet does not all begin with the first.
+            next: AtomicUsize::new(fastrand::usize(..config.endpoints.len().max(1))),
+            config,
+            current: Mutex::default(),
+            connecting: SingleFlight::new(tasks.clone()),
+            cluster: Cluster::new(),
+            compared: Mutex::default(),
+            first_comparison: tokio::sync::OnceCell::new(),
+            tasks,
+        }
+    }
+
+    /// Nothing is sent by a forked child, nor after two clusters have answered.
+    fn check(&self) -> Result<(), StoreError> {
+        self.tasks.process().check(Operation::Connect)?;
+        self.cluster.check()
+    }
+
+    fn current(&self) -> Option<Arc<Connection>> {
+        let current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
+        current
+            .clone()
+            .filter(|connection| !connection.has_failed())
+    }
+
+    /// How often a call is tried: each endpoint once, and a single one twice.
+    pub(crate) fn attempts(&self) -> usize {
+        self.config.endpoints.len().max(2)
+    }
+
+    /// The connection in use, or a new one to the next endpoint, which has to answer within `limit`
+    /// once it is connected.
+    pub(crate) async fn get(
+        self: &Arc<Self>,
+        limit: Duration,
+    ) -> Result<Arc<Connection>, StoreError> {
+        self.check()?;
+        if let Some(connection) = self.current() {
+            return Ok(connection);
+        }
+        let connect = || {
+            let connector = self.clone();
+            async move { connector.connect_to_next(limit).await }
+        };
+        let usable = |connection: &Arc<Connection>| !connection.has_failed();
+        Box::pin(self.connecting.run(usable, connect)).await
+    }
+
+    async fn connect_to_next(&self, limit: Duration) -> Result<Arc<Connection>, StoreError> {
+        if let Some(connection) = self.current() {
+            return Ok(connection);
+        }
+        let number = self.next.fetch_add(1, Ordering::Relaxed) % self.config.endpoints.len();
+        let connection = Arc::new(self.connect_to(number).await?);
+        if self.given.is_none() {
+            self.identify(&connection, number, limit).await?;
+        }
+        tracing::debug!(endpoint = connection.endpoint, "etcd endpoint in use");
+        let mut current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
+        *current = Some(connection.clone());
+        Ok(connection)
+    }
+
+    /// A new connection to this endpoint, not the one in use.
+    pub(crate) async fn connect_to(&self, number: usize) -> Result<Connection, StoreError> {
+        if let Some(client) = &self.given {
+            return Ok(Connection::given(client.clone()));
+        }
+        let endpoint = &self.config.endpoints[number];
+        Connection::open(&self.config, endpoint, self.tasks.process()).await
+    }
+
+    /// Asks which cluster the endpoint belongs to, before anything else is asked of it: another
+    /// one would refuse a lease that it does not know, as if it had ended.
+    async fn identify(
+        &self,
+        connection: &Connection,
+        number: usize,
+        limit: Duration,
+    ) -> Result<(), StoreError> {
+        let mut client = connection.client.clone();
+        let asking = async move { client.status().await };
+        if let Err(error) = self.one(connection, limit, asking).await
+            // Some servers tell it to some users only; then the first answer tells.
+            && error.kind != ErrorKind::Forbidden
+        {
+            return Err(error);
+        }
+        self.compared().insert(number);
+        Ok(())
+    }
+
+    fn compared(&self) -> MutexGuard<'_, HashSet<usize>> {
+        self.compared.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn not_compared(&self) -> Vec<usize> {
+        let compared = self.compared();
+        let all = 0..self.config.endpoints.len();
+        // One is compared with nothing; and an application's client has its own.
+        let several = self.given.is_none() && self.config.endpoints.len() > 1;
+        all.filter(|number| several && !compared.contains(number))
+            .collect()
+    }
+
+    /// Asks all endpoints which cluster they belong to, the first time it is called. Fails when it
+    /// is not one; those that do not answer in time are asked again later.
+    pub(crate) async fn compare_clusters(self: &Arc<Self>) -> Result<(), StoreError> {
+        let first = self.first_comparison.get_or_try_init(|| async {
+            self.check()?;
+            self.ask_for_clusters().await;
+            if !self.not_compared().is_empty() {
+                self.tasks.spawn(Self::ask_the_rest(Arc::downgrade(self)));
+            }
+            Ok::<_, StoreError>(())
+        });
+        first.await?;
+        self.check()
+    }
+
+    /// What they answer is compared, and remembered.
+    async fn ask_for_clusters(&self) {
+        let limit = self.config.request_timeout;
+        let asking = self.not_compared().into_iter().map(|number| async move {
+            let connection = self.connect_to(number).await?;
+            self.identify(&connection, number, limit).await
+        });
+        // On the heap, or each call would be as large.
+        let asking = Box::pin(join_all(asking));
+        let _silent = tokio::time::timeout(limit, asking).await;
+    }
+
+    /// Until all have answered, or the backend is gone.
+    async fn ask_the_rest(connector: Weak<Self>) {
+        loop {
+            tokio::time::sleep(ASK_AGAIN).await;
+            let Some(connector) = connector.upgrade() else {
+                return;
+            };
+            if connector.check().is_err() || connector.not_compared().is_empty() {
+                return;
+            }
+            connector.ask_for_clusters().await;
+        }
+    }
+
+    /// One request, tried on the next endpoint when one does not answer within `limit`.
+    ///
+    /// A request whose answer was lost may be applied twice, so it has to be one that can be.
+    pub(crate) async fn call<T, F>(
+        self: &Arc<Self>,
+        limit: Duration,
+        mut request: impl FnMut(Client) -> F,
+    ) -> Result<T, StoreError>
+    where
+        T: Answer,
+        F: Future<Output = Result<T, etcd_client::Error>>,
+    {
+        let mut last = None;
+        for _ in 0..self.attempts() {
+            let outcome = match self.get(limit).await {
+                Ok(connection) => {
+                    let request = request(connection.client.clone());
+                    self.one(&connection, limit, request).await
+                }
+                Err(error) => Err(error),
+            };
+            match outcome {
+                Err(error) if error.needs_reconnect() => {
+                    tracing::debug!(reason = error.message(), "etcd endpoint given up");
+                    last = Some(error);
+                }
+                outcome => return outcome,
+            }
+        }
+        Err(last.unwrap_or_else(|| errors::unreadable("nothing")))
+    }
+
+    /// One request on this very connection, which has failed when it does not answer.
+    pub(crate) async fn one<T: Answer>(
+        &self,
+        connection: &Connection,
+        limit: Duration,
+        request: impl Future<Output = Result<T, etcd_client::Error>>,
+    ) -> Result<T, StoreError> {
+        let no_answer = || errors::no_answer(&connection.endpoint, limit);
+        let outcome = tokio::select! {
+            outcome = tokio::time::timeout(limit, request) => match outcome {
+                Ok(outcome) => outcome.map_err(errors::of_client),
+                Err(_) => Err(no_answer()),
+            },
+            // Another caller has found out already.
+            () = connection.failure() => Err(no_answer()),
+        };
+        let error = match outcome {
+            Ok(value) => {
+                connection.has_answered();
+                self.cluster
+                    .compare(value.cluster(), &connection.endpoint)?;
+                return Ok(value);
+            }
+            Err(error) => error,
+        };
+        let mut error = connection.explained(error, &self.config);
+        // A connection with the password that is in force by now will do.
+        if errors::asks_for(&error, EtcdRecovery::Password)
+            && connection.has_old_password(&self.config).await
+        {
+            error = error.reconnect();
+        }
+        if error.needs_reconnect() {
+            connection.fail();
+        }
+        Err(error)
+    }
+}
