@@ -7,13 +7,13 @@ use std::task::Poll;
 use std::time::Duration;
 
 use tenure_core::{
-    CampaignId, Candidate, Capabilities, Grant, Identity, LockBackend, LockName, Occupancy,
-    PublishedValue, Time,
+    CampaignId, Candidate, Capabilities, Grant, LockBackend, LockName, Occupancy, Time,
 };
 use tokio::time::{Instant, sleep, timeout};
 
 use crate::connection::Connection;
 use crate::contestant::Contestant;
+use crate::names::{identity, lock_name};
 use crate::target::{Target, round_up};
 use crate::verdict::{Stop, Verdict, ensure, fail};
 
@@ -256,19 +256,6 @@ async fn connect(target: &dyn Target, patience: Duration) -> Result<Arc<dyn Lock
             Err(_) => fail!("connect: not within {patience:?}"),
         }
     }
-}
-
-pub(crate) fn lock_name(name: &str) -> Result<LockName, Stop> {
-    LockName::new(name).map_err(|error| Stop::failed(format!("the suite's own name: {error}")))
-}
-
-pub(crate) fn identity(text: &str) -> Result<Identity, Stop> {
-    Identity::new(text).map_err(|error| Stop::failed(format!("the suite's own identity: {error}")))
-}
-
-pub(crate) fn value(text: &str) -> Result<PublishedValue, Stop> {
-    PublishedValue::new(text)
-        .map_err(|error| Stop::failed(format!("the suite's own value: {error}")))
 }
 
 /// When the lease of `grant` ends by the holder's clock, for the strictest of two clocks: clocks

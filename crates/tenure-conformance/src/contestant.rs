@@ -8,8 +8,8 @@ use tenure_core::{
     Occupancy, Operation, Renewal, Time,
 };
 
-use crate::case_context::{identity, value};
 use crate::connection::Connection;
+use crate::names::{identity, value};
 use crate::verdict::{Stop, Verdict, ensure, fail};
 
 /// What a refused candidate was told.

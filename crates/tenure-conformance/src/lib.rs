@@ -46,10 +46,11 @@
 //!
 //! A case that is added to the suite is added to every backend with the next build.
 //!
-//! # What is left out, and how one sees it
+//! # Which cases are left out
 //!
 //! Cases are chosen by the backend's [`Capabilities`](tenure_core::Capabilities) and by the
-//! hooks of the target. A case that does not apply passes in libtest's eyes, and says why:
+//! hooks of the target. libtest counts a case that does not apply as passed; the case says why it
+//! was left out:
 //!
 //! ```text
 //! conformance mine: waiters_win_in_order: left out: the store has no order (Order::Race)
@@ -57,8 +58,8 @@
 //! ```
 //!
 //! Each case prints such a line (`cargo test -- --nocapture` shows it) and, when the environment
-//! variable [`TENURE_CONFORMANCE_LOG`](LOG) names a file, appends it there. libtest has no hook
-//! for a last word, so a program that wants to be sure that nothing has vanished reads that file:
+//! variable [`TENURE_CONFORMANCE_LOG`](LOG) names a file, appends it there. libtest runs no
+//! code after the last test, so a program that must see that no case is missing reads that file:
 //! [`tally`] counts passed, failed and left out for each backend, and the sum has to be
 //! [`EXPECTED_CASES`]. Start from an empty file; of two lines for one case the last counts.
 //!
@@ -97,7 +98,7 @@
 //!
 //! [`proxy::FaultProxy`] stands between a client and its server, and delays, loses, cuts and
 //! resets on command. It serves the hooks [`answers`](Target::answers) and
-//! [`connect_by_proxy`](Target::connect_by_proxy), and tests of one's own.
+//! [`connect_by_proxy`](Target::connect_by_proxy), and your own tests.
 //!
 //! # Lost sessions
 //!
@@ -109,7 +110,7 @@
 //! [`connect_by_proxy`](Target::connect_by_proxy): on such a store its cases fail where the hook
 //! is absent.
 //!
-//! # Does the suite itself see anything?
+//! # How the suite itself is checked
 //!
 //! This crate's own tests hold backends that break the contract, each in one way. Every case fails
 //! on at least one of them; `cargo test -p tenure-conformance --test lying -- --nocapture` prints
@@ -127,6 +128,7 @@ mod connection;
 mod contestant;
 mod harness;
 mod limited;
+mod names;
 mod network;
 mod processes;
 pub mod proxy;

@@ -9,7 +9,8 @@ use std::time::Duration;
 use tenure_core::{BootClock, Clock as _, LockName};
 use tokio::time::sleep;
 
-use crate::case_context::{CaseContext, identity, lock_name};
+use crate::case_context::CaseContext;
+use crate::names::{identity, lock_name};
 use crate::runtime::runtime;
 use crate::target::Target;
 use crate::verdict::{Stop, Verdict, fail};

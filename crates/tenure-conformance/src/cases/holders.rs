@@ -5,9 +5,10 @@ use std::time::Duration;
 use tenure_core::{Election, Error, Expiry, Grant, Holder, Leadership, Occupancy, Policy};
 use tokio::time::{sleep, timeout};
 
-use crate::case_context::{CaseContext, contest, value};
+use crate::case_context::{CaseContext, contest};
 use crate::connection::Connection;
 use crate::contestant::{Contestant, has_token};
+use crate::names::value;
 use crate::target::Target;
 use crate::verdict::{Stop, Verdict, ensure, fail};
 

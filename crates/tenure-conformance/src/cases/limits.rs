@@ -3,8 +3,9 @@
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use tenure_core::{Identity, LockName, Occupancy, PublishedValue};
 
-use crate::case_context::{CaseContext, identity, lock_name};
+use crate::case_context::CaseContext;
 use crate::contestant::Contestant;
+use crate::names::{identity, lock_name};
 use crate::target::Target;
 use crate::verdict::{Stop, Verdict, ensure, fail};
 

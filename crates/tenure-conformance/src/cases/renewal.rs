@@ -2,7 +2,8 @@
 
 use tenure_core::{Acquired, ErrorKind, FencingToken, Grant, Operation, Renewal};
 
-use crate::case_context::{CaseContext, contest, earliest_end, value};
+use crate::case_context::{CaseContext, contest, earliest_end};
+use crate::names::value;
 use crate::target::Target;
 use crate::verdict::{Verdict, ensure, fail};
 

@@ -72,7 +72,7 @@ lies! {
     Race GrantsTwice,
     /// Each connection has locks of its own.
     Race ConnectionsApart,
-    /// A held lock is granted to whoever has the holder's identity.
+    /// A held lock is granted to every candidate with the holder's identity.
     Race SharesByIdentity,
     /// A campaign that holds the lock already is refused.
     Race AdoptsNothing,
@@ -148,9 +148,9 @@ lies! {
     Race TokenKeptOverExpiry,
     /// The term after a withdrawal has the token from before.
     Race TokenKeptOverWithdrawal,
-    /// Tokens begin anew when a lock is deleted.
+    /// Tokens start again at one when a lock is deleted.
     Race TokenInTheRecord,
-    /// Tokens begin anew when the store is restarted.
+    /// Tokens start again at one when the store is restarted.
     Race TokenInMemory,
     /// Locks are forgotten when the store is restarted.
     Race LocksInMemory,
@@ -214,7 +214,7 @@ lies! {
     Race ValuesTruncated,
     /// A connection holds at most 512 locks.
     Race FullAt512,
-    /// A lock is adopted by the campaign's number, whoever has it.
+    /// A lock is adopted by the campaign's number alone.
     Race AdoptsByCampaign,
     /// A held lock is granted to every candidate on the holder's connection.
     Race AdoptsByConnection,
@@ -234,7 +234,7 @@ lies! {
     Race LocksEndWithConnections,
     /// The end of a session is not noticed before somebody asks.
     Session NoLoss,
-    /// The end of a session is looked for every few seconds.
+    /// The backend looks for the end of a session every few seconds only.
     Session LossLate,
     /// A term is said to be over while it goes on.
     Session LossInvented,
@@ -250,17 +250,17 @@ lies! {
     Session RenewAfterLoss,
     /// The store ends a session that is silent for a moment.
     Session SilenceEndsSessions,
-    /// Whoever asks first wins, although the store claims an order.
+    /// The first to ask wins, although the store claims an order.
     Fifo QueueUnfair,
     /// Who withdraws keeps the place in the queue.
     Fifo QueueKeepsTheWithdrawn,
     /// Waiters that have fallen silent keep their place in the queue.
     Fifo QueueKeepsTheSilent,
-    /// Whoever withdraws takes away the place of the same campaign number or identity.
+    /// A withdrawal takes away the place of the same campaign number or identity.
     Fifo QueueByHalfTheName,
     /// The first in the queue is shown as the leader of a free lock.
     Fifo QueueShowsItsFirst,
-    /// Whoever is named by a record that was never seen to change is said to lead.
+    /// A record that was never seen to change is said to name the leader.
     Observed FirstLookIsProof,
     /// Leases are judged by observation, and never end.
     Observed ObservedForEver,

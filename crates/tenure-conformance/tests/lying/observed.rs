@@ -1,6 +1,6 @@
 //! A store of records that is judged by observation and gives no hints.
 //!
-//! The versions of a lock begin anew when it is deleted, as in a store that forgets. Its writes are
+//! The versions of a lock start again when it is deleted, as in a store that forgets. Its writes are
 //! conditional on more than that, as in Kubernetes on an object's UID, so only who judges a record
 //! by its version alone is deceived.
 
