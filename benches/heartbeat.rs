@@ -8,7 +8,6 @@
     reason = "a benchmark that cannot be set up has nothing to say"
 )]
 
-use std::fmt;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -16,7 +15,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use futures_util::{StreamExt as _, stream};
-use tenure_benches::record;
+use tenure_benches::{is_asked, one_thread, record};
 use tenure_core::{
     Acquired, BootClock, Candidate, Capabilities, Changes, Election, Error, Event, Expiry,
     FencingGuarantee, FencingToken, Grant, LockBackend, LockName, MemoryBackend, Occupancy, Order,
@@ -31,20 +30,14 @@ const HEARTBEATS: u32 = 200;
 const TABLE: &str = "one heartbeat";
 
 fn main() {
-    // `cargo test --benches` only builds it.
-    if !std::env::args().any(|argument| argument == "--bench") {
+    if !is_asked() {
         return;
     }
     let profiler = match std::env::var("TENURE_BENCH_DHAT") {
         Ok(file) => dhat::Profiler::builder().file_name(file).build(),
         Err(_) => dhat::Profiler::builder().testing().build(),
     };
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .unwrap();
-    println!("{TABLE}, mean of {HEARTBEATS}");
-    runtime.block_on(async {
+    one_thread().block_on(async {
         measure("engine, a store that does nothing", Arc::new(Nothing)).await;
         measure("memory store", Arc::new(MemoryBackend::private())).await;
     });
@@ -76,15 +69,13 @@ async fn measure(name: &str, backend: Arc<dyn LockBackend>) {
     let bytes = of_each(after.0.total_bytes - before.0.total_bytes);
     let wakes = of_each(after.1 - before.1);
     assert!(leadership.is_valid());
-    println!("  {name:<36} {blocks:.2} blocks, {bytes:.0} bytes allocated; {wakes:.2} wake-ups");
-    record::figure(TABLE, &format!("{name}: allocated"), blocks, "blocks");
-    record::figure(TABLE, &format!("{name}: allocated, in all"), bytes, "bytes");
-    record::figure(
-        TABLE,
-        &format!("{name}: wake-ups"),
-        wakes,
-        "polls of its task",
-    );
+    for (what, mean, unit) in [
+        ("allocated", blocks, "blocks"),
+        ("allocated, in all", bytes, "bytes"),
+        ("wake-ups", wakes, "polls of its task"),
+    ] {
+        record::figure(TABLE, &format!("{name}: {what}"), mean, unit);
+    }
     leadership.resign().await.unwrap();
 }
 
@@ -121,13 +112,8 @@ impl Spawn for Counting {
 
 /// Grants everything at once, and keeps nothing. Its own part of each call is the box that the
 /// trait asks for.
+#[derive(Debug)]
 struct Nothing;
-
-impl fmt::Debug for Nothing {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Nothing")
-    }
-}
 
 #[async_trait]
 impl LockBackend for Nothing {

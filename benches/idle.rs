@@ -2,9 +2,8 @@
 //! backend: 1, 10, 100, 1,000 and 10,000 of them with a heartbeat each second, and 10,000 at the
 //! default policy: share of one core, and resident memory.
 //!
-//! Not a criterion bench, since it is about doing nothing for a while. `TENURE_BENCH_SECONDS` sets
-//! how long the 10,000 are measured at the default policy (30 s by default, three heartbeats of
-//! each election; 10 s with `TENURE_BENCH_QUICK`).
+//! `TENURE_BENCH_SECONDS` sets how long the 10,000 are measured at the default policy (30 s by
+//! default, three heartbeats of each election; 10 s with `TENURE_BENCH_QUICK`).
 #![allow(
     clippy::unwrap_used,
     reason = "a benchmark that cannot be set up has nothing to say"
@@ -13,7 +12,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use tenure_benches::{is_quick, record};
+use tenure_benches::{is_asked, is_quick, one_thread, record, variable};
 use tenure_core::{Election, Identity, Leadership, LockName, MemoryBackend, Policy};
 
 /// Where the cost of one election is looked for as there are more of them.
@@ -27,18 +26,11 @@ fn window() -> Duration {
 const MOST: u32 = 10_000;
 
 fn main() {
-    // `cargo test --benches` only builds it.
-    if !std::env::args().any(|argument| argument == "--bench") {
+    if !is_asked() {
         return;
     }
-    let seconds = std::env::var("TENURE_BENCH_SECONDS").ok();
-    let seconds = seconds.and_then(|text| text.parse().ok());
-    let seconds = seconds.unwrap_or(if is_quick() { 10 } else { 30 });
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .unwrap();
-    runtime.block_on(async {
+    let seconds = variable("TENURE_BENCH_SECONDS").unwrap_or(if is_quick() { 10 } else { 30 });
+    one_thread().block_on(async {
         // First, while the process is as small as it was.
         at_the_default_policy(Duration::from_secs(seconds)).await;
         as_they_grow().await;
@@ -46,13 +38,11 @@ fn main() {
 }
 
 async fn as_they_grow() {
-    println!("cost of an election as there are more of them, a heartbeat each second");
     for size in SIZES {
         let leaderships = lead(size, &Policy::fast()).await;
         let used = cpu_during(window()).await;
         let heartbeats = window().as_secs_f64() / Policy::fast().heartbeat().as_secs_f64();
         let each = used / heartbeats / f64::from(size) * 1e6;
-        println!("  {size:>6} elections  {each:>8.2} µs of cpu for a heartbeat");
         record::figure("cpu for a heartbeat", &size.to_string(), each, "µs");
         assert!(leaderships.iter().all(|leadership| leadership.is_valid()));
         drop(leaderships);
@@ -67,17 +57,15 @@ async fn at_the_default_policy(duration: Duration) {
     let share = cpu_during(duration).await / start.elapsed().as_secs_f64() * 100.0;
     let resident = resident_kib();
     assert!(leaderships.iter().all(|leadership| leadership.is_valid()));
-    println!("{MOST} elections, {duration:?} at the default policy, memory backend");
-    println!("  cpu       {share:.2} % of one core");
     let each = f64::from(resident - empty) * 1024.0 / f64::from(MOST);
-    println!(
-        "  resident  {:.1} MiB (before: {:.1} MiB), {each:.0} bytes each",
-        mib(resident),
-        mib(empty)
-    );
     let table = "10,000 elections at the default policy";
     record::figure(table, "cpu", share, "% of a core");
-    record::figure(table, "resident memory", mib(resident), "MiB");
+    record::figure(
+        table,
+        "resident memory",
+        f64::from(resident) / 1024.0,
+        "MiB",
+    );
     record::figure(table, "memory of each", each, "bytes");
 }
 
@@ -116,8 +104,4 @@ fn resident_kib() -> u32 {
     let pages = std::fs::read_to_string("/proc/self/statm").unwrap();
     let pages: u32 = pages.split_whitespace().nth(1).unwrap().parse().unwrap();
     pages * u32::try_from(rustix::param::page_size() / 1024).unwrap()
-}
-
-fn mib(kib: u32) -> f64 {
-    f64::from(kib) / 1024.0
 }

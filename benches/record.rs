@@ -1,8 +1,5 @@
-//! What a benchmark has measured, as one line of JSON each, for the report: appended to the file
-//! that `TENURE_BENCH_OUT` names, if it is set.
-//!
-//! Shared as a file, since the benchmarks are packages of two workspaces. The lines are read by
-//! `benches/report/src/figures.rs`.
+//! What a benchmark has measured: printed, and appended as one line of JSON each to the file that
+//! `TENURE_BENCH_OUT` names, for the report (`benches/report`).
 
 use std::env;
 use std::fs::OpenOptions;
@@ -10,35 +7,38 @@ use std::io::Write as _;
 use std::path::Path;
 use std::time::Duration;
 
-/// The file that the lines go to.
+use serde_json::{Value, json};
+
+use crate::percentile;
+
 const OUT: &str = "TENURE_BENCH_OUT";
 
-/// All durations of one kind of call, and the name of the series in the same table that it is
-/// beside.
-pub fn series(table: &str, name: &str, floor: Option<&str>, taken: &[Duration]) {
-    let line = start("series", table, name);
-    let floor = floor.map_or_else(|| "null".to_owned(), quoted);
-    let nanos: Vec<String> = taken.iter().map(|one| one.as_nanos().to_string()).collect();
-    let nanos = nanos.join(",");
-    append(line, &format!(",\"floor\":{floor},\"nanos\":[{nanos}]"));
+/// All durations of one row of a table.
+pub fn series(table: &str, name: &str, taken: &[Duration]) {
+    row(table, name, &Value::Null, taken);
+}
+
+/// The same, with what has to hold for it: see [`beside`](crate::beside).
+pub(crate) fn row(table: &str, name: &str, beside: &Value, taken: &[Duration]) {
+    let [early, median, late] = [10, 50, 90].map(|percent| percentile(taken, percent));
+    let samples = taken.len();
+    println!(
+        "  {table}: {name:<40} p10 {early:>9.2?}  median {median:>9.2?}  p90 {late:>9.2?}  ({samples})"
+    );
+    let nanos: Vec<u128> = taken.iter().map(Duration::as_nanos).collect();
+    append(&json!({
+        "kind": "series", "bench": bench(), "table": table, "name": name,
+        "beside": beside, "nanos": nanos,
+    }));
 }
 
 /// One number.
 pub fn figure(table: &str, name: &str, value: f64, unit: &str) {
-    let line = start("figure", table, name);
-    let rest = format!(",\"value\":{value},\"unit\":{}", quoted(unit));
-    append(line, &rest);
-}
-
-/// A line without its end.
-fn start(kind: &str, table: &str, name: &str) -> String {
-    format!(
-        "{{\"kind\":{},\"bench\":{},\"table\":{},\"name\":{}",
-        quoted(kind),
-        quoted(&bench()),
-        quoted(table),
-        quoted(name),
-    )
+    println!("  {table}: {name:<40} {value:.2} {unit}");
+    append(&json!({
+        "kind": "figure", "bench": bench(), "table": table, "name": name,
+        "value": value, "unit": unit,
+    }));
 }
 
 /// The name of this benchmark: that of its program, without the hash that cargo adds.
@@ -50,27 +50,13 @@ fn bench() -> String {
     name.to_owned()
 }
 
-fn quoted(text: &str) -> String {
-    let mut quoted = String::from("\"");
-    for character in text.chars() {
-        if matches!(character, '"' | '\\') {
-            quoted.push('\\');
-        }
-        assert!(!character.is_control(), "{text:?} is no name");
-        quoted.push(character);
-    }
-    quoted.push('"');
-    quoted
-}
-
-fn append(start: String, rest: &str) {
-    let path = env::var_os(OUT).filter(|path| !path.is_empty());
-    let Some(path) = path else {
+fn append(line: &Value) {
+    let Some(path) = env::var_os(OUT).filter(|path| !path.is_empty()) else {
         return;
     };
     let file = OpenOptions::new().create(true).append(true).open(&path);
     // In one piece: benchmarks may run side by side.
-    let line = start + rest + "}\n";
+    let line = format!("{line}\n");
     let written = file.and_then(|mut file| file.write_all(line.as_bytes()));
-    written.unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+    written.unwrap_or_else(|error| panic!("{}: {error}", path.to_string_lossy()));
 }

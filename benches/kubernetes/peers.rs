@@ -10,8 +10,18 @@ use kube_lease_manager::LeaseManagerBuilder;
 use kubert::LeaseManager;
 use kubert::lease::ClaimParams;
 use serde_json::json;
+use tenure_testkit::kube::Server;
 
-use crate::support::Server;
+/// The client of one version of the library, by the kubeconfig of the environment.
+macro_rules! client {
+    ($kube:ident) => {{
+        let file: PathBuf = std::env::var_os("TENURE_TEST_KUBECONFIG").unwrap().into();
+        let read = $kube::config::Kubeconfig::read_from(file).unwrap();
+        let options = $kube::config::KubeConfigOptions::default();
+        let config = $kube::Config::from_custom_kubeconfig(read, &options).await;
+        $kube::Client::try_from(config.unwrap()).unwrap()
+    }};
+}
 
 /// As client-go's.
 const LEASE: Duration = Duration::from_secs(15);
@@ -34,20 +44,8 @@ pub(crate) async fn pause() {
         .await;
 }
 
-fn kubeconfig() -> PathBuf {
-    std::env::var_os("TENURE_TEST_KUBECONFIG").unwrap().into()
-}
-
 pub(crate) async fn leader_election(namespace: &str, lock: String) -> Duration {
-    use kube_of_leader_election::config::{KubeConfigOptions, Kubeconfig};
-    use kube_of_leader_election::{Client, Config};
-
-    let read = Kubeconfig::read_from(kubeconfig()).unwrap();
-    let options = KubeConfigOptions::default();
-    let config = Config::from_custom_kubeconfig(read, &options)
-        .await
-        .unwrap();
-    let client = Client::try_from(config).unwrap();
+    let client = client!(kube_of_leader_election);
     let candidate = |holder: &str| {
         let params = LeaseLockParams {
             lease_name: lock.clone(),
@@ -76,15 +74,7 @@ async fn leads(candidate: &LeaseLock) -> bool {
 }
 
 pub(crate) async fn lease_manager(namespace: &str, lock: String) -> Duration {
-    use kube_of_lease_manager::config::{KubeConfigOptions, Kubeconfig};
-    use kube_of_lease_manager::{Client, Config};
-
-    let read = Kubeconfig::read_from(kubeconfig()).unwrap();
-    let options = KubeConfigOptions::default();
-    let config = Config::from_custom_kubeconfig(read, &options)
-        .await
-        .unwrap();
-    let client = Client::try_from(config).unwrap();
+    let client = client!(kube);
     let candidate = async |identity: &str| {
         LeaseManagerBuilder::new(client.clone(), &lock)
             .with_namespace(namespace)
@@ -108,9 +98,6 @@ pub(crate) async fn lease_manager(namespace: &str, lock: String) -> Duration {
 }
 
 pub(crate) async fn kubert(server: &Server, lock: String) -> Duration {
-    use kube_of_kubert::config::{KubeConfigOptions, Kubeconfig};
-    use kube_of_kubert::{Api, Client, Config};
-
     // It makes none itself.
     let path = server.lease_path("");
     let made = json!({ "metadata": { "name": lock } });
@@ -118,13 +105,8 @@ pub(crate) async fn kubert(server: &Server, lock: String) -> Duration {
         .send("POST", path.trim_end_matches('/'), Some(&made))
         .await;
     assert_eq!(status, 201, "{answer}");
-    let read = Kubeconfig::read_from(kubeconfig()).unwrap();
-    let options = KubeConfigOptions::default();
-    let config = Config::from_custom_kubeconfig(read, &options)
-        .await
-        .unwrap();
-    let client = Client::try_from(config).unwrap();
-    let api = Api::<Lease>::namespaced(client, &server.namespace);
+    let client = client!(kube_of_kubert);
+    let api = kube_of_kubert::Api::<Lease>::namespaced(client, &server.namespace);
     let params = ClaimParams {
         lease_duration: LEASE,
         renew_grace_period: GRACE,

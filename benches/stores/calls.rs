@@ -3,149 +3,80 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use criterion::Criterion;
-use tenure::{Acquired, Grant, Identity, LockBackend, LockName, Renewal};
+use tenure::{Acquired, Candidate, Grant, Identity, LockBackend, LockName};
+use tenure_benches::ours::{candidate, held, identity, lock, renewed};
+use tenure_benches::{LONG, is_quick, on_worker, record};
 use tokio::runtime::Runtime;
 
-use crate::place::{self, Place};
+use crate::places::Place;
 
-/// No term ends by time while something is measured.
-const LEASE: Duration = Duration::from_secs(600);
+const NAMES: [&str; 4] = [
+    "acquire when free",
+    "acquire when taken",
+    "renew",
+    "release",
+];
 
-/// More durations of a call than these last ones say nothing new.
-const KEPT: usize = 2_000;
-
-#[derive(Clone, Copy, Debug)]
-enum Call {
-    AcquireFree,
-    AcquireTaken,
-    Renew,
-    Release,
-}
-
-impl Call {
-    const ALL: [Self; 4] = [
-        Self::AcquireFree,
-        Self::AcquireTaken,
-        Self::Renew,
-        Self::Release,
-    ];
-
-    fn name(self) -> &'static str {
-        match self {
-            Self::AcquireFree => "acquire when free",
-            Self::AcquireTaken => "acquire when taken",
-            Self::Renew => "renew",
-            Self::Release => "release",
+pub(crate) fn measure(runtime: &Runtime, places: &[Place]) {
+    for place in places {
+        let taken = on_worker(runtime, calls(place.clone()));
+        for (name, taken) in NAMES.iter().zip(taken) {
+            record::series(name, place.name, &taken);
         }
     }
 }
 
-/// A holder and another one, each on a connection of its own.
-#[derive(Clone)]
-struct Pair {
-    backend: Arc<dyn LockBackend>,
-    other: Arc<dyn LockBackend>,
-    me: Identity,
-    them: Identity,
-    lock: LockName,
-}
-
-pub(crate) fn measure(criterion: &mut Criterion, runtime: &Runtime, places: &[Place]) {
-    for call in Call::ALL {
-        let mut group = criterion.benchmark_group(call.name());
-        for place in places {
-            let pair = crate::on_worker(runtime, pair(place.clone()));
-            let mut kept: Vec<Duration> = Vec::new();
-            group.bench_function(place.name, |bench| {
-                bench.iter_custom(|times| {
-                    let taken = crate::on_worker(runtime, calls(pair.clone(), call, times));
-                    let sum = taken.iter().sum();
-                    kept.extend(taken);
-                    // The first ones warm up.
-                    kept.drain(..kept.len().saturating_sub(KEPT));
-                    sum
-                });
-            });
-            // Nothing when the filter of the command line has left it out.
-            if !kept.is_empty() {
-                tenure_benches::report(call.name(), place.name, &kept);
-            }
+async fn calls(place: Place) -> [Vec<Duration>; 4] {
+    let rounds = if is_quick() { 200 } else { 2_000 };
+    let (backend, other) = (place.connect().await, place.connect().await);
+    let (me, them, lock) = (identity(0), identity(1), lock("calls"));
+    let mut taken = [const { Vec::new() }; 4];
+    for round in 0..rounds {
+        let ours = candidate(&me);
+        let (grant, acquired) = acquired(&backend, &lock, &ours).await;
+        // Each is another one's first try: a second look of the same one may cost less.
+        let refused = refused(&other, &lock, &them).await;
+        let start = Instant::now();
+        let renewal = backend.renew(&grant, backend.clock().now()).await;
+        let renewing = start.elapsed();
+        let grant = renewed(renewal.unwrap());
+        let start = Instant::now();
+        backend.release(&grant).await.unwrap();
+        let all = [acquired, refused, renewing, start.elapsed()];
+        // The first ones warm up.
+        if round < rounds / 10 {
+            continue;
         }
-        group.finish();
-    }
-}
-
-async fn pair(place: Place) -> Pair {
-    Pair {
-        backend: place.connect().await,
-        other: place.connect().await,
-        me: place::identity(0),
-        them: place::identity(1),
-        lock: place::lock("calls"),
-    }
-}
-
-async fn calls(pair: Pair, call: Call, times: u64) -> Vec<Duration> {
-    let times = usize::try_from(times).unwrap();
-    let mut taken = Vec::with_capacity(times);
-    match call {
-        Call::AcquireFree => {
-            for _ in 0..times {
-                let (grant, took) = acquired(&pair).await;
-                taken.push(took);
-                pair.backend.release(&grant).await.unwrap();
-            }
-        }
-        Call::Release => {
-            for _ in 0..times {
-                let (grant, _) = acquired(&pair).await;
-                let start = Instant::now();
-                pair.backend.release(&grant).await.unwrap();
-                taken.push(start.elapsed());
-            }
-        }
-        Call::AcquireTaken => {
-            let (grant, _) = acquired(&pair).await;
-            for _ in 0..times {
-                // Each is another one's first try; a second look of the same one may cost less.
-                let them = place::candidate(&pair.them);
-                let start = Instant::now();
-                let refused = pair.other.acquire(&pair.lock, &them, LEASE).await.unwrap();
-                taken.push(start.elapsed());
-                assert!(matches!(refused, Acquired::Taken { .. }), "{refused:?}");
-                pair.other.withdraw(&pair.lock, &them).await.unwrap();
-            }
-            pair.backend.release(&grant).await.unwrap();
-        }
-        Call::Renew => {
-            let (mut grant, _) = acquired(&pair).await;
-            for _ in 0..times {
-                let not_before = pair.backend.clock().now();
-                let start = Instant::now();
-                let renewal = pair.backend.renew(&grant, not_before).await.unwrap();
-                taken.push(start.elapsed());
-                let Renewal::Renewed(renewed) = renewal else {
-                    panic!("nobody else wants it: {renewal:?}");
-                };
-                grant = renewed;
-            }
-            pair.backend.release(&grant).await.unwrap();
+        for (taken, one) in taken.iter_mut().zip(all) {
+            taken.push(one);
         }
     }
     taken
 }
 
-async fn acquired(pair: &Pair) -> (Grant, Duration) {
-    let me = place::candidate(&pair.me);
+async fn refused(backend: &Arc<dyn LockBackend>, lock: &LockName, who: &Identity) -> Duration {
+    let who = candidate(who);
+    let start = Instant::now();
+    let refused = backend.acquire(lock, &who, LONG).await.unwrap();
+    let taken = start.elapsed();
+    assert!(matches!(refused, Acquired::Taken { .. }), "{refused:?}");
+    backend.withdraw(lock, &who).await.unwrap();
+    taken
+}
+
+async fn acquired(
+    backend: &Arc<dyn LockBackend>,
+    lock: &LockName,
+    who: &Candidate,
+) -> (Grant, Duration) {
     loop {
         let start = Instant::now();
-        let acquired = pair.backend.acquire(&pair.lock, &me, LEASE).await.unwrap();
-        let took = start.elapsed();
-        match acquired {
-            Acquired::Held(grant) => return (grant, took),
-            // Whoever has withdrawn may be in the queue for another moment.
-            Acquired::Taken { .. } => tokio::time::sleep(Duration::from_millis(1)).await,
+        let acquired = backend.acquire(lock, who, LONG).await.unwrap();
+        let taken = start.elapsed();
+        if matches!(acquired, Acquired::Held(_)) {
+            return (held(acquired), taken);
         }
+        // A candidate that has withdrawn may be in the queue for another moment.
+        tokio::time::sleep(Duration::from_millis(1)).await;
     }
 }

@@ -1,6 +1,7 @@
-//! What each store says it has been asked so far.
+//! What differs by store: its own count of requests, and what its URL needs here.
 
 use std::env;
+use std::process::Command;
 
 use http_body_util::BodyExt as _;
 use tenure_kube::kube;
@@ -8,67 +9,84 @@ use tenure_kube::kube::config::{KubeConfigOptions, Kubeconfig};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
-use crate::place::Place;
+/// What `cargo xtask stores env` says.
+pub(crate) fn variable(name: &str) -> Option<String> {
+    env::var(format!("TENURE_TEST_{name}")).ok()
+}
+
+/// Nobody led before on a server that was just started, so the backend need not wait for such a
+/// leader's lease.
+pub(crate) fn parameters(name: &str) -> &'static str {
+    if name == "postgres" {
+        "?quarantine=off"
+    } else {
+        ""
+    }
+}
 
 /// A store's own count of requests. Asking it costs the same at each look, and is taken off.
+#[derive(Clone, Debug)]
 pub(crate) enum Counter {
-    /// `INFO commandstats`
-    Redis { address: String },
-    /// Messages that the server has got, those on open streams too.
-    Etcd { address: String },
-    /// `pg_stat_statements`
-    Postgres { url: String },
-    /// Requests answered for this kind of object.
-    Kube {
-        kubeconfig: String,
-        resource: &'static str,
-    },
+    /// By the URL of the store.
+    Redis(String),
+    Etcd(String),
+    /// By the URL of the superuser.
+    Postgres(String),
+    /// By a kubeconfig, for this kind of object.
+    Kube(String, &'static str),
 }
 
 impl Counter {
-    pub(crate) fn of(place: &Place) -> Option<Self> {
-        let address = || {
-            let (_, rest) = place.url.split_once("://")?;
-            Some(rest.split(['/', ',', '?']).next()?.to_owned())
-        };
-        let kube = |resource| {
-            let kubeconfig = env::var("TENURE_TEST_KUBECONFIG").ok()?;
-            Some(Self::Kube {
-                kubeconfig,
-                resource,
-            })
-        };
-        match place.name {
-            "redis" => Some(Self::Redis {
-                address: address()?,
-            }),
-            "etcd" => Some(Self::Etcd {
-                address: address()?,
-            }),
-            "postgres" => {
-                let url = env::var("TENURE_TEST_POSTGRES_ADMIN_URL").ok()?;
-                Some(Self::Postgres { url })
-            }
+    /// Of the store with this name and URL.
+    pub(crate) fn of(name: &str, url: &str) -> Option<Self> {
+        let kube = |resource| Some(Self::Kube(variable("KUBECONFIG")?, resource));
+        match name {
+            "redis" => Some(Self::Redis(url.to_owned())),
+            "etcd" => Some(Self::Etcd(url.to_owned())),
+            "postgres" => variable("POSTGRES_ADMIN_URL").map(Self::Postgres),
             "kube-lease" => kube("leases"),
             "kube-configmap" => kube("configmaps"),
             _ => None,
         }
     }
 
+    /// What it counts, for the report.
+    pub(crate) fn source(&self) -> &'static str {
+        match self {
+            Self::Redis(_) => "`INFO commandstats`, without what scripts call inside",
+            Self::Etcd(_) => "`grpc_server_msg_received_total`",
+            Self::Postgres(_) => "`pg_stat_statements`",
+            Self::Kube(..) => {
+                "`apiserver_request_total` of its resource; a watch counts when it ends"
+            }
+        }
+    }
+
     pub(crate) async fn read(&self) -> f64 {
         match self {
-            Self::Redis { address } => redis(address).await,
-            Self::Etcd { address } => etcd(address).await,
-            Self::Postgres { url } => postgres(url).await,
-            Self::Kube {
-                kubeconfig,
-                resource,
-            } => kube(kubeconfig, resource).await,
+            // QUIT ends the answer.
+            Self::Redis(url) => commands(&ask(url, "INFO commandstats\r\nQUIT\r\n").await),
+            Self::Etcd(url) => {
+                let answer = ask(url, "GET /metrics HTTP/1.0\r\nHost: etcd\r\n\r\n").await;
+                sum(&answer, |line| {
+                    line.starts_with("grpc_server_msg_received_total{")
+                })
+            }
+            Self::Postgres(url) => statements(url),
+            Self::Kube(kubeconfig, resource) => {
+                let label = format!("resource=\"{resource}\"");
+                sum(&api_metrics(kubeconfig).await, |line| {
+                    line.starts_with("apiserver_request_total{") && line.contains(&label)
+                })
+            }
         }
     }
 }
 
-async fn ask(address: &str, question: &str) -> String {
+/// What the server of this URL answers until it closes.
+async fn ask(url: &str, question: &str) -> String {
+    let (_, rest) = url.split_once("://").unwrap();
+    let address = rest.split(['/', ',', '?']).next().unwrap();
     let mut stream = TcpStream::connect(address).await.unwrap();
     stream.write_all(question.as_bytes()).await.unwrap();
     let mut answer = Vec::new();
@@ -76,67 +94,38 @@ async fn ask(address: &str, question: &str) -> String {
     String::from_utf8_lossy(&answer).into_owned()
 }
 
-async fn redis(address: &str) -> f64 {
-    // QUIT ends the answer. A script's inner commands are counted too, which are no requests.
-    let answer = ask(address, "INFO commandstats\r\nQUIT\r\n").await;
-    let mut calls = 0.0;
-    for line in answer.lines() {
-        let Some((command, rest)) = line
-            .strip_prefix("cmdstat_")
-            .and_then(|rest| rest.split_once(":calls="))
-        else {
-            continue;
-        };
-        if matches!(command, "info" | "quit") || INSIDE.contains(&command) {
-            continue;
-        }
-        let count = rest.split(',').next().unwrap_or_default();
-        calls += count.parse::<f64>().unwrap();
-    }
-    calls
+/// What scripts call inside, and this question; a candidate sends none of it by itself.
+const NO_REQUESTS: [&str; 9] = [
+    "del", "get", "info", "pexpire", "pttl", "publish", "quit", "set", "time",
+];
+
+fn commands(stats: &str) -> f64 {
+    let count = |line: &str| {
+        let (command, rest) = line.strip_prefix("cmdstat_")?.split_once(":calls=")?;
+        let count = rest.split(',').next()?.parse::<f64>().ok()?;
+        (!NO_REQUESTS.contains(&command)).then_some(count)
+    };
+    stats.lines().filter_map(count).sum()
 }
 
-/// What the scripts call; a candidate calls none of it by itself.
-const INSIDE: [&str; 7] = ["del", "get", "pexpire", "pttl", "publish", "set", "time"];
-
-async fn etcd(address: &str) -> f64 {
-    let question = format!("GET /metrics HTTP/1.0\r\nHost: {address}\r\n\r\n");
-    let answer = ask(address, &question).await;
-    sum(&answer, |line| {
-        line.starts_with("grpc_server_msg_received_total{")
-    })
-}
-
-async fn postgres(url: &str) -> f64 {
-    let (client, connection) = tokio_postgres::connect(url, tokio_postgres::NoTls)
-        .await
-        .unwrap();
-    let connection = tokio::spawn(connection);
-    client
-        .batch_execute("CREATE EXTENSION IF NOT EXISTS pg_stat_statements")
-        .await
-        .unwrap();
-    let ask = "SELECT coalesce(sum(calls), 0)::float8 FROM pg_stat_statements \
+fn statements(url: &str) -> f64 {
+    let ask = "CREATE EXTENSION IF NOT EXISTS pg_stat_statements; \
+        SELECT coalesce(sum(calls), 0)::float8 FROM pg_stat_statements \
         WHERE query NOT LIKE '%pg_stat_statements%'";
-    let row = client.query_one(ask, &[]).await.unwrap();
-    drop(client);
-    let _ended = connection.await;
-    row.get(0)
+    let asked = Command::new("psql").args([url, "-qtAc", ask]).output();
+    let answer = String::from_utf8(asked.unwrap().stdout).unwrap();
+    answer.trim().parse().unwrap()
 }
 
-async fn kube(kubeconfig: &str, resource: &str) -> f64 {
+async fn api_metrics(kubeconfig: &str) -> String {
     let read = Kubeconfig::read_from(kubeconfig).unwrap();
     let options = KubeConfigOptions::default();
     let config = kube::Config::from_custom_kubeconfig(read, &options).await;
     let client = kube::Client::try_from(config.unwrap()).unwrap();
-    let request = http::Request::builder().uri("/metrics");
-    let request = request.body(kube::client::Body::empty()).unwrap();
-    let response = client.send(request).await.unwrap();
+    let request = http::Request::get("/metrics").body(kube::client::Body::empty());
+    let response = client.send(request.unwrap()).await.unwrap();
     let body = response.into_body().collect().await.unwrap().to_bytes();
-    let label = format!("resource=\"{resource}\"");
-    sum(&String::from_utf8_lossy(&body), |line| {
-        line.starts_with("apiserver_request_total{") && line.contains(&label)
-    })
+    String::from_utf8_lossy(&body).into_owned()
 }
 
 fn sum(metrics: &str, counts: impl Fn(&str) -> bool) -> f64 {

@@ -3,14 +3,14 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use criterion::{Criterion, SamplingMode};
-use tenure::{Election, ElectionState, LockBackend, Policy};
-use tenure_benches::is_quick;
+use tenure::{Election, ElectionState, LockBackend};
+use tenure_benches::ours::{self, identity, patient};
+use tenure_benches::{is_quick, on_worker, record};
 use tokio::runtime::Runtime;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
 
-use crate::place::{self, Place};
+use crate::places::Place;
 
 const CANDIDATES: [usize; 3] = [2, 10, 100];
 
@@ -21,38 +21,23 @@ const CONNECTIONS: usize = 20;
 /// Where the store does not tell who leads, the candidates get so long to queue.
 const SETTLE: Duration = Duration::from_millis(300);
 
-pub(crate) fn measure(criterion: &mut Criterion, runtime: &Runtime, places: &[Place]) {
+pub(crate) fn measure(runtime: &Runtime, places: &[Place]) {
+    let rounds = if is_quick() { 10 } else { 100 };
     for candidates in CANDIDATES {
         let title = format!("hand-over, {candidates} candidates");
-        let mut group = criterion.benchmark_group(&title);
-        group.sampling_mode(SamplingMode::Flat);
-        if is_quick() {
-            group.warm_up_time(Duration::from_millis(100));
-            group.measurement_time(Duration::from_millis(300));
-        }
         for place in places {
-            let mut arena = crate::on_worker(runtime, Arena::open(place.clone(), candidates));
-            let mut kept = Vec::new();
-            group.bench_function(place.name, |bench| {
-                bench.iter_custom(|times| {
-                    let taken = runtime.block_on(async {
-                        let mut taken = Vec::new();
-                        for _ in 0..times {
-                            taken.push(arena.hand_over().await);
-                        }
-                        taken
-                    });
-                    let sum = taken.iter().sum();
-                    kept.extend(taken);
-                    sum
-                });
+            let campaigning = Campaigning::open(place.clone(), candidates);
+            let mut campaigning = on_worker(runtime, campaigning);
+            let taken = runtime.block_on(async {
+                let mut taken = Vec::new();
+                for _ in 0..rounds {
+                    taken.push(campaigning.hand_over().await);
+                }
+                campaigning.close().await;
+                taken
             });
-            runtime.block_on(arena.close());
-            if !kept.is_empty() {
-                tenure_benches::report(&title, place.name, &kept);
-            }
+            record::series(&title, place.name, &taken);
         }
-        group.finish();
     }
 }
 
@@ -60,35 +45,32 @@ struct Elected {
     number: usize,
     at: Instant,
     /// Tells the leader to go on; it resigns then.
-    resign: tokio::sync::oneshot::Sender<()>,
+    resign: oneshot::Sender<()>,
 }
 
 /// Candidates that campaign again and again, each on a task of its own.
-struct Arena {
+struct Campaigning {
     elections: Vec<Election>,
     elected: mpsc::UnboundedReceiver<Elected>,
     leader: Option<Elected>,
     tasks: JoinSet<()>,
 }
 
-impl Arena {
+impl Campaigning {
     async fn open(place: Place, candidates: usize) -> Self {
         let mut backends: Vec<Arc<dyn LockBackend>> = Vec::new();
         for _ in 0..candidates.min(CONNECTIONS) {
             backends.push(place.connect().await);
         }
-        let lock = place::lock("handover");
-        // No term ends by time, and no look at the lock is made by time.
-        let policy = Policy::builder().lease(Duration::from_secs(600));
-        let policy = policy.build().unwrap();
+        let lock = ours::lock("handover");
         let (tell, elected) = mpsc::unbounded_channel();
         let mut tasks = JoinSet::new();
         let mut elections = Vec::new();
         for number in 0..candidates {
             let backend = backends[number % backends.len()].clone();
             let election = Election::builder(backend, lock.clone())
-                .identity(place::identity(number))
-                .policy(policy.clone())
+                .identity(identity(number))
+                .policy(patient())
                 .build()
                 .unwrap();
             elections.push(election.clone());
@@ -150,11 +132,11 @@ async fn campaign(election: Election, number: usize, tell: mpsc::UnboundedSender
         let leadership = election.campaign().await.unwrap();
         assert!(leadership.is_valid());
         let at = Instant::now();
-        let (resign, told) = tokio::sync::oneshot::channel();
+        let (resign, told) = oneshot::channel();
         if tell.send(Elected { number, at, resign }).is_err() {
             return;
         }
-        // The arena is closed.
+        // The bench is over.
         if told.await.is_err() {
             return;
         }

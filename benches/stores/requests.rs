@@ -6,49 +6,47 @@
 
 use std::time::{Duration, Instant};
 
-use tenure::{Election, Leadership};
-use tenure_benches::{is_quick, record};
+use tenure::{Leadership, Policy};
+use tenure_benches::{is_quick, ours, record};
 use tokio::runtime::Runtime;
 use tokio::task::JoinSet;
 
 use crate::counters::Counter;
-use crate::place::{self, Place};
+use crate::places::Place;
 
-/// So many locks, each with a leader and one who waits: what the server does by itself counts the
-/// less.
+/// So many locks, each with a leader and a candidate that waits: what the server does by itself
+/// counts the less.
 const LOCKS: usize = 10;
 
 const TABLE: &str = "requests per hour";
 
 pub(crate) fn measure(runtime: &Runtime, places: &[Place]) {
     let window = Duration::from_secs(if is_quick() { 20 } else { 120 });
-    println!("{TABLE}, counted at the store over {window:?} with {LOCKS} locks");
     let running: Vec<_> = places
         .iter()
-        .filter_map(|place| Some((place.name, Counter::of(place)?)))
-        .map(|(name, counter)| {
-            let place = places.iter().find(|place| place.name == name);
-            let place = place.unwrap().clone();
-            (name, runtime.spawn(requests(place, counter, window)))
+        .filter_map(|place| Some((place.clone(), place.counter.clone()?)))
+        .map(|(place, counter)| {
+            let (name, source) = (place.name, counter.source());
+            (
+                name,
+                source,
+                runtime.spawn(requests(place, counter, window)),
+            )
         })
         .collect();
-    for (name, task) in running {
+    for (name, source, task) in running {
         let [leader, waiting] = runtime.block_on(task).unwrap();
-        println!("  {name:<16} leader {leader:>8.1}  waiting candidate {waiting:>8.1}");
-        record::figure(TABLE, &format!("{name}, leader"), leader, "requests/h");
-        record::figure(TABLE, &format!("{name}, waiting"), waiting, "requests/h");
+        record::figure(TABLE, &format!("{name}, leader"), leader, source);
+        record::figure(TABLE, &format!("{name}, waiting"), waiting, source);
     }
 }
 
 /// For each leader, and for each who waits.
 async fn requests(place: Place, counter: Counter, window: Duration) -> [f64; 2] {
-    let locks: Vec<_> = (0..LOCKS).map(|_| place::lock("requests")).collect();
+    let locks: Vec<_> = (0..LOCKS).map(|_| ours::lock("requests")).collect();
     let election = async |number: usize| {
-        let backend = place.connect().await;
-        Election::builder(backend, locks[number % LOCKS].clone())
-            .identity(place::identity(number))
-            .build()
-            .unwrap()
+        let lock = locks[number % LOCKS].clone();
+        ours::election(place.connect().await, lock, &Policy::default())
     };
     // What the server does when nobody asks.
     let idle = counted(&counter, window).await;

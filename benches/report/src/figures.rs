@@ -12,19 +12,36 @@ enum Line {
     Fact(Fact),
 }
 
-/// All durations of one kind of call.
-#[derive(Debug, Clone, Deserialize)]
+/// All durations of one row of a table.
+#[derive(Debug, Deserialize)]
 pub(crate) struct Series {
     pub(crate) bench: String,
     pub(crate) table: String,
     pub(crate) name: String,
-    /// The series of the same table that this line of the table is beside.
-    pub(crate) floor: Option<String>,
+    /// Nothing for a row that stands for itself.
+    #[serde(default)]
+    pub(crate) beside: Option<Beside>,
     nanos: Vec<f64>,
 }
 
+#[derive(Debug, Deserialize)]
+pub(crate) struct Beside {
+    pub(crate) floors: Vec<Floor>,
+    /// Of a peer: why it may be ahead of our hand-over.
+    pub(crate) ahead: Option<String>,
+}
+
+/// A row of the same table whose median this one's is compared with.
+#[derive(Debug, Deserialize)]
+pub(crate) struct Floor {
+    pub(crate) row: String,
+    /// How often it may fit into this one's at most.
+    pub(crate) limit: Option<f64>,
+    pub(crate) why: String,
+}
+
 /// One number.
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Deserialize)]
 pub(crate) struct Figure {
     pub(crate) bench: String,
     pub(crate) table: String,
@@ -34,7 +51,7 @@ pub(crate) struct Figure {
 }
 
 /// What has to be known of the run.
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Deserialize)]
 pub(crate) struct Fact {
     pub(crate) name: String,
     pub(crate) value: String,
@@ -44,10 +61,8 @@ impl Series {
     /// In nanoseconds: the value below which so many percent are.
     pub(crate) fn at(&self, percent: usize) -> f64 {
         let last = self.nanos.len().saturating_sub(1);
-        self.nanos
-            .get((last * percent + 50) / 100)
-            .copied()
-            .unwrap_or_default()
+        let at = (last * percent + 50) / 100;
+        self.nanos.get(at).copied().unwrap_or_default()
     }
 
     pub(crate) fn median(&self) -> f64 {
@@ -58,33 +73,18 @@ impl Series {
         self.nanos.len()
     }
 
-    /// From the end of one holder to the next, by us; failovers are something else.
-    pub(crate) fn is_hand_over(&self) -> bool {
-        self.role() == Role::Tenure
-            && self.name.contains("to the next")
-            && !["kill -9", "end of the lease"]
-                .iter()
-                .any(|end| self.name.contains(end))
+    pub(crate) fn is_ours(&self) -> bool {
+        self.name.starts_with("tenure")
     }
 
-    /// What it is of.
-    pub(crate) fn role(&self) -> Role {
-        if self.name.starts_with("tenure") {
-            Role::Tenure
-        } else if self.name.contains("floor") || self.name.starts_with("bare") {
-            Role::Floor
-        } else {
-            Role::Peer
-        }
+    pub(crate) fn floors(&self) -> &[Floor] {
+        self.beside.as_ref().map_or(&[], |beside| &beside.floors)
     }
-}
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Role {
-    Tenure,
-    /// The bare operation.
-    Floor,
-    Peer,
+    /// Why a peer may be ahead; nothing of what is no peer.
+    pub(crate) fn ahead(&self) -> Option<&str> {
+        self.beside.as_ref()?.ahead.as_deref()
+    }
 }
 
 /// All lines.
@@ -95,9 +95,16 @@ pub(crate) struct Figures {
     pub(crate) facts: Vec<Fact>,
 }
 
-/// Those that are measured beside a store's bare operations and beside peers, in this order; the
-/// names of benchmarks that this list does not know come after them.
-const BESIDE_PEERS: [&str; 4] = ["redis", "postgres", "etcd", "kubernetes"];
+/// Each once, in the order in which they come.
+fn distinct<'a>(names: impl Iterator<Item = &'a str>) -> Vec<&'a str> {
+    let mut found = Vec::new();
+    for name in names {
+        if !found.contains(&name) {
+            found.push(name);
+        }
+    }
+    found
+}
 
 impl Figures {
     pub(crate) fn read(text: &str) -> Result<Self> {
@@ -118,71 +125,47 @@ impl Figures {
     }
 
     /// The benchmarks of single stores beside their floors.
-    pub(crate) fn stores_beside_peers(&self) -> Vec<&str> {
-        let mut found: Vec<&str> = BESIDE_PEERS.to_vec();
-        for series in &self.series {
-            if series.floor.is_some() && !found.contains(&series.bench.as_str()) {
-                found.push(&series.bench);
-            }
-        }
-        found.retain(|bench| self.series.iter().any(|series| series.bench == *bench));
-        found
+    pub(crate) fn beside(&self) -> Vec<&str> {
+        let beside = self.series.iter().filter(|series| series.beside.is_some());
+        distinct(beside.map(|series| &*series.bench))
     }
 
-    /// The tables of a benchmark, in the order of its output.
+    /// The tables of a benchmark.
     pub(crate) fn tables<'a>(&'a self, bench: &str) -> Vec<&'a str> {
-        let mut tables: Vec<&str> = Vec::new();
-        for series in self.series.iter().filter(|series| series.bench == bench) {
-            if !tables.contains(&series.table.as_str()) {
-                tables.push(&series.table);
-            }
-        }
-        tables
+        let series = self.series.iter().filter(|series| series.bench == bench);
+        distinct(series.map(|series| &*series.table))
     }
 
-    /// The lines of a table; a series that is beside two floors is there twice.
-    pub(crate) fn lines<'a>(&'a self, bench: &str, table: &str) -> Vec<&'a Series> {
-        let lines = self.series.iter();
-        lines
-            .filter(|series| series.bench == bench && series.table == table)
+    /// The names in tables whose titles begin like this.
+    pub(crate) fn names(&self, bench: &str, title: &str) -> Vec<&str> {
+        let series = self.series.iter();
+        let of = series.filter(|one| one.bench == bench && one.table.starts_with(title));
+        distinct(of.map(|series| &*series.name))
+    }
+
+    pub(crate) fn rows<'a>(&'a self, bench: &str, table: &str) -> Vec<&'a Series> {
+        let all = self.series.iter();
+        all.filter(|one| one.bench == bench && one.table == table)
             .collect()
     }
 
-    /// The series of a table, each once.
-    pub(crate) fn distinct<'a>(&'a self, bench: &str, table: &str) -> Vec<&'a Series> {
-        let mut distinct: Vec<&Series> = Vec::new();
-        for series in self.lines(bench, table) {
-            if !distinct.iter().any(|known| known.name == series.name) {
-                distinct.push(series);
-            }
-        }
-        distinct
+    pub(crate) fn row(&self, bench: &str, table: &str, name: &str) -> Option<&Series> {
+        let mut rows = self.rows(bench, table).into_iter();
+        rows.find(|row| row.name == name)
     }
 
     /// How often the floor's median fits into this one's.
     pub(crate) fn ratio(&self, series: &Series, floor: &str) -> Option<f64> {
-        let lines = self.lines(&series.bench, &series.table);
-        let floor = lines.iter().find(|line| line.name == floor)?;
+        let floor = self.row(&series.bench, &series.table, floor)?;
         Some(series.median() / floor.median())
-    }
-
-    pub(crate) fn of_stores(&self, table: &str, store: &str) -> Option<&Series> {
-        let mut lines = self.series.iter();
-        lines.find(|one| one.bench == "stores" && one.table == table && one.name == store)
-    }
-
-    pub(crate) fn figure(&self, table: &str, name: &str) -> Option<&Figure> {
-        let mut numbers = self.numbers.iter();
-        numbers.find(|figure| figure.table == table && figure.name == name)
     }
 
     /// The numbers of a benchmark, those of one table and name together, in order.
     pub(crate) fn numbers_of(&self, bench: &str) -> Vec<Vec<&Figure>> {
         let mut groups: Vec<Vec<&Figure>> = Vec::new();
         for figure in self.numbers.iter().filter(|figure| figure.bench == bench) {
-            let same = groups
-                .iter_mut()
-                .find(|group| group[0].table == figure.table && group[0].name == figure.name);
+            let mut known = groups.iter_mut();
+            let same = known.find(|all| all[0].table == figure.table && all[0].name == figure.name);
             match same {
                 Some(group) => group.push(figure),
                 None => groups.push(vec![figure]),
@@ -190,25 +173,7 @@ impl Figures {
         }
         groups
     }
-
-    pub(crate) fn fact(&self, name: &str) -> Option<&str> {
-        let mut facts = self.facts.iter();
-        facts
-            .find(|fact| fact.name == name)
-            .map(|fact| fact.value.as_str())
-    }
 }
-
-/// The backends, in the order of every table.
-pub(crate) const STORES: [&str; 7] = [
-    "memory",
-    "file",
-    "redis",
-    "postgres",
-    "etcd",
-    "kube-lease",
-    "kube-configmap",
-];
 
 /// Nanoseconds, for people: three figures and a unit.
 pub(crate) fn shown(nanos: f64) -> String {
@@ -234,17 +199,17 @@ mod tests {
 
     #[test]
     fn lines_become_tables_with_ratios() {
-        let text = r#"{"kind":"series","bench":"redis","table":"t","name":"bare","floor":null,"nanos":[3,1,2]}
-{"kind":"series","bench":"redis","table":"t","name":"tenure: acquire","floor":"bare","nanos":[4,3,9]}
+        let text = r#"{"kind":"series","bench":"redis","table":"t","name":"bare","beside":{"floors":[],"ahead":null},"nanos":[3,1,2]}
+{"kind":"series","bench":"redis","table":"t","name":"tenure","beside":{"floors":[{"row":"bare","limit":1.15,"why":"x"}],"ahead":null},"nanos":[4,3,9]}
+{"kind":"series","bench":"stores","table":"renew","name":"file","beside":null,"nanos":[1]}
 {"kind":"figure","bench":"idle","table":"cpu","name":"1","value":2.5,"unit":"µs"}
 {"kind":"fact","name":"cores","value":"2"}"#;
         let figures = Figures::read(text).unwrap();
-        assert_eq!(figures.stores_beside_peers(), ["redis"]);
-        let lines = figures.lines("redis", "t");
-        assert_eq!(lines[0].role(), Role::Floor);
-        assert_eq!(lines[1].role(), Role::Tenure);
-        assert!((figures.ratio(lines[1], "bare").unwrap() - 2.0).abs() < 1e-9);
-        assert_eq!(figures.fact("cores"), Some("2"));
+        assert_eq!(figures.beside(), ["redis"]);
+        assert_eq!(figures.names("stores", "ren"), ["file"]);
+        let ours = figures.row("redis", "t", "tenure").unwrap();
+        assert!(ours.is_ours());
+        assert!((figures.ratio(ours, "bare").unwrap() - 2.0).abs() < 1e-9);
         assert!(Figures::read("nonsense").is_err());
     }
 

@@ -1,12 +1,12 @@
-//! Writes the report of the benchmarks: `docs/benchmarks.md` and its plots, from the lines that
+//! Writes the report of the benchmarks: `docs/benchmarks.md` and its two charts, from the lines that
 //! the benchmarks have written (`benches/record.rs`). `cargo xtask bench` calls it.
 //!
-//! What people have written stays: `docs/benchmarks/notes.md` is included as it is.
+//! It knows no store: the lines name the stores, the operations beside which something must hold,
+//! and why it may not. What people have written stays: it includes `docs/benchmarks/notes.md`.
 
+mod charts;
 mod figures;
-mod plots;
-mod tables;
-mod targets;
+mod page;
 
 use std::fs;
 use std::path::Path;
@@ -21,27 +21,21 @@ fn main() -> Result<()> {
         bail!("usage: tenure-bench-report <file of lines> <docs folder>");
     };
     let text = fs::read_to_string(lines).with_context(|| format!("cannot read {lines}"))?;
-    write(&Figures::read(&text)?, Path::new(docs))
-}
-
-/// Writes everything into the folder of the documentation.
-fn write(figures: &Figures, docs: &Path) -> Result<()> {
+    let (figures, docs) = (Figures::read(&text)?, Path::new(docs));
     let folder = docs.join("benchmarks");
     fs::create_dir_all(&folder).with_context(|| format!("cannot create {}", folder.display()))?;
     let mut drawn = Vec::new();
-    for plot in plots::PLOTS {
-        let svg = plots::draw(plot, figures)?;
-        let file = format!("{}.svg", plot.name);
-        match svg {
+    for chart in [charts::failover(&figures), charts::hand_over(&figures)] {
+        match chart.svg() {
             Some(svg) => {
-                save(&folder.join(&file), &svg)?;
-                drawn.push(plot);
+                save(&folder.join(format!("{}.svg", chart.name)), &svg)?;
+                drawn.push(chart);
             }
-            None => eprintln!("no figures for {file}: it is left as it was"),
+            None => eprintln!("no figures for {}.svg: it is left as it was", chart.name),
         }
     }
     let notes = fs::read_to_string(folder.join("notes.md")).unwrap_or_default();
-    let page = tables::page(figures, &drawn, notes.trim());
+    let page = page::write(&figures, &drawn, notes.trim());
     save(&docs.join("benchmarks.md"), &page)
 }
 

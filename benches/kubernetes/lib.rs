@@ -1,0 +1,1 @@
+//! A benchmark beside other crates; what it shares with others is in `tenure-benches`.
