@@ -8,18 +8,18 @@ use std::time::Duration;
 use async_trait::async_trait;
 use tenure_core::{
     Acquired, Candidate, Capabilities, Changes, Check, Error, ErrorKind, Expiry, FencingGuarantee,
-    Grant, Kept, LockBackend, LockName, Loss, Occupancy, Operation, Order, Renewal, Rises,
-    SharedClock, Time, Wakeup,
+    FencingToken, Grant, Kept, LockBackend, LockName, Loss, Occupancy, Operation, Order, Renewal,
+    Rises, SharedClock, Time, Wakeup,
 };
-use tokio::runtime::Handle;
+use tenure_kit::Deadline;
 
-use crate::checks::{self, Finding};
+use crate::checks::{self, FIX};
 use crate::config::{RedisConfig, Replicas};
-use crate::connection::Dialer;
-use crate::errors::{Trouble, acl_line};
+use crate::errors::{self, StoreError, acl_line};
+use crate::net::network::Network;
+use crate::notifications::Notifications;
 use crate::scripts::{self, Acquire, Names, Renew};
 use crate::topology::Topology;
-use crate::wakeups::Wakeups;
 
 /// A key still answers in the last millisecond of its expiry.
 const PAST_EXPIRY: Duration = Duration::from_millis(1);
@@ -37,121 +37,122 @@ pub struct RedisBackend {
 
 struct Shared {
     topology: Arc<Topology>,
-    dialer: Arc<Dialer>,
-    wakeups: Wakeups,
-    findings: Vec<Finding>,
-    epoch_changes: AtomicU64,
+    network: Arc<Network>,
+    notifications: Notifications,
+    /// What was not fine when it was connected.
+    checks: Vec<Check>,
+    incarnation_changes: AtomicU64,
     silent_release_told: AtomicBool,
 }
 
 impl RedisBackend {
-    /// Connects, and looks at the server's settings: see [`findings`](Self::findings).
+    /// Connects, and checks the server's settings: see [`connect_checks`](Self::connect_checks).
     ///
-    /// Fails within a few times the connect and response timeouts at most, with
+    /// Fails within a few times the connect and request timeouts at most, with
     /// [`Misconfigured`](ErrorKind::Misconfigured) when the server is a replica, and with
     /// [`Forbidden`](ErrorKind::Forbidden), [`Unavailable`](ErrorKind::Unavailable) or
     /// [`Timeout`](ErrorKind::Timeout) as the message says. Cancel safe.
     pub async fn connect(config: RedisConfig) -> Result<Self, Error> {
-        let mut shared = Self::open(config)?;
-        let replicas = shared.dialer.config.replicas;
-        let found = shared
-            .topology
-            .call_any(|live| Box::pin(checks::look(live, replicas)))
+        let (network, topology) = Self::prepare(config)?;
+        let replicas = network.config.replicas;
+        let found = topology
+            .call_any(|connection| Box::pin(checks::settings(connection, replicas)))
             .await;
-        let findings = found.map_err(|mut trouble| {
-            if trouble.is_replica {
-                trouble.kind = ErrorKind::Misconfigured;
-            }
-            trouble.into_error(Operation::Connect)
+        let checks = found.map_err(|error| {
+            let error = if errors::is_replica(&error) {
+                error.with_kind(ErrorKind::Misconfigured)
+            } else {
+                error
+            };
+            error.into_error(Operation::Connect)
         })?;
-        for finding in &findings {
-            tracing::warn!("Redis: {finding}");
+        for check in &checks {
+            let remedy = check.remedy.as_deref().unwrap_or_default();
+            tracing::warn!("Redis: {}; {remedy}", check.reason);
         }
-        shared.findings = findings;
-        Ok(Self::of(shared))
+        Ok(Self::of(network, topology, checks))
     }
 
-    /// Does not connect before the first call, and looks at no settings: for a service that
-    /// starts before its store does.
+    /// Does not connect before the first call, and checks no settings of the server: for a service
+    /// that starts before its store does. No I/O.
     ///
     /// Fails with [`InvalidInput`](ErrorKind::InvalidInput) or
     /// [`Misconfigured`](ErrorKind::Misconfigured) on a configuration that cannot work, or outside
     /// a tokio runtime.
     pub fn lazy(config: RedisConfig) -> Result<Self, Error> {
-        Self::open(config).map(Self::of)
+        let (network, topology) = Self::prepare(config)?;
+        Ok(Self::of(network, topology, Vec::new()))
     }
 
-    fn of(shared: Shared) -> Self {
-        let process = shared.dialer.process.clone();
+    fn prepare(config: RedisConfig) -> Result<(Arc<Network>, Arc<Topology>), Error> {
+        config.check()?;
+        let network = Arc::new(Network::new(config)?);
+        let topology = Arc::new(Topology::new(network.clone()));
+        Ok((network, topology))
+    }
+
+    fn of(network: Arc<Network>, topology: Arc<Topology>, checks: Vec<Check>) -> Self {
+        let process = network.process().clone();
+        let shared = Shared {
+            notifications: Notifications::new(topology.clone(), network.clone()),
+            topology,
+            network,
+            checks,
+            incarnation_changes: AtomicU64::new(0),
+            silent_release_told: AtomicBool::new(false),
+        };
         Self {
             shared: Arc::new(process.keep(shared)),
         }
     }
 
-    fn open(config: RedisConfig) -> Result<Shared, Error> {
-        config.check()?;
-        let runtime = Handle::try_current().map_err(|error| {
-            Error::misconfigured("there is no tokio runtime here; connect within one")
-                .with_source(error)
-        })?;
-        let dialer = Arc::new(Dialer::new(config, runtime));
-        let topology = Topology::new(dialer.clone());
-        Ok(Shared {
-            wakeups: Wakeups::new(topology.clone(), dialer.clone()),
-            topology,
-            dialer,
-            findings: Vec::new(),
-            epoch_changes: AtomicU64::new(0),
-            silent_release_told: AtomicBool::new(false),
-        })
-    }
-
     /// Fails in a child that was forked since the backend was made: its connections, and the
     /// terms that it holds, are the parent's.
     fn check_process(&self, operation: Operation) -> Result<(), Error> {
-        self.shared.dialer.process.check(operation)
+        self.shared.network.process().check(operation)
     }
 
-    /// What was found at [`connect`](Self::connect) that weakens the promises of this backend;
-    /// each was logged as a warning.
-    pub fn findings(&self) -> &[Finding] {
-        &self.shared.findings
+    /// The checks at [`connect`](Self::connect) that were not fine: something weakens the promises
+    /// of this backend, or could not be seen. Each was logged as a warning.
+    pub fn connect_checks(&self) -> &[Check] {
+        &self.shared.checks
     }
 
     /// How often this backend has found that a server had been restarted or replaced since the
     /// last term, so that terms may have been forgotten. Each was logged as a warning, and the
-    /// lock was kept free for a lease (with Sentinel and in a cluster for longer, as the
+    /// lock was in quarantine for a lease (with Sentinel and in a cluster for longer, as the
     /// documentation of this crate says).
-    pub fn epoch_changes(&self) -> u64 {
-        self.shared.epoch_changes.load(Ordering::Relaxed)
+    pub fn incarnation_changes(&self) -> u64 {
+        self.shared.incarnation_changes.load(Ordering::Relaxed)
     }
 
     /// Uses another password from the next connection on; those that are open stay open, and no
     /// term is lost.
     pub fn set_password(&self, password: impl Into<String>) {
-        self.shared.dialer.set_password(password.into());
+        self.shared.network.set_password(password.into());
     }
 
     fn names(&self, lock: &LockName) -> Names {
-        Names::new(&self.shared.dialer.config.prefix, lock)
+        Names::new(&self.shared.network.config.prefix, lock)
     }
 
     fn replicas(&self) -> Option<Replicas> {
-        self.shared.dialer.config.replicas
+        self.shared.network.config.replicas
     }
 
     async fn give_back(
         &self,
         lock: &LockName,
         candidate: &Candidate,
-        token: Option<tenure_core::FencingToken>,
-    ) -> Result<(), Trouble> {
+        token: Option<FencingToken>,
+        deadline: Deadline,
+    ) -> Result<(), StoreError> {
         let names = &self.names(lock);
         let unheard = self
             .shared
             .topology
-            .call(lock, |seat| {
-                Box::pin(async move { scripts::release(&seat, names, candidate, token).await })
+            .call(lock, deadline, |server| {
+                Box::pin(async move { scripts::release(&server, names, candidate, token).await })
             })
             .await?;
         if let Some(problem) = unheard
@@ -162,7 +163,7 @@ impl RedisBackend {
         {
             tracing::warn!(
                 problem,
-                grant = acl_line(&self.shared.dialer.config.prefix),
+                grant = acl_line(&self.shared.network.config.prefix),
                 "a lock was released, but its waiters could not be told; they wait for the lease \
                  to end, or poll"
             );
@@ -174,7 +175,7 @@ impl RedisBackend {
 impl fmt::Debug for RedisBackend {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("RedisBackend")
-            .field("config", &self.shared.dialer.config)
+            .field("config", &self.shared.network.config)
             .finish_non_exhaustive()
     }
 }
@@ -217,7 +218,7 @@ impl LockBackend for RedisBackend {
     }
 
     fn clock(&self) -> SharedClock {
-        self.shared.dialer.clock.clone()
+        self.shared.network.clock.clone()
     }
 
     /// One script, and `WAIT` where replicas are asked for. Dropped or unanswered, it may have
@@ -235,21 +236,22 @@ impl LockBackend for RedisBackend {
         let (sent_at, outcome) = self
             .shared
             .topology
-            .call(lock, |seat| {
+            .call(lock, Deadline::for_lease(lease), |server| {
                 Box::pin(async move {
-                    let outcome = scripts::acquire(&seat, names, candidate, millis).await?;
+                    let outcome = scripts::acquire(&server, names, candidate, millis).await?;
                     if let (Acquire::Held(token), Some(replicas)) = (&outcome, replicas)
-                        && let Err(trouble) = seat.live.replicated(replicas).await
+                        && let Err(error) = server.connection.replicated(replicas).await
                     {
                         // Not held. If giving it back fails as well, it ends with its lease.
-                        let _ended = scripts::release(&seat, names, candidate, Some(*token)).await;
-                        return Err(trouble);
+                        let _ended =
+                            scripts::release(&server, names, candidate, Some(*token)).await;
+                        return Err(error);
                     }
-                    Ok((seat.sent_at, outcome))
+                    Ok((server.sent_at, outcome))
                 })
             })
             .await
-            .map_err(|trouble| trouble.into_error(Operation::Acquire))?;
+            .map_err(|error| error.into_error(Operation::Acquire))?;
         Ok(match outcome {
             Acquire::Held(token) => Acquired::Held(Grant::new(
                 lock.clone(),
@@ -262,15 +264,17 @@ impl LockBackend for RedisBackend {
                 holder,
                 free_in: Some(left + PAST_EXPIRY),
             },
-            Acquire::NewEpoch { wait, before, now } => {
-                self.shared.epoch_changes.fetch_add(1, Ordering::Relaxed);
+            Acquire::NewIncarnation { wait, before, now } => {
+                self.shared
+                    .incarnation_changes
+                    .fetch_add(1, Ordering::Relaxed);
                 tracing::warn!(
                     lock = lock.as_str(),
                     before,
                     now,
                     ?wait,
                     "the Redis server was restarted or replaced since the last term, and may have \
-                     forgotten one that still goes on: nobody is elected until it is over; if this \
+                     forgotten one that still goes on: no candidate is elected until it is over; if this \
                      server lost terms, tokens go on above its clock"
                 );
                 Acquired::Taken {
@@ -291,18 +295,19 @@ impl LockBackend for RedisBackend {
         let (sent_at, outcome) = self
             .shared
             .topology
-            .call(&grant.lock, |seat| {
+            .call(&grant.lock, Deadline::for_lease(grant.lease), |server| {
                 Box::pin(async move {
                     let outcome =
-                        scripts::renew(&seat, names, &grant.candidate, grant.token, millis).await?;
+                        scripts::renew(&server, names, &grant.candidate, grant.token, millis)
+                            .await?;
                     if let (Renew::Renewed, Some(replicas)) = (&outcome, replicas) {
-                        seat.live.replicated(replicas).await?;
+                        server.connection.replicated(replicas).await?;
                     }
-                    Ok((seat.sent_at, outcome))
+                    Ok((server.sent_at, outcome))
                 })
             })
             .await
-            .map_err(|trouble| trouble.into_error(Operation::Renew))?;
+            .map_err(|error| error.into_error(Operation::Renew))?;
         Ok(match outcome {
             Renew::Renewed => {
                 let mut renewed = grant.clone();
@@ -317,17 +322,22 @@ impl LockBackend for RedisBackend {
     /// One script. Unanswered, it may have been applied; repeat it.
     async fn release(&self, grant: &Grant) -> Result<(), Error> {
         self.check_process(Operation::Release)?;
-        self.give_back(&grant.lock, &grant.candidate, Some(grant.token))
-            .await
-            .map_err(|trouble| trouble.into_error(Operation::Release))
+        self.give_back(
+            &grant.lock,
+            &grant.candidate,
+            Some(grant.token),
+            Deadline::for_lease(grant.lease),
+        )
+        .await
+        .map_err(|error| error.into_error(Operation::Release))
     }
 
     /// One script. Unanswered, it may have been applied; repeat it.
     async fn withdraw(&self, lock: &LockName, candidate: &Candidate) -> Result<(), Error> {
         self.check_process(Operation::Withdraw)?;
-        self.give_back(lock, candidate, None)
+        self.give_back(lock, candidate, None, self.shared.topology.deadline())
             .await
-            .map_err(|trouble| trouble.into_error(Operation::Withdraw))
+            .map_err(|error| error.into_error(Operation::Withdraw))
     }
 
     /// `GET` and `PTTL`, which a user without the right to write may be allowed; for a lock that is
@@ -335,28 +345,29 @@ impl LockBackend for RedisBackend {
     async fn holder(&self, lock: &LockName) -> Result<Occupancy, Error> {
         self.check_process(Operation::Holder)?;
         let names = &self.names(lock);
-        let holder = self
-            .shared
-            .topology
-            .call(lock, |seat| {
-                Box::pin(async move { scripts::look(&seat, names).await })
+        let topology = &self.shared.topology;
+        let holder = topology
+            .call(lock, topology.deadline(), |server| {
+                Box::pin(async move { scripts::look(&server, names).await })
             })
             .await
-            .map_err(|trouble| trouble.into_error(Operation::Holder))?;
+            .map_err(|error| error.into_error(Operation::Holder))?;
         Ok(holder.map_or(Occupancy::Free, Occupancy::Led))
     }
 
     /// Releases as they are told on the lock's channel, and one hint after each subscription. Ends
     /// when subscribing is forbidden, and at once in a forked child.
     fn changes(&self, lock: &LockName) -> Changes {
-        self.shared.wakeups.subscribe(self.names(lock).channel())
+        self.shared
+            .notifications
+            .subscribe(self.names(lock).channel())
     }
 
-    /// When the servers of the URL turn out to belong to two deployments: a rival may lead on the
+    /// When the servers of the URL turn out to belong to two deployments: another leader may be on the
     /// other one, so no term goes on until the next heartbeat.
     fn loss(&self, _grant: &Grant) -> Option<Loss> {
         self.check_process(Operation::Renew).ok()?;
-        Some(Box::pin(self.shared.dialer.deployment.until_mixed()))
+        Some(Box::pin(self.shared.topology.until_mixed()))
     }
 
     async fn checks(&self, lock: &LockName, _lease: Duration) -> Vec<Check> {
@@ -364,37 +375,39 @@ impl LockBackend for RedisBackend {
             let remedy = "connect after the fork";
             return vec![Check::unusable("process", error.message(), remedy)];
         }
-        let config = &self.shared.dialer.config;
-        let failed = |name, trouble: Trouble| {
-            let error = trouble.into_error(Operation::Connect);
-            Check::unusable(name, error.message(), "mend that, and look again")
+        let config = &self.shared.network.config;
+        let failed = |name, error: StoreError| {
+            let error = error.into_error(Operation::Connect);
+            Check::unusable(name, error.message(), FIX)
         };
         let (topology, replicas) = (&self.shared.topology, self.replicas());
         // The lock's own node: another one of a cluster can have other settings.
         let looked = topology
-            .call(lock, |seat| Box::pin(checks::all(seat.live, replicas)))
+            .call(lock, topology.deadline(), |server| {
+                Box::pin(checks::all(server.connection, replicas))
+            })
             .await;
-        let mut checks = looked.unwrap_or_else(|trouble| vec![failed("settings", trouble)]);
+        let mut checks = looked.unwrap_or_else(|error| vec![failed("settings", error)]);
         let names = &self.names(lock);
         if let Some(wanted) = replicas {
             // By itself, because it may take as long as a call may.
             let confirmed = topology
-                .call(lock, |seat| {
+                .call(lock, topology.deadline(), |server| {
                     let key = names.lock_key();
-                    Box::pin(async move { checks::confirmation(&seat, key, wanted).await })
+                    Box::pin(async move { checks::confirmation(&server, key, wanted).await })
                 })
                 .await;
-            checks.extend(confirmed.unwrap_or_else(|trouble| Some(failed("replication", trouble))));
+            checks.extend(confirmed.unwrap_or_else(|error| Some(failed("replication", error))));
         }
         let may = topology
-            .call(lock, |seat| {
+            .call(lock, topology.deadline(), |server| {
                 let asking =
-                    async move { checks::permissions(&seat, names.lock_key(), config).await };
+                    async move { checks::permissions(&server, names.lock_key(), config).await };
                 Box::pin(asking)
             })
             .await;
-        checks.push(may.unwrap_or_else(|trouble| failed("permissions", trouble)));
-        let heard = self.shared.wakeups.try_out(names.channel()).await;
+        checks.push(may.unwrap_or_else(|error| failed("permissions", error)));
+        let heard = self.shared.notifications.try_out(names.channel()).await;
         checks.push(checks::hearing(heard, &config.prefix));
         checks.push(checks::encryption(config));
         checks.extend(checks::sentinels(config));

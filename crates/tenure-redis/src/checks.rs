@@ -1,112 +1,77 @@
-//! What is looked at once, when the backend is connected: settings of the server under which a
-//! lock can be lost.
-
-use std::fmt;
+//! Checks of the server: its settings, once when the backend is connected, and all that `doctor`
+//! asks.
 
 use redis::{Value, cmd};
 use tenure_core::{Check, ErrorKind};
+use tenure_kit::Address;
 
-use crate::config::{Address, RedisConfig, Replicas, Servers};
-use crate::connection::{Live, field};
-use crate::errors::{Cure, Trouble, acl_line};
-use crate::topology::Seat;
-
-/// Something about the server that weakens what this backend promises. Each is logged as a
-/// warning when the backend is connected.
-#[derive(Clone, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum Finding {
-    /// The server throws keys away when its memory is full, locks among them: then two can lead.
-    MayEvict {
-        /// Its `maxmemory-policy`.
-        policy: String,
-    },
-    /// The server keeps nothing over a restart: then a process that has not known it before can be
-    /// elected while another still believes that it leads, for as long as its validity lasts.
-    NotPersistent,
-    /// The server can forget the last moments before a crash: no append-only file, or one that is
-    /// not synced with each write.
-    LosesLastWrites,
-    /// There are replicas, but the server takes writes also when it is cut off from them, and no
-    /// election waits for them; a failover forgets those writes. See `min-replicas-to-write` and
-    /// [`wait_for_replicas`](RedisConfig::wait_for_replicas).
-    WritesWithoutReplicas,
-    /// The server does not let its settings be read, as managed services do not, so some of this
-    /// was not checked.
-    NotChecked {
-        /// What it said.
-        reason: String,
-    },
-}
-
-impl Finding {
-    fn reason(&self) -> String {
-        match self {
-            Self::MayEvict { policy } => format!(
-                "maxmemory-policy is {policy}, so a lock can be thrown away while it is held"
-            ),
-            Self::NotPersistent => {
-                "nothing is kept over a restart, so a lock can be given away while it is held"
-                    .to_owned()
-            }
-            Self::LosesLastWrites => "a crash can lose the last writes".to_owned(),
-            Self::WritesWithoutReplicas => {
-                "a master that is cut off from its replicas goes on granting terms, which a \
-                 failover forgets"
-                    .to_owned()
-            }
-            Self::NotChecked { reason } => {
-                format!("the server's settings were not checked ({reason})")
-            }
-        }
-    }
-
-    fn remedy(&self) -> &'static str {
-        match self {
-            Self::MayEvict { .. } => "set it to noeviction",
-            Self::NotPersistent => "set appendonly yes",
-            Self::LosesLastWrites => "set appendonly yes and appendfsync always to keep them",
-            Self::WritesWithoutReplicas => {
-                "set min-replicas-to-write 1 at the server, or wait_replicas=1 in the URL"
-            }
-            Self::NotChecked { .. } => "allow +info and +config|get",
-        }
-    }
-
-    fn check_name(&self) -> &'static str {
-        match self {
-            Self::MayEvict { .. } => EVICTION,
-            Self::NotPersistent | Self::LosesLastWrites => PERSISTENCE,
-            Self::WritesWithoutReplicas => REPLICATION,
-            Self::NotChecked { .. } => SETTINGS,
-        }
-    }
-
-    fn check(&self) -> Check {
-        let (name, reason, remedy) = (self.check_name(), self.reason(), self.remedy());
-        match self {
-            // Two leaders without anything having failed.
-            Self::MayEvict { .. } => Check::unusable(name, reason, remedy),
-            _ => Check::warning(name, reason, remedy),
-        }
-    }
-}
+use crate::config::{RedisConfig, Replicas, Servers};
+use crate::errors::{self, StoreError, acl_line};
+use crate::net::connection::{Connection, field};
+use crate::topology::lock_server::LockServer;
 
 const EVICTION: &str = "eviction";
 const PERSISTENCE: &str = "persistence";
 const REPLICATION: &str = "replication";
 const SETTINGS: &str = "settings";
 
-impl fmt::Display for Finding {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}; {}", self.reason(), self.remedy())
-    }
+/// What to do about a check that says only what the server has answered.
+pub(crate) const FIX: &str = "fix this and run doctor again";
+
+/// Two leaders without anything having failed.
+fn may_evict(policy: &str) -> Check {
+    let policy = policy.escape_debug();
+    Check::unusable(
+        EVICTION,
+        format!("maxmemory-policy is {policy}, so a lock can be thrown away while it is held"),
+        "set it to noeviction",
+    )
 }
 
-/// What [`look`] finds, and what it finds in order.
-pub(crate) async fn all(live: Live, wanted: Option<Replicas>) -> Result<Vec<Check>, Trouble> {
-    let mut checks = vec![version(&live).await?];
-    checks.extend(look(live, wanted).await?.iter().map(Finding::check));
+/// A process that has not known the server before can be elected while another still leads, for as
+/// long as its validity lasts.
+fn not_persistent() -> Check {
+    Check::warning(
+        PERSISTENCE,
+        "nothing is kept over a restart, so a lock can be given away while it is held",
+        "set appendonly yes",
+    )
+}
+
+/// No append-only file, or one that is not synced with each write.
+fn loses_last_writes() -> Check {
+    Check::warning(
+        PERSISTENCE,
+        "a crash can lose the last writes",
+        "set appendonly yes and appendfsync always to keep them",
+    )
+}
+
+fn writes_without_replicas() -> Check {
+    Check::warning(
+        REPLICATION,
+        "a master that is cut off from its replicas goes on granting terms, which a failover \
+         forgets",
+        "set min-replicas-to-write 1 at the server, or wait_replicas=1 in the URL",
+    )
+}
+
+/// Managed services do not let their settings be read.
+fn not_checked(refusal: &StoreError) -> Check {
+    Check::warning(
+        SETTINGS,
+        format!("the server's settings were not checked ({refusal})"),
+        "allow +info and +config|get",
+    )
+}
+
+/// What [`settings`] finds, and what is fine.
+pub(crate) async fn all(
+    connection: Connection,
+    wanted: Option<Replicas>,
+) -> Result<Vec<Check>, StoreError> {
+    let mut checks = vec![version(&connection).await?];
+    checks.extend(settings(connection, wanted).await?);
     let all_was_seen = !checks.iter().any(|check| check.name == SETTINGS);
     let mut fine = vec![
         (EVICTION, "no key is thrown away while memory lasts"),
@@ -126,37 +91,37 @@ pub(crate) async fn all(live: Live, wanted: Option<Replicas>) -> Result<Vec<Chec
     Ok(checks)
 }
 
-/// Whether as many replicas answer as each term waits for: with fewer nobody is elected. `None`
+/// Whether as many replicas answer as each term waits for: with fewer no candidate is elected. `None`
 /// where it may not be asked, which [`permissions`] tells.
 pub(crate) async fn confirmation(
-    seat: &Seat,
+    server: &LockServer,
     key: &str,
     wanted: Replicas,
-) -> Result<Option<Check>, Trouble> {
+) -> Result<Option<Check>, StoreError> {
     let Replicas { count, timeout } = wanted;
     let millis = u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX);
     // Before it has written anything, a connection is told that all linked replicas have it: also
     // one that is frozen.
     let mut write = cmd("SET");
     write.arg(scratch(key)).arg("").arg("PX").arg(1);
-    let written = seat.query(&write).await;
+    let written = server.query(&write).await;
     let confirmed = match written {
-        Ok(_) => seat.query(cmd("WAIT").arg(count).arg(millis)).await,
+        Ok(_) => server.query(cmd("WAIT").arg(count).arg(millis)).await,
         refused => refused,
     };
     let confirmed = match confirmed {
         Ok(Value::Int(confirmed)) => confirmed,
-        Ok(_) => return Err(Trouble::unreadable("WAIT")),
-        Err(trouble) if trouble.kind == ErrorKind::Forbidden => return Ok(None),
-        Err(trouble) => return Err(trouble),
+        Ok(_) => return Err(errors::unreadable("WAIT")),
+        Err(error) if error.kind == ErrorKind::Forbidden => return Ok(None),
+        Err(error) => return Err(error),
     };
     let reason = format!(
         "{confirmed} of the {count} replicas that each term waits for have answered within \
          {timeout:?}"
     );
     Ok(Some(if confirmed < i64::from(count) {
-        let remedy = "link the missing replicas to their master, or lower wait_replicas: nobody \
-                      can be elected as it is";
+        let remedy = "link the missing replicas to their master, or lower wait_replicas: no \
+                      candidate can be elected as it is";
         Check::unusable(REPLICATION, reason, remedy)
     } else {
         Check::fine(REPLICATION, reason)
@@ -167,18 +132,18 @@ pub(crate) async fn confirmation(
 const OLDEST: u32 = 6;
 const VERSION: &str = "server version";
 
-async fn version(live: &Live) -> Result<Check, Trouble> {
-    let at = live.address();
+async fn version(connection: &Connection) -> Result<Check, StoreError> {
+    let at = connection.address();
     let untold = || {
         let reason = format!("{at} does not tell its version");
         Check::warning(VERSION, reason, "allow +info")
     };
-    let info = match live.query(cmd("INFO").arg("server")).await {
+    let info = match connection.query(cmd("INFO").arg("server")).await {
         Ok(info) => info,
-        Err(trouble) if matches!(trouble.kind, ErrorKind::Forbidden | ErrorKind::Unsupported) => {
+        Err(error) if matches!(error.kind, ErrorKind::Forbidden | ErrorKind::Unsupported) => {
             return Ok(untold());
         }
-        Err(trouble) => return Err(trouble),
+        Err(error) => return Err(error),
     };
     let valkey = field(&info, "valkey_version").map(|version| ("Valkey", version));
     let redis = field(&info, "redis_version").map(|version| ("Redis", version));
@@ -216,8 +181,8 @@ fn judge_version(server: &str, version: &str, at: &Address) -> Check {
     Check::fine(VERSION, reason)
 }
 
-/// Runs the scripts' commands where they change nothing: on keys that nobody has, beside those of
-/// the lock, and on a channel that nobody listens to. The first that is refused says why.
+/// Runs the scripts' commands where they change nothing: on keys beside those of the lock, which do
+/// not exist, and on a channel without listeners. The first that is refused says why.
 const PERMITTED: &str = "
 local key, channel = KEYS[1], ARGV[1]
 for _, call in ipairs({
@@ -240,84 +205,88 @@ const NO_SCRIPT: &str = "0000000000000000000000000000000000000000";
 
 /// Whether the user may do what an election does to the keys beginning with `key`.
 pub(crate) async fn permissions(
-    seat: &Seat,
+    server: &LockServer,
     key: &str,
     config: &RedisConfig,
-) -> Result<Check, Trouble> {
+) -> Result<Check, StoreError> {
     const NAME: &str = "permissions";
-    Ok(match refusal(seat, &scratch(key), config.replicas).await? {
-        None => Check::fine(NAME, "the user may run each step of an election"),
-        // A full memory, too few replicas: nothing that a permission would mend.
-        Some(refused) if !is_permission(&refused) => Check::unusable(
-            "elections",
-            format!("the server refuses {}", refused.escape_debug()),
-            "mend that: nobody can be elected as it is",
-        ),
-        Some(refused) => Check::unusable(
-            NAME,
-            format!("the server refuses {}", refused.escape_debug()),
-            format!("grant it: {}", acl_line(&config.prefix)),
-        ),
-    })
+    Ok(
+        match refusal(server, &scratch(key), config.replicas).await? {
+            None => Check::fine(NAME, "the user may run each step of an election"),
+            // A full memory, too few replicas: nothing that a permission would fix.
+            Some(refused) if !is_permission(&refused) => Check::unusable(
+                "elections",
+                format!("the server refuses {}", refused.escape_debug()),
+                "fix this: no candidate can be elected as it is",
+            ),
+            Some(refused) => Check::unusable(
+                NAME,
+                format!("the server refuses {}", refused.escape_debug()),
+                format!("grant it: {}", acl_line(&config.prefix)),
+            ),
+        },
+    )
 }
 
 /// What the server refuses of an election's commands, if anything, and why.
 async fn refusal(
-    seat: &Seat,
+    server: &LockServer,
     scratch: &str,
     replicas: Option<Replicas>,
-) -> Result<Option<String>, Trouble> {
+) -> Result<Option<String>, StoreError> {
     let script = |name: &str, script: &str| {
         let mut command = cmd(name);
         command.arg(script).arg(1).arg(scratch).arg(scratch);
         command
     };
     // By its hash is how a script is run but for the first time.
-    let by_hash = match seat.query(&script("EVALSHA", NO_SCRIPT)).await {
-        Err(trouble) if trouble.cure == Cure::SendScript => None,
+    let by_hash = match server.query(&script("EVALSHA", NO_SCRIPT)).await {
+        Err(error) if errors::wants_script(&error) => None,
         answer => unless_forbidden(answer)?.err(),
     };
     if by_hash.is_some() {
         return Ok(by_hash);
     }
-    match unless_forbidden(seat.query(&script("EVAL", PERMITTED)).await)? {
+    match unless_forbidden(server.query(&script("EVAL", PERMITTED)).await)? {
         Ok(Value::BulkString(text)) if text.is_empty() => {}
         Ok(Value::BulkString(text)) => return Ok(Some(String::from_utf8_lossy(&text).into())),
-        Ok(_) => return Err(Trouble::unreadable("a script")),
+        Ok(_) => return Err(errors::unreadable("a script")),
         Err(refused) => return Ok(Some(refused)),
     }
     if replicas.is_none() {
         return Ok(None);
     }
     // For none, so without waiting.
-    let waited = seat.query(cmd("WAIT").arg(0).arg(1)).await;
+    let waited = server.query(cmd("WAIT").arg(0).arg(1)).await;
     Ok(unless_forbidden(waited)?.err())
 }
 
 /// Takes what is forbidden out of what has failed.
-fn unless_forbidden(answer: Result<Value, Trouble>) -> Result<Result<Value, String>, Trouble> {
+fn unless_forbidden(
+    answer: Result<Value, StoreError>,
+) -> Result<Result<Value, String>, StoreError> {
     match answer {
-        Err(trouble) if trouble.kind == ErrorKind::Forbidden => Ok(Err(trouble.to_string())),
-        Err(trouble) => Err(trouble),
+        Err(error) if error.kind == ErrorKind::Forbidden => Ok(Err(error.to_string())),
+        Err(error) => Err(error),
         Ok(value) => Ok(Ok(value)),
     }
 }
 
 /// Whether waiting candidates would hear of a release. Elections do without, so it is no more
 /// than a warning.
-pub(crate) fn hearing(heard: Result<(), Trouble>, prefix: &str) -> Check {
+pub(crate) fn hearing(heard: Result<(), StoreError>, prefix: &str) -> Check {
     const NAME: &str = "wake-ups";
     match heard {
         Ok(()) => Check::fine(NAME, "waiting candidates hear of a release"),
-        Err(trouble) if trouble.kind == ErrorKind::Forbidden => Check::warning(
+        Err(error) if error.kind == ErrorKind::Forbidden => Check::warning(
             NAME,
             "the user may not subscribe to the lock's channel, so waiting candidates poll",
             format!("grant it: {}", acl_line(prefix)),
         ),
-        Err(trouble) => Check::warning(
+        Err(error) => Check::warning(
             NAME,
-            format!("waiting candidates hear of no release: {trouble}"),
-            "mend that, and look again",
+            format!("waiting candidates hear of no release: {error}"),
+            FIX,
         ),
     }
 }
@@ -336,17 +305,11 @@ fn is_permission(refused: &str) -> bool {
 /// Whether what is said on the way to the servers can be read there.
 pub(crate) fn encryption(config: &RedisConfig) -> Check {
     const NAME: &str = "encryption";
-    let addresses = match &config.servers {
-        Servers::Single(address) => std::slice::from_ref(address),
-        Servers::Sentinel {
-            sentinels: nodes, ..
-        }
-        | Servers::Cluster(nodes) => nodes,
-    };
+    let addresses = config.servers.addresses();
     if config.tls.is_some() {
         return Check::fine(NAME, "TLS, with the server's certificate verified");
     }
-    if addresses.iter().all(is_loopback) {
+    if addresses.iter().all(Address::is_loopback) {
         return Check::fine(NAME, "none, on this host");
     }
     Check::warning(
@@ -354,11 +317,6 @@ pub(crate) fn encryption(config: &RedisConfig) -> Check {
         "none: passwords and locks can be read and changed on the way",
         "turn TLS on at the server, and use rediss: instead of redis: in the URL",
     )
-}
-
-fn is_loopback(address: &Address) -> bool {
-    let number: Option<std::net::IpAddr> = address.host.parse().ok();
-    address.host == "localhost" || number.is_some_and(|number| number.is_loopback())
 }
 
 /// Whether one sentinel that is down leaves a majority.
@@ -376,35 +334,37 @@ pub(crate) fn sentinels(config: &RedisConfig) -> Option<Check> {
     })
 }
 
-/// Looks at the server; `wanted` are the replicas that each term waits for. Only what is forbidden
-/// is a finding; other errors are returned.
-pub(crate) async fn look(live: Live, wanted: Option<Replicas>) -> Result<Vec<Finding>, Trouble> {
-    let mut findings = Vec::new();
-    let mut unread: Option<Trouble> = None;
-    let mut note = |answer: Result<Value, Trouble>| match answer {
+/// Checks the server's settings under which a lock can be lost; `wanted` are the replicas that each
+/// term waits for. Gives only what is not fine. What is forbidden is a check too; other errors are
+/// returned.
+pub(crate) async fn settings(
+    connection: Connection,
+    wanted: Option<Replicas>,
+) -> Result<Vec<Check>, StoreError> {
+    let mut checks = Vec::new();
+    let mut unread: Option<StoreError> = None;
+    let mut note = |answer: Result<Value, StoreError>| match answer {
         Ok(value) => Ok(Some(value)),
         // CONFIG is switched off or renamed at managed services.
-        Err(trouble) if matches!(trouble.kind, ErrorKind::Forbidden | ErrorKind::Unsupported) => {
-            unread.get_or_insert(trouble);
+        Err(error) if matches!(error.kind, ErrorKind::Forbidden | ErrorKind::Unsupported) => {
+            unread.get_or_insert(error);
             Ok(None)
         }
-        Err(trouble) => Err(trouble),
+        Err(error) => Err(error),
     };
-    let info = note(live.query(cmd("INFO").arg("memory")).await)?;
+    let info = note(connection.query(cmd("INFO").arg("memory")).await)?;
     if let Some(info) = info
         && field(&info, "maxmemory").is_some_and(|limit| limit != "0")
         && let Some(policy) = field(&info, "maxmemory_policy")
         && policy != "noeviction"
     {
-        findings.push(Finding::MayEvict {
-            policy: policy.to_owned(),
-        });
+        checks.push(may_evict(policy));
     }
-    let persistence = note(live.query(cmd("INFO").arg("persistence")).await)?;
-    let replication = note(live.query(cmd("INFO").arg("replication")).await)?;
-    let mut setting = async |name: &str| match live.setting(name).await {
+    let persistence = note(connection.query(cmd("INFO").arg("persistence")).await)?;
+    let replication = note(connection.query(cmd("INFO").arg("replication")).await)?;
+    let mut setting = async |name: &str| match connection.setting(name).await {
         Ok(setting) => Ok(setting),
-        Err(trouble) => note(Err(trouble)).map(|_| None),
+        Err(error) => note(Err(error)).map(|_| None),
     };
     let append_only = persistence
         .as_ref()
@@ -412,10 +372,10 @@ pub(crate) async fn look(live: Live, wanted: Option<Replicas>) -> Result<Vec<Fin
     let save = setting("save").await?;
     let sync = setting("appendfsync").await?;
     match (append_only, save.as_deref()) {
-        (Some("0"), Some("")) => findings.push(Finding::NotPersistent),
-        (Some("0"), _) => findings.push(Finding::LosesLastWrites),
+        (Some("0"), Some("")) => checks.push(not_persistent()),
+        (Some("0"), _) => checks.push(loses_last_writes()),
         (Some(_), _) if sync.is_some_and(|sync| sync != "always") => {
-            findings.push(Finding::LosesLastWrites);
+            checks.push(loses_last_writes());
         }
         _ => {}
     }
@@ -427,14 +387,10 @@ pub(crate) async fn look(live: Live, wanted: Option<Replicas>) -> Result<Vec<Fin
         && replicas.is_some_and(|count| count != "0")
         && setting("min-replicas-to-write").await?.as_deref() == Some("0")
     {
-        findings.push(Finding::WritesWithoutReplicas);
+        checks.push(writes_without_replicas());
     }
-    if let Some(trouble) = unread {
-        findings.push(Finding::NotChecked {
-            reason: trouble.to_string(),
-        });
-    }
-    Ok(findings)
+    checks.extend(unread.as_ref().map(not_checked));
+    Ok(checks)
 }
 
 #[cfg(test)]
@@ -445,7 +401,7 @@ mod tests {
 
     #[test]
     fn releases_whose_scripts_write_without_replicas_are_named() {
-        let at = Address::parse("a", 6379).unwrap();
+        let at = Address::new("a", 6379);
         let verdict = |server, version| judge_version(server, version, &at).verdict;
         for version in ["6.0.16", "6.0", "6.2.6", "5.0.14", "", "new"] {
             assert_eq!(verdict("Redis", version), Verdict::Warning, "{version}");

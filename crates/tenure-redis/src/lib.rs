@@ -30,43 +30,43 @@
 //!   not step it. A jump back makes a lease longer, until the leader's next heartbeat; candidates
 //!   look again after the lease that it had. The clients' wall clocks do not matter.
 //! - *Deletion and eviction free a lock.* The holder learns of it with its next heartbeat. Set
-//!   `maxmemory-policy noeviction`; [`RedisBackend::findings`] tells when it is not.
+//!   `maxmemory-policy noeviction`; [`RedisBackend::connect_checks`] tells when it is not.
 //!
 //! **Over a crash or failover** Redis may forget its last writes: replication is asynchronous,
 //! and the append-only file is synced once a second by default. Two things are done about it.
 //!
-//! - *The lock is kept free for a lease.* Beside the lock stands the server's replication id,
-//!   which each restart and each promotion changes. Whoever finds the lock free and another id
-//!   than in the last term does not take it: a forgotten term may still go on. It keeps the lock
-//!   from everybody for a lease (in a cluster and with Sentinel for longer, see below), and
-//!   reports the change
-//!   ([`RedisBackend::epoch_changes`], and a warning in the log). So the first election after a
-//!   failover takes a lease longer, unless the term before it survived.
+//! - *The lock is in quarantine for a lease.* Beside the lock stands its fence, with the server's
+//!   incarnation: the replication id, which each restart and each promotion changes. A candidate
+//!   that finds the lock free and another incarnation than in the last term does not take it: a
+//!   forgotten term may still go on. It puts the lock in quarantine, in which no candidate gets it,
+//!   for a lease (in a cluster and with Sentinel for longer, see below), and reports the change
+//!   ([`RedisBackend::incarnation_changes`], and a warning in the log). So the first election after
+//!   a failover takes a lease longer, unless the term before it survived.
 //! - *The token does not fall back.* It is one more than the last, and at least the server's time
 //!   (in units of 100 µs). So it goes on rising when the counter was forgotten, as long as the
 //!   servers' clocks differ by less than the time between the two terms.
 //!
 //! What remains: a server that has forgotten that a lock was ever used (no persistence, or the
-//! first term of all was never replicated) gives it away at once, unless somebody asks first who
-//! was connected to it before, or knew another node of a cluster to have the lock's slot, and
-//! keeps it free for a lease; and a master that is replaced by hand (as with `CLUSTER FAILOVER
-//! FORCE`), or behind an address that stays the same, goes on renewing its leader's lease, while
-//! another is elected on the new one. Against the second, set `min-replicas-to-write 1` on the
-//! servers, or [`RedisConfig::wait_for_replicas`] here; with the latter a term also survives the
-//! failover to a replica that has confirmed it.
+//! first term of all was never replicated) gives it away at once. It does not if a candidate asks
+//! first that was connected to it before, or knew another node of a cluster to have the lock's
+//! slot: that one puts the lock in quarantine for a lease. And a master that is replaced by hand (as
+//! with `CLUSTER FAILOVER FORCE`), or behind an address that stays the same, goes on renewing its
+//! leader's lease, while another is elected on the new one. Against the second, set
+//! `min-replicas-to-write 1` on the servers, or [`RedisConfig::wait_for_replicas`] here; with the
+//! latter a term also survives the failover to a replica that has confirmed it.
 //!
-//! A master that sentinels have replaced takes itself for one for 8 s and more, and for ever when
+//! A master that sentinels have replaced goes on as a master for 8 s and more, and without end when
 //! it is cut off from them. So each backend asks them twice a second which it is, and leaves the
-//! former one; and it makes calls only on a master that more than half of them have named within
+//! former one. It makes calls only on a master that more than half of them have confirmed within
 //! the last 500 ms and twice the connect timeout: none while they do not answer, nor on the one
-//! that the process knew before it was stopped. The lock is kept free on the new one for a
+//! that the process knew before it was stopped. The lock is in quarantine on the new one for a
 //! lease, that time, and a quarter of it. So a leader needs the sentinels: when more than half of
 //! them are gone for longer than its lease, it stops, although the master is well. All processes
 //! must name the same sentinels, and have the same connect timeout.
 //!
 //! A node of a cluster that is cut off from the others stops by itself, up to half of its
-//! `cluster-node-timeout` after they may have promoted its replica. There the lock is kept free for
-//! a lease, that half, and half a second; for a lease and 8 s if the timeout may not be asked for.
+//! `cluster-node-timeout` after they may have promoted its replica. There the quarantine is a lease,
+//! that half, and half a second; a lease and 8 s if the timeout may not be asked for.
 //!
 //! **Two deployments in one URL** (seeds of two clusters, sentinels of two masters, a host name with
 //! the addresses of two servers) would elect a leader each. The servers are compared by their ids
@@ -86,7 +86,7 @@
 //! | name | type | holds | expires |
 //! |---|---|---|---|
 //! | `<prefix>:{<lock>}` | string | `1 <campaign> <token> <lease in ms> <identity>[ <published value>]` | with the lease |
-//! | `<prefix>:{<lock>}:fence` | string | `<last token> <epoch> <lease in ms>` | never |
+//! | `<prefix>:{<lock>}:fence` | string | `<last token> <incarnation> <lease in ms>` | never |
 //! | `<prefix>:{<lock>}:released` | channel | an empty message for each release | |
 //!
 //! The `1` is the format's version; a value of another version counts as held until it expires, so
@@ -97,9 +97,9 @@
 //! # Connections
 //!
 //! All elections of a process share one connection (in a cluster, one to each node), on which
-//! calls are pipelined, and a second one for wake-ups while somebody waits. Both have a deadline
-//! for every step and are made anew when they are lost; a call that meets a lost connection is
-//! repeated on a new one. They live on the runtime that the backend was made on.
+//! calls are pipelined, and a second one for notifications while a candidate waits. Both have a
+//! limit for every step and are made again when they are lost; a call that meets a lost connection
+//! is repeated on a new one. They live on the runtime that the backend was made on.
 //!
 //! With Sentinel a connection leads to the master that more than half of the given sentinels
 //! name, and that says itself that it is one; both are asked again for each connection, and the
@@ -138,23 +138,17 @@
 mod backend;
 mod checks;
 mod config;
-mod connection;
-mod deployment;
 mod errors;
+mod net;
+mod notifications;
 mod scripts;
-mod sentinels;
-mod slots;
-mod survey;
-#[cfg(feature = "_tls")]
-mod tls;
 mod topology;
-mod wakeups;
 
 #[cfg(test)]
 mod support;
 
 pub use backend::RedisBackend;
-pub use checks::Finding;
-pub use config::{RedisConfig, Tls};
+pub use config::RedisConfig;
 // Its client is what `RedisConfig::from_client` takes.
 pub use redis;
+pub use tenure_kit::Tls;

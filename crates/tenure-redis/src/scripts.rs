@@ -5,8 +5,8 @@
 //! expires with the lease. `1` is the format's version. None of the first five fields can hold a
 //! space; the published value comes last because it can.
 //!
-//! The mark's key, `...:fence`, holds `<last token> <epoch> <lease in ms>` of the last term and
-//! never expires. The epoch is the server's replication id, which every restart and every
+//! The fence's key, `...:fence`, holds `<last token> <incarnation> <lease in ms>` of the last term and
+//! never expires. The incarnation is the server's replication id, which every restart and every
 //! promotion of a replica changes.
 
 use std::sync::OnceLock;
@@ -16,32 +16,32 @@ use redis::{Cmd, Value, cmd};
 use tenure_core::record::MAX_LEASE;
 use tenure_core::{Candidate, ErrorKind, FencingToken, Holder, LockName};
 
-use crate::errors::{Cure, Trouble};
-use crate::topology::Seat;
+use crate::errors::{self, StoreError};
+use crate::topology::lock_server::LockServer;
 
 /// Takes the lock, or adopts what an earlier attempt of this candidate has left: of its identity and
 /// of its campaign.
 ///
-/// KEYS: the lock, its mark. ARGV: campaign, lease, identity with value, longest lease, how long
-/// it is kept from everybody if it has no mark, how long beyond a lease if it has another epoch's,
-/// whether it is kept as if it had no mark in any case.
+/// KEYS: the lock, its fence. ARGV: campaign, lease, identity with value, longest lease, how long
+/// it is in quarantine if it has no fence, how long beyond a lease if that is another
+/// incarnation's, whether it counts as one without a fence in any case.
 ///
 /// - The token is one more than the last, and at least the server's time in tenths of a
-///   millisecond: so it rises too when the mark was lost, if the clocks did not go back. (Terms
+///   millisecond: so it rises too when the fence was lost, if the clocks did not go back. (Terms
 ///   that follow each other faster than that are not to be had; 48 bits last until the year 2860.)
-/// - An epoch other than the mark's means that terms may have been granted that this server never
-///   heard of, the last of which may still be going on. So the lock is kept from everybody for a
-///   lease (with `-` in place of a campaign), and as much longer as the term may still be renewed
-///   elsewhere, also from a campaign that finds an attempt of its own there: the attempt may have
-///   been taken back, and another been granted, unheard of here.
+/// - Another incarnation than the fence's means that terms may have been granted that this server
+///   never heard of, the last of which may still be going on. So the lock is in quarantine for a
+///   lease: no candidate gets it (`-` stands in place of a campaign). It is longer by as much as the
+///   term may still be renewed elsewhere. A campaign that finds an attempt of its own there waits
+///   too: the attempt may have been taken back, and another been granted, unheard of here.
 ///   Where the tokens are ahead of the clock, so that they are counted up, room is left for those
 ///   of the terms unheard of.
-/// - A server that was restarted with nothing kept, or replaced, has no mark to tell by; and one
-///   that has come back as it was has one that tells nothing. There the caller does, who knew it
-///   before.
-/// - Who may not ask for the epoch gets no lock.
-/// - The mark is written first: with a full memory (OOM) nothing is written at all then.
-/// - Somebody may have taken the expiry away (PERSIST); the lock would never be free again.
+/// - A server that was restarted with nothing kept, or replaced, has no fence to tell by; and one
+///   that has come back as it was has one that tells nothing. There the caller knows, who was
+///   connected to it before.
+/// - A user who may not ask for the incarnation gets no lock.
+/// - The fence is written first: with a full memory (OOM) nothing is written at all then.
+/// - An operator may have taken the expiry away (PERSIST); the lock would never be free again.
 /// - What it grants is the bare token, the cheapest answer to make: a list of a number and a
 ///   string takes the server a microsecond more, of twenty. The time becomes a token by cutting
 ///   and joining its digits: with arithmetic it takes two more, and five on a server at rest.
@@ -64,31 +64,31 @@ if held then
   adopted = token
 end
 local last, before, lease = '0', '', ''
-local mark = redis.call('GET', KEYS[2])
-if mark then
-  last, before, lease = string.match(mark, '^(%d+) ?(%w*) ?(%d*)$')
+local fence = redis.call('GET', KEYS[2])
+if fence then
+  last, before, lease = string.match(fence, '^(%d+) ?(%w*) ?(%d*)$')
   if not last then return {3, KEYS[2]} end
 end
 local info = redis.call('INFO', 'replication')
 local _, at = string.find(info, 'master_replid:', 1, true)
-local epoch = before
-if at then epoch = string.sub(info, at + 1, at + 40) end
+local incarnation = before
+if at then incarnation = string.sub(info, at + 1, at + 40) end
 local time = redis.call('TIME')
 local digits = time[1] .. string.sub('00000' .. time[2], -6, -3)
 local now = tonumber(digits)
-if before ~= '' and epoch ~= before then
+if before ~= '' and incarnation ~= before then
   if tonumber(last) >= now then last = string.format('%.0f', last + 1000000) end
   local wait = math.max(tonumber(ARGV[2]), math.min(tonumber(lease) or 0, tonumber(ARGV[4])))
   wait = wait + tonumber(ARGV[6])
-  redis.call('SET', KEYS[2], last .. ' ' .. epoch .. ' ' .. ARGV[2])
+  redis.call('SET', KEYS[2], last .. ' ' .. incarnation .. ' ' .. ARGV[2])
   redis.call('SET', KEYS[1], '1 - 0 ' .. wait .. ' ', 'PX', wait)
-  return {2, wait, before, epoch}
+  return {2, wait, before, incarnation}
 end
-if ARGV[5] ~= '0' and (not mark or ARGV[7] == '1') then
+if ARGV[5] ~= '0' and (not fence or ARGV[7] == '1') then
   if tonumber(last) >= now then last = string.format('%.0f', last + 1000000) end
-  redis.call('SET', KEYS[2], last .. ' ' .. epoch .. ' ' .. ARGV[2])
+  redis.call('SET', KEYS[2], last .. ' ' .. incarnation .. ' ' .. ARGV[2])
   redis.call('SET', KEYS[1], '1 - 0 ' .. ARGV[5] .. ' ', 'PX', ARGV[5])
-  return {2, tonumber(ARGV[5]), '', epoch}
+  return {2, tonumber(ARGV[5]), '', incarnation}
 end
 if adopted then
   redis.call('PEXPIRE', KEYS[1], ARGV[2])
@@ -102,7 +102,7 @@ if tonumber(last) >= now then
   digits = string.format('%.0f', token)
 end
 if token >= 281474976710656 then return {3, KEYS[2]} end
-redis.call('SET', KEYS[2], digits .. ' ' .. epoch .. ' ' .. ARGV[2])
+redis.call('SET', KEYS[2], digits .. ' ' .. incarnation .. ' ' .. ARGV[2])
 local mine = '1 ' .. ARGV[1] .. ' ' .. digits .. ' ' .. ARGV[2] .. ' ' .. ARGV[3]
 redis.call('SET', KEYS[1], mine, 'PX', ARGV[2])
 return token
@@ -113,7 +113,7 @@ return token
 ///
 /// KEYS: the lock. ARGV: its value as it is to be, lease.
 ///
-/// Without a value it deletes nothing all the same: a replica refuses any write, so a master that
+/// Where there is no value it still sends a delete: a replica refuses any write, so a master that
 /// was demoted under an open connection, and has thrown its data away, does not pass for one where
 /// the term has ended. The new master may have it.
 ///
@@ -190,8 +190,13 @@ impl Script {
     }
 
     /// Runs it by its hash, or by its text on a server that has forgotten it (SCRIPT FLUSH,
-    /// restart, failover). Its numbered answer, without a deadline.
-    async fn run(&self, seat: &Seat, keys: &[&str], arguments: &[&str]) -> Result<Answer, Trouble> {
+    /// restart, failover). Its numbered answer, not bounded.
+    async fn run(
+        &self,
+        server: &LockServer,
+        keys: &[&str],
+        arguments: &[&str],
+    ) -> Result<Answer, StoreError> {
         let command = |name: &str, script: &str| {
             let bytes: usize = keys.iter().chain(arguments).map(|text| text.len()).sum();
             // The text is sent seldom.
@@ -201,9 +206,9 @@ impl Script {
             command.arg(keys).arg(arguments);
             command
         };
-        let answer = match seat.query(&command("EVALSHA", self.hash())).await {
-            Err(trouble) if trouble.cure == Cure::SendScript => {
-                seat.query(&command("EVAL", self.text)).await?
+        let answer = match server.query(&command("EVALSHA", self.hash())).await {
+            Err(error) if errors::wants_script(&error) => {
+                server.query(&command("EVAL", self.text)).await?
             }
             answer => answer?,
         };
@@ -224,8 +229,8 @@ impl Script {
     }
 }
 
-fn unreadable() -> Trouble {
-    Trouble::unreadable("a script")
+fn unreadable() -> StoreError {
+    errors::unreadable("a script")
 }
 
 /// What a script has returned: a number alone, or one that says what the parts after it mean.
@@ -235,14 +240,14 @@ struct Answer {
 }
 
 impl Answer {
-    fn text(&self, index: usize) -> Result<String, Trouble> {
+    fn text(&self, index: usize) -> Result<String, StoreError> {
         match self.parts.get(index) {
             Some(Value::BulkString(bytes)) => Ok(String::from_utf8_lossy(bytes).into_owned()),
             _ => Err(unreadable()),
         }
     }
 
-    fn millis(&self, index: usize) -> Result<Duration, Trouble> {
+    fn millis(&self, index: usize) -> Result<Duration, StoreError> {
         match self.parts.get(index) {
             Some(Value::Int(millis)) => Ok(millis_from(*millis)),
             _ => Err(unreadable()),
@@ -273,7 +278,7 @@ impl Names {
         &self.lock
     }
 
-    fn mark(&self) -> String {
+    fn fence(&self) -> String {
         format!("{}:fence", self.lock)
     }
 
@@ -294,7 +299,7 @@ pub(crate) enum Acquire {
         left: Duration,
     },
     /// The server is not the one that granted the last term, or has been restarted since.
-    NewEpoch {
+    NewIncarnation {
         wait: Duration,
         before: String,
         now: String,
@@ -303,31 +308,31 @@ pub(crate) enum Acquire {
 
 /// `lease` in milliseconds, at least one.
 pub(crate) async fn acquire(
-    seat: &Seat,
+    server: &LockServer,
     names: &Names,
     candidate: &Candidate,
     lease: u64,
-) -> Result<Acquire, Trouble> {
-    let pause = seat.pause(Duration::from_millis(lease));
+) -> Result<Acquire, StoreError> {
+    let quarantine = server.quarantine(Duration::from_millis(lease));
     let answer = ACQUIRE
         .run(
-            seat,
-            &[&names.lock, &names.mark()],
+            server,
+            &[&names.lock, &names.fence()],
             &[
                 &candidate.campaign.to_string(),
                 &lease.to_string(),
                 &identity_and_value(candidate),
                 &MAX_LEASE.as_millis().to_string(),
-                &pause.as_millis().to_string(),
-                &seat.live.overlap().as_millis().to_string(),
-                if seat.is_back() { "1" } else { "0" },
+                &quarantine.as_millis().to_string(),
+                &server.connection.quarantine().as_millis().to_string(),
+                if server.is_back() { "1" } else { "0" },
             ],
         )
         .await?;
     if answer.parts.is_empty() {
         let token = u64::try_from(answer.number).ok();
         let token = token.and_then(|token| FencingToken::from_counter(token).ok());
-        let corrupted = || Trouble::corrupted(&names.lock, "holds no fencing token");
+        let corrupted = || errors::corrupted(&names.lock, "holds no fencing token");
         return Ok(Acquire::Held(token.ok_or_else(corrupted)?));
     }
     match answer.number {
@@ -339,15 +344,15 @@ pub(crate) async fn acquire(
                 left: left.min(longest),
             })
         }
-        2 => Ok(Acquire::NewEpoch {
+        2 => Ok(Acquire::NewIncarnation {
             wait: answer.millis(1)?,
             before: match answer.text(2)? {
-                unmarked if unmarked.is_empty() => seat.former_epoch().to_owned(),
+                unmarked if unmarked.is_empty() => server.former_incarnation().to_owned(),
                 before => before,
             },
             now: answer.text(3)?,
         }),
-        _ => Err(Trouble::corrupted(
+        _ => Err(errors::corrupted(
             &answer.text(1)?,
             "holds something that this library has not written",
         )),
@@ -361,12 +366,12 @@ pub(crate) enum Renew {
 
 /// `lease` in milliseconds, at least one.
 pub(crate) async fn renew(
-    seat: &Seat,
+    server: &LockServer,
     names: &Names,
     candidate: &Candidate,
     token: FencingToken,
     lease: u64,
-) -> Result<Renew, Trouble> {
+) -> Result<Renew, StoreError> {
     let value = format!(
         "1 {} {} {lease} {}",
         candidate.campaign,
@@ -374,7 +379,7 @@ pub(crate) async fn renew(
         identity_and_value(candidate)
     );
     let answer = RENEW
-        .run(seat, &[&names.lock], &[&value, &lease.to_string()])
+        .run(server, &[&names.lock], &[&value, &lease.to_string()])
         .await?;
     if answer.number == 1 {
         return Ok(Renew::Renewed);
@@ -385,15 +390,15 @@ pub(crate) async fn renew(
 /// Ends the candidate's term with this token, or any of its campaign's. Returns why the message to
 /// those who wait could not be sent, if it could not.
 pub(crate) async fn release(
-    seat: &Seat,
+    server: &LockServer,
     names: &Names,
     candidate: &Candidate,
     token: Option<FencingToken>,
-) -> Result<Option<String>, Trouble> {
+) -> Result<Option<String>, StoreError> {
     let token = token.map_or_else(String::new, |token| token.counter().to_string());
     let answer = RELEASE
         .run(
-            seat,
+            server,
             &[&names.lock],
             &[
                 &candidate.campaign.to_string(),
@@ -410,18 +415,18 @@ pub(crate) async fn release(
 ///
 /// What is absent on a replica is not free: a master that was demoted under an open connection
 /// may have thrown its data away. Who may not ask for its role has to believe it.
-pub(crate) async fn look(seat: &Seat, names: &Names) -> Result<Option<Holder>, Trouble> {
-    let value = match seat.query(cmd("GET").arg(&names.lock)).await? {
+pub(crate) async fn look(server: &LockServer, names: &Names) -> Result<Option<Holder>, StoreError> {
+    let value = match server.query(cmd("GET").arg(&names.lock)).await? {
         Value::Nil => {
-            return match seat.live.refuse_replica().await {
-                Err(trouble) if trouble.kind != ErrorKind::Forbidden => Err(trouble),
+            return match server.connection.refuse_replica().await {
+                Err(error) if error.kind != ErrorKind::Forbidden => Err(error),
                 _ => Ok(None),
             };
         }
         Value::BulkString(bytes) => String::from_utf8_lossy(&bytes).into_owned(),
-        _ => return Err(Trouble::unreadable("GET")),
+        _ => return Err(errors::unreadable("GET")),
     };
-    match seat.query(cmd("PTTL").arg(&names.lock)).await? {
+    match server.query(cmd("PTTL").arg(&names.lock)).await? {
         // It has expired between the two.
         Value::Int(-2) => Ok(None),
         Value::Int(-1) => {
@@ -430,14 +435,14 @@ pub(crate) async fn look(seat: &Seat, names: &Names) -> Result<Option<Holder>, T
                 holder
             });
             without_expiry.map(Some).ok_or_else(|| {
-                Trouble::corrupted(
+                errors::corrupted(
                     &names.lock,
                     "holds something that this library has not written",
                 )
             })
         }
         Value::Int(left) => Ok(holder(&value, millis_from(left))),
-        _ => Err(Trouble::unreadable("PTTL")),
+        _ => Err(errors::unreadable("PTTL")),
     }
 }
 
@@ -448,7 +453,7 @@ fn identity_and_value(candidate: &Candidate) -> String {
     }
 }
 
-/// The lease that a lock's value names, of a term or of the pause after a change of epoch: none
+/// The lease that a lock's value names, of a term or of a quarantine: none
 /// when this library would not have written it.
 fn lease_in(value: &str) -> Option<Duration> {
     let mut fields = value.split(' ');
@@ -459,8 +464,7 @@ fn lease_in(value: &str) -> Option<Duration> {
     (!lease.is_zero() && lease <= MAX_LEASE).then_some(lease)
 }
 
-/// Whom a lock's value names: nobody when it is not of this version, or keeps the lock from
-/// everybody after a change of epoch.
+/// Whom a lock's value names: no holder when it is not of this version, or in quarantine.
 fn holder(value: &str, left: Duration) -> Option<Holder> {
     let mut fields = value.splitn(6, ' ');
     if fields.next() != Some("1") {

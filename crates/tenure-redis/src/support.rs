@@ -7,10 +7,6 @@ use tenure_testkit::redis::WATCHED;
 
 use crate::config::RedisConfig;
 
-pub(crate) fn config(server: &Server) -> RedisConfig {
-    RedisConfig::server(&server.address()).unwrap()
-}
-
 pub(crate) fn sentinel_config(sentinels: &[Server]) -> RedisConfig {
     let addresses: Vec<String> = sentinels.iter().map(Server::address).collect();
     RedisConfig::sentinel(addresses.iter().map(String::as_str), WATCHED).unwrap()

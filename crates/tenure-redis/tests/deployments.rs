@@ -191,7 +191,7 @@ async fn who_may_not_ask_for_the_nodes_is_told_and_elected() {
     let rights = ["allkeys", "allchannels", "+@all", "-cluster|nodes"];
     let user = [&["ACL", "SETUSER", "app", "on", ">secret"][..], &rights].concat();
     nodes[0].command(&user);
-    let config = cluster_of(&nodes).username("app").password("secret");
+    let config = cluster_of(&nodes).user("app").password("secret");
     let (verdict, reason) = deployment_check(&config).await;
     assert_eq!(verdict, Verdict::Warning, "{reason}");
     let backend = RedisBackend::connect(config).await.unwrap();

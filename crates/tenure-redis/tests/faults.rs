@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use support::Connects as _;
 use tenure_core::{Check, Error, ErrorKind, LockBackend as _, Occupancy, Operation, Time, Verdict};
-use tenure_redis::{Finding, RedisBackend, RedisConfig};
+use tenure_redis::{RedisBackend, RedisConfig};
 use tenure_testkit::redis::{Server, start, start_pair, start_with_password, wait_for_link};
 use tenure_testkit::{
     LIMIT, LONG, candidate, free_port, held, is_lost, is_taken, lock, renewed, until, within_limit,
@@ -58,7 +58,7 @@ async fn a_server_that_is_frozen_is_a_timeout_and_is_used_again_when_it_thaws() 
     let config = server
         .config()
         .connect_timeout(Duration::from_millis(100))
-        .response_timeout(Duration::from_millis(100));
+        .request_timeout(Duration::from_millis(100));
     let backend = RedisBackend::connect(config.clone()).await.unwrap();
     let grant = held(
         backend
@@ -109,7 +109,7 @@ async fn a_server_that_has_forgotten_everything_elects_nobody_for_a_lease() {
 
     // The leader has not heard of it yet.
     assert!(is_taken(&waiting.acquire(&lock, &b, LONG).await.unwrap()));
-    assert_eq!(waiting.epoch_changes(), 1);
+    assert_eq!(waiting.incarnation_changes(), 1);
     assert_eq!(waiting.holder(&lock).await.unwrap(), Occupancy::Free);
     // Nor does it go to somebody who has not known the server before.
     let stranger = server.connect().await;
@@ -155,14 +155,14 @@ async fn a_term_survives_a_crash_of_a_server_with_an_append_only_file() {
     assert!(error.is_retryable(), "{error}");
     server.restart();
     let grant = renewed(backend.renew(&grant, Time::ZERO).await.unwrap());
-    assert_eq!(backend.epoch_changes(), 0, "the lock was never free");
+    assert_eq!(backend.incarnation_changes(), 0, "the lock was never free");
     let b = candidate("b", 2);
     assert!(is_taken(&backend.acquire(&lock, &b, lease).await.unwrap()));
     backend.release(&grant).await.unwrap();
 
     // A term that was granted last might have been forgotten, for all this server knows.
     assert!(is_taken(&backend.acquire(&lock, &b, lease).await.unwrap()));
-    assert_eq!(backend.epoch_changes(), 1);
+    assert_eq!(backend.incarnation_changes(), 1);
     assert_eq!(
         backend.holder(&lock).await.unwrap(),
         Occupancy::Free,
@@ -179,7 +179,7 @@ async fn a_term_survives_a_crash_of_a_server_with_an_append_only_file() {
     .await;
     let next = held(backend.acquire(&lock, &b, lease).await.unwrap());
     assert!(next.token > grant.token);
-    assert_eq!(backend.epoch_changes(), 1);
+    assert_eq!(backend.incarnation_changes(), 1);
 }
 
 #[tokio::test]
@@ -254,7 +254,7 @@ async fn passwords_are_asked_for_and_never_shown() {
 #[tokio::test]
 async fn missing_permissions_are_named_with_the_line_that_grants_them() {
     let Some(server) = start(&[]) else { return };
-    let user = |name: &str| server.config().username(name).password("pw");
+    let user = |name: &str| server.config().user(name).password("pw");
     server.command(&["ACL", "SETUSER", "none", "on", ">pw", "+ping"]);
     let backend = RedisBackend::lazy(user("none")).unwrap();
     let error = acquire_error(&backend).await;
@@ -300,11 +300,11 @@ async fn missing_permissions_are_named_with_the_line_that_grants_them() {
         .unwrap();
     assert!(
         !backend
-            .findings()
+            .connect_checks()
             .iter()
-            .any(|finding| matches!(finding, Finding::NotChecked { .. })),
+            .any(|check| check.name == "settings"),
         "{:?}",
-        backend.findings()
+        backend.connect_checks()
     );
     let lock = lock("permissions");
     let mut changes = backend.changes(&lock);
@@ -436,16 +436,32 @@ async fn settings_under_which_locks_are_lost_are_found() {
         return;
     };
     let backend = server.connect().await;
-    let policy = "volatile-lru".to_owned();
+    let [eviction, persistence] = backend.connect_checks() else {
+        panic!("{:?}", backend.connect_checks());
+    };
     assert_eq!(
-        backend.findings(),
-        [Finding::MayEvict { policy }, Finding::NotPersistent]
+        (eviction.name, eviction.verdict),
+        ("eviction", Verdict::Unusable)
+    );
+    assert!(eviction.reason.contains("volatile-lru"), "{eviction:?}");
+    assert_eq!(
+        (persistence.name, persistence.verdict),
+        ("persistence", Verdict::Warning)
+    );
+    assert!(
+        persistence.reason.contains("nothing is kept"),
+        "{persistence:?}"
     );
     server.command(&["CONFIG", "SET", "maxmemory-policy", "noeviction"]);
     server.command(&["CONFIG", "SET", "save", "60 1"]);
-    assert_eq!(
-        server.connect().await.findings(),
-        [Finding::LosesLastWrites]
+    let backend = server.connect().await;
+    let [persistence] = backend.connect_checks() else {
+        panic!("{:?}", backend.connect_checks());
+    };
+    assert_eq!(persistence.name, "persistence");
+    assert!(
+        persistence.reason.contains("last writes"),
+        "{persistence:?}"
     );
     server.command(&[
         "CONFIG",
@@ -455,31 +471,34 @@ async fn settings_under_which_locks_are_lost_are_found() {
         "appendfsync",
         "always",
     ]);
-    assert_eq!(server.connect().await.findings(), []);
+    assert_eq!(server.connect().await.connect_checks(), []);
 
     server.command(&[
         "ACL", "SETUSER", "managed", "on", ">pw", "~*", "&*", "+@all", "-config",
     ]);
-    let config = server.config().username("managed").password("pw");
+    let config = server.config().user("managed").password("pw");
     let backend = RedisBackend::connect(config).await.unwrap();
     assert!(
-        matches!(backend.findings(), [Finding::NotChecked { reason }] if reason.contains("config")),
+        matches!(backend.connect_checks(), [check]
+            if check.name == "settings" && check.reason.contains("config")),
         "{:?}",
-        backend.findings()
+        backend.connect_checks()
     );
 
     let Some((master, _replica)) = start_pair(&["--appendonly", "yes", "--appendfsync", "always"])
     else {
         return;
     };
-    assert_eq!(
-        master.connect().await.findings(),
-        [Finding::WritesWithoutReplicas]
-    );
+    let backend = master.connect().await;
+    let [replication] = backend.connect_checks() else {
+        panic!("{:?}", backend.connect_checks());
+    };
+    assert_eq!(replication.name, "replication");
+    assert!(replication.reason.contains("cut off"), "{replication:?}");
     // It grants no term that no replica has.
     let config = master.config().wait_for_replicas(1, Duration::from_secs(1));
     let backend = RedisBackend::connect(config).await.unwrap();
-    assert_eq!(backend.findings(), []);
+    assert_eq!(backend.connect_checks(), []);
 }
 
 /// Passes connections on to a server, until those that are open are told to swallow everything.
@@ -535,7 +554,7 @@ async fn a_connection_that_swallows_everything_is_replaced_though_callers_give_u
     let config = RedisConfig::server(&format!("127.0.0.1:{}", hole.port))
         .unwrap()
         // Far longer than the callers wait.
-        .response_timeout(LONG);
+        .request_timeout(LONG);
     let backend = RedisBackend::connect(config).await.unwrap();
     let grant = held(
         backend
@@ -598,7 +617,7 @@ async fn a_diagnosis_tells_eviction_and_each_missing_right_and_changes_nothing()
         server.command(&[
             "ACL", "SETUSER", &user, "on", ">pw", "~*", "&*", "+@all", &without,
         ]);
-        let config = server.config().username(&user).password("pw");
+        let config = server.config().user(&user).password("pw");
         let backend = RedisBackend::connect(config).await.unwrap();
         let checks = backend.checks(&lock("looked-at"), LONG).await;
         let check = checks.iter().find(|check| check.name == "permissions");
@@ -618,7 +637,7 @@ async fn a_diagnosis_asks_for_the_replicas_that_have_to_confirm() {
         return;
     };
     let patient = |server: &Server| {
-        let config = server.config().response_timeout(LIMIT);
+        let config = server.config().request_timeout(LIMIT);
         config.wait_for_replicas(1, LIMIT / 2)
     };
     let checks_of = async |config: RedisConfig| {
@@ -661,12 +680,12 @@ async fn a_diagnosis_asks_for_the_replicas_that_have_to_confirm() {
     master.command(&[
         "ACL", "SETUSER", "hasty", "on", ">pw", "~*", "&*", "+@all", "-wait",
     ]);
-    let checks = checks_of(patient(&master).username("hasty").password("pw")).await;
+    let checks = checks_of(patient(&master).user("hasty").password("pw")).await;
     let check = found(&checks, "permissions");
     assert_eq!(check.verdict, Verdict::Unusable, "{check:?}");
     assert!(check.reason.contains("wait"), "{check:?}");
     // Nobody waits.
-    let hasty = master.config().username("hasty").password("pw");
+    let hasty = master.config().user("hasty").password("pw");
     let checks = checks_of(hasty).await;
     assert_eq!(verdict(&checks, "permissions"), Verdict::Fine);
 }
@@ -688,7 +707,7 @@ async fn a_diagnosis_tells_that_waiting_candidates_would_poll() {
         let mut command = vec!["ACL", "SETUSER", user, "on", ">pw", "~*"];
         command.extend(rights);
         server.command(&command);
-        let checks = checks_of(server.config().username(user).password("pw")).await;
+        let checks = checks_of(server.config().user(user).password("pw")).await;
         let check = found(&checks, "wake-ups");
         assert_eq!(check.verdict, Verdict::Warning, "{user}: {check:?}");
         assert!(check.reason.contains("poll"), "{user}: {check:?}");
@@ -718,7 +737,7 @@ async fn an_attempt_from_before_a_failover_is_not_adopted() {
     server.command(&["SET", mark, &format!("{ahead} {elsewhere} {lease}")]);
     let again = backend.acquire(&lock, &me, LONG).await.unwrap();
     assert!(is_taken(&again), "{again:?}");
-    assert_eq!(backend.epoch_changes(), 1);
+    assert_eq!(backend.incarnation_changes(), 1);
     assert!(is_lost(&backend.renew(&grant, Time::ZERO).await.unwrap()));
     // As if the lease had passed. Terms that nobody here has heard of were counted up too.
     server.command(&["DEL", key]);
@@ -732,7 +751,7 @@ async fn a_password_is_not_shown_by_a_server_without_auth() {
     let Some(server) = start(&["--rename-command", "AUTH", ""]) else {
         return;
     };
-    let config = server.config().username("app").password("hunter2");
+    let config = server.config().user("app").password("hunter2");
     let backend = RedisBackend::lazy(config).unwrap();
     let error = acquire_error(&backend).await;
     let shown = format!("{error} {error:?}");

@@ -149,10 +149,7 @@ fn scripts(server: &Server) -> u64 {
 /// been no child.
 fn a_child_does_nothing(server: &Server, config: &RedisConfig) {
     // No connection is given up because the machine is slow.
-    let config = config
-        .clone()
-        .connect_timeout(LIMIT)
-        .response_timeout(LIMIT);
+    let config = config.clone().connect_timeout(LIMIT).request_timeout(LIMIT);
     let parent = runtime();
     let inherited = parent.block_on(in_mid_term(config.clone()));
     let backend = inherited.backend.clone();

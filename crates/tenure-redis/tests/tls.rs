@@ -32,8 +32,8 @@ async fn a_server_is_reached_by_tls_with_certificates_on_both_sides() {
         return;
     };
 
-    let trusted = Tls::new().authorities(ours.ca());
-    let with_certificate = trusted.clone().identity(&client.0, &client.1);
+    let trusted = Tls::new().ca(ours.ca());
+    let with_certificate = trusted.clone().client_cert(&client.0).client_key(&client.1);
     let address = format!("localhost:{port}");
     let config = |tls| RedisConfig::server(&address).unwrap().tls(tls);
     let backend = RedisBackend::connect(config(with_certificate.clone()))
@@ -58,9 +58,9 @@ async fn a_server_is_reached_by_tls_with_certificates_on_both_sides() {
         .unwrap();
 
     // Another authority, another name, files that are none: the message says which.
-    let foreign = Tls::new().authorities(other.ca());
-    let missing = Tls::new().authorities(ours.file("missing.pem"));
-    let empty = Tls::new().authorities(&key);
+    let foreign = Tls::new().ca(other.ca());
+    let missing = Tls::new().ca(ours.file("missing.pem"));
+    let empty = Tls::new().ca(&key);
     for (config, expected) in [
         (config(foreign), "certificate"),
         (config(missing), "missing.pem"),

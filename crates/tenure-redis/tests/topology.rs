@@ -124,10 +124,10 @@ async fn a_failover_that_forgets_a_term_elects_nobody_until_that_term_is_over() 
         panic!("two hold the lock");
     };
     assert!(free_in.unwrap() > LONG);
-    assert_eq!(new.epoch_changes(), 1);
+    assert_eq!(new.incarnation_changes(), 1);
     assert!(is_lost(&new.renew(&forgotten, Time::ZERO).await.unwrap()));
     assert!(is_taken(&new.acquire(&lock, &b, LONG).await.unwrap()));
-    assert_eq!(new.epoch_changes(), 1);
+    assert_eq!(new.incarnation_changes(), 1);
 
     // As if the lease had passed.
     replica.clock_is_past(forgotten.token).await;
@@ -194,7 +194,7 @@ async fn a_term_survives_the_failover_of_its_master() {
     let token = leader.token();
     leader.resign().await.unwrap();
     // The last term began before the failover, so the lock is kept free for a lease.
-    until("the lock is kept", async || lone.epoch_changes() == 1).await;
+    until("the lock is kept", async || lone.incarnation_changes() == 1).await;
     replica.command(&["DEL", "tenure:{failover}"]);
     replica.command(&["PUBLISH", "tenure:{failover}:released", ""]);
     let next = within_limit("the next leader", campaign)
@@ -234,7 +234,7 @@ async fn a_former_master_is_left_while_it_still_takes_itself_for_one() {
     // There may have been a term that the new one has not heard of: so it is kept for a lease.
     assert!(is_taken(&idle.acquire(&lock, &me, LONG).await.unwrap()));
     assert_eq!(replica.number(&["EXISTS", "tenure:{former}"]), 1);
-    assert_eq!(idle.epoch_changes(), 1);
+    assert_eq!(idle.incarnation_changes(), 1);
 }
 
 /// The leader may go on on the former master until it has heard of the new one.
@@ -254,7 +254,7 @@ async fn with_sentinels_a_new_masters_pause_is_longer_than_a_lease() {
     // As long as the sentinels' word counts, and a quarter of that.
     let overlap = Duration::from_millis(500 + 2 * 7000) * 5 / 4;
     assert_eq!(free_in, Some(LONG + overlap + Duration::from_millis(1)));
-    assert_eq!(backend.epoch_changes(), 1);
+    assert_eq!(backend.incarnation_changes(), 1);
 }
 
 /// The former master would go on confirming its leader's heartbeats, for longer than the lease.
@@ -362,7 +362,7 @@ async fn a_master_that_comes_back_as_it_was_grants_nothing_for_a_while() {
         panic!("there may be a term on the second one: {acquired:?}");
     };
     assert!(free_in.unwrap() <= LONG + Duration::from_millis(1));
-    assert_eq!(backend.epoch_changes(), 1);
+    assert_eq!(backend.incarnation_changes(), 1);
     // As if that had passed: not a second time.
     first.command(&["DEL", "tenure:{back}"]);
     let lease = Duration::from_millis(10);
@@ -627,7 +627,7 @@ async fn in_a_cluster_a_new_nodes_pause_is_longer_than_a_lease() {
         let rights = ["allkeys", "allchannels", "+@all", "-config"];
         node.command(&[&["ACL", "SETUSER", "app", "on", ">secret"][..], &rights].concat());
     }
-    let config = cluster.config().username("app").password("secret");
+    let config = cluster.config().user("app").password("secret");
     assert_eq!(beyond_a_lease(config).await, Some(Duration::from_secs(8)));
 }
 
@@ -752,7 +752,10 @@ async fn a_term_survives_the_failover_of_its_node() {
     let token = leader.token();
     leader.resign().await.unwrap();
     // The last term began before the failover, so the lock is kept free for a lease.
-    until("the lock is kept", async || of_other.epoch_changes() == 1).await;
+    until("the lock is kept", async || {
+        of_other.incarnation_changes() == 1
+    })
+    .await;
     cluster.nodes[promoted].command(&["DEL", key]);
     cluster.nodes[promoted].command(&["PUBLISH", "tenure:{node}:released", ""]);
     let next = within_limit("the next leader", campaign)
@@ -830,7 +833,7 @@ async fn the_first_term_of_a_lock_that_a_node_forgets_is_waited_for() {
 
     let acquired = acquire_in_the_end(&waiting, &forgotten, &b, LONG).await;
     assert!(is_taken(&acquired), "two leaders: {acquired:?}");
-    assert_eq!(waiting.epoch_changes(), 1);
+    assert_eq!(waiting.incarnation_changes(), 1);
     let seen_at = Instant::now();
     // Half a node timeout, and half a second.
     let overlap = Duration::from_millis(1000 + 500);
@@ -844,7 +847,7 @@ async fn the_first_term_of_a_lock_that_a_node_forgets_is_waited_for() {
     promoted.command(&["DEL", &key]);
     let next = held(waiting.acquire(&forgotten, &b, LONG).await.unwrap());
     assert!(next.token > grant.token);
-    assert_eq!(waiting.epoch_changes(), 1);
+    assert_eq!(waiting.incarnation_changes(), 1);
     // Nor once that is over.
     waiting.release(&next).await.unwrap();
     promoted.command(&["DEL", &key, &format!("{key}:fence")]);

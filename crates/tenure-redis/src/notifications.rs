@@ -1,11 +1,11 @@
-//! Wake-ups: one connection on which the releases of all locks of a backend are heard.
+//! Notifications: one connection on which the releases of all locks of a backend arrive.
 //!
-//! It is a second connection, open while somebody waits, and not the calls' own with RESP3: so it
+//! It is a second connection, open while a candidate waits, and not the calls' own with RESP3: so it
 //! works on servers and through proxies without RESP3, a `WAIT` on the calls' connection does not
-//! hold wake-ups back, and a process that leads everything it campaigns for has one connection.
+//! hold notifications back, and a process that leads everything it campaigns for has one connection.
 //!
-//! A message is a hint. Nothing is missed for good: after each subscription everybody looks again,
-//! and each waiter has the timer at which the lock can expire. Keyspace events are not used; with
+//! A message is a hint. Nothing is missed for good: after each subscription all candidates look
+//! again, and each has the timer at which the lock can expire. Keyspace events are not used; with
 //! many keys that expire they come seconds late.
 
 use std::collections::HashMap;
@@ -16,30 +16,33 @@ use std::time::Duration;
 use futures_util::{StreamExt as _, stream};
 use redis::aio::{PubSubSink, PubSubStream};
 use tenure_core::{Changes, ErrorKind, Hint};
+use tenure_kit::Backoff;
+use tenure_kit::deadline::within;
 use tokio::sync::{Notify, watch};
-use tokio::time::{sleep, timeout};
+use tokio::time::sleep;
 
-use crate::connection::{Dialer, hold};
-use crate::errors::Trouble;
+use crate::errors::StoreError;
+use crate::net::hold;
+use crate::net::network::Network;
 use crate::topology::Topology;
 
 /// How often a silent connection is asked whether it is still there.
 const PING_EVERY: Duration = Duration::from_secs(5);
 
-const SHORTEST_PAUSE: Duration = Duration::from_millis(20);
-const LONGEST_PAUSE: Duration = Duration::from_secs(2);
+const SHORTEST_WAIT: Duration = Duration::from_millis(20);
+const LONGEST_WAIT: Duration = Duration::from_secs(2);
 
 /// The subscriptions of a backend.
-pub(crate) struct Wakeups {
+pub(crate) struct Notifications {
     topology: Arc<Topology>,
-    dialer: Arc<Dialer>,
+    network: Arc<Network>,
     shared: Arc<Shared>,
 }
 
 #[derive(Default)]
 struct Shared {
     channels: Mutex<Channels>,
-    /// Somebody has begun or ceased to wait for a lock.
+    /// A candidate has begun or ceased to wait for a lock.
     changed: Notify,
 }
 
@@ -56,11 +59,11 @@ struct Channel {
     subscribed: bool,
 }
 
-impl Wakeups {
-    pub(crate) fn new(topology: Arc<Topology>, dialer: Arc<Dialer>) -> Self {
+impl Notifications {
+    pub(crate) fn new(topology: Arc<Topology>, network: Arc<Network>) -> Self {
         Self {
             topology,
-            dialer,
+            network,
             shared: Arc::default(),
         }
     }
@@ -68,7 +71,7 @@ impl Wakeups {
     /// The hints about one lock. Ends when hints are forbidden, the backend's runtime is gone, or
     /// in a forked child.
     pub(crate) fn subscribe(&self, channel: String) -> Changes {
-        let process = &self.dialer.process;
+        let process = self.network.process();
         if !process.is_current() {
             return Box::pin(stream::empty());
         }
@@ -86,7 +89,7 @@ impl Wakeups {
         };
         if start {
             let listener = self.listener(self.shared.clone());
-            drop(self.dialer.spawn(listener.run()));
+            drop(self.network.tasks.spawn(listener.run()));
         } else {
             self.shared.changed.notify_one();
         }
@@ -105,7 +108,7 @@ impl Wakeups {
     fn listener(&self, shared: Arc<Shared>) -> Listener {
         Listener {
             topology: self.topology.clone(),
-            response_timeout: self.dialer.config.response_timeout,
+            request_timeout: self.network.config.request_timeout,
             shared,
             retired: false,
         }
@@ -113,22 +116,21 @@ impl Wakeups {
 
     /// Does once what a listener does, on a connection of its own. Each step is bounded; dropped,
     /// it ends by itself.
-    pub(crate) async fn try_out(&self, channel: String) -> Result<(), Trouble> {
+    pub(crate) async fn try_out(&self, channel: String) -> Result<(), StoreError> {
         let trial = self.listener(Arc::default());
-        let hearing = self.dialer.spawn(async move {
+        let hearing = self.network.tasks.spawn(async move {
             let (mut sink, _messages) = trial.topology.subscriber().await?.split();
             trial.bounded(sink.subscribe(&channel)).await?;
             trial.bounded(sink.ping::<redis::Value>()).await?;
             trial.bounded(sink.unsubscribe(&channel)).await
         });
-        let gone = |_| Trouble::new(ErrorKind::Unavailable, "the backend's runtime is gone");
-        hearing.await.map_err(gone)?
+        hearing.await.map_err(|_| StoreError::runtime_is_gone())?
     }
 }
 
-impl fmt::Debug for Wakeups {
+impl fmt::Debug for Notifications {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Wakeups").finish_non_exhaustive()
+        f.debug_struct("Notifications").finish_non_exhaustive()
     }
 }
 
@@ -158,7 +160,7 @@ impl Drop for Subscription {
 /// The task that holds the connection.
 struct Listener {
     topology: Arc<Topology>,
-    response_timeout: Duration,
+    request_timeout: Duration,
     shared: Arc<Shared>,
     /// Ended by itself: another one may be there already.
     retired: bool,
@@ -166,38 +168,36 @@ struct Listener {
 
 /// Why listening on a connection has ended.
 enum Ended {
-    /// Nobody waits any more.
+    /// No candidate waits any more.
     Unneeded,
-    Lost(Trouble),
+    Lost(StoreError),
 }
 
 impl Listener {
     async fn run(mut self) {
-        let mut pause = SHORTEST_PAUSE;
+        let mut backoff = Backoff::new(SHORTEST_WAIT, LONGEST_WAIT);
         loop {
-            let trouble = match self.listen(&mut pause).await {
+            let error = match self.listen(&mut backoff).await {
                 Ended::Unneeded => return,
-                Ended::Lost(trouble) => trouble,
+                Ended::Lost(error) => error,
             };
-            if trouble.kind == ErrorKind::Forbidden {
+            if error.kind == ErrorKind::Forbidden {
                 tracing::warn!(
-                    error = %trouble,
+                    %error,
                     "may not subscribe to releases of locks: candidates will poll"
                 );
                 self.retire_with_all();
                 return;
             }
-            tracing::debug!(error = %trouble, "no wake-ups from Redis just now");
-            // At random, so that a fleet does not come back as one.
-            sleep(pause.mul_f64(0.5 + fastrand::f64() / 2.0)).await;
-            pause = (pause * 2).min(LONGEST_PAUSE);
+            tracing::debug!(%error, "no notifications from Redis just now");
+            sleep(backoff.next(None)).await;
             if self.is_unneeded() {
                 return;
             }
         }
     }
 
-    /// Whether nobody waits any more; then whoever comes next starts a new task.
+    /// Whether no candidate waits any more; then the next one starts a new task.
     fn is_unneeded(&mut self) -> bool {
         let mut channels = hold(&self.shared.channels);
         let unneeded = channels.by_name.is_empty();
@@ -214,35 +214,35 @@ impl Listener {
         self.retired = true;
     }
 
-    async fn listen(&mut self, pause: &mut Duration) -> Ended {
+    async fn listen(&mut self, backoff: &mut Backoff) -> Ended {
         let (mut sink, mut messages) = match self.topology.subscriber().await {
             Ok(subscriber) => subscriber.split(),
-            Err(trouble) => return Ended::Lost(trouble),
+            Err(error) => return Ended::Lost(error),
         };
         for channel in hold(&self.shared.channels).by_name.values_mut() {
             channel.subscribed = false;
         }
         let mut subscribed = Vec::new();
         loop {
-            if let Err(trouble) = self.update(&mut sink, &mut subscribed).await {
-                return Ended::Lost(trouble);
+            if let Err(error) = self.update(&mut sink, &mut subscribed).await {
+                return Ended::Lost(error);
             }
-            *pause = SHORTEST_PAUSE;
+            backoff.reset();
             if self.is_unneeded() {
                 return Ended::Unneeded;
             }
-            if let Err(trouble) = self.hear(&mut sink, &mut messages).await {
-                return Ended::Lost(trouble);
+            if let Err(error) = self.hear(&mut sink, &mut messages).await {
+                return Ended::Lost(error);
             }
         }
     }
 
-    /// Subscribes to what is new, and unsubscribes from what nobody waits for.
+    /// Subscribes to what is new, and unsubscribes from what no candidate waits for.
     async fn update(
         &self,
         sink: &mut PubSubSink,
         subscribed: &mut Vec<String>,
-    ) -> Result<(), Trouble> {
+    ) -> Result<(), StoreError> {
         let (new, old) = {
             let channels = hold(&self.shared.channels);
             let new: Vec<String> = channels
@@ -270,7 +270,7 @@ impl Listener {
                     channel.messages.send_modify(|count| *count += 1);
                 }
             }
-            // A channel that was given up and taken again meanwhile is subscribed all the same.
+            // A channel that was given up and taken again meanwhile is still subscribed.
             subscribed.retain(|name| !new.contains(name));
             subscribed.extend(new);
         }
@@ -282,12 +282,12 @@ impl Listener {
         &self,
         sink: &mut PubSubSink,
         messages: &mut PubSubStream,
-    ) -> Result<(), Trouble> {
+    ) -> Result<(), StoreError> {
         loop {
             tokio::select! {
                 message = messages.next() => {
                     let Some(message) = message else {
-                        return Err(Trouble::new(ErrorKind::Unavailable, "the connection is lost"));
+                        return Err(StoreError::new(ErrorKind::Unavailable, "the connection is lost"));
                     };
                     let channels = hold(&self.shared.channels);
                     if let Some(channel) = channels.by_name.get(message.get_channel_name()) {
@@ -305,16 +305,18 @@ impl Listener {
     async fn bounded<T>(
         &self,
         answer: impl Future<Output = redis::RedisResult<T>>,
-    ) -> Result<T, Trouble> {
-        let limit = self.response_timeout;
-        match timeout(limit, answer).await {
-            Ok(Ok(value)) => Ok(value),
-            Ok(Err(error)) => Err(self.topology.trouble(error)),
-            Err(_) => Err(Trouble::new(
-                ErrorKind::Timeout,
-                format!("no answer to a subscription within {limit:?}"),
-            )),
-        }
+    ) -> Result<T, StoreError> {
+        let answer = async {
+            let answer = answer.await;
+            answer.map_err(|error| self.topology.subscription_error(error))
+        };
+        within(
+            "a subscription",
+            self.request_timeout,
+            "request_timeout",
+            answer,
+        )
+        .await
     }
 }
 

@@ -12,9 +12,9 @@ use std::time::{Duration, Instant};
 use tenure_core::{Check, ErrorKind};
 use tokio::sync::watch;
 
-use crate::connection::hold;
-use crate::errors::Trouble;
-use crate::slots::SLOTS;
+use super::slots::SLOTS;
+use crate::errors::StoreError;
+use crate::net::hold;
 
 /// How often all servers of the URL are compared, and when again if some have not answered.
 pub(crate) const SURVEY_EVERY: Duration = Duration::from_secs(30);
@@ -91,9 +91,9 @@ impl Strangers {
         keepers(self) == keepers(before)
     }
 
-    fn trouble(&self) -> Trouble {
+    fn error(&self) -> StoreError {
         let [(one, mine), (other, theirs)] = &self.0;
-        Trouble::new(
+        StoreError::new(
             ErrorKind::Misconfigured,
             format!(
                 "the servers that the URL leads to belong to two deployments, so two leaders could \
@@ -140,7 +140,7 @@ pub(crate) fn strangers(views: &[View]) -> Option<Strangers> {
 #[derive(Debug, Default)]
 pub(crate) struct Deployment {
     /// That there are two, once it is known. For good: another answer may come from the other one.
-    mixed: watch::Sender<Option<Trouble>>,
+    mixed: watch::Sender<Option<StoreError>>,
     known: Mutex<Option<Known>>,
 }
 
@@ -168,22 +168,22 @@ impl Known {
 
 impl Deployment {
     /// Fails once two deployments were seen.
-    pub(crate) fn check(&self) -> Result<(), Trouble> {
+    pub(crate) fn check(&self) -> Result<(), StoreError> {
         self.mixed.borrow().clone().map_or(Ok(()), Err)
     }
 
     /// From now on nothing is done on any of the servers.
-    pub(crate) fn refuse(&self, strangers: &Strangers) -> Trouble {
-        let trouble = strangers.trouble();
+    pub(crate) fn refuse(&self, strangers: &Strangers) -> StoreError {
+        let error = strangers.error();
         let is_first = self.mixed.send_if_modified(|mixed| {
             let is_first = mixed.is_none();
-            mixed.get_or_insert_with(|| trouble.clone());
+            mixed.get_or_insert_with(|| error.clone());
             is_first
         });
         if is_first {
-            tracing::error!(error = %trouble, "no elections any more");
+            tracing::error!(%error, "no elections any more");
         }
-        self.check().err().unwrap_or(trouble)
+        self.check().err().unwrap_or(error)
     }
 
     /// Completes when two deployments were seen: all terms are over then.
@@ -207,7 +207,7 @@ impl Deployment {
 
     /// Takes over what a server has said, or fails if it belongs to another deployment than the
     /// servers before.
-    pub(crate) fn admit(&self, view: View) -> Result<(), Trouble> {
+    pub(crate) fn admit(&self, view: View) -> Result<(), StoreError> {
         self.check()?;
         let mut known = hold(&self.known);
         let known = known.get_or_insert_with(|| Known {
@@ -226,13 +226,13 @@ impl Deployment {
 }
 
 /// What `doctor` says, of the answers of all servers that the URL leads to.
-pub(crate) fn check(answers: &[Result<View, Trouble>]) -> Check {
+pub(crate) fn check(answers: &[Result<View, StoreError>]) -> Check {
     const NAME: &str = "deployment";
     let views: Vec<View> = answers.iter().flatten().cloned().collect();
     if let Some(strangers) = strangers(&views) {
         return Check::unusable(
             NAME,
-            strangers.trouble().to_string(),
+            strangers.error().to_string(),
             "name the servers of one deployment alone",
         );
     }
@@ -251,9 +251,9 @@ pub(crate) fn check(answers: &[Result<View, Trouble>]) -> Check {
     let failure = answers.iter().find_map(|answer| answer.as_ref().err());
     match failure {
         None => Check::fine(NAME, reason),
-        Some(trouble) => Check::warning(
+        Some(error) => Check::warning(
             NAME,
-            format!("{reason}; {trouble}"),
+            format!("{reason}; {error}"),
             "bring that server back, or name another one",
         ),
     }

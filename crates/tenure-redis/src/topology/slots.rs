@@ -4,15 +4,16 @@
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
+use tenure_core::LockName;
 use tenure_core::record::MAX_LEASE;
+use tenure_kit::Address;
 
-use crate::config::Address;
-use crate::connection::Change;
+use crate::net::incarnation::Change;
 
 pub(crate) const SLOTS: u16 = 16384;
 
 /// The `cluster-node-timeout` that servers come with.
-pub(crate) const USUAL_NODE_TIMEOUT: Duration = Duration::from_secs(15);
+pub(super) const USUAL_NODE_TIMEOUT: Duration = Duration::from_secs(15);
 
 /// How long beyond a lease a term may go on that another node has granted before.
 ///
@@ -24,7 +25,7 @@ pub(crate) const USUAL_NODE_TIMEOUT: Duration = Duration::from_secs(15);
 /// at the closest by a third of the timeout; but nothing makes sure of it.)
 ///
 /// The rest is for what a node does only ten times a second, and for another host's clock.
-pub(crate) fn overlap(node_timeout: Duration) -> Duration {
+pub(super) fn quarantine(node_timeout: Duration) -> Duration {
     node_timeout / 2 + Duration::from_millis(500)
 }
 
@@ -45,11 +46,9 @@ impl Range {
 /// Slots that another node had before, and when that was seen.
 ///
 /// A replica that is promoted may never have heard of the first term of a lock, and so has nothing
-/// to tell by that there was one. By address, not by replication id as on a [`Link`]: different
-/// nodes have different ones all the time. A slot that was moved with all its keys looks the same,
-/// and costs a lock that is new a lease.
-///
-/// [`Link`]: crate::connection::Link
+/// to tell by that there was one. By address, not by incarnation: different nodes have different
+/// ones all the time. A slot that was moved with all its keys looks the same, and costs a lock that
+/// is new a lease.
 #[derive(Debug)]
 struct Handover {
     first: u16,
@@ -58,7 +57,7 @@ struct Handover {
 }
 
 #[derive(Debug, Default)]
-pub(crate) struct Map {
+pub(super) struct SlotMap {
     ranges: Vec<Range>,
     /// What nodes have told since the ranges were asked for.
     moved: HashMap<u16, Address>,
@@ -67,7 +66,7 @@ pub(crate) struct Map {
     version: u64,
 }
 
-impl Map {
+impl SlotMap {
     pub(crate) fn version(&self) -> u64 {
         self.version
     }
@@ -90,17 +89,21 @@ impl Map {
         handover.map(|handover| &handover.change)
     }
 
-    /// Takes over what a node has told of all slots. `epoch_of` gives the last epoch that was
-    /// known of a node.
+    /// Takes over what a node has told of all slots. `incarnation_of` gives the last
+    /// incarnation that was known of a node.
     ///
     /// A slot that it names nobody for stays where it was: whoever gets it next is not the first
     /// to have it.
-    pub(crate) fn learn(&mut self, mut told: Vec<Range>, epoch_of: impl Fn(&Address) -> String) {
+    pub(crate) fn learn(
+        &mut self,
+        mut told: Vec<Range>,
+        incarnation_of: impl Fn(&Address) -> String,
+    ) {
         let now = by_slot(&told);
         let mut before = by_slot(&self.ranges);
         for (slot, holder) in &self.moved {
-            if let Some(place) = before.get_mut(usize::from(*slot)) {
-                *place = Some(holder);
+            if let Some(known) = before.get_mut(usize::from(*slot)) {
+                *known = Some(holder);
             }
         }
         let pairs = || before.iter().zip(&now);
@@ -109,7 +112,7 @@ impl Map {
         let unnamed = runs(pairs().map(|(before, now)| before.filter(|_| now.is_none())));
         told.extend(unnamed);
         for range in handed {
-            self.hand_over(&range, &epoch_of);
+            self.hand_over(&range, &incarnation_of);
         }
         self.ranges = told;
         self.moved.clear();
@@ -121,7 +124,7 @@ impl Map {
         &mut self,
         slot: u16,
         holder: Address,
-        epoch_of: impl Fn(&Address) -> String,
+        incarnation_of: impl Fn(&Address) -> String,
     ) {
         let before = self.holder_of(slot).cloned();
         if let Some(before) = before.filter(|before| *before != holder) {
@@ -130,12 +133,12 @@ impl Map {
                 last: slot,
                 holder: before,
             };
-            self.hand_over(&range, &epoch_of);
+            self.hand_over(&range, &incarnation_of);
         }
         self.moved.insert(slot, holder);
     }
 
-    fn hand_over(&mut self, from: &Range, epoch_of: &impl Fn(&Address) -> String) {
+    fn hand_over(&mut self, from: &Range, incarnation_of: &impl Fn(&Address) -> String) {
         // Those that no lease reaches back to, or that this one is later than, tell nothing more.
         self.handovers.retain(|old| {
             let covered = from.has(old.first) && from.has(old.last);
@@ -145,10 +148,10 @@ impl Map {
             first: from.first,
             last: from.last,
             change: Change {
-                before: epoch_of(&from.holder),
+                before: incarnation_of(&from.holder),
                 seen_at: Instant::now(),
                 // A node that comes back is made a replica first.
-                back: false,
+                is_back: false,
             },
         });
     }
@@ -164,9 +167,9 @@ fn by_slot(ranges: &[Range]) -> Vec<Option<&Address>> {
     let mut holders = vec![None; usize::from(SLOTS)];
     // The first that has a slot counts.
     for range in ranges.iter().rev() {
-        let places = usize::from(range.first)..=usize::from(range.last);
-        if let Some(places) = holders.get_mut(places) {
-            places.fill(Some(&range.holder));
+        let slots = usize::from(range.first)..=usize::from(range.last);
+        if let Some(of_range) = holders.get_mut(slots) {
+            of_range.fill(Some(&range.holder));
         }
     }
     holders
@@ -189,15 +192,28 @@ fn runs<'a>(holders: impl Iterator<Item = Option<&'a Address>>) -> Vec<Range> {
     runs
 }
 
+/// The slot of a lock's keys: of what stands between the braces, which is the lock's name.
+pub(super) fn slot_of(lock: &LockName) -> u16 {
+    let mut crc: u16 = 0;
+    for byte in lock.as_str().bytes() {
+        crc ^= u16::from(byte) << 8;
+        for _ in 0..8 {
+            let carry = crc & 0x8000 != 0;
+            crc <<= 1;
+            if carry {
+                crc ^= 0x1021;
+            }
+        }
+    }
+    crc % SLOTS
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     fn node(port: u16) -> Address {
-        Address {
-            host: "a".to_owned(),
-            port,
-        }
+        Address::new("a", port)
     }
 
     fn map_of(ranges: &[(u16, u16, u16)]) -> Vec<Range> {
@@ -209,28 +225,28 @@ mod tests {
         ranges.iter().map(range).collect()
     }
 
-    fn epoch_of(node: &Address) -> String {
-        format!("epoch of {}", node.port)
+    fn incarnation_of(node: &Address) -> String {
+        format!("incarnation of {}", node.port())
     }
 
-    fn before(map: &Map, slot: u16) -> Option<&str> {
+    fn before(map: &SlotMap, slot: u16) -> Option<&str> {
         map.change_of(slot).map(|change| change.before.as_str())
     }
 
     #[test]
     fn a_slot_that_comes_to_another_node_is_remembered() {
-        let mut map = Map::default();
-        map.learn(map_of(&[(0, 99, 1), (100, 16383, 2)]), epoch_of);
+        let mut map = SlotMap::default();
+        map.learn(map_of(&[(0, 99, 1), (100, 16383, 2)]), incarnation_of);
         assert!(map.handovers.is_empty(), "nothing was known");
         map.learn(
             map_of(&[(0, 49, 1), (50, 149, 3), (150, 16383, 2)]),
-            epoch_of,
+            incarnation_of,
         );
         assert_eq!(before(&map, 49), None);
-        assert_eq!(before(&map, 50), Some("epoch of 1"));
-        assert_eq!(before(&map, 99), Some("epoch of 1"));
-        assert_eq!(before(&map, 100), Some("epoch of 2"));
-        assert_eq!(before(&map, 149), Some("epoch of 2"));
+        assert_eq!(before(&map, 50), Some("incarnation of 1"));
+        assert_eq!(before(&map, 99), Some("incarnation of 1"));
+        assert_eq!(before(&map, 100), Some("incarnation of 2"));
+        assert_eq!(before(&map, 149), Some("incarnation of 2"));
         assert_eq!(before(&map, 150), None);
         assert_eq!(map.holder_of(149), Some(&node(3)));
 
@@ -238,41 +254,53 @@ mod tests {
         let seen_at = map.change_of(50).unwrap().seen_at;
         map.learn(
             map_of(&[(0, 49, 1), (50, 149, 3), (150, 16383, 2)]),
-            epoch_of,
+            incarnation_of,
         );
         assert_eq!(map.change_of(50).unwrap().seen_at, seen_at);
         // Back again is one.
-        map.learn(map_of(&[(0, 99, 1), (100, 16383, 2)]), epoch_of);
-        assert_eq!(before(&map, 50), Some("epoch of 3"));
+        map.learn(map_of(&[(0, 99, 1), (100, 16383, 2)]), incarnation_of);
+        assert_eq!(before(&map, 50), Some("incarnation of 3"));
         assert_eq!(map.handovers.len(), 1, "of those the last is kept");
     }
 
     #[test]
     fn a_slot_that_a_node_sends_on_is_remembered_once() {
-        let mut map = Map::default();
-        map.learn_one(7, node(1), epoch_of);
+        let mut map = SlotMap::default();
+        map.learn_one(7, node(1), incarnation_of);
         assert_eq!(before(&map, 7), None, "nothing was known");
-        map.learn(map_of(&[(0, 16383, 1)]), epoch_of);
-        map.learn_one(7, node(2), epoch_of);
-        assert_eq!(before(&map, 7), Some("epoch of 1"));
+        map.learn(map_of(&[(0, 16383, 1)]), incarnation_of);
+        map.learn_one(7, node(2), incarnation_of);
+        assert_eq!(before(&map, 7), Some("incarnation of 1"));
         assert_eq!((before(&map, 6), before(&map, 8)), (None, None));
         let seen_at = map.change_of(7).unwrap().seen_at;
-        map.learn_one(7, node(2), epoch_of);
-        map.learn(map_of(&[(0, 6, 1), (7, 7, 2), (8, 16383, 1)]), epoch_of);
+        map.learn_one(7, node(2), incarnation_of);
+        map.learn(
+            map_of(&[(0, 6, 1), (7, 7, 2), (8, 16383, 1)]),
+            incarnation_of,
+        );
         assert_eq!(map.change_of(7).unwrap().seen_at, seen_at);
         assert_eq!(map.handovers.len(), 1);
     }
 
     #[test]
     fn a_slot_that_is_not_named_stays_known() {
-        let mut map = Map::default();
-        map.learn(map_of(&[(0, 16383, 1)]), epoch_of);
-        map.learn(map_of(&[(0, 99, 2), (200, 16383, 1)]), epoch_of);
+        let mut map = SlotMap::default();
+        map.learn(map_of(&[(0, 16383, 1)]), incarnation_of);
+        map.learn(map_of(&[(0, 99, 2), (200, 16383, 1)]), incarnation_of);
         assert_eq!(map.holder_of(150), Some(&node(1)));
         assert_eq!(before(&map, 150), None);
-        map.learn(map_of(&[(0, 199, 2), (200, 16383, 1)]), epoch_of);
-        assert_eq!(before(&map, 150), Some("epoch of 1"));
+        map.learn(map_of(&[(0, 199, 2), (200, 16383, 1)]), incarnation_of);
+        assert_eq!(before(&map, 150), Some("incarnation of 1"));
         // Nonsense harms nobody.
-        map.learn(map_of(&[(9, 1, 3), (0, 60000, 3)]), epoch_of);
+        map.learn(map_of(&[(9, 1, 3), (0, 60000, 3)]), incarnation_of);
+    }
+
+    #[test]
+    fn slots_are_those_of_redis() {
+        // CRC16 as the cluster specification gives it for "123456789".
+        assert_eq!(slot_of(&LockName::new("123456789").unwrap()), 0x31C3);
+        // By `CLUSTER KEYSLOT`.
+        assert_eq!(slot_of(&LockName::new("foo").unwrap()), 12182);
+        assert_eq!(slot_of(&LockName::new("bar").unwrap()), 5061);
     }
 }

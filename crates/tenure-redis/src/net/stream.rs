@@ -1,0 +1,126 @@
+//! The bytes of a connection.
+
+use std::io;
+use std::mem;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::task::{Context, Poll};
+
+use tenure_core::Process;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
+
+/// With TLS or without.
+pub(super) trait Transport: AsyncRead + AsyncWrite + Send + Unpin {}
+impl<T: AsyncRead + AsyncWrite + Send + Unpin> Transport for T {}
+
+/// A connection's bytes, in the process that made it. A forked child neither moves nor closes them:
+/// the parent uses the same socket, and the same poller.
+pub(super) struct OwnStream {
+    /// `None` only while it is dropped.
+    stream: Option<TcpStream>,
+    process: Process,
+}
+
+impl OwnStream {
+    pub(super) fn new(stream: TcpStream, process: Process) -> Self {
+        Self {
+            stream: Some(stream),
+            process,
+        }
+    }
+
+    fn poll<T>(
+        &mut self,
+        poll: impl FnOnce(Pin<&mut TcpStream>) -> Poll<io::Result<T>>,
+    ) -> Poll<io::Result<T>> {
+        match &mut self.stream {
+            Some(stream) if self.process.is_current() => poll(Pin::new(stream)),
+            _ => Poll::Pending,
+        }
+    }
+}
+
+impl Drop for OwnStream {
+    fn drop(&mut self) {
+        if !self.process.is_current() {
+            mem::forget(self.stream.take());
+        }
+    }
+}
+
+impl AsyncRead for OwnStream {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        self.poll(|stream| stream.poll_read(cx, buffer))
+    }
+}
+
+impl AsyncWrite for OwnStream {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        self.poll(|stream| stream.poll_write(cx, bytes))
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.poll(|stream| stream.poll_flush(cx))
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.poll(|stream| stream.poll_shutdown(cx))
+    }
+}
+
+/// Counts what comes from the server, so that an answer is a sign of life also when the call that
+/// it was for has been dropped.
+pub(super) struct Heard {
+    stream: Box<dyn Transport>,
+    reads: Arc<AtomicU64>,
+}
+
+impl Heard {
+    /// Adds to `reads`.
+    pub(super) fn new(stream: Box<dyn Transport>, reads: Arc<AtomicU64>) -> Self {
+        Self { stream, reads }
+    }
+}
+
+impl AsyncRead for Heard {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let before = buffer.filled().len();
+        let outcome = Pin::new(&mut self.stream).poll_read(cx, buffer);
+        if buffer.filled().len() > before {
+            self.reads.fetch_add(1, Ordering::Relaxed);
+        }
+        outcome
+    }
+}
+
+impl AsyncWrite for Heard {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(cx, bytes)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+}

@@ -1,0 +1,212 @@
+//! Which server holds a lock: the one there is, the master that sentinels name, or the node of a
+//! cluster that has the lock's slot.
+//!
+//! # Time limits
+//!
+//! A call has one limit, its deadline: the lease that it takes or extends, or
+//! [`call_limit`](crate::config::RedisConfig::call_limit) where there is none. The engine's request
+//! timeout is shorter and drops the call before. Steps inside have limits of their own, each for a
+//! reason:
+//!
+//! | step | limit | why |
+//! |---|---|---|
+//! | one attempt to connect, to a server or a sentinel | `connect_timeout` | a server that is silent must not keep back those that are not, and the next attempt |
+//! | the first comparison of the URL's servers | 3 x `connect_timeout` | a server that is down must not keep back the first call |
+//! | the sentinels confirm the master | 2 x `connect_timeout` and a wait | the error names the sentinels |
+//! | one answer | `request_timeout` | a connection that is dead without being closed is given up while there is time for a new one |
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use redis::RedisError;
+use redis::aio::PubSub;
+use tenure_core::{Check, LockName, Time};
+use tenure_kit::{Address, Deadline};
+
+use crate::config::Servers;
+use crate::errors::{self, StoreError};
+use crate::net::connection::Connection;
+use crate::net::connector::{Call, Connector, Established, Route};
+use crate::net::network::Network;
+
+mod cluster;
+mod confirmation;
+mod deployment;
+pub(crate) mod lock_server;
+mod sentinels;
+mod slots;
+mod survey;
+
+use cluster::Cluster;
+use confirmation::MasterRoute;
+use deployment::Deployment;
+use lock_server::LockServer;
+use sentinels::Sentinels;
+use slots::slot_of;
+use survey::Survey;
+
+/// What an error calls the other side of a call.
+const STORE: &str = "Redis";
+
+/// All servers of a backend.
+#[derive(Debug)]
+pub(crate) struct Topology {
+    servers: Known,
+    network: Arc<Network>,
+    deployment: Arc<Deployment>,
+    survey: Arc<Survey>,
+}
+
+#[derive(Debug)]
+enum Known {
+    /// One master at a time: a single server, or the one that sentinels name.
+    Master(Connector),
+    Cluster(Arc<Cluster>),
+}
+
+/// To the one server there is.
+#[derive(Debug)]
+struct SingleRoute {
+    address: Address,
+    network: Arc<Network>,
+}
+
+#[async_trait]
+impl Route for SingleRoute {
+    async fn connect(&self) -> Result<Established, StoreError> {
+        let opening = self.network.open_master(&self.address);
+        let connection = self.network.bounded(&self.address, opening).await?;
+        Ok(Established {
+            connection,
+            authority: None,
+        })
+    }
+
+    async fn subscribe(&self) -> Result<PubSub, StoreError> {
+        self.network.subscriber(&self.address).await
+    }
+}
+
+impl Topology {
+    pub(crate) fn new(network: Arc<Network>) -> Self {
+        let deployment = Arc::new(Deployment::default());
+        let servers = match &network.config.servers {
+            Servers::Single(address) => {
+                let route = SingleRoute {
+                    address: address.clone(),
+                    network: network.clone(),
+                };
+                Known::Master(Connector::new(Arc::new(route), network.clone()))
+            }
+            Servers::Sentinel { sentinels, master } => {
+                let (of, to) = (deployment.clone(), network.clone());
+                let route = MasterRoute {
+                    sentinels: Arc::new(Sentinels::new(sentinels, master, to, of)),
+                    network: network.clone(),
+                };
+                Known::Master(Connector::new(Arc::new(route), network.clone()))
+            }
+            Servers::Cluster(nodes) => {
+                let cluster = Cluster::new(nodes.clone(), network.clone(), deployment.clone());
+                Known::Cluster(Arc::new(cluster))
+            }
+        };
+        let survey = match &servers {
+            Known::Master(connector) => {
+                Survey::of_master(connector.clone(), network.clone(), deployment.clone())
+            }
+            Known::Cluster(cluster) => {
+                Survey::of_cluster(cluster.clone(), network.clone(), deployment.clone())
+            }
+        };
+        Self {
+            servers,
+            network,
+            deployment,
+            survey: Arc::new(survey),
+        }
+    }
+
+    /// Makes a call on the server that holds `lock`, until `deadline`. Dropping the future leaves a
+    /// call that was sent.
+    pub(crate) async fn call<'a, T>(
+        &self,
+        lock: &LockName,
+        deadline: Deadline,
+        mut call: impl FnMut(LockServer) -> Call<'a, T> + Send,
+    ) -> Result<T, StoreError> {
+        let calling = async {
+            self.survey.agreed().await?;
+            match &self.servers {
+                Known::Master(connector) => {
+                    let on_master = |connection, sent_at| call(on_master(connection, sent_at));
+                    connector.call(on_master).await
+                }
+                // In a box of its own, so that a call to a single master is small: one of a
+                // kilobyte or more takes the allocator's slow way, each time.
+                Known::Cluster(cluster) => Box::pin(cluster.call(slot_of(lock), &mut call)).await,
+            }
+        };
+        deadline.rest(STORE, calling).await
+    }
+
+    /// Makes a call on any one master, to see whether anything answers.
+    pub(crate) async fn call_any<'a, T>(
+        &self,
+        mut call: impl FnMut(Connection) -> Call<'a, T> + Send,
+    ) -> Result<T, StoreError> {
+        let calling = async {
+            self.survey.agreed().await?;
+            let call = |connection, _sent_at| call(connection);
+            match &self.servers {
+                Known::Master(connector) => connector.call(call).await,
+                Known::Cluster(cluster) => {
+                    let address = cluster.holder_of(0).await?;
+                    cluster.connector(&address).call(call).await
+                }
+            }
+        };
+        self.deadline().rest(STORE, calling).await
+    }
+
+    /// Of a call without a lease.
+    pub(crate) fn deadline(&self) -> Deadline {
+        Deadline::after(self.network.config.call_limit())
+    }
+
+    /// An error on a connection for subscriptions.
+    pub(crate) fn subscription_error(&self, error: RedisError) -> StoreError {
+        let config = &self.network.config;
+        match config.servers.addresses().first() {
+            Some(address) => errors::answered(address, &config.prefix, error),
+            None => errors::unreadable("a subscription"),
+        }
+    }
+
+    /// Opens a connection for subscriptions. In a cluster it is to any node: messages reach all.
+    pub(crate) async fn subscriber(&self) -> Result<PubSub, StoreError> {
+        match &self.servers {
+            Known::Master(connector) => connector.subscribe().await,
+            Known::Cluster(cluster) => cluster.subscriber().await,
+        }
+    }
+
+    /// What `doctor` says of the deployment; `None` where there can be one server only.
+    pub(crate) async fn check_deployment(&self) -> Option<Check> {
+        self.survey.check().await
+    }
+
+    /// Completes when two deployments were seen: all terms are over then.
+    pub(crate) fn until_mixed(&self) -> impl Future<Output = ()> + Send + use<> {
+        self.deployment.until_mixed()
+    }
+}
+
+fn on_master(connection: Connection, sent_at: Time) -> LockServer {
+    LockServer {
+        connection,
+        sent_at,
+        asking: false,
+        moved: None,
+    }
+}
