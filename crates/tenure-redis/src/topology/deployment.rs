@@ -20,7 +20,7 @@ use crate::net::hold;
 pub(crate) const SURVEY_EVERY: Duration = Duration::from_secs(30);
 pub(crate) const SURVEY_AGAIN: Duration = Duration::from_secs(5);
 
-/// A member that no server has named for so long is no mark of the deployment any more. All members
+/// A member that no server has named for so long does not identify the deployment any more. All members
 /// may be replaced one after the other, so long as the others are still named meanwhile.
 const REMEMBERED: Duration = Duration::from_secs(600);
 
