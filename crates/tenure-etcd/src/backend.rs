@@ -330,10 +330,10 @@ impl LockBackend for EtcdBackend {
         let GrantState { session, held } = grant
             .state::<GrantState>()
             .ok_or_else(|| foreign(Operation::Renew))?;
-        let standing = session
+        let renewed = session
             .renew(&grant.lock, held, grant.token, &grant.candidate, not_before)
             .await;
-        match standing.map_err(|error| error.into_error(Operation::Renew))? {
+        match renewed.map_err(|error| error.into_error(Operation::Renew))? {
             RenewOutcome::Proven(proven) => {
                 let mut grant = grant.clone();
                 grant.proven_at = proven;

@@ -27,7 +27,7 @@
 //! # What to know
 //!
 //! - Expiry is judged by each candidate on its own clock, from the moment it sees the Lease change.
-//!   A candidate that starts while a dead holder's name stands there waits one whole lease.
+//!   A candidate that starts after the leader died waits one full lease.
 //! - The lease is in whole seconds.
 //! - client-go takes a lock over from an **equal identity** at once. Give every candidate its own.
 //! - client-go before v0.27 judges by its **own lease**, not by the one in the record. Beside such
