@@ -13,9 +13,9 @@ use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use distributed_lock_core::traits::{DistributedLock as _, LockHandle as _, LockProvider as _};
-use distributed_lock_postgres::{
-    PostgresDistributedLock, PostgresLockHandle, PostgresLockProvider,
-};
+use distributed_lock_postgres::PostgresLockProvider;
+use distributed_lock_postgres::handle::PostgresLockHandle;
+use distributed_lock_postgres::lock::PostgresDistributedLock;
 use sqlx::postgres::{PgAdvisoryLock, PgAdvisoryLockKey, PgConnection};
 use sqlx::{Connection as _, Either};
 use tenure_benches::beside::{
@@ -351,19 +351,19 @@ impl Pair for Blocked {
     }
 }
 
-struct Providers([PostgresDistributedLock; 2]);
+struct Providers([PostgresLockProvider; 2]);
 
 impl Providers {
     async fn new(url: String) -> Self {
         let connect = async || PostgresLockProvider::new(&*url).await.unwrap();
-        Self([connect().await, connect().await].map(|one| one.create_lock("hand")))
+        Self([connect().await, connect().await])
     }
 }
 
 #[async_trait]
 impl Pair for Providers {
     async fn hand_over(&mut self, wait: Duration, rest: &dyn Rest) -> Duration {
-        let [first, second] = self.0.clone();
+        let [first, second] = self.0.each_ref().map(|one| one.create_lock("hand"));
         let handle = first.acquire(None).await.unwrap();
         let waiting = tokio::spawn(async move {
             let handle = second.acquire(None).await.unwrap();

@@ -6,7 +6,6 @@
 //! `TENURE_BENCH_ONLY` may name some of its parts: `calls,handovers,failover,many`.
 #![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed benchmark")]
 
-#[path = "etcd/many.rs"]
 mod many;
 
 use std::path::{Path, PathBuf};
@@ -21,7 +20,7 @@ use etcd_client::{
 };
 use futures_util::future;
 use tenure_benches::beside::{
-    CALL, Connects, Lock, Pair, Pause, Rest, Row, calls, connects, hand_overs, handed_over,
+    CALL, Connects, Lock, Pair, Pause, Rest, Row, calls, connects, hand_overs, handed_over, rounds,
 };
 use tenure_benches::contenders::{End, contends, failover};
 use tenure_benches::{LONG, is_asked, on_worker, ours, record, wants, workers};
