@@ -178,10 +178,12 @@ impl SessionServer {
         true
     }
 
-    /// Gives a place back.
-    fn leave(&mut self, link: &Link, candidate: &Candidate) {
+    /// Gives a place back: that of a term, or whatever a campaign has.
+    fn leave(&mut self, link: &Link, candidate: &Candidate, term: Option<FencingToken>) {
         self.expire(link);
-        let Some(position) = self.queue.iter().position(|place| place.is_of(candidate)) else {
+        let is_ours =
+            |place: &Place| place.is_of(candidate) && (term.is_none() || place.token == term);
+        let Some(position) = self.queue.iter().position(is_ours) else {
             return;
         };
         let place = self.queue.remove(position);
@@ -353,8 +355,13 @@ impl SimSessions {
         Ok(alive)
     }
 
-    fn forget(&self, candidate: &Candidate) {
+    async fn leave(&self, candidate: &Candidate, term: Option<FencingToken>) -> Result<(), Error> {
         self.sessions().remove(&candidate.campaign.get());
+        let ours = candidate.clone();
+        self.ask(Operation::Withdraw, move |server, link| {
+            server.leave(link, &ours, term);
+        })
+        .await
     }
 
     /// When the session was proven last, and whether it lives. A new value needs a new proof.
@@ -443,16 +450,11 @@ impl LockBackend for SimSessions {
     }
 
     async fn release(&self, grant: &Grant) -> Result<(), Error> {
-        self.withdraw(&grant.lock, &grant.candidate).await
+        self.leave(&grant.candidate, Some(grant.token)).await
     }
 
     async fn withdraw(&self, _lock: &LockName, candidate: &Candidate) -> Result<(), Error> {
-        self.forget(candidate);
-        let ours = candidate.clone();
-        self.ask(Operation::Withdraw, move |server, link| {
-            server.leave(link, &ours);
-        })
-        .await
+        self.leave(candidate, None).await
     }
 
     async fn holder(&self, _lock: &LockName) -> Result<Occupancy, Error> {

@@ -1,6 +1,6 @@
 //! Moving a service from one store to another without ever having two leaders.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
@@ -76,6 +76,9 @@ pub struct Both {
     /// Who may have something in the second store: the lock, because the answer was lost, or a
     /// place in its queue, which becomes the lock by itself.
     tried: Arc<Mutex<HashSet<Owner>>>,
+    /// First locks that were given back without the second, by their tokens: such a release may
+    /// still be under way.
+    given_back: Arc<Mutex<HashMap<Owner, FencingToken>>>,
 }
 
 /// Whose an entry is: two candidates may have one of the two in common.
@@ -111,11 +114,25 @@ impl Both {
             first,
             second,
             tried: Arc::default(),
+            given_back: Arc::default(),
         })
     }
 
     fn tried(&self) -> MutexGuard<'_, HashSet<Owner>> {
         self.tried.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn given_back(&self) -> MutexGuard<'_, HashMap<Owner, FencingToken>> {
+        self.given_back
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The campaign or its term is over.
+    fn forget(&self, candidate: &Candidate) {
+        let owner = owner(candidate);
+        self.tried().remove(&owner);
+        self.given_back().remove(&owner);
     }
 
     /// Who keeps us from the second lock, if anybody does.
@@ -155,6 +172,25 @@ impl Both {
         }))
     }
 
+    /// The first lock, never under a token that was given back: a release that arrives late would
+    /// end the term. Once the store has confirmed a release, the next token is another.
+    async fn acquire_first(
+        &self,
+        lock: &LockName,
+        candidate: &Candidate,
+        lease: Duration,
+    ) -> Result<Acquired, Error> {
+        let acquired = self.first.acquire(lock, candidate, lease).await?;
+        let given_back = self.given_back().get(&owner(candidate)).copied();
+        match &acquired {
+            Acquired::Held(grant) if given_back == Some(grant.token) => {
+                self.first.release(grant).await?;
+                self.first.acquire(lock, candidate, lease).await
+            }
+            _ => Ok(acquired),
+        }
+    }
+
     async fn acquire_second(
         &self,
         lock: &LockName,
@@ -177,6 +213,9 @@ impl Both {
     /// The second is not withdrawn from: the campaign goes on, and a withdrawal that arrives late
     /// would take from it what it wins until then.
     async fn give_back(&self, first: &Grant) {
+        // Before the request: its answer may be lost, or this future dropped.
+        self.given_back()
+            .insert(owner(&first.candidate), first.token);
         if let Err(error) = self.first.release(first).await {
             tracing::debug!(lock = %first.lock, %error, "half a lock is left to end by itself");
         }
@@ -277,7 +316,7 @@ impl LockBackend for Both {
         if let Some(taken) = self.second_taken(lock, candidate).await? {
             return Ok(taken);
         }
-        let first = match self.first.acquire(lock, candidate, lease).await? {
+        let first = match self.acquire_first(lock, candidate, lease).await? {
             Acquired::Held(grant) => grant,
             Acquired::Taken { holder, free_in } => {
                 // It may be taking the second right now: half a token is not the term's.
@@ -307,7 +346,7 @@ impl LockBackend for Both {
         );
         match outcomes.await {
             (Ok(lost @ Renewal::Lost { .. }), _) | (_, Ok(lost @ Renewal::Lost { .. })) => {
-                self.tried().remove(&owner(&grant.candidate));
+                self.forget(&grant.candidate);
                 Ok(lost)
             }
             (Err(error), _) | (_, Err(error)) => Err(error),
@@ -319,7 +358,7 @@ impl LockBackend for Both {
 
     async fn release(&self, grant: &Grant) -> Result<(), Error> {
         let grants = grants_of(grant, Operation::Release)?;
-        self.tried().remove(&owner(&grant.candidate));
+        self.forget(&grant.candidate);
         // The second first: whoever takes the first lock then finds the second free. And both,
         // also when one of them cannot be reached.
         let second = self.second.release(&grants.second).await;
@@ -328,7 +367,7 @@ impl LockBackend for Both {
     }
 
     async fn withdraw(&self, lock: &LockName, candidate: &Candidate) -> Result<(), Error> {
-        self.tried().remove(&owner(candidate));
+        self.forget(candidate);
         let second = self.second.withdraw(lock, candidate).await;
         let first = self.first.withdraw(lock, candidate).await;
         second.and(first)
@@ -498,6 +537,106 @@ mod tests {
         };
         both.release(&grant).await.unwrap();
         assert!(both.tried().is_empty());
+    }
+
+    /// A store that adopts a campaign's lock under the token it has, and loses the first release:
+    /// that one arrives later.
+    #[derive(Debug, Default)]
+    struct Late {
+        key: Mutex<Option<Grant>>,
+        counter: std::sync::atomic::AtomicU64,
+        under_way: Mutex<Option<FencingToken>>,
+    }
+
+    impl Late {
+        fn key(&self) -> MutexGuard<'_, Option<Grant>> {
+            self.key.lock().unwrap()
+        }
+
+        fn delete(&self, token: FencingToken) {
+            self.key().take_if(|key| key.token == token);
+        }
+    }
+
+    #[async_trait]
+    impl LockBackend for Late {
+        fn capabilities(&self) -> Capabilities {
+            MemoryBackend::private().capabilities()
+        }
+
+        fn clock(&self) -> SharedClock {
+            MemoryBackend::private().clock()
+        }
+
+        async fn acquire(
+            &self,
+            lock: &LockName,
+            candidate: &Candidate,
+            lease: Duration,
+        ) -> Result<Acquired, Error> {
+            let mut key = self.key();
+            if let Some(key) = &*key {
+                return Ok(Acquired::Held(key.clone()));
+            }
+            let counter = &self.counter;
+            let token = 1 + counter.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+            let token = FencingToken::from_counter(token)?;
+            let now = BootClock.now();
+            let grant = Grant::new(lock.clone(), candidate.clone(), token, lease, now);
+            *key = Some(grant.clone());
+            Ok(Acquired::Held(grant))
+        }
+
+        async fn renew(&self, grant: &Grant, _not_before: Time) -> Result<Renewal, Error> {
+            Ok(Renewal::Renewed(grant.clone()))
+        }
+
+        async fn release(&self, grant: &Grant) -> Result<(), Error> {
+            let mut under_way = self.under_way.lock().unwrap();
+            if under_way.is_none() {
+                *under_way = Some(grant.token);
+                return Err(Error::timeout(Operation::Release, LEASE));
+            }
+            self.delete(grant.token);
+            Ok(())
+        }
+
+        async fn withdraw(&self, _lock: &LockName, _candidate: &Candidate) -> Result<(), Error> {
+            Ok(())
+        }
+
+        async fn holder(&self, _lock: &LockName) -> Result<Occupancy, Error> {
+            Ok(Occupancy::Free)
+        }
+
+        fn changes(&self, _lock: &LockName) -> Changes {
+            Box::pin(stream::empty())
+        }
+    }
+
+    /// The simulator's seed 2320: without the second lock the first was given back, the release was
+    /// late, and the next attempt led under the same token until the release arrived.
+    #[tokio::test]
+    async fn a_late_release_of_half_a_lock_does_not_end_a_later_term() {
+        let (old, new) = (Arc::new(Late::default()), MemoryBackend::private());
+        let both = Both::new(old.clone(), Arc::new(new.clone())).unwrap();
+        let campaign = candidate("both", 1);
+        let other = held(&new, &candidate("new", 2)).await;
+        // The second lock was free at the look and is taken at the attempt.
+        both.tried().insert(owner(&campaign));
+        let first = both.acquire_first(&lock(), &campaign, LEASE).await.unwrap();
+        let Acquired::Held(first) = first else {
+            panic!("it is free");
+        };
+        both.give_back(&first).await;
+        new.release(&other).await.unwrap();
+        let grant = held(&both, &campaign).await;
+        let late = old.under_way.lock().unwrap().unwrap();
+        old.delete(late);
+        let key = old.key().clone();
+        assert_eq!(key.map(|key| key.candidate), Some(campaign));
+        both.release(&grant).await.unwrap();
+        assert!(both.given_back().is_empty());
     }
 
     #[tokio::test]
