@@ -10,13 +10,13 @@ use tenure_core::record::{
     Liveness, Record, RecordEvent, RecordEvents, RecordStore, Step, Versioned, Written,
 };
 use tenure_core::{
-    Capabilities, Error, Expiry, FencingGuarantee, FencingToken, LockName, Operation, Order, Rises,
-    SharedClock, Time,
+    Capabilities, Error, Expiry, FencingToken, LockName, Operation, Order, Rises, SharedClock, Time,
 };
 
 use super::hints::Watchers;
 use super::network::Link;
 use super::plan::{DRIFT_PPM, Knowledge};
+use super::store::fencing;
 use super::world::World;
 
 /// The server: one record for each lock.
@@ -288,16 +288,14 @@ impl RecordStore for SimRecords {
             expiry_lag: Duration::ZERO,
             wakeup: plan.wakeup,
             order: Order::Race,
-            fencing: FencingGuarantee {
-                over_crash: Rises::Always,
-                over_failover: Rises::Always,
-                over_deletion: if plan.repeats {
+            fencing: fencing(
+                Rises::Always,
+                if plan.repeats {
                     Rises::Never
                 } else {
                     Rises::Always
                 },
-                over_restore: Rises::Never,
-            },
+            ),
         }
     }
 

@@ -11,15 +11,15 @@ use std::time::Duration;
 use async_trait::async_trait;
 use futures_util::StreamExt as _;
 use tenure_core::{
-    Acquired, Candidate, Capabilities, Changes, Error, Expiry, FencingGuarantee, FencingToken,
-    Grant, Hint, Holder, LockBackend, LockName, Loss, Occupancy, Operation, Order, PublishedValue,
-    Renewal, Rises, SharedClock, Time,
+    Acquired, Candidate, Capabilities, Changes, Error, Expiry, FencingToken, Grant, Hint, Holder,
+    LockBackend, LockName, Loss, Occupancy, Operation, Order, Renewal, Rises, SharedClock, Time,
 };
 
 use super::Moment;
 use super::hints::Watchers;
 use super::network::Link;
 use super::process::Process;
+use super::store::{fencing, value};
 use super::world::World;
 
 /// The server: one queue, and the counter that tokens come from.
@@ -194,10 +194,6 @@ impl SessionServer {
             self.watchers.tell(&link.world, &Hint::MayBeFree);
         }
     }
-}
-
-fn value(candidate: &Candidate) -> Option<&str> {
-    candidate.value.as_ref().map(PublishedValue::as_str)
 }
 
 /// One candidate's client, with its keepalives.
@@ -386,12 +382,7 @@ impl LockBackend for SimSessions {
             expiry_lag: Duration::from_secs(1),
             wakeup: self.link.world.plan.wakeup,
             order: Order::Fifo,
-            fencing: FencingGuarantee {
-                over_crash: Rises::Always,
-                over_failover: Rises::Always,
-                over_deletion: Rises::Always,
-                over_restore: Rises::Never,
-            },
+            fencing: fencing(Rises::Always, Rises::Always),
         }
     }
 

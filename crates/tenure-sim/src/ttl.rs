@@ -6,13 +6,13 @@ use std::time::Duration;
 use async_trait::async_trait;
 use futures_util::StreamExt as _;
 use tenure_core::{
-    Acquired, Candidate, Capabilities, Changes, Error, Expiry, FencingGuarantee, FencingToken,
-    Grant, Hint, Holder, LockBackend, LockName, Occupancy, Operation, Order, PublishedValue,
-    Renewal, Rises, SharedClock, Time,
+    Acquired, Candidate, Capabilities, Changes, Error, Expiry, FencingToken, Grant, Hint, Holder,
+    LockBackend, LockName, Occupancy, Operation, Order, Renewal, Rises, SharedClock, Time,
 };
 
 use super::hints::Watchers;
 use super::network::Link;
+use super::store::{fencing, value};
 use super::world::World;
 
 /// The server: one key, and the counter that tokens come from.
@@ -167,10 +167,6 @@ impl TtlServer {
     }
 }
 
-fn value(candidate: &Candidate) -> Option<&str> {
-    candidate.value.as_ref().map(PublishedValue::as_str)
-}
-
 fn holder(key: &Key, now: Duration) -> Holder {
     let mut holder = Holder::new(key.candidate.identity.as_str());
     holder.token = Some(key.token);
@@ -228,12 +224,7 @@ impl LockBackend for SimTtl {
             expiry_lag: Duration::ZERO,
             wakeup: self.link.world.plan.wakeup,
             order: Order::Race,
-            fencing: FencingGuarantee {
-                over_crash: Rises::Always,
-                over_failover: Rises::Never,
-                over_deletion: Rises::Always,
-                over_restore: Rises::Never,
-            },
+            fencing: fencing(Rises::Never, Rises::Always),
         }
     }
 
