@@ -11,16 +11,16 @@ use tenure_core::{
     FencingGuarantee, FencingToken, Grant, LockBackend, LockName, Loss, Occupancy, Operation,
     Order, Renewal, Rises, SharedClock, Time, Wakeup,
 };
+use tenure_kit::Tasks;
 use tokio::sync::oneshot;
 
 use crate::checks;
 use crate::config::PostgresConfig;
-use crate::errors::{Recovery, StoreError};
+use crate::errors::{StoreError, is_standby};
 use crate::guard::GuardedTransaction;
 use crate::key::AdvisoryKey;
 use crate::session::{Attempt, Session, Standing};
 use crate::sessions::{Registry, Sessions};
-use crate::tasks::Tasks;
 
 /// How long the holder may take to announce itself to an observer that asks.
 const ANSWER: Duration = Duration::from_millis(300);
@@ -67,19 +67,11 @@ impl PostgresBackend {
     /// - [`Unsupported`](ErrorKind::Unsupported) behind a pooler, and on servers older than 14,
     ///   unless the configuration accepts them.
     pub async fn connect(config: PostgresConfig) -> Result<Self, Error> {
-        Self::connect_with_clock(config, BootClock::shared()).await
-    }
-
-    /// The same on another clock: for tests.
-    pub async fn connect_with_clock(
-        config: PostgresConfig,
-        clock: SharedClock,
-    ) -> Result<Self, Error> {
-        let this = Self::on(config, clock)?;
-        let process = &this.inner.common.tasks.process;
+        let this = Self::lazy(config)?;
+        let process = &this.inner.common.tasks.process();
         let connected = process.confine(this.inner.connect()).await;
         let connection = connected.map_err(|mut error| {
-            if error.recovery == Recovery::Primary {
+            if is_standby(&error) {
                 // Later it is a failover, and worth waiting for.
                 error.kind = ErrorKind::Misconfigured;
             }
@@ -97,12 +89,8 @@ impl PostgresBackend {
     /// [`Misconfigured`](ErrorKind::Misconfigured) on a configuration that cannot work, or outside
     /// a tokio runtime.
     pub fn lazy(config: PostgresConfig) -> Result<Self, Error> {
-        Self::on(config, BootClock::shared())
-    }
-
-    fn on(config: PostgresConfig, clock: SharedClock) -> Result<Self, Error> {
         config.check()?;
-        let sessions = Sessions::new(config, clock, Tasks::here()?);
+        let sessions = Sessions::new(config, BootClock::shared(), Tasks::here()?);
         Ok(Self {
             inner: Arc::new(sessions),
         })
@@ -135,7 +123,7 @@ impl PostgresBackend {
 
     /// Fails in a child that was forked since: its copies of the sessions are the parent's.
     fn check_process(&self, operation: Operation) -> Result<(), Error> {
-        self.inner.common.tasks.process.check(operation)
+        self.inner.common.tasks.process().check(operation)
     }
 
     /// The advisory key of a lock.
@@ -165,11 +153,7 @@ async fn detached<T: Send + 'static>(
 }
 
 fn runtime_is_gone(operation: Operation) -> Error {
-    Error::new(
-        ErrorKind::Internal,
-        operation,
-        "the backend's runtime is shutting down; connect on the one that lives longest",
-    )
+    StoreError::runtime_is_gone().into_error(operation)
 }
 
 fn foreign(operation: Operation) -> Error {
@@ -178,6 +162,10 @@ fn foreign(operation: Operation) -> Error {
         operation,
         "the grant is not one of the Postgres backend",
     )
+}
+
+fn term(grant: &Grant, operation: Operation) -> Result<&Term, Error> {
+    grant.state().ok_or_else(|| foreign(operation))
 }
 
 #[async_trait]
@@ -265,9 +253,7 @@ impl LockBackend for PostgresBackend {
 
     async fn renew(&self, grant: &Grant, not_before: Time) -> Result<Renewal, Error> {
         self.check_process(Operation::Renew)?;
-        let term = grant
-            .state::<Term>()
-            .ok_or_else(|| foreign(Operation::Renew))?;
+        let term = term(grant, Operation::Renew)?;
         let (session, key) = (&term.session, term.key);
         let standing = session
             .renew(key, &grant.candidate, grant.token, not_before)
@@ -276,7 +262,7 @@ impl LockBackend for PostgresBackend {
             Standing::Proven(proven) => {
                 let mut grant = grant.clone();
                 grant.proven_at = proven;
-                grant.lease = session.lease();
+                grant.lease = session.lease;
                 Ok(Renewal::Renewed(grant))
             }
             Standing::Lost => Ok(Renewal::Lost { holder: None }),
@@ -285,9 +271,7 @@ impl LockBackend for PostgresBackend {
 
     async fn release(&self, grant: &Grant) -> Result<(), Error> {
         self.check_process(Operation::Release)?;
-        let term = grant
-            .state::<Term>()
-            .ok_or_else(|| foreign(Operation::Release))?;
+        let term = term(grant, Operation::Release)?;
         let (session, key) = (term.session.clone(), term.key);
         let (candidate, token) = (grant.candidate.clone(), grant.token);
         let work = async move { session.release(key, &candidate, Some(token)).await };
@@ -322,7 +306,7 @@ impl LockBackend for PostgresBackend {
     }
 
     fn changes(&self, lock: &LockName) -> Changes {
-        if !self.inner.common.tasks.process.is_current() {
+        if !self.inner.common.tasks.process().is_current() {
             return Box::pin(stream::empty());
         }
         let key = self.key_of(lock);
@@ -332,10 +316,10 @@ impl LockBackend for PostgresBackend {
     /// The end of the session, as soon as its connection is closed: the server has freed its locks
     /// by then.
     fn loss(&self, grant: &Grant) -> Option<Loss> {
-        if !self.inner.common.tasks.process.is_current() {
+        if !self.inner.common.tasks.process().is_current() {
             return None;
         }
-        let end = grant.state::<Term>()?.session.end();
+        let end = grant.state::<Term>()?.session.connection().end();
         Some(Box::pin(async move {
             let _trouble = end.await;
         }))
@@ -346,7 +330,7 @@ impl LockBackend for PostgresBackend {
         if let Err(error) = self.check_process(Operation::Holder) {
             return vec![checks::forked(&error)];
         }
-        let process = &self.inner.common.tasks.process;
+        let process = &self.inner.common.tasks.process();
         process
             .confine(checks::all(&self.inner.connector, lease))
             .await

@@ -6,12 +6,13 @@ use std::time::Duration;
 
 use futures_util::future::join_all;
 use tenure_core::{Check, Error};
-use tokio_postgres::SimpleQueryMessage;
+use tenure_kit::Address;
 
-use crate::config::{Address, PostgresConfig, TlsMode};
+use crate::config::{PostgresConfig, TlsMode};
 use crate::connection::Connection;
 use crate::connector::{Connector, Server};
-use crate::errors::StoreError;
+use crate::errors::{self, StoreError};
+use crate::question::ask;
 use crate::setup;
 
 /// All that is asked, one row. Columns that only privileged users see are null for others.
@@ -79,10 +80,15 @@ async fn look_at_one(connector: &Connector, lease: Duration) -> Vec<Check> {
         }
         checks
     };
-    let limit = config.connect_timeout;
+    let limit = config.request_limit();
     tokio::time::timeout(limit, looking)
         .await
-        .unwrap_or_else(|_| vec![failed("settings", &StoreError::silent("the server", limit))])
+        .unwrap_or_else(|_| {
+            vec![failed(
+                "settings",
+                &StoreError::timeout("the server", limit, Some("request_timeout")),
+            )]
+        })
 }
 
 /// In a child of the process that the backend belongs to.
@@ -112,12 +118,10 @@ async fn silence(connection: &Connection, config: &PostgresConfig, lease: Durati
 }
 
 async fn look(connection: &Connection) -> Result<Seen, StoreError> {
-    let answer = connection.client().simple_query(QUESTION).await?;
-    let row = answer.iter().find_map(|message| match message {
-        SimpleQueryMessage::Row(row) => Some(row),
-        _ => None,
-    });
-    let row = row.ok_or_else(|| StoreError::unreadable("its settings"))?;
+    let rows = ask(connection.client(), QUESTION).await?;
+    let row = rows
+        .first()
+        .ok_or_else(|| errors::unreadable("its settings"))?;
     let named = row.columns().iter().enumerate();
     Ok(Seen(
         named
@@ -217,24 +221,25 @@ fn permissions(seen: &Seen) -> Check {
 }
 
 fn connections(seen: &Seen) -> Check {
-    const NAME: &str = "connections";
     let (most, now) = (seen.number("connections"), seen.number("connected"));
     let reason =
         format!("{now} of {most} are in use; a candidate needs one, and up to two to wait");
-    if now * 10 >= most * 9 {
-        return Check::warning(NAME, reason, "raise max_connections, or close some");
-    }
-    Check::fine(NAME, reason)
+    let remedy = "raise max_connections, or close some";
+    nearly_full("connections", now, most, reason, remedy)
 }
 
 fn lock_table(seen: &Seen) -> Check {
-    const NAME: &str = "lock table";
     let (room, locked) = (seen.number("room"), seen.number("locked"));
     let reason = format!("{locked} locks of all kinds, and room for about {room}");
-    if locked * 10 >= room * 9 {
-        return Check::warning(NAME, reason, "raise max_locks_per_transaction");
+    let remedy = "raise max_locks_per_transaction";
+    nearly_full("lock table", locked, room, reason, remedy)
+}
+
+fn nearly_full(name: &'static str, used: u64, room: u64, reason: String, remedy: &str) -> Check {
+    if used * 10 >= room * 9 {
+        return Check::warning(name, reason, remedy);
     }
-    Check::fine(NAME, reason)
+    Check::fine(name, reason)
 }
 
 fn encryption(seen: &Seen, config: &PostgresConfig) -> Check {
@@ -243,21 +248,21 @@ fn encryption(seen: &Seen, config: &PostgresConfig) -> Check {
     if is_encrypted && config.tls_mode == TlsMode::Require {
         return Check::fine(NAME, "TLS, with the server's certificate verified");
     }
-    if config.hosts.iter().all(Address::is_on_this_host) {
+    if config.hosts.iter().all(Address::is_loopback) {
         let how = if is_encrypted { "TLS" } else { "none" };
         return Check::fine(NAME, format!("{how}, on this host"));
     }
     if is_encrypted {
         return Check::warning(
             NAME,
-            "TLS, but the server's certificate is not verified: whoever is on the way can read \
-             and change locks all the same",
-            "set sslmode=verify-full in the URL, and sslrootcert where the authority is your own",
+            "TLS, but the server's certificate is not verified: an attacker on the network can \
+             read and change locks",
+            "set sslmode=verify-full in the URL, and ca where the authority is your own",
         );
     }
     Check::warning(
         NAME,
-        "none: locks can be read and changed on the way",
+        "none: an attacker on the network can read and change locks",
         "turn TLS on at the server, and set sslmode=verify-full in the URL",
     )
 }
@@ -305,37 +310,28 @@ fn judge_cluster(servers: &[(&Address, Server)], silent: &[String]) -> Check {
         .iter()
         .filter_map(|(_, server)| server.identifier.as_deref())
         .collect();
-    let list = |told: &dyn Fn(&Server) -> String| {
+    let list = |shown: &dyn Fn(&Server) -> &str| {
         let hosts = servers
             .iter()
-            .map(|(host, server)| format!("{host}: {}", told(server)));
+            .map(|(host, server)| format!("{host}: {}", shown(server)));
         hosts.collect::<Vec<_>>().join(", ")
     };
     if identifiers.len() > 1 {
-        let told = list(&|server| {
-            let identifier = server.identifier.as_deref();
-            identifier.unwrap_or("not told").to_owned()
-        });
+        let shown = list(&|server| server.identifier.as_deref().unwrap_or("hidden"));
         return Check::unusable(
             CLUSTER,
-            format!("the hosts have different system identifiers ({told}): two can lead at once"),
+            format!("the hosts have different system identifiers ({shown}): two can lead at once"),
             "name the hosts of one cluster alone",
         );
     }
     let primaries = servers.iter().filter(|(_, server)| server.accepts_writes);
     let starts: HashSet<&str> = primaries.map(|(_, server)| server.start.as_str()).collect();
     if starts.len() > 1 {
-        let told = list(&|server| {
-            let kind = if server.accepts_writes {
-                "a primary"
-            } else {
-                "a standby"
-            };
-            kind.to_owned()
-        });
+        let kinds = ["a standby", "a primary"];
+        let shown = list(&|server| kinds[usize::from(server.accepts_writes)]);
         return Check::unusable(
             CLUSTER,
-            format!("more than one host accepts writes ({told}): two can lead at once"),
+            format!("more than one host accepts writes ({shown}): two can lead at once"),
             "stop the former primary, or take the copy of the cluster out of the list",
         );
     }
@@ -349,14 +345,12 @@ fn judge_cluster(servers: &[(&Address, Server)], silent: &[String]) -> Check {
             "run this again when all hosts of the list are up, or take the one out that is gone",
         );
     }
-    let untold = servers
-        .iter()
-        .any(|(_, server)| server.identifier.is_none());
-    if untold || identifiers.is_empty() {
+    let is_hidden = |(_, server): &(_, Server)| server.identifier.is_none();
+    if servers.iter().any(is_hidden) || identifiers.is_empty() {
         return Check::warning(
             CLUSTER,
-            "the server keeps its system identifier to itself, so it is not seen when a host \
-             belongs to another cluster: two could lead at once then",
+            "the server hides its system identifier, so a host of another cluster in the list is \
+             not detected: two could lead at once then",
             "GRANT EXECUTE ON FUNCTION pg_control_system() TO the user",
         );
     }

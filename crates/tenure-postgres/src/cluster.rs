@@ -4,15 +4,16 @@
 //! later. So each connection compares the server's system identifier with the first one that this
 //! backend has seen. Streaming replicas share it, so a failover changes nothing.
 
-use std::collections::HashSet;
+use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use tenure_core::ErrorKind;
+use tenure_kit::{Address, Recovery};
 use tokio::sync::watch;
-use tokio_postgres::{Client, SimpleQueryMessage};
+use tokio_postgres::Client;
 
-use crate::config::Address;
-use crate::errors::{Recovery, StoreError};
+use crate::errors::{Answer, StoreError};
+use crate::question::ask;
 
 /// What all connections of a backend have learned about their servers.
 pub(crate) struct Cluster {
@@ -25,9 +26,8 @@ pub(crate) struct Cluster {
 struct State {
     /// The first identifier, and the host that showed it.
     first: Option<(String, Address)>,
-    answered: HashSet<Address>,
-    /// Of those, the ones that hide it.
-    hiding: HashSet<Address>,
+    /// Whether the host shows its identifier, of those that have answered.
+    answered: HashMap<Address, bool>,
 }
 
 impl Cluster {
@@ -82,12 +82,7 @@ impl Cluster {
             // What cannot be compared: `doctor` says so.
             (None, None) => {}
         }
-        state.answered.insert(address.clone());
-        if shown.is_some() {
-            state.hiding.remove(address);
-        } else {
-            state.hiding.insert(address.clone());
-        }
+        state.answered.insert(address.clone(), shown.is_some());
         Ok(())
     }
 
@@ -96,8 +91,9 @@ impl Cluster {
     /// between, so this is for hosts that were all asked just now.
     pub(crate) fn all_show_or_none(&self) -> Result<(), StoreError> {
         let state = self.state();
-        match (&state.first, state.hiding.iter().next()) {
-            (Some((_, of)), Some(address)) => Err(hidden(address, of)),
+        let hiding = state.answered.iter().find(|(_, shows)| !**shows);
+        match (&state.first, hiding) {
+            (Some((_, of)), Some((address, _))) => Err(hidden(address, of)),
             _ => Ok(()),
         }
     }
@@ -105,7 +101,9 @@ impl Cluster {
     /// Those of the hosts that have not answered yet.
     pub(crate) fn missing(&self, hosts: &[Address]) -> Vec<Address> {
         let state = self.state();
-        let missing = hosts.iter().filter(|host| !state.answered.contains(host));
+        let missing = hosts
+            .iter()
+            .filter(|host| !state.answered.contains_key(host));
         missing.cloned().collect()
     }
 }
@@ -114,23 +112,17 @@ impl Cluster {
 /// not ask, or a server that only resembles `PostgreSQL` does not know.
 pub(crate) async fn identifier(client: &Client) -> Result<Option<String>, StoreError> {
     let question = "SELECT system_identifier::text FROM pg_control_system()";
-    let answer = match client
-        .simple_query(question)
-        .await
-        .map_err(StoreError::from)
-    {
-        Ok(answer) => answer,
-        Err(error) if error.recovery == Recovery::Omit => {
-            tracing::debug!(reason = error.message(), "no system identifier");
-            return Ok(None);
-        }
-        Err(error) => return Err(error),
-    };
-    Ok(answer.iter().find_map(|message| match message {
+    match ask(client, question).await {
         // The server's text, which errors show.
-        SimpleQueryMessage::Row(row) => row.get(0).map(|text| text.escape_debug().to_string()),
-        _ => None,
-    }))
+        Ok(rows) => Ok(rows
+            .first()
+            .and_then(|row| Some(row.get(0)?.escape_debug().to_string()))),
+        Err(error) if error.recovery == Recovery::Store(Answer::Omitted) => {
+            tracing::debug!(reason = error.message(), "no system identifier");
+            Ok(None)
+        }
+        Err(error) => Err(error),
+    }
 }
 
 fn two_clusters(first: (&str, &Address), other: (&str, &Address)) -> StoreError {
@@ -161,10 +153,7 @@ mod tests {
     use super::*;
 
     fn address(port: u16) -> Address {
-        Address {
-            host: "db".to_owned(),
-            port,
-        }
+        Address::new("db", port)
     }
 
     #[test]

@@ -8,8 +8,13 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use tenure_core::{Error, LockName};
+use tenure_kit::limits::check_timeout;
+use tenure_kit::{Address, Credentials, Secret, Tls, Url};
 
 use crate::key::{ALIVE, AdvisoryKey};
+
+/// The port of a server that names none.
+const PORT: u16 = 5432;
 
 /// Where the locks of a [`PostgresBackend`](crate::PostgresBackend) are.
 ///
@@ -17,16 +22,14 @@ use crate::key::{ALIVE, AdvisoryKey};
 #[derive(Clone, PartialEq, Eq)]
 pub struct PostgresConfig {
     pub(crate) hosts: Vec<Address>,
-    pub(crate) user: Option<String>,
-    pub(crate) password: Option<String>,
-    pub(crate) password_file: Option<PathBuf>,
+    pub(crate) credentials: Credentials,
     pub(crate) passfile: Option<PathBuf>,
     pub(crate) database: Option<String>,
     pub(crate) options: Option<String>,
     pub(crate) tls_mode: TlsMode,
-    pub(crate) authorities: Option<PathBuf>,
-    pub(crate) certificate: Option<(PathBuf, PathBuf)>,
+    pub(crate) tls: Tls,
     pub(crate) connect_timeout: Duration,
+    request_timeout: Option<Duration>,
     pub(crate) watch_sessions: usize,
     pub(crate) class: Option<i32>,
     pub(crate) keys: HashMap<LockName, AdvisoryKey>,
@@ -34,58 +37,6 @@ pub struct PostgresConfig {
     pub(crate) session_pooler: bool,
     pub(crate) without_lease: bool,
     pub(crate) quarantine: bool,
-}
-
-/// A host and port; a host that begins with `/` is the directory of a Unix socket.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub(crate) struct Address {
-    pub(crate) host: String,
-    pub(crate) port: u16,
-}
-
-impl Address {
-    fn parse(text: &str, default_port: u16) -> Option<Self> {
-        let (host, port) = if let Some(rest) = text.strip_prefix('[') {
-            let (host, rest) = rest.split_once(']')?;
-            (host, rest.strip_prefix(':').unwrap_or(rest))
-        } else {
-            text.rsplit_once(':').unwrap_or((text, ""))
-        };
-        let port = match port {
-            "" => default_port,
-            port => port.parse().ok().filter(|port| *port != 0)?,
-        };
-        let wrong = |c: char| c.is_whitespace() || c.is_control() || "?#@,".contains(c);
-        if host.is_empty() || host.contains(wrong) {
-            return None;
-        }
-        Some(Self {
-            host: host.to_owned(),
-            port,
-        })
-    }
-
-    pub(crate) fn is_socket(&self) -> bool {
-        self.host.starts_with('/')
-    }
-
-    /// As far as its name tells.
-    pub(crate) fn is_on_this_host(&self) -> bool {
-        let number: Option<std::net::IpAddr> = self.host.parse().ok();
-        self.is_socket()
-            || self.host == "localhost"
-            || number.is_some_and(|number| number.is_loopback())
-    }
-}
-
-impl fmt::Display for Address {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if self.host.contains(':') {
-            write!(f, "[{}]:{}", self.host, self.port)
-        } else {
-            write!(f, "{}:{}", self.host, self.port)
-        }
-    }
 }
 
 /// Whether the connection is made by TLS.
@@ -121,23 +72,21 @@ impl PostgresConfig {
     pub fn servers<'a>(addresses: impl IntoIterator<Item = &'a str>) -> Result<Self, Error> {
         let hosts = addresses
             .into_iter()
-            .map(|text| Address::parse(text, 5432).ok_or_else(bad_address))
+            .map(|text| Address::parse_or_socket(text, PORT))
             .collect::<Result<Vec<_>, _>>()?;
         if hosts.is_empty() {
-            return Err(bad_address());
+            return Err(no_host());
         }
         Ok(Self {
             hosts,
-            user: None,
-            password: None,
-            password_file: None,
+            credentials: Credentials::default(),
             passfile: None,
             database: None,
             options: None,
             tls_mode: TlsMode::default(),
-            authorities: None,
-            certificate: None,
+            tls: Tls::new(),
             connect_timeout: Duration::from_secs(2),
+            request_timeout: None,
             watch_sessions: 2,
             class: None,
             keys: HashMap::new(),
@@ -150,7 +99,7 @@ impl PostgresConfig {
 
     /// The servers, role, password, database, options and connect timeout that an application has
     /// described for its own sessions, and its TLS mode ([`TlsMode`]: `require` verifies here; name
-    /// certificates by [`authorities`](Self::authorities)). The backend opens sessions of its own: a
+    /// certificates by [`tls`](Self::tls)). The backend opens sessions of its own: a
     /// lock belongs to its session. No I/O yet.
     ///
     /// Fails with [`InvalidInput`](tenure_core::ErrorKind::InvalidInput) when no host is named, or
@@ -160,37 +109,33 @@ impl PostgresConfig {
 
         let ports = client.get_ports();
         let port = |index: usize| match ports {
-            [] => 5432,
+            [] => PORT,
             [one] => *one,
-            several => several.get(index).copied().unwrap_or(5432),
+            several => several.get(index).copied().unwrap_or(PORT),
         };
         let hosts: Vec<Address> = client
             .get_hosts()
             .iter()
             .enumerate()
-            .map(|(index, host)| Address {
-                host: match host {
-                    Host::Tcp(name) => name.clone(),
-                    #[cfg(unix)]
-                    Host::Unix(directory) => directory.to_string_lossy().into_owned(),
-                },
-                port: port(index),
+            .map(|(index, host)| match host {
+                Host::Tcp(name) => Address::new(name, port(index)),
+                #[cfg(unix)]
+                Host::Unix(directory) => Address::new(directory.to_string_lossy(), port(index)),
             })
             .collect();
         let mut config = Self::server("localhost")?;
         if hosts.is_empty() {
-            return Err(bad_address());
+            return Err(no_host());
         }
         config.hosts = hosts;
-        config.user = client.get_user().map(str::to_owned);
+        config.credentials.user = client.get_user().map(str::to_owned);
         config.database = client.get_dbname().map(str::to_owned);
         config.options = client.get_options().map(str::to_owned);
-        config.password = match client.get_password() {
-            Some(bytes) => Some(String::from_utf8(bytes.to_vec()).map_err(|_| {
-                Error::invalid_input("the password is no UTF-8, which the server would refuse")
-            })?),
-            None => None,
-        };
+        let password = client.get_password().map(<[u8]>::to_vec);
+        let password = password.map(String::from_utf8).transpose().map_err(|_| {
+            Error::invalid_input("the password is no UTF-8, which the server would refuse")
+        })?;
+        config.credentials.password = password.map(Secret::value);
         config.tls_mode = match client.get_ssl_mode() {
             SslMode::Disable => TlsMode::Disable,
             SslMode::Prefer => TlsMode::Prefer,
@@ -205,14 +150,15 @@ impl PostgresConfig {
     /// The role.
     #[must_use]
     pub fn user(mut self, user: impl Into<String>) -> Self {
-        self.user = Some(user.into());
+        self.credentials.user = Some(user.into());
         self
     }
 
-    /// The password.
+    /// The password. Of this, [`password_file`](Self::password_file) and
+    /// [`password_env`](Self::password_env) the last one counts.
     #[must_use]
     pub fn password(mut self, password: impl Into<String>) -> Self {
-        self.password = Some(password.into());
+        self.credentials.password = Some(Secret::value(password));
         self
     }
 
@@ -221,7 +167,14 @@ impl PostgresConfig {
     /// running service.
     #[must_use]
     pub fn password_file(mut self, file: impl Into<PathBuf>) -> Self {
-        self.password_file = Some(file.into());
+        self.credentials.password = Some(Secret::file(file));
+        self
+    }
+
+    /// The environment variable that holds the password. Read for each new session.
+    #[must_use]
+    pub fn password_env(mut self, variable: impl Into<String>) -> Self {
+        self.credentials.password = Some(Secret::environment(variable));
         self
     }
 
@@ -254,17 +207,11 @@ impl PostgresConfig {
         self
     }
 
-    /// Trusts the certificate authorities in this PEM file, and not those of the system.
+    /// The files and the name by which TLS is made. With any mode but [`TlsMode::Require`] the
+    /// server's certificate is not verified, whatever [`Tls::ca`] says.
     #[must_use]
-    pub fn authorities(mut self, file: impl Into<PathBuf>) -> Self {
-        self.authorities = Some(file.into());
-        self
-    }
-
-    /// Shows the server this certificate (PEM, with its chain), whose key is in the second file.
-    #[must_use]
-    pub fn certificate(mut self, certificate: impl Into<PathBuf>, key: impl Into<PathBuf>) -> Self {
-        self.certificate = Some((certificate.into(), key.into()));
+    pub fn tls(mut self, tls: Tls) -> Self {
+        self.tls = tls;
         self
     }
 
@@ -273,6 +220,16 @@ impl PostgresConfig {
     #[must_use]
     pub fn connect_timeout(mut self, timeout: Duration) -> Self {
         self.connect_timeout = timeout;
+        self
+    }
+
+    /// How long a look at who holds a lock may take (a second at least) in a session that has no
+    /// lock to lose, and how long the checks of `doctor` may; the connect timeout by default.
+    ///
+    /// Heartbeats and attempts to lock have one limit, the lease (a second at least).
+    #[must_use]
+    pub fn request_timeout(mut self, timeout: Duration) -> Self {
+        self.request_timeout = Some(timeout);
         self
     }
 
@@ -366,20 +323,16 @@ impl PostgresConfig {
         }
     }
 
+    pub(crate) fn request_limit(&self) -> Duration {
+        self.request_timeout.unwrap_or(self.connect_timeout)
+    }
+
     pub(crate) fn check(&self) -> Result<(), Error> {
-        if self.connect_timeout < Duration::from_millis(1)
-            || self.connect_timeout > Duration::from_secs(3600)
-        {
-            return Err(Error::invalid_input(format!(
-                "the connect timeout of {:?} is outside 1ms to 3600s",
-                self.connect_timeout
-            )));
-        }
+        check_timeout("connect_timeout", self.connect_timeout)?;
+        check_timeout("request_timeout", self.request_limit())?;
+        self.tls.check()?;
         if self.tls_mode == TlsMode::Require && !cfg!(feature = "_tls") {
-            return Err(Error::misconfigured(
-                "TLS is not compiled in; turn on the feature \"ring\" or \"aws-lc-rs\" of \
-                 tenure-postgres",
-            ));
+            return Err(Tls::not_built_in("tenure-postgres"));
         }
         Ok(())
     }
@@ -388,19 +341,13 @@ impl PostgresConfig {
 /// As a URL, without the password.
 impl fmt::Display for PostgresConfig {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("postgres://")?;
-        if self.user.is_some() || self.password.is_some() {
-            let secret = if self.password.is_some() { ":***" } else { "" };
-            write!(f, "{}{secret}@", self.user.as_deref().unwrap_or_default())?;
-        }
-        for (index, address) in self.hosts.iter().enumerate() {
-            let comma = if index == 0 { "" } else { "," };
-            write!(f, "{comma}{address}")?;
-        }
-        if let Some(database) = &self.database {
-            write!(f, "/{database}")?;
-        }
-        Ok(())
+        let path = [self.database.as_deref().unwrap_or_default()];
+        f.write_str(&Url::show(
+            "postgres",
+            &self.credentials,
+            &self.hosts,
+            &path,
+        ))
     }
 }
 
@@ -421,12 +368,8 @@ fn reserved() -> Error {
     ))
 }
 
-/// Does not show the address: in a URL put together wrongly it may be a part of the password.
-fn bad_address() -> Error {
-    Error::invalid_input(
-        "a server's address cannot be read, or is missing; use host, host:port or [v6]:port, and \
-         percent-encode '/', '@', ':' and '#' in user and password",
-    )
+fn no_host() -> Error {
+    Error::invalid_input("no server is named; use host, host:port or [v6]:port")
 }
 
 #[cfg(test)]

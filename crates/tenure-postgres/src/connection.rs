@@ -5,13 +5,13 @@ use std::pin::Pin;
 use std::sync::Arc;
 
 use tenure_core::{Kept, Process};
+use tenure_kit::Address;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::watch;
 use tokio::task::AbortHandle;
 use tokio_postgres::{AsyncMessage, Client, Notification};
 
-use crate::config::Address;
-use crate::errors::StoreError;
+use crate::errors::{self, StoreError};
 use crate::incarnation::Incarnation;
 
 /// What is done with each notification.
@@ -72,8 +72,8 @@ impl Connection {
         let mut ended = self.login.live.ended.subscribe();
         async move {
             match ended.wait_for(Option::is_some).await {
-                Ok(error) => error.clone().unwrap_or_else(StoreError::closed),
-                Err(_) => StoreError::closed(),
+                Ok(error) => error.clone().unwrap_or_else(errors::closed),
+                Err(_) => errors::closed(),
             }
         }
     }
@@ -134,8 +134,8 @@ impl Driver {
                 match message {
                     Some(Ok(AsyncMessage::Notification(notification))) => listener(&notification),
                     Some(Ok(_)) => {}
-                    Some(Err(error)) => break StoreError::from(error),
-                    None => break StoreError::closed(),
+                    Some(Err(error)) => break errors::of_client(error),
+                    None => break errors::closed(),
                 }
             };
             tracing::debug!(reason = error.message(), "a session has ended");

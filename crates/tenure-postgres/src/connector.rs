@@ -6,16 +6,23 @@ use std::time::Duration;
 
 use futures_util::future::join_all;
 use tenure_core::{ErrorKind, Process};
+use tenure_kit::Address;
+use tenure_kit::deadline::within;
 use tokio_postgres::config::SslMode;
-use tokio_postgres::{CancelToken, Client, NoTls, SimpleQueryMessage};
+use tokio_postgres::{CancelToken, Client, NoTls};
 
 use crate::cluster::{self, Cluster};
-use crate::config::{Address, PostgresConfig, TlsMode};
+use crate::config::PostgresConfig;
+#[cfg(feature = "_tls")]
+use crate::config::TlsMode;
 use crate::connection::{Connection, Driver, Listener, Login};
-use crate::credentials::Credentials;
-use crate::errors::{Recovery, StoreError};
+use crate::credentials::Account;
+use crate::errors::{self, StoreError, is_standby};
 use crate::incarnation::Incarnation;
 use crate::pooler;
+use crate::question::ask;
+#[cfg(feature = "_tls")]
+use crate::tls::MakeTls;
 
 /// The oldest server that ends idle sessions by itself.
 const FIRST_WITH_LEASE: u32 = 14_00_00;
@@ -65,38 +72,30 @@ impl Connector {
             return Err(error);
         }
         let limit = self.config.connect_timeout;
-        let mut failed: Option<(StoreError, String)> = None;
+        let mut failed = Vec::new();
+        let mut messages = Vec::new();
         for address in &self.config.hosts {
             let attempt = self.connect_to(address, listener.clone());
             // The deadline covers name resolution, TLS, login and checks (hazard 6).
-            let error = match tokio::time::timeout(limit, attempt).await {
-                Ok(Ok(connection)) => return Ok(connection),
-                Ok(Err(error)) => error,
-                Err(_) => StoreError::silent(&address.to_string(), limit)
-                    .with_recovery(Recovery::NextHost),
+            let error = match within("the server", limit, "connect_timeout", attempt).await {
+                Ok(connection) => return Ok(connection),
+                Err(error) => error,
             };
             if let Some(error) = self.refused() {
                 // It names both hosts.
                 return Err(error);
             }
             let message = format!("{address}: {}", error.message());
-            if !matches!(error.recovery, Recovery::NextHost | Recovery::Primary) {
+            if !error.needs_reconnect() && !is_standby(&error) {
                 return Err(error.with_message(message));
             }
-            failed = Some(match failed {
-                // A standby says less than the reason why the others do not serve.
-                Some((first, before)) => {
-                    let is_standby = first.recovery == Recovery::Primary;
-                    let worse = if is_standby { error } else { first };
-                    (worse, format!("{before}; {message}"))
-                }
-                None => (error, message),
-            });
+            failed.push(error);
+            messages.push(message);
         }
-        Err(match failed {
-            Some((error, message)) => error.with_message(message),
-            None => StoreError::new(ErrorKind::Misconfigured, "no host is configured"),
-        })
+        // A standby says less than the reason why the others do not serve.
+        let reason = failed.iter().position(|error| !is_standby(error));
+        let reason = reason.unwrap_or_default();
+        Err(failed.swap_remove(reason).with_message(messages.join("; ")))
     }
 
     async fn connect_to(
@@ -122,25 +121,21 @@ impl Connector {
     /// Goes on asking the hosts that have not shown their cluster yet, until each has, or the
     /// backend is gone.
     pub(crate) async fn compare_the_missing(connector: Weak<Self>) {
-        loop {
-            let missing = |connector: &Arc<Self>| {
-                let hosts = connector.cluster.missing(&connector.config.hosts);
-                Some(hosts).filter(|hosts| !hosts.is_empty() && connector.refused().is_none())
-            };
-            if connector.upgrade().as_ref().and_then(missing).is_none() {
-                return;
-            }
+        while let Some(missing) = connector.upgrade().and_then(|this| this.missing()) {
             tokio::time::sleep(ASK_AGAIN).await;
             let Some(connector) = connector.upgrade() else {
                 return;
             };
-            let Some(hosts) = missing(&connector) else {
-                return;
-            };
-            if let Err(error) = connector.compare(&hosts).await {
-                tracing::warn!(reason = error.message(), "the hosts do not belong together");
+            if let Err(error) = connector.compare(&missing).await {
+                let reason = error.message();
+                tracing::warn!(reason, "the hosts do not belong together");
             }
         }
+    }
+
+    fn missing(&self) -> Option<Vec<Address>> {
+        let missing = self.cluster.missing(&self.config.hosts);
+        Some(missing).filter(|missing| !missing.is_empty() && self.refused().is_none())
     }
 
     /// Asks these hosts, all at once, within the connect timeout. One that does not answer is left
@@ -166,13 +161,11 @@ impl Connector {
             let login = self.log_in(&Cluster::new(), address, silent).await?;
             let question = "SELECT NOT pg_is_in_recovery(), \
                             extract(epoch FROM pg_postmaster_start_time())";
-            let answer = login.client().simple_query(question).await?;
-            let row = answer.iter().find_map(|message| match message {
-                SimpleQueryMessage::Row(row) => Some((row.get(0)? == "t", row.get(1)?.to_owned())),
-                _ => None,
-            });
-            let (accepts_writes, start) =
-                row.ok_or_else(|| StoreError::unreadable("the time of its start"))?;
+            let rows = ask(login.client(), question).await?;
+            let (accepts_writes, start) = rows
+                .first()
+                .and_then(|row| Some((row.get(0)? == "t", row.get(1)?.to_owned())))
+                .ok_or_else(|| errors::unreadable("the time of its start"))?;
             Ok(Server {
                 identifier: cluster::identifier(login.client()).await?,
                 accepts_writes,
@@ -180,9 +173,7 @@ impl Connector {
             })
         };
         let limit = self.config.connect_timeout;
-        tokio::time::timeout(limit, looking)
-            .await
-            .unwrap_or_else(|_| Err(StoreError::silent(&address.to_string(), limit)))
+        within(&address.to_string(), limit, "connect_timeout", looking).await
     }
 
     async fn log_in(
@@ -194,8 +185,8 @@ impl Connector {
         let config = &*self.config;
         let mut client_config = tokio_postgres::Config::new();
         client_config
-            .host(&address.host)
-            .port(address.port)
+            .host(address.host())
+            .port(address.port())
             .connect_timeout(config.connect_timeout)
             // Without these a cut network would be noticed by the next deadline only.
             .keepalives_idle(Duration::from_secs(10))
@@ -205,14 +196,14 @@ impl Connector {
         if let Some(options) = &config.options {
             client_config.options(options);
         }
-        let credentials = Credentials::read(config, address).await?;
-        if let Some(user) = &credentials.user {
+        let account = Account::read(config, address).await?;
+        if let Some(user) = &account.user {
             client_config.user(user);
         }
-        if let Some(database) = &credentials.database {
+        if let Some(database) = &account.database {
             client_config.dbname(database);
         }
-        if let Some(password) = &credentials.password {
+        if let Some(password) = &account.password {
             client_config.password(password);
         }
         let driver = Driver {
@@ -221,30 +212,36 @@ impl Connector {
             listener,
             refusal: Box::pin(cluster.refusal()),
         };
-        match config.tls_mode {
-            _ if address.is_socket() => plain(&mut client_config, driver).await,
-            TlsMode::Disable => plain(&mut client_config, driver).await,
-            mode => encrypted(mode, config, &mut client_config, driver).await,
+        #[cfg(feature = "_tls")]
+        if config.tls_mode != TlsMode::Disable && !address.is_socket() {
+            client_config.ssl_mode(match config.tls_mode {
+                TlsMode::Require => SslMode::Require,
+                _ => SslMode::Prefer,
+            });
+            let tls = MakeTls::new(config).await?;
+            let connected = client_config.connect(tls).await;
+            let (client, connection) = connected.map_err(errors::of_client)?;
+            return Ok(driver.drive(client, connection));
         }
+        client_config.ssl_mode(SslMode::Disable);
+        let connected = client_config.connect(NoTls).await;
+        let (client, connection) = connected.map_err(errors::of_client)?;
+        Ok(driver.drive(client, connection))
     }
 
     /// Refuses servers on which locks would not exclude, expire or fence as promised.
     async fn check(&self, login: Login) -> Result<Connection, StoreError> {
         let client = login.client();
         // No prepared statement yet: a pooler could send its parts to different sessions.
-        let answer = client
-            .simple_query(
-                "SELECT current_setting('server_version_num'), pg_is_in_recovery()::text, \
-                 current_setting('transaction_read_only'), pg_backend_pid()::text, \
-                 current_setting('synchronous_commit')",
-            )
-            .await?;
-        let row = answer.iter().find_map(|message| match message {
-            SimpleQueryMessage::Row(row) => Some(row),
-            _ => None,
-        });
-        let unreadable = || StoreError::unreadable("the first question");
-        let row = row.ok_or_else(unreadable)?;
+        let rows = ask(
+            client,
+            "SELECT current_setting('server_version_num'), pg_is_in_recovery()::text, \
+             current_setting('transaction_read_only'), pg_backend_pid()::text, \
+             current_setting('synchronous_commit')",
+        );
+        let unreadable = || errors::unreadable("the first question");
+        let rows = rows.await?;
+        let row = rows.first().ok_or_else(unreadable)?;
         let text = |index| row.try_get(index).ok().flatten().ok_or_else(unreadable);
         let pid = text(3)?.parse().map_err(|_| unreadable())?;
         let version = text(0)?.parse().map_err(|_| unreadable())?;
@@ -252,7 +249,7 @@ impl Connector {
         let identifier = cluster::identifier(client).await?;
         self.cluster.note(&login.address, identifier.as_deref())?;
         if text(1)? != "false" || text(2)? != "off" {
-            return Err(StoreError::standby());
+            return Err(errors::standby());
         }
         if text(4)? == "off" {
             return Err(StoreError::new(
@@ -283,57 +280,16 @@ impl Connector {
     /// Ends what a session waits for at the server, within the connect timeout.
     pub(crate) async fn cancel(&self, token: CancelToken) {
         let request = async {
-            match self.config.tls_mode {
-                TlsMode::Disable => token.cancel_query(NoTls).await.ok(),
-                #[cfg(feature = "_tls")]
-                _ => match crate::tls::Tls::new(&self.config) {
-                    Ok(tls) => token.cancel_query(tls).await.ok(),
-                    Err(_) => None,
-                },
-                #[cfg(not(feature = "_tls"))]
-                _ => token.cancel_query(NoTls).await.ok(),
+            #[cfg(feature = "_tls")]
+            if self.config.tls_mode != TlsMode::Disable {
+                let tls = MakeTls::new(&self.config).await.ok()?;
+                return token.cancel_query(tls).await.ok();
             }
+            token.cancel_query(NoTls).await.ok()
         };
         // Without an answer the server finds the closed connection itself.
         let _outcome = tokio::time::timeout(self.config.connect_timeout, request).await;
     }
-}
-
-async fn plain(
-    client_config: &mut tokio_postgres::Config,
-    driver: Driver,
-) -> Result<Login, StoreError> {
-    client_config.ssl_mode(SslMode::Disable);
-    let (client, connection) = client_config.connect(NoTls).await?;
-    Ok(driver.drive(client, connection))
-}
-
-#[cfg(feature = "_tls")]
-async fn encrypted(
-    mode: TlsMode,
-    config: &PostgresConfig,
-    client_config: &mut tokio_postgres::Config,
-    driver: Driver,
-) -> Result<Login, StoreError> {
-    client_config.ssl_mode(if mode == TlsMode::Require {
-        SslMode::Require
-    } else {
-        SslMode::Prefer
-    });
-    let tls = crate::tls::Tls::new(config)?;
-    let (client, connection) = client_config.connect(tls).await?;
-    Ok(driver.drive(client, connection))
-}
-
-/// `Require` has been refused before.
-#[cfg(not(feature = "_tls"))]
-async fn encrypted(
-    _mode: TlsMode,
-    _config: &PostgresConfig,
-    client_config: &mut tokio_postgres::Config,
-    driver: Driver,
-) -> Result<Login, StoreError> {
-    plain(client_config, driver).await
 }
 
 fn check_version(config: &PostgresConfig, version: u32) -> Result<(), StoreError> {

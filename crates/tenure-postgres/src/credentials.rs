@@ -1,26 +1,32 @@
 //! User, database and password of a new connection, from where libpq would take them.
 
-use std::path::Path;
+use std::path::PathBuf;
 
 use tenure_core::ErrorKind;
+use tenure_kit::Address;
+use tokio::task::spawn_blocking;
 
-use crate::config::{Address, PostgresConfig};
+use crate::config::PostgresConfig;
 use crate::errors::StoreError;
 
 /// As whom, and where to.
-pub(crate) struct Credentials {
+pub(crate) struct Account {
     pub(crate) user: Option<String>,
     pub(crate) database: Option<String>,
     pub(crate) password: Option<String>,
 }
 
-impl Credentials {
+impl Account {
     /// Read for each connection, so that a password can change under a running service.
     pub(crate) async fn read(
         config: &PostgresConfig,
         address: &Address,
     ) -> Result<Self, StoreError> {
-        let user = config.user.clone().or_else(|| variable("PGUSER"));
+        let user = config
+            .credentials
+            .user
+            .clone()
+            .or_else(|| variable("PGUSER"));
         let database = config.database.clone().or_else(|| variable("PGDATABASE"));
         let of_user = user.as_deref().unwrap_or_default();
         let of_database = database.as_deref().unwrap_or(of_user);
@@ -42,40 +48,25 @@ async fn password(
     database: &str,
     user: &str,
 ) -> Result<Option<String>, StoreError> {
-    if let Some(password) = &config.password {
-        return Ok(Some(password.clone()));
-    }
-    let unreadable = |file: &Path, error: std::io::Error| {
-        let message = format!(
-            "the password file {} cannot be read: {error}",
-            file.display()
-        );
-        StoreError::new(ErrorKind::Misconfigured, message).caused_by(error)
-    };
-    if let Some(file) = &config.password_file {
-        let text = read(file).await.map_err(|error| unreadable(file, error))?;
-        return Ok(Some(text.trim_end_matches(['\r', '\n']).to_owned()));
+    if let Some(password) = &config.credentials.password {
+        return password.read("password").await.map(Some);
     }
     let passfile = config.passfile.clone();
-    if let Some(file) = passfile.or_else(|| variable("PGPASSFILE").map(Into::into)) {
-        let text = read(&file)
-            .await
-            .map_err(|error| unreadable(&file, error))?;
-        let port = address.port.to_string();
-        let wanted = [&address.host, &port, database, user];
+    if let Some(file) = passfile.or_else(|| variable("PGPASSFILE").map(PathBuf::from)) {
+        let name = file.display().to_string();
+        // On a thread for blocking calls: the file may be on a network file system.
+        let reading = spawn_blocking(move || std::fs::read_to_string(file)).await;
+        let text = reading.map_err(|_| StoreError::runtime_is_gone())?;
+        let text = text.map_err(|error| {
+            let message = format!("passfile: {name} cannot be read: {error}");
+            StoreError::new(ErrorKind::Misconfigured, message)
+        })?;
+        let wanted = [address.host(), &address.port().to_string(), database, user];
         if let Some(password) = find_password(&text, wanted) {
             return Ok(Some(password));
         }
     }
     Ok(variable("PGPASSWORD"))
-}
-
-/// On a thread for blocking calls: the file may be on a network file system.
-async fn read(file: &Path) -> std::io::Result<String> {
-    let file = file.to_owned();
-    tokio::task::spawn_blocking(move || std::fs::read_to_string(file))
-        .await
-        .unwrap_or_else(|error| Err(std::io::Error::other(error)))
 }
 
 /// The password of the first line whose four fields are `wanted` or `*`.

@@ -11,7 +11,7 @@ use tokio::time::{sleep, timeout};
 use tokio_postgres::types::ToSql;
 use tokio_postgres::{Row, ToStatement};
 
-use crate::errors::StoreError;
+use crate::errors::{self, StoreError};
 use crate::key::AdvisoryKey;
 use crate::session::Session;
 
@@ -107,14 +107,14 @@ impl GuardedTransaction {
             return Err(lost());
         }
         // Queries do not keep each other waiting.
-        let is_busy = session.gate().try_read().is_err();
+        let is_busy = session.gate.try_read().is_err();
         let waiting = limit(&session);
         let gate = tokio::select! {
             // The end of the session lets go of the gate, too.
             biased;
-            _error = session.end(), if is_busy => return Err(busy("the session has ended")),
-            _error = session.end() => return Err(lost()),
-            gate = session.gate().write_owned() => gate,
+            _error = session.connection().end(), if is_busy => return Err(busy("the session has ended")),
+            _error = session.connection().end() => return Err(lost()),
+            gate = session.gate.clone().write_owned() => gate,
             () = sleep(waiting) => return Err(busy(&format!("it has not ended in {waiting:?}"))),
         };
         // Releasing needs the gate too: what is held now is held until the end.
@@ -123,11 +123,11 @@ impl GuardedTransaction {
         }
         let begin = format!(
             "BEGIN; SET LOCAL statement_timeout = {}",
-            session.lease().as_millis()
+            session.lease.as_millis()
         );
         let (turn, over) = oneshot::channel();
-        let end = session.end();
-        session.tasks().spawn(async move {
+        let end = session.connection().end();
+        session.tasks.spawn(async move {
             // The application may keep a transaction for longer than its session lives.
             tokio::select! {
                 _ = over => {}
@@ -153,7 +153,7 @@ impl GuardedTransaction {
         T: ?Sized + ToStatement + Sync,
     {
         let session = self.session()?;
-        let call = session.client().execute(statement, parameters);
+        let call = session.connection().client().execute(statement, parameters);
         self.note(answer(&session, NOT_COMMITTED, call).await)
     }
 
@@ -167,7 +167,7 @@ impl GuardedTransaction {
         T: ?Sized + ToStatement + Sync,
     {
         let session = self.session()?;
-        let call = session.client().query(statement, parameters);
+        let call = session.connection().client().query(statement, parameters);
         self.note(answer(&session, NOT_COMMITTED, call).await)
     }
 
@@ -196,14 +196,14 @@ impl GuardedTransaction {
 
     async fn run(&mut self, statements: &str, fate: &str) -> Result<(), Error> {
         let session = self.session()?;
-        let call = session.client().batch_execute(statements);
+        let call = session.connection().client().batch_execute(statements);
         self.note(answer(&session, fate, call).await)
     }
 
     /// Until `note` it counts as failed: the future may be dropped in between.
     fn session(&mut self) -> Result<Arc<Session>, Error> {
         if let Some((session, _)) = &self.session {
-            session.tasks().process.check(Operation::Campaign)?;
+            session.tasks.process().check(Operation::Campaign)?;
         }
         match &self.session {
             Some((session, _)) if !self.failed => {
@@ -236,15 +236,15 @@ async fn answer<T>(
         Ok(Ok(answer)) => return Ok(answer),
         Ok(Err(error)) => error,
         Err(_) => {
-            let silent = StoreError::silent("the server", limit);
-            session.close(&silent);
+            let silent = StoreError::timeout("the server", limit, None);
+            session.connection().close(&silent);
             let message = format!("{}, so its session is closed; {fate}", silent.message());
             return Err(silent.with_message(message));
         }
     };
     // Why the session has ended says more than that it has.
     let ended = session.ended().filter(|_| error.is_closed());
-    Err(ended.unwrap_or_else(|| StoreError::from(error)))
+    Err(ended.unwrap_or_else(|| errors::of_client(error)))
 }
 
 impl Drop for GuardedTransaction {
@@ -257,14 +257,18 @@ impl Drop for GuardedTransaction {
             std::mem::forget(turn);
             return;
         }
-        let tasks = session.tasks().clone();
+        let tasks = session.tasks.clone();
         tasks.spawn(async move {
-            let rollback = session.client().batch_execute("ROLLBACK");
+            let rollback = session.connection().client().batch_execute("ROLLBACK");
             match timeout(session.patience(), rollback).await {
                 Ok(Ok(())) => {}
                 // Heartbeats in a transaction of unknown state would prove nothing.
-                Ok(Err(error)) => session.close(&StoreError::from(error)),
-                Err(_) => session.close(&StoreError::silent("the server", session.patience())),
+                Ok(Err(error)) => session.connection().close(&errors::of_client(error)),
+                Err(_) => session.connection().close(&StoreError::timeout(
+                    "the server",
+                    session.patience(),
+                    None,
+                )),
             }
             drop(turn);
         });

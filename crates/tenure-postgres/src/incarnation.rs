@@ -8,9 +8,10 @@ use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use tenure_core::Time;
-use tokio_postgres::{Client, SimpleQueryMessage};
+use tokio_postgres::Client;
 
-use crate::errors::StoreError;
+use crate::errors::{self, StoreError};
+use crate::question::ask;
 
 /// Since when the server has lost no lock.
 pub(crate) struct Incarnation {
@@ -46,26 +47,23 @@ impl Incarnation {
             (start_and_crash, "0".to_owned(), false),
             (id(START), "0".to_owned(), false),
         ];
-        let unreadable = || StoreError::unreadable("the time of its start");
+        let unreadable = || errors::unreadable("the time of its start");
         let mut refused = None;
         for (id, age, sees_restarts) in questions {
-            let answer = match client.simple_query(&format!("SELECT {id}, {age}")).await {
-                Ok(answer) => answer,
-                Err(error) if error.as_db_error().is_some() => {
+            let rows = match ask(client, &format!("SELECT {id}, {age}")).await {
+                Ok(rows) => rows,
+                Err(error) if error.needs_reconnect() => return Err(error),
+                Err(error) => {
                     // A server that hides these times, or only resembles PostgreSQL.
-                    tracing::debug!(%error, "not all times of the server's crash and promotion");
+                    let reason = error.message();
+                    tracing::debug!(reason, "not all times of the server's crash and promotion");
                     refused = Some(error);
                     continue;
                 }
-                Err(error) => return Err(error.into()),
             };
-            let row = answer.iter().find_map(|message| match message {
-                SimpleQueryMessage::Row(row) => {
-                    Some((row.get(0)?.to_owned(), row.get(1)?.parse().ok()))
-                }
-                _ => None,
-            });
-            let (id, age) = row.ok_or_else(unreadable)?;
+            let row = rows.first().ok_or_else(unreadable)?;
+            let id = row.get(0).ok_or_else(unreadable)?.to_owned();
+            let age = row.get(1).and_then(|age| age.parse().ok());
             // When the server's own clock was set back its age is negative, and counts as none.
             let age = Duration::from_millis(age.unwrap_or(0));
             return Ok(Self {
@@ -74,7 +72,7 @@ impl Incarnation {
                 sees_restarts,
             });
         }
-        Err(refused.map_or_else(unreadable, StoreError::from))
+        Err(refused.unwrap_or_else(unreadable))
     }
 
     /// For how long at least the server has lost no lock.

@@ -86,10 +86,11 @@ mod incarnation;
 mod key;
 mod notifications;
 mod pooler;
+mod question;
 mod session;
 mod sessions;
 mod setup;
-mod tasks;
+mod stream;
 #[cfg(feature = "_tls")]
 mod tls;
 
@@ -97,5 +98,6 @@ pub use backend::PostgresBackend;
 pub use config::{PostgresConfig, TlsMode};
 pub use guard::GuardedTransaction;
 pub use key::AdvisoryKey;
+pub use tenure_kit::Tls;
 // Its configuration is what `PostgresConfig::from_client_config` takes.
 pub use tokio_postgres;

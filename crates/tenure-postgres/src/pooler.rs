@@ -1,13 +1,13 @@
 //! How a connection pooler is told from the server itself.
 
+use std::future::{Ready, ready};
 use std::io;
-use std::pin::Pin;
-use std::task::{Context, Poll};
 
-use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
-use tokio::io::{DuplexStream, ReadBuf};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream};
 use tokio_postgres::Client;
-use tokio_postgres::tls::{ChannelBinding, TlsConnect, TlsStream};
+use tokio_postgres::tls::TlsConnect;
+
+use crate::stream::Unbound;
 
 /// The process id that came with the login, which a pooler makes up (hazard 29). The client hides
 /// it, but writes it into a request to cancel, which here goes nowhere.
@@ -39,47 +39,11 @@ async fn read_code(stream: &mut DuplexStream) -> Option<u32> {
 struct NoHandshake;
 
 impl TlsConnect<DuplexStream> for NoHandshake {
-    type Stream = Bare;
+    type Stream = Unbound<DuplexStream>;
     type Error = io::Error;
-    type Future = std::future::Ready<Result<Bare, io::Error>>;
+    type Future = Ready<Result<Unbound<DuplexStream>, io::Error>>;
 
     fn connect(self, stream: DuplexStream) -> Self::Future {
-        std::future::ready(Ok(Bare(stream)))
-    }
-}
-
-struct Bare(DuplexStream);
-
-impl TlsStream for Bare {
-    fn channel_binding(&self) -> ChannelBinding {
-        ChannelBinding::none()
-    }
-}
-
-impl AsyncRead for Bare {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.0).poll_read(cx, buf)
-    }
-}
-
-impl AsyncWrite for Bare {
-    fn poll_write(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.0).poll_write(cx, buf)
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.0).poll_flush(cx)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.0).poll_shutdown(cx)
+        ready(Ok(Unbound(stream)))
     }
 }

@@ -4,18 +4,18 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
-use tenure_core::{Candidate, Identity, LockName, SharedClock, Time};
+use tenure_core::{Candidate, Identity, LockName, SharedClock};
+use tenure_kit::{SingleFlight, Tasks};
 use tokio::sync::OnceCell;
 
 use crate::config::PostgresConfig;
 use crate::connection::{Connection, Listener};
 use crate::connector::Connector;
-use crate::errors::StoreError;
+use crate::errors::{Answer, StoreError};
 use crate::incarnation::Quarantine;
 use crate::notifications::Notifications;
 use crate::notifications::message::{self, Message};
 use crate::session::{self, Attempt, Common, Session};
-use crate::tasks::Tasks;
 
 /// The lease of the session that only looks who holds a lock.
 const OBSERVING: Duration = Duration::from_secs(60);
@@ -41,17 +41,21 @@ pub(crate) struct Sessions {
 /// The lease, and the identity if it has a session of its own.
 type Whose = (Duration, Option<Identity>);
 
-/// The session of this lease and identity, and its successor when it has ended.
-#[derive(Default)]
+/// The session of one lease and identity, and its successor when it has ended.
 struct Opening {
-    session: tokio::sync::Mutex<Opened>,
+    current: Mutex<Option<Arc<Session>>>,
+    starting: SingleFlight<Arc<Session>, Answer>,
 }
 
-#[derive(Default)]
-struct Opened {
-    current: Option<Arc<Session>>,
-    /// The last attempt to connect, and when it had failed: it answers all who waited for it.
-    failed: Option<(Time, StoreError)>,
+impl Opening {
+    fn current(&self) -> MutexGuard<'_, Option<Arc<Session>>> {
+        self.current.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn alive(&self) -> Option<Arc<Session>> {
+        let current = self.current();
+        current.clone().filter(|session| session.ended().is_none())
+    }
 }
 
 /// All sessions that can hold locks.
@@ -63,7 +67,7 @@ pub(crate) struct Registry {
 impl Sessions {
     pub(crate) fn new(config: PostgresConfig, clock: SharedClock, tasks: Tasks) -> Self {
         let config = Arc::new(config);
-        let connector = Arc::new(Connector::new(config.clone(), tasks.process.clone()));
+        let connector = Arc::new(Connector::new(config.clone(), tasks.process().clone()));
         let notifications = Notifications::new(connector.clone(), tasks.clone());
         Self {
             connector,
@@ -116,40 +120,38 @@ impl Sessions {
         } else {
             ((lease, None), SHARED)
         };
-        (openings.entry(key).or_default().clone(), name)
+        let new = || {
+            Arc::new(Opening {
+                current: Mutex::default(),
+                starting: SingleFlight::new(self.common.tasks.clone()),
+            })
+        };
+        (openings.entry(key).or_insert_with(new).clone(), name)
     }
 
-    /// The session for this lease and identity; a new one if the last has ended. Never called
-    /// from a future that may be dropped, so that one slow connection serves all who wait.
+    /// The session for this lease and identity; a new one if the last has ended.
     pub(crate) async fn session(
-        &self,
+        self: &Arc<Self>,
         lease: Duration,
         identity: &Identity,
     ) -> Result<Arc<Session>, StoreError> {
-        let asked = self.common.clock.now();
         let (opening, name) = self.opening(lease, identity);
-        let mut opened = opening.session.lock().await;
-        if let Some(session) = &opened.current
-            && session.ended().is_none()
-        {
-            return Ok(session.clone());
+        if let Some(session) = opening.alive() {
+            return Ok(session);
         }
-        if let Some((failed, error)) = &opened.failed
-            && *failed >= asked
-        {
-            return Err(error.clone());
-        }
-        match self.start(lease, name).await {
-            Ok(session) => {
-                opened.current = Some(session.clone());
-                opened.failed = None;
+        let start = || {
+            let (this, opening, name) = (self.clone(), opening.clone(), name.to_owned());
+            async move {
+                if let Some(session) = opening.alive() {
+                    return Ok(session);
+                }
+                let session = this.start(lease, &name).await?;
+                *opening.current() = Some(session.clone());
                 Ok(session)
             }
-            Err(error) => {
-                opened.failed = Some((self.common.clock.now(), error.clone()));
-                Err(error)
-            }
-        }
+        };
+        let is_alive = |session: &Arc<Session>| session.ended().is_none();
+        opening.starting.run(is_alive, start).await
     }
 
     async fn start(&self, lease: Duration, name: &str) -> Result<Arc<Session>, StoreError> {
@@ -168,18 +170,17 @@ impl Sessions {
     }
 
     /// A session to ask who holds a lock: any that is there.
-    pub(crate) async fn observer(&self) -> Result<Arc<Session>, StoreError> {
+    pub(crate) async fn observer(self: &Arc<Self>) -> Result<Arc<Session>, StoreError> {
         let alive = |session: &Arc<Session>| session.ended().is_none();
         if let Some(session) = self.registry.sessions().into_iter().find(alive) {
             return Ok(session);
         }
-        let identity = Identity::of_this_process()
-            .map_err(|error| StoreError::new(error.kind(), error.message()))?;
+        let identity = Identity::of_this_process()?;
         self.session(OBSERVING, &identity).await
     }
 
     pub(crate) async fn acquire(
-        &self,
+        self: &Arc<Self>,
         lock: &LockName,
         candidate: &Candidate,
         lease: Duration,
@@ -242,7 +243,7 @@ impl Registry {
         match message {
             Message::Free(key) => self.notifications.released(key),
             Message::Led(key, announcement) => {
-                let is_ours = |session: &Arc<Session>| session.pid() == announcement.pid;
+                let is_ours = |session: &Arc<Session>| session.connection().pid == announcement.pid;
                 let by_us = self.sessions().iter().any(is_ours);
                 self.notifications.announced(key, announcement, by_us);
             }

@@ -3,11 +3,11 @@
 use std::time::Duration;
 
 use tenure_core::ErrorKind;
-use tokio_postgres::SimpleQueryMessage;
 
 use crate::config::PostgresConfig;
 use crate::connection::Connection;
-use crate::errors::StoreError;
+use crate::errors::{self, StoreError};
+use crate::question::{ask, run};
 
 /// Prepares a session for holding or awaiting locks, and verifies it (hazards 27 and 28).
 ///
@@ -43,11 +43,13 @@ pub(crate) async fn set_up(
          SET tcp_keepalives_count = {PROBES}; SET statement_timeout = 0; SET lock_timeout = 0; \
          SET standard_conforming_strings = on; SET application_name = '{quoted}'"
     );
-    connection.client().batch_execute(&sql).await?;
+    let client = connection.client();
+    run(client, &sql).await?;
     let check = "SET client_connection_check_interval = 1000";
-    if let Err(error) = connection.client().batch_execute(check).await {
+    if let Err(error) = run(client, check).await {
         // Older servers and some systems have none; keepalives and the lease remain.
-        tracing::debug!(%error, "no client_connection_check_interval");
+        let reason = error.message();
+        tracing::debug!(reason, "no client_connection_check_interval");
     }
     let mut meant = vec![
         ("application_name", name),
@@ -76,12 +78,10 @@ const UNHEARD: Duration = Duration::from_secs(1);
 async fn verify(connection: &Connection, meant: &[(&str, &str)]) -> Result<(), StoreError> {
     let shown = "SELECT name, setting FROM pg_settings WHERE name IN ('application_name', \
                  'idle_in_transaction_session_timeout', 'idle_session_timeout')";
-    let answer = connection.client().simple_query(shown).await?;
+    let rows = ask(connection.client(), shown).await?;
     for (name, value) in meant {
-        let set = answer.iter().find_map(|message| match message {
-            SimpleQueryMessage::Row(row) if row.get(0) == Some(name) => row.get(1),
-            _ => None,
-        });
+        let row = rows.iter().find(|row| row.get(0) == Some(name));
+        let set = row.and_then(|row| row.get(1));
         if set != Some(value) {
             return Err(StoreError::new(
                 ErrorKind::Unsupported,
@@ -105,16 +105,13 @@ pub(crate) async fn check_sequence(
         FROM pg_sequence s JOIN pg_class c ON c.oid = s.seqrelid \
         WHERE c.oid = to_regclass($1)";
     let refused = |reason: String| Err(StoreError::new(ErrorKind::Misconfigured, reason));
-    let Some(row) = connection
-        .client()
-        .query_opt(SETTINGS, &[&sequence])
-        .await?
-    else {
+    let found = connection.client().query_opt(SETTINGS, &[&sequence]).await;
+    let Some(row) = found.map_err(errors::of_client)? else {
         return refused(format!(
             "there is no sequence {sequence}; CREATE SEQUENCE {sequence}"
         ));
     };
-    let unreadable = |_| StoreError::unreadable("a sequence");
+    let unreadable = |_| errors::unreadable("a sequence");
     let cache: i64 = row.try_get(0).map_err(unreadable)?;
     let step: i64 = row.try_get(1).map_err(unreadable)?;
     let cycles: bool = row.try_get(2).map_err(unreadable)?;

@@ -17,7 +17,7 @@ use tenure_core::{
     Acquired, Election, Error, ErrorKind, Identity, LockBackend as _, Occupancy, Policy, Renewal,
     Time, Verdict,
 };
-use tenure_postgres::{PostgresBackend, PostgresConfig};
+use tenure_postgres::{PostgresBackend, PostgresConfig, Tls};
 use tenure_testkit::certificates::self_signed;
 use tenure_testkit::postgres::{self, Bouncer, PASSWORD, Server, start};
 use tenure_testkit::process::{self};
@@ -147,6 +147,25 @@ async fn the_password_comes_from_a_file_and_may_change() {
             .await
             .unwrap(),
     );
+}
+
+#[tokio::test]
+async fn a_lazy_backend_reads_and_connects_with_its_first_call() {
+    let (name, ann) = (lock("batch"), candidate("ann", 1));
+    let port = free_port();
+    let missing = at(&[port]).password_file("/nowhere/password");
+    let backend = PostgresBackend::lazy(missing).unwrap();
+    let error = backend.acquire(&name, &ann, LONG).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Misconfigured, "{error}");
+    assert!(error.message().contains("/nowhere/password"), "{error}");
+
+    let backend = PostgresBackend::lazy(at(&[port])).unwrap();
+    let error = backend.acquire(&name, &ann, LONG).await.unwrap_err();
+    assert!(error.is_retryable(), "{error}");
+    let Some(_server) = postgres::start_another_cluster(port) else {
+        return;
+    };
+    win(&backend, &name, &ann).await;
 }
 
 #[tokio::test]
@@ -734,7 +753,8 @@ async fn the_server_may_demand_a_certificate() {
     let error = refused(without.clone()).await;
     assert_eq!(error.kind(), ErrorKind::Forbidden, "{error}");
     assert!(error.message().contains("certificate"), "{error}");
-    let with = without.certificate(certificate, key);
+    let tls = Tls::new().ca(&certificate).client_cert(&certificate);
+    let with = without.tls(tls.client_key(key));
     PostgresBackend::connect(with).await.unwrap();
 }
 

@@ -24,8 +24,12 @@ fn urls_are_read_as_libpq_reads_them() {
         .password("p@ss/word")
         .database("app")
         .tls_mode(TlsMode::Require)
-        .authorities("ca.pem")
-        .certificate("c.pem", "k.pem")
+        .tls(
+            Tls::new()
+                .ca("ca.pem")
+                .client_cert("c.pem")
+                .client_key("k.pem"),
+        )
         .connect_timeout(Duration::from_secs(3))
         .key_class(5)
         .unwrap()
@@ -47,8 +51,8 @@ fn urls_are_read_as_libpq_reads_them() {
         ("postgres://%2Frun%2Fpg/app", "/run/pg", 5432),
     ] {
         let config = PostgresConfig::from_url(url).unwrap();
-        assert_eq!(config.hosts[0].host, host);
-        assert_eq!(config.hosts[0].port, port);
+        assert_eq!(config.hosts[0].host(), host);
+        assert_eq!(config.hosts[0].port(), port);
         assert_eq!(config.hosts[0].is_socket(), host.starts_with('/'));
     }
 }
@@ -97,10 +101,10 @@ fn bad_urls_are_refused_without_repeating_a_password() {
         ),
         ("postgres://u:secret@a?application_name=x", "identity"),
         ("postgres://u:secret@a?host=b", "twice"),
-        ("postgres://u:secret@a?ca=x&sslrootcert=x", "one setting"),
+        ("postgres://u:secret@a?ca=x&sslrootcert=x", "mean the same"),
         (
             "postgres://u:secret@a?quarantine=on&restart_grace=on",
-            "one setting",
+            "mean the same",
         ),
         ("postgres://u:secret@a?pooler=transaction", "session"),
         ("postgres://u:secret@a?key_class=1952804469", "another"),

@@ -22,14 +22,14 @@ use std::time::Duration;
 
 use futures_util::stream;
 use tenure_core::{Changes, Hint, Kept};
+use tenure_kit::Tasks;
+use tenure_kit::tasks::AbortOnDrop;
 use tokio::sync::{Notify, watch};
-use tokio::task::AbortHandle;
 
 use self::message::Announcement;
 use crate::connector::Connector;
 use crate::errors::StoreError;
 use crate::key::AdvisoryKey;
-use crate::tasks::Tasks;
 
 /// A session can also end under a living leader, whose connection was reset or closed by somebody
 /// else. It learns that within a millisecond, and stops; those who wait for its locks hold back so
@@ -68,14 +68,14 @@ struct Told {
 /// The session that waits for the end of another one.
 struct Watcher {
     keys: HashSet<AdvisoryKey>,
-    task: AbortHandle,
+    _task: AbortOnDrop,
 }
 
 impl Notifications {
     pub(crate) fn new(connector: Arc<Connector>, tasks: Tasks) -> Arc<Self> {
         Arc::new(Self {
             connector,
-            state: tasks.process.keep(Mutex::default()),
+            state: tasks.process().keep(Mutex::default()),
             tasks,
             arrived: Notify::new(),
         })
@@ -225,7 +225,7 @@ impl Notifications {
             pid,
             Watcher {
                 keys: HashSet::from([key]),
-                task: task.abort_handle(),
+                _task: AbortOnDrop::new(task.abort_handle()),
             },
         );
         true
@@ -263,19 +263,8 @@ impl State {
                 return true;
             }
             watcher.keys.remove(&key);
-            if watcher.keys.is_empty() {
-                watcher.task.abort();
-            }
             !watcher.keys.is_empty()
         });
-    }
-}
-
-impl Drop for State {
-    fn drop(&mut self) {
-        for watcher in self.watchers.values() {
-            watcher.task.abort();
-        }
     }
 }
 
@@ -326,7 +315,7 @@ mod tests {
         let config = PostgresConfig::server("127.0.0.1:1").unwrap();
         let config = config.watch_sessions(watch_sessions);
         let tasks = Tasks::here().unwrap();
-        let connector = Connector::new(Arc::new(config), tasks.process.clone());
+        let connector = Connector::new(Arc::new(config), tasks.process().clone());
         Notifications::new(Arc::new(connector), tasks)
     }
 

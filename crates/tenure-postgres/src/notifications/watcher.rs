@@ -3,14 +3,16 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use tenure_kit::Tasks;
+use tenure_kit::deadline::within;
 use tokio_postgres::CancelToken;
 
 use crate::connection::Listener;
 use crate::connector::Connector;
 use crate::errors::StoreError;
 use crate::key::ALIVE;
+use crate::question::ask;
 use crate::setup::set_up;
-use crate::tasks::Tasks;
 
 /// The lease of the session that waits, from the moment on at which the wait is over.
 const WATCHER_LEASE: Duration = Duration::from_secs(10);
@@ -24,26 +26,19 @@ pub(super) async fn await_end(
     let silent: Listener = Arc::new(|_| {});
     let connection = connector.connect(silent).await?;
     // Nothing may end the wait, but a ghost must go: see `set_up` on each of these.
-    let limit = connector.config.connect_timeout;
-    let setting_up = set_up(
-        &connection,
-        &connector.config,
-        WATCHER_LEASE,
-        "tenure waits",
-    );
-    tokio::time::timeout(limit, setting_up)
-        .await
-        .map_err(|_| StoreError::silent("the server", limit))??;
+    let config = &connector.config;
+    let setting_up = set_up(&connection, config, WATCHER_LEASE, "tenure waits");
+    let limit = config.connect_timeout;
+    within("the server", limit, "connect_timeout", setting_up).await?;
     let mut waiting = CancelOnDrop {
         token: Some(connection.client().cancel_token()),
         tasks: tasks.clone(),
         connector: connector.clone(),
     };
     let sql = format!("SELECT pg_advisory_lock_shared({ALIVE}, {pid})");
-    let ended = connection.client().simple_query(&sql).await;
+    let ended = ask(connection.client(), &sql).await;
     waiting.token = None;
-    ended?;
-    Ok(())
+    ended.map(drop)
 }
 
 /// A wait that is dropped would go on at the server until it looks after the connection.

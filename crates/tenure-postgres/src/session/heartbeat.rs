@@ -6,7 +6,7 @@ use std::time::Duration;
 use tenure_core::ErrorKind;
 use tokio_postgres::{Error, Row};
 
-use crate::errors::StoreError;
+use crate::errors::{self, StoreError};
 use crate::key::AdvisoryKey;
 
 pub(super) struct Heartbeat {
@@ -44,7 +44,7 @@ impl Heartbeat {
         without_lease: bool,
     ) -> Result<(), StoreError> {
         if self.is_standby {
-            return Err(StoreError::standby());
+            return Err(errors::standby());
         }
         if self.pid != pid {
             return Err(StoreError::new(

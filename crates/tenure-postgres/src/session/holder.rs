@@ -4,9 +4,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tenure_core::{Holder, LockName};
+use tenure_kit::deadline::LEAST;
 
-use super::{MOST_ATTEMPTS, PATIENCE, Session};
-use crate::errors::StoreError;
+use super::{MOST_ATTEMPTS, Session};
+use crate::errors::{self, StoreError};
 use crate::key::AdvisoryKey;
 use crate::notifications::message::ask_message;
 
@@ -36,7 +37,9 @@ impl Session {
         let Some(held) = held else {
             return Ok(());
         };
-        let message = held.announcement(self.pid(), self.lease).message(key);
+        let message = held
+            .announcement(self.connection().pid, self.lease)
+            .message(key);
         self.statements.notify(&message).await
     }
 
@@ -56,7 +59,7 @@ impl Session {
         let Some(owner) = owner else {
             return Ok(None);
         };
-        let is_ours = owner.pid == self.pid();
+        let is_ours = owner.pid == self.connection().pid;
         if owner.is_tenure && !is_ours {
             self.notifications.watch(key, owner.pid);
         }
@@ -79,7 +82,7 @@ impl Session {
         }
         match announcement {
             Some(announcement) if announcement.lock != lock.as_str() => {
-                Err(StoreError::collision(key, lock, &announcement.lock))
+                Err(errors::collision(key, lock, &announcement.lock))
             }
             Some(announcement) => Ok(Some(announcement.holder())),
             None => Ok(Some(Holder::new(owner.name))),
@@ -93,7 +96,6 @@ impl Session {
         if tries || self.locks.holds_any() {
             return self.patience();
         }
-        self.patience()
-            .min(self.config.connect_timeout.max(PATIENCE))
+        self.patience().min(self.config.request_limit().max(LEAST))
     }
 }

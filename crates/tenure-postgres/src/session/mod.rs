@@ -22,24 +22,22 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use tenure_core::{Candidate, ErrorKind, FencingToken, Holder, LockName, SharedClock, Time};
+use tenure_kit::deadline::{LEAST, within};
+use tenure_kit::{Deadline, Tasks};
 use tokio::sync::{Notify, RwLock, Semaphore};
-use tokio::time::{Instant, timeout, timeout_at};
 
 use self::held_lock::{HeldLock, HeldLocks, Holding};
 use self::statements::Statements;
 pub(crate) use self::sweep::sweep;
 use crate::config::PostgresConfig;
 use crate::connection::Connection;
-use crate::errors::StoreError;
+use crate::errors::{self, StoreError};
 use crate::incarnation::Quarantine;
 use crate::key::{ALIVE, AdvisoryKey, application_name};
 use crate::notifications::Notifications;
 use crate::notifications::message::{CHANNEL, free_message};
+use crate::question::{ask, run};
 use crate::setup::{check_sequence, set_up};
-use crate::tasks::Tasks;
-
-/// The least a query may take before the session counts as dead, however short the lease.
-const PATIENCE: Duration = Duration::from_secs(1);
 
 /// So many attempts to lock are sent at a time. The server answers a session's queries one after
 /// the other, and each grant waits for its disk: behind thousands of them the first heartbeat of
@@ -49,17 +47,17 @@ const MOST_ATTEMPTS: usize = 64;
 pub(crate) struct Session {
     config: Arc<PostgresConfig>,
     clock: SharedClock,
-    lease: Duration,
+    pub(crate) lease: Duration,
     /// Nothing is granted before.
     quarantine_until: Time,
     notifications: Arc<Notifications>,
-    tasks: Tasks,
+    pub(crate) tasks: Tasks,
     statements: Statements,
     locks: HeldLocks,
     /// One heartbeat at a time; who waits finds it done.
     heart: tokio::sync::Mutex<()>,
     /// Queries share it; a guarded transaction has it alone, or they would become part of it.
-    gate: Arc<RwLock<()>>,
+    pub(crate) gate: Arc<RwLock<()>>,
     acquired: Arc<Notify>,
     claims: AtomicU64,
     /// Attempts that are under way: see [`MOST_ATTEMPTS`].
@@ -148,16 +146,14 @@ impl Session {
             }
             // Sessions that only wait do not listen: each notification would wake them.
             let listen = format!("LISTEN {CHANNEL}");
-            connection.client().batch_execute(&listen).await?;
+            run(connection.client(), &listen).await?;
             let alive = format!("SELECT pg_try_advisory_lock({ALIVE}, pg_backend_pid())");
             // Without it, others learn of this session's death with their next look only.
-            connection.client().simple_query(&alive).await?;
-            Statements::prepare(connection, config, &tasks.process, lease.max(PATIENCE)).await
+            ask(connection.client(), &alive).await?;
+            Statements::prepare(connection, config, tasks.process(), lease.max(LEAST)).await
         };
         let limit = config.connect_timeout;
-        let statements = timeout(limit, preparing)
-            .await
-            .map_err(|_| StoreError::silent("the server", limit))??;
+        let statements = within("the server", limit, "connect_timeout", preparing).await?;
         let incarnation = &statements.connection.incarnation;
         let now = common.clock.now();
         let quarantine_until = common.quarantine.until(incarnation, now, lease);
@@ -178,43 +174,18 @@ impl Session {
         }))
     }
 
+    pub(crate) fn connection(&self) -> &Connection {
+        &self.statements.connection
+    }
+
+    /// Why the session has ended, if it has.
     pub(crate) fn ended(&self) -> Option<StoreError> {
-        self.statements.connection.ended()
-    }
-
-    /// Returns when the session has ended.
-    pub(crate) fn end(&self) -> impl Future<Output = StoreError> + Send + use<> {
-        self.statements.connection.end()
-    }
-
-    pub(crate) fn close(&self, error: &StoreError) {
-        self.statements.connection.close(error);
-    }
-
-    pub(crate) fn client(&self) -> &tokio_postgres::Client {
-        self.statements.connection.client()
-    }
-
-    /// Its process at the server.
-    pub(crate) fn pid(&self) -> i32 {
-        self.statements.connection.pid
-    }
-
-    pub(crate) fn lease(&self) -> Duration {
-        self.lease
+        self.connection().ended()
     }
 
     /// How long a query may take before the session counts as dead.
     pub(crate) fn patience(&self) -> Duration {
-        self.statements.patience()
-    }
-
-    pub(crate) fn gate(&self) -> Arc<RwLock<()>> {
-        self.gate.clone()
-    }
-
-    pub(crate) fn tasks(&self) -> &Tasks {
-        &self.tasks
+        self.lease.max(LEAST)
     }
 
     /// Whether the caller runs in the process that has opened it, and not in a fork of it.
@@ -241,7 +212,7 @@ impl Session {
         let held = held_lock.holding().clone();
         if let Some(held) = held {
             if held.lock != *lock {
-                return Err(StoreError::collision(key, lock, held.lock.as_str()));
+                return Err(errors::collision(key, lock, held.lock.as_str()));
             }
             if !held.is_of(candidate) {
                 return Ok(Attempt::Taken(Some(held.holder())));
@@ -408,43 +379,30 @@ impl Session {
         }
         let deadline = self.deadline();
         let proving = async {
-            let standing = self.prove(&held_lock, not_before, deadline).await?;
-            if let Standing::Proven(proven) = standing {
-                return self.extend(key, &held_lock, candidate, ours, proven).await;
-            }
-            Ok(standing)
-        };
-        let renewed = timeout_at(deadline, proving).await;
-        renewed.unwrap_or_else(|_| Err(StoreError::silent("the session", self.patience())))
-    }
-
-    /// Moves the deadline of a term that was proven, and announces a value that is new.
-    async fn extend(
-        &self,
-        key: AdvisoryKey,
-        held_lock: &HeldLock,
-        candidate: &Candidate,
-        ours: impl Fn(&Holding) -> bool,
-        proven: Time,
-    ) -> Result<Standing, StoreError> {
-        let publish = {
-            let mut holding = held_lock.holding();
-            let Some(held) = holding.as_mut().filter(|held| ours(held)) else {
+            let Standing::Proven(proven) = self.prove(&held_lock, not_before, deadline).await?
+            else {
                 return Ok(Standing::Lost);
             };
-            held.until = held.until.max(proven + self.lease);
-            let changed = held.value != candidate.value;
-            held.value.clone_from(&candidate.value);
-            changed
+            let publish = {
+                let mut holding = held_lock.holding();
+                let Some(held) = holding.as_mut().filter(|held| ours(held)) else {
+                    return Ok(Standing::Lost);
+                };
+                held.until = held.until.max(proven + self.lease);
+                let changed = held.value != candidate.value;
+                held.value.clone_from(&candidate.value);
+                changed
+            };
+            if publish {
+                self.announce_now(key).await?;
+            }
+            Ok(Standing::Proven(proven))
         };
-        if publish {
-            self.announce_now(key).await?;
-        }
-        Ok(Standing::Proven(proven))
+        deadline.rest("the session", proving).await
     }
 
-    fn deadline(&self) -> Instant {
-        Instant::now() + self.patience()
+    fn deadline(&self) -> Deadline {
+        Deadline::for_lease(self.lease)
     }
 
     /// A proof of what is held; one query for all terms of the session.
@@ -452,7 +410,7 @@ impl Session {
         &self,
         held_lock: &HeldLock,
         not_before: Time,
-        deadline: Instant,
+        deadline: Deadline,
     ) -> Result<Standing, StoreError> {
         let proven = || match &*held_lock.holding() {
             Some(held) if held.proven >= not_before => Some(Standing::Proven(held.proven)),
@@ -481,14 +439,14 @@ impl Session {
         })
     }
 
-    async fn heartbeat(&self, deadline: Instant) -> Result<(), StoreError> {
+    async fn heartbeat(&self, deadline: Deadline) -> Result<(), StoreError> {
         let _shared = self.gate.read().await;
         let sent = self.clock.now();
         let heartbeat = self.statements.heartbeat(deadline).await?;
-        let checked = heartbeat.check(self.pid(), self.lease, self.config.without_lease);
+        let checked = heartbeat.check(self.connection().pid, self.lease, self.config.without_lease);
         checked.inspect_err(|error| {
             tracing::warn!(reason = error.message(), "the session is closed");
-            self.close(error);
+            self.connection().close(error);
         })?;
         self.locks.note(&heartbeat, sent);
         Ok(())

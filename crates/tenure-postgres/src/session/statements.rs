@@ -2,8 +2,10 @@
 
 use std::time::Duration;
 
-use tenure_core::{Kept, Process};
-use tokio::time::Instant;
+use futures_util::TryFutureExt as _;
+use tenure_core::{ErrorKind, Kept, Process};
+use tenure_kit::Deadline;
+use tenure_kit::deadline::within;
 use tokio_postgres::error::{DbError, Severity};
 use tokio_postgres::types::ToSql;
 use tokio_postgres::{Client, Row, Statement};
@@ -11,7 +13,7 @@ use tokio_postgres::{Client, Row, Statement};
 use super::heartbeat::Heartbeat;
 use crate::config::PostgresConfig;
 use crate::connection::Connection;
-use crate::errors::StoreError;
+use crate::errors::{self, StoreError};
 use crate::key::{ALIVE, AdvisoryKey};
 
 /// The statements of a session, on its connection.
@@ -60,10 +62,6 @@ impl Statements {
         self.prepared.is_ours()
     }
 
-    pub(super) fn patience(&self) -> Duration {
-        self.patience
-    }
-
     /// Tries to lock; the counter of the token, or `None` if the lock is held.
     pub(super) async fn acquire(
         &self,
@@ -73,7 +71,7 @@ impl Statements {
         let (big, class, object) = key.parameters();
         let parameters: [&(dyn ToSql + Sync); 4] = [&big, &class, &object, &sequence];
         let row = self.ask(&self.prepared.acquire, &parameters).await?;
-        row.try_get(0).map_err(|_| StoreError::unreadable("a lock"))
+        row.try_get(0).map_err(|_| errors::unreadable("a lock"))
     }
 
     /// Unlocks and notifies the others; whether it had been locked.
@@ -99,10 +97,10 @@ impl Statements {
         unlocked.map(drop).inspect_err(close)
     }
 
-    pub(super) async fn heartbeat(&self, deadline: Instant) -> Result<Heartbeat, StoreError> {
+    pub(super) async fn heartbeat(&self, deadline: Deadline) -> Result<Heartbeat, StoreError> {
         let statement = &self.prepared.heartbeat;
         let row = self.ask_until(deadline, statement, &[]).await?;
-        Heartbeat::read(&row).map_err(|_| StoreError::unreadable("a heartbeat"))
+        Heartbeat::read(&row).map_err(|_| errors::unreadable("a heartbeat"))
     }
 
     pub(super) async fn notify(&self, message: &str) -> Result<(), StoreError> {
@@ -121,13 +119,12 @@ impl Statements {
         let parameters: [&(dyn ToSql + Sync); 2] = [&bits, &kind];
         let client = self.connection.client();
         let query = client.query_opt(&self.prepared.holder, &parameters);
-        let Ok(row) = tokio::time::timeout(limit, query).await else {
-            return Err(self.silent(limit));
-        };
-        let Some(row) = row? else {
+        let query = query.map_err(errors::of_client);
+        let row = within("the server", limit, "request_timeout", query).await;
+        let Some(row) = row.inspect_err(|error| self.close_if_silent(error))? else {
             return Ok(None);
         };
-        let unreadable = |_| StoreError::unreadable("who holds a lock");
+        let unreadable = |_| errors::unreadable("who holds a lock");
         Ok(Some(Owner {
             pid: row.try_get(0).map_err(unreadable)?,
             name: row.try_get(1).map_err(unreadable)?,
@@ -140,40 +137,41 @@ impl Statements {
         statement: &Statement,
         parameters: &[&(dyn ToSql + Sync)],
     ) -> Result<Row, StoreError> {
-        let deadline = Instant::now() + self.patience;
+        let deadline = Deadline::after(self.patience);
         self.ask_until(deadline, statement, parameters).await
     }
 
     /// One query. No answer in time, or a fatal one, is the end of the session.
     async fn ask_until(
         &self,
-        deadline: Instant,
+        deadline: Deadline,
         statement: &Statement,
         parameters: &[&(dyn ToSql + Sync)],
     ) -> Result<Row, StoreError> {
         let query = self.connection.client().query_one(statement, parameters);
-        let Ok(outcome) = tokio::time::timeout_at(deadline, query).await else {
-            return Err(self.silent(self.patience));
-        };
-        outcome.map_err(|error| {
-            let answer = error.as_db_error();
-            let severity = answer.and_then(DbError::parsed_severity);
-            let is_fatal = matches!(severity, Some(Severity::Fatal | Severity::Panic));
-            let (ends, is_closed) = (is_fatal || answer.is_none(), error.is_closed());
-            let error = StoreError::from(error);
-            if ends {
-                self.connection.close(&error);
-            }
-            // Why the session has ended says more than that it has.
-            let ended = self.connection.ended().filter(|_| is_closed);
-            ended.unwrap_or(error)
-        })
+        let query = query.map_err(|error| self.failed(error));
+        let outcome = deadline.rest("the server", query).await;
+        outcome.inspect_err(|error| self.close_if_silent(error))
     }
 
-    fn silent(&self, limit: Duration) -> StoreError {
-        let error = StoreError::silent("the server", limit);
-        self.connection.close(&error);
-        error
+    fn failed(&self, error: tokio_postgres::Error) -> StoreError {
+        let answer = error.as_db_error();
+        let severity = answer.and_then(DbError::parsed_severity);
+        let is_fatal = matches!(severity, Some(Severity::Fatal | Severity::Panic));
+        let (ends, is_closed) = (is_fatal || answer.is_none(), error.is_closed());
+        let error = errors::of_client(error);
+        if ends {
+            self.connection.close(&error);
+        }
+        // Why the session has ended says more than that it has.
+        let ended = self.connection.ended().filter(|_| is_closed);
+        ended.unwrap_or(error)
+    }
+
+    fn close_if_silent(&self, error: &StoreError) {
+        if error.kind == ErrorKind::Timeout {
+            self.connection.close(error);
+        }
     }
 }
 
@@ -240,7 +238,8 @@ impl Prepared {
             client.prepare(heartbeat),
             client.prepare(&holder),
             client.prepare(&notify),
-        )?;
+        )
+        .map_err(errors::of_client)?;
         Ok(Self {
             acquire,
             release,
