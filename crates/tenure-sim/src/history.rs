@@ -14,10 +14,13 @@ pub type TermId = usize;
 
 /// One thing that happened.
 #[derive(Clone, Debug, Hash)]
+#[expect(
+    missing_docs,
+    reason = "the names say what terms and candidates it is about"
+)]
 pub enum Event {
     /// A message was sent to the store.
     Sent {
-        /// The sender.
         candidate: usize,
         /// What becomes of it.
         fate: Fate,
@@ -28,32 +31,23 @@ pub enum Event {
     Minted {
         /// Which store: the first or the second of two.
         store: u8,
-        /// For whom.
         candidate: usize,
-        /// Which of its lives.
         life: u32,
-        /// The term's token.
         token: u64,
     },
     /// The store applied a renewal (or the adoption of a term).
-    Prolonged {
-        /// The term's token.
-        token: u64,
-    },
+    Prolonged { token: u64 },
     /// The store ended a term on its holder's request.
     Released {
         /// Which store: the first or the second of two.
         store: u8,
-        /// Who asked.
         candidate: usize,
-        /// The term's token.
         token: u64,
         /// Its work was still running.
         working: Option<TermId>,
     },
     /// A user got hold of a term.
     Elected {
-        /// The term.
         term: TermId,
         /// Until when it is valid, on its own clock, in true time.
         until: Moment,
@@ -62,7 +56,6 @@ pub enum Event {
     },
     /// A heartbeat got through.
     Renewed {
-        /// The term.
         term: TermId,
         /// As in `Elected`.
         until: Moment,
@@ -84,9 +77,7 @@ pub enum Event {
     OverrunTold(TermId),
     /// The engine told the work to stop.
     SteppingDown {
-        /// The term.
         term: TermId,
-        /// Why.
         cause: CauseLabel,
         /// The validity left.
         left: Duration,
@@ -95,9 +86,7 @@ pub enum Event {
     },
     /// The engine found that the validity was over.
     SteppedDown {
-        /// The term.
         term: TermId,
-        /// Why.
         cause: CauseLabel,
         /// As in `SteppingDown`.
         disturbed: bool,
@@ -108,7 +97,6 @@ pub enum Event {
     WorkStarted(TermId),
     /// The work has returned or was dropped.
     WorkStopped {
-        /// The term.
         term: TermId,
         /// By a crash of its process.
         crashed: bool,
@@ -117,7 +105,6 @@ pub enum Event {
     },
     /// A side effect under a permit.
     Effect {
-        /// The term.
         term: TermId,
         /// For how long the permit was asked.
         at_least: Duration,
@@ -134,30 +121,21 @@ pub enum Event {
     LatePermit(TermId),
     /// `confirm` said yes.
     Confirmed {
-        /// The term.
         term: TermId,
         /// Whether the store had applied something for it since it was asked.
         proven: bool,
     },
     /// A value that `publish` said yes to, compared with what the store holds.
     Published {
-        /// The term.
         term: TermId,
         /// Whether the store holds it.
         kept: bool,
     },
     /// The first answer to a candidate was one that somebody must mend.
-    Refused {
-        /// Who.
-        candidate: usize,
-        /// In which of its lives.
-        life: u32,
-    },
+    Refused { candidate: usize, life: u32 },
     /// `campaign` returned an error.
     GaveUp {
-        /// Who.
         candidate: usize,
-        /// In which of its lives.
         life: u32,
         /// The error's kind.
         kind: &'static str,
@@ -166,14 +144,12 @@ pub enum Event {
     },
     /// A candidate whose health probe says no stays in the election, or begins a term.
     Unwell {
-        /// Who.
         candidate: usize,
         /// What it does.
         what: &'static str,
     },
     /// A candidate called although the store had asked it to wait.
     Impatient {
-        /// Who.
         candidate: usize,
         /// What was left of the wait.
         left: Duration,
@@ -186,10 +162,7 @@ pub enum Event {
         led: bool,
     },
     /// In calm weather a leader on two stores is asked to give both locks back.
-    GivesBoth {
-        /// Who.
-        candidate: usize,
-    },
+    GivesBoth { candidate: usize },
     /// The faults have ended: from the settling time on everything must be well.
     Calm(bool),
     /// From here on terms must not change unless provoked.
@@ -203,7 +176,6 @@ pub enum Event {
     Provoked(TermId),
     /// The director has seen to it that the lock becomes free: somebody must lead by then.
     Vacant {
-        /// How.
         how: &'static str,
         /// How long that may take.
         bound: Duration,
@@ -212,7 +184,6 @@ pub enum Event {
     },
     /// A term that must have survived what was done to it.
     MustStand {
-        /// The term.
         term: TermId,
         /// What it must survive.
         what: &'static str,
@@ -221,16 +192,12 @@ pub enum Event {
     },
     /// The lock was deleted in calm weather: its holder must have noticed by then.
     MustNotice {
-        /// The term.
         term: TermId,
         /// How long that may take.
         bound: Duration,
     },
     /// The store holds something for a candidate that has left for good.
-    Orphan {
-        /// The candidate.
-        candidate: usize,
-    },
+    Orphan { candidate: usize },
     /// The end: what was left over.
     Over {
         /// Works that have not stopped.

@@ -24,8 +24,11 @@ fn at_most(duration: Duration) -> Duration {
 /// All that is wrong with a history.
 pub fn check(history: &History) -> Vec<Violation> {
     let mut checker = Checker {
-        history,
-        ..Checker::new(history)
+        terms: &history.terms,
+        longest_validity: history.longest_validity,
+        tokens_begin_again: history.tokens_begin_again,
+        tokens_rise_from: history.tokens_rise_from,
+        ..Checker::default()
     };
     for (at, event) in &history.events {
         checker.now = *at;
@@ -35,8 +38,12 @@ pub fn check(history: &History) -> Vec<Violation> {
     checker.violations
 }
 
+#[derive(Default)]
 struct Checker<'a> {
-    history: &'a History,
+    terms: &'a [TermInfo],
+    longest_validity: Duration,
+    tokens_begin_again: bool,
+    tokens_rise_from: Moment,
     now: Moment,
     violations: Vec<Violation>,
     /// What the stores have minted.
@@ -105,37 +112,6 @@ struct Vacancy {
 }
 
 impl<'a> Checker<'a> {
-    fn new(history: &'a History) -> Self {
-        Self {
-            history,
-            now: Moment::ZERO,
-            violations: Vec::new(),
-            mints: Vec::new(),
-            minted: BTreeMap::new(),
-            mint_of: BTreeMap::new(),
-            deleted: BTreeMap::new(),
-            state_lost: None,
-            begun_again: None,
-            last_minted: [0; 2],
-            elected: Vec::new(),
-            tokens: BTreeSet::new(),
-            started: BTreeSet::new(),
-            stopped: BTreeSet::new(),
-            stepping_down: BTreeMap::new(),
-            ended: BTreeMap::new(),
-            provoked: BTreeMap::new(),
-            ending: BTreeSet::new(),
-            over: BTreeMap::new(),
-            overrun_told: BTreeSet::new(),
-            refused: BTreeSet::new(),
-            gives_both: None,
-            vacant: Vec::new(),
-            must_notice: Vec::new(),
-            calm: false,
-            settled: false,
-        }
-    }
-
     fn broken(&mut self, invariant: Invariant, what: impl Into<String>) {
         self.violations.push(Violation {
             at: self.now,
@@ -145,7 +121,7 @@ impl<'a> Checker<'a> {
     }
 
     fn term(&self, id: TermId) -> Option<&'a TermInfo> {
-        self.history.terms.get(id)
+        self.terms.get(id)
     }
 
     /// Whether the store's promise for a term was broken by a fault that no lock survives: then
@@ -162,7 +138,7 @@ impl<'a> Checker<'a> {
 
     /// Whether a fault at that moment still excuses what follows from it.
     fn is_recent(&self, fault: Option<&Moment>) -> bool {
-        let lasts = at_most(self.history.longest_validity);
+        let lasts = at_most(self.longest_validity);
         fault.is_some_and(|at| self.now <= *at + lasts)
     }
 
@@ -173,7 +149,7 @@ impl<'a> Checker<'a> {
                 if let Some(mint) = mint {
                     self.deleted.insert(*mint, self.now);
                 }
-                if self.history.tokens_begin_again {
+                if self.tokens_begin_again {
                     self.begin_again();
                 }
             }
@@ -323,7 +299,7 @@ impl<'a> Checker<'a> {
                             "term {term} gave a permit for {at_least:?} and was over {after:?} later"
                         ),
                     );
-                } else if !accepted && self.now >= self.history.tokens_rise_from {
+                } else if !accepted && self.now >= self.tokens_rise_from {
                     self.broken(
                         Invariant::Tokens,
                         format!("a valid term {term} was refused: the resource had seen {seen}"),

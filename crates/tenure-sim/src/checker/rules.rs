@@ -131,7 +131,7 @@ impl Checker<'_> {
                 let largest = before.checked_sub(1).and_then(|i| self.elected.get(i));
                 if let Some((_, largest)) = largest
                     && *largest >= token
-                    && self.now >= self.history.tokens_rise_from
+                    && self.now >= self.tokens_rise_from
                 {
                     let largest = *largest;
                     self.broken(
