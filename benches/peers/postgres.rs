@@ -102,11 +102,7 @@ async fn rows(url: &str) -> Vec<Row<Box<dyn Lock>>> {
         )
         .beside(BARE),
         Row::new(TOKEN, bare(true).await as _),
-        Row::new("tenure", ours::Calls::boxed(&ours(url)).await).at_most(
-            CALL,
-            TOKEN,
-            &[BUSY[0], BUSY[0]],
-        ),
+        Row::new("tenure", ours::Calls::boxed(&ours(url)).await).at_most(CALL, TOKEN, BUSY),
     ]
 }
 
