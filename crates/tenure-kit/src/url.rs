@@ -53,14 +53,12 @@ impl Url {
     /// something percent-encoded is no UTF-8 or a NUL, or a character stands bare that would cut a
     /// password in two.
     pub fn parse(text: &str) -> Result<Self, Error> {
-        let (scheme, rest) = text
-            .split_once(':')
-            .filter(|(scheme, _)| is_scheme(scheme))
-            .ok_or_else(|| {
-                Error::invalid_input(
-                    "the URL does not begin with a scheme; write it like redis://host:6379",
-                )
-            })?;
+        let scheme = scheme_of(text).ok_or_else(|| {
+            Error::invalid_input(
+                "the URL does not begin with a scheme; write it like redis://host:6379",
+            )
+        })?;
+        let rest = &text[scheme.len() + 1..];
         if rest.contains('#') {
             return Err(Error::invalid_input(
                 "the URL holds a '#'; in a password, path or value write it as %23",
@@ -330,12 +328,15 @@ impl fmt::Debug for Url {
     }
 }
 
-/// A letter, then letters, digits, `+`, `-` and `.`.
-fn is_scheme(text: &str) -> bool {
-    text.starts_with(|c: char| c.is_ascii_alphabetic())
-        && text
+/// The scheme that `text` begins with, as it is written: a letter, then letters, digits, `+`, `-`
+/// and `.`, and a colon behind it.
+pub fn scheme_of(text: &str) -> Option<&str> {
+    let (scheme, _) = text.split_once(':')?;
+    let is_scheme = scheme.starts_with(|c: char| c.is_ascii_alphabetic())
+        && scheme
             .chars()
-            .all(|c| c.is_ascii_alphanumeric() || "+-.".contains(c))
+            .all(|c| c.is_ascii_alphanumeric() || "+-.".contains(c));
+    is_scheme.then_some(scheme)
 }
 
 fn read_parameters(query: &str, at_in_parameters: bool) -> Result<Vec<Parameter>, Error> {

@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use tenure_core::{Error, Generation, InGeneration, LockBackend};
+use tenure_kit::redact;
 
-use crate::redact::redact;
 use crate::registry::Store;
 
 /// The URL parameter that every scheme takes.

@@ -69,13 +69,12 @@
 //! `metrics`, and `test-util` for applications' own tests.
 
 mod connect;
-mod redact;
 mod registry;
 mod settings;
 
 pub use connect::connect;
-pub use redact::redact;
 // The table of the stores, and their backends by name.
 pub use registry::*;
 pub use settings::{PolicySettings, Setting, Settings, from_env, variable};
 pub use tenure_core::*;
+pub use tenure_kit::redact;

@@ -127,13 +127,6 @@ static STORES: [Store; 7] = [
         look_only: Some(("create", "false")),
         left_behind: Some(|lock| format!("the folder {lock} in the store's directory")),
         connect: connect!("file", |url| {
-            // Told here, because the backend's own message would show the URL.
-            let authority = url.split_once("://").map_or("", |(_, rest)| rest);
-            if !authority.starts_with('/') && authority.contains('@') {
-                return Err(Error::invalid_input(
-                    "a file URL has no user, password or host; use file:///absolute/directory",
-                ));
-            }
             let config = tenure_file::FileConfig::from_url(&url)?;
             tenure_file::connect(config).await?
         }),
@@ -223,14 +216,8 @@ impl Store {
     /// Fails with [`InvalidInput`](tenure_core::ErrorKind::InvalidInput) when the scheme is
     /// unknown: the message lists those that are known, and holds nothing else of the URL.
     pub fn of(url: &str) -> Result<&'static Self, Error> {
-        let is_scheme = |text: &str| {
-            text.starts_with(|c: char| c.is_ascii_alphabetic())
-                && text
-                    .chars()
-                    .all(|c| c.is_ascii_alphanumeric() || matches!(c, '+' | '-' | '.'))
-        };
         // Nothing of what is not a scheme is shown: there may be a password in it.
-        let Some((scheme, _)) = url.split_once(':').filter(|(scheme, _)| is_scheme(scheme)) else {
+        let Some(scheme) = tenure_kit::url::scheme_of(url) else {
             return Err(Error::invalid_input(format!(
                 "the store's URL does not begin with a scheme; use one of {}, like \
                  file:///var/lib/my-service",

@@ -6,9 +6,9 @@ use std::fmt;
 use std::time::Duration;
 
 use tenure_core::{Election, ElectionBuilder, Error, Identity, LockName, Operation, Policy};
+use tenure_kit::redact;
 
 use crate::connect::{self, connect};
-use crate::redact::redact;
 
 /// What can be added to any clock's time.
 const LONGEST: Duration = Duration::from_secs(100 * 365 * 86_400);

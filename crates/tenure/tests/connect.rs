@@ -65,7 +65,7 @@ async fn what_cannot_be_opened_is_a_typed_error_without_the_password() {
         ("memory:?hunter2", InvalidInput, "use memory:"),
         ("memory:?generation=x://a:hunter2@h", InvalidInput, "0 to"),
         ("file://u:hunter2@h/dir", InvalidInput, "file:///absolute"),
-        ("file://u:hunter2/x@h/dir", InvalidInput, "file:///absolute"),
+        ("file://u:hunter2/x@h/dir", InvalidInput, "%2F"),
         ("file://u:hunter2 x@h/dir", InvalidInput, "file:///absolute"),
         ("file:relative", InvalidInput, "file:///absolute"),
         (&in_the_way, Misconfigured, "no directory"),
