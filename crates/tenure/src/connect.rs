@@ -3,12 +3,9 @@
 use std::sync::Arc;
 
 use tenure_core::{Error, Generation, InGeneration, LockBackend};
-use tenure_kit::redact;
+use tenure_kit::Url;
 
 use crate::registry::Store;
-
-/// The URL parameter that every scheme takes.
-const GENERATION: &str = "generation";
 
 /// Opens the store that `url` names.
 ///
@@ -41,9 +38,8 @@ const GENERATION: &str = "generation";
 /// # }
 /// ```
 pub async fn connect(url: &str) -> Result<Arc<dyn LockBackend>, Error> {
-    let store = Store::of(url)?;
-    let (url, generation) = take_generation(url)?;
     // The generation is read first, so that a wrong one is told before any I/O.
+    let (store, url, generation) = read(url)?;
     let backend = store.connect(url).await?;
     Ok(match generation {
         Some(generation) => Arc::new(InGeneration::new(backend, generation)),
@@ -53,63 +49,19 @@ pub async fn connect(url: &str) -> Result<Arc<dyn LockBackend>, Error> {
 
 /// Whether [`connect()`] can open the store of this URL, as far as scheme and generation tell.
 pub(crate) fn check(url: &str) -> Result<(), Error> {
+    let (store, url, _) = read(url)?;
+    store.check_built_in(url.scheme()).map(drop)
+}
+
+/// The store, and the URL without its `generation` parameter.
+fn read(url: &str) -> Result<(&'static Store, Url, Option<Generation>), Error> {
     let store = Store::of(url)?;
-    take_generation(url)?;
-    store.check_built_in(url).map(drop)
-}
-
-/// The URL without its `generation` parameter, and what that said.
-fn take_generation(url: &str) -> Result<(String, Option<Generation>), Error> {
-    let (url, fragment) = match url.split_once('#') {
-        Some((url, fragment)) => (url, Some(fragment)),
-        None => (url, None),
-    };
-    let Some((location, query)) = url.split_once('?') else {
-        return Ok((with_fragment(url.to_owned(), fragment), None));
-    };
-    let mut generation = None;
-    let mut rest = Vec::new();
-    for parameter in query.split('&') {
-        match parameter.split_once('=') {
-            Some((GENERATION, value)) if generation.is_none() => {
-                generation = Some(parse_generation(value)?);
-            }
-            Some((GENERATION, _)) => {
-                return Err(Error::invalid_input(
-                    "the URL has the parameter generation twice; keep one of them",
-                ));
-            }
-            _ => rest.push(parameter),
-        }
-    }
-    let url = if rest.is_empty() {
-        location.to_owned()
-    } else {
-        format!("{location}?{}", rest.join("&"))
-    };
-    Ok((with_fragment(url, fragment), generation))
-}
-
-fn with_fragment(url: String, fragment: Option<&str>) -> String {
-    match fragment {
-        Some(fragment) => format!("{url}#{fragment}"),
-        None => url,
-    }
-}
-
-fn parse_generation(value: &str) -> Result<Generation, Error> {
-    let number: Option<u16> = value.parse().ok();
-    number
-        .and_then(|number| Generation::new(number).ok())
-        .ok_or_else(|| {
-            // A wrong URL could have anything here: it is not worth a look into a password.
-            let shown: String = redact(value).chars().take(40).collect();
-            Error::invalid_input(format!(
-                "the URL's generation {shown:?} is not a number from 0 to {}; use something like \
-                 ?generation=1",
-                Generation::MAX
-            ))
-        })
+    let mut url = Url::parse(url)?;
+    let expected = format!("a number from 0 to {}, like ?generation=1", Generation::MAX);
+    let generation = url.take_read(&["generation"], &expected, |text| {
+        Generation::new(text.parse().ok()?).ok()
+    })?;
+    Ok((store, url, generation))
 }
 
 #[cfg(test)]
@@ -120,17 +72,16 @@ mod tests {
 
     #[test]
     fn the_generation_is_taken_out_of_the_url() {
-        for (url, rest, generation) in [
-            ("memory:", "memory:", None),
-            ("memory:?generation=3", "memory:", Some(3)),
-            ("file:///a?generation=0", "file:///a", Some(0)),
-            ("x://h/?a=1&generation=7&b=2", "x://h/?a=1&b=2", Some(7)),
-            ("x://h/?a=1#f", "x://h/?a=1#f", None),
-            ("x://u:p%40@h/", "x://u:p%40@h/", None),
+        for (url, generation) in [
+            ("memory:", None),
+            ("memory:?generation=3", Some(3)),
+            ("file:///a?generation=0", Some(0)),
+            ("redis://h/?generation=7", Some(7)),
+            ("redis://u:p%40@h/", None),
         ] {
-            let (url, found) = take_generation(url).unwrap();
-            assert_eq!(url, rest);
+            let (_, url, found) = read(url).unwrap();
             assert_eq!(found.map(Generation::get), generation);
+            assert!(url.finish().is_ok());
         }
         for url in [
             "memory:?generation=",
@@ -138,8 +89,9 @@ mod tests {
             "memory:?generation=32768",
             "memory:?generation=1&generation=2",
         ] {
-            let error = take_generation(url).unwrap_err();
+            let error = read(url).unwrap_err();
             assert_eq!(error.kind(), ErrorKind::InvalidInput, "{url}");
+            assert!(error.message().contains("generation"), "{error}");
         }
     }
 }

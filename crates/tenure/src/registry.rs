@@ -7,6 +7,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 
 use tenure_core::{Error, LockBackend, LockName};
+use tenure_kit::Url;
 
 // The backends by name, for what a URL does not say: typed configurations, and an application's own
 // client.
@@ -26,8 +27,8 @@ pub use tenure_redis as redis;
 /// A backend that is being connected.
 type Connecting = Pin<Box<dyn Future<Output = Result<Arc<dyn LockBackend>, Error>> + Send>>;
 
-/// Connects the backend of a URL, whose `generation` is taken out already.
-type Connect = fn(url: String) -> Connecting;
+/// Connects the backend of a URL whose `generation` is taken out already.
+type Connect = fn(url: Url) -> Connecting;
 
 /// A store that a URL can name, whether its feature is on or not.
 ///
@@ -109,8 +110,9 @@ static STORES: [Store; 7] = [
         look_only: None,
         left_behind: None,
         connect: connect!("memory", |url| {
-            let rest = url.split_once(':').map_or("", |(_, rest)| rest);
-            if !matches!(rest, "" | "//") {
+            let is_bare = url.hosts().is_empty() && url.raw_path().is_empty();
+            let has_user = url.user().is_some() || url.password().is_some();
+            if !is_bare || has_user || url.finish().is_err() {
                 return Err(Error::invalid_input(
                     "a memory URL holds nothing but its scheme; use memory:",
                 ));
@@ -127,7 +129,7 @@ static STORES: [Store; 7] = [
         look_only: Some(("create", "false")),
         left_behind: Some(|lock| format!("the folder {lock} in the store's directory")),
         connect: connect!("file", |url| {
-            let config = tenure_file::FileConfig::from_url(&url)?;
+            let config = tenure_file::FileConfig::from_parsed(url)?;
             tenure_file::connect(config).await?
         }),
     },
@@ -141,7 +143,7 @@ static STORES: [Store; 7] = [
         left_behind: Some(|lock| format!("an empty object; kubectl delete lease {lock}")),
         connect: connect!("kube-lease", |url| {
             use tenure_kube_lease::{KubeConfig, SCHEME, connect};
-            connect(KubeConfig::from_url(SCHEME, &url)?).await?
+            connect(KubeConfig::from_parsed(SCHEME, url)?).await?
         }),
     },
     Store {
@@ -154,7 +156,7 @@ static STORES: [Store; 7] = [
         left_behind: Some(|lock| format!("an empty object; kubectl delete configmap {lock}")),
         connect: connect!("kube-configmap", |url| {
             use tenure_kube_configmap::{KubeConfig, SCHEME, connect};
-            connect(KubeConfig::from_url(SCHEME, &url)?).await?
+            connect(KubeConfig::from_parsed(SCHEME, url)?).await?
         }),
     },
     Store {
@@ -166,7 +168,7 @@ static STORES: [Store; 7] = [
         look_only: None,
         left_behind: None,
         connect: connect!("etcd", |url| {
-            let config = tenure_etcd::EtcdConfig::from_url(&url)?;
+            let config = tenure_etcd::EtcdConfig::from_parsed(url)?;
             tenure_etcd::EtcdBackend::connect(config).await?
         }),
     },
@@ -186,7 +188,7 @@ static STORES: [Store; 7] = [
         look_only: None,
         left_behind: Some(|lock| format!("a counter, the key that ends in {{{lock}}}:fence")),
         connect: connect!("redis", |url| {
-            let config = tenure_redis::RedisConfig::from_url(&url)?;
+            let config = tenure_redis::RedisConfig::from_parsed(url)?;
             tenure_redis::RedisBackend::connect(config).await?
         }),
     },
@@ -199,7 +201,7 @@ static STORES: [Store; 7] = [
         look_only: None,
         left_behind: None,
         connect: connect!("postgres", |url| {
-            let config = tenure_postgres::PostgresConfig::from_url(&url)?;
+            let config = tenure_postgres::PostgresConfig::from_parsed(url)?;
             tenure_postgres::PostgresBackend::connect(config).await?
         }),
     },
@@ -288,14 +290,13 @@ impl Store {
     }
 
     /// Connects, or says which feature to switch on.
-    pub(crate) async fn connect(&self, url: String) -> Result<Arc<dyn LockBackend>, Error> {
-        self.check_built_in(&url)?(url).await
+    pub(crate) async fn connect(&self, url: Url) -> Result<Arc<dyn LockBackend>, Error> {
+        self.check_built_in(url.scheme())?(url).await
     }
 
     /// How to connect. Fails when the feature is off.
-    pub(crate) fn check_built_in(&self, url: &str) -> Result<Connect, Error> {
+    pub(crate) fn check_built_in(&self, scheme: &str) -> Result<Connect, Error> {
         self.connect.ok_or_else(|| {
-            let scheme = url.split_once(':').map_or("", |(scheme, _)| scheme);
             let feature = self.name;
             Error::misconfigured(format!(
                 "the store of {scheme}: URLs is not built in; switch its feature on in \
