@@ -55,13 +55,13 @@ pub struct MemoryStore {
 
 #[derive(Debug, Default)]
 struct Shared {
-    slots: HashMap<LockName, Slot>,
+    locks: HashMap<LockName, LockState>,
     /// One counter for all locks, so that tokens rise over a deletion too.
     last_version: u64,
 }
 
 #[derive(Debug, Default)]
-struct Slot {
+struct LockState {
     stored: Option<Stored>,
     /// Made by the first watcher: most locks of a process with many elections have none.
     changed: Option<watch::Sender<()>>,
@@ -84,9 +84,9 @@ impl MemoryStore {
     /// Deletes a lock's record, as an operator would at a real store.
     pub fn delete(&self, lock: &LockName) {
         let mut shared = self.lock();
-        if let Some(slot) = shared.slots.get_mut(lock) {
-            slot.stored = None;
-            slot.announce();
+        if let Some(state) = shared.locks.get_mut(lock) {
+            state.stored = None;
+            state.announce();
         }
     }
 
@@ -98,7 +98,10 @@ impl MemoryStore {
         expected: Option<u64>,
     ) -> Result<Written, Error> {
         let mut shared = self.lock();
-        let current = shared.slots.get(lock).and_then(|slot| slot.stored.as_ref());
+        let current = shared
+            .locks
+            .get(lock)
+            .and_then(|state| state.stored.as_ref());
         if current.map(|stored| stored.version) != expected {
             return Ok(Written::Conflict);
         }
@@ -116,9 +119,9 @@ impl MemoryStore {
             version,
         };
         let written = stored.versioned();
-        let slot = shared.slots.entry(lock.clone()).or_default();
-        slot.stored = Some(stored);
-        slot.announce();
+        let state = shared.locks.entry(lock.clone()).or_default();
+        state.stored = Some(stored);
+        state.announce();
         Ok(Written::Applied(written))
     }
 
@@ -128,7 +131,7 @@ impl MemoryStore {
     }
 }
 
-impl Slot {
+impl LockState {
     fn announce(&self) {
         if let Some(changed) = &self.changed {
             changed.send_replace(());
@@ -162,7 +165,10 @@ impl RecordStore for MemoryStore {
 
     async fn get(&self, lock: &LockName) -> Result<Option<Versioned>, Error> {
         let shared = self.lock();
-        let stored = shared.slots.get(lock).and_then(|slot| slot.stored.as_ref());
+        let stored = shared
+            .locks
+            .get(lock)
+            .and_then(|state| state.stored.as_ref());
         Ok(stored.map(Stored::versioned))
     }
 
@@ -192,8 +198,9 @@ impl RecordStore for MemoryStore {
     fn watch(&self, lock: &LockName) -> RecordEvents {
         let receiver = {
             let mut shared = self.lock();
-            let slot = shared.slots.entry(lock.clone()).or_default();
-            slot.changed
+            let state = shared.locks.entry(lock.clone()).or_default();
+            state
+                .changed
                 .get_or_insert_with(|| watch::Sender::new(()))
                 .subscribe()
         };

@@ -13,7 +13,7 @@
     unreachable_pub,
     clippy::unwrap_used,
     clippy::expect_used,
-    reason = "an example that cannot go on says why and ends; a test runs it as a module"
+    reason = "an example that cannot go on says why and ends; its tests run it without `main`"
 )]
 
 use std::io::{BufRead as _, BufReader, Lines, Write as _};
@@ -188,5 +188,28 @@ impl Drop for Former {
     fn drop(&mut self) {
         let _gone_already = self.child.kill();
         let _status = self.child.wait();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tenure_testkit::etcd::start;
+    use tenure_testkit::within_limit;
+
+    use super::*;
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn a_paused_leaders_write_is_refused() {
+        let Some(cluster) = start() else { return };
+        let mut other = Command::new(std::env::current_exe().unwrap());
+        other.args(["tests::the_other_process", "--exact", "--nocapture"]);
+        let url = format!("{}/example", cluster.url());
+        within_limit("the example", Box::pin(show(&url, other))).await;
+    }
+
+    /// Does nothing when it is run among the other tests.
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn the_other_process() {
+        Box::pin(lead_and_be_paused()).await;
     }
 }

@@ -17,7 +17,7 @@ use crate::config::FileConfig;
 use crate::directory::{Write, operation_of};
 use crate::disk::Disk;
 use crate::events;
-use crate::watch::Watches;
+use crate::watch::DirectoryWatcher;
 
 /// Elections among the processes of one host; see the [crate's documentation](crate).
 ///
@@ -60,14 +60,14 @@ pub fn lazy(config: FileConfig) -> Result<FileBackend, Error> {
 #[derive(Clone, Debug)]
 pub struct FileStore {
     disk: Arc<Disk>,
-    watches: Arc<Watches>,
+    watches: Arc<DirectoryWatcher>,
 }
 
 impl FileStore {
     fn new(config: FileConfig) -> Self {
         Self {
             disk: Arc::new(Disk::new(config)),
-            watches: Arc::new(Watches::new()),
+            watches: Arc::new(DirectoryWatcher::new()),
         }
     }
 

@@ -10,7 +10,7 @@ use tenure_core::{Error, LockName, Operation};
 use tokio::time::Instant;
 
 use crate::disk::Disk;
-use crate::watch::{NotWatched, Seen, Subscription, Watches};
+use crate::watch::{DirectoryWatcher, NotWatched, Seen, Subscription};
 
 /// When to look again after an alive file was closed: the kernel tells of the close before it
 /// unlocks the file, and the process that dies may be interrupted in between.
@@ -26,7 +26,11 @@ const SECOND_LOOKS: [Duration; 5] = [
 const UNTIL_CREATED: Duration = Duration::from_secs(1);
 
 /// Tells that the lock's record may have changed, for as long as anything can be watched.
-pub(crate) fn events(disk: Arc<Disk>, watches: Arc<Watches>, lock: LockName) -> RecordEvents {
+pub(crate) fn events(
+    disk: Arc<Disk>,
+    watches: Arc<DirectoryWatcher>,
+    lock: LockName,
+) -> RecordEvents {
     let watching = Watching {
         disk,
         watches,
@@ -44,7 +48,7 @@ pub(crate) fn events(disk: Arc<Disk>, watches: Arc<Watches>, lock: LockName) -> 
 /// The state of one stream of changes.
 struct Watching {
     disk: Arc<Disk>,
-    watches: Arc<Watches>,
+    watches: Arc<DirectoryWatcher>,
     lock: LockName,
     subscription: Option<Subscription>,
     seen: Seen,

@@ -23,7 +23,7 @@ use crate::{alive, record_file};
 ///
 /// A forked child leaks it: it shares the parent's watches, and has no copy of the thread that
 /// would answer it.
-pub(crate) struct Watches {
+pub(crate) struct DirectoryWatcher {
     process: Process,
     /// Also orders all subscribing and unsubscribing. The watcher's thread never takes it, so it
     /// may be held while that thread is waited for.
@@ -54,7 +54,7 @@ pub(crate) enum NotWatched {
     Refused(notify::Error),
 }
 
-impl Watches {
+impl DirectoryWatcher {
     pub(crate) fn new() -> Self {
         Self {
             process: Process::current(),
@@ -103,7 +103,7 @@ impl Watches {
     }
 }
 
-impl Drop for Watches {
+impl Drop for DirectoryWatcher {
     fn drop(&mut self) {
         if !self.process.is_current() {
             let notifier = self.notifier.get_mut();
@@ -113,9 +113,9 @@ impl Drop for Watches {
     }
 }
 
-impl fmt::Debug for Watches {
+impl fmt::Debug for DirectoryWatcher {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Watches").finish_non_exhaustive()
+        f.debug_struct("DirectoryWatcher").finish_non_exhaustive()
     }
 }
 
@@ -125,7 +125,7 @@ pub(crate) struct Subscription {
     dir: PathBuf,
     /// `None` only while it is dropped.
     receiver: Option<watch::Receiver<Seen>>,
-    watches: Arc<Watches>,
+    watches: Arc<DirectoryWatcher>,
 }
 
 impl Subscription {

@@ -38,7 +38,7 @@ pub(crate) async fn all<F: Form>(
     if cluster.config().gone_pods {
         checks.push(pods(api).await);
     }
-    checks.push(place(api, resource, lock).await);
+    checks.push(object_check(api, resource, lock).await);
     checks.push(holder::<F>(api, lock, lease).await);
     checks
 }
@@ -157,7 +157,7 @@ async fn allowed(
 }
 
 /// Whether the lock's object is there or could be made, as far as a dry run tells.
-async fn place(api: &Api, resource: &Resource, lock: &LockName) -> Check {
+async fn object_check(api: &Api, resource: &Resource, lock: &LockName) -> Check {
     const NAME: &str = "object";
     let (kind, namespace) = (resource.kind, &api.namespace);
     let object = resource.object(namespace, lock);

@@ -28,12 +28,12 @@ pub(crate) struct Connection {
 
 /// A connection that is logged in, and not checked yet.
 pub(crate) struct Login {
-    live: Kept<Live>,
+    live: Kept<OpenClient>,
     /// Which host of the list it leads to.
     pub(crate) address: Address,
 }
 
-struct Live {
+struct OpenClient {
     client: Client,
     ended: watch::Sender<Option<StoreError>>,
     connection: AbortHandle,
@@ -85,7 +85,7 @@ impl Connection {
     }
 }
 
-impl Drop for Live {
+impl Drop for OpenClient {
     fn drop(&mut self) {
         self.connection.abort();
     }
@@ -143,7 +143,7 @@ impl Driver {
             note_end(&end, &error);
         }));
         Login {
-            live: self.process.keep(Live {
+            live: self.process.keep(OpenClient {
                 client,
                 ended,
                 connection: task.abort_handle(),

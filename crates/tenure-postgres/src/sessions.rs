@@ -165,7 +165,7 @@ impl Sessions {
         };
         self.registry.add(&session);
         let watched = Arc::downgrade(&session);
-        self.common.tasks.spawn(session::sweep(watched));
+        self.common.tasks.spawn(session::sweep::sweep(watched));
         Ok(session)
     }
 

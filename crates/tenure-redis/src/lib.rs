@@ -126,7 +126,7 @@
 //! 4. *Waiting does not scale up.* Releases have to be heard from a majority, and candidates that
 //!    split the vote have to back off, so hand-over becomes slower with each server.
 //!
-//! Who needs more than one Redis gives uses etcd or Postgres: the same elections, another URL.
+//! Another store gives more than one Redis does: the same elections, another URL.
 //!
 //! # Valkey
 //!

@@ -15,7 +15,7 @@ use crate::connector::Connector;
 use crate::errors::{self, StoreError};
 
 /// Between attempts to open a stream when no endpoint answers.
-const PAUSE: Duration = Duration::from_millis(250);
+const RETRY_INTERVAL: Duration = Duration::from_millis(250);
 
 /// One watch stream for all that is watched.
 pub(super) struct Watcher {
@@ -63,7 +63,7 @@ impl Watcher {
                 Ok(connection) => connection,
                 Err(error) => {
                     tracing::debug!(reason = error.message(), "no endpoint to watch on");
-                    tokio::time::sleep(PAUSE).await;
+                    tokio::time::sleep(RETRY_INTERVAL).await;
                     continue;
                 }
             };
@@ -72,7 +72,7 @@ impl Watcher {
                 Err(error) => {
                     tracing::debug!(reason = error.message(), "etcd watch reopened");
                     if !error.needs_reconnect() {
-                        tokio::time::sleep(PAUSE).await;
+                        tokio::time::sleep(RETRY_INTERVAL).await;
                     }
                 }
             }

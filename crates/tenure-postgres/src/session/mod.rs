@@ -15,7 +15,7 @@ mod heartbeat;
 mod held_lock;
 mod holder;
 mod statements;
-mod sweep;
+pub(crate) mod sweep;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -28,7 +28,6 @@ use tokio::sync::{Notify, RwLock, Semaphore};
 
 use self::held_lock::{HeldLock, HeldLocks, Holding};
 use self::statements::Statements;
-pub(crate) use self::sweep::sweep;
 use crate::config::PostgresConfig;
 use crate::connection::Connection;
 use crate::errors::{self, StoreError};
