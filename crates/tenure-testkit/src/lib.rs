@@ -26,6 +26,7 @@ pub mod postgres;
 pub mod process;
 #[cfg(feature = "redis")]
 pub mod redis;
+pub mod stores;
 pub mod terms;
 pub mod wait;
 

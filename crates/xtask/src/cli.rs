@@ -1,20 +1,24 @@
 //! The command line.
 
+use std::collections::BTreeSet;
 use std::ffi::OsString;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::Result;
+use clap::builder::PossibleValuesParser;
 use clap::{Args, Parser, Subcommand};
+use tenure_testkit::stores::BACKENDS;
 
 use crate::bench;
 use crate::features;
 use crate::interrupt;
+use crate::kind::Kind;
 use crate::paths::Dirs;
 use crate::process::{self, Ending, Hold};
-use crate::stores::{self, Kind, Request, Session, State, Stop};
-use crate::suite::{self, Backend};
+use crate::stores::{self, Session, State};
+use crate::suite;
 
 /// The workspace's own commands
 #[derive(Debug, Parser)]
@@ -32,15 +36,11 @@ enum Command {
     /// Format, lints, all tests, and every backend on its real store
     Test {
         /// Only the conformance suite of these backends, for quick work
-        #[arg(long, value_name = "BACKEND")]
-        only: Vec<Backend>,
+        #[arg(long, value_name = "BACKEND", value_parser = backends())]
+        only: Vec<String>,
     },
     /// That each feature of the facade pulls its own store's client only, and builds alone
-    Features {
-        /// Print how many crates and how much compile time each feature adds, instead
-        #[arg(long)]
-        times: bool,
-    },
+    Features,
     /// All benchmarks on the real stores and beside peers, and docs/benchmarks.md with its plots
     Bench {
         /// Fewer samples: under 15 minutes on two cores
@@ -93,67 +93,29 @@ enum Stores {
     Env,
     /// Write and read back on every store that runs, with its own tools
     Check,
-    /// Stop a store and start it again on its data and ports
-    Restart {
-        /// The store
-        store: Kind,
-        /// End it as a crash does
-        #[arg(long)]
-        crash: bool,
-    },
 }
 
 #[derive(Debug, Args)]
-#[expect(clippy::struct_excessive_bools, reason = "each is a flag of its own")]
 struct Up {
     /// Which stores [default: kube etcd redis postgres]
     stores: Vec<Kind>,
-    /// The number of etcd members, odd [default: what runs, or 1]
-    #[arg(long, value_parser = members)]
-    etcd_members: Option<u8>,
-    /// Also a replica of the Redis server
-    #[arg(long)]
-    redis_replica: bool,
-    /// Also a Redis Cluster of three masters
-    #[arg(long)]
-    redis_cluster: bool,
-    /// Also a Redis master and replica under three sentinels
-    #[arg(long)]
-    redis_sentinel: bool,
-    /// Also pgbouncer in transaction mode, in front of Postgres
-    #[arg(long)]
-    pgbouncer: bool,
     /// Stay, and stop the stores when this command ends
     #[arg(long)]
     foreground: bool,
 }
 
-/// An even number of members survives no more failures than one fewer.
-fn members(text: &str) -> Result<u8, String> {
-    match text.parse() {
-        Ok(number @ (1 | 3 | 5 | 7)) => Ok(number),
-        _ => Err("1, 3, 5 or 7".to_owned()),
-    }
+fn backends() -> PossibleValuesParser {
+    BACKENDS.iter().map(|backend| backend.name).into()
 }
 
 impl Up {
-    fn request(&self) -> Request {
-        let mut kinds = self.stores.clone();
-        if kinds.is_empty() {
-            kinds.extend(Kind::DEFAULT);
-        }
-        for (wanted, kind) in [
-            (self.etcd_members.is_some(), Kind::Etcd),
-            (self.redis_replica, Kind::RedisReplica),
-            (self.redis_cluster, Kind::RedisCluster),
-            (self.redis_sentinel, Kind::RedisSentinel),
-            (self.pgbouncer, Kind::Pgbouncer),
-        ] {
-            if wanted {
-                kinds.push(kind);
-            }
-        }
-        Request::new(kinds, self.etcd_members)
+    fn kinds(&self) -> BTreeSet<Kind> {
+        let all = if self.stores.is_empty() {
+            &Kind::ALL[..]
+        } else {
+            &self.stores
+        };
+        all.iter().copied().collect()
     }
 }
 
@@ -195,13 +157,10 @@ fn run(command: Command) -> Result<ExitCode> {
             interrupt::install()?;
             suite::test(&only)
         }
-        Command::Features { times } => {
+        Command::Features => {
             interrupt::install()?;
-            if times {
-                return features::times();
-            }
             println!("trees: {}", features::assert_trees()?);
-            println!("each feature alone: {}", features::check_builds()?);
+            features::check_builds()?;
             Ok(ExitCode::SUCCESS)
         }
         Command::Bench { quick, kubernetes } => {
@@ -219,11 +178,11 @@ fn run_stores(command: Stores) -> Result<ExitCode> {
     let dirs = Dirs::open()?;
     match command {
         Stores::Up(up) if up.foreground => {
-            let session = stores::up(&dirs, &up.request(), Hold::Held)?;
+            let session = stores::up(&dirs, &up.kinds(), Hold::Held)?;
             stay(session)?;
         }
         Stores::Up(up) => {
-            stores::up(&dirs, &up.request(), Hold::Detached)?;
+            stores::up(&dirs, &up.kinds(), Hold::Detached)?;
         }
         Stores::Down => {
             let stopped = stores::down(&dirs)?;
@@ -249,11 +208,6 @@ fn run_stores(command: Stores) -> Result<ExitCode> {
                 println!("{:15} {}: {done}", kind.name(), running.describe());
             }
         }
-        Stores::Restart { store, crash } => {
-            let how = if crash { Stop::Crash } else { Stop::Polite };
-            stores::restart(&dirs, store, how)?;
-            eprintln!("{}: restarted and serving", store.name());
-        }
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -266,7 +220,6 @@ fn stay(mut session: Session) -> Result<()> {
     }
     eprintln!("Ctrl-C stops the stores; `cargo xtask stores env` prints their URLs");
     while !interrupt::raised() {
-        session.tend();
         if !session.is_alive() {
             eprintln!("the stores were stopped from elsewhere");
             break;
@@ -284,15 +237,5 @@ mod tests {
     fn the_command_line_is_sound() {
         use clap::CommandFactory;
         Cli::command().debug_assert();
-    }
-
-    #[test]
-    fn options_add_to_what_is_named() {
-        let cli = Cli::try_parse_from(["xtask", "stores", "up", "redis", "--pgbouncer"]).unwrap();
-        let Command::Stores(Stores::Up(up)) = cli.command else {
-            panic!("not up");
-        };
-        let kinds: Vec<Kind> = up.request().kinds.into_iter().collect();
-        assert_eq!(kinds, [Kind::Redis, Kind::Postgres, Kind::Pgbouncer]);
     }
 }

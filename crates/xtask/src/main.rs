@@ -15,6 +15,8 @@ mod features;
 #[cfg(unix)]
 mod interrupt;
 #[cfg(unix)]
+mod kind;
+#[cfg(unix)]
 mod net;
 #[cfg(unix)]
 mod other_servers;
@@ -25,7 +27,11 @@ mod process;
 #[cfg(unix)]
 mod provision;
 #[cfg(unix)]
+mod report;
+#[cfg(unix)]
 mod shell;
+#[cfg(unix)]
+mod steps;
 #[cfg(unix)]
 mod stores;
 #[cfg(unix)]

@@ -1,48 +1,19 @@
-//! Free ports, and the one HTTP request that readiness and the round trips need.
+//! The one HTTP request that readiness and the round trips need.
 
-use std::io::{Read, Write};
-use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
-use std::sync::Arc;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
-use rustls::pki_types::ServerName;
-use rustls::{ClientConfig, ClientConnection, StreamOwned};
-
-/// Below the range from which kernels take the port of an outgoing connection, so that nobody's
-/// connection sits on a port between our asking and the server's binding it. The upper end leaves
-/// room for [`BUS_OFFSET`].
-const PORTS: std::ops::Range<u16> = 11_000..22_000;
-
-/// Between the port of a Redis Cluster node and that of its bus.
-const BUS_OFFSET: u16 = 10_000;
-
-/// Ports on loopback that nobody listens on, all different.
-pub(crate) fn free_ports<const N: usize>() -> Result<[u16; N]> {
-    let mut ports = [0; N];
-    // Held until all are found: no two are the same.
-    let mut held = Vec::with_capacity(N);
-    let listen = |port: u16| TcpListener::bind((Ipv4Addr::LOCALHOST, port)).ok();
-    for port in &mut ports {
-        let found = (0..500).find_map(|_| {
-            let candidate = fastrand::u16(PORTS);
-            let both = (listen(candidate)?, listen(candidate + BUS_OFFSET)?);
-            Some((candidate, both))
-        });
-        let (free, listeners) = found.context("no free port found on 127.0.0.1")?;
-        *port = free;
-        held.push(listeners);
-    }
-    Ok(ports)
-}
+use ureq::http::Request;
+use ureq::tls::{Certificate, RootCerts, TlsConfig};
 
 /// An HTTP server on loopback.
 #[derive(Debug, Clone)]
 pub(crate) struct Http {
-    /// Its port.
-    pub(crate) port: u16,
-    /// How to trust it; none is plain text.
-    pub(crate) tls: Option<Arc<ClientConfig>>,
+    /// `http://127.0.0.1:2379`
+    pub(crate) url: String,
+    /// The only authority that it may be signed by.
+    pub(crate) ca: Option<PathBuf>,
     /// Sent as `Authorization: Bearer`.
     pub(crate) token: Option<String>,
 }
@@ -76,8 +47,8 @@ impl Http {
     /// A server without TLS.
     pub(crate) fn plain(port: u16) -> Self {
         Self {
-            port,
-            tls: None,
+            url: format!("http://127.0.0.1:{port}"),
+            ca: None,
             token: None,
         }
     }
@@ -87,93 +58,52 @@ impl Http {
         self.send("GET", path, None)
     }
 
-    /// One request. HTTP/1.0 on a connection of its own: the answer then ends with the connection
-    /// and never comes in chunks, so no HTTP client is needed.
+    /// One request.
     pub(crate) fn send(
         &self,
         method: &str,
         path: &str,
         json: Option<&serde_json::Value>,
     ) -> Result<Answer> {
-        let address = SocketAddr::from((Ipv4Addr::LOCALHOST, self.port));
-        let attempt = || -> Result<Answer> {
-            let tcp = TcpStream::connect_timeout(&address, Self::TIMEOUT)?;
-            tcp.set_read_timeout(Some(Self::TIMEOUT))?;
-            tcp.set_write_timeout(Some(Self::TIMEOUT))?;
-            let request = self.request(method, path, json);
-            let mut raw = Vec::new();
-            if let Some(config) = &self.tls {
-                let name = ServerName::from(std::net::IpAddr::from(Ipv4Addr::LOCALHOST));
-                let session = ClientConnection::new(Arc::clone(config), name)?;
-                let mut stream = StreamOwned::new(session, tcp);
-                stream.write_all(&request)?;
-                stream.read_to_end(&mut raw)?;
-            } else {
-                let mut stream = tcp;
-                stream.write_all(&request)?;
-                stream.read_to_end(&mut raw)?;
-            }
-            parse(&raw)
-        };
-        attempt().with_context(|| format!("{method} {path} on {address}"))
+        self.attempt(method, path, json)
+            .with_context(|| format!("{method} {path} on {}", self.url))
     }
 
-    fn request(&self, method: &str, path: &str, json: Option<&serde_json::Value>) -> Vec<u8> {
-        let body = json.map(ToString::to_string).unwrap_or_default();
-        let mut head = format!(
-            "{method} {path} HTTP/1.0\r\nHost: 127.0.0.1\r\nAccept: application/json\r\n\
-             Connection: close\r\n"
-        );
+    fn attempt(
+        &self,
+        method: &str,
+        path: &str,
+        json: Option<&serde_json::Value>,
+    ) -> Result<Answer> {
+        let mut settings = ureq::Agent::config_builder()
+            .timeout_global(Some(Self::TIMEOUT))
+            .http_status_as_error(false)
+            // The server is on this machine, whatever the environment says of proxies.
+            .proxy(None);
+        if let Some(ca) = &self.ca {
+            let text =
+                std::fs::read(ca).with_context(|| format!("cannot read {}", ca.display()))?;
+            let roots = RootCerts::new_with_certs(&[Certificate::from_pem(&text)?]);
+            settings = settings.tls_config(TlsConfig::builder().root_certs(roots).build());
+        }
+        let agent = settings.build().new_agent();
+        let mut request = Request::builder()
+            .method(method)
+            .uri(format!("{}{path}", self.url))
+            .header("Accept", "application/json");
         if let Some(token) = &self.token {
-            head.extend(["Authorization: Bearer ", token, "\r\n"]);
+            request = request.header("Authorization", format!("Bearer {token}"));
         }
-        if json.is_some() {
-            let length = body.len().to_string();
-            head.push_str("Content-Type: application/json\r\nContent-Length: ");
-            head.extend([length.as_str(), "\r\n"]);
-        }
-        head.push_str("\r\n");
-        head.push_str(&body);
-        head.into_bytes()
-    }
-}
-
-fn parse(raw: &[u8]) -> Result<Answer> {
-    let text = String::from_utf8_lossy(raw);
-    let (head, body) = text
-        .split_once("\r\n\r\n")
-        .context("the answer is no HTTP, or was cut")?;
-    let status = head
-        .split(' ')
-        .nth(1)
-        .and_then(|status| status.parse().ok())
-        .context("the answer has no HTTP status")?;
-    Ok(Answer {
-        status,
-        body: body.to_owned(),
-    })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn ports_are_free_and_different() {
-        let ports = free_ports::<20>().unwrap();
-        let mut sorted = ports.to_vec();
-        sorted.sort_unstable();
-        sorted.dedup();
-        assert_eq!(sorted.len(), ports.len());
-        assert!(ports.iter().all(|port| PORTS.contains(port)));
-    }
-
-    #[test]
-    fn an_answer_is_taken_apart() {
-        let answer = parse(b"HTTP/1.0 403 Forbidden\r\nA: b\r\n\r\nno\r\n\r\nway").unwrap();
-        assert_eq!(answer.status, 403);
-        assert_eq!(answer.body, "no\r\n\r\nway");
-        assert!(parse(b"").is_err());
-        assert!(parse(b"hello\r\n\r\n").is_err());
+        let mut answer = match json {
+            Some(json) => {
+                let request = request.header("Content-Type", "application/json");
+                agent.run(request.body(json.to_string())?)?
+            }
+            None => agent.run(request.body(())?)?,
+        };
+        Ok(Answer {
+            status: answer.status().as_u16(),
+            body: answer.body_mut().read_to_string()?,
+        })
     }
 }

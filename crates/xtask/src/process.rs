@@ -21,8 +21,8 @@ use anyhow::{Context, Result, bail};
 use rustix::process::{Pid, Signal};
 use serde::{Deserialize, Serialize};
 
+use crate::kind::Kind;
 use crate::paths::{Dirs, remove_file, write_file};
-use crate::stores::Kind;
 use crate::{interrupt, shell};
 
 /// The user that a server runs as, where it must not be root.
@@ -351,14 +351,6 @@ pub(crate) fn read_records(dirs: &Dirs) -> Result<Vec<Record>> {
     }
     records.sort_by(|a, b| a.name.cmp(&b.name));
     Ok(records)
-}
-
-/// Starts a process again as it was, on its old data and port.
-pub(crate) fn read_spec(dirs: &Dirs, name: &str) -> Result<Spec> {
-    let path = dirs.run().join(format!("{name}.spec.json"));
-    let bytes = fs::read(&path).with_context(|| format!("cannot read {}", path.display()))?;
-    serde_json::from_slice(&bytes)
-        .with_context(|| format!("{} is no specification", path.display()))
 }
 
 impl Record {

@@ -3,7 +3,7 @@
 //! All waits look for an interrupt, and none of these commands outlives an interrupted run.
 
 use std::fs::File;
-use std::io::{BufRead, BufReader, IsTerminal, Read, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -11,7 +11,6 @@ use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
-use indicatif::{ProgressBar, ProgressStyle};
 use rustix::process::{Pid, Signal, kill_process_group};
 
 use crate::interrupt;
@@ -118,15 +117,16 @@ pub(crate) fn run_with_progress(
     });
 
     let mut progress = Progress::start(title);
-    let mut count = 0;
+    let (mut count, mut text) = (0, String::new());
     let status = loop {
         match lines.recv_timeout(Duration::from_millis(100)) {
             Ok(line) => {
                 count += 1;
                 writeln!(file, "{line}")?;
-                progress.set(describe(count, &line));
+                text = describe(count, &line);
+                progress.tick(&text);
             }
-            Err(mpsc::RecvTimeoutError::Timeout) => progress.tick(),
+            Err(mpsc::RecvTimeoutError::Timeout) => progress.tick(&text),
             Err(mpsc::RecvTimeoutError::Disconnected) => break child.wait()?,
         }
         if interrupt::raised() {
@@ -138,7 +138,6 @@ pub(crate) fn run_with_progress(
         progress.done();
         return Ok(());
     }
-    progress.abandon();
     bail!(
         "{name} failed ({status}). The end of {}:\n{}",
         log.display(),
@@ -231,69 +230,37 @@ fn end_group(child: &mut Child) -> Result<()> {
     Ok(())
 }
 
-/// One line that moves on a terminal, and a plain line now and then elsewhere.
+/// A line at the beginning, now and then, and at the end.
 struct Progress {
     title: String,
-    bar: Option<ProgressBar>,
-    text: String,
     start: Instant,
     printed: Instant,
 }
 
 impl Progress {
-    const PLAIN_EVERY: Duration = Duration::from_secs(20);
+    const EVERY: Duration = Duration::from_secs(20);
 
     fn start(title: &str) -> Self {
-        let bar = std::io::stderr().is_terminal().then(|| {
-            let bar = ProgressBar::new_spinner();
-            if let Ok(style) =
-                ProgressStyle::with_template("{spinner} {prefix} [{elapsed}] {wide_msg}")
-            {
-                bar.set_style(style);
-            }
-            bar.set_prefix(title.to_owned());
-            bar.enable_steady_tick(Duration::from_millis(120));
-            bar
-        });
-        if bar.is_none() {
-            eprintln!("{title}: started");
-        }
+        eprintln!("{title}: started");
         let now = Instant::now();
         Self {
             title: title.to_owned(),
-            bar,
-            text: String::new(),
             start: now,
             printed: now,
         }
     }
 
-    fn set(&mut self, text: String) {
-        match &self.bar {
-            Some(bar) => bar.set_message(text),
-            None => self.text = text,
-        }
-        self.tick();
-    }
-
-    fn tick(&mut self) {
-        if self.bar.is_none() && self.printed.elapsed() >= Self::PLAIN_EVERY {
+    fn tick(&mut self, text: &str) {
+        if self.printed.elapsed() >= Self::EVERY {
             self.printed = Instant::now();
             let seconds = self.start.elapsed().as_secs();
-            eprintln!("{}: {seconds} s, {}", self.title, self.text);
+            eprintln!("{}: {seconds} s, {text}", self.title);
         }
     }
 
     fn done(&self) {
-        self.abandon();
         let seconds = self.start.elapsed().as_secs_f32();
         eprintln!("{}: done in {seconds:.1} s", self.title);
-    }
-
-    fn abandon(&self) {
-        if let Some(bar) = &self.bar {
-            bar.finish_and_clear();
-        }
     }
 }
 

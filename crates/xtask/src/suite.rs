@@ -2,219 +2,74 @@
 
 use std::collections::BTreeSet;
 use std::ffi::{OsStr, OsString};
-use std::fmt;
 use std::fs::{self, File};
 use std::io::ErrorKind;
 use std::path::Path;
-use std::process::{Command, ExitCode};
+use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
+use tenure_testkit::stores::{BACKENDS, Backend};
 
 use crate::features;
+use crate::interrupt;
+use crate::kind::Kind;
 use crate::other_servers::{self, OtherServer};
 use crate::paths::{self, Dirs};
-use crate::process::{self, Hold};
-use crate::provision::{self, Need};
-use crate::shell::{capture, run_shown};
-use crate::stores::{self, Kind, Request, Session, State};
-
-/// The backends, in the order of the table.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, clap::ValueEnum)]
-pub(crate) enum Backend {
-    /// inside one process
-    Memory,
-    /// a directory on one host
-    File,
-    /// a Kubernetes Lease
-    KubeLease,
-    /// an annotation on a Kubernetes config map
-    KubeConfigmap,
-    /// etcd
-    Etcd,
-    /// Redis
-    Redis,
-    /// Postgres
-    Postgres,
-}
-
-impl Backend {
-    const ALL: [Self; 7] = [
-        Self::Memory,
-        Self::File,
-        Self::KubeLease,
-        Self::KubeConfigmap,
-        Self::Etcd,
-        Self::Redis,
-        Self::Postgres,
-    ];
-
-    fn name(self) -> &'static str {
-        match self {
-            Self::Memory => "memory",
-            Self::File => "file",
-            Self::KubeLease => "kube-lease",
-            Self::KubeConfigmap => "kube-configmap",
-            Self::Etcd => "etcd",
-            Self::Redis => "redis",
-            Self::Postgres => "postgres",
-        }
-    }
-
-    /// How cargo is told to test it.
-    fn packages(self) -> &'static [&'static str] {
-        match self {
-            Self::Memory => &["-p", "tenure-core", "-p", "tenure-conformance"],
-            Self::File => &["-p", "tenure-file"],
-            Self::Redis => &["-p", "tenure-redis"],
-            Self::Postgres => &["-p", "tenure-postgres"],
-            Self::KubeLease => &["-p", "tenure-kube", "-p", "tenure-kube-lease"],
-            Self::KubeConfigmap => &["-p", "tenure-kube-configmap"],
-            Self::Etcd => &["-p", "tenure-etcd"],
-        }
-    }
-
-    /// The runs of the conformance suite that judge it, one for each topology of its store; if one
-    /// of them is missing, the test has failed.
-    fn suites(self) -> &'static [&'static str] {
-        match self {
-            Self::Memory => &["memory"],
-            Self::File => &["file"],
-            Self::Redis => &[
-                "redis",
-                "redis_sentinel",
-                "redis_cluster",
-                "redis_valkey",
-                "redis_valkey_sentinel",
-                "redis_valkey_cluster",
-            ],
-            Self::Postgres => &["postgres", "postgres_newest"],
-            Self::KubeLease => &["kube-lease"],
-            Self::KubeConfigmap => &["kube-configmap"],
-            Self::Etcd => &["etcd", "etcd_cluster"],
-        }
-    }
-
-    /// The URL by which an application opens it on the server that runs.
-    fn url(self, state: &State) -> Option<String> {
-        let variable = match self {
-            Self::Redis => "TENURE_TEST_REDIS_URL",
-            Self::Postgres => "TENURE_TEST_POSTGRES_URL",
-            Self::KubeLease | Self::KubeConfigmap => "TENURE_TEST_KUBECONFIG",
-            Self::Etcd => "TENURE_TEST_ETCD_URL",
-            Self::Memory | Self::File => return None,
-        };
-        let found = state.env().remove(variable)?;
-        Some(match self {
-            Self::KubeLease | Self::KubeConfigmap => {
-                format!("{}://default?kubeconfig={found}", self.name())
-            }
-            _ => found,
-        })
-    }
-
-    /// The server it runs on, if it needs one.
-    fn store(self) -> Option<Kind> {
-        match self {
-            Self::Memory | Self::File => None,
-            Self::KubeLease | Self::KubeConfigmap => Some(Kind::Kube),
-            Self::Etcd => Some(Kind::Etcd),
-            Self::Redis => Some(Kind::Redis),
-            Self::Postgres => Some(Kind::Postgres),
-        }
-    }
-}
-
-/// What became of one row of the table.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Outcome {
-    /// It ran and all is well; the text says what ran.
-    Passed(String),
-    /// It ran and failed, or could not run: a store that is missing is a failure.
-    Failed(String),
-}
-
-impl fmt::Display for Outcome {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Passed(text) => write!(f, "ok      {text}"),
-            Self::Failed(text) => write!(f, "FAILED  {text}"),
-        }
-    }
-}
-
-/// One row of the final table.
-#[derive(Debug)]
-pub(crate) struct Row {
-    pub(crate) name: String,
-    pub(crate) outcome: Outcome,
-    pub(crate) took: Duration,
-}
+use crate::process::Hold;
+use crate::provision::{self, NEXTEST, Need};
+use crate::report::{Row, report};
+use crate::steps::{Environment, cargo, cargo_step, failed, row, step};
+use crate::stores::{self, Session, State};
 
 /// `cargo xtask test`
-pub(crate) fn test(only: &[Backend]) -> Result<ExitCode> {
+pub(crate) fn test(only: &[String]) -> Result<ExitCode> {
     let begin = Instant::now();
-    let backends: BTreeSet<Backend> = if only.is_empty() {
-        Backend::ALL.into_iter().collect()
-    } else {
-        only.iter().copied().collect()
-    };
+    let all = only.is_empty();
+    let wanted = |backend: &&Backend| all || only.iter().any(|name| name == backend.name);
+    let backends: Vec<&Backend> = BACKENDS.iter().filter(wanted).collect();
     let mut rows = Vec::new();
     let dirs = Dirs::open()?;
     let log = dirs.root.join("conformance.log");
     // Each case appends a line; what an earlier run left must not count.
     paths::remove_file(&log)?;
     // Before anything is built or run: tests start servers of their own too.
-    provision::ensure(&[
-        Need::Protoc,
-        Need::Etcd,
-        Need::Redis,
-        Need::Postgres,
-        Need::PgBouncer,
-        Need::Strace,
-    ])?;
-    let mut others = Vec::new();
-    if backends.contains(&Backend::Redis) {
-        others.push(other_servers::valkey()?);
-    }
-    if backends.contains(&Backend::Postgres) {
-        others.push(other_servers::newest_postgres()?);
-    }
-    if only.is_empty() {
+    provision::ensure(&Need::ALL)?;
+    let nextest = NEXTEST.provide()?;
+    let others = other_servers::provide(&backends)?;
+    if all {
         for (name, arguments) in CHECKS {
             rows.push(cargo_step(name, arguments, &[])?);
         }
         rows.push(documentation()?);
-        rows.push(feature_trees()?);
+        rows.push(row("features' crates", || {
+            let looked_at = features::assert_trees()?;
+            Ok(format!("cargo tree of {looked_at}"))
+        })?);
     }
     let (session, store_rows) = bring_up(&dirs, &backends)?;
     let state = State::load(&dirs)?;
     let environment = strict(&log, &state);
-    if only.is_empty() {
-        rows.extend(tests(&dirs, &others, &environment)?);
+    if all {
+        rows.extend(tests(&dirs, nextest.as_os_str(), &others, &environment)?);
         rows.push(cargo_step("doc tests", &DOC_TESTS, &environment)?);
     } else {
         for backend in &backends {
-            let test: &[&str] = &["test", "--all-features", "--no-fail-fast"];
-            let arguments = [test, backend.packages()].concat();
-            let name = format!("tests of {}", backend.name());
+            let mut arguments = vec!["test", "--all-features", "--no-fail-fast"];
+            arguments.extend(backend.packages.iter().flat_map(|name| ["-p", name]));
+            let name = format!("tests of {}", backend.name);
             rows.push(cargo_step(&name, &arguments, &environment)?);
-            for other in others.iter().filter(|other| other.is_of(*backend)) {
+            for other in others.iter().filter(|other| other.is_of(backend)) {
                 rows.push(other.test(&arguments, &environment, None)?);
             }
         }
     }
     rows.extend(store_rows);
     for backend in &backends {
-        let start = Instant::now();
-        let outcome = conformance(*backend, &state, &log)?;
-        rows.push(Row {
-            name: format!("backend {}", backend.name()),
-            outcome,
-            took: start.elapsed(),
-        });
+        let name = format!("backend {}", backend.name);
+        rows.push(row(&name, || conformance(backend, &state, &log))?);
     }
-    if only.is_empty() {
+    if all {
         rows.extend(across_stores(&state)?);
     }
     if let Some(mut session) = session {
@@ -239,13 +94,9 @@ fn documentation() -> Result<Row> {
 /// The environment of tests that have to show everything: what they would leave out on a lesser
 /// machine is a failure here, each conformance case says how it ended, and those that cannot
 /// start their store find the one that runs.
-fn strict(log: &Path, state: &State) -> Vec<(OsString, OsString)> {
-    let stores = state.env();
-    let stores = stores
-        .iter()
-        .map(|(name, value)| (OsString::from(name), OsString::from(value)));
-    let mut all: Vec<_> = stores.collect();
-    all.push(("TENURE_TEST_STRICT".into(), "1".into()));
+fn strict(log: &Path, state: &State) -> Environment {
+    let mut all = state.variables();
+    all.push((tenure_testkit::environment::STRICT.into(), "1".into()));
     all.push((tenure_conformance::LOG.into(), log.into()));
     all
 }
@@ -273,9 +124,17 @@ const CHECKS: [CargoStep; 3] = [
     ),
 ];
 
-/// All tests but those in the documentation. A failure must not hide what the tests after it would
-/// have said.
-const TESTS: [&str; 4] = ["test", "--workspace", "--all-features", "--no-fail-fast"];
+/// The build of all tests but those in the documentation.
+const TESTS: [&str; 8] = [
+    "test",
+    "--workspace",
+    "--all-features",
+    "--no-fail-fast",
+    "--lib",
+    "--bins",
+    "--tests",
+    "--examples",
+];
 
 const DOC_TESTS: [&str; 5] = [
     "test",
@@ -285,25 +144,30 @@ const DOC_TESTS: [&str; 5] = [
     "--no-fail-fast",
 ];
 
-/// The integration tests that run beside the others: all that use the session's API server, whose
-/// requests one of them counts, and the suites. They wait for stores most of the time. What is not
-/// named here runs in the other lane, so no test can be forgotten.
-const SECOND_LANE: [&str; 15] = [
-    "client_go",
-    "config_map",
+/// The test programs that are no programs of nextest, with the features of [`TESTS`]: the cases of
+/// a suite share a lock in their process, and a test that forks has no harness.
+const IN_ONE_PROCESS: [&str; 8] = [
+    "test",
+    "--workspace",
+    "--all-features",
+    "--no-fail-fast",
+    "--test",
     "conformance",
-    "controller",
-    "doctor",
+    "--test",
     "fork",
-    "lease",
-    "manifests",
-    "migration",
-    "pods",
-    "rbac",
-    "requests",
-    "restart",
-    "rights",
-    "wire_faults",
+];
+
+/// All others, each test in a process of its own; `.config/nextest.toml` says how many at a time.
+const BY_NEXTEST: [&str; 9] = [
+    "nextest",
+    "run",
+    "--workspace",
+    "--all-features",
+    "--lib",
+    "--bins",
+    "--tests",
+    "--examples",
+    "--no-fail-fast",
 ];
 
 /// With the same features as [`TESTS`], so that nothing is built again.
@@ -323,36 +187,17 @@ const ACROSS_STORES: [&str; 13] = [
     "swap",
 ];
 
-/// The unit and integration tests, in two lanes, and beside them those that run on other servers
-/// too.
+/// The unit and integration tests: those of nextest, beside them those of `cargo test`, and those
+/// that run on other servers too.
 fn tests(
     dirs: &Dirs,
+    nextest: &OsStr,
     others: &[OtherServer],
     environment: &[(OsString, OsString)],
 ) -> Result<Vec<Row>> {
-    let (second, first): (Vec<String>, Vec<String>) = integration_tests()?
-        .into_iter()
-        .partition(|name| SECOND_LANE.contains(&name.as_str()));
-    anyhow::ensure!(
-        second.len() == SECOND_LANE.len(),
-        "of the tests of the second lane there are only {second:?}"
-    );
-    let lane = |others: &[&'static str], names: &[String]| -> Vec<String> {
-        let all = TESTS.iter().chain(others).map(|&text| text.to_owned());
-        let names = names
-            .iter()
-            .flat_map(|name| ["--test".to_owned(), name.clone()]);
-        all.chain(names).collect()
-    };
-    let all = [&TESTS[..], &["--lib", "--bins", "--tests", "--examples"]].concat();
-    let built = cargo_step(
-        "build of the tests",
-        &[&all[..], &["--no-run"]].concat(),
-        environment,
-    )?;
-    let first = lane(&["--lib", "--bins", "--examples"], &first);
-    let second = lane(&[], &second);
-    let log = dirs.root.join("second-lane.log");
+    let arguments = [&TESTS[..], &["--no-run"]].concat();
+    let built = cargo_step("build of the tests", &arguments, environment)?;
+    let log = dirs.root.join("in-one-process.log");
     let output = File::create(&log)?;
     let others_log = dirs.root.join("other-servers.log");
     let others_output = File::create(&others_log)?;
@@ -361,22 +206,17 @@ fn tests(
         let on_others = scope.spawn(|| {
             let rows = others
                 .iter()
-                .map(|other| other.test(&all, environment, Some(&others_output)));
+                .map(|other| other.test(&TESTS, environment, Some(&others_output)));
             rows.collect::<Result<Vec<Row>>>()
         });
         let logged = scope.spawn(|| {
-            step(
-                "tests that wait for stores",
-                &cargo(),
-                &second,
-                environment,
-                Some(output),
-            )
+            let name = "suites and forks";
+            step(name, &cargo(), &IN_ONE_PROCESS, environment, Some(output))
         });
-        let shown = step("all other tests", &cargo(), &first, environment, None);
+        let shown = step("all other tests", nextest, &BY_NEXTEST, environment, None);
         (shown, logged.join(), on_others.join())
     });
-    let logged = logged.map_err(|_| anyhow::anyhow!("the second lane panicked"))?;
+    let logged = logged.map_err(|_| anyhow::anyhow!("the lane of the suites panicked"))?;
     let on_others =
         on_others.map_err(|_| anyhow::anyhow!("the lane of the other servers panicked"))?;
     // Said after the other lane's, so that they are not mixed up.
@@ -387,123 +227,23 @@ fn tests(
     Ok(rows)
 }
 
-/// The names of the workspace's integration tests.
-fn integration_tests() -> Result<BTreeSet<String>> {
-    let mut command = Command::new(cargo());
-    command
-        .args(["metadata", "--no-deps", "--format-version", "1"])
-        .current_dir(paths::workspace());
-    let metadata: serde_json::Value = serde_json::from_str(&capture(&mut command)?)?;
-    let all = |value: &serde_json::Value| value.as_array().cloned().unwrap_or_default();
-    let targets = all(&metadata["packages"])
-        .into_iter()
-        .flat_map(|package| all(&package["targets"]));
-    let tests = targets.filter(|target| all(&target["kind"]).iter().any(|kind| kind == "test"));
-    Ok(tests
-        .filter_map(|target| Some(target["name"].as_str()?.to_owned()))
-        .collect())
-}
-
-pub(crate) fn cargo() -> OsString {
-    std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into())
-}
-
-/// Runs cargo; its failure is a row of the table, so that the steps after it still run.
-pub(crate) fn cargo_step(
-    name: &str,
-    arguments: &[&str],
-    environment: &[(OsString, OsString)],
-) -> Result<Row> {
-    step(name, &cargo(), arguments, environment, None)
-}
-
-/// Runs a program, with its output shown or in a file.
-pub(crate) fn step(
-    name: &str,
-    program: &OsStr,
-    arguments: &[impl AsRef<str>],
-    environment: &[(OsString, OsString)],
-    output: Option<File>,
-) -> Result<Row> {
-    let arguments: Vec<&str> = arguments.iter().map(AsRef::as_ref).collect();
-    let file_name = Path::new(program).file_name().unwrap_or(program);
-    let shown = format!("{} {}", file_name.to_string_lossy(), arguments.join(" "));
-    eprintln!("\n== {name}: {shown}");
-    let start = Instant::now();
-    let mut command = process::watched(program)?;
-    command
-        .args(&arguments)
-        .envs(environment.iter().map(|(name, value)| (name, value)))
-        .current_dir(paths::workspace());
-    if let Some(file) = output {
-        command.stdout(file.try_clone()?).stderr(file);
-    }
-    forget_this_package(&mut command);
-    let status = run_shown(&mut command, || {})?;
-    let outcome = if status.success() {
-        let first = arguments.first().copied().unwrap_or_default();
-        Outcome::Passed(format!("{} {first}", file_name.to_string_lossy()))
-    } else {
-        Outcome::Failed(format!("{shown} ended with {status}"))
-    };
-    Ok(Row {
-        name: name.to_owned(),
-        outcome,
-        took: start.elapsed(),
-    })
-}
-
-/// Removes the variables that name this package: they were set for this program, and another build
-/// that sees them builds crates anew which look at them.
-pub(crate) fn forget_this_package(command: &mut Command) {
-    for (variable, _) in std::env::vars_os() {
-        if variable.to_string_lossy().starts_with("CARGO_PKG_")
-            || variable.to_string_lossy().starts_with("CARGO_MANIFEST_")
-        {
-            command.env_remove(variable);
-        }
-    }
-}
-
-/// What each feature of the facade pulls; its failure is a row of the table too.
-fn feature_trees() -> Result<Row> {
-    eprintln!("\n== features: cargo tree");
-    let start = Instant::now();
-    let outcome = match features::assert_trees() {
-        Ok(looked_at) => Outcome::Passed(format!("cargo tree of {looked_at}")),
-        Err(error) => {
-            crate::interrupt::check()?;
-            Outcome::Failed(format!("{error:#}"))
-        }
-    };
-    Ok(Row {
-        name: "features' crates".to_owned(),
-        outcome,
-        took: start.elapsed(),
-    })
-}
-
 /// Brings up every store that the backends need, and writes and reads back on each.
-fn bring_up(dirs: &Dirs, backends: &BTreeSet<Backend>) -> Result<(Option<Session>, Vec<Row>)> {
-    let kinds: BTreeSet<Kind> = backends
-        .iter()
-        .filter_map(|backend| backend.store())
-        .collect();
+fn bring_up(dirs: &Dirs, backends: &[&Backend]) -> Result<(Option<Session>, Vec<Row>)> {
+    let kinds: BTreeSet<Kind> = backends.iter().filter_map(|b| Kind::of(b)).collect();
     if kinds.is_empty() {
         return Ok((None, Vec::new()));
     }
     eprintln!("\n== stores");
+    let name = |kind: Kind| format!("store {}", kind.name());
     let start = Instant::now();
-    let session = match stores::up(dirs, &Request::new(kinds.iter().copied(), None), Hold::Held) {
+    let session = match stores::up(dirs, &kinds, Hold::Held) {
         Ok(session) => session,
         Err(error) => {
-            crate::interrupt::check()?;
+            interrupt::check()?;
             eprintln!("{error:#}");
-            let rows = kinds.iter().map(|kind| Row {
-                name: format!("store {}", kind.name()),
-                outcome: Outcome::Failed("not up, see above".to_owned()),
-                took: start.elapsed(),
-            });
+            let rows = kinds
+                .iter()
+                .map(|kind| failed(name(*kind), "not up, see above"));
             return Ok((None, rows.collect()));
         }
     };
@@ -511,70 +251,60 @@ fn bring_up(dirs: &Dirs, backends: &BTreeSet<Backend>) -> Result<(Option<Session
     let state = session.state()?;
     let mut rows = Vec::new();
     for kind in kinds {
-        let start = Instant::now();
-        let outcome = match state.stores.get(&kind) {
-            None => Outcome::Failed("it is gone".to_owned()),
-            Some(running) => match running.round_trip() {
-                Ok(done) => Outcome::Passed(format!("{}: {done}", running.describe())),
-                Err(error) => Outcome::Failed(format!("{error:#}")),
-            },
+        let Some(running) = state.stores.get(&kind) else {
+            rows.push(failed(name(kind), "it is gone"));
+            continue;
         };
-        rows.push(Row {
-            name: format!("store {}", kind.name()),
-            outcome,
-            took: up + start.elapsed(),
-        });
+        let mut row = row(&name(kind), || {
+            let done = running.round_trip()?;
+            Ok(format!("{}: {done}", running.describe()))
+        })?;
+        row.took += up;
+        rows.push(row);
     }
     Ok((Some(session), rows))
 }
 
-/// What the conformance suite said of one backend while the tests ran: every case has to be
-/// accounted for, so that none can vanish.
-fn conformance(backend: Backend, state: &State, log: &Path) -> Result<Outcome> {
-    let seen = match backend.store() {
+/// What the cases of a backend's suites came to, by the log that they have written.
+fn conformance(backend: &Backend, state: &State, log: &Path) -> Result<String> {
+    let seen = match Kind::of(backend) {
         None => "no server".to_owned(),
         Some(kind) => match state.stores.get(&kind) {
             Some(running) => running.describe(),
-            None => return Ok(Outcome::Failed(format!("{} is not up", kind.name()))),
+            None => anyhow::bail!("{} is not up", kind.name()),
         },
     };
-    let log = match std::fs::read_to_string(log) {
+    let log = match fs::read_to_string(log) {
         Ok(log) => log,
         Err(error) if error.kind() == ErrorKind::NotFound => String::new(),
         Err(error) => return Err(error.into()),
     };
     let tally = tenure_conformance::tally(&log);
-    let suites: Vec<_> = tally
-        .iter()
-        .filter(|(suite, _)| {
-            // Also those that nobody has listed yet.
-            suite
-                .strip_prefix(backend.name())
-                .is_some_and(|rest| rest.is_empty() || rest.starts_with('_'))
-        })
-        .collect();
+    // Also those that nobody has listed yet.
+    let ours = |suite: &str| {
+        let rest = suite.strip_prefix(backend.name);
+        rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('_'))
+    };
+    let suites: Vec<_> = tally.iter().filter(|(suite, _)| ours(suite)).collect();
     let text: Vec<String> = suites
         .iter()
         .map(|(suite, counts)| format!("{suite}: {counts}"))
         .collect();
     let text = format!("{} ({seen})", text.join("; "));
     let missing: Vec<&str> = backend
-        .suites()
+        .suites
         .iter()
         .copied()
         .filter(|suite| !tally.contains_key(*suite))
         .collect();
-    if !missing.is_empty() {
-        return Ok(Outcome::Failed(format!(
-            "no case of {} ran: {text}",
-            missing.join(", ")
-        )));
-    }
-    Ok(if suites.iter().all(|(_, counts)| counts.is_green()) {
-        Outcome::Passed(text)
-    } else {
-        Outcome::Failed(format!("not every case ran and passed: {text}"))
-    })
+    anyhow::ensure!(
+        missing.is_empty(),
+        "no case of {} ran: {text}",
+        missing.join(", ")
+    );
+    let green = suites.iter().all(|(_, counts)| counts.is_green());
+    anyhow::ensure!(green, "not every case ran and passed: {text}");
+    Ok(text)
 }
 
 /// One service on every store: the tests that move it from one to the next, the example whose
@@ -582,9 +312,10 @@ fn conformance(backend: Backend, state: &State, log: &Path) -> Result<Outcome> {
 /// binary's commands, what the pages say of each, and the demo, which kills and freezes real
 /// processes and checks their terms.
 fn across_stores(state: &State) -> Result<Vec<Row>> {
-    let urls: Vec<(Backend, String)> = Backend::ALL
-        .into_iter()
-        .filter_map(|backend| Some((backend, backend.url(state)?)))
+    let variables = state.env();
+    let urls: Vec<(&Backend, String)> = BACKENDS
+        .iter()
+        .filter_map(|backend| Some((backend, backend.url(variables.get(backend.variable?)?))))
         .collect();
     let all: Vec<&str> = urls.iter().map(|(_, url)| url.as_str()).collect();
     let environment = [("TENURE_TEST_STORES".into(), all.join(" ").into())];
@@ -592,43 +323,10 @@ fn across_stores(state: &State) -> Result<Vec<Row>> {
     // The tests have built it beside this program, with every store.
     let tenure = std::env::current_exe()?.with_file_name("tenure");
     for (backend, url) in urls {
-        let name = format!("demo on {}", backend.name());
+        let name = format!("demo on {}", backend.name);
         let environment = [("TENURE_BACKEND".into(), url.into())];
-        rows.push(step(
-            &name,
-            tenure.as_os_str(),
-            &["demo"],
-            &environment,
-            None,
-        )?);
+        let demo = step(&name, tenure.as_os_str(), &["demo"], &environment, None)?;
+        rows.push(demo);
     }
     Ok(rows)
-}
-
-/// Prints the table; the exit code says whether all is well.
-pub(crate) fn report(rows: &[Row], took: Duration) -> ExitCode {
-    let width = rows
-        .iter()
-        .map(|row| row.name.len())
-        .max()
-        .unwrap_or_default();
-    println!();
-    for row in rows {
-        let seconds = row.took.as_secs_f32();
-        println!("{:width$}  {seconds:7.1} s  {}", row.name, row.outcome);
-    }
-    let failed = rows
-        .iter()
-        .filter(|row| matches!(row.outcome, Outcome::Failed(_)))
-        .count();
-    if took > Duration::ZERO {
-        println!("{:width$}  {:7.1} s", "in all", took.as_secs_f32());
-    }
-    if failed == 0 {
-        println!("all is well");
-        ExitCode::SUCCESS
-    } else {
-        println!("{failed} failed");
-        ExitCode::FAILURE
-    }
 }

@@ -1,6 +1,5 @@
 //! `cargo xtask bench`: everything that is measured, on the real stores, and the report of it.
 
-use std::ffi::OsString;
 use std::fs;
 use std::path::Path;
 use std::process::ExitCode;
@@ -9,11 +8,13 @@ use std::time::Instant;
 use anyhow::{Context, Result};
 use serde_json::json;
 
+use crate::kind::Kind;
 use crate::paths::{self, Dirs};
 use crate::process::Hold;
 use crate::provision::{self, Need};
-use crate::stores::{self, Kind, Request, State};
-use crate::suite::{self, Outcome};
+use crate::report::{Outcome, report};
+use crate::steps::{Environment, cargo_step};
+use crate::stores::{self, State};
 
 /// Where the benchmarks say what they have measured (`benches/record.rs`).
 const OUT: &str = "TENURE_BENCH_OUT";
@@ -34,8 +35,7 @@ pub(crate) fn bench(quick: bool, kubernetes: bool) -> Result<ExitCode> {
     paths::remove_file(&lines)?;
     provision::ensure(&[Need::Protoc, Need::Etcd, Need::Redis, Need::Postgres])?;
 
-    let kinds = Kind::DEFAULT;
-    let mut session = stores::up(&dirs, &Request::new(kinds, None), Hold::Held)?;
+    let mut session = stores::up(&dirs, &Kind::ALL.into(), Hold::Held)?;
     let state = session.state()?;
     let environment = environment(quick, &lines, &state);
     let mut rows = Vec::new();
@@ -47,7 +47,7 @@ pub(crate) fn bench(quick: bool, kubernetes: bool) -> Result<ExitCode> {
         steps.push(("Kubernetes beside peers", KUBERNETES.as_slice()));
     }
     for (name, arguments) in steps {
-        rows.push(suite::cargo_step(name, arguments, &environment)?);
+        rows.push(cargo_step(name, arguments, &environment)?);
     }
     session.stop()?;
 
@@ -55,7 +55,7 @@ pub(crate) fn bench(quick: bool, kubernetes: bool) -> Result<ExitCode> {
     let docs = paths::workspace().join("docs");
     let lines = lines.to_string_lossy().into_owned();
     let docs = docs.to_string_lossy().into_owned();
-    let report: [&str; 7] = [
+    let arguments: [&str; 7] = [
         "run",
         "--release",
         "--package",
@@ -64,10 +64,10 @@ pub(crate) fn bench(quick: bool, kubernetes: bool) -> Result<ExitCode> {
         &lines,
         &docs,
     ];
-    let written = suite::cargo_step("report", &report, &environment)?;
+    let written = cargo_step("report", &arguments, &environment)?;
     let is_written = matches!(written.outcome, Outcome::Passed(_));
     rows.push(written);
-    let code = suite::report(&rows, begin.elapsed());
+    let code = report(&rows, begin.elapsed());
     if is_written {
         println!("the report: docs/benchmarks.md; criterion's: target/criterion/report/index.html");
     }
@@ -92,12 +92,8 @@ const KUBERNETES: [&str; 3] = [
     "--target-dir=target",
 ];
 
-fn environment(quick: bool, lines: &Path, state: &State) -> Vec<(OsString, OsString)> {
-    let stores = state.env();
-    let stores = stores
-        .iter()
-        .map(|(name, value)| (OsString::from(name), OsString::from(value)));
-    let mut all: Vec<_> = stores.collect();
+fn environment(quick: bool, lines: &Path, state: &State) -> Environment {
+    let mut all = state.variables();
     all.push((OUT.into(), lines.into()));
     // The same for every workspace, or nothing of what they share could be shared.
     all.push(("CARGO_PROFILE_RELEASE_DEBUG".into(), "false".into()));

@@ -7,7 +7,7 @@ use std::process::Command;
 
 use anyhow::{Context, Result, bail};
 
-use super::{apt, cache_folder};
+use super::cache_folder;
 use crate::paths::{self, Dirs};
 use crate::process;
 use crate::shell::{capture, find, is_executable, run_with_progress};
@@ -33,27 +33,14 @@ pub(crate) fn provide() -> Result<KubeApiserver> {
     }
     let pinned = pinned_version()?;
     let cache = cache_folder()?;
-    for version in [pinned.as_str(), "debian"] {
-        let cached = cache.join(format!("{PROGRAM}-{version}"));
-        if cached.exists() {
-            match examine(&cached, "cached build") {
-                Ok(found) => return Ok(found),
-                Err(error) => eprintln!("the cached {} is of no use: {error:#}", cached.display()),
-            }
+    let target = cache.join(format!("{PROGRAM}-{pinned}"));
+    if target.exists() {
+        match examine(&target, "cached build") {
+            Ok(found) => return Ok(found),
+            Err(error) => eprintln!("the cached {} is of no use: {error:#}", target.display()),
         }
     }
-    let go = match suitable_go() {
-        Ok(go) => go,
-        Err(reason) => {
-            eprintln!(
-                "no Go to build {PROGRAM} {pinned} with ({reason:#}): Debian's sources instead"
-            );
-            let target = cache.join(format!("{PROGRAM}-debian"));
-            build_from_debian(&cache, &target).with_context(|| advice(&pinned))?;
-            return examine(&target, "built from Debian's sources");
-        }
-    };
-    let target = cache.join(format!("{PROGRAM}-{pinned}"));
+    let go = suitable_go().with_context(|| advice(&pinned))?;
     build_module(&go, &pinned, &target).with_context(|| advice(&pinned))?;
     examine(&target, &format!("built from {MODULE}"))
 }
@@ -197,114 +184,6 @@ fn finish(built: Result<()>, part: &Path, target: &Path) -> Result<()> {
         .with_context(|| format!("cannot put the build in place at {}", target.display()))
 }
 
-/// Debian's source package, built with Debian's tools. An old release, but a real server; it serves
-/// machines without a current Go.
-fn build_from_debian(cache: &Path, target: &Path) -> Result<()> {
-    let dirs = Dirs::open()?;
-    let log = dirs.log("kube-apiserver-debian");
-    if find("apt-get").is_none() {
-        bail!("this system has no apt-get");
-    }
-    apt::install(&["dpkg-dev", "golang-go", "make", "rsync"])?;
-
-    let work = cache.join(format!("debian-source-{}", std::process::id()));
-    let outcome = (|| {
-        let [lists, archives, sources] =
-            ["lists", "archives", "source"].map(|name| work.join(name));
-        for folder in [&lists.join("partial"), &archives.join("partial"), &sources] {
-            fs::create_dir_all(folder)?;
-        }
-        let list = work.join("sources.list");
-        fs::write(&list, source_lines()?)?;
-        // Lists of our own: the machine's configuration stays as it is.
-        let apt_get = |arguments: &[&str]| {
-            let mut command = Command::new("apt-get");
-            command
-                .arg(format!("-oDir::Etc::SourceList={}", list.display()))
-                .arg("-oDir::Etc::SourceParts=-")
-                .arg(format!("-oDir::State::Lists={}", lists.display()))
-                .arg(format!("-oDir::Cache={}", work.display()))
-                .arg("-oAPT::Sandbox::User=root")
-                .args(arguments)
-                .current_dir(&sources);
-            command
-        };
-        let show = |_: usize, line: &str| line.to_owned();
-        run_with_progress(
-            &mut apt_get(&["update"]),
-            "listing source packages",
-            &log,
-            show,
-        )?;
-        run_with_progress(
-            &mut apt_get(&["source", "kubernetes"]),
-            "fetching Debian's sources of Kubernetes",
-            &log,
-            show,
-        )?;
-        let tree = fs::read_dir(&sources)?
-            .flatten()
-            .map(|entry| entry.path())
-            .find(|path| path.is_dir())
-            .context("the source package holds no folder")?;
-        run_with_progress(
-            process::watched("make")?
-                .arg("WHAT=cmd/kube-apiserver")
-                .env("GOTOOLCHAIN", "local")
-                .env("GOFLAGS", "-mod=vendor")
-                .env("GO111MODULE", "on")
-                .env("GOPATH", work.join("go"))
-                .env("GOCACHE", work.join("go-cache"))
-                .env("PATH", debian_path())
-                .current_dir(&tree),
-            "building kube-apiserver from Debian's sources",
-            &log,
-            |_, line| line.to_owned(),
-        )?;
-        let built = tree.join("_output/bin/kube-apiserver");
-        let part = target.with_extension(format!("part-{}", std::process::id()));
-        fs::copy(&built, &part).with_context(|| format!("no build at {}", built.display()))?;
-        finish(Ok(()), &part, target)
-    })();
-    paths::remove_dir(&work)?;
-    outcome
-}
-
-/// The source package is built by the Go it was packaged for, whatever else is installed.
-fn debian_path() -> String {
-    let path = std::env::var("PATH").unwrap_or_default();
-    format!("/usr/bin:/bin:{path}")
-}
-
-/// The places that this machine already takes its packages from, as places of sources.
-fn source_lines() -> Result<String> {
-    let format = "$(SITE)\t$(RELEASE)\t$(COMPONENT)\t$(SIGNED_BY)";
-    let seen = capture(Command::new("apt-get").args([
-        "indextargets",
-        "--format",
-        format,
-        "Created-By: Packages",
-    ]))?;
-    let mut lines: Vec<String> = seen.lines().filter_map(source_line).collect();
-    lines.sort_unstable();
-    lines.dedup();
-    if lines.is_empty() {
-        bail!("this machine has no place to take packages from");
-    }
-    Ok(lines.join("\n") + "\n")
-}
-
-fn source_line(target: &str) -> Option<String> {
-    let mut fields = target.split('\t');
-    let (site, release, component) = (fields.next()?, fields.next()?, fields.next()?);
-    let signed = fields
-        .next()
-        .filter(|key| key.starts_with('/'))
-        .map(|key| format!("[signed-by={key}] "))
-        .unwrap_or_default();
-    Some(format!("deb-src {signed}{site} {release} {component}"))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -327,17 +206,5 @@ mod tests {
         for line in replaced {
             assert!(line.ends_with(&wanted), "{line}");
         }
-    }
-
-    #[test]
-    fn places_of_packages_become_places_of_sources() {
-        assert_eq!(
-            source_line("http://example/debian\tstable\tmain\t/usr/share/keyrings/a.gpg").unwrap(),
-            "deb-src [signed-by=/usr/share/keyrings/a.gpg] http://example/debian stable main"
-        );
-        assert_eq!(
-            source_line("http://example/debian\tstable\tmain\t").unwrap(),
-            "deb-src http://example/debian stable main"
-        );
     }
 }

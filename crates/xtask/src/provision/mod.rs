@@ -6,6 +6,7 @@
 mod apt;
 mod kube_apiserver;
 mod newest_postgres;
+mod tools;
 mod valkey;
 mod wheel;
 
@@ -19,6 +20,7 @@ use crate::shell::{capture, find, is_executable};
 
 pub(crate) use kube_apiserver::{KubeApiserver, provide as kube_apiserver};
 pub(crate) use newest_postgres::provide as newest_postgres;
+pub(crate) use tools::{HACK, NEXTEST};
 pub(crate) use valkey::provide as valkey;
 
 /// Something that may be missing, with the Debian packages that bring it.
@@ -39,6 +41,16 @@ pub(crate) enum Need {
 }
 
 impl Need {
+    /// What the tests need.
+    pub(crate) const ALL: [Self; 6] = [
+        Self::Protoc,
+        Self::Etcd,
+        Self::Redis,
+        Self::Postgres,
+        Self::PgBouncer,
+        Self::Strace,
+    ];
+
     const PROGRAMS: [(Self, &'static [&'static str]); 6] = [
         (Self::Etcd, &["etcd", "etcdctl"]),
         (Self::Redis, &["redis-server", "redis-cli"]),

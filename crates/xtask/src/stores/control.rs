@@ -1,18 +1,18 @@
-//! What is done to stores that run: `down`, `restart`, `status`, and the locks around it all.
+//! What is done to stores that run: `down`, `status`, and the locks around it all.
 
 use std::collections::BTreeSet;
 use std::fs::{self, File};
-use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+use std::path::Path;
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 
 use super::launch::outside;
 use super::state::State;
-use super::{Kind, eventually};
 use crate::interrupt;
-use crate::paths::{self, Dirs, write_file};
-use crate::process::{self, Hold, Record};
+use crate::kind::Kind;
+use crate::paths::{self, Dirs};
+use crate::process::{self, Record};
 
 pub(super) fn records_of(dirs: &Dirs, kinds: &BTreeSet<Kind>) -> Result<Vec<Record>> {
     let mut records = process::read_records(dirs)?;
@@ -38,70 +38,6 @@ pub(crate) fn down(dirs: &Dirs) -> Result<Vec<String>> {
         paths::remove_dir(&folder)?;
     }
     Ok(names)
-}
-
-/// How `restart` ends a store.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Stop {
-    /// In order.
-    Polite,
-    /// As a crash does.
-    Crash,
-}
-
-/// Stops a store's processes and starts them again on their data and ports.
-pub(crate) fn restart(dirs: &Dirs, kind: Kind, how: Stop) -> Result<()> {
-    let _lock = lock(dirs)?;
-    let mut state = State::load(dirs)?;
-    let Some(running) = state.stores.get(&kind) else {
-        bail!("{} is not up", kind.name());
-    };
-    let store = running.store.clone();
-    let old = records_of(dirs, &BTreeSet::from([kind]))?;
-    // A process that a command holds must be that command's child again, or it would outlive it.
-    let somebody_holds = claim(dirs).is_err();
-    let holder_alive = |record: &Record| record.holder.is_some() && somebody_holds;
-    for record in old.iter().filter(|record| holder_alive(record)) {
-        write_file(&restart_mark(dirs, &record.name), 0o600, b"")?;
-    }
-    for record in &old {
-        match how {
-            Stop::Polite => record.stop(Duration::from_secs(10))?,
-            Stop::Crash => record.kill()?,
-        }
-    }
-    let begin = Instant::now();
-    for record in &old {
-        if holder_alive(record) {
-            while restart_mark(dirs, &record.name).exists() {
-                interrupt::check()?;
-                if begin.elapsed() > Duration::from_secs(30) {
-                    paths::remove_file(&restart_mark(dirs, &record.name))?;
-                    bail!(
-                        "the command that holds {} does not start it again",
-                        record.name
-                    );
-                }
-                std::thread::sleep(Duration::from_millis(10));
-            }
-        } else {
-            process::start(
-                dirs,
-                &process::read_spec(dirs, &record.name)?,
-                Hold::Detached,
-            )?;
-        }
-    }
-    eventually("it serves again", || store.server().probe().map(|_| ()))
-        .with_context(|| format!("{} was restarted", kind.name()))?;
-    if let Some(running) = state.stores.get_mut(&kind) {
-        running.processes = records_of(dirs, &BTreeSet::from([kind]))?;
-    }
-    state.save(dirs)
-}
-
-pub(super) fn restart_mark(dirs: &Dirs, process: &str) -> PathBuf {
-    dirs.run().join(format!("{process}.restart"))
 }
 
 /// Prints what is up; gives whether all of it is healthy.

@@ -1,83 +1,54 @@
-//! etcd: one node, or a cluster of three. Also the store underneath kube-apiserver.
+//! etcd: one node. Also the store underneath kube-apiserver.
 
+use std::path::Path;
 use std::process::Command;
 
 use anyhow::{Context, Result, bail};
 use serde::{Deserialize, Serialize};
+use tenure_testkit::etcd;
+use tenure_testkit::port::free_ports;
 
-use super::{Env, Kind, Launch, Server};
-use crate::net::{Http, free_ports};
+use super::{Env, Launch, Server};
+use crate::kind::Kind;
+use crate::net::Http;
 use crate::process::Ending;
 use crate::provision;
 use crate::shell::capture;
 
-/// A running cluster; a single node is a cluster of one.
+/// A running node.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct Etcd {
-    /// Where clients connect, one port a member.
-    pub(crate) ports: Vec<u16>,
+    /// Where clients connect.
+    port: u16,
 }
 
 impl Etcd {
-    /// Starts the members. `prefix` names their processes.
-    pub(super) fn start(launch: &mut Launch<'_>, prefix: &str, members: u8) -> Result<Self> {
+    /// Starts the node as a process with this name.
+    pub(super) fn start(launch: &mut Launch<'_>, name: &str) -> Result<Self> {
         let program = provision::program("etcd")?;
-        let mut ports = Vec::new();
-        let mut peers = Vec::new();
-        for _ in 0..members {
-            let [client, peer] = free_ports()?;
-            ports.push(client);
-            peers.push(peer);
+        let [port, peer] = free_ports();
+        let node = Self { port };
+        let folder = launch.folder(name, None)?;
+        let peer = format!("http://127.0.0.1:{peer}");
+        let initial = format!("{name}={peer}");
+        let mut spec = launch.spec(name, program, folder, Ending::Plain);
+        spec.args = etcd::arguments(name, Path::new("data"), &node.endpoint(), &peer, &initial);
+        if cfg!(target_arch = "aarch64") {
+            // Releases before 3.5 want to be told.
+            let (name, value) = ("ETCD_UNSUPPORTED_ARCH", "arm64");
+            spec.env.insert(name.to_owned(), value.to_owned());
         }
-        let name = |index: usize| format!("{prefix}-{index}");
-        let cluster: Vec<String> = peers
-            .iter()
-            .enumerate()
-            .map(|(index, port)| format!("{}=http://127.0.0.1:{port}", name(index)))
-            .collect();
-        for (index, (client, peer)) in ports.iter().zip(&peers).enumerate() {
-            let name = name(index);
-            let folder = launch.folder(&name, None)?;
-            let client = format!("http://127.0.0.1:{client}");
-            let peer = format!("http://127.0.0.1:{peer}");
-            let mut spec = launch.spec(&name, program.clone(), folder, Ending::Plain);
-            spec.args = [
-                ("--name", name.as_str()),
-                ("--data-dir", "data"),
-                ("--listen-client-urls", &client),
-                ("--advertise-client-urls", &client),
-                ("--listen-peer-urls", &peer),
-                ("--initial-advertise-peer-urls", &peer),
-                ("--initial-cluster", &cluster.join(",")),
-                ("--initial-cluster-state", "new"),
-                ("--initial-cluster-token", prefix),
-            ]
-            .into_iter()
-            .map(|(flag, value)| format!("{flag}={value}"))
-            .collect();
-            if cfg!(target_arch = "aarch64") {
-                // Releases before 3.5 want to be told.
-                spec.env
-                    .insert("ETCD_UNSUPPORTED_ARCH".to_owned(), "arm64".to_owned());
-            }
-            launch.run(&spec)?;
-        }
-        Ok(Self { ports })
+        launch.run(&spec)?;
+        Ok(node)
     }
 
-    /// As `etcdctl` and kube-apiserver take them.
-    pub(crate) fn endpoints(&self) -> String {
-        let urls: Vec<String> = self
-            .ports
-            .iter()
-            .map(|port| format!("http://127.0.0.1:{port}"))
-            .collect();
-        urls.join(",")
+    /// As `etcdctl` and kube-apiserver take it.
+    pub(crate) fn endpoint(&self) -> String {
+        format!("http://127.0.0.1:{}", self.port)
     }
 
     fn etcdctl(&self, arguments: &[&str]) -> Result<String> {
-        let program = provision::program("etcdctl")?;
-        let mut command = Command::new(program);
+        let mut command = Command::new(provision::program("etcdctl")?);
         for (name, _) in std::env::vars_os() {
             if name.to_string_lossy().starts_with("ETCDCTL_") {
                 command.env_remove(name);
@@ -85,7 +56,7 @@ impl Etcd {
         }
         command
             .env("ETCDCTL_API", "3")
-            .arg(format!("--endpoints={}", self.endpoints()))
+            .arg(format!("--endpoints={}", self.endpoint()))
             .args(arguments);
         capture(&mut command)
     }
@@ -93,18 +64,16 @@ impl Etcd {
 
 impl Server for Etcd {
     fn probe(&self) -> Result<String> {
-        let mut version = None;
-        for port in &self.ports {
-            let http = Http::plain(*port);
-            let health = http.get("/health")?.expect_status(200, "/health")?;
-            let health: serde_json::Value = serde_json::from_str(&health)?;
-            if health["health"] != "true" {
-                bail!("the member on port {port} is not healthy: {health}");
-            }
-            let answer = http.get("/version")?.expect_status(200, "/version")?;
-            let answer: serde_json::Value = serde_json::from_str(&answer)?;
-            version = answer["etcdserver"].as_str().map(str::to_owned);
+        let http = Http::plain(self.port);
+        let get = |path: &str| -> Result<serde_json::Value> {
+            let answer = http.get(path)?.expect_status(200, path)?;
+            Ok(serde_json::from_str(&answer)?)
+        };
+        let health = get("/health")?;
+        if health["health"] != "true" {
+            bail!("etcd is not healthy: {health}");
         }
+        let version = get("/version")?["etcdserver"].as_str().map(str::to_owned);
         version.context("etcd names no version")
     }
 
@@ -117,25 +86,14 @@ impl Server for Etcd {
         if read.trim() != value {
             bail!("etcd gave back {read:?} for {value:?}");
         }
-        let members = self.etcdctl(&["member", "list"])?.lines().count();
-        if members != self.ports.len() {
-            bail!("{members} members where {} were started", self.ports.len());
-        }
-        Ok(format!("put, get, del by etcdctl; {members} member(s)"))
+        Ok("put, get, del by etcdctl".to_owned())
     }
 
     fn env(&self) -> Result<Env> {
-        let hosts: Vec<String> = self
-            .ports
-            .iter()
-            .map(|port| format!("127.0.0.1:{port}"))
-            .collect();
+        let url = format!("etcd://127.0.0.1:{}", self.port);
         Ok(vec![
-            (
-                "TENURE_TEST_ETCD_URL",
-                format!("etcd://{}", hosts.join(",")),
-            ),
-            ("TENURE_TEST_ETCD_ENDPOINTS", self.endpoints()),
+            ("TENURE_TEST_ETCD_URL", url),
+            ("TENURE_TEST_ETCD_ENDPOINTS", self.endpoint()),
         ])
     }
 

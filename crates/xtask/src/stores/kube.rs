@@ -2,26 +2,19 @@
 //!
 //! No controller, scheduler or kubelet runs: what the API server itself does is all there is.
 
-use std::fmt::Write;
-use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::fs;
+use std::path::PathBuf;
 
 use anyhow::{Context, Result, bail};
-use base64::Engine;
-use base64::engine::general_purpose::STANDARD;
-use rcgen::{
-    BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
-    KeyUsagePurpose,
-};
-use rustls::pki_types::CertificateDer;
-use rustls::pki_types::pem::PemObject;
-use rustls::{ClientConfig, RootCertStore};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
+use tenure_testkit::free_port;
+use tenure_testkit::kube::launch::{arguments, write_secrets};
 
 use super::etcd::Etcd;
-use super::{Env, Kind, Launch, Server, random_hex};
-use crate::net::{Http, free_ports};
+use super::{Env, Launch, Server, random_hex};
+use crate::kind::Kind;
+use crate::net::Http;
 use crate::paths::write_file;
 use crate::process::Ending;
 use crate::provision::KubeApiserver;
@@ -48,165 +41,77 @@ pub(crate) struct Kube {
 
 impl Kube {
     pub(super) fn start(launch: &mut Launch<'_>, server: &KubeApiserver) -> Result<Self> {
-        let etcd = Etcd::start(launch, "kube-etcd", 1)?;
-        let [port] = free_ports()?;
+        let etcd = Etcd::start(launch, "kube-etcd")?;
+        let port = free_port();
         let folder = launch.folder("kube-apiserver", None)?;
         let kube = Self {
             port,
             etcd,
-            secrets: launch.dirs.secrets(),
+            secrets: launch.dirs.secrets().join("kube"),
             origin: server.origin.clone(),
             program: server.program.clone(),
         };
-        kube.write_certificates(&folder)?;
-        kube.write_users(&folder)?;
-        let mut spec = launch.spec(
-            "kube-apiserver",
-            server.program.clone(),
-            folder,
-            Ending::Plain,
-        );
-        spec.args = [
-            ("--etcd-servers", kube.etcd.endpoints().as_str()),
-            ("--bind-address", "127.0.0.1"),
-            ("--advertise-address", "127.0.0.1"),
-            // Its own address is no endpoint for pods here, and loopback would be refused as one.
-            ("--endpoint-reconciler-type", "none"),
-            ("--secure-port", &port.to_string()),
-            ("--cert-dir", "certificates"),
-            ("--tls-cert-file", "server.crt"),
-            ("--tls-private-key-file", "server.key"),
-            ("--authorization-mode", "RBAC"),
-            ("--token-auth-file", "tokens.csv"),
-            ("--service-account-issuer", "https://kubernetes.default.svc"),
-            ("--service-account-signing-key-file", "service-account.key"),
-            ("--service-account-key-file", "service-account.pub"),
-            ("--service-cluster-ip-range", "10.0.0.0/24"),
-            // It would refuse pods whose account no controller has made.
-            ("--disable-admission-plugins", "ServiceAccount"),
-        ]
-        .into_iter()
-        .map(|(flag, value)| format!("{flag}={value}"))
-        .collect();
+        let restricted = RESTRICTED.map(|user| (user, "tenure-restricted"));
+        let users = [&[(ADMIN, "system:masters")], &restricted[..]].concat();
+        write_secrets(&kube.secrets, &users);
+        for (user, _) in users {
+            kube.write_kubeconfig(user)?;
+        }
+        let program = server.program.clone();
+        let mut spec = launch.spec("kube-apiserver", program, folder, Ending::Plain);
+        spec.args = arguments(&kube.etcd.endpoint(), port, &kube.secrets);
         launch.run(&spec)?;
         Ok(kube)
     }
 
     fn ca_file(&self) -> PathBuf {
-        self.secrets.join("kube-ca.crt")
+        self.secrets.join("ca.pem")
     }
 
     fn token_file(&self, user: &str) -> PathBuf {
-        self.secrets.join(format!("kube-{user}.token"))
+        self.secrets.join(format!("{user}.token"))
     }
 
     fn kubeconfig(&self, user: &str) -> PathBuf {
-        self.secrets.join(format!("kube-{user}.kubeconfig"))
+        self.secrets.join(format!("{user}.kubeconfig"))
     }
 
     fn url(&self) -> String {
         format!("https://127.0.0.1:{}", self.port)
     }
 
-    /// A CA, the server's certificate under it, and the key pair for service accounts' tokens.
-    fn write_certificates(&self, folder: &Path) -> Result<()> {
-        let mut ca = CertificateParams::new(Vec::new())?;
-        ca.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        ca.distinguished_name
-            .push(DnType::CommonName, "tenure test CA");
-        ca.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
-        let ca_key = KeyPair::generate()?;
-        let ca_certificate = ca.self_signed(&ca_key)?;
-        let issuer = Issuer::new(ca, ca_key);
-
-        let names = ["127.0.0.1", "localhost", "kubernetes.default.svc"].map(str::to_owned);
-        let mut server = CertificateParams::new(names)?;
-        server
-            .distinguished_name
-            .push(DnType::CommonName, "kube-apiserver");
-        server.key_usages = vec![KeyUsagePurpose::DigitalSignature];
-        server.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
-        let server_key = KeyPair::generate()?;
-        let server_certificate = server.signed_by(&server_key, &issuer)?;
-
-        let accounts = KeyPair::generate()?;
-        for (file, mode, text) in [
-            (self.ca_file(), 0o644, ca_certificate.pem()),
-            (folder.join("server.crt"), 0o644, server_certificate.pem()),
-            (folder.join("server.key"), 0o600, server_key.serialize_pem()),
-            (
-                folder.join("service-account.key"),
-                0o600,
-                accounts.serialize_pem(),
-            ),
-            (
-                folder.join("service-account.pub"),
-                0o644,
-                accounts.public_key_pem(),
-            ),
-        ] {
-            write_file(&file, mode, text.as_bytes())?;
-        }
-        Ok(())
+    fn token(&self, user: &str) -> Result<String> {
+        let file = self.token_file(user);
+        fs::read_to_string(&file).with_context(|| format!("cannot read {}", file.display()))
     }
 
-    /// A token and a kubeconfig for each user.
-    fn write_users(&self, folder: &Path) -> Result<()> {
-        let ca = STANDARD.encode(std::fs::read(self.ca_file())?);
-        let mut table = String::new();
-        for user in [ADMIN].iter().chain(&RESTRICTED) {
-            let token = random_hex(16)?;
-            let groups = if *user == ADMIN {
-                "system:masters"
-            } else {
-                "tenure-restricted"
-            };
-            writeln!(table, "{token},{user},{user},{groups}")?;
-            write_file(&self.token_file(user), 0o600, token.as_bytes())?;
-            let config = format!(
-                "apiVersion: v1\n\
-                 kind: Config\n\
-                 current-context: {user}@tenure\n\
-                 clusters:\n\
-                 - name: tenure\n\
-                 \x20 cluster:\n\
-                 \x20   server: {url}\n\
-                 \x20   certificate-authority-data: {ca}\n\
-                 users:\n\
-                 - name: {user}\n\
-                 \x20 user:\n\
-                 \x20   token: {token}\n\
-                 contexts:\n\
-                 - name: {user}@tenure\n\
-                 \x20 context:\n\
-                 \x20   cluster: tenure\n\
-                 \x20   user: {user}\n\
-                 \x20   namespace: default\n",
-                url = self.url()
-            );
-            write_file(&self.kubeconfig(user), 0o600, config.as_bytes())?;
-        }
-        write_file(&folder.join("tokens.csv"), 0o600, table.as_bytes())
+    fn write_kubeconfig(&self, user: &str) -> Result<()> {
+        let context = format!("{user}@tenure");
+        // JSON is YAML.
+        let config = json!({
+            "apiVersion": "v1",
+            "kind": "Config",
+            "current-context": context,
+            "clusters": [{ "name": "tenure", "cluster": {
+                "server": self.url(),
+                "certificate-authority": self.ca_file(),
+            } }],
+            "users": [{ "name": user, "user": { "token": self.token(user)? } }],
+            "contexts": [{ "name": context, "context": {
+                "cluster": "tenure",
+                "user": user,
+                "namespace": "default",
+            } }],
+        });
+        write_file(&self.kubeconfig(user), 0o600, config.to_string().as_bytes())
     }
 
     /// A connection as one of the users, trusting the CA of the kubeconfig and nothing else.
     fn http(&self, user: &str) -> Result<Http> {
-        let mut roots = RootCertStore::empty();
-        let ca = CertificateDer::from_pem_file(self.ca_file())
-            .with_context(|| format!("no certificate in {}", self.ca_file().display()))?;
-        roots.add(ca)?;
-        let provider = Arc::new(rustls::crypto::ring::default_provider());
-        let config = ClientConfig::builder_with_provider(provider)
-            .with_safe_default_protocol_versions()?
-            .with_root_certificates(roots)
-            .with_no_client_auth();
-        let file = self.token_file(user);
-        let token = std::fs::read_to_string(&file)
-            .with_context(|| format!("cannot read {}", file.display()))?;
         Ok(Http {
-            port: self.port,
-            tls: Some(Arc::new(config)),
-            token: Some(token),
+            url: self.url(),
+            ca: Some(self.ca_file()),
+            token: Some(self.token(user)?),
         })
     }
 }

@@ -8,7 +8,8 @@ use std::process::Child;
 
 use anyhow::{Context, Result};
 
-use super::{Kind, postgres};
+use super::postgres;
+use crate::kind::Kind;
 use crate::paths::{self, Dirs};
 use crate::process::{self, Ending, Hold, Spec, User};
 

@@ -8,7 +8,6 @@ mod control;
 mod etcd;
 mod kube;
 mod launch;
-mod pgbouncer;
 mod postgres;
 mod redis;
 mod session;
@@ -22,82 +21,28 @@ use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
 
 use crate::interrupt;
+use crate::kind::Kind;
 use crate::provision::Need;
 
-pub(crate) use control::{Stop, down, restart, status};
-pub(crate) use session::{Request, Session, up};
+pub(crate) use control::{down, status};
+pub(crate) use session::{Session, up};
 pub(crate) use state::State;
 
 use etcd::Etcd;
 use kube::Kube;
 use launch::Launch;
-use pgbouncer::PgBouncer;
 use postgres::Postgres;
-use redis::{Cluster, Redis, Replica, Sentinel};
+use redis::Redis;
 
 /// Variables for the tests, in the order they are shown.
 pub(crate) type Env = Vec<(&'static str, String)>;
 
-/// The stores, each after those it needs.
-#[derive(
-    Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, clap::ValueEnum,
-)]
-#[serde(rename_all = "kebab-case")]
-pub(crate) enum Kind {
-    /// kube-apiserver with an etcd of its own
-    Kube,
-    /// etcd: one node, or more by --etcd-members
-    Etcd,
-    /// one Redis server
-    Redis,
-    /// a replica of the one Redis server
-    RedisReplica,
-    /// a Redis Cluster of three masters
-    RedisCluster,
-    /// a Redis master and a replica under three sentinels
-    RedisSentinel,
-    /// one Postgres server
-    Postgres,
-    /// pgbouncer in transaction mode in front of Postgres
-    Pgbouncer,
-}
-
-impl Kind {
-    /// What `up` starts when nothing is named.
-    pub(crate) const DEFAULT: [Self; 4] = [Self::Kube, Self::Etcd, Self::Redis, Self::Postgres];
-
-    /// The name on the command line, in files and in tables.
-    pub(crate) fn name(self) -> &'static str {
-        match self {
-            Self::Kube => "kube",
-            Self::Etcd => "etcd",
-            Self::Redis => "redis",
-            Self::RedisReplica => "redis-replica",
-            Self::RedisCluster => "redis-cluster",
-            Self::RedisSentinel => "redis-sentinel",
-            Self::Postgres => "postgres",
-            Self::Pgbouncer => "pgbouncer",
-        }
-    }
-
-    fn needs(self) -> &'static [Need] {
-        match self {
-            Self::Kube | Self::Etcd => &[Need::Etcd],
-            Self::Redis | Self::RedisReplica | Self::RedisCluster | Self::RedisSentinel => {
-                &[Need::Redis]
-            }
-            Self::Postgres => &[Need::Postgres],
-            Self::Pgbouncer => &[Need::Postgres, Need::PgBouncer],
-        }
-    }
-
-    /// The store that this one stands on.
-    fn stands_on(self) -> Option<Self> {
-        match self {
-            Self::RedisReplica => Some(Self::Redis),
-            Self::Pgbouncer => Some(Self::Postgres),
-            _ => None,
-        }
+/// What has to be installed for a store.
+fn needs(kind: Kind) -> Need {
+    match kind {
+        Kind::Kube | Kind::Etcd => Need::Etcd,
+        Kind::Redis => Need::Redis,
+        Kind::Postgres => Need::Postgres,
     }
 }
 
@@ -128,11 +73,7 @@ pub(crate) enum Store {
     Kube(Kube),
     Etcd(Etcd),
     Redis(Redis),
-    RedisReplica(Replica),
-    RedisCluster(Cluster),
-    RedisSentinel(Sentinel),
     Postgres(Postgres),
-    Pgbouncer(PgBouncer),
 }
 
 impl Store {
@@ -141,11 +82,7 @@ impl Store {
             Self::Kube(server) => server,
             Self::Etcd(server) => server,
             Self::Redis(server) => server,
-            Self::RedisReplica(server) => server,
-            Self::RedisCluster(server) => server,
-            Self::RedisSentinel(server) => server,
             Self::Postgres(server) => server,
-            Self::Pgbouncer(server) => server,
         }
     }
 }

@@ -8,9 +8,10 @@ use std::process::Command;
 
 use anyhow::{Context, Result, bail};
 use serde::{Deserialize, Serialize};
+use tenure_testkit::free_port;
 
-use super::{Env, Kind, Launch, Server, random_hex};
-use crate::net::free_ports;
+use super::{Env, Launch, Server, random_hex};
+use crate::kind::Kind;
 use crate::paths::write_file;
 use crate::process::{self, Ending, User};
 use crate::provision::postgres_folder;
@@ -57,7 +58,7 @@ impl Postgres {
         capture(&mut initdb)?;
         fs::remove_file(&handed)?;
 
-        let [port] = free_ports()?;
+        let port = free_port();
         let mut spec = launch.spec(
             "postgres",
             programs.join("postgres"),

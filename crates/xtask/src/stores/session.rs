@@ -7,46 +7,14 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 
-use super::control::{claim, lock, records_of, restart_mark, stop_kinds};
+use super::control::{claim, lock, records_of, stop_kinds};
 use super::state::{Running, State};
-use super::{
-    Cluster, Etcd, Kind, Kube, Launch, PgBouncer, Postgres, Redis, Replica, Sentinel, Store,
-};
-use crate::paths::{self, Dirs};
-use crate::process::{self, Hold};
+use super::{Etcd, Kube, Launch, Postgres, Redis, Store};
+use crate::kind::Kind;
+use crate::paths::Dirs;
+use crate::process::Hold;
 use crate::provision::{self, KubeApiserver, Need};
 use crate::{interrupt, shell};
-
-/// What is wanted of `up`.
-#[derive(Debug, Clone)]
-pub(crate) struct Request {
-    pub(crate) kinds: BTreeSet<Kind>,
-    /// None takes what runs, and starts one.
-    pub(crate) etcd_members: Option<u8>,
-}
-
-impl Request {
-    /// The named stores and those they stand on.
-    pub(crate) fn new(kinds: impl IntoIterator<Item = Kind>, etcd_members: Option<u8>) -> Self {
-        let mut all: BTreeSet<Kind> = kinds.into_iter().collect();
-        let below: Vec<Kind> = all.iter().filter_map(|kind| kind.stands_on()).collect();
-        all.extend(below);
-        Self {
-            kinds: all,
-            etcd_members,
-        }
-    }
-
-    fn fits(&self, running: &Running) -> bool {
-        match &running.store {
-            Store::Etcd(etcd) => {
-                let wanted = self.etcd_members.map(usize::from);
-                wanted.is_none_or(|wanted| wanted == etcd.ports.len())
-            }
-            _ => true,
-        }
-    }
-}
 
 /// The stores that a command brought up. When it holds them they end with it.
 #[derive(Debug)]
@@ -60,7 +28,7 @@ pub(crate) struct Session {
 }
 
 /// Brings stores up; those that run and serve are left as they are.
-pub(crate) fn up(dirs: &Dirs, request: &Request, hold: Hold) -> Result<Session> {
+pub(crate) fn up(dirs: &Dirs, wanted: &BTreeSet<Kind>, hold: Hold) -> Result<Session> {
     let _lock = lock(dirs)?;
     let mut session = Session {
         dirs: dirs.clone(),
@@ -75,15 +43,11 @@ pub(crate) fn up(dirs: &Dirs, request: &Request, hold: Hold) -> Result<Session> 
     };
     let mut state = State::load(dirs)?;
 
-    let missing = sort_out(request, &mut state);
+    let missing = sort_out(wanted, &mut state);
     if missing.is_empty() {
         return Ok(session);
     }
-    let needs: Vec<Need> = missing
-        .iter()
-        .flat_map(|kind| kind.needs())
-        .copied()
-        .collect();
+    let needs: Vec<Need> = missing.iter().map(|kind| super::needs(*kind)).collect();
     provision::ensure(&needs)?;
 
     // Before anything is started: a build takes minutes.
@@ -95,12 +59,7 @@ pub(crate) fn up(dirs: &Dirs, request: &Request, hold: Hold) -> Result<Session> 
     } else {
         None
     };
-    let plan = Plan {
-        request,
-        kube: kube.as_ref(),
-    };
-
-    match session.bring_up(&missing, &plan, &mut state) {
+    match session.bring_up(&missing, kube.as_ref(), &mut state) {
         Ok(()) => Ok(session),
         Err(error) => {
             // What this command began it also ends; what ran before it stays.
@@ -114,34 +73,21 @@ pub(crate) fn up(dirs: &Dirs, request: &Request, hold: Hold) -> Result<Session> 
     }
 }
 
-/// What `bring_up` starts from.
-struct Plan<'a> {
-    request: &'a Request,
-    kube: Option<&'a KubeApiserver>,
-}
-
 /// Reports what runs, and gives what has to be started.
-fn sort_out(request: &Request, state: &mut State) -> BTreeSet<Kind> {
+fn sort_out(wanted: &BTreeSet<Kind>, state: &mut State) -> BTreeSet<Kind> {
     let mut missing = BTreeSet::new();
-    for kind in &request.kinds {
+    for kind in wanted {
         let Some(running) = state.stores.get(kind) else {
             missing.insert(*kind);
             continue;
         };
         match running.check() {
-            Ok(_) if request.fits(running) => {
+            Ok(_) => {
                 eprintln!(
                     "{}: running and healthy, {}",
                     kind.name(),
                     running.describe()
                 );
-            }
-            Ok(_) => {
-                eprintln!(
-                    "{}: running with another number of members, starting anew",
-                    kind.name()
-                );
-                missing.insert(*kind);
             }
             Err(error) => {
                 eprintln!("{}: not healthy, starting anew: {error:#}", kind.name());
@@ -149,13 +95,6 @@ fn sort_out(request: &Request, state: &mut State) -> BTreeSet<Kind> {
             }
         }
     }
-    // What stands on a store that starts anew has lost its footing.
-    let above = state.stores.keys().filter(|kind| {
-        kind.stands_on()
-            .is_some_and(|below| missing.contains(&below))
-    });
-    let above: Vec<Kind> = above.copied().collect();
-    missing.extend(above);
     for kind in &missing {
         state.stores.remove(kind);
     }
@@ -166,19 +105,19 @@ impl Session {
     fn bring_up(
         &mut self,
         missing: &BTreeSet<Kind>,
-        plan: &Plan<'_>,
+        kube: Option<&KubeApiserver>,
         state: &mut State,
     ) -> Result<()> {
         // Also what an interrupted run has left of them.
         stop_kinds(&self.dirs, missing)?;
         state.save(&self.dirs)?;
         // All are started before the first is waited for: the API server takes seconds, in which
-        // the others get ready. A store that stands on another one finds it in `pending`.
+        // the others get ready.
         let begin = Instant::now();
         let mut pending: BTreeMap<Kind, Store> = BTreeMap::new();
         for kind in missing {
             interrupt::check()?;
-            let store = self.start(*kind, plan, &pending, state)?;
+            let store = self.start(*kind, kube)?;
             pending.insert(*kind, store);
         }
         // The slowest was started first and is waited for last.
@@ -201,13 +140,9 @@ impl Session {
                             "{}: a port was taken, trying others: {error:#}",
                             kind.name()
                         );
-                        let above = |other: &&Kind| other.stands_on() == Some(*kind);
-                        let again = [kind].into_iter().chain(missing.iter().filter(above));
-                        for kind in again {
-                            stop_kinds(&self.dirs, &BTreeSet::from([*kind]))?;
-                            let store = self.start(*kind, plan, &pending, state)?;
-                            pending.insert(*kind, store);
-                        }
+                        stop_kinds(&self.dirs, &BTreeSet::from([*kind]))?;
+                        let store = self.start(*kind, kube)?;
+                        pending.insert(*kind, store);
                     }
                     Err(failure) => return Err(failure.error),
                 }
@@ -241,17 +176,7 @@ impl Session {
         Ok(())
     }
 
-    fn start(
-        &mut self,
-        kind: Kind,
-        plan: &Plan<'_>,
-        pending: &BTreeMap<Kind, Store>,
-        state: &State,
-    ) -> Result<Store> {
-        let below = |kind: Kind| {
-            let running = state.stores.get(&kind).map(|running| &running.store);
-            pending.get(&kind).or(running)
-        };
+    fn start(&mut self, kind: Kind, kube: Option<&KubeApiserver>) -> Result<Store> {
         self.started.insert(kind);
         let launch = &mut Launch {
             dirs: &self.dirs,
@@ -259,30 +184,12 @@ impl Session {
             kind,
             children: &mut self.children,
         };
-        let started = match kind {
-            Kind::Kube => match plan.kube {
-                Some(server) => Kube::start(launch, server).map(Store::Kube),
-                None => bail!("there is no kube-apiserver to run"),
-            },
-            Kind::Etcd => {
-                Etcd::start(launch, "etcd", plan.request.etcd_members.unwrap_or(1)).map(Store::Etcd)
-            }
-            Kind::Redis => Redis::start(launch).map(Store::Redis),
-            Kind::RedisReplica => match below(Kind::Redis) {
-                Some(Store::Redis(master)) => {
-                    Replica::start(launch, master).map(Store::RedisReplica)
-                }
-                _ => bail!("there is no Redis to replicate"),
-            },
-            Kind::RedisCluster => Cluster::start(launch).map(Store::RedisCluster),
-            Kind::RedisSentinel => Sentinel::start(launch).map(Store::RedisSentinel),
-            Kind::Postgres => Postgres::start(launch).map(Store::Postgres),
-            Kind::Pgbouncer => match below(Kind::Postgres) {
-                Some(Store::Postgres(server)) => {
-                    PgBouncer::start(launch, server).map(Store::Pgbouncer)
-                }
-                _ => bail!("there is no PostgreSQL to stand in front of"),
-            },
+        let started = match (kind, kube) {
+            (Kind::Kube, Some(server)) => Kube::start(launch, server).map(Store::Kube),
+            (Kind::Kube, None) => bail!("there is no kube-apiserver to run"),
+            (Kind::Etcd, _) => Etcd::start(launch, "etcd").map(Store::Etcd),
+            (Kind::Redis, _) => Redis::start(launch).map(Store::Redis),
+            (Kind::Postgres, _) => Postgres::start(launch).map(Store::Postgres),
         };
         started.with_context(|| format!("{} could not be started", kind.name()))
     }
@@ -328,28 +235,6 @@ impl Session {
     /// The variables for the tests.
     pub(crate) fn state(&self) -> Result<State> {
         State::load(&self.dirs)
-    }
-
-    /// Starts again what `stores restart` has ended, and tells of what ended by itself. To be called
-    /// often by a command that holds stores.
-    pub(crate) fn tend(&mut self) {
-        for (name, child) in &mut self.children {
-            if !matches!(child.try_wait(), Ok(Some(_))) {
-                continue;
-            }
-            let mark = restart_mark(&self.dirs, name);
-            if !mark.exists() {
-                continue;
-            }
-            let again = process::read_spec(&self.dirs, name)
-                .and_then(|spec| process::start(&self.dirs, &spec, self.hold));
-            match again {
-                Ok(fresh) => *child = fresh,
-                Err(error) => eprintln!("{name} could not be started again: {error:#}"),
-            }
-            // Removed in any case: whoever waits for the restart sees how it went.
-            let _ = paths::remove_file(&mark);
-        }
     }
 
     /// Whether any process of this session still runs.
@@ -402,25 +287,5 @@ impl From<anyhow::Error> for Failure {
             port_taken: false,
             error,
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn what_a_store_stands_on_comes_along_and_before_it() {
-        let request = Request::new([Kind::Pgbouncer, Kind::RedisReplica], None);
-        let order: Vec<Kind> = request.kinds.into_iter().collect();
-        assert_eq!(
-            order,
-            [
-                Kind::Redis,
-                Kind::RedisReplica,
-                Kind::Postgres,
-                Kind::Pgbouncer
-            ]
-        );
     }
 }

