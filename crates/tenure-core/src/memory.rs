@@ -15,8 +15,9 @@ use crate::contract::error::Error;
 use crate::contract::name::LockName;
 use crate::contract::process::PerProcess;
 use crate::contract::token::FencingToken;
-use crate::record::{
-    Liveness, Record, RecordEvent, RecordEvents, RecordLock, RecordStore, Step, Versioned, Written,
+use crate::record::lock::RecordLock;
+use crate::record::store::{
+    Liveness, Record, RecordEvent, RecordEvents, RecordStore, Step, Versioned, Written,
 };
 use crate::sync::{Mutex, MutexGuard};
 

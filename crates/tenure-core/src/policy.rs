@@ -1,11 +1,16 @@
 //! The heartbeat and timeout policy, one for all stores.
 
+#[cfg(feature = "serde")]
+mod serialised;
+#[cfg(test)]
+mod tests;
+
 use std::fmt;
 use std::time::Duration;
 
 use crate::contract::capabilities::Capabilities;
 use crate::contract::error::Error;
-use crate::record::MAX_LEASE;
+use crate::record::store::MAX_LEASE;
 
 /// The shortest lease any policy may have.
 const MIN_LEASE: Duration = Duration::from_millis(10);
@@ -380,151 +385,4 @@ impl PolicyBuilder {
 fn scale(duration: Duration, to: Duration, from: Duration) -> Duration {
     let nanos = duration.as_nanos().saturating_mul(to.as_nanos()) / from.as_nanos().max(1);
     Duration::from_nanos(u64::try_from(nanos).unwrap_or(u64::MAX))
-}
-
-#[cfg(feature = "serde")]
-mod serialised {
-    //! The form of a policy in configuration files: milliseconds, each optional.
-
-    use std::time::Duration;
-
-    use crate::contract::error::Error;
-
-    #[derive(serde::Serialize, serde::Deserialize)]
-    #[serde(deny_unknown_fields)]
-    pub(super) struct Policy {
-        #[serde(default, skip_serializing_if = "Option::is_none")]
-        lease_ms: Option<u64>,
-        #[serde(default, skip_serializing_if = "Option::is_none")]
-        heartbeat_ms: Option<u64>,
-        #[serde(default, skip_serializing_if = "Option::is_none")]
-        request_timeout_ms: Option<u64>,
-        #[serde(default, skip_serializing_if = "Option::is_none")]
-        retry_interval_ms: Option<u64>,
-        #[serde(default, skip_serializing_if = "Option::is_none")]
-        stop_grace_ms: Option<u64>,
-        #[serde(default, skip_serializing_if = "Option::is_none")]
-        jitter_percent: Option<u8>,
-        #[serde(default, skip_serializing_if = "Option::is_none")]
-        drift_ppm: Option<u32>,
-    }
-
-    impl From<super::Policy> for Policy {
-        fn from(policy: super::Policy) -> Self {
-            let millis = |d: Duration| Some(u64::try_from(d.as_millis()).unwrap_or(u64::MAX));
-            Self {
-                lease_ms: millis(policy.lease),
-                heartbeat_ms: millis(policy.heartbeat),
-                request_timeout_ms: millis(policy.request_timeout),
-                retry_interval_ms: millis(policy.retry_interval),
-                stop_grace_ms: millis(policy.stop_grace),
-                jitter_percent: Some(policy.jitter_percent),
-                drift_ppm: Some(policy.drift_ppm),
-            }
-        }
-    }
-
-    impl TryFrom<Policy> for super::Policy {
-        type Error = Error;
-
-        fn try_from(policy: Policy) -> Result<Self, Error> {
-            let millis = |given: Option<u64>| given.map(Duration::from_millis);
-            super::PolicyBuilder {
-                base: super::Policy::default(),
-                lease: millis(policy.lease_ms),
-                heartbeat: millis(policy.heartbeat_ms),
-                request_timeout: millis(policy.request_timeout_ms),
-                retry_interval: millis(policy.retry_interval_ms),
-                stop_grace: millis(policy.stop_grace_ms),
-                jitter_percent: policy.jitter_percent,
-                drift_ppm: policy.drift_ppm,
-            }
-            .build()
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    const SECOND: Duration = Duration::from_secs(1);
-
-    #[test]
-    fn the_presets_hold_their_own_rules() {
-        for policy in [Policy::default(), Policy::client_go(), Policy::fast()] {
-            assert_eq!(policy.clone().check().unwrap(), policy);
-        }
-    }
-
-    #[test]
-    fn the_default_is_the_example_of_the_invariants() {
-        let policy = Policy::default();
-        assert_eq!(policy.validity().as_millis(), 19_880);
-        assert_eq!(policy.tolerance().lost_heartbeats, 0);
-        assert!(policy.tolerance().outage > Duration::from_millis(800));
-    }
-
-    #[test]
-    fn client_go_is_told_to_stop_at_its_renew_deadline() {
-        let policy = Policy::client_go();
-        let stop = policy.validity().saturating_sub(policy.stop_grace());
-        assert_eq!(stop.as_secs(), 10);
-    }
-
-    #[test]
-    fn validity_is_shorter_than_the_lease_by_twice_the_drift() {
-        let policy = Policy::builder().drift_ppm(100_000).build();
-        // 20 s * 0.9 / 1.1 = 16.4 s: too short for the default's heartbeat, timeout and grace.
-        let message = policy.unwrap_err().to_string();
-        assert!(message.contains("16.26"), "{message}");
-    }
-
-    #[test]
-    fn a_lease_alone_scales_the_rest() {
-        let policy = Policy::builder().lease(10 * SECOND).build().unwrap();
-        assert_eq!(policy.heartbeat(), 5 * SECOND);
-        assert_eq!(policy.stop_grace(), Duration::from_millis(2500));
-    }
-
-    #[test]
-    fn what_breaks_an_inequality_is_refused_with_the_numbers() {
-        for (builder, expected) in [
-            (Policy::builder().lease(Duration::ZERO), "0ns"),
-            (Policy::builder().lease(Duration::MAX), "outside"),
-            (Policy::builder().lease(u32::MAX * SECOND), "outside"),
-            (Policy::builder().heartbeat(25 * SECOND), "25s"),
-            (
-                Policy::builder()
-                    .heartbeat(2 * SECOND)
-                    .request_timeout(3 * SECOND),
-                "request timeout of 3s",
-            ),
-            (
-                Policy::builder().stop_grace(19 * SECOND),
-                "stop grace of 19s",
-            ),
-            (
-                Policy::builder().retry_interval(Duration::ZERO),
-                "retry interval",
-            ),
-            (Policy::builder().jitter_percent(101), "101 %"),
-            (Policy::builder().drift_ppm(500_000), "500000 ppm"),
-        ] {
-            let message = builder.build().unwrap_err().to_string();
-            assert!(message.contains(expected), "{message}");
-        }
-    }
-
-    #[cfg(feature = "serde")]
-    #[test]
-    fn it_reads_back_what_it_wrote_and_checks_what_it_reads() {
-        let written = serde_json::to_string(&Policy::fast()).unwrap();
-        assert_eq!(
-            serde_json::from_str::<Policy>(&written).unwrap(),
-            Policy::fast()
-        );
-        assert!(serde_json::from_str::<Policy>(r#"{"lease_ms": 0}"#).is_err());
-        assert!(serde_json::from_str::<Policy>(r#"{"lease": 5}"#).is_err());
-    }
 }

@@ -4,11 +4,11 @@ use std::collections::HashMap;
 use std::sync::PoisonError;
 use std::time::Duration;
 
-use super::{Liveness, MAX_LEASE, Versioned};
 use crate::contract::backend::CampaignId;
 use crate::contract::clock::Time;
 use crate::contract::name::LockName;
 use crate::contract::token::FencingToken;
+use crate::record::store::{Liveness, MAX_LEASE, Versioned};
 use crate::sync::{Mutex, MutexGuard};
 
 /// What is known of a record's holder.
@@ -130,8 +130,8 @@ fn alive(left: Duration, proven: bool) -> Standing {
 
 #[cfg(test)]
 mod tests {
-    use super::super::{Record, RecordHolder};
     use super::*;
+    use crate::record::store::{Record, RecordHolder};
 
     const SECOND: Duration = Duration::from_secs(1);
 

@@ -1,0 +1,199 @@
+//! How the engine carries out the machine's commands.
+
+use std::time::Duration;
+
+use crate::contract::backend::Grant;
+use crate::contract::clock::Time;
+use crate::contract::error::{Error, ErrorKind, Operation};
+use crate::election::engine::calls::Call;
+use crate::election::engine::{Engine, calls};
+use crate::election::event::{ElectionState, Event};
+use crate::election::instruction::Instruction;
+use crate::election::machine::cause::Cause;
+use crate::election::machine::command::{Command, Span};
+use crate::election::machine::input::{Failure, Input};
+use crate::election::term::TermState;
+
+impl Engine {
+    pub(super) fn carry_out(&mut self, command: Command) {
+        match command {
+            Command::Acquire => {
+                self.start(calls::acquire(self.context.clone(), self.candidate.clone()));
+            }
+            Command::Renew { not_before } => self.renew_if_healthy(not_before),
+            Command::Release => {
+                self.start(calls::release(self.context.clone(), self.grant.clone()));
+            }
+            Command::Withdraw => {
+                self.start(calls::withdraw(
+                    self.context.clone(),
+                    self.candidate.clone(),
+                ));
+            }
+            Command::Probe => self.probe(),
+            Command::Reenter => self.reenter(),
+            Command::Elect(span) => self.elect(span),
+            Command::Extend(span) => self.extend(span),
+            Command::Cancel(cause) => self.cancel(cause),
+            Command::End(cause) => self.end(cause),
+            Command::Overrun => self.overrun(),
+            Command::GiveUp => self.give_up(),
+            Command::Finish => self.finish(),
+        }
+    }
+
+    /// An unhealthy application does not keep the lead: its heartbeats fail without being sent.
+    fn renew_if_healthy(&mut self, not_before: Time) {
+        if self.context.is_healthy() {
+            let call = calls::renew(self.context.clone(), self.grant.clone(), not_before);
+            self.start(call);
+            self.questions.call_begins();
+            return;
+        }
+        let error = Error::new(
+            ErrorKind::Unavailable,
+            Operation::Renew,
+            "the health probe says no, so no heartbeat is sent",
+        );
+        self.questions.refused(error);
+        self.missed(None, Failure::default());
+    }
+
+    /// Asks a candidate's probe. The first no makes it leave, and is told.
+    fn probe(&mut self) {
+        let well = self.context.is_healthy();
+        if self.well && !well {
+            self.context.report(Event::Unhealthy);
+        }
+        self.well = well;
+        self.feed(Input::Health(well));
+    }
+
+    /// Begins the campaign again under a new number.
+    fn reenter(&mut self) {
+        match self.context.draw() {
+            Ok((campaign, _)) => self.candidate.campaign = campaign,
+            Err(error) => {
+                self.give_up_with(error);
+                // Before the call that follows is made: without an owner nobody may be elected.
+                self.instructions.send(Instruction::WorkEnded(None));
+                return;
+            }
+        }
+        self.grant = None;
+        self.loss = None;
+        self.subscribe();
+    }
+
+    fn start(&mut self, call: Call) {
+        self.called_at = self.context.clock.now();
+        self.call = Some(call);
+    }
+
+    fn elect(&mut self, span: Span) {
+        let (Some(grant), Some(elected)) = (&self.grant, self.elected.take()) else {
+            return;
+        };
+        let token = grant.token;
+        self.failed_attempts = 0;
+        let term = TermState::new(
+            self.context.setup.lock.clone(),
+            self.candidate.identity.clone(),
+            token,
+            span,
+            self.context.clock.clone(),
+            self.instructions.clone(),
+        );
+        self.term = Some(term.clone());
+        self.context
+            .enter(ElectionState::Leader { token }, Event::Elected { token });
+        // Nobody waits any more when the campaign was dropped; the order to give the term back
+        // is on its way then.
+        let _unwanted = elected.send(Ok(term));
+    }
+
+    fn extend(&mut self, span: Span) {
+        let Some(term) = &self.term else {
+            return;
+        };
+        let told_to_stop = term.extend(span);
+        let slack = span.cancel_at.since(self.context.clock.now());
+        self.context.report(Event::Renewed { slack });
+        if told_to_stop {
+            // The work's own look at the clock was ahead of this heartbeat's answer: what it was
+            // told is not taken back.
+            self.feed(Input::Stop(Cause::HeartbeatsMissed));
+        }
+    }
+
+    fn cancel(&mut self, cause: Cause) {
+        let Some(term) = &self.term else {
+            return;
+        };
+        term.cancel(cause);
+        let state = ElectionState::SteppingDown {
+            token: term.token,
+            cause,
+        };
+        self.context.enter(state, Event::SteppingDown(cause));
+    }
+
+    fn end(&mut self, cause: Cause) {
+        let Some(term) = &self.term else {
+            return;
+        };
+        term.end(cause);
+        self.questions.clear();
+        let state = ElectionState::SteppingDown {
+            token: term.token,
+            cause,
+        };
+        self.context.enter(state, Event::SteppedDown(cause));
+    }
+
+    fn overrun(&mut self) {
+        self.context.report(Event::Overrun);
+        if self.context.setup.abort_on_overrun {
+            // The user chose this over work that goes on beside a new leader's.
+            std::process::abort();
+        }
+    }
+
+    fn give_up(&mut self) {
+        let error = match &self.acquire_error {
+            Some(error) => Error::new(error.kind(), error.operation(), error.message()),
+            None => too_short(self.context.setup.policy.lease(), self.grant.as_ref()),
+        };
+        self.give_up_with(error);
+    }
+
+    fn give_up_with(&mut self, error: Error) {
+        if let Some(elected) = self.elected.take() {
+            // Nobody to tell when the campaign was dropped meanwhile.
+            let _unheard = elected.send(Err(error));
+        }
+    }
+
+    fn finish(&mut self) {
+        self.finished = true;
+        let outcome = match &self.give_back_error {
+            Some(error) => {
+                self.context.report(Event::ReleaseFailed(error.clone()));
+                Err(error.clone())
+            }
+            None => Ok(()),
+        };
+        for reply in self.resigned.drain(..) {
+            // A resigning owner that has gone away does not want to know.
+            let _unheard = reply.send(outcome.clone());
+        }
+    }
+}
+
+fn too_short(asked: Duration, grant: Option<&Grant>) -> Error {
+    let granted = grant.map(|grant| grant.lease).unwrap_or_default();
+    Error::misconfigured(format!(
+        "the store granted a lease of {granted:?} instead of {asked:?}, too short for this \
+         policy's heartbeat, request timeout and stop grace; use a longer lease"
+    ))
+}

@@ -1,0 +1,188 @@
+//! What a store of records promises, and what a record holds.
+
+use std::any::Any;
+use std::fmt;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use futures_core::Stream;
+
+use crate::contract::backend::CampaignId;
+use crate::contract::capabilities::Capabilities;
+use crate::contract::check::Check;
+use crate::contract::clock::{SharedClock, Time};
+use crate::contract::error::Error;
+use crate::contract::name::LockName;
+use crate::contract::token::FencingToken;
+
+/// The longest lease a record is believed: one hour.
+///
+/// Policies above it are refused, so the clamp never cuts a lease that one of our candidates
+/// relies on; it keeps a corrupted or absurd record (a duration of 68 years) from blocking an
+/// election for longer than an hour.
+pub const MAX_LEASE: Duration = Duration::from_secs(60 * 60);
+
+/// A store of one small record per lock, with compare-and-swap.
+#[async_trait]
+pub trait RecordStore: fmt::Debug + Send + Sync + 'static {
+    /// What the store promises.
+    fn capabilities(&self) -> Capabilities;
+
+    /// The clock observations and proofs are read from.
+    fn clock(&self) -> SharedClock;
+
+    /// The record of `lock`, or `None` when there is none. An unreadable record is an error of
+    /// kind [`Corrupted`](crate::ErrorKind::Corrupted), or `None` where starting afresh is safe.
+    async fn get(&self, lock: &LockName) -> Result<Option<Versioned>, Error>;
+
+    /// Writes the first record of `lock`; a [`Conflict`](Written::Conflict) when there is one.
+    ///
+    /// The write is one [`Step::Acquire`].
+    async fn create(&self, lock: &LockName, record: &Record) -> Result<Written, Error>;
+
+    /// Replaces the record if it still has the version of `expected`, the answer to a `get` or to
+    /// an earlier write; a [`Conflict`](Written::Conflict) otherwise, also when it is gone.
+    async fn replace(
+        &self,
+        lock: &LockName,
+        record: &Record,
+        step: Step,
+        expected: &Versioned,
+    ) -> Result<Written, Error>;
+
+    /// Tells of changes; may miss some. Ends when no more can come.
+    fn watch(&self, lock: &LockName) -> RecordEvents;
+
+    /// See [`LockBackend::checks`](crate::LockBackend::checks).
+    async fn checks(&self, lock: &LockName, lease: Duration) -> Vec<Check> {
+        let _ = (lock, lease);
+        Vec::new()
+    }
+}
+
+/// A stream of changes, see [`RecordStore::watch`].
+pub type RecordEvents = Pin<Box<dyn Stream<Item = RecordEvent> + Send>>;
+
+/// A change of a record.
+#[derive(Clone, Debug)]
+pub enum RecordEvent {
+    /// The record now is this. If it is free, the next attempt to acquire replaces it without a
+    /// `get` before: so it must be as good as the answer to one.
+    Is(Versioned),
+    /// The record is gone.
+    Gone,
+    /// Something has changed; a `get` tells what.
+    Changed,
+}
+
+/// Why a record is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Step {
+    /// A new term begins. The version of this write is its fencing token.
+    Acquire,
+    /// The term goes on.
+    Renew,
+    /// The term is given back: the record has no holder any more.
+    Release,
+}
+
+/// The outcome of a conditional write.
+#[derive(Clone, Debug)]
+pub enum Written {
+    /// It was applied; the record as it now stands.
+    Applied(Versioned),
+    /// The record had changed meanwhile; nothing was written.
+    Conflict,
+}
+
+/// A record: who holds the lock, and for how long after each renewal.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Record {
+    /// The holder; `None` after a release.
+    pub holder: Option<RecordHolder>,
+    /// The lease, counted from the moment an observer receives the record.
+    pub lease: Duration,
+}
+
+/// The holder in a [`Record`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RecordHolder {
+    /// Its identity, unchecked: other programs may share the record.
+    pub identity: String,
+    /// Its campaign; `None` when another program wrote the record.
+    pub campaign: Option<CampaignId>,
+    /// The term's token. `None` in the record to be written by a [`Step::Acquire`], where the
+    /// version of that write is the token; in a record that was read, `None` when it is unknown.
+    pub token: Option<FencingToken>,
+    /// What it publishes.
+    pub value: Option<String>,
+}
+
+/// A record with its version.
+#[derive(Clone)]
+#[non_exhaustive]
+pub struct Versioned {
+    /// The record.
+    pub record: Record,
+    /// Its version: rises with each write of the lock, as far as the store's
+    /// [`FencingGuarantee`](crate::FencingGuarantee) reaches.
+    pub version: u64,
+    /// What the store itself knows about the holder.
+    pub liveness: Liveness,
+    pub(super) state: Option<Arc<dyn Any + Send + Sync>>,
+}
+
+impl Versioned {
+    /// A record judged by observation.
+    pub fn new(record: Record, version: u64) -> Self {
+        Self {
+            record,
+            version,
+            liveness: Liveness::Observed,
+            state: None,
+        }
+    }
+
+    /// The same record with what the store knows about its holder.
+    #[must_use]
+    pub fn with_liveness(mut self, liveness: Liveness) -> Self {
+        self.liveness = liveness;
+        self
+    }
+
+    /// Attaches what the store needs to replace this record: an object, an open file.
+    #[must_use]
+    pub fn with_state(mut self, state: Arc<dyn Any + Send + Sync>) -> Self {
+        self.state = Some(state);
+        self
+    }
+
+    /// What the store attached, if it is of type `S`.
+    pub fn state<S: Any + Send + Sync>(&self) -> Option<Arc<S>> {
+        self.state.clone().and_then(|state| state.downcast().ok())
+    }
+}
+
+impl fmt::Debug for Versioned {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Versioned")
+            .field("record", &self.record)
+            .field("version", &self.version)
+            .field("liveness", &self.liveness)
+            .finish_non_exhaustive()
+    }
+}
+
+/// What a store knows about a record's holder beyond the record.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Liveness {
+    /// Nothing: the lease runs from the observer's receipt of the record's version (I5).
+    Observed,
+    /// The lease ends at this time of the store's clock, which is our own.
+    Until(Time),
+    /// The holder is gone for certain: its process has ended, say.
+    Gone,
+}
