@@ -170,6 +170,23 @@ async fn a_term_that_ran_out_in_a_pause_is_not_brought_back() {
     assert!(next.token() > token);
 }
 
+/// The work looks at the clock by itself, before the engine does.
+#[tokio::test(start_paused = true)]
+async fn after_a_pause_the_work_and_the_events_name_one_cause() {
+    let store = TestBackend::new();
+    let election = election(&store, "a");
+    let mut events = election.events();
+    let leadership = election.campaign().await.unwrap();
+    store.freeze();
+    tokio::time::sleep(11 * SECOND).await;
+    store.jump(60 * SECOND);
+    assert_eq!(leadership.cause(), Some(Cause::Expired));
+    event(&mut events, |event| {
+        matches!(event, Event::SteppedDown(Cause::Expired))
+    })
+    .await;
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_dropped_campaign_withdraws_and_a_dropped_leadership_releases() {
     let store = TestBackend::new();
@@ -732,6 +749,25 @@ async fn an_unhealthy_candidate_leaves_while_it_waits_and_comes_back() {
     assert_eq!(store.holder(&lock()).await.unwrap(), Occupancy::Free);
     healthy.store(true, Ordering::Relaxed);
     assert!(waiting.await.unwrap().unwrap().is_valid());
+}
+
+/// Nothing was asked of the store, so nothing has failed.
+#[tokio::test(start_paused = true)]
+async fn a_candidate_that_is_unwell_reports_no_call() {
+    let store = TestBackend::new();
+    let election = candidate(&store, "a").health(|| false).build().unwrap();
+    let mut events = election.events();
+    let campaign = tokio::time::timeout(60 * SECOND, election.campaign()).await;
+    assert!(campaign.is_err());
+    let mut seen = Vec::new();
+    while let Ok(event) = events.try_recv() {
+        seen.push(event);
+    }
+    assert!(
+        matches!(seen[..], [Event::Campaigning, Event::Unhealthy]),
+        "{seen:?}"
+    );
+    assert_eq!(store.calls(), 0);
 }
 
 /// A store whose stream of hints is always ready.

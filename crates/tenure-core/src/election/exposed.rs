@@ -41,8 +41,9 @@ impl BareTerm {
         Term::new(self.0.clone())
     }
 
-    /// What the engine does with a heartbeat's answer; says whether the work had been told to stop.
-    pub fn extend(&self, span: Span) -> bool {
+    /// What the engine does with a heartbeat's answer; fails with the cause if the work was told to
+    /// stop meanwhile.
+    pub fn extend(&self, span: Span) -> Result<(), Cause> {
         self.0.extend(span)
     }
 

@@ -1,4 +1,55 @@
-//! An election: one candidate for one lock.
+//! An election: one candidate for one lock. This page is the life of a term.
+//!
+//! # Who decides what
+//!
+//! | part | it decides | it does not |
+//! |---|---|---|
+//! | the owner: [`Leadership`], [`run_until`](Election::run_until) | when the work is over, when it must stop for a reason of its own, what is published | when the term ends |
+//! | the machine: [`machine`] | every call to the store and its time, who leads until when, why a term ends | it has no clock and does no I/O |
+//! | the engine: one task per campaign | nothing: it gives the machine what happens and the time, and carries out its commands | |
+//! | the term: [`Term`] | at each look, whether the time that the machine set has come | what is done about it |
+//! | the backend: [`LockBackend`](crate::LockBackend) | who has the lock at the store | whether a leader is still one |
+//!
+//! # From `campaign()` to `Finish`
+//!
+//! 1. [`Election::campaign`] claims the election, draws a campaign number and starts the engine.
+//! 2. The engine subscribes to the store's hints and gives the machine `Input::Campaign`. The
+//!    machine answers `Command::Acquire`; the engine calls the backend, under the request timeout.
+//! 3. While another candidate leads, the answer is `Taken`. The machine waits for a hint, or for the
+//!    end of the holder's lease, and asks again. After an error it waits a retry interval.
+//! 4. The answer `Held` brings a grant. The machine computes a [`Span`](machine::Span) from the
+//!    moment *before* the request: until when the term is valid, and when the work must stop. It
+//!    answers `Command::Elect`. The engine makes the term, and `campaign()` returns its owner.
+//! 5. Once per heartbeat the machine asks for `Command::Renew`. A new proof moves the span
+//!    (`Command::Extend`). A failed call is repeated until the time is up. `Leadership::publish` and
+//!    `Term::confirm` are instructions to the engine, and make the next heartbeat come at once.
+//! 6. The work must stop. There are four reasons, and the first one is recorded in the term:
+//!    - the time has come (`Span::cause_at`: the machine and the term both ask there);
+//!    - the owner says so (`Leadership::stop`): `Command::Cancel`, and the machine keeps the term up
+//!      for the work, for at most the drain limit;
+//!    - the store says that the term is over: `Command::End` at once;
+//!    - the owner gives the term back: every look at the term says "over" from that call on.
+//! 7. The validity ends: `Command::End`. If the work still runs, `Command::Overrun` reports it.
+//! 8. The work has returned (`Input::WorkEnded`). Only now does the machine ask for
+//!    `Command::Release`, so no successor starts beside the work. It repeats a release that fails
+//!    for at most one lease.
+//! 9. `Command::Finish`: the engine answers the owner and ends. The next campaign may start.
+//!
+//! A dropped campaign goes from any step before 4 to `Command::Withdraw`, which takes back what the
+//! store may hold, and then to 9. A candidate whose health probe says no withdraws too, waits, and
+//! begins again at 2 under a new number.
+//!
+//! # Where it is
+//!
+//! | file | |
+//! |---|---|
+//! | `builder.rs`, `context.rs` | how an election is described, and what its parts share |
+//! | `instruction.rs` | what the owner and the work ask of the engine |
+//! | `machine/` | every decision, with a table of its transitions in `machine/tests/transitions.rs` |
+//! | `engine/` | the task: its calls to the store, its answers, the commands |
+//! | `term.rs`, `leadership.rs`, `run.rs` | the work's side, the owner's side, work that is run while leading |
+//! | `observer.rs` | watching without being a candidate |
+//! | `event.rs`, `telemetry.rs` | what is reported |
 
 pub(crate) mod builder;
 pub(crate) mod context;

@@ -64,20 +64,21 @@ impl TermState {
         })
     }
 
-    /// Moves both ends, to later or to earlier; says whether the work had been told to stop
-    /// meanwhile, by its own look at the clock.
-    pub(crate) fn extend(&self, span: Span) -> bool {
+    /// Moves both ends, to later or to earlier. Fails with the cause if the work was told to stop
+    /// meanwhile: by its own look at the clock, or by the owner.
+    pub(crate) fn extend(&self, span: Span) -> Result<(), Cause> {
         let moved = moved_unless_over(&self.valid_until, span.valid_until)
             && moved_unless_over(&self.cancel_at, span.cancel_at);
         // Those who wait for an end look again: it may have come nearer.
         self.changed.notify_waiters();
-        !moved
+        if moved { Ok(()) } else { Err(self.recorded()) }
     }
 
     /// How long the term is valid for; zero once it is over.
     ///
     /// Whoever sees that the end has come ends the term: the engine may be about to move the end
     /// for an answer that it looked at a moment before, and a term never comes back.
+    #[inline]
     fn remaining(&self) -> Duration {
         loop {
             let end = self.valid_until();
@@ -97,23 +98,35 @@ impl TermState {
         }
     }
 
-    pub(crate) fn cancel(&self, cause: Cause) {
-        // The first cause is the one to tell; later ones follow from it.
+    /// Tells the work to stop, and returns why: the first cause is recorded here, in one place for
+    /// the engine, the owner and the work. Later ones follow from it.
+    pub(crate) fn cancel(&self, cause: Cause) -> Cause {
         let _first = self.cause.set(cause);
         self.cancel_at.store(OVER, Ordering::Release);
         self.changed.notify_waiters();
+        self.recorded()
     }
 
-    pub(crate) fn end(&self, cause: Cause) {
+    /// Ends the validity, and returns why the work was told to stop.
+    pub(crate) fn end(&self, cause: Cause) -> Cause {
+        // The cause first: a look that finds the validity over must find it.
+        let told = self.cancel(cause);
         self.valid_until.store(OVER, Ordering::Release);
-        self.cancel(cause);
+        self.changed.notify_waiters();
+        told
     }
 
-    /// Whether it was ended. One that was not may be over by the clock all the same.
+    /// A term that ran out before any cause was recorded has expired.
+    fn recorded(&self) -> Cause {
+        self.cause.get().copied().unwrap_or(Cause::Expired)
+    }
+
+    /// Whether it was ended. A term that was not can still be over by the clock.
     pub(crate) fn has_ended(&self) -> bool {
         self.valid_until().as_nanos() == OVER
     }
 
+    #[inline]
     pub(crate) fn valid_until(&self) -> Time {
         self.unless_forked(&self.valid_until)
     }
@@ -123,6 +136,7 @@ impl TermState {
     }
 
     /// The one place at which a forked child learns that the term is not its own.
+    #[inline]
     fn unless_forked(&self, end: &AtomicU64) -> Time {
         Time::from_nanos(if self.process.is_current() {
             end.load(Ordering::Acquire)
@@ -131,13 +145,24 @@ impl TermState {
         })
     }
 
-    /// The work's own look at the clock says that it must stop.
-    fn cancel_by_the_clock(&self) {
-        self.cancel(if self.process.is_current() {
-            Cause::HeartbeatsMissed
-        } else {
-            Cause::Forked
-        });
+    /// Whether the work must stop: its own look at the clock, right even when the engine is late.
+    fn is_cancelled(&self) -> bool {
+        let Some(cause) = self.cause_at(self.clock.now()) else {
+            return false;
+        };
+        self.cancel(cause);
+        true
+    }
+
+    fn cause_at(&self, now: Time) -> Option<Cause> {
+        if !self.process.is_current() {
+            return Some(Cause::Forked);
+        }
+        let span = Span {
+            cancel_at: self.cancel_at(),
+            valid_until: self.valid_until(),
+        };
+        span.cause_at(now)
     }
 
     /// Returns once `end` of the term has come: moved by heartbeats, and checked on the clock.
@@ -173,11 +198,13 @@ impl Term {
 
     /// Whether the term is still valid: two atomic loads and one look at the clock. Never in a
     /// child that was forked since the term began.
+    #[inline]
     pub fn is_valid(&self) -> bool {
         !self.state.remaining().is_zero()
     }
 
     /// How long the term is valid for if no further heartbeat gets through; zero when it is over.
+    #[inline]
     pub fn remaining(&self) -> Duration {
         self.state.remaining()
     }
@@ -223,11 +250,7 @@ impl Term {
 
     /// Whether the work must stop now.
     pub fn is_cancelled(&self) -> bool {
-        let due = self.state.clock.now() >= self.state.cancel_at();
-        if due {
-            self.state.cancel_by_the_clock();
-        }
-        due
+        self.state.is_cancelled()
     }
 
     /// Why the work was told to stop, once it was.
@@ -244,8 +267,9 @@ impl Term {
     ///
     /// Cancel safe.
     pub async fn cancelled(&self) {
-        self.state.reached(TermState::cancel_at).await;
-        self.state.cancel_by_the_clock();
+        while !self.is_cancelled() {
+            self.state.reached(TermState::cancel_at).await;
+        }
     }
 
     /// Returns when the validity is over: nothing may be done in the term's name any more.
@@ -291,7 +315,7 @@ impl Term {
         }
         NotLeading::Over {
             lock: self.state.lock.clone(),
-            cause: self.state.cause.get().copied().unwrap_or(Cause::Expired),
+            cause: self.state.recorded(),
         }
     }
 }

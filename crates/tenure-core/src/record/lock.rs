@@ -158,7 +158,7 @@ impl<S: RecordStore> Inner<S> {
             holder: Some(holder_record(&grant.candidate, Some(grant.token))),
             lease: grant.lease,
         };
-        let mut expected = state_of(grant)?.clone();
+        let mut expected = state_of(grant, Operation::Renew)?.clone();
         // Written by whom the term was granted to, and nobody else renews it (contract 9).
         if !is_of_term(&expected, grant) {
             return Ok(Renewal::Lost { holder: None });
@@ -198,7 +198,7 @@ impl<S: RecordStore> Inner<S> {
     }
 
     async fn release(&self, grant: &Grant) -> Result<(), Error> {
-        let mut expected = state_of(grant)?.clone();
+        let mut expected = state_of(grant, Operation::Release)?.clone();
         if !is_of_term(&expected, grant) {
             return Ok(());
         }
@@ -359,11 +359,11 @@ fn is_of_term(found: &Versioned, grant: &Grant) -> bool {
             .is_none_or(|token| token == grant.token)
 }
 
-fn state_of(grant: &Grant) -> Result<&Versioned, Error> {
+fn state_of(grant: &Grant, operation: Operation) -> Result<&Versioned, Error> {
     grant.state::<Versioned>().ok_or_else(|| {
         Error::new(
             ErrorKind::InvalidInput,
-            Operation::Renew,
+            operation,
             "this grant comes from another backend",
         )
     })

@@ -29,7 +29,7 @@ pub(crate) fn extend_beside_end() {
     let engine = {
         let state = state.clone();
         thread::spawn(move || {
-            state.extend(span(25, 30));
+            let _refused = state.extend(span(25, 30));
         })
     };
     state.end(Cause::Resigned);
@@ -50,7 +50,7 @@ pub(crate) fn extend_beside_looks() {
     let state = term(&clock);
     let engine = {
         let state = state.clone();
-        thread::spawn(move || state.extend(span(45, 50)))
+        thread::spawn(move || state.extend(span(45, 50)).is_err())
     };
     let time = {
         let clock = clock.clone();
@@ -121,7 +121,7 @@ pub(crate) fn waits_beside_end() {
     let engine = {
         let state = state.clone();
         thread::spawn(move || {
-            state.extend(span(25, 30));
+            let _refused = state.extend(span(25, 30));
             state.cancel(Cause::Shutdown);
         })
     };
@@ -146,7 +146,7 @@ pub(crate) fn waits_beside_time() {
         let state = state.clone();
         thread::spawn(move || {
             // A shorter lease: the waiting must notice.
-            state.extend(span(12, 14));
+            let _refused = state.extend(span(12, 14));
         })
     };
     clock.set(15);
@@ -168,7 +168,7 @@ pub(crate) fn waits_beside_extension() {
         })
     };
     let engine = thread::spawn(move || {
-        state.extend(span(45, 50));
+        let _refused = state.extend(span(45, 50));
     });
     clock.set(21);
     join(engine);

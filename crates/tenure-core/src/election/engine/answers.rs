@@ -28,17 +28,19 @@ impl Engine {
                 }
                 self.feed(Input::Taken { free_in });
             }
-            Err(error) => self.failed(error),
+            Err(error) => {
+                let error = Arc::new(error);
+                self.acquire_error = Some(error.clone());
+                self.failed(error);
+            }
         }
     }
 
     pub(super) fn renewed(&mut self, answer: Result<Renewal, Error>) {
         match answer {
-            Ok(Renewal::Renewed(mut grant)) => {
+            Ok(Renewal::Renewed(grant)) => {
                 self.failed_attempts = 0;
                 let (proven_at, lease) = (grant.proven_at, grant.lease);
-                // A value published while the call was under way goes out with the next one.
-                grant.candidate.value.clone_from(&self.candidate.value);
                 self.grant = Some(grant);
                 let latency = self.context.clock.now().since(self.called_at);
                 telemetry::heartbeat(&self.context.setup.lock, latency);
@@ -46,7 +48,7 @@ impl Engine {
                 let written = self.questions.written_by_call();
                 self.feed(Input::Renewed { proven_at, lease });
                 self.questions.answered(proven_at, written);
-                if self.questions.is_publishing() {
+                if !self.questions.is_empty() {
                     self.feed(Input::Confirm);
                 }
             }
@@ -56,18 +58,16 @@ impl Engine {
                 }
                 self.feed(Input::Lost);
             }
-            Err(error) => self.failed(error),
+            Err(error) => self.failed(Arc::new(error)),
         }
     }
 
-    fn failed(&mut self, error: Error) {
+    fn failed(&mut self, error: Arc<Error>) {
         telemetry::failure(&self.context.setup.lock, &error);
         let failure = Failure {
             permanent: is_permanent(&error),
             retry_after: error.retry_after(),
         };
-        let error = Arc::new(error);
-        self.acquire_error = Some(error.clone());
         self.questions.failed(self.called_at, &error);
         self.missed(Some(error), failure);
     }

@@ -45,8 +45,13 @@ impl Engine {
     /// An unhealthy application does not keep the lead: its heartbeats fail without being sent.
     fn renew_if_healthy(&mut self, not_before: Time) {
         if self.context.is_healthy() {
-            let call = calls::renew(self.context.clone(), self.grant.clone(), not_before);
-            self.start(call);
+            let mut grant = self.grant.clone();
+            if let Some(grant) = &mut grant {
+                grant.candidate.value.clone_from(&self.candidate.value);
+            }
+            let wanted = self.questions.not_before(self.context.clock.now());
+            let not_before = wanted.map_or(not_before, |wanted| wanted.max(not_before));
+            self.start(calls::renew(self.context.clone(), grant, not_before));
             self.questions.call_begins();
             return;
         }
@@ -116,13 +121,13 @@ impl Engine {
         let Some(term) = &self.term else {
             return;
         };
-        let told_to_stop = term.extend(span);
+        let extended = term.extend(span);
         let slack = span.cancel_at.since(self.context.clock.now());
         self.context.report(Event::Renewed { slack });
-        if told_to_stop {
-            // The work's own look at the clock was ahead of this heartbeat's answer: what it was
-            // told is not taken back.
-            self.feed(Input::Stop(Cause::HeartbeatsMissed));
+        if let Err(cause) = extended {
+            // The work's own look at the clock, or the owner, was ahead of this heartbeat's answer.
+            // What the work was told is not taken back.
+            self.feed(Input::Stop(cause));
         }
     }
 
@@ -130,7 +135,7 @@ impl Engine {
         let Some(term) = &self.term else {
             return;
         };
-        term.cancel(cause);
+        let cause = term.cancel(cause);
         let state = ElectionState::SteppingDown {
             token: term.token,
             cause,
@@ -142,7 +147,9 @@ impl Engine {
         let Some(term) = &self.term else {
             return;
         };
-        term.end(cause);
+        let told = term.end(cause);
+        // It ran out while the engine was late: what the work saw by itself is the cause.
+        let cause = if cause == Cause::Expired { told } else { cause };
         self.questions.clear();
         let state = ElectionState::SteppingDown {
             token: term.token,
@@ -192,8 +199,12 @@ impl Engine {
 
 fn too_short(asked: Duration, grant: Option<&Grant>) -> Error {
     let granted = grant.map(|grant| grant.lease).unwrap_or_default();
-    Error::misconfigured(format!(
-        "the store granted a lease of {granted:?} instead of {asked:?}, too short for this \
-         policy's heartbeat, request timeout and stop grace; use a longer lease"
-    ))
+    Error::new(
+        ErrorKind::Misconfigured,
+        Operation::Acquire,
+        format!(
+            "the store granted a lease of {granted:?} instead of {asked:?}, too short for this \
+             policy's heartbeat, request timeout and stop grace; use a longer lease"
+        ),
+    )
 }

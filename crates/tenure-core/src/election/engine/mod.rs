@@ -18,6 +18,7 @@ use crate::contract::backend::{Candidate, Changes, Grant, Hint, Loss};
 use crate::contract::capabilities::Wakeup;
 use crate::contract::clock::Time;
 use crate::contract::error::Error;
+use crate::contract::name::PublishedValue;
 use crate::contract::process::Process;
 use crate::election::context::Context;
 use crate::election::engine::calls::{Answer, Call};
@@ -44,6 +45,7 @@ pub(crate) type Elected = oneshot::Sender<Result<Arc<TermState>, Error>>;
 
 pub(crate) struct Engine {
     context: Arc<Context>,
+    /// Its value is what is published now: the one place that holds it.
     candidate: Candidate,
     instructions: Arc<Instructions>,
     machine: Machine,
@@ -196,21 +198,16 @@ impl Engine {
                 self.resigned.extend(reply);
                 self.feed(Input::WorkEnded);
             }
-            Instruction::Publish(value, reply) => {
-                if let Some(grant) = &mut self.grant {
-                    grant.candidate.value.clone_from(&value);
-                    self.candidate.value = value;
-                    self.publish(reply);
-                }
-            }
+            Instruction::Publish(value, reply) => self.publish(value, reply),
             Instruction::Confirm(reply) => self.confirm(reply),
         }
     }
 
     /// A heartbeat under way has left without the new value, whatever it proves: only the answer
     /// to one that began later tells that the store has it. Dropping `reply` is as below.
-    fn publish(&mut self, reply: Reply) {
+    fn publish(&mut self, value: Option<PublishedValue>, reply: Reply) {
         if self.has_term() {
+            self.candidate.value = value;
             self.questions.publish(reply);
             self.feed(Input::Confirm);
         }

@@ -60,8 +60,16 @@ impl Questions {
         answer_all(mem::take(&mut self.publishing), &answer);
     }
 
-    pub(super) fn is_publishing(&self) -> bool {
-        !self.publishing.is_empty()
+    pub(super) fn is_empty(&self) -> bool {
+        self.confirming.is_empty() && self.publishing.is_empty()
+    }
+
+    /// The oldest proof that answers all of them, if the call is made at `now`.
+    pub(super) fn not_before(&self, now: Time) -> Option<Time> {
+        if !self.publishing.is_empty() {
+            return Some(now);
+        }
+        self.confirming.last().map(|(asked, _)| *asked)
     }
 
     /// The term is over: dropping a reply says so.

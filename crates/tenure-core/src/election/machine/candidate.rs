@@ -201,7 +201,6 @@ impl Machine {
             span,
             proven_at,
             renew_at: Some(next_heartbeat(proven_at, self.policy.heartbeat())),
-            fresh_from: None,
             cancelled: None,
             drain_until: None,
         });

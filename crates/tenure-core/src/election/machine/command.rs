@@ -9,9 +9,9 @@ use crate::election::machine::cause::Cause;
 pub enum Command {
     /// Call `acquire`; its future replaces any call under way, as with the three below.
     Acquire,
-    /// Call `renew` for a proof not older than the time given.
+    /// Call `renew` for a proof not older than the time given, or newer if the driver wants one.
     Renew {
-        /// The oldest proof that will do.
+        /// The oldest proof that will do for a heartbeat.
         not_before: Time,
     },
     /// Call `release`.
@@ -47,4 +47,15 @@ pub struct Span {
     pub cancel_at: Time,
     /// From then on the term must not be acted on (I1).
     pub valid_until: Time,
+}
+
+impl Span {
+    /// Why the work must be stopping at `now`, or have stopped, by the time alone. The machine and
+    /// the term's own look at the clock both ask here.
+    pub fn cause_at(self, now: Time) -> Option<Cause> {
+        if now >= self.valid_until {
+            return Some(Cause::Expired);
+        }
+        (now >= self.cancel_at).then_some(Cause::HeartbeatsMissed)
+    }
 }

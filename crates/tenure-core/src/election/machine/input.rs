@@ -47,7 +47,8 @@ pub enum Input {
     Stop(Cause),
     /// The work is over, or the campaign's owner has gone: give everything back.
     WorkEnded,
-    /// Somebody wants fresh proof of the term.
+    /// Fresh proof of the term is wanted: renew now. A call under way goes on; whoever still wants
+    /// proof after its answer gives this again.
     Confirm,
     /// What the application's health probe says: the answer to [`Command::Probe`].
     Health(bool),

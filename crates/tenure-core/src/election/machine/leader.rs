@@ -30,11 +30,8 @@ impl Machine {
                     leading.proven_at = proven_at;
                     commands.push(Command::Extend(span));
                 }
-                leading.fresh_from = leading.fresh_from.filter(|asked| *asked > proven_at);
-                leading.renew_at = Some(match leading.fresh_from {
-                    Some(_) => now,
-                    None => leading.next_renewal(now, heartbeat, request_timeout, retry),
-                });
+                leading.renew_at =
+                    Some(leading.next_renewal(now, heartbeat, request_timeout, retry));
                 // A shorter lease may be over, or its end may be near.
                 self.look_at_the_time(now, commands);
                 return self.renew_if_due(now, commands);
@@ -55,11 +52,7 @@ impl Machine {
                 let limit = leading.ends_at().minus(request_timeout).since(now);
                 leading.renew_at = Some(now + pause(retry, failure, limit.min(heartbeat)));
             }
-            Input::Confirm => {
-                leading.fresh_from = Some(now);
-                // A call under way was sent before: the next one follows its answer.
-                leading.renew_at = leading.renew_at.map(|_| now);
-            }
+            Input::Confirm => leading.renew_at = leading.renew_at.map(|_| now),
             Input::Stop(cause) => {
                 leading.cancel(cause, now + drain_limit, commands);
             }

@@ -163,16 +163,19 @@ impl Machine {
     fn look_at_the_time(&mut self, now: Time, commands: &mut Vec<Command>) {
         match &mut self.state {
             State::Leader(leading) => {
+                let Some(cause) = leading.span.cause_at(now) else {
+                    return;
+                };
                 if now >= leading.span.valid_until {
-                    let cause = leading.cancelled.unwrap_or(Cause::Expired);
+                    let cause = leading.cancelled.unwrap_or(cause);
                     commands.push(Command::End(cause));
                     commands.push(Command::Overrun);
                     self.state = State::Ended {
                         cause,
                         overrun_at: None,
                     };
-                } else if now >= leading.span.cancel_at {
-                    leading.cancel(Cause::HeartbeatsMissed, now + self.drain_limit, commands);
+                } else {
+                    leading.cancel(cause, now + self.drain_limit, commands);
                 }
             }
             State::Ended { overrun_at, .. } if overrun_at.is_some_and(|at| now >= at) => {

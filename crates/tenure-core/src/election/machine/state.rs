@@ -81,8 +81,6 @@ pub(super) struct Leading {
     pub(super) proven_at: Time,
     /// When to call `renew`; `None` while a call is under way.
     pub(super) renew_at: Option<Time>,
-    /// Somebody asked then for a proof no older than that.
-    pub(super) fresh_from: Option<Time>,
     /// Why the work was told to stop.
     pub(super) cancelled: Option<Cause>,
     /// Until then the term is kept up for work that is stopping.
@@ -169,9 +167,9 @@ impl Leading {
             // that was due must not stay behind, or its timer would be due for ever.
             return;
         }
-        // A proof of the last half heartbeat will do, unless somebody asked for a fresh one: so
-        // a session answers many elections' heartbeats at once.
-        let not_before = self.fresh_from.unwrap_or(now.minus(heartbeat / 2));
+        // A proof of the last half heartbeat will do: so a session answers many elections'
+        // heartbeats at once.
+        let not_before = now.minus(heartbeat / 2);
         commands.push(Command::Renew { not_before });
     }
 }

@@ -1,5 +1,7 @@
 //! What the machine does over several steps, a behaviour a test.
 
+mod transitions;
+
 use std::time::Duration;
 
 use super::{Cause, Command, Failure, Input, Machine, Settings};

@@ -189,3 +189,16 @@ async fn what_was_told_is_not_written_upon_where_versions_repeat() {
     assert!(matches!(outcome, Ok(Acquired::Held(_))), "{outcome:?}");
     assert_eq!(looks.load(Ordering::Relaxed) - before, 1);
 }
+
+#[tokio::test]
+async fn a_grant_from_another_backend_is_refused_in_the_name_of_the_call() {
+    let lock = MemoryBackend::private();
+    let name = LockName::new("test").unwrap();
+    let candidate = Candidate::new(Identity::new("a").unwrap(), CampaignId::new(1));
+    let token = FencingToken::from_counter(1).unwrap();
+    let foreign = Grant::new(name, candidate, token, Duration::from_secs(20), Time::ZERO);
+    let renewed = lock.renew(&foreign, Time::ZERO).await.unwrap_err();
+    assert_eq!(renewed.operation(), Operation::Renew);
+    let released = lock.release(&foreign).await.unwrap_err();
+    assert_eq!(released.operation(), Operation::Release);
+}
