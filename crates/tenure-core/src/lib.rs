@@ -38,7 +38,7 @@
 //! # What is promised
 //!
 //! At most one process reports leadership at a time, given clocks that drift within the policy's
-//! bound, a store that keeps what it confirmed, and nobody who deletes the lock under its holder.
+//! bound, a store that keeps what it confirmed, and no deletion of the lock under its holder.
 //! Not that at most one *acts*: a process can be stopped between a check and its effect. Only a
 //! resource that compares the [`FencingToken`] closes that gap.
 //!

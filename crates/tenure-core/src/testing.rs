@@ -13,7 +13,7 @@
 //! let election = Election::builder(Arc::new(store.clone()), lock.clone()).build()?;
 //! let leadership = election.campaign().await?;
 //!
-//! store.lose(&lock); // somebody deletes the lock; `end_session` would be noticed at once
+//! store.lose(&lock); // an operator deletes the lock; `end_session` would be noticed at once
 //! leadership.lost().await; // noticed with the next heartbeat
 //! assert!(!leadership.is_valid());
 //! # Ok(())
@@ -83,7 +83,7 @@ impl TestBackend {
         self.memory.store().delete(lock);
     }
 
-    /// Deletes the lock under its holder, who is told at once: as when a store ties locks to
+    /// Deletes the lock under its holder, who learns of it at once: as when a store ties locks to
     /// sessions, and ends the holder's.
     pub fn end_session(&self, lock: &LockName) {
         self.lose(lock);
@@ -189,7 +189,7 @@ impl LockBackend for TestBackend {
         let lock = grant.lock.clone();
         let before = ended.borrow().get(&lock).copied();
         Some(Box::pin(async move {
-            // Without a sender nobody can command anything any more.
+            // Without a sender no more commands can come.
             let told = ended.wait_for(|ended| ended.get(&lock).copied() != before);
             if told.await.is_err() {
                 std::future::pending::<()>().await;

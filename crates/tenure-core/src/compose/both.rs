@@ -27,9 +27,9 @@ use crate::sync::{Mutex, MutexGuard};
 /// A service moves to another store in three steps, each rolled out to the last instance before
 /// the next begins:
 ///
-/// 1. everybody is on the old store;
-/// 2. everybody is on `Both` of them, the old one first;
-/// 3. everybody is on the new store.
+/// 1. all instances use the old store;
+/// 2. all instances use `Both` of them, the old one first;
+/// 3. all instances use the new store.
 ///
 /// Between the first two steps the old store's lock keeps the instances apart, between the last
 /// two the new one's. Instances of the first and the third step share no lock: never let them run
@@ -138,7 +138,7 @@ impl Both {
         self.given_back().remove(&owner);
     }
 
-    /// Who keeps us from the second lock, if anybody does.
+    /// The holder of the second lock, if another candidate holds it.
     async fn second_taken(
         &self,
         lock: &LockName,
@@ -200,7 +200,7 @@ impl Both {
         candidate: &Candidate,
         lease: Duration,
     ) -> Result<Acquired, Error> {
-        // Before the request: its answer may be lost, here or on the way to whoever asked us.
+        // Before the request: its answer may be lost, here or on the way to the caller.
         self.tried().insert(owner(candidate));
         let acquired = self.second.acquire(lock, candidate, lease).await?;
         let queues = self.second.capabilities().order == Order::Fifo;
@@ -362,7 +362,7 @@ impl LockBackend for Both {
     async fn release(&self, grant: &Grant) -> Result<(), Error> {
         let grants = grants_of(grant, Operation::Release)?;
         self.forget(&grant.candidate);
-        // The second first: whoever takes the first lock then finds the second free. And both,
+        // The second first: a candidate that takes the first lock finds the second free. And both,
         // also when one of them cannot be reached.
         let second = self.second.release(&grants.second).await;
         let first = self.first.release(&grants.first).await;
@@ -391,7 +391,7 @@ impl LockBackend for Both {
         })
     }
 
-    /// The hints of both stores; they end when those of either end, since then somebody must poll.
+    /// The hints of both stores; they end when those of either end: then the candidate must poll.
     fn changes(&self, lock: &LockName) -> Changes {
         let hints = |store: &Arc<dyn LockBackend>| {
             let told = store.changes(lock).map(Some);
@@ -435,7 +435,7 @@ fn larger(first: Option<FencingToken>, second: Option<FencingToken>) -> Option<F
     first.zip(second).map(|(a, b)| a.max(b))
 }
 
-/// One holder as two stores tell of it.
+/// One holder, as two stores record it.
 fn holder_of(first: Holder, second: Holder) -> Holder {
     let earlier = |a: Option<Duration>, b: Option<Duration>| match (a, b) {
         (Some(a), Some(b)) => Some(a.min(b)),

@@ -17,7 +17,7 @@ use crate::contract::token::{FencingToken, Generation};
 
 /// A backend whose tokens carry a [`Generation`].
 ///
-/// When a service moves to another store, whose counter starts anew, its operator raises the
+/// When a service moves to another store, whose counter starts again, its operator raises the
 /// generation by one, so that every token from there is larger than every earlier one. All
 /// candidates and observers of one lock must have the same generation.
 #[derive(Clone, Debug)]

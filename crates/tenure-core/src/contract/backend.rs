@@ -25,7 +25,7 @@ use crate::contract::token::FencingToken;
 /// # Contract
 ///
 /// 1. **At most one live grant.** Between the moment `acquire` returns [`Acquired::Held`] and the
-///    end of the granted lease after the last [`Renewal::Renewed`], no other candidate is told
+///    end of the granted lease after the last [`Renewal::Renewed`], no other candidate gets
 ///    `Held` for that lock, unless the grant was released, all its clones were dropped, or the
 ///    lock was deleted at the store.
 /// 2. **Proof before request.** [`Grant::proven_at`] is read from [`clock`](Self::clock) *before*
@@ -99,7 +99,7 @@ pub trait LockBackend: fmt::Debug + Send + Sync + 'static {
     /// instead of with its next heartbeat, while others may already have the lock.
     ///
     /// Only for what is certain: the store is not asked again. `None`, the default, where a term
-    /// ends by its lease alone, or by what nobody tells.
+    /// ends by its lease alone, or by an event that the store does not report.
     ///
     /// Not optional with [`Expiry::Session`](crate::Expiry::Session): the backend notices by itself
     /// that its connection or session is gone, also while a call is under way. The store may grant
@@ -114,7 +114,7 @@ pub trait LockBackend: fmt::Debug + Send + Sync + 'static {
     /// permissions on `lock`, whether it can grant `lease`. The engine never asks; `tenure doctor`
     /// does.
     ///
-    /// Changes nothing at the store, and wakes nobody. A look that fails is a [`Check`] too, never
+    /// Changes nothing at the store, and wakes no candidate. A look that fails is a [`Check`] too, never
     /// left out: what was not seen is not fine. By default there is nothing to tell. Each look is
     /// bounded by the backend's own timeouts; the future can be dropped.
     async fn checks(&self, lock: &LockName, lease: Duration) -> Vec<Check> {
@@ -285,7 +285,7 @@ impl fmt::Debug for Grant {
 pub enum Acquired {
     /// The lock is ours.
     Held(Grant),
-    /// Somebody else has it.
+    /// Another candidate has it.
     Taken {
         /// Who, where the store tells.
         holder: Option<Holder>,
@@ -301,7 +301,7 @@ pub enum Renewal {
     Renewed(Grant),
     /// The term is over at the store.
     Lost {
-        /// Who has the lock now, if anybody.
+        /// Who has the lock now, if it is held.
         holder: Option<Holder>,
     },
 }

@@ -33,7 +33,7 @@ pub enum Wakeup {
 pub enum Order {
     /// First come, first served.
     Fifo,
-    /// Whoever is first to write.
+    /// The first to write wins.
     Race,
 }
 
@@ -101,8 +101,8 @@ impl Capabilities {
     /// How long a candidate that has died while it waited can hold up the next leader, at most,
     /// where it had asked for this lease.
     ///
-    /// On a store that serves in order nobody passes it by: its turn comes, and the store ends its
-    /// place as it ends a silent leader's lease. Elsewhere it holds up nobody.
+    /// On a store that serves in order its turn comes, and no other candidate passes it. The store
+    /// ends its place as it ends a silent leader's lease. On other stores it delays no candidate.
     pub fn hand_over_delay(&self, lease: Duration) -> Duration {
         match self.order {
             Order::Fifo => lease + self.expiry_lag,

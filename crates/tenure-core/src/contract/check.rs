@@ -11,7 +11,7 @@ pub enum Verdict {
     Fine,
     /// Locks can be taken, but something weakens what is promised of them, or was not seen.
     Warning,
-    /// Nobody can be elected, or it must not be relied on.
+    /// No candidate can be elected, or the lock must not be relied on.
     Unusable,
 }
 

@@ -70,8 +70,8 @@ pub trait Clock: fmt::Debug + Send + Sync + 'static {
     ///
     /// Cancel safe: dropping the future has no effect. The default waits on tokio's timer, which
     /// stands still during suspend, and looks at the clock again before it returns; so a wait
-    /// that spans a suspend ends late by up to the time that was left of it. Whoever acts on a
-    /// deadline therefore compares the clock itself.
+    /// that spans a suspend ends late by up to the time that was left of it. Code that acts on
+    /// a deadline therefore compares the clock itself.
     async fn sleep_until(&self, deadline: Time) {
         loop {
             let now = self.now();

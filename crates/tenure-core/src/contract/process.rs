@@ -37,7 +37,7 @@ use crate::contract::error::{Error, ErrorKind, Operation};
 /// ```
 #[derive(Clone)]
 pub struct Process {
-    /// `None` where the system cannot tell of a fork; then the process id alone tells.
+    /// `None` where the system cannot report a fork; then only the process id shows it.
     fork: Option<forkguard::Guard>,
     id: u32,
 }

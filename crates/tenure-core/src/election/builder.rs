@@ -72,8 +72,8 @@ impl ElectionBuilder {
     ///
     /// A leader's probe is asked before each heartbeat. A candidate's probe is asked at least
     /// every retry interval while it waits, and once more between the store's grant and the start
-    /// of the term. When it says no the candidate withdraws at once, so that nobody waits behind
-    /// it. When it says yes again the candidate comes back, at the end of the queue where the
+    /// of the term. When it says no the candidate withdraws at once, so that no one waits
+    /// behind it. When it says yes again the candidate comes back, at the end of the queue where the
     /// store has one, and one heartbeat after it left at the earliest.
     pub fn health(mut self, probe: impl Fn() -> bool + Send + Sync + 'static) -> Self {
         self.health = Some(Box::new(probe));

@@ -22,7 +22,7 @@ pub struct Leadership {
     term: Term,
     state: Arc<TermState>,
     instructions: Arc<Instructions>,
-    /// `None` once the engine was told that the work is over.
+    /// `None` once the engine knows that the work is over.
     occupied: Option<Occupied>,
 }
 

@@ -113,7 +113,7 @@ pub struct Election {
 impl Election {
     /// Campaigns until elected.
     ///
-    /// Faults of the store are retried for as long as it takes. What somebody has to mend
+    /// Faults of the store are retried for as long as it takes. What an operator has to change
     /// (permissions, configuration) is an error if the first answer that this election gets from
     /// the store says so; later it is an event, and the campaign goes on.
     ///

@@ -39,7 +39,7 @@ pub struct Observer {
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Observation {
-    /// Somebody leads.
+    /// A candidate leads.
     Led {
         /// The leader's identity, as it stands in the store: show it escaped.
         identity: String,
@@ -50,7 +50,7 @@ pub enum Observation {
         /// When the store was asked, on the backend's clock.
         as_of: Time,
     },
-    /// Nobody leads.
+    /// No candidate leads.
     Free,
     /// It cannot be told: the store does not answer, or its record has not been seen to change
     /// yet (stores judged by observation).
@@ -62,7 +62,7 @@ pub enum Observation {
 
 impl Observer {
     /// An observer of `lock`. The policy says how soon a call counts as failed and how often to
-    /// look where the store does not tell of changes.
+    /// look where the store does not report changes.
     pub fn new(backend: Arc<dyn LockBackend>, lock: LockName, policy: Policy) -> Self {
         Self {
             clock: backend.clock(),
@@ -173,7 +173,7 @@ impl Watch {
                 .is_none_or(|last| !same(last, &observation))
             {
                 if observation == Observation::Free {
-                    // The next leader is due, and not every store tells of an election.
+                    // The next leader is due, and not every store reports an election.
                     let soon = self.observer.clock.now() + self.observer.policy.retry_interval();
                     self.look_at = self.look_at.min(soon);
                 }

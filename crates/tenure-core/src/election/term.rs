@@ -76,7 +76,7 @@ impl TermState {
 
     /// How long the term is valid for; zero once it is over.
     ///
-    /// Whoever sees that the end has come ends the term: the engine may be about to move the end
+    /// A look that finds the end reached ends the term: the engine may be about to move the end
     /// for an answer that it looked at a moment before, and a term never comes back.
     #[inline]
     fn remaining(&self) -> Duration {
@@ -293,7 +293,7 @@ impl Term {
     /// Asks the store, by a heartbeat sent after this call, whether the term goes on.
     ///
     /// Costs a round trip. Cancel safe. Fails when the store says no, and when it cannot be
-    /// reached within the request timeout; the term may be valid then all the same.
+    /// reached within the request timeout; the term may still be valid then.
     pub async fn confirm(&self) -> Result<Permit, NotLeading> {
         if !self.state.process.is_current() {
             return Err(NotLeading::Forked);

@@ -26,7 +26,7 @@ use crate::record::store::{
 };
 use crate::sync::{Mutex, MutexGuard};
 
-/// How often one call reads the record again after somebody else's write came in between.
+/// How often one call reads the record again after another candidate's write came in between.
 const ATTEMPTS: usize = 3;
 
 /// How long a look that follows a change may take.
@@ -49,11 +49,11 @@ struct Inner<S> {
     store: S,
     process: Process,
     observations: Observations,
-    /// Free records as the store has told of them: the write that takes one need not look first.
+    /// Free records as the store has reported them: the write that takes one need not look first.
     ///
-    /// Only where versions never repeat. Where they begin anew after a deletion (hazard 16), one
-    /// that was told long ago may be that of a leader now, whom the write would overwrite.
-    told: Mutex<HashMap<LockName, Versioned>>,
+    /// Only where versions never repeat. Where they begin again after a deletion (hazard 16), the
+    /// version of an old report can be that of a leader now, and the write would overwrite it.
+    reported: Mutex<HashMap<LockName, Versioned>>,
 }
 
 impl<S> Clone for RecordLock<S> {
@@ -72,7 +72,7 @@ impl<S: RecordStore> RecordLock<S> {
                 store,
                 process: Process::current(),
                 observations: Observations::default(),
-                told: Mutex::default(),
+                reported: Mutex::default(),
             }),
         }
     }
@@ -108,14 +108,14 @@ impl<S: RecordStore> Inner<S> {
         };
         // Perhaps it has changed since then: the write is conditional on its version, and the next
         // attempt looks.
-        let mut told = self.told().remove(lock);
+        let mut reported = self.reported().remove(lock);
         for _ in 0..ATTEMPTS {
-            let found = match told.take() {
-                Some(told) => Some(told),
+            let found = match reported.take() {
+                Some(reported) => Some(reported),
                 None => self.get(lock).await?,
             };
             // What an earlier attempt of this campaign wrote, without our having had the answer,
-            // is taken over like a free lock: nobody was told of its token yet.
+            // is taken over like a free lock: no one has its token yet.
             if let Some(found) = &found
                 && !is_of_campaign(found, candidate)
                 && let Some(taken) = self.taken(lock, found)
@@ -142,7 +142,7 @@ impl<S: RecordStore> Inner<S> {
         Err(conflict(Operation::Acquire))
     }
 
-    /// `Taken` if the lock is held by somebody whose lease is not over.
+    /// `Taken` if another candidate holds the lock and its lease is not over.
     fn taken(&self, lock: &LockName, found: &Versioned) -> Option<Acquired> {
         match self.judge(lock, found) {
             Standing::Free => None,
@@ -159,7 +159,7 @@ impl<S: RecordStore> Inner<S> {
             lease: grant.lease,
         };
         let mut expected = state_of(grant, Operation::Renew)?.clone();
-        // Written by whom the term was granted to, and nobody else renews it (contract 9).
+        // Only the candidate that the term was granted to renews it (contract 9).
         if !is_of_term(&expected, grant) {
             return Ok(Renewal::Lost { holder: None });
         }
@@ -251,10 +251,10 @@ impl<S: RecordStore> Inner<S> {
     }
 
     async fn hint(&self, lock: &LockName, event: RecordEvent) -> Hint {
-        let mut told = false;
+        let mut reported = false;
         let found = match event {
             RecordEvent::Is(found) => {
-                told = true;
+                reported = true;
                 Some(found)
             }
             RecordEvent::Gone => None,
@@ -263,12 +263,12 @@ impl<S: RecordStore> Inner<S> {
             RecordEvent::Changed => self.look(lock).await,
         };
         let standing = found.as_ref().map(|found| self.judge(lock, found));
-        self.told().remove(lock);
+        self.reported().remove(lock);
         match standing {
             None | Some(Standing::Free) => {
-                let told = told && self.versions_are_unique();
-                if let Some(found) = found.filter(|_| told) {
-                    self.told().insert(lock.clone(), found);
+                let reported = reported && self.versions_are_unique();
+                if let Some(found) = found.filter(|_| reported) {
+                    self.reported().insert(lock.clone(), found);
                 }
                 Hint::MayBeFree
             }
@@ -280,12 +280,12 @@ impl<S: RecordStore> Inner<S> {
         self.store.capabilities().fencing.over_deletion.is_certain()
     }
 
-    fn told(&self) -> MutexGuard<'_, HashMap<LockName, Versioned>> {
+    fn reported(&self) -> MutexGuard<'_, HashMap<LockName, Versioned>> {
         // No code panics while it holds this lock; even so each entry is whole on its own.
-        self.told.lock().unwrap_or_else(PoisonError::into_inner)
+        self.reported.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// One look under a deadline of its own: nobody puts one on a stream of hints, and a look
+    /// One look under a deadline of its own: a stream of hints has none, and a look
     /// without an answer (hazard 6) would hold back all later ones.
     async fn look(&self, lock: &LockName) -> Option<Versioned> {
         let clock = self.store.clock();

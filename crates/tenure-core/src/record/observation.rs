@@ -32,23 +32,23 @@ pub(super) struct Observations {
 
 #[derive(Clone, Debug)]
 struct Seen {
-    mark: Mark,
+    fingerprint: Fingerprint,
     at: Time,
-    /// Whether the record has changed while we looked on, so somebody wrote it since.
+    /// Whether the record has changed since the first look, so its holder was alive.
     fresh: bool,
 }
 
 /// What tells one write of a record from another. The version alone does not where versions begin
 /// again with a record that was deleted and written once more.
 #[derive(Clone, Debug, PartialEq, Eq)]
-struct Mark {
+struct Fingerprint {
     version: u64,
     identity: Option<Box<str>>,
     campaign: Option<CampaignId>,
     token: Option<FencingToken>,
 }
 
-impl Mark {
+impl Fingerprint {
     fn of(found: &Versioned) -> Self {
         let holder = found.record.holder.as_ref();
         Self {
@@ -81,7 +81,7 @@ impl Observations {
     /// Remembers a record that this process wrote itself: it is alive.
     pub(super) fn wrote(&self, lock: &LockName, written: &Versioned, now: Time) {
         let seen = Seen {
-            mark: Mark::of(written),
+            fingerprint: Fingerprint::of(written),
             at: now,
             fresh: true,
         };
@@ -89,22 +89,22 @@ impl Observations {
     }
 
     /// The lease runs from the receipt of a CHANGED record (I5): when it was received, and
-    /// whether somebody was seen to write it.
+    /// whether it was seen to change.
     fn note(&self, lock: &LockName, found: &Versioned, now: Time) -> (Time, bool) {
-        let mark = Mark::of(found);
+        let fingerprint = Fingerprint::of(found);
         let mut all = self.lock();
         let Some(seen) = all.get_mut(lock) else {
             let seen = Seen {
-                mark,
+                fingerprint,
                 at: now,
                 fresh: false,
             };
             all.insert(lock.clone(), seen);
             return (now, false);
         };
-        if seen.mark != mark {
+        if seen.fingerprint != fingerprint {
             *seen = Seen {
-                mark,
+                fingerprint,
                 at: now,
                 fresh: true,
             };

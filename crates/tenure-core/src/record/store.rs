@@ -52,7 +52,7 @@ pub trait RecordStore: fmt::Debug + Send + Sync + 'static {
         expected: &Versioned,
     ) -> Result<Written, Error>;
 
-    /// Tells of changes; may miss some. Ends when no more can come.
+    /// Reports changes; may miss some. Ends when no more can come.
     fn watch(&self, lock: &LockName) -> RecordEvents;
 
     /// See [`LockBackend::checks`](crate::LockBackend::checks).

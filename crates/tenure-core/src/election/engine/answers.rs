@@ -110,7 +110,7 @@ impl Engine {
     }
 }
 
-/// What somebody has to mend before another attempt can help.
+/// Whether an operator has to change something before another attempt can help.
 fn is_permanent(error: &Error) -> bool {
     !error.is_retryable() && error.kind() != ErrorKind::Corrupted
 }

@@ -64,7 +64,7 @@ impl Engine {
         self.missed(None, Failure::default());
     }
 
-    /// Asks a candidate's probe. The first no makes it leave, and is told.
+    /// Asks a candidate's probe. The first no makes it leave, and is reported.
     fn probe(&mut self) {
         let well = self.context.is_healthy();
         if self.well && !well {
@@ -80,7 +80,7 @@ impl Engine {
             Ok((campaign, _)) => self.candidate.campaign = campaign,
             Err(error) => {
                 self.give_up_with(error);
-                // Before the call that follows is made: without an owner nobody may be elected.
+                // Before the call that follows is made: without an owner no term may begin.
                 self.instructions.send(Instruction::WorkEnded(None));
                 return;
             }
@@ -112,8 +112,8 @@ impl Engine {
         self.term = Some(term.clone());
         self.context
             .enter(ElectionState::Leader { token }, Event::Elected { token });
-        // Nobody waits any more when the campaign was dropped; the order to give the term back
-        // is on its way then.
+        // An error says that the campaign was dropped; then the instruction to give the term back
+        // is on its way.
         let _unwanted = elected.send(Ok(term));
     }
 
@@ -176,7 +176,7 @@ impl Engine {
 
     fn give_up_with(&mut self, error: Error) {
         if let Some(elected) = self.elected.take() {
-            // Nobody to tell when the campaign was dropped meanwhile.
+            // An error says that the campaign was dropped.
             let _unheard = elected.send(Err(error));
         }
     }
@@ -191,7 +191,7 @@ impl Engine {
             None => Ok(()),
         };
         for reply in self.resigned.drain(..) {
-            // A resigning owner that has gone away does not want to know.
+            // An error says that the owner no longer waits.
             let _unheard = reply.send(outcome.clone());
         }
     }

@@ -40,7 +40,7 @@ enum Happening {
     Timer,
 }
 
-/// Who waits for the outcome of a campaign.
+/// The caller of `campaign`, who waits for its outcome.
 pub(crate) type Elected = oneshot::Sender<Result<Arc<TermState>, Error>>;
 
 pub(crate) struct Engine {
@@ -52,7 +52,7 @@ pub(crate) struct Engine {
     call: Option<Call>,
     called_at: Time,
     changes: Option<Changes>,
-    /// Ends when the store tells by itself that the term is over.
+    /// Ends when the store reports by itself that the term is over.
     loss: Option<Loss>,
     grant: Option<Grant>,
     term: Option<Arc<TermState>>,
@@ -204,7 +204,7 @@ impl Engine {
     }
 
     /// A heartbeat under way has left without the new value, whatever it proves: only the answer
-    /// to one that began later tells that the store has it. Dropping `reply` is as below.
+    /// to one that began later shows that the store has it. Dropping `reply` is as below.
     fn publish(&mut self, value: Option<PublishedValue>, reply: Reply) {
         if self.has_term() {
             self.candidate.value = value;

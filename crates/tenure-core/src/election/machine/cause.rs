@@ -12,7 +12,7 @@ pub enum Cause {
     HeartbeatsMissed,
     /// The validity had ended before anything could be done: the process was stopped, say.
     Expired,
-    /// The store says that the term is over: the lock was deleted or somebody else has it.
+    /// The store says that the term is over: the lock was deleted or another candidate has it.
     Lost,
     /// This process is a fork of the one that leads.
     Forked,
@@ -38,7 +38,7 @@ impl Cause {
             Self::Shutdown => "the service shuts down",
             Self::HeartbeatsMissed => "no heartbeat got through to the store",
             Self::Expired => "the term ran out before anything could be done",
-            Self::Lost => "the lock was deleted or somebody else holds it",
+            Self::Lost => "the lock was deleted or another candidate holds it",
             Self::Forked => "this process is a fork of the one that leads",
         }
     }

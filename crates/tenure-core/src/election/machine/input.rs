@@ -1,4 +1,4 @@
-//! What the machine is told.
+//! What has happened: the inputs of the machine.
 
 use std::time::Duration;
 
@@ -25,7 +25,7 @@ pub enum Input {
         /// The lease the store granted.
         lease: Duration,
     },
-    /// `acquire` was answered: somebody else has the lock.
+    /// `acquire` was answered: another candidate has the lock.
     Taken {
         /// When it can expire, where it is known.
         free_in: Option<Duration>,
@@ -47,8 +47,8 @@ pub enum Input {
     Stop(Cause),
     /// The work is over, or the campaign's owner has gone: give everything back.
     WorkEnded,
-    /// Fresh proof of the term is wanted: renew now. A call under way goes on; whoever still wants
-    /// proof after its answer gives this again.
+    /// Fresh proof of the term is wanted: renew now. A call under way goes on; a driver that still
+    /// wants proof after its answer gives this again.
     Confirm,
     /// What the application's health probe says: the answer to [`Command::Probe`].
     Health(bool),
@@ -57,7 +57,7 @@ pub enum Input {
 /// How a call failed, as far as the machine cares.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Failure {
-    /// Trying again cannot help unless somebody mends something: permissions, configuration.
+    /// Trying again cannot help until an operator changes something: permissions, configuration.
     pub permanent: bool,
     /// How long the store asked to wait.
     pub retry_after: Option<Duration>,

@@ -210,7 +210,7 @@ impl Machine {
         }
     }
 
-    /// Shortened at random, so that a herd spreads and nobody gets later than the policy says.
+    /// Shortened at random, so that candidates spread out and none is later than the policy says.
     fn jittered(&mut self, duration: Duration) -> Duration {
         let share = f64::from(self.policy.jitter_percent()) / 100.0 * self.rng.f64();
         duration.mul_f64(1.0 - share)

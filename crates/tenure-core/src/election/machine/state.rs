@@ -135,7 +135,7 @@ impl Leading {
         latest.max(now + retry).min(usual.max(now + retry))
     }
 
-    /// When the work is told to stop, or, if it was told already, when the term's upkeep ends.
+    /// When the work is told to stop. If it was told already: when the term is no longer kept up.
     pub(super) fn ends_at(&self) -> Time {
         match self.drain_until {
             None => self.span.cancel_at,
@@ -164,7 +164,7 @@ impl Leading {
         self.renew_at = None;
         if self.drain_until.is_some_and(|until| now >= until) {
             // Enough was done for work that does not stop: the validity runs out. The heartbeat
-            // that was due must not stay behind, or its timer would be due for ever.
+            // that was due must not stay behind, or its timer would stay due.
             return;
         }
         // A proof of the last half heartbeat will do: so a session answers many elections'
