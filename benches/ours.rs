@@ -20,7 +20,7 @@ pub async fn connect(url: &str) -> Arc<dyn LockBackend> {
 
 /// A lock of its own for what is measured.
 pub fn lock(name: &str) -> LockName {
-    LockName::new(format!("bench-{name}-{:08x}", fastrand::u32(..))).unwrap()
+    LockName::new(format!("bench-{name}-{:016x}", fastrand::u64(..))).unwrap()
 }
 
 pub fn identity(number: usize) -> Identity {

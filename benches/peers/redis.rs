@@ -365,7 +365,8 @@ async fn many() {
         let began = Instant::now();
         let confirmed = future::join_all(leaders.iter().map(|leader| leader.confirm())).await;
         taken.push(began.elapsed());
-        assert!(confirmed.iter().all(Result::is_ok));
+        let failed = confirmed.into_iter().find_map(Result::err);
+        assert!(failed.is_none(), "{failed:?}");
     }
     let table = format!("{ELECTIONS} elections in one process");
     record::series(&table, "tenure: a heartbeat of all of them at once", &taken);
