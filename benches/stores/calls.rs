@@ -3,53 +3,89 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use criterion::Criterion;
 use tenure::{Acquired, Candidate, Grant, Identity, LockBackend, LockName};
 use tenure_benches::ours::{candidate, held, identity, lock, renewed};
-use tenure_benches::{LONG, is_quick, on_worker, record};
+use tenure_benches::{LONG, on_worker};
 use tokio::runtime::Runtime;
 
 use crate::places::Place;
 
-const NAMES: [&str; 4] = [
-    "acquire when free",
-    "acquire when taken",
-    "renew",
-    "release",
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Call {
+    AcquireFree,
+    AcquireTaken,
+    Renew,
+    Release,
+}
+
+const CALLS: [(Call, &str); 4] = [
+    (Call::AcquireFree, "acquire when free"),
+    (Call::AcquireTaken, "acquire when taken"),
+    (Call::Renew, "renew"),
+    (Call::Release, "release"),
 ];
 
-pub(crate) fn measure(runtime: &Runtime, places: &[Place]) {
-    for place in places {
-        let taken = on_worker(runtime, calls(place.clone()));
-        for (name, taken) in NAMES.iter().zip(taken) {
-            record::series(name, place.name, &taken);
+/// A holder and another one, each on a connection of its own.
+#[derive(Clone)]
+struct Pair {
+    backend: Arc<dyn LockBackend>,
+    other: Arc<dyn LockBackend>,
+    me: Identity,
+    them: Identity,
+    lock: LockName,
+}
+
+pub(crate) fn measure(criterion: &mut Criterion, runtime: &Runtime, places: &[Place]) {
+    for (call, title) in CALLS {
+        let mut group = criterion.benchmark_group(title);
+        for place in places {
+            let pair = on_worker(runtime, pair(place.clone()));
+            crate::series(&mut group, title, place.name, |times| {
+                on_worker(runtime, calls(pair.clone(), call, times))
+            });
         }
+        group.finish();
     }
 }
 
-async fn calls(place: Place) -> [Vec<Duration>; 4] {
-    let rounds = if is_quick() { 200 } else { 2_000 };
-    let (backend, other) = (place.connect().await, place.connect().await);
-    let (me, them, lock) = (identity(0), identity(1), lock("calls"));
-    let mut taken = [const { Vec::new() }; 4];
-    for round in 0..rounds {
-        let ours = candidate(&me);
-        let (grant, acquired) = acquired(&backend, &lock, &ours).await;
+async fn pair(place: Place) -> Pair {
+    Pair {
+        backend: place.connect().await,
+        other: place.connect().await,
+        me: identity(0),
+        them: identity(1),
+        lock: lock("calls"),
+    }
+}
+
+async fn calls(pair: Pair, call: Call, times: u64) -> Vec<Duration> {
+    let mut taken = Vec::new();
+    for _ in 0..times {
+        taken.push(one_term(&pair, call).await);
+    }
+    taken
+}
+
+/// Takes the lock, makes the call, gives the lock back.
+async fn one_term(pair: &Pair, call: Call) -> Duration {
+    let Pair { backend, lock, .. } = pair;
+    let (mut grant, acquired) = acquired(backend, lock, &candidate(&pair.me)).await;
+    let mut taken = acquired;
+    if call == Call::AcquireTaken {
         // Each is another one's first try: a second look of the same one may cost less.
-        let refused = refused(&other, &lock, &them).await;
+        taken = refused(&pair.other, lock, &pair.them).await;
+    }
+    if call == Call::Renew {
         let start = Instant::now();
         let renewal = backend.renew(&grant, backend.clock().now()).await;
-        let renewing = start.elapsed();
-        let grant = renewed(renewal.unwrap());
-        let start = Instant::now();
-        backend.release(&grant).await.unwrap();
-        let all = [acquired, refused, renewing, start.elapsed()];
-        // The first ones warm up.
-        if round < rounds / 10 {
-            continue;
-        }
-        for (taken, one) in taken.iter_mut().zip(all) {
-            taken.push(one);
-        }
+        taken = start.elapsed();
+        grant = renewed(renewal.unwrap());
+    }
+    let start = Instant::now();
+    backend.release(&grant).await.unwrap();
+    if call == Call::Release {
+        taken = start.elapsed();
     }
     taken
 }

@@ -3,9 +3,10 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use criterion::{Criterion, SamplingMode};
 use tenure::{Election, ElectionState, LockBackend};
 use tenure_benches::ours::{self, identity, patient};
-use tenure_benches::{is_quick, on_worker, record};
+use tenure_benches::{is_quick, on_worker};
 use tokio::runtime::Runtime;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
@@ -21,23 +22,24 @@ const CONNECTIONS: usize = 20;
 /// Where the store does not tell who leads, the candidates get so long to queue.
 const SETTLE: Duration = Duration::from_millis(300);
 
-pub(crate) fn measure(runtime: &Runtime, places: &[Place]) {
-    let rounds = if is_quick() { 10 } else { 100 };
+pub(crate) fn measure(criterion: &mut Criterion, runtime: &Runtime, places: &[Place]) {
     for candidates in CANDIDATES {
         let title = format!("hand-over, {candidates} candidates");
+        let mut group = criterion.benchmark_group(&title);
+        group.sampling_mode(SamplingMode::Flat);
+        if is_quick() {
+            group.warm_up_time(Duration::from_millis(100));
+            group.measurement_time(Duration::from_millis(300));
+        }
         for place in places {
             let campaigning = Campaigning::open(place.clone(), candidates);
             let mut campaigning = on_worker(runtime, campaigning);
-            let taken = runtime.block_on(async {
-                let mut taken = Vec::new();
-                for _ in 0..rounds {
-                    taken.push(campaigning.hand_over().await);
-                }
-                campaigning.close().await;
-                taken
+            crate::series(&mut group, &title, place.name, |times| {
+                runtime.block_on(campaigning.hand_overs(times))
             });
-            record::series(&title, place.name, &taken);
+            runtime.block_on(campaigning.close());
         }
+        group.finish();
     }
 }
 
@@ -82,6 +84,14 @@ impl Campaigning {
             leader: None,
             tasks,
         }
+    }
+
+    async fn hand_overs(&mut self, times: u64) -> Vec<Duration> {
+        let mut taken = Vec::new();
+        for _ in 0..times {
+            taken.push(self.hand_over().await);
+        }
+        taken
     }
 
     async fn hand_over(&mut self) -> Duration {
