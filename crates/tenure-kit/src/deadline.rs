@@ -12,8 +12,7 @@ pub const LEAST: Duration = Duration::from_secs(1);
 /// When a call has to be over. Each of its steps is bounded by what is left.
 ///
 /// The engine drops a call after the policy's request timeout, which is shorter than the lease. The
-/// deadline is for everybody else: what goes on in the background, and who calls a backend without
-/// the engine.
+/// deadline limits background work, and callers that use a backend without the engine.
 #[derive(Clone, Copy, Debug)]
 pub struct Deadline {
     at: Instant,

@@ -113,9 +113,9 @@ return token
 ///
 /// KEYS: the lock. ARGV: its value as it is to be, lease.
 ///
-/// Where there is no value it still sends a delete: a replica refuses any write, so a master that
-/// was demoted under an open connection, and has thrown its data away, does not pass for one where
-/// the term has ended. The new master may have it.
+/// Without a value the script still sends a delete. A demoted master that has dropped its data
+/// refuses that write. So its answer does not look like the end of the term, which may go on at the
+/// new master.
 ///
 /// The expiry comes first: it needs no memory, and after it the server lets the script go on when
 /// its memory is full. The value is written only when it has changed: mostly there is one

@@ -76,8 +76,8 @@ impl TermState {
 
     /// How long the term is valid for; zero once it is over.
     ///
-    /// A look that finds the end reached ends the term: the engine may be about to move the end
-    /// for an answer that it looked at a moment before, and a term never comes back.
+    /// A look that comes after the end also ends the term. The engine may still hold an answer that
+    /// would move the end, and an ended term must not begin again.
     #[inline]
     fn remaining(&self) -> Duration {
         loop {

@@ -6,10 +6,9 @@
 //! server has processed it, so after it was sent; the lease at the server is never shorter than
 //! the one counted from `proven_at` here.
 //!
-//! One verified heartbeat query proves all terms. But it also keeps alive all locks of the
-//! session, so those that no term renews any more have a deadline of their own here, at which they
-//! are unlocked (point 6 of the contract). Unlocking is also what becomes of a lock whose acquirer
-//! has gone away in the meantime.
+//! One verified heartbeat query proves all terms. It also keeps every lock of the session, even
+//! those that no term renews. So each lock has an end here, at which the session unlocks it (point 6
+//! of the contract). The session also unlocks a lock whose acquirer has gone away in the meantime.
 
 mod heartbeat;
 mod held_lock;
@@ -53,7 +52,8 @@ pub(crate) struct Session {
     pub(crate) tasks: Tasks,
     statements: Statements,
     locks: HeldLocks,
-    /// One heartbeat at a time; who waits finds it done.
+    /// One task sends a heartbeat at a time. A task that waited looks first whether that heartbeat
+    /// proves its term too.
     heart: tokio::sync::Mutex<()>,
     /// Queries share it; a guarded transaction has it alone, or they would become part of it.
     pub(crate) gate: Arc<RwLock<()>>,

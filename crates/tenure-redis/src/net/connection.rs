@@ -16,7 +16,7 @@ use super::incarnation::Change;
 use crate::config::Replicas;
 use crate::errors::{self, StoreError};
 
-/// A connection from which nothing has come for so long, although it was asked, is given up.
+/// The connector replaces a connection that has sent nothing for so long after a call.
 const SILENCE: Duration = Duration::from_millis(100);
 
 /// A connection that was alive when it was last used. Clones are the same connection.
@@ -29,7 +29,8 @@ struct Shared {
     client: MultiplexedConnection,
     /// How often something has come from the server, also for callers who have gone.
     heard: Arc<AtomicU64>,
-    /// How often that was, and when the call was sent, when a caller first gave up.
+    /// The value of `heard` and the time of sending, of the first call that its caller dropped
+    /// without an answer.
     silent_since: Mutex<Option<(u64, Instant)>>,
     /// How many writes have been answered that replicas are to confirm.
     written: AtomicU64,

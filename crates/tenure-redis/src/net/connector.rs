@@ -115,9 +115,9 @@ impl Connector {
         self.shared.route.subscribe().await
     }
 
-    /// Makes one call, and tells it when it is sent. When the connection turns out to be lost, or
-    /// to lead to a server that is no master any more, the call is made once more on a new one: all
-    /// calls may be repeated. The caller bounds the whole.
+    /// Makes one call, and tells it when it is sent. The call may find the connection lost, or a
+    /// server that is no longer a master. Then this function makes the call once more, on a new
+    /// connection; a repeated call does no harm. The caller bounds the whole.
     ///
     /// Dropping the future leaves a call that was sent to the server.
     pub(crate) async fn call<'a, T>(

@@ -142,8 +142,8 @@ impl Topology {
                     let on_master = |connection, sent_at| call(on_master(connection, sent_at));
                     connector.call(on_master).await
                 }
-                // In a box of its own, so that a call to a single master is small: one of a
-                // kilobyte or more takes the allocator's slow way, each time.
+                // Boxed, so that a call to a single master needs less than a kilobyte. The
+                // allocator is slower for larger futures.
                 Known::Cluster(cluster) => Box::pin(cluster.call(slot_of(lock), &mut call)).await,
             }
         };

@@ -1,9 +1,9 @@
 //! The election machine: every decision of a campaign and its term, without clock or I/O.
 //!
 //! Events go in with the time at which they are handled; commands come out. The tokio engine
-//! drives it, and so does the simulator: the same code. The machine never trusts the driver's
-//! timers: whatever event comes in, it first looks at the time, so that an answer which arrives
-//! after the validity has ended (a stopped process, a starved runtime) cannot bring a term back.
+//! drives it, and so does the simulator: the same code. The machine does not rely on the driver's
+//! timers. It looks at the time before each event. So an answer that comes after the end of the
+//! validity cannot renew the term: after a pause of the process, say.
 //!
 //! ```text
 //!  Campaign          Held                       WorkEnded            Released

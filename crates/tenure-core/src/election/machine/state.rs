@@ -163,8 +163,8 @@ impl Leading {
         }
         self.renew_at = None;
         if self.drain_until.is_some_and(|until| now >= until) {
-            // Enough was done for work that does not stop: the validity runs out. The heartbeat
-            // that was due must not stay behind, or its timer would stay due.
+            // The drain limit has passed, so the machine lets the validity end. `renew_at` is
+            // cleared: a time in the past would wake the engine again and again.
             return;
         }
         // A proof of the last half heartbeat will do: so a session answers many elections'
