@@ -45,6 +45,11 @@ pub(crate) fn assert_trees() -> Result<String> {
     expect("tenure-core with all features", &core, &[], &[])?;
     let none = tree("tenure", &["--no-default-features"])?;
     expect("tenure without features", &none, &[], &[])?;
+    let kit = tree("tenure-kit", &["--no-default-features"])?;
+    ensure!(
+        !kit.contains("rustls"),
+        "tenure-kit without features pulls rustls"
+    );
     for feature in &BACKENDS {
         let with = format!("tenure with the feature {}", feature.name);
         let crates = tree(
@@ -69,7 +74,8 @@ fn expect(whose: &str, crates: &BTreeSet<String>, own: &[&str], client: &[&str])
             "{whose} pulls {foreign}, which is not of its store"
         );
     }
-    let ours = |name: &str| matches!(name, "tenure" | "tenure-core") || own.contains(&name);
+    let ours =
+        |name: &str| matches!(name, "tenure" | "tenure-core" | "tenure-kit") || own.contains(&name);
     for name in crates.iter().filter(|name| name.starts_with("tenure")) {
         ensure!(ours(name), "{whose} pulls {name}, another store's backend");
     }

@@ -110,7 +110,7 @@ impl ElectionBuilder {
         self
     }
 
-    /// The election, or a [`Misconfigured`](ErrorKind::Misconfigured) error if the store cannot
+    /// The election, or a [`Misconfigured`](crate::ErrorKind::Misconfigured) error if the store cannot
     /// grant the policy's lease. Without an identity of its own it fails like
     /// [`Identity::of_this_process`].
     pub fn build(self) -> Result<Election, Error> {

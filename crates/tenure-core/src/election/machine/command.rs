@@ -18,7 +18,7 @@ pub enum Command {
     Release,
     /// Call `withdraw`.
     Withdraw,
-    /// Ask the health probe, and give the answer as [`Input::Health`] at once.
+    /// Ask the health probe, and give the answer as [`Input::Health`](super::Input::Health) at once.
     Probe,
     /// The campaign was withdrawn and begins again, under a new number: a withdrawal that arrives
     /// late must not take what the next attempts win.

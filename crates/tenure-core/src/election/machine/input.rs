@@ -12,7 +12,7 @@ use crate::election::machine::cause::Cause;
 pub enum Input {
     /// Start to campaign.
     Campaign,
-    /// The time given out by [`Machine::next_wake`] has come (or not: the machine looks).
+    /// The time given out by [`Machine::next_wake`](super::Machine::next_wake) has come (or not: the machine looks).
     Timer,
     /// The store hinted at a change.
     Hint(Hint),
@@ -50,7 +50,7 @@ pub enum Input {
     /// Fresh proof of the term is wanted: renew now. A call under way goes on; a driver that still
     /// wants proof after its answer gives this again.
     Confirm,
-    /// What the application's health probe says: the answer to [`Command::Probe`].
+    /// What the application's health probe says: the answer to [`Command::Probe`](super::Command::Probe).
     Health(bool),
 }
 
