@@ -321,7 +321,7 @@ impl LockBackend for PostgresBackend {
         }
         let end = grant.state::<Term>()?.session.connection().end();
         Some(Box::pin(async move {
-            let _trouble = end.await;
+            let _why = end.await;
         }))
     }
 

@@ -207,8 +207,8 @@ impl PostgresConfig {
         self
     }
 
-    /// The files and the name by which TLS is made. With any mode but [`TlsMode::Require`] the
-    /// server's certificate is not verified, whatever [`Tls::ca`] says.
+    /// The files and the name by which TLS is made. [`Tls::ca`] and [`Tls::server_name`] need
+    /// [`TlsMode::Require`], and with [`TlsMode::Disable`] all of them are refused.
     #[must_use]
     pub fn tls(mut self, tls: Tls) -> Self {
         self.tls = tls;
@@ -331,10 +331,35 @@ impl PostgresConfig {
         check_timeout("connect_timeout", self.connect_timeout)?;
         check_timeout("request_timeout", self.request_limit())?;
         self.tls.check()?;
-        if self.tls_mode == TlsMode::Require && !cfg!(feature = "_tls") {
+        let is_for_tls = self.tls_mode == TlsMode::Require || self.tls.first_setting().is_some();
+        if is_for_tls && !cfg!(feature = "_tls") {
             return Err(Tls::not_built_in("tenure-postgres"));
         }
-        Ok(())
+        self.check_tls_mode()
+    }
+
+    /// Fails when the mode would pass over a TLS setting: who names an authority expects that it
+    /// is asked.
+    fn check_tls_mode(&self) -> Result<(), Error> {
+        let first = self.tls.first_setting();
+        let server_name = self.tls.name().map(|_| "server_name");
+        let verifying = first.filter(|name| *name == "ca").or(server_name);
+        let message = match self.tls_mode {
+            TlsMode::Disable => first.map(|name| {
+                format!(
+                    "{name} needs TLS, which sslmode=disable (TlsMode::Disable) turns off; set \
+                     sslmode=verify-full (TlsMode::Require), or leave {name} out"
+                )
+            }),
+            TlsMode::Prefer => verifying.map(|name| {
+                format!(
+                    "{name} needs sslmode=verify-full (TlsMode::Require): with `prefer` nobody's \
+                     certificate is checked"
+                )
+            }),
+            TlsMode::Require => None,
+        };
+        message.map_or(Ok(()), |message| Err(Error::invalid_input(message)))
     }
 }
 

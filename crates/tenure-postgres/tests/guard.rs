@@ -8,7 +8,7 @@
 mod support;
 
 use std::future::Future;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use support::{Connects as _, connect_at};
 use tenure_conformance::proxy::{FaultProxy, Way};
@@ -124,6 +124,26 @@ async fn a_second_transaction_in_one_task_is_refused() {
         assert_eq!(error.kind(), ErrorKind::Conflict, "{error}");
         assert!(error.message().contains("another"), "{error}");
     }
+}
+
+/// Its query is new when its turn comes, however long it has waited.
+#[tokio::test]
+async fn an_acquire_that_waits_for_longer_than_its_lease_closes_no_session() {
+    let Some(server) = start(&[]) else { return };
+    let backend = server.connect().await;
+    let [x, y] = two_terms(&backend).await;
+    let mut transaction = backend.begin(&x.lock, x.token).await.unwrap();
+    let work = async {
+        let begun = Instant::now();
+        while begun.elapsed() < SHORT + Duration::from_millis(500) {
+            let sleep = transaction.execute("SELECT pg_sleep(0.2)", &[]);
+            sleep.await.unwrap();
+        }
+        transaction.commit().await.unwrap();
+    };
+    let adopt = backend.acquire(&y.lock, &y.candidate, SHORT);
+    let (adopted, ()) = in_time(async { tokio::join!(adopt, work) }).await;
+    assert_eq!(held(adopted.unwrap()).token, y.token);
 }
 
 #[tokio::test]

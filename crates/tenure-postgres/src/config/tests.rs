@@ -1,3 +1,5 @@
+use tenure_core::ErrorKind;
+
 use super::*;
 
 #[test]
@@ -61,8 +63,8 @@ fn urls_are_read_as_libpq_reads_them() {
 fn other_names_of_a_parameter_are_accepted() {
     for (alias, name) in [
         (
-            "sslrootcert=a&sslcert=b&sslkey=c",
-            "ca=a&client_cert=b&client_key=c",
+            "sslmode=verify-full&sslrootcert=a&sslcert=b&sslkey=c",
+            "sslmode=verify-full&ca=a&client_cert=b&client_key=c",
         ),
         ("restart_grace=off", "quarantine=off"),
     ] {
@@ -117,6 +119,73 @@ fn bad_urls_are_refused_without_repeating_a_password() {
             "{url}: {text}"
         );
         assert!(!text.contains("secret"), "{url}: {text}");
+    }
+}
+
+#[test]
+fn tls_settings_that_the_mode_would_pass_over_are_refused() {
+    let pair = "client_cert=c&client_key=k";
+    for (mode, settings, named) in [
+        ("", "ca=/ca.pem", "ca needs sslmode=verify-full"),
+        ("", "sslrootcert=/ca.pem", "ca needs sslmode=verify-full"),
+        ("prefer", "server_name=n", "server_name needs"),
+        ("allow", "ca=/ca.pem&server_name=n", "ca needs"),
+        (
+            "prefer",
+            &format!("{pair}&server_name=n"),
+            "server_name needs",
+        ),
+        ("disable", "ca=/ca.pem", "ca needs TLS"),
+        ("disable", pair, "client_cert needs TLS"),
+        ("disable", "server_name=n", "server_name needs TLS"),
+    ] {
+        let mode = match mode {
+            "" => String::new(),
+            mode => format!("&sslmode={mode}"),
+        };
+        let error = PostgresConfig::from_url(&format!("postgres://h/db?{settings}{mode}"));
+        let error = error.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::InvalidInput, "{error}");
+        assert!(error.message().contains(named), "{settings}{mode}: {error}");
+    }
+    for fits in [
+        &format!("sslmode=prefer&{pair}"),
+        "sslmode=require&ca=/ca.pem&server_name=n",
+        "sslmode=disable",
+    ] {
+        PostgresConfig::from_url(&format!("postgres://h/db?{fits}")).unwrap();
+    }
+}
+
+#[test]
+fn tls_settings_are_checked_before_any_io() {
+    let config = PostgresConfig::server("h").unwrap();
+    let with_ca = config.clone().tls(Tls::new().ca("/ca.pem"));
+    let error = with_ca.check().unwrap_err();
+    if cfg!(feature = "_tls") {
+        assert_eq!(error.kind(), ErrorKind::InvalidInput, "{error}");
+        with_ca.tls_mode(TlsMode::Require).check().unwrap();
+        let pair = Tls::new().client_cert("c").client_key("k");
+        config.tls(pair).check().unwrap();
+    } else {
+        let expected = Tls::not_built_in("tenure-postgres");
+        assert_eq!(error.kind(), expected.kind());
+        assert_eq!(error.message(), expected.message());
+    }
+}
+
+#[test]
+fn an_at_sign_in_a_value_hides_no_other_error() {
+    for (parameters, expected) in [
+        ("application_name=x@y", "identity"),
+        ("pooler=x@y", "pooler cannot be read"),
+        ("options=x@y&ca=/ca.pem", "verify-full"),
+    ] {
+        let error = PostgresConfig::from_url(&format!("postgres://h/db?{parameters}"));
+        let error = error.unwrap_err();
+        assert!(error.message().contains(expected), "{parameters}: {error}");
+        // It may be the end of a password, too.
+        assert!(error.message().contains("%3F"), "{parameters}: {error}");
     }
 }
 

@@ -49,8 +49,11 @@ impl PostgresConfig {
             url.clone().finish()?;
             Ok(config)
         });
-        // What looks like a parameter may be a part of a password; then that is what is wrong.
-        read.map_err(|error| url.refuse_at_in_parameters().err().unwrap_or(error))
+        // What looks like a parameter may be a part of a password; then that is wrong, too.
+        read.map_err(|error| match url.refuse_at_in_parameters() {
+            Ok(()) => error,
+            Err(at) => Error::invalid_input(format!("{}; {}", error.message(), at.message())),
+        })
     }
 
     fn read(url: &mut Url) -> Result<Self, Error> {
@@ -86,7 +89,7 @@ impl PostgresConfig {
         })?;
         self.tls_mode = mode.unwrap_or_default();
         self.tls = Tls::take_from(url, OF_LIBPQ)?;
-        Ok(())
+        self.check_tls_mode()
     }
 
     fn read_limits(&mut self, url: &mut Url) -> Result<(), Error> {

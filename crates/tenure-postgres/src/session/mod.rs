@@ -217,7 +217,7 @@ impl Session {
                 return Ok(Attempt::Taken(Some(held.holder())));
             }
             // An earlier attempt's answer was lost: adopt it with a fresh proof.
-            let proof = self.prove(&held_lock, self.clock.now(), self.deadline());
+            let proof = self.prove(&held_lock, self.clock.now());
             if let Standing::Proven(proven) = proof.await? {
                 return Ok(self.claim(key, &held_lock, proven, false));
             }
@@ -376,10 +376,8 @@ impl Session {
         if !held_lock.holding().as_ref().is_some_and(is_held) {
             return Ok(Standing::Lost);
         }
-        let deadline = self.deadline();
         let proving = async {
-            let Standing::Proven(proven) = self.prove(&held_lock, not_before, deadline).await?
-            else {
+            let Standing::Proven(proven) = self.prove(&held_lock, not_before).await? else {
                 return Ok(Standing::Lost);
             };
             let publish = {
@@ -397,20 +395,12 @@ impl Session {
             }
             Ok(Standing::Proven(proven))
         };
+        let deadline = Deadline::for_lease(self.lease);
         deadline.rest("the session", proving).await
     }
 
-    fn deadline(&self) -> Deadline {
-        Deadline::for_lease(self.lease)
-    }
-
     /// A proof of what is held; one query for all terms of the session.
-    async fn prove(
-        &self,
-        held_lock: &HeldLock,
-        not_before: Time,
-        deadline: Deadline,
-    ) -> Result<Standing, StoreError> {
+    async fn prove(&self, held_lock: &HeldLock, not_before: Time) -> Result<Standing, StoreError> {
         let proven = || match &*held_lock.holding() {
             Some(held) if held.proven >= not_before => Some(Standing::Proven(held.proven)),
             Some(_) => None,
@@ -426,7 +416,7 @@ impl Session {
         if let Some(standing) = proven() {
             return Ok(standing);
         }
-        match self.heartbeat(deadline).await {
+        match self.heartbeat().await {
             Err(_) if self.ended().is_some() => return Ok(Standing::Lost),
             outcome => outcome?,
         }
@@ -438,10 +428,10 @@ impl Session {
         })
     }
 
-    async fn heartbeat(&self, deadline: Deadline) -> Result<(), StoreError> {
+    async fn heartbeat(&self) -> Result<(), StoreError> {
         let _shared = self.gate.read().await;
         let sent = self.clock.now();
-        let heartbeat = self.statements.heartbeat(deadline).await?;
+        let heartbeat = self.statements.heartbeat().await?;
         let checked = heartbeat.check(self.connection().pid, self.lease, self.config.without_lease);
         checked.inspect_err(|error| {
             tracing::warn!(reason = error.message(), "the session is closed");

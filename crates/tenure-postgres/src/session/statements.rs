@@ -4,7 +4,6 @@ use std::time::Duration;
 
 use futures_util::TryFutureExt as _;
 use tenure_core::{ErrorKind, Kept, Process};
-use tenure_kit::Deadline;
 use tenure_kit::deadline::within;
 use tokio_postgres::error::{DbError, Severity};
 use tokio_postgres::types::ToSql;
@@ -97,9 +96,8 @@ impl Statements {
         unlocked.map(drop).inspect_err(close)
     }
 
-    pub(super) async fn heartbeat(&self, deadline: Deadline) -> Result<Heartbeat, StoreError> {
-        let statement = &self.prepared.heartbeat;
-        let row = self.ask_until(deadline, statement, &[]).await?;
+    pub(super) async fn heartbeat(&self) -> Result<Heartbeat, StoreError> {
+        let row = self.ask(&self.prepared.heartbeat, &[]).await?;
         Heartbeat::read(&row).map_err(|_| errors::unreadable("a heartbeat"))
     }
 
@@ -132,25 +130,18 @@ impl Statements {
         }))
     }
 
+    /// One query. No answer in time, or a fatal one, is the end of the session.
+    ///
+    /// The time counts from when it is sent: how long its caller has waited before says nothing of
+    /// the server, and others' locks are in the session too.
     async fn ask(
         &self,
         statement: &Statement,
         parameters: &[&(dyn ToSql + Sync)],
     ) -> Result<Row, StoreError> {
-        let deadline = Deadline::after(self.patience);
-        self.ask_until(deadline, statement, parameters).await
-    }
-
-    /// One query. No answer in time, or a fatal one, is the end of the session.
-    async fn ask_until(
-        &self,
-        deadline: Deadline,
-        statement: &Statement,
-        parameters: &[&(dyn ToSql + Sync)],
-    ) -> Result<Row, StoreError> {
         let query = self.connection.client().query_one(statement, parameters);
         let query = query.map_err(|error| self.failed(error));
-        let outcome = deadline.rest("the server", query).await;
+        let outcome = within("the server", self.patience, "the lease", query).await;
         outcome.inspect_err(|error| self.close_if_silent(error))
     }
 
