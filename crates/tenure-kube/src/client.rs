@@ -6,20 +6,32 @@ use std::pin::Pin;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use kube::client::ClientBuilder;
+use kube::config::Kubeconfig;
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject as _;
 use tenure_core::{ErrorKind, Process};
 use tenure_kit::limits::shown;
 use tenure_kit::store_error::with_reasons;
 use tenure_kit::{Secret, StoreError, Tls};
+use tokio::runtime::Handle;
 
 use crate::config::{self, KubeConfig, Source};
 use crate::errors;
 
+/// What the kubeconfig or service account says.
+pub(crate) async fn read(config: &KubeConfig) -> Result<kube::Config, StoreError> {
+    let source = config.source.clone();
+    // The client library reads its files on the thread that asks.
+    let reading = tokio::task::spawn_blocking(move || of_source(&source));
+    reading.await.map_err(|_| StoreError::runtime_is_gone())?
+}
+
 /// A client with deadlines of our own only: its retries would outlast the lease. Reads the
-/// kubeconfig, certificates and token.
-pub(crate) async fn make(config: &KubeConfig) -> Result<kube::Client, StoreError> {
-    let mut kube = of_source(&config.source).await?;
+/// certificates and the token, and runs the credential helper.
+pub(crate) async fn build(
+    config: &KubeConfig,
+    mut kube: kube::Config,
+) -> Result<kube::Client, StoreError> {
     kube.default_retry = false;
     kube.connect_timeout = Some(config.connect_timeout);
     replace_tls(&mut kube, &config.tls).await?;
@@ -27,7 +39,7 @@ pub(crate) async fn make(config: &KubeConfig) -> Result<kube::Client, StoreError
         replace_token(&mut kube, token).await?;
     }
     // A credential helper is a program that may take its time, and the thread waits for it.
-    let runtime = tokio::runtime::Handle::current();
+    let runtime = Handle::current();
     let building = tokio::task::spawn_blocking(move || {
         let _inside = runtime.enter();
         choose_cryptography();
@@ -103,14 +115,13 @@ fn choose_cryptography() {
     }
 }
 
-async fn of_source(source: &Source) -> Result<kube::Config, StoreError> {
+/// Blocks.
+fn of_source(source: &Source) -> Result<kube::Config, StoreError> {
     match source {
         Source::InCluster => in_cluster(),
         Source::Environment if !config::kubeconfig_variable() && config::in_a_pod() => in_cluster(),
-        Source::Environment => kubeconfig(None, None).await,
-        Source::Kubeconfig { file, context } => {
-            kubeconfig(file.as_deref(), context.as_deref()).await
-        }
+        Source::Environment => kubeconfig(None, None),
+        Source::Kubeconfig { file, context } => kubeconfig(file.as_deref(), context.as_deref()),
         Source::Server(url) => server(url),
     }
 }
@@ -128,10 +139,7 @@ fn in_cluster() -> Result<kube::Config, StoreError> {
     })
 }
 
-async fn kubeconfig(
-    file: Option<&Path>,
-    context: Option<&str>,
-) -> Result<kube::Config, StoreError> {
+fn kubeconfig(file: Option<&Path>, context: Option<&str>) -> Result<kube::Config, StoreError> {
     let wrong = |error: kube::config::KubeconfigError| {
         misconfigured(format!(
             "the kubeconfig cannot be used: {}; name one by ?kubeconfig= or KUBECONFIG, and a \
@@ -143,15 +151,12 @@ async fn kubeconfig(
         context: context.map(str::to_owned),
         ..Default::default()
     };
-    match file {
-        None => kube::Config::from_kubeconfig(&options).await.map_err(wrong),
-        Some(file) => {
-            let read = kube::config::Kubeconfig::read_from(file).map_err(wrong)?;
-            kube::Config::from_custom_kubeconfig(read, &options)
-                .await
-                .map_err(wrong)
-        }
-    }
+    let read = match file {
+        None => Kubeconfig::read(),
+        Some(file) => Kubeconfig::read_from(file),
+    };
+    let loading = kube::Config::from_custom_kubeconfig(read.map_err(wrong)?, &options);
+    Handle::current().block_on(loading).map_err(wrong)
 }
 
 fn server(url: &str) -> Result<kube::Config, StoreError> {

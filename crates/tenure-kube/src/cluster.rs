@@ -1,17 +1,21 @@
 //! [`Cluster`]: an API server that is connected to when the first request needs it.
 
 use std::fmt;
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::{Duration, Instant};
 
 use tenure_core::{Error, Kept, Operation, Process};
+use tenure_kit::deadline::within;
 use tenure_kit::{SingleFlight, StoreError, Tasks};
 
 use crate::api::Api;
 use crate::client;
 use crate::config::KubeConfig;
+use crate::destination::Destination;
+use crate::retries::Retries;
 
-/// The longest that [`Cluster::connect`] takes, credential helpers included.
+/// The longest that [`Cluster::connect`] takes, and that a client takes to be made, credential
+/// helpers included.
 const CONNECT_LIMIT: Duration = Duration::from_secs(10);
 
 /// A cluster's API server, and the namespace in it.
@@ -36,6 +40,9 @@ enum Source {
     Configured {
         current: Mutex<Option<Arc<Api>>>,
         making: SingleFlight<Arc<Api>>,
+        /// That of the first client.
+        destination: Box<OnceLock<Destination>>,
+        retries: Mutex<Retries>,
     },
 }
 
@@ -43,10 +50,7 @@ impl Source {
     fn current(&self) -> Option<Arc<Api>> {
         match self {
             Self::Given(api) => Some(api.clone()),
-            Self::Configured { current, .. } => {
-                let current = current.lock().unwrap_or_else(PoisonError::into_inner);
-                current.clone()
-            }
+            Self::Configured { current, .. } => hold(current).clone(),
         }
     }
 }
@@ -86,6 +90,8 @@ impl Cluster {
         let source = Source::Configured {
             current: Mutex::default(),
             making: SingleFlight::new(tasks),
+            destination: Box::default(),
+            retries: Mutex::new(Retries::new()),
         };
         Ok(Self::of(&process, config, source))
     }
@@ -142,13 +148,54 @@ impl Cluster {
 }
 
 impl Inner {
+    /// One attempt, bounded, after the wait that the last one has left.
     async fn make(&self) -> Result<Arc<Api>, StoreError> {
-        let client = client::make(&self.config).await?;
-        let api = Arc::new(Api::new(client, &self.config, self.process.clone()));
-        if let Source::Configured { current, .. } = &self.source {
-            let mut current = current.lock().unwrap_or_else(PoisonError::into_inner);
-            *current = Some(api.clone());
-        }
+        let (current, destination, retries) = match &self.source {
+            Source::Given(api) => return Ok(api.clone()),
+            Source::Configured {
+                current,
+                destination,
+                retries,
+                ..
+            } => (current, destination, retries),
+        };
+        let wait = hold(retries).wait(Instant::now());
+        tokio::time::sleep(wait).await;
+        let setting = "user.exec in the kubeconfig names the helper";
+        let client = self.client(destination);
+        let client = within(
+            "the kubeconfig's credentials",
+            CONNECT_LIMIT,
+            setting,
+            client,
+        )
+        .await;
+        hold(retries).ended(Instant::now());
+        let api = Arc::new(Api::new(client?, &self.config, self.process.clone()));
+        *hold(current) = Some(api.clone());
         Ok(api)
     }
+
+    /// A client for the destination of the first one.
+    async fn client(
+        &self,
+        destination: &OnceLock<Destination>,
+    ) -> Result<kube::Client, StoreError> {
+        let kube = client::read(&self.config).await?;
+        let now = Destination::of(&kube, &self.config);
+        // Before the helper of another cluster is run.
+        if let Some(first) = destination.get() {
+            first.check(&now)?;
+        }
+        let client = client::build(&self.config, kube).await?;
+        destination.get_or_init(|| now);
+        Ok(client)
+    }
 }
+
+fn hold<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests;
