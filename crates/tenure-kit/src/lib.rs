@@ -171,8 +171,8 @@
 //! # TLS
 //!
 //! The kit reads and checks the settings, and gives their files as PEM: hand them to your store's
-//! client. With the feature `rustls`, and `ring` or `aws-lc-rs`, it builds a
-//! `rustls::ClientConfig` from them: `Tls::client_config`. Without it there is no rustls in the
+//! client. The features `rustls`, `ring` and `aws-lc-rs` are for tenure's own backends: what they
+//! add is hidden, and no part of what the version promises. Without them there is no rustls in the
 //! tree. Keep rustls out of your own public signatures.
 
 pub mod address;

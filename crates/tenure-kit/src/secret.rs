@@ -19,7 +19,7 @@ const SECRET_WORDS: [&str; 5] = ["pass", "secret", "token", "credential", "pwd"]
 /// A password or token: its value, a file that holds it, or a variable of the environment.
 ///
 /// A backend reads it at each new connection, so that it can change under a running service.
-/// `Debug` shows the file or the variable, and never a value.
+/// `Debug` shows the file, or the variable if its name can be one, and never a value.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Secret(Source);
 
@@ -42,7 +42,8 @@ impl Secret {
         Self(Source::File(path.into()))
     }
 
-    /// The name of a variable of the process's environment.
+    /// The name of a variable of the process's environment: letters, digits and `_`, no digit
+    /// first. Another one is refused when it is read, and never shown: it may be the secret.
     pub fn environment(variable: impl Into<String>) -> Self {
         Self(Source::Environment(variable.into()))
     }
@@ -71,13 +72,27 @@ impl Secret {
                     misconfigured(format!("{setting}_file: {path} {why}"))
                 })
             }
-            Source::Environment(variable) => std::env::var(variable).map_err(|error| {
-                let why = match error {
-                    std::env::VarError::NotPresent => "is not set",
-                    std::env::VarError::NotUnicode(_) => "is not valid UTF-8",
-                };
-                misconfigured(format!("{setting}_env: the variable {variable} {why}"))
-            }),
+            Source::Environment(variable) => {
+                self.check(setting).map_err(misconfigured)?;
+                std::env::var(variable).map_err(|error| {
+                    let why = match error {
+                        std::env::VarError::NotPresent => "is not set",
+                        std::env::VarError::NotUnicode(_) => "is not valid UTF-8",
+                    };
+                    misconfigured(format!("{setting}_env: the variable {variable} {why}"))
+                })
+            }
+        }
+    }
+
+    /// Refuses a variable whose name cannot be one. The message does not show it.
+    pub(crate) fn check(&self, setting: &str) -> Result<(), String> {
+        match &self.0 {
+            Source::Environment(variable) if !is_variable(variable) => Err(format!(
+                "{setting}_env is the name of an environment variable (letters, digits and '_'), \
+                 not the secret itself; what it says now is no such name"
+            )),
+            _ => Ok(()),
         }
     }
 }
@@ -87,9 +102,17 @@ impl fmt::Debug for Secret {
         match &self.0 {
             Source::Value(_) => f.write_str("Value(***)"),
             Source::File(path) => f.debug_tuple("File").field(path).finish(),
-            Source::Environment(variable) => f.debug_tuple("Environment").field(variable).finish(),
+            Source::Environment(variable) if is_variable(variable) => {
+                f.debug_tuple("Environment").field(variable).finish()
+            }
+            Source::Environment(_) => f.write_str("Environment(***)"),
         }
     }
+}
+
+fn is_variable(name: &str) -> bool {
+    name.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_')
+        && name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_')
 }
 
 fn misconfigured<R>(message: String) -> StoreError<R> {
@@ -241,9 +264,18 @@ fn has_secret(parameters: &str) -> bool {
 }
 
 /// Whether a parameter's name says that its value is a secret.
-pub(crate) fn is_secret(name: &str) -> bool {
+fn is_secret(name: &str) -> bool {
     let name = name.to_ascii_lowercase();
     SECRET_WORDS.iter().any(|word| name.contains(word))
+}
+
+/// Whether a parameter's value is the secret itself, and not the place where it is.
+pub(crate) fn holds_secret(name: &str) -> bool {
+    let name = name.to_ascii_lowercase();
+    let is_place = name.ends_with("_file")
+        || name.ends_with("_env")
+        || ["passfile", "token_sequence"].contains(&name.as_str());
+    is_secret(&name) && !is_place
 }
 
 #[cfg(test)]

@@ -101,9 +101,11 @@ where
             return (run.number, run.outcome.clone());
         }
         let (sender, outcome) = watch::channel(None);
-        let work = work();
+        let working = self.tasks.spawn(work());
+        // Another task, since the one that works may panic.
         drop(self.tasks.spawn(async move {
-            let outcome = work.await;
+            let outcome = working.await;
+            let outcome = outcome.unwrap_or_else(|why| Err(StoreError::task_failed(&why)));
             sender.send_replace(Some(outcome));
         }));
         state.begun += 1;
@@ -235,6 +237,20 @@ mod tests {
             let ended = flight.run(|_| true, || work.clone().succeed()).await;
             assert_eq!(ended.unwrap(), run);
         }
+    }
+
+    #[tokio::test]
+    async fn a_panic_is_told_as_one_and_the_next_run_begins() {
+        let flight = flight();
+        let error = flight
+            .run(|_| true, || async { panic!("hidden") })
+            .await
+            .unwrap_err();
+        assert_eq!(error.kind, ErrorKind::Internal);
+        assert!(error.message().contains("panicked"), "{error}");
+        assert!(!format!("{error:?}").contains("hidden"), "{error:?}");
+        let next = flight.run(|_| true, || async { Ok(7) }).await;
+        assert_eq!(next.unwrap(), 7);
     }
 
     #[test]

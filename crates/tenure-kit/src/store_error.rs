@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tenure_core::{Error, ErrorKind, Operation};
+use tokio::task::JoinError;
 
 /// What went wrong, before it is known which operation it hit: [`into_error`](Self::into_error)
 /// adds that. Cheap to clone: one failed attempt to connect answers all who wait for it.
@@ -60,6 +61,19 @@ impl<D> StoreError<D> {
             "the tokio runtime that this backend was connected on has ended; connect on one that \
              lives as long as the elections",
         )
+    }
+
+    /// Work in the background did not come to its end: it panicked, or its runtime has ended. What
+    /// the panic said may hold a secret and is left out.
+    pub(crate) fn task_failed(why: &JoinError) -> Self {
+        if why.is_panic() {
+            return Self::new(
+                ErrorKind::Internal,
+                "a task of this backend panicked, which is a mistake in it; please report it with \
+                 what the process's standard error says about the panic",
+            );
+        }
+        Self::runtime_is_gone()
     }
 
     /// The same error with another recovery.
@@ -188,7 +202,7 @@ pub(crate) async fn blocking<T: Send + 'static, D>(
 ) -> Result<T, StoreError<D>> {
     tokio::task::spawn_blocking(work)
         .await
-        .map_err(|_| StoreError::runtime_is_gone())
+        .map_err(|why| StoreError::task_failed(&why))
 }
 
 #[cfg(test)]

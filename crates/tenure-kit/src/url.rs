@@ -13,7 +13,7 @@ use tenure_core::Error;
 
 use crate::address::Address;
 use crate::limits::shortened;
-use crate::secret::{Credentials, Secret, is_secret};
+use crate::secret::{Credentials, Secret, holds_secret};
 
 /// A store's URL, taken apart: `scheme://[user[:password]@][host[:port],...][/path][?parameters]`,
 /// or `scheme:path` for a store without hosts.
@@ -250,7 +250,7 @@ impl Url {
     }
 
     /// Takes who connects: user and password in front of the hosts, and the parameters
-    /// `password_file` and `password_env`. Fails when there are two passwords.
+    /// `password_file` and `password_env`. Fails as [`take_secret`](Self::take_secret) does.
     pub fn take_credentials(&mut self) -> Result<Credentials, Error> {
         let here = self.password.take().map(Secret::value);
         Ok(Credentials {
@@ -260,7 +260,7 @@ impl Url {
     }
 
     /// Takes the parameters `NAME_file` and `NAME_env`. Fails when two of them and of `here` are
-    /// there.
+    /// there, or the second one cannot be the name of a variable.
     pub fn take_secret(
         &mut self,
         name: &str,
@@ -275,7 +275,11 @@ impl Url {
                 "the URL has several of {name}, {file} and {environment}; keep one of them"
             )));
         }
-        Ok(secrets.pop())
+        let secret = secrets.pop();
+        if let Some(secret) = &secret {
+            secret.check(name).map_err(Error::invalid_input)?;
+        }
+        Ok(secret)
     }
 
     /// Refuses the parameters that were not taken. It names one only when its name cannot be a part
@@ -350,7 +354,7 @@ fn read_parameters(query: &str, at_in_parameters: bool) -> Result<Vec<Parameter>
                 .chars()
                 .all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || "_-".contains(c));
             let in_doubt = at_in_parameters || after_secret || !piece.contains('=') || !is_plain;
-            after_secret |= is_secret(&name);
+            after_secret |= holds_secret(&name);
             Ok(Parameter {
                 value: decode(value)?,
                 name,

@@ -104,6 +104,21 @@ async fn what_cannot_be_read_is_named_with_its_setting() {
     );
 }
 
+#[tokio::test]
+async fn a_password_in_place_of_a_variables_name_is_not_shown() {
+    for name in ["hidden!", "1hidden", "hidden\u{e9}", "hidden word", ""] {
+        let secret = Secret::environment(name);
+        let error: Error = secret.read("password").await.unwrap_err();
+        assert_eq!(error.kind, ErrorKind::Misconfigured);
+        assert!(
+            error.message().starts_with("password_env is the name"),
+            "{error}"
+        );
+        let shown = format!("{error} {error:?} {secret:?}");
+        assert!(!shown.contains("hidden"), "{shown}");
+    }
+}
+
 #[test]
 fn a_value_is_not_shown_and_where_it_comes_from_is() {
     for (secret, shown) in [
@@ -113,6 +128,7 @@ fn a_value_is_not_shown_and_where_it_comes_from_is() {
             Secret::environment("DB_PASSWORD"),
             "Environment(\"DB_PASSWORD\")",
         ),
+        (Secret::environment("hidden!"), "Environment(***)"),
     ] {
         assert_eq!(format!("{secret:?}"), shown);
     }

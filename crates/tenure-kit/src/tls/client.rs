@@ -15,6 +15,9 @@ use crate::store_error::{StoreError, blocking};
 /// The cryptography: AWS-LC's or ring's, as the features say, or else the process's default.
 ///
 /// Fails with [`Misconfigured`](tenure_core::ErrorKind::Misconfigured) when there is none.
+// Hidden: for this workspace's backends alone, and no part of what the version promises, since
+// rustls types stand in its signature.
+#[doc(hidden)]
 pub fn provider<D>() -> Result<Arc<CryptoProvider>, StoreError<D>> {
     built_in()
         .or_else(|| CryptoProvider::get_default().cloned())
@@ -49,6 +52,8 @@ impl Tls {
     /// that one decides about the server's certificate, and `ca` is not used.
     ///
     /// Fails as [`read`](Self::read) does, and when the files hold something else than they should.
+    // Hidden, as `provider` is.
+    #[doc(hidden)]
     pub async fn client_config<D>(
         &self,
         verifier: Option<Arc<dyn ServerCertVerifier>>,

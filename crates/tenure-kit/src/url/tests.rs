@@ -70,6 +70,10 @@ fn an_unknown_parameter_is_named_only_when_it_is_no_part_of_a_password() {
     for (text, expected) in [
         ("x://a?color=red", "\"color\""),
         ("x://a?color=red&sentinel_password=ab", "\"color\""),
+        ("x://a?password_file=/p&color=red", "\"color\""),
+        ("x://a?password_env=E&color=red", "\"color\""),
+        ("x://a?token_file=/t&token_env=E&color=red", "\"color\""),
+        ("x://a?passfile=/p&token_sequence=s&color=red", "\"color\""),
         ("x://a?color", "%26"),
         ("x://a?Secret=", "%26"),
         ("x://a?password=ab&secret=y", "%26"),
@@ -81,7 +85,9 @@ fn an_unknown_parameter_is_named_only_when_it_is_no_part_of_a_password() {
     ] {
         let mut url = url(text);
         let _ = url.take_secret("sentinel_password", None).unwrap();
-        for name in ["password", "sentinel_password", "prefix"] {
+        let names = "password_file password_env token_file token_env passfile token_sequence";
+        let names = names.split(' ');
+        for name in names.chain(["password", "sentinel_password", "prefix"]) {
             url.take(name).unwrap();
         }
         let error = url.finish().unwrap_err().to_string();
@@ -110,6 +116,20 @@ fn a_parameter_is_given_once_by_one_of_its_names() {
     ] {
         let error = url(text).take_credentials().unwrap_err();
         assert!(error.message().contains("keep one"), "{error}");
+    }
+}
+
+#[test]
+fn a_password_in_place_of_a_variables_name_is_refused_and_not_shown() {
+    for text in ["hun-ter2", "7hunter", "hun%20ter2", ""] {
+        let mut url = url(&format!("x://a?password_env={text}"));
+        let error = url.take_credentials().unwrap_err();
+        assert_eq!(error.kind(), tenure_core::ErrorKind::InvalidInput);
+        assert!(
+            error.message().contains("password_env is the name"),
+            "{error}"
+        );
+        assert!(!error.message().contains("hun"), "{error}");
     }
 }
 
