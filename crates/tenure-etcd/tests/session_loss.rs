@@ -3,14 +3,14 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tenure_conformance::proxy::{FaultProxy, Way};
-use tenure_core::{Election, FencingToken, Policy};
+use tenure_core::{Election, ErrorKind, FencingToken, LockBackend as _, Policy};
 use tenure_etcd::{EtcdBackend, EtcdConfig};
 use tenure_testkit::etcd::metrics::Metrics;
 use tenure_testkit::etcd::start;
-use tenure_testkit::{lock, until};
+use tenure_testkit::{candidate, held, lock, until};
 use tokio::sync::watch;
 
 const ELECTIONS: usize = 300;
@@ -84,4 +84,29 @@ async fn hundreds_of_elections_come_back_without_a_herd() {
     assert!(transactions <= 60, "{transactions}");
     assert!(watches <= 30, "{watches}");
     assert!(peak.under_way <= 30, "{peak:?}");
+}
+
+/// The heartbeat that is under way when a renewal begins does not count for it, so it waits for two.
+#[tokio::test]
+async fn a_renewal_ends_with_the_lease_however_many_heartbeats_it_waits_for() {
+    let Some(cluster) = start() else { return };
+    let member = cluster.members[0].address().parse().unwrap();
+    // So many that a heartbeat that tries them all takes longer than the lease.
+    let ways = [(); 8].map(|()| FaultProxy::start(member).unwrap());
+    let addresses = ways.each_ref().map(|way| way.address().to_string());
+    let config = EtcdConfig::from_url(&format!("etcd://{}", addresses.join(","))).unwrap();
+    let backend = EtcdBackend::connect(config).await.unwrap();
+    let lease = Duration::from_secs(4);
+    let (job, me) = (lock("job"), candidate("me", 1));
+    let grant = held(backend.acquire(&job, &me, lease).await.unwrap());
+    for way in &ways {
+        way.hold(Way::Requests);
+    }
+    let (began, now) = (Instant::now(), backend.clock().now());
+    let (first, second) = tokio::join!(backend.renew(&grant, now), backend.renew(&grant, now));
+    for renewal in [first, second] {
+        assert_eq!(renewal.unwrap_err().kind(), ErrorKind::Timeout);
+    }
+    // The two heartbeats together would take twice the lease.
+    assert!(began.elapsed() < lease * 3 / 2, "{:?}", began.elapsed());
 }

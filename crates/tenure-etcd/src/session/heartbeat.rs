@@ -60,7 +60,22 @@ struct Confirmed {
 
 impl Session {
     /// A proof of the term that is not older than `not_before`, and its value.
+    ///
+    /// All of it has one time limit, the lease: later the term has expired in any case.
     pub(crate) async fn renew(
+        self: &Arc<Self>,
+        lock: &LockName,
+        held: &Arc<HeldLock>,
+        token: FencingToken,
+        candidate: &Candidate,
+        not_before: Time,
+    ) -> Result<RenewOutcome, StoreError> {
+        let renewing = Box::pin(self.renew_without_limit(lock, held, token, candidate, not_before));
+        let deadline = Deadline::for_lease(self.lease);
+        deadline.rest("etcd", renewing).await
+    }
+
+    async fn renew_without_limit(
         self: &Arc<Self>,
         lock: &LockName,
         held: &Arc<HeldLock>,

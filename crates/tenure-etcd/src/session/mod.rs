@@ -255,7 +255,7 @@ impl Session {
         if let Err(error) = self.prove(now, |proof| proof.keys).await {
             tracing::debug!(
                 reason = error.message(),
-                "a heartbeat after an term_key_gone failed"
+                "a heartbeat after the key of a term was gone failed"
             );
         }
         self.watch_a_term();
