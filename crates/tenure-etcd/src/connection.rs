@@ -46,7 +46,7 @@ impl Connection {
         Self::new(client, "the application's client".to_owned(), None)
     }
 
-    /// Connects to `endpoint`. Reads password and certificates anew, so that they can be renewed
+    /// Connects to `endpoint`. Reads password and certificates again, so that they can be renewed
     /// under a running service.
     ///
     /// A forked child would run its copy of the tasks behind it on the parent's socket: they are

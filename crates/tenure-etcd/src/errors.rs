@@ -133,7 +133,7 @@ fn of_status(status: &tonic::Status) -> StoreError {
         return lease_gone();
     }
     if text.contains("invalid auth token") || text.contains("revision of auth store is old") {
-        // A new connection authenticates anew.
+        // A new connection authenticates again.
         return StoreError::new(ErrorKind::Unavailable, told).reconnect();
     }
     if text.contains("user name is empty") {

@@ -153,7 +153,7 @@ impl Alive {
             let name = format!("{ALIVE}{campaign}-{number:016x}");
             let path = dir.join(&name);
             let mut temporary = Temporary::create_drawn(dir, draw)?;
-            // For whoever finds the record unreadable.
+            // For a process that finds the record unreadable.
             temporary.write(format!("{}\n", millis_up(lease)).as_bytes())?;
             match fs::rename(temporary.path(), &path) {
                 Ok(()) => {}

@@ -13,8 +13,8 @@ use crate::tasks::Tasks;
 /// connect, to ask for a map of slots, to send a heartbeat. Thousands of elections of one process
 /// may want the same at the same moment.
 ///
-/// A run goes on in the background to its end, whoever waits: a caller that is not polled, or goes
-/// away, keeps nobody waiting.
+/// A run goes on in the background to its end, also when no one waits. A caller that is not polled,
+/// or goes away, keeps no other waiting.
 pub struct SingleFlight<T, D = Infallible> {
     tasks: Tasks,
     state: Mutex<State<T, D>>,

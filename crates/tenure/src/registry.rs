@@ -80,7 +80,7 @@ pub enum Reach {
     Process,
     /// The processes of one host.
     Host,
-    /// Whoever reaches the store's servers, which others may use too.
+    /// All that reach the store's servers, which other programs may use too.
     Network,
 }
 

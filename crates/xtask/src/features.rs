@@ -121,7 +121,7 @@ pub(crate) fn check_builds() -> Result<()> {
         .current_dir(paths::workspace())
         .env("RUSTFLAGS", "-D warnings")
         .env(KUBERNETES_VERSION.0, KUBERNETES_VERSION.1)
-        // Other flags would make the next ordinary build begin anew.
+        // Other flags would make the next ordinary build begin again.
         .env("CARGO_TARGET_DIR", scratch().join("check"));
     forget_this_package(&mut hack);
     let status = run_shown(&mut hack, || {})?;

@@ -49,7 +49,7 @@ pub(crate) fn watch(args: &StatusArgs) -> Result<u8, Failure> {
     })
 }
 
-/// Fails at once with an error that an operator has to fix. Watching would wait for ever.
+/// Fails at once with an error that an operator has to fix. Watching would never end.
 async fn refuse_if_useless(backend: &dyn LockBackend, lock: &LockName) -> Result<(), Failure> {
     match tokio::time::timeout(LIMIT, backend.holder(lock)).await {
         Ok(Err(error)) if !error.is_retryable() => Err(error.into()),

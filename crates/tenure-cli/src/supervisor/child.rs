@@ -42,7 +42,7 @@ impl Child {
             .process_group(0);
         if io::stdin().is_terminal() {
             // A background process that reads from the terminal is stopped, and would lead on
-            // like that for ever.
+            // like that without end.
             starter.stdin(Stdio::null());
         }
         let process = starter

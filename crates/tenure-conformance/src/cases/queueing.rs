@@ -32,7 +32,7 @@ async fn its_turn(context: &CaseContext<'_>, first: &Contestant) -> Verdict {
     first.release(&grant).await
 }
 
-/// The first to come wins first, whoever asks first after the release.
+/// The first to come wins first, also when another one asks first after the release.
 pub async fn waiters_win_in_order(target: &dyn Target) -> Verdict {
     let context = open(target).await?;
     let [leader, waiters @ ..]: [_; 5] = context.contestants().await?;

@@ -129,7 +129,7 @@ impl Session {
                 };
             }
         }
-        // The queue moves faster than it can be looked at; whoever asks will ask again.
+        // The queue moves faster than it can be looked at; the caller will ask again.
         self.shared.notifications.tell(lock);
         Ok(Attempt::Taken(None))
     }

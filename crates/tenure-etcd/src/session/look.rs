@@ -48,7 +48,7 @@ pub(super) enum Look {
     Occupied,
     /// The key that should have been there is not.
     Gone,
-    /// The key is there, but another program has put it anew without our lease.
+    /// The key is there, but another program has put it again without our lease.
     Overwritten,
     Queue {
         own: i64,
@@ -216,7 +216,7 @@ impl Ask {
     }
 
     fn tell(self, look: Result<Look, StoreError>) {
-        // Whoever asked may be gone with the runtime.
+        // The caller may be gone with the runtime.
         let _unheard = self.answer.send(look);
     }
 }

@@ -35,7 +35,7 @@ pub enum Answer {
     Asks(u16, &'static [&'static str]),
     /// A success with this body.
     Text(&'static str),
-    /// Nothing, for ever.
+    /// It never answers.
     Silence,
     /// The end of the connection.
     Closed,

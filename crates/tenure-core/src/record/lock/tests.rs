@@ -165,7 +165,7 @@ async fn what_was_told_is_written_upon_at_once_or_looked_at_again() {
     }
 }
 
-/// Where versions begin anew after a deletion, what was told may be long gone: it is looked at.
+/// Where versions begin again after a deletion, what was told may be long gone: it is looked at.
 #[tokio::test]
 async fn what_was_told_is_not_written_upon_where_versions_repeat() {
     let memory = MemoryBackend::with_clock(Arc::new(TestClock::new()));
