@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 use std::fs::File;
-use std::io::{BufRead as _, BufReader};
+use std::io::{BufRead as _, BufReader, PipeReader, PipeWriter, Write as _, pipe};
 use std::process::{Child, Command, ExitCode, Stdio};
 use std::sync::mpsc::{self, Receiver, Sender};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -273,8 +273,10 @@ struct Play {
     begun: Instant,
     orders: TempDir,
     started: Vec<Child>,
+    /// One pipe for all: with one each, the line of a new leader can be read before the line by
+    /// which the one before it has resigned.
+    output: PipeWriter,
     said: Receiver<Said>,
-    sender: Sender<Said>,
     heard: Vec<Said>,
     leader: Option<Pid>,
     last_token: u64,
@@ -282,7 +284,9 @@ struct Play {
 
 impl Play {
     fn new(store: &Store) -> Self {
+        let (lines, output) = pipe().unwrap();
         let (sender, said) = mpsc::channel();
+        thread::spawn(move || read(lines, &sender));
         let orders = tempfile::tempdir().unwrap();
         // The directory's name is no other case's, so the lock's is not either.
         let unique = orders.path().file_name().unwrap().to_string_lossy();
@@ -295,8 +299,8 @@ impl Play {
             begun: Instant::now(),
             orders,
             started: Vec::new(),
+            output,
             said,
-            sender,
             heard: Vec::new(),
             leader: None,
             last_token: 0,
@@ -308,25 +312,11 @@ impl Play {
         let process = Command::new(std::env::current_exe().unwrap())
             .args(Stage::arguments(role, &self.store.url, &self.lock, orders))
             .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .spawn();
-        let mut process = process.unwrap();
-        let output = BufReader::new(process.stdout.take().unwrap());
+            .stdout(self.output.try_clone().unwrap())
+            .spawn()
+            .unwrap();
         let pid = Pid::from_child(&process);
         self.started.push(process);
-        let sender = self.sender.clone();
-        thread::spawn(move || {
-            for line in output.lines().map_while(Result::ok) {
-                let Some((who, what)) = line.split_once(' ') else {
-                    continue;
-                };
-                let who = who.parse().ok().and_then(Pid::from_raw).unwrap();
-                let what = what.to_owned();
-                if sender.send(Said { who, what }).is_err() {
-                    return;
-                }
-            }
-        });
         pid
     }
 
@@ -348,6 +338,10 @@ impl Play {
                 self.last_token = token;
             }
             ["resigns"] => self.leader = None,
+            ["was", "killed"] => {
+                assert_eq!(self.leader, Some(said.who), "who leads?\n{}", self.log());
+                self.leader = None;
+            }
             ["renewed", token] => {
                 assert_eq!(self.leader, Some(said.who), "who leads?\n{}", self.log());
                 assert_eq!(token.parse(), Ok(self.last_token), "{}", self.log());
@@ -419,10 +413,24 @@ impl Play {
             .unwrap();
         process.kill().unwrap();
         process.wait().unwrap();
-        assert_eq!(self.leader, Some(who));
-        // What it has said before it died.
-        self.heard.extend(self.said.try_iter());
-        self.leader = None;
+        // Behind all that it has said before it died.
+        let line = format!("{} was killed\n", who.as_raw_pid());
+        self.output.write_all(line.as_bytes()).unwrap();
+        self.until(who, "was killed");
+    }
+}
+
+/// Hands on what the processes of a case write, until none of them is left.
+fn read(lines: PipeReader, said: &Sender<Said>) {
+    for line in BufReader::new(lines).lines().map_while(Result::ok) {
+        let Some((who, what)) = line.split_once(' ') else {
+            continue;
+        };
+        let who = who.parse().ok().and_then(Pid::from_raw).unwrap();
+        let what = what.to_owned();
+        if said.send(Said { who, what }).is_err() {
+            return;
+        }
     }
 }
 
