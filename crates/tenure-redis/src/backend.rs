@@ -13,12 +13,16 @@ use tenure_core::{
 };
 use tenure_kit::Deadline;
 
-use crate::checks::{self, FIX};
+use crate::checks::{self, ConfirmationCheck, ElectionSettings, FIX, Permissions, Settings};
 use crate::config::{RedisConfig, Replicas};
 use crate::errors::{self, StoreError, acl_line};
+use crate::keys::LockKeys;
 use crate::net::network::Network;
 use crate::notifications::Notifications;
-use crate::scripts::{self, Acquire, Names, Renew};
+use crate::requests::acquire::{self, Acquire};
+use crate::requests::look::Look;
+use crate::requests::release::Release;
+use crate::requests::renew::{self, Renew};
 use crate::topology::Topology;
 
 /// A key still answers in the last millisecond of its expiry.
@@ -55,9 +59,7 @@ impl RedisBackend {
     pub async fn connect(config: RedisConfig) -> Result<Self, Error> {
         let (network, topology) = Self::prepare(config)?;
         let replicas = network.config.replicas;
-        let found = topology
-            .call_any(|connection| Box::pin(checks::settings(connection, replicas)))
-            .await;
+        let found = topology.ask_any(&Settings { replicas }).await;
         let checks = found.map_err(|error| {
             let error = if errors::is_replica(&error) {
                 error.with_kind(ErrorKind::Misconfigured)
@@ -132,8 +134,8 @@ impl RedisBackend {
         self.shared.network.set_password(password.into());
     }
 
-    fn names(&self, lock: &LockName) -> Names {
-        Names::new(&self.shared.network.config.prefix, lock)
+    fn keys(&self, lock: &LockName) -> LockKeys {
+        LockKeys::new(&self.shared.network.config.prefix, lock)
     }
 
     fn replicas(&self) -> Option<Replicas> {
@@ -147,14 +149,13 @@ impl RedisBackend {
         token: Option<FencingToken>,
         deadline: Deadline,
     ) -> Result<(), StoreError> {
-        let names = &self.names(lock);
-        let unheard = self
-            .shared
-            .topology
-            .call(lock, deadline, |server| {
-                Box::pin(async move { scripts::release(&server, names, candidate, token).await })
-            })
-            .await?;
+        let release = Release {
+            keys: &self.keys(lock),
+            candidate,
+            token,
+        };
+        let topology = &self.shared.topology;
+        let unheard = topology.ask_holder(lock, deadline, &release).await?;
         if let Some(problem) = unheard
             && !self
                 .shared
@@ -231,40 +232,30 @@ impl LockBackend for RedisBackend {
     ) -> Result<Acquired, Error> {
         self.check_process(Operation::Acquire)?;
         let millis = in_millis(lease, Operation::Acquire)?;
-        let names = &self.names(lock);
-        let replicas = self.replicas();
-        let (sent_at, outcome) = self
-            .shared
-            .topology
-            .call(lock, Deadline::for_lease(lease), |server| {
-                Box::pin(async move {
-                    let outcome = scripts::acquire(&server, names, candidate, millis).await?;
-                    if let (Acquire::Held(token), Some(replicas)) = (&outcome, replicas)
-                        && let Err(error) = server.connection.replicated(replicas).await
-                    {
-                        // Not held. If giving it back fails as well, it ends with its lease.
-                        let _ended =
-                            scripts::release(&server, names, candidate, Some(*token)).await;
-                        return Err(error);
-                    }
-                    Ok((server.sent_at, outcome))
-                })
-            })
+        let acquire = Acquire {
+            keys: &self.keys(lock),
+            candidate,
+            lease: millis,
+            replicas: self.replicas(),
+        };
+        let topology = &self.shared.topology;
+        let (sent_at, outcome) = topology
+            .ask_holder(lock, Deadline::for_lease(lease), &acquire)
             .await
             .map_err(|error| error.into_error(Operation::Acquire))?;
         Ok(match outcome {
-            Acquire::Held(token) => Acquired::Held(Grant::new(
+            acquire::Outcome::Held(token) => Acquired::Held(Grant::new(
                 lock.clone(),
                 candidate.clone(),
                 token,
                 Duration::from_millis(millis),
                 sent_at,
             )),
-            Acquire::Taken { holder, left } => Acquired::Taken {
+            acquire::Outcome::Taken { holder, left } => Acquired::Taken {
                 holder,
                 free_in: Some(left + PAST_EXPIRY),
             },
-            Acquire::NewIncarnation { wait, before, now } => {
+            acquire::Outcome::NewIncarnation { wait, before, now } => {
                 self.shared
                     .incarnation_changes
                     .fetch_add(1, Ordering::Relaxed);
@@ -287,35 +278,32 @@ impl LockBackend for RedisBackend {
 
     /// One script, and `WAIT` where replicas are asked for. Unanswered, it may have been applied,
     /// which does no harm.
+    ///
+    /// `not_before` is of no use here. It lets a backend answer with a proof that it has already;
+    /// each lock is a key of its own, so there is none but this call's, which is newer.
     async fn renew(&self, grant: &Grant, _not_before: Time) -> Result<Renewal, Error> {
         self.check_process(Operation::Renew)?;
         let millis = in_millis(grant.lease, Operation::Renew)?;
-        let names = &self.names(&grant.lock);
-        let replicas = self.replicas();
-        let (sent_at, outcome) = self
-            .shared
-            .topology
-            .call(&grant.lock, Deadline::for_lease(grant.lease), |server| {
-                Box::pin(async move {
-                    let outcome =
-                        scripts::renew(&server, names, &grant.candidate, grant.token, millis)
-                            .await?;
-                    if let (Renew::Renewed, Some(replicas)) = (&outcome, replicas) {
-                        server.connection.replicated(replicas).await?;
-                    }
-                    Ok((server.sent_at, outcome))
-                })
-            })
+        let renew = Renew {
+            keys: &self.keys(&grant.lock),
+            candidate: &grant.candidate,
+            token: grant.token,
+            lease: millis,
+            replicas: self.replicas(),
+        };
+        let topology = &self.shared.topology;
+        let (sent_at, outcome) = topology
+            .ask_holder(&grant.lock, Deadline::for_lease(grant.lease), &renew)
             .await
             .map_err(|error| error.into_error(Operation::Renew))?;
         Ok(match outcome {
-            Renew::Renewed => {
+            renew::Outcome::Renewed => {
                 let mut renewed = grant.clone();
                 renewed.proven_at = sent_at;
                 renewed.lease = Duration::from_millis(millis);
                 Renewal::Renewed(renewed)
             }
-            Renew::Lost(holder) => Renewal::Lost { holder },
+            renew::Outcome::Lost(holder) => Renewal::Lost { holder },
         })
     }
 
@@ -344,12 +332,12 @@ impl LockBackend for RedisBackend {
     /// free also `INFO`, if that is allowed, as a replica may lack what its master has.
     async fn holder(&self, lock: &LockName) -> Result<Occupancy, Error> {
         self.check_process(Operation::Holder)?;
-        let names = &self.names(lock);
         let topology = &self.shared.topology;
+        let request = Look {
+            keys: &self.keys(lock),
+        };
         let holder = topology
-            .call(lock, topology.deadline(), |server| {
-                Box::pin(async move { scripts::look(&server, names).await })
-            })
+            .ask_holder(lock, topology.deadline(), &request)
             .await
             .map_err(|error| error.into_error(Operation::Holder))?;
         Ok(holder.map_or(Occupancy::Free, Occupancy::Led))
@@ -360,7 +348,7 @@ impl LockBackend for RedisBackend {
     fn changes(&self, lock: &LockName) -> Changes {
         self.shared
             .notifications
-            .subscribe(self.names(lock).channel())
+            .subscribe(self.keys(lock).channel())
     }
 
     /// When the servers of the URL turn out to belong to two deployments: another leader may be on the
@@ -382,32 +370,33 @@ impl LockBackend for RedisBackend {
         };
         let (topology, replicas) = (&self.shared.topology, self.replicas());
         // The lock's own node: another one of a cluster can have other settings.
+        let settings = ElectionSettings { replicas };
         let looked = topology
-            .call(lock, topology.deadline(), |server| {
-                Box::pin(checks::all(server.connection, replicas))
-            })
+            .ask_holder(lock, topology.deadline(), &settings)
             .await;
         let mut checks = looked.unwrap_or_else(|error| vec![failed("settings", error)]);
-        let names = &self.names(lock);
+        let keys = &self.keys(lock);
         if let Some(wanted) = replicas {
+            let key = keys.lock();
             // By itself, because it may take as long as a call may.
             let confirmed = topology
-                .call(lock, topology.deadline(), |server| {
-                    let key = names.lock_key();
-                    Box::pin(async move { checks::confirmation(&server, key, wanted).await })
-                })
+                .ask_holder(
+                    lock,
+                    topology.deadline(),
+                    &ConfirmationCheck { key, wanted },
+                )
                 .await;
             checks.extend(confirmed.unwrap_or_else(|error| Some(failed("replication", error))));
         }
+        let permissions = Permissions {
+            key: keys.lock(),
+            config,
+        };
         let may = topology
-            .call(lock, topology.deadline(), |server| {
-                let asking =
-                    async move { checks::permissions(&server, names.lock_key(), config).await };
-                Box::pin(asking)
-            })
+            .ask_holder(lock, topology.deadline(), &permissions)
             .await;
         checks.push(may.unwrap_or_else(|error| failed("permissions", error)));
-        let heard = self.shared.notifications.try_out(names.channel()).await;
+        let heard = self.shared.notifications.try_out(keys.channel()).await;
         checks.push(checks::hearing(heard, &config.prefix));
         checks.push(checks::encryption(config));
         checks.extend(checks::sentinels(config));

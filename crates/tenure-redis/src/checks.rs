@@ -1,6 +1,7 @@
 //! Checks of the server: its settings, once when the backend is connected, and all that `doctor`
 //! asks.
 
+use async_trait::async_trait;
 use redis::{Value, cmd};
 use tenure_core::{Check, ErrorKind};
 use tenure_kit::Address;
@@ -8,7 +9,7 @@ use tenure_kit::Address;
 use crate::config::{RedisConfig, Replicas, Servers};
 use crate::errors::{self, StoreError, acl_line};
 use crate::net::connection::{Connection, field};
-use crate::topology::lock_server::LockServer;
+use crate::topology::lock_server::{LockServer, Request};
 
 const EVICTION: &str = "eviction";
 const PERSISTENCE: &str = "persistence";
@@ -65,12 +66,67 @@ fn not_checked(refusal: &StoreError) -> Check {
     )
 }
 
+/// The settings under which a lock can be lost, and nothing that is fine.
+pub(crate) struct Settings {
+    pub(crate) replicas: Option<Replicas>,
+}
+
+#[async_trait]
+impl Request for Settings {
+    type Answer = Vec<Check>;
+
+    async fn send(&self, server: &LockServer) -> Result<Self::Answer, StoreError> {
+        settings(&server.connection, self.replicas).await
+    }
+}
+
+/// The same with what is fine, and the server's version.
+pub(crate) struct ElectionSettings {
+    pub(crate) replicas: Option<Replicas>,
+}
+
+#[async_trait]
+impl Request for ElectionSettings {
+    type Answer = Vec<Check>;
+
+    async fn send(&self, server: &LockServer) -> Result<Self::Answer, StoreError> {
+        all(&server.connection, self.replicas).await
+    }
+}
+
+/// Whether as many replicas answer as each term waits for.
+pub(crate) struct ConfirmationCheck<'a> {
+    pub(crate) key: &'a str,
+    pub(crate) wanted: Replicas,
+}
+
+#[async_trait]
+impl Request for ConfirmationCheck<'_> {
+    type Answer = Option<Check>;
+
+    async fn send(&self, server: &LockServer) -> Result<Self::Answer, StoreError> {
+        confirmation(server, self.key, self.wanted).await
+    }
+}
+
+/// Whether the user may do what an election does to the keys beginning with `key`.
+pub(crate) struct Permissions<'a> {
+    pub(crate) key: &'a str,
+    pub(crate) config: &'a RedisConfig,
+}
+
+#[async_trait]
+impl Request for Permissions<'_> {
+    type Answer = Check;
+
+    async fn send(&self, server: &LockServer) -> Result<Self::Answer, StoreError> {
+        permissions(server, self.key, self.config).await
+    }
+}
+
 /// What [`settings`] finds, and what is fine.
-pub(crate) async fn all(
-    connection: Connection,
-    wanted: Option<Replicas>,
-) -> Result<Vec<Check>, StoreError> {
-    let mut checks = vec![version(&connection).await?];
+async fn all(connection: &Connection, wanted: Option<Replicas>) -> Result<Vec<Check>, StoreError> {
+    let mut checks = vec![version(connection).await?];
     checks.extend(settings(connection, wanted).await?);
     let all_was_seen = !checks.iter().any(|check| check.name == SETTINGS);
     let mut fine = vec![
@@ -93,7 +149,7 @@ pub(crate) async fn all(
 
 /// Whether as many replicas answer as each term waits for: with fewer no candidate is elected. `None`
 /// where it may not be asked, which [`permissions`] tells.
-pub(crate) async fn confirmation(
+async fn confirmation(
     server: &LockServer,
     key: &str,
     wanted: Replicas,
@@ -204,7 +260,7 @@ fn scratch(key: &str) -> String {
 const NO_SCRIPT: &str = "0000000000000000000000000000000000000000";
 
 /// Whether the user may do what an election does to the keys beginning with `key`.
-pub(crate) async fn permissions(
+async fn permissions(
     server: &LockServer,
     key: &str,
     config: &RedisConfig,
@@ -337,8 +393,8 @@ pub(crate) fn sentinels(config: &RedisConfig) -> Option<Check> {
 /// Checks the server's settings under which a lock can be lost; `wanted` are the replicas that each
 /// term waits for. Gives only what is not fine. What is forbidden is a check too; other errors are
 /// returned.
-pub(crate) async fn settings(
-    connection: Connection,
+async fn settings(
+    connection: &Connection,
     wanted: Option<Replicas>,
 ) -> Result<Vec<Check>, StoreError> {
     let mut checks = Vec::new();

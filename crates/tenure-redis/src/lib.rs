@@ -139,10 +139,12 @@ mod backend;
 mod checks;
 mod config;
 mod errors;
+mod keys;
 mod net;
 mod notifications;
-mod scripts;
+mod requests;
 mod topology;
+mod value;
 
 #[cfg(test)]
 mod support;

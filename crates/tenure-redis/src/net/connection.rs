@@ -2,8 +2,8 @@
 
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, OnceLock};
-use std::time::{Duration, Instant};
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
 use redis::aio::MultiplexedConnection;
 use redis::{Cmd, Pipeline, Value, cmd};
@@ -11,13 +11,10 @@ use tenure_core::{ErrorKind, Kept, Process};
 use tenure_kit::Address;
 use tenure_kit::tasks::AbortOnDrop;
 
-use super::hold;
 use super::incarnation::Change;
+use super::silence::{Silence, WatchedCall};
 use crate::config::Replicas;
 use crate::errors::{self, StoreError};
-
-/// The connector replaces a connection that has sent nothing for so long after a call.
-const SILENCE: Duration = Duration::from_millis(100);
 
 /// A connection that was alive when it was last used. Clones are the same connection.
 #[derive(Clone)]
@@ -27,11 +24,7 @@ struct Shared {
     address: Address,
     prefix: String,
     client: MultiplexedConnection,
-    /// How often something has come from the server, also for callers who have gone.
-    heard: Arc<AtomicU64>,
-    /// The value of `heard` and the time of sending, of the first call that its caller dropped
-    /// without an answer.
-    silent_since: Mutex<Option<(u64, Instant)>>,
+    silence: Silence,
     /// How many writes have been answered that replicas are to confirm.
     written: AtomicU64,
     replicated: tokio::sync::Mutex<Replicated>,
@@ -62,8 +55,7 @@ impl Connection {
             address,
             prefix: prefix.to_owned(),
             client,
-            heard,
-            silent_since: Mutex::default(),
+            silence: Silence::new(heard, process.clone()),
             written: AtomicU64::new(0),
             replicated: tokio::sync::Mutex::default(),
             incarnation: OnceLock::new(),
@@ -77,8 +69,19 @@ impl Connection {
         &self.0.address
     }
 
+    /// Whether anything has ever come from the server.
     pub(super) fn has_answered(&self) -> bool {
-        self.0.heard.load(Ordering::Relaxed) > 0
+        self.0.silence.has_been_broken()
+    }
+
+    /// Whether it may be dead without having been closed.
+    pub(crate) fn is_silent(&self) -> bool {
+        self.0.silence.has_lasted()
+    }
+
+    /// A call is sent now: hold this until it is answered.
+    pub(crate) fn watch_call(&self) -> WatchedCall<'_> {
+        self.0.silence.watch_call()
     }
 
     fn answered(&self, error: redis::RedisError) -> StoreError {
@@ -96,7 +99,7 @@ impl Connection {
     }
 
     /// The server's incarnation when it was connected to, if it told one.
-    pub(super) fn incarnation(&self) -> Option<&str> {
+    pub(crate) fn incarnation(&self) -> Option<&str> {
         self.0.incarnation.get().map(String::as_str)
     }
 
@@ -105,7 +108,7 @@ impl Connection {
         self.0.change.get()
     }
 
-    pub(super) fn set_change(&self, change: Change) {
+    pub(crate) fn set_change(&self, change: Change) {
         self.0.change.get_or_init(|| change);
     }
 
@@ -189,23 +192,7 @@ impl Connection {
         Ok(())
     }
 
-    /// A call is sent now: hold this until it is answered.
-    pub(super) fn send(&self) -> Unanswered<'_> {
-        Unanswered {
-            connection: self,
-            heard: self.0.heard.load(Ordering::Relaxed),
-            sent_at: Instant::now(),
-        }
-    }
-
-    /// Whether nothing has come since callers have given up on it, the first a while ago.
-    pub(super) fn is_silent(&self) -> bool {
-        let heard = self.0.heard.load(Ordering::Relaxed);
-        matches!(*hold(&self.0.silent_since), Some((then, since))
-            if then == heard && since.elapsed() >= SILENCE)
-    }
-
-    pub(super) fn is(&self, other: &Self) -> bool {
+    pub(crate) fn is(&self, other: &Self) -> bool {
         Arc::ptr_eq(&self.0, &other.0)
     }
 }
@@ -213,32 +200,6 @@ impl Connection {
 impl fmt::Debug for Connection {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Connection({})", self.0.address)
-    }
-}
-
-/// Watches a call that its caller may drop. If nothing at all comes from the server for a while
-/// then, the connection may be dead without having been closed (hazard 6): otherwise callers with
-/// a shorter limit than ours would wait on it without end.
-///
-/// It is not given up at once, because on one connection a `withdraw` cannot overtake the
-/// `acquire` that was dropped before it.
-pub(super) struct Unanswered<'a> {
-    connection: &'a Connection,
-    heard: u64,
-    sent_at: Instant,
-}
-
-impl Drop for Unanswered<'_> {
-    fn drop(&mut self) {
-        let shared = &self.connection.0;
-        // Another thread may have held the lock below at a fork.
-        if shared.is_ours() && shared.heard.load(Ordering::Relaxed) == self.heard {
-            let mut silent_since = hold(&shared.silent_since);
-            match &*silent_since {
-                Some((heard, _)) if *heard == self.heard => {}
-                _ => *silent_since = Some((self.heard, self.sent_at)),
-            }
-        }
     }
 }
 

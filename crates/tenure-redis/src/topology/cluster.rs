@@ -13,12 +13,12 @@ use tenure_core::ErrorKind;
 use tenure_kit::tasks::AbortOnDrop;
 use tenure_kit::{Address, Recovery};
 
+use super::connector::{Connector, Established, Route};
 use super::deployment::{Deployment, Share, View};
-use super::lock_server::LockServer;
+use super::lock_server::{LockSlot, Request};
 use super::slots::{self, Range, SlotMap, holder_in};
 use crate::errors::{self, NextStep, StoreError};
 use crate::net::connection::{Connection, text};
-use crate::net::connector::{Call, Connector, Established, Route};
 use crate::net::hold;
 use crate::net::network::Network;
 
@@ -73,7 +73,7 @@ pub(super) struct Cluster {
     seeds: Vec<Address>,
     network: Arc<Network>,
     deployment: Arc<Deployment>,
-    map: Mutex<SlotMap>,
+    map: Arc<Mutex<SlotMap>>,
     connectors: Mutex<HashMap<Address, Connector>>,
     refreshing: tokio::sync::Mutex<()>,
 }
@@ -88,34 +88,30 @@ impl Cluster {
             seeds,
             network,
             deployment,
-            map: Mutex::default(),
+            map: Arc::default(),
             connectors: Mutex::default(),
             refreshing: tokio::sync::Mutex::default(),
         }
     }
 
-    pub(super) async fn call<'a, T>(
+    /// Sends a request to the node that has `slot`, and follows the cluster to another one.
+    pub(super) async fn follow<R: Request>(
         self: &Arc<Self>,
         slot: u16,
-        call: &mut (impl FnMut(LockServer) -> Call<'a, T> + Send),
-    ) -> Result<T, StoreError> {
+        request: &R,
+    ) -> Result<R::Answer, StoreError> {
         let mut address = self.holder_of(slot).await?;
         let mut asking = false;
         let mut redirects = 0;
         loop {
             let version = hold(&self.map).version();
-            let outcome = self
-                .connector(&address)
-                .call(|connection, sent_at| {
-                    let moved = hold(&self.map).change_of(slot).cloned();
-                    call(LockServer {
-                        connection,
-                        sent_at,
-                        asking,
-                        moved,
-                    })
-                })
-                .await;
+            let lock_slot = LockSlot {
+                number: slot,
+                asking,
+                map: self.map.clone(),
+            };
+            let connector = self.connector(&address);
+            let outcome = connector.send(request, Some(&lock_slot)).await;
             let Err(error) = outcome else {
                 return outcome;
             };

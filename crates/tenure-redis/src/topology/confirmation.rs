@@ -17,10 +17,10 @@ use tenure_core::{ErrorKind, Time};
 use tenure_kit::{Address, SingleFlight};
 use tokio::time::timeout;
 
+use super::connector::{Authority, Established, LONGEST_WAIT, Route};
 use super::sentinels::Sentinels;
 use crate::config::RedisConfig;
 use crate::errors::{self, NextStep, StoreError};
-use crate::net::connector::{Authority, Established, LONGEST_WAIT, Route};
 use crate::net::network::Network;
 
 /// How often the sentinels are asked whether the master is still the one.

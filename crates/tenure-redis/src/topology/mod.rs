@@ -20,17 +20,16 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use redis::RedisError;
 use redis::aio::PubSub;
-use tenure_core::{Check, LockName, Time};
+use tenure_core::{Check, LockName};
 use tenure_kit::{Address, Deadline};
 
 use crate::config::Servers;
 use crate::errors::{self, StoreError};
-use crate::net::connection::Connection;
-use crate::net::connector::{Call, Connector, Established, Route};
 use crate::net::network::Network;
 
 mod cluster;
 mod confirmation;
+mod connector;
 mod deployment;
 pub(crate) mod lock_server;
 mod sentinels;
@@ -39,8 +38,9 @@ mod survey;
 
 use cluster::Cluster;
 use confirmation::MasterRoute;
+use connector::{Connector, Established, Route};
 use deployment::Deployment;
-use lock_server::LockServer;
+use lock_server::Request;
 use sentinels::Sentinels;
 use slots::slot_of;
 use survey::Survey;
@@ -127,46 +127,39 @@ impl Topology {
         }
     }
 
-    /// Makes a call on the server that holds `lock`, until `deadline`. Dropping the future leaves a
-    /// call that was sent.
-    pub(crate) async fn call<'a, T>(
+    /// Sends a request to the server that holds `lock`, and gives its answer, until `deadline`.
+    /// Dropping the future leaves a request that was sent.
+    pub(crate) async fn ask_holder<R: Request>(
         &self,
         lock: &LockName,
         deadline: Deadline,
-        mut call: impl FnMut(LockServer) -> Call<'a, T> + Send,
-    ) -> Result<T, StoreError> {
-        let calling = async {
+        request: &R,
+    ) -> Result<R::Answer, StoreError> {
+        let asking = async {
             self.survey.agreed().await?;
             match &self.servers {
-                Known::Master(connector) => {
-                    let on_master = |connection, sent_at| call(on_master(connection, sent_at));
-                    connector.call(on_master).await
-                }
+                Known::Master(connector) => connector.send(request, None).await,
                 // Boxed, so that a call to a single master needs less than a kilobyte. The
                 // allocator is slower for larger futures.
-                Known::Cluster(cluster) => Box::pin(cluster.call(slot_of(lock), &mut call)).await,
+                Known::Cluster(cluster) => Box::pin(cluster.follow(slot_of(lock), request)).await,
             }
         };
-        deadline.rest(STORE, calling).await
+        deadline.rest(STORE, asking).await
     }
 
-    /// Makes a call on any one master, to see whether anything answers.
-    pub(crate) async fn call_any<'a, T>(
-        &self,
-        mut call: impl FnMut(Connection) -> Call<'a, T> + Send,
-    ) -> Result<T, StoreError> {
-        let calling = async {
+    /// Sends a request to any one master, to see whether anything answers.
+    pub(crate) async fn ask_any<R: Request>(&self, request: &R) -> Result<R::Answer, StoreError> {
+        let asking = async {
             self.survey.agreed().await?;
-            let call = |connection, _sent_at| call(connection);
             match &self.servers {
-                Known::Master(connector) => connector.call(call).await,
+                Known::Master(connector) => connector.send(request, None).await,
                 Known::Cluster(cluster) => {
                     let address = cluster.holder_of(0).await?;
-                    cluster.connector(&address).call(call).await
+                    cluster.connector(&address).send(request, None).await
                 }
             }
         };
-        self.deadline().rest(STORE, calling).await
+        self.deadline().rest(STORE, asking).await
     }
 
     /// Of a call without a lease.
@@ -199,14 +192,5 @@ impl Topology {
     /// Completes when two deployments were seen: all terms are over then.
     pub(crate) fn until_mixed(&self) -> impl Future<Output = ()> + Send + use<> {
         self.deployment.until_mixed()
-    }
-}
-
-fn on_master(connection: Connection, sent_at: Time) -> LockServer {
-    LockServer {
-        connection,
-        sent_at,
-        asking: false,
-        moved: None,
     }
 }

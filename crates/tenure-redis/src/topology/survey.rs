@@ -12,12 +12,12 @@ use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
 
 use super::cluster::{Cluster, slots_of};
+use super::connector::Connector;
 use super::deployment::{self, Deployment, SURVEY_AGAIN, SURVEY_EVERY, Share, View, strangers};
 use super::sentinels;
 use crate::config::Servers;
 use crate::errors::StoreError;
 use crate::net::connection::{Connection, field};
-use crate::net::connector::Connector;
 use crate::net::network::{Endpoint, Network};
 
 /// The comparison of the servers, and how far the first one is, which calls wait for.

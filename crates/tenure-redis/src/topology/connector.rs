@@ -1,7 +1,9 @@
 //! Keeps a connection to one server, and makes it again when it is lost.
+//!
+//! The client library's own reconnecting connection is not used: its first call after a lost
+//! connection fails, and connecting to a closed port takes it 9 s.
 
 use std::fmt;
-use std::pin::Pin;
 use std::sync::{Arc, Mutex, Weak};
 use std::time::{Duration, Instant};
 
@@ -12,19 +14,17 @@ use tenure_kit::deadline::within;
 use tenure_kit::{Backoff, SingleFlight};
 use tokio::time::sleep;
 
-use super::connection::Connection;
-use super::hold;
-use super::incarnation::Incarnations;
-use super::network::Network;
+use super::lock_server::{LockServer, LockSlot, Request};
 use crate::errors::{self, StoreError};
+use crate::net::connection::Connection;
+use crate::net::hold;
+use crate::net::incarnation::Incarnations;
+use crate::net::network::Network;
 
 const SHORTEST_WAIT: Duration = Duration::from_millis(10);
 
 /// The longest wait between two attempts to connect.
 pub(crate) const LONGEST_WAIT: Duration = Duration::from_millis(250);
-
-/// A call: boxed, so that connectors need not be generic over it.
-pub(crate) type Call<'a, T> = Pin<Box<dyn Future<Output = Result<T, StoreError>> + Send + 'a>>;
 
 /// How a connector finds its server.
 #[async_trait]
@@ -115,44 +115,50 @@ impl Connector {
         self.shared.route.subscribe().await
     }
 
-    /// Makes one call, and tells it when it is sent. The call may find the connection lost, or a
-    /// server that is no longer a master. Then this function makes the call once more, on a new
-    /// connection; a repeated call does no harm. The caller bounds the whole.
+    /// Sends a request, which may find the connection lost, or a server that is no longer a
+    /// master. Then this function sends it once more, on a new connection; that does no harm. The
+    /// caller bounds the whole. `slot` is that of the lock, in a cluster.
     ///
-    /// Dropping the future leaves a call that was sent to the server.
-    pub(crate) async fn call<'a, T>(
+    /// Dropping the future leaves a request that was sent to the server.
+    pub(super) async fn send<R: Request>(
         &self,
-        mut call: impl FnMut(Connection, Time) -> Call<'a, T> + Send,
-    ) -> Result<T, StoreError> {
-        match self.attempt(&mut call).await {
+        request: &R,
+        slot: Option<&LockSlot>,
+    ) -> Result<R::Answer, StoreError> {
+        match self.send_once(request, slot).await {
             Err(error) if errors::is_lost(&error) && error.kind != ErrorKind::Timeout => {
-                self.attempt(&mut call).await
+                self.send_once(request, slot).await
             }
             outcome => outcome,
         }
     }
 
-    async fn attempt<'a, T>(
+    async fn send_once<R: Request>(
         &self,
-        call: &mut (impl FnMut(Connection, Time) -> Call<'a, T> + Send),
-    ) -> Result<T, StoreError> {
+        request: &R,
+        slot: Option<&LockSlot>,
+    ) -> Result<R::Answer, StoreError> {
         let mut found = self.established().await?;
         if found.connection.is_silent() {
             self.shared.lose(&found.connection);
             found = self.established().await?;
         }
-        let connection = &found.connection;
         let sent_at = match self.time_to_send(&found).await {
             Ok(time) => time,
-            Err(error) => return Err(self.shared.judged(connection, error)),
+            Err(error) => return Err(self.shared.judged(&found.connection, error)),
         };
-        let sent = connection.send();
-        let what = connection.address().to_string();
+        let server = LockServer {
+            connection: found.connection,
+            sent_at,
+            slot: slot.cloned(),
+        };
+        let watched = server.connection.watch_call();
+        let what = server.connection.address().to_string();
         let limit = self.shared.network.config.request_timeout;
-        let answer = call(connection.clone(), sent_at);
+        let answer = request.send(&server);
         let outcome = within(&what, limit, "request_timeout", answer).await;
-        drop(sent);
-        outcome.map_err(|error| self.shared.judged(connection, error))
+        drop(watched);
+        outcome.map_err(|error| self.shared.judged(&server.connection, error))
     }
 
     /// The current time, once the server counts as the master.

@@ -1,0 +1,8 @@
+//! What the backend asks of the server that holds a lock: each request is a value, which the
+//! topology brings to that server. Those that change something are one script each.
+
+pub(crate) mod acquire;
+pub(crate) mod look;
+pub(crate) mod release;
+pub(crate) mod renew;
+mod script;

@@ -1,0 +1,93 @@
+//! Extends a term: a leader's heartbeat.
+
+use async_trait::async_trait;
+use tenure_core::{Candidate, FencingToken, Holder, Time};
+
+use super::script::Script;
+use crate::config::Replicas;
+use crate::errors::StoreError;
+use crate::keys::LockKeys;
+use crate::topology::lock_server::{LockServer, Request};
+use crate::value::{holder, identity_and_value};
+
+/// Whether the term goes on.
+pub(crate) enum Outcome {
+    Renewed,
+    Lost(Option<Holder>),
+}
+
+/// A heartbeat of one term.
+pub(crate) struct Renew<'a> {
+    pub(crate) keys: &'a LockKeys,
+    pub(crate) candidate: &'a Candidate,
+    pub(crate) token: FencingToken,
+    /// In milliseconds, at least one.
+    pub(crate) lease: u64,
+    /// Those that must confirm it, where they are asked for.
+    pub(crate) replicas: Option<Replicas>,
+}
+
+#[async_trait]
+impl Request for Renew<'_> {
+    /// With the time of sending, from which the new lease counts.
+    type Answer = (Time, Outcome);
+
+    async fn send(&self, server: &LockServer) -> Result<Self::Answer, StoreError> {
+        let value = format!(
+            "1 {} {} {} {}",
+            self.candidate.campaign,
+            self.token.counter(),
+            self.lease,
+            identity_and_value(self.candidate)
+        );
+        let answer = RENEW
+            .run(
+                server,
+                &[self.keys.lock()],
+                &[&value, &self.lease.to_string()],
+            )
+            .await?;
+        if answer.number != 1 {
+            let holder = holder(&answer.text(1)?, answer.millis(2)?);
+            return Ok((server.sent_at, Outcome::Lost(holder)));
+        }
+        if let Some(replicas) = self.replicas {
+            server.connection.replicated(replicas).await?;
+        }
+        Ok((server.sent_at, Outcome::Renewed))
+    }
+}
+
+/// Extends a term: the one with the same campaign, token and identity.
+///
+/// KEYS: the lock. ARGV: its value as it is to be, lease.
+///
+/// Without a value the script still sends a delete. A demoted master that has dropped its data
+/// refuses that write. So its answer does not look like the end of the term, which may go on at the
+/// new master.
+///
+/// The expiry comes first: it needs no memory, and after it the server lets the script go on when
+/// its memory is full. The value is written only when it has changed: mostly there is one
+/// comparison and one command, which is as short as a conditional renewal gets.
+static RENEW: Script = Script::new(
+    r"
+local held = redis.call('GET', KEYS[1])
+if held ~= ARGV[1] then
+  if not held then
+    redis.call('DEL', KEYS[1])
+    return {0, '', 0}
+  end
+  local pattern = '^(1 %S+ %d+ )%d+ (%S+)'
+  local term, me = string.match(ARGV[1], pattern)
+  local held_term, owner = string.match(held, pattern)
+  if held_term ~= term or owner ~= me then
+    return {0, held, redis.call('PTTL', KEYS[1])}
+  end
+  redis.call('PEXPIRE', KEYS[1], ARGV[2])
+  redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])
+  return 1
+end
+redis.call('PEXPIRE', KEYS[1], ARGV[2])
+return 1
+",
+);

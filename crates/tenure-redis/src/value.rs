@@ -1,0 +1,53 @@
+//! The value of a lock's key, as candidates and scripts write it.
+//!
+//! The lock's key holds `1 <campaign> <token> <lease in ms> <identity>[ <published value>]` and
+//! expires with the lease. `1` is the format's version. None of the first five fields can hold a
+//! space; the published value comes last because it can.
+
+use std::time::Duration;
+
+use tenure_core::record::MAX_LEASE;
+use tenure_core::{Candidate, FencingToken, Holder};
+
+/// The end of the value, from the identity on.
+pub(crate) fn identity_and_value(candidate: &Candidate) -> String {
+    match &candidate.value {
+        Some(value) => format!("{} {value}", candidate.identity),
+        None => candidate.identity.to_string(),
+    }
+}
+
+/// The lease that a lock's value names, of a term or of a quarantine: none
+/// when this library would not have written it.
+pub(crate) fn lease_in(value: &str) -> Option<Duration> {
+    let mut fields = value.split(' ');
+    if fields.next() != Some("1") {
+        return None;
+    }
+    let lease = Duration::from_millis(fields.nth(2)?.parse().ok()?);
+    (!lease.is_zero() && lease <= MAX_LEASE).then_some(lease)
+}
+
+/// Whom a lock's value names: no holder when it is not of this version, or in quarantine.
+pub(crate) fn holder(value: &str, left: Duration) -> Option<Holder> {
+    let mut fields = value.splitn(6, ' ');
+    if fields.next() != Some("1") {
+        return None;
+    }
+    let campaign = fields.next()?;
+    let token = fields.next()?.parse().ok();
+    let _lease = fields.next()?;
+    let identity = fields.next()?;
+    if campaign == "-" {
+        return None;
+    }
+    let mut holder = Holder::new(identity);
+    holder.token = token.and_then(|token| FencingToken::from_counter(token).ok());
+    holder.value = fields.next().map(str::to_owned);
+    // An expiry beyond the lease is no part of it, see `acquire::Outcome::Taken`.
+    holder.expires_in = Some(left.min(lease_in(value).unwrap_or(MAX_LEASE)));
+    Some(holder)
+}
+
+#[cfg(test)]
+mod tests;
