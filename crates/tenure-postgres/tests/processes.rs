@@ -550,6 +550,7 @@ async fn a_leader_whose_connection_is_reset_stops_before_the_next_leads() {
     let url = server.url();
     let url = url.replace(&port(server.port), &port(proxy.address().port()));
     let config = PostgresConfig::from_url(&url).unwrap();
+    let config = config.connect_timeout(LIMIT);
     let ann = elect(PostgresBackend::connect(config).await.unwrap());
     let bob = elect(server.connect().await);
     let ann = ann.campaign().await.unwrap();

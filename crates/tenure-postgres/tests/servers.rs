@@ -661,7 +661,8 @@ async fn a_function_that_the_user_may_not_call_is_named() {
     let role = format!("CREATE ROLE clerk LOGIN PASSWORD '{}'", postgres::PASSWORD);
     admin.batch_execute(&role).await.unwrap();
     let url = server.url().replace("//app:", "//clerk:");
-    let backend = PostgresBackend::connect(PostgresConfig::from_url(&url).unwrap()).await;
+    let config = PostgresConfig::from_url(&url).unwrap();
+    let backend = PostgresBackend::connect(config.connect_timeout(LIMIT)).await;
     let backend = backend.unwrap();
     let permissions = async || {
         let checks = backend.checks(&lock("batch"), LONG).await;

@@ -228,9 +228,10 @@ async fn passwords_are_asked_for_and_never_shown() {
     }
 
     let url = format!("redis://default:s3cret@{}", server.address());
-    let backend = RedisBackend::connect(RedisConfig::from_url(&url).unwrap())
-        .await
-        .unwrap();
+    let backend =
+        RedisBackend::connect(RedisConfig::from_url(&url).unwrap().connect_timeout(LIMIT))
+            .await
+            .unwrap();
     shown.push(format!("{backend:?} {backend:#?}"));
     let shown = shown.join(" ");
     assert!(

@@ -8,7 +8,7 @@ use tenure_core::{ErrorKind, LockBackend as _, Time};
 use tenure_redis::{RedisBackend, RedisConfig, Tls};
 use tenure_testkit::certificates::Authority;
 use tenure_testkit::redis::start;
-use tenure_testkit::{LONG, candidate, free_port, held, lock, renewed, within_limit};
+use tenure_testkit::{LIMIT, LONG, candidate, free_port, held, lock, renewed, within_limit};
 
 #[tokio::test]
 async fn a_server_is_reached_by_tls_with_certificates_on_both_sides() {
@@ -53,7 +53,7 @@ async fn a_server_is_reached_by_tls_with_certificates_on_both_sides() {
         text(&client.0),
         text(&client.1)
     );
-    RedisBackend::connect(RedisConfig::from_url(&url).unwrap())
+    RedisBackend::connect(RedisConfig::from_url(&url).unwrap().connect_timeout(LIMIT))
         .await
         .unwrap();
 
