@@ -17,6 +17,7 @@ use crate::interrupt;
 use crate::kind::Kind;
 use crate::paths::Dirs;
 use crate::process::{self, Ending, Hold};
+use crate::provision;
 use crate::stores::{self, Session, State};
 use crate::suite;
 
@@ -198,7 +199,12 @@ fn run_stores(command: Stores) -> Result<ExitCode> {
             }
         }
         Stores::Env => {
-            for (name, value) in State::load(&dirs)?.env() {
+            let mut all = State::load(&dirs)?.env();
+            if let Some(newer) = provision::ETCD_3_6.built() {
+                let newer = newer.to_string_lossy().into_owned();
+                all.insert(tenure_testkit::etcd::programs::NEWER.to_owned(), newer);
+            }
+            for (name, value) in all {
                 println!("export {name}='{}'", value.replace('\'', r"'\''"));
             }
         }

@@ -37,6 +37,7 @@ pub(crate) fn test(only: &[String]) -> Result<ExitCode> {
     provision::ensure(&Need::ALL)?;
     let nextest = NEXTEST.provide()?;
     let others = other_servers::provide(&backends)?;
+    let newer_etcd = newer_etcd(&backends)?;
     if all {
         for (name, arguments) in CHECKS {
             rows.push(cargo_step(name, arguments, &[])?);
@@ -49,7 +50,8 @@ pub(crate) fn test(only: &[String]) -> Result<ExitCode> {
     }
     let (session, store_rows) = bring_up(&dirs, &backends)?;
     let state = State::load(&dirs)?;
-    let environment = strict(&log, &state);
+    let mut environment = strict(&log, &state);
+    environment.extend(newer_etcd);
     if all {
         rows.extend(tests(&dirs, nextest.as_os_str(), &others, &environment)?);
         rows.push(cargo_step("doc tests", &DOC_TESTS, &environment)?);
@@ -99,6 +101,19 @@ fn strict(log: &Path, state: &State) -> Environment {
     all.push((tenure_testkit::environment::STRICT.into(), "1".into()));
     all.push((tenure_conformance::LOG.into(), log.into()));
     all
+}
+
+/// The newer line of etcd, for tests of the backends that run on etcd. Built if it is not cached.
+fn newer_etcd(backends: &[&Backend]) -> Result<Option<(OsString, OsString)>> {
+    let mut kinds = backends.iter().filter_map(|backend| Kind::of(backend));
+    if !kinds.any(|kind| matches!(kind, Kind::Etcd | Kind::Kube)) {
+        return Ok(None);
+    }
+    let newer = provision::ETCD_3_6.provide()?;
+    let programs = newer.programs.display();
+    eprintln!("etcd: {} beside the system's, {programs}", newer.version);
+    let variable = tenure_testkit::etcd::programs::NEWER;
+    Ok(Some((variable.into(), newer.programs.into())))
 }
 
 type CargoStep = (&'static str, &'static [&'static str]);

@@ -1,13 +1,15 @@
 //! Private etcd clusters on loopback ports.
 
 pub mod metrics;
+pub mod programs;
+mod restore;
 
 use std::path::Path;
 use std::process::{Command, Output};
 
 use tempfile::TempDir;
 
-use crate::environment::{find, program};
+use self::programs::Programs;
 use crate::port::free_ports;
 use crate::process::Process;
 use crate::wait::wait_until;
@@ -18,12 +20,13 @@ pub struct Member {
     /// Where clients connect.
     pub port: u16,
     arguments: Vec<String>,
+    programs: Programs,
     process: Process,
 }
 
 impl Member {
-    fn spawn(arguments: &[String]) -> Process {
-        Process::start(Command::new(find("etcd").unwrap()).args(arguments))
+    fn spawn(programs: &Programs, arguments: &[String]) -> Process {
+        Process::start(programs.command("etcd").args(arguments))
     }
 
     /// Kills it as a crash would.
@@ -33,7 +36,7 @@ impl Member {
 
     /// Starts it again on its data.
     pub fn restart(&mut self) {
-        self.process = Self::spawn(&self.arguments);
+        self.process = Self::spawn(&self.programs, &self.arguments);
     }
 
     /// Stops the process: connections stay open, and nothing answers.
@@ -68,6 +71,8 @@ pub struct Cluster {
     pub dir: TempDir,
     /// `http` or `https`.
     pub scheme: &'static str,
+    /// The release that the members run.
+    pub programs: Programs,
 }
 
 /// One member. `None`: left out.
@@ -78,6 +83,26 @@ pub fn start() -> Option<Cluster> {
 /// So many members with more arguments. `None`: left out.
 pub fn start_with(members: usize, more: &[&str]) -> Option<Cluster> {
     launch(members, more, "http", &[], tempfile::tempdir().unwrap())
+}
+
+/// One member of the newer release. `None`: left out.
+pub fn start_newer() -> Option<Cluster> {
+    start_newer_with(1, &[])
+}
+
+/// So many members of the newer release with more arguments. `None`: left out.
+pub fn start_newer_with(members: usize, more: &[&str]) -> Option<Cluster> {
+    let (programs, dir) = (Programs::newer()?, tempfile::tempdir().unwrap());
+    Some(launch_of(programs, members, more, "http", &[], dir))
+}
+
+/// One member of the newer release whose revisions begin above this one: each later revision is
+/// larger by one. `None`: left out.
+pub fn start_newer_at(revision: u64) -> Option<Cluster> {
+    let mut cluster = start_newer()?;
+    cluster.ctl(&["put", "begin", ""]);
+    cluster.restore_with_revisions_above(revision);
+    Some(cluster)
 }
 
 /// The arguments of a member that listens for clients and peers on these URLs.
@@ -106,8 +131,18 @@ pub fn launch(
     flags: &[String],
     dir: TempDir,
 ) -> Option<Cluster> {
-    program("etcd")?;
-    program("etcdctl")?;
+    let programs = Programs::of_environment()?;
+    Some(launch_of(programs, count, more, scheme, flags, dir))
+}
+
+fn launch_of(
+    programs: Programs,
+    count: usize,
+    more: &[&str],
+    scheme: &'static str,
+    flags: &[String],
+    dir: TempDir,
+) -> Cluster {
     let ports: Vec<[u16; 2]> = (0..count).map(|_| free_ports()).collect();
     let initial: Vec<_> = ports
         .iter()
@@ -125,7 +160,8 @@ pub fn launch(
         arguments.extend(more.iter().map(|&text| text.to_owned()));
         members.push(Member {
             port,
-            process: Member::spawn(&arguments),
+            process: Member::spawn(&programs, &arguments),
+            programs: programs.clone(),
             arguments,
         });
     }
@@ -134,9 +170,10 @@ pub fn launch(
         flags: flags.to_vec(),
         dir,
         scheme,
+        programs,
     };
     cluster.wait();
-    Some(cluster)
+    cluster
 }
 
 impl Cluster {
@@ -162,7 +199,7 @@ impl Cluster {
 
     /// `etcdctl` at a member.
     pub fn ctl_command(&self, number: usize) -> Command {
-        let mut command = Command::new(find("etcdctl").unwrap());
+        let mut command = self.programs.command("etcdctl");
         let address = self.members[number].address();
         command
             .env("ETCDCTL_API", "3")

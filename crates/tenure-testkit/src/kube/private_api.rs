@@ -19,7 +19,8 @@ pub struct PrivateApi {
     program: String,
     arguments: Vec<String>,
     process: Process,
-    _etcd: etcd::Cluster,
+    /// What it keeps its objects in.
+    pub etcd: etcd::Cluster,
 }
 
 /// `None`, with a line that says so, if there is no program to start.
@@ -37,8 +38,13 @@ fn program() -> Option<String> {
 impl PrivateApi {
     /// Starts one, and waits until it serves. `None`: left out.
     pub async fn start() -> Option<Self> {
+        program()?;
+        Self::start_on(etcd::start()?).await
+    }
+
+    /// Starts one on this etcd, and waits until it serves. `None`: left out.
+    pub async fn start_on(etcd: etcd::Cluster) -> Option<Self> {
         let program = program()?;
-        let etcd = etcd::start()?;
         let (folder, port) = (etcd.dir.path().join("api"), free_port());
         write_secrets(&folder, &[("admin", "system:masters")]);
         let endpoint = format!("http://{}", etcd.members[0].address());
@@ -56,7 +62,7 @@ impl PrivateApi {
             server,
             program,
             arguments,
-            _etcd: etcd,
+            etcd,
         };
         own.until_it_serves().await;
         Some(own)

@@ -4,7 +4,9 @@
 //! that is possible; elsewhere an error says what to install.
 
 mod apt;
+mod go_module;
 mod kube_apiserver;
+mod newer_etcd;
 mod newest_postgres;
 mod tools;
 mod valkey;
@@ -19,6 +21,7 @@ use crate::paths;
 use crate::shell::{capture, find, is_executable};
 
 pub(crate) use kube_apiserver::{KubeApiserver, provide as kube_apiserver};
+pub(crate) use newer_etcd::ETCD_3_6;
 pub(crate) use newest_postgres::provide as newest_postgres;
 pub(crate) use tools::{HACK, NEXTEST};
 pub(crate) use valkey::provide as valkey;
