@@ -14,18 +14,30 @@
     reason = "a failed unwrap is a failed test"
 )]
 
+pub mod backends;
+#[cfg(all(unix, feature = "stores"))]
+pub mod bound;
 pub mod certificates;
 pub mod environment;
 pub mod etcd;
+#[cfg(all(unix, feature = "stores"))]
+pub mod interrupt;
 pub mod kube;
 #[cfg(feature = "kube")]
 pub mod log;
+#[cfg(all(unix, feature = "stores"))]
+pub mod paths;
 pub mod port;
 #[cfg(feature = "postgres")]
 pub mod postgres;
 pub mod process;
+#[cfg(all(unix, feature = "stores"))]
+pub mod provision;
 #[cfg(feature = "redis")]
 pub mod redis;
+#[cfg(all(unix, feature = "stores"))]
+pub mod shell;
+#[cfg(all(unix, feature = "stores"))]
 pub mod stores;
 pub mod terms;
 pub mod wait;

@@ -9,16 +9,20 @@ use std::time::Duration;
 use anyhow::Result;
 use clap::builder::PossibleValuesParser;
 use clap::{Args, Parser, Subcommand};
-use tenure_testkit::stores::BACKENDS;
+use tenure_testkit::backends::BACKENDS;
+use tenure_testkit::bound::{self, Ending};
+use tenure_testkit::etcd::programs::NEWER;
+use tenure_testkit::interrupt;
+use tenure_testkit::paths::Dirs;
+use tenure_testkit::provision::newer_etcd::ETCD_3_6;
+use tenure_testkit::stores::control;
+use tenure_testkit::stores::kind::Kind;
+use tenure_testkit::stores::process::{self, Hold};
+use tenure_testkit::stores::session::{self, Session};
+use tenure_testkit::stores::state::State;
 
 use crate::bench;
 use crate::features;
-use crate::interrupt;
-use crate::kind::Kind;
-use crate::paths::Dirs;
-use crate::process::{self, Ending, Hold};
-use crate::provision;
-use crate::stores::{self, Session, State};
 use crate::suite;
 
 /// The workspace's own commands
@@ -31,7 +35,7 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Real etcd, Redis, Postgres and kube-apiserver on loopback
+    /// Real servers of the stores, on loopback
     #[command(subcommand)]
     Stores(Stores),
     /// Format, lints, all tests, and every backend on its real store
@@ -98,7 +102,7 @@ enum Stores {
 
 #[derive(Debug, Args)]
 struct Up {
-    /// Which stores [default: kube etcd redis postgres]
+    /// Which stores [default: all]
     stores: Vec<Kind>,
     /// Stay, and stop the stores when this command ends
     #[arg(long)]
@@ -145,9 +149,9 @@ fn run(command: Command) -> Result<ExitCode> {
             holder,
             ending,
             command,
-        } => match process::become_server(holder, ending, &command)? {},
+        } => match bound::become_server(holder, ending, &command)? {},
         Command::Watch { holder, command } => {
-            let code = process::watch(holder, &command)?;
+            let code = bound::watch(holder, &command)?;
             Ok(ExitCode::from(u8::try_from(code).unwrap_or(1)))
         }
         Command::Stores(command) => {
@@ -179,14 +183,14 @@ fn run_stores(command: Stores) -> Result<ExitCode> {
     let dirs = Dirs::open()?;
     match command {
         Stores::Up(up) if up.foreground => {
-            let session = stores::up(&dirs, &up.kinds(), Hold::Held)?;
+            let session = session::up(&dirs, &up.kinds(), Hold::Held)?;
             stay(session)?;
         }
         Stores::Up(up) => {
-            stores::up(&dirs, &up.kinds(), Hold::Detached)?;
+            session::up(&dirs, &up.kinds(), Hold::Detached)?;
         }
         Stores::Down => {
-            let stopped = stores::down(&dirs)?;
+            let stopped = control::down(&dirs)?;
             if stopped.is_empty() {
                 eprintln!("nothing was running");
             } else {
@@ -194,15 +198,15 @@ fn run_stores(command: Stores) -> Result<ExitCode> {
             }
         }
         Stores::Status => {
-            if !stores::status(&dirs)? {
+            if !control::status(&dirs)? {
                 return Ok(ExitCode::FAILURE);
             }
         }
         Stores::Env => {
             let mut all = State::load(&dirs)?.env();
-            if let Some(newer) = provision::ETCD_3_6.built() {
+            if let Some(newer) = ETCD_3_6.built() {
                 let newer = newer.to_string_lossy().into_owned();
-                all.insert(tenure_testkit::etcd::programs::NEWER.to_owned(), newer);
+                all.insert(NEWER.to_owned(), newer);
             }
             for (name, value) in all {
                 println!("export {name}='{}'", value.replace('\'', r"'\''"));

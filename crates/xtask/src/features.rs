@@ -5,29 +5,15 @@ use std::path::PathBuf;
 use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
-use tenure_testkit::stores::BACKENDS;
+use tenure_testkit::backends::BACKENDS;
+use tenure_testkit::paths;
+use tenure_testkit::provision::tools::HACK;
+use tenure_testkit::shell::{capture, run_shown};
 
-use crate::paths;
-use crate::provision::HACK;
-use crate::shell::{capture, run_shown};
 use crate::steps::forget_this_package;
 
-/// Clients of stores, and what they cannot do without, that no feature may bring along unless it
-/// is listed there; and C libraries that no feature may.
-const FOREIGN: &[&str] = &[
-    "etcd-client",
-    "hyper",
-    "k8s-openapi",
-    "kube",
-    "kube-client",
-    "native-tls",
-    "notify",
-    "openssl-sys",
-    "redis",
-    "reqwest",
-    "tokio-postgres",
-    "tonic",
-];
+/// What no feature may bring along: C libraries, and a second HTTP client.
+const REFUSED: [&str; 3] = ["native-tls", "openssl-sys", "reqwest"];
 
 /// Libraries leave the version of the Kubernetes API to the application, so that they do not build
 /// alone; this stands in for one.
@@ -39,7 +25,7 @@ pub(crate) fn assert_trees() -> Result<String> {
     let full = members_of_full()?;
     ensure!(
         full == listed,
-        "the facade's feature full has {full:?}, and crates/tenure-testkit/src/stores.rs lists {listed:?}"
+        "the facade's feature full has {full:?}, and crates/tenure-testkit/src/backends.rs lists {listed:?}"
     );
     let core = tree("tenure-core", &["--all-features"])?;
     expect("tenure-core with all features", &core, &[], &[])?;
@@ -65,10 +51,12 @@ fn expect(whose: &str, crates: &BTreeSet<String>, own: &[&str], client: &[&str])
     for needed in own.iter().chain(client) {
         ensure!(
             crates.contains(*needed),
-            "{whose} does not depend on {needed}: is crates/tenure-testkit/src/stores.rs out of date?"
+            "{whose} does not depend on {needed}: is crates/tenure-testkit/src/backends.rs out of date?"
         );
     }
-    for foreign in FOREIGN {
+    // The clients of stores, and what they cannot do without, come with their own feature only.
+    let clients = BACKENDS.iter().flat_map(|backend| backend.client);
+    for foreign in clients.chain(&REFUSED) {
         ensure!(
             client.contains(foreign) || !crates.contains(*foreign),
             "{whose} pulls {foreign}, which is not of its store"

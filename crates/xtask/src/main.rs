@@ -13,27 +13,11 @@ mod cli;
 #[cfg(unix)]
 mod features;
 #[cfg(unix)]
-mod interrupt;
-#[cfg(unix)]
-mod kind;
-#[cfg(unix)]
-mod net;
-#[cfg(unix)]
 mod other_servers;
-#[cfg(unix)]
-mod paths;
-#[cfg(unix)]
-mod process;
-#[cfg(unix)]
-mod provision;
 #[cfg(unix)]
 mod report;
 #[cfg(unix)]
-mod shell;
-#[cfg(unix)]
 mod steps;
-#[cfg(unix)]
-mod stores;
 #[cfg(unix)]
 mod suite;
 

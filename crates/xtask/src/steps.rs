@@ -7,12 +7,10 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
+use tenure_testkit::shell::run_shown;
+use tenure_testkit::{bound, interrupt, paths};
 
-use crate::interrupt;
-use crate::paths;
-use crate::process;
 use crate::report::{Outcome, Row};
-use crate::shell::run_shown;
 
 /// Variables for a program.
 pub(crate) type Environment = Vec<(OsString, OsString)>;
@@ -42,7 +40,7 @@ pub(crate) fn step(
     let shown = format!("{} {}", file_name.to_string_lossy(), arguments.join(" "));
     eprintln!("\n== {name}: {shown}");
     let start = Instant::now();
-    let mut command = process::watched(program)?;
+    let mut command = bound::watched(program)?;
     command
         .args(arguments)
         .envs(environment.iter().map(|(name, value)| (name, value)))

@@ -9,18 +9,22 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
-use tenure_testkit::stores::{BACKENDS, Backend};
+use tenure_testkit::backends::{BACKENDS, Backend};
+use tenure_testkit::interrupt;
+use tenure_testkit::paths::{self, Dirs};
+use tenure_testkit::provision::newer_etcd::ETCD_3_6;
+use tenure_testkit::provision::other_servers::{self, OtherServer};
+use tenure_testkit::provision::tools::NEXTEST;
+use tenure_testkit::provision::{self, Need};
+use tenure_testkit::stores::kind::Kind;
+use tenure_testkit::stores::process::Hold;
+use tenure_testkit::stores::session::{self, Session};
+use tenure_testkit::stores::state::State;
 
 use crate::features;
-use crate::interrupt;
-use crate::kind::Kind;
-use crate::other_servers::{self, OtherServer};
-use crate::paths::{self, Dirs};
-use crate::process::Hold;
-use crate::provision::{self, NEXTEST, Need};
+use crate::other_servers::test_on;
 use crate::report::{Row, report};
 use crate::steps::{Environment, cargo, cargo_step, failed, row, step};
-use crate::stores::{self, Session, State};
 
 /// `cargo xtask test`
 pub(crate) fn test(only: &[String]) -> Result<ExitCode> {
@@ -61,8 +65,8 @@ pub(crate) fn test(only: &[String]) -> Result<ExitCode> {
             arguments.extend(backend.packages.iter().flat_map(|name| ["-p", name]));
             let name = format!("tests of {}", backend.name);
             rows.push(cargo_step(&name, &arguments, &environment)?);
-            for other in others.iter().filter(|other| other.is_of(backend)) {
-                rows.push(other.test(&arguments, &environment, None)?);
+            for other in others.iter().filter(|other| other.backend == backend.name) {
+                rows.push(test_on(other, &arguments, &environment, None)?);
             }
         }
     }
@@ -109,7 +113,7 @@ fn newer_etcd(backends: &[&Backend]) -> Result<Option<(OsString, OsString)>> {
     if !kinds.any(|kind| matches!(kind, Kind::Etcd | Kind::Kube)) {
         return Ok(None);
     }
-    let newer = provision::ETCD_3_6.provide()?;
+    let newer = ETCD_3_6.provide()?;
     let programs = newer.programs.display();
     eprintln!("etcd: {} beside the system's, {programs}", newer.version);
     let variable = tenure_testkit::etcd::programs::NEWER;
@@ -221,7 +225,7 @@ fn tests(
         let on_others = scope.spawn(|| {
             let rows = others
                 .iter()
-                .map(|other| other.test(&TESTS, environment, Some(&others_output)));
+                .map(|other| test_on(other, &TESTS, environment, Some(&others_output)));
             rows.collect::<Result<Vec<Row>>>()
         });
         let logged = scope.spawn(|| {
@@ -251,7 +255,7 @@ fn bring_up(dirs: &Dirs, backends: &[&Backend]) -> Result<(Option<Session>, Vec<
     eprintln!("\n== stores");
     let name = |kind: Kind| format!("store {}", kind.name());
     let start = Instant::now();
-    let session = match stores::up(dirs, &kinds, Hold::Held) {
+    let session = match session::up(dirs, &kinds, Hold::Held) {
         Ok(session) => session,
         Err(error) => {
             interrupt::check()?;

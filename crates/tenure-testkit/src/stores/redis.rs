@@ -2,13 +2,13 @@
 
 use std::process::Command;
 
+use crate::free_port;
 use anyhow::{Context, Result, bail};
 use serde::{Deserialize, Serialize};
-use tenure_testkit::free_port;
 
-use super::{Env, Launch, Server};
-use crate::kind::Kind;
-use crate::process::Ending;
+use super::launch::Launch;
+use super::server::{Env, Server, random_hex};
+use crate::bound::Ending;
 use crate::provision;
 use crate::shell::capture;
 
@@ -61,7 +61,7 @@ impl Server for Redis {
     }
 
     fn round_trip(&self) -> Result<String> {
-        let value = super::random_hex(8)?;
+        let value = random_hex(8)?;
         let key = format!("xtask:{value}");
         self.cli(&["SET", &key, &value, "NX", "PX", "60000"])?;
         let read = self.cli(&["GET", &key])?;
@@ -75,9 +75,5 @@ impl Server for Redis {
     fn env(&self) -> Result<Env> {
         let url = format!("redis://127.0.0.1:{}", self.port);
         Ok(vec![("TENURE_TEST_REDIS_URL", url)])
-    }
-
-    fn kind(&self) -> Kind {
-        Kind::Redis
     }
 }

@@ -9,8 +9,8 @@ use std::process::Command;
 
 use anyhow::{Context, Result};
 
+use crate::bound;
 use crate::paths::{self, Dirs};
-use crate::process;
 use crate::shell::{capture, find, run_with_progress};
 
 /// A Go module in this workspace, whose `go.mod` pins the release.
@@ -74,7 +74,7 @@ impl GoModule {
         );
         let dirs = Dirs::open()?;
         let command = |arguments: &[&str]| {
-            let mut command = process::watched(&go)?;
+            let mut command = bound::watched(&go)?;
             command
                 .args(arguments)
                 .current_dir(self.path())

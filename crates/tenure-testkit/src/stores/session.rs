@@ -8,17 +8,23 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 
 use super::control::{claim, lock, records_of, stop_kinds};
+use super::etcd::Etcd;
+use super::kind::Kind;
+use super::kube::Kube;
+use super::launch::Launch;
+use super::postgres::Postgres;
+use super::process::Hold;
+use super::redis::Redis;
 use super::state::{Running, State};
-use super::{Etcd, Kube, Launch, Postgres, Redis, Store};
-use crate::kind::Kind;
+use super::store::Store;
 use crate::paths::Dirs;
-use crate::process::Hold;
-use crate::provision::{self, KubeApiserver, Need};
+use crate::provision::kube_apiserver::{self, KubeApiserver};
+use crate::provision::{self, Need};
 use crate::{interrupt, shell};
 
 /// The stores that a command brought up. When it holds them they end with it.
 #[derive(Debug)]
-pub(crate) struct Session {
+pub struct Session {
     dirs: Dirs,
     hold: Hold,
     started: BTreeSet<Kind>,
@@ -28,7 +34,7 @@ pub(crate) struct Session {
 }
 
 /// Brings stores up; those that run and serve are left as they are.
-pub(crate) fn up(dirs: &Dirs, wanted: &BTreeSet<Kind>, hold: Hold) -> Result<Session> {
+pub fn up(dirs: &Dirs, wanted: &BTreeSet<Kind>, hold: Hold) -> Result<Session> {
     let _lock = lock(dirs)?;
     let mut session = Session {
         dirs: dirs.clone(),
@@ -47,12 +53,12 @@ pub(crate) fn up(dirs: &Dirs, wanted: &BTreeSet<Kind>, hold: Hold) -> Result<Ses
     if missing.is_empty() {
         return Ok(session);
     }
-    let needs: Vec<Need> = missing.iter().map(|kind| super::needs(*kind)).collect();
+    let needs: Vec<Need> = missing.iter().map(|kind| kind.need()).collect();
     provision::ensure(&needs)?;
 
     // Before anything is started: a build takes minutes.
     let kube = if missing.contains(&Kind::Kube) {
-        let server = provision::kube_apiserver()?;
+        let server = kube_apiserver::provide()?;
         let program = server.program.display();
         eprintln!("kube: {} from {program}, {}", server.version, server.origin);
         Some(server)
@@ -128,7 +134,7 @@ impl Session {
                 let Some(store) = pending.get(kind) else {
                     bail!("{} is lost", kind.name())
                 };
-                match self.await_ready(store) {
+                match self.await_ready(*kind, store) {
                     Ok(version) => break version,
                     // Between our look at a port and the server's somebody else may take it.
                     Err(Failure {
@@ -195,9 +201,8 @@ impl Session {
     }
 
     /// Asks a store until it answers as it should, or a process of it ends, or too long has passed.
-    fn await_ready(&self, store: &Store) -> std::result::Result<String, Failure> {
+    fn await_ready(&self, kind: Kind, store: &Store) -> std::result::Result<String, Failure> {
         const LIMIT: Duration = Duration::from_secs(120);
-        let kind = store.server().kind();
         let begin = Instant::now();
         loop {
             interrupt::check()?;
@@ -233,24 +238,24 @@ impl Session {
     }
 
     /// The variables for the tests.
-    pub(crate) fn state(&self) -> Result<State> {
+    pub fn state(&self) -> Result<State> {
         State::load(&self.dirs)
     }
 
     /// Whether any process of this session still runs.
-    pub(crate) fn is_alive(&mut self) -> bool {
+    pub fn is_alive(&mut self) -> bool {
         self.children
             .iter_mut()
             .any(|(_, child)| matches!(child.try_wait(), Ok(None)))
     }
 
     /// Whether this command started anything.
-    pub(crate) fn has_started(&self) -> bool {
+    pub fn has_started(&self) -> bool {
         !self.started.is_empty()
     }
 
     /// Stops what this session started.
-    pub(crate) fn stop(&mut self) -> Result<()> {
+    pub fn stop(&mut self) -> Result<()> {
         let started = std::mem::take(&mut self.started);
         let stopped = stop_kinds(&self.dirs, &started);
         for (_, child) in &mut self.children {

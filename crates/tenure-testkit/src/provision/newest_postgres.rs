@@ -24,17 +24,17 @@ const WHEEL: Wheel = Wheel {
 
 /// Where its programs are.
 #[derive(Debug)]
-pub(crate) struct NewestPostgres {
-    pub(crate) programs: PathBuf,
+pub(super) struct NewestPostgres {
+    pub(super) programs: PathBuf,
     /// `18.6`
-    pub(crate) version: String,
+    pub(super) version: String,
     /// What they are in; its end is theirs.
-    pub(crate) folder: TempDir,
+    pub(super) folder: TempDir,
 }
 
 /// Fetches the package into the cache, if it is not there, and unpacks it for this run: servers
 /// run as a user of their own, who cannot read a cache in somebody's home.
-pub(crate) fn provide() -> Result<NewestPostgres> {
+pub(super) fn provide() -> Result<NewestPostgres> {
     let name = format!("{}-{}.whl", WHEEL.package, WHEEL.release);
     let cached = cache_folder()?.join(name);
     if !cached.is_file() {

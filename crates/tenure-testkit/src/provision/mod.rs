@@ -5,10 +5,11 @@
 
 mod apt;
 mod go_module;
-mod kube_apiserver;
-mod newer_etcd;
+pub(crate) mod kube_apiserver;
+pub mod newer_etcd;
 mod newest_postgres;
-mod tools;
+pub mod other_servers;
+pub mod tools;
 mod valkey;
 mod wheel;
 
@@ -20,15 +21,9 @@ use anyhow::{Context, Result, bail};
 use crate::paths;
 use crate::shell::{capture, find, is_executable};
 
-pub(crate) use kube_apiserver::{KubeApiserver, provide as kube_apiserver};
-pub(crate) use newer_etcd::ETCD_3_6;
-pub(crate) use newest_postgres::provide as newest_postgres;
-pub(crate) use tools::{HACK, NEXTEST};
-pub(crate) use valkey::provide as valkey;
-
 /// Something that may be missing, with the Debian packages that bring it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) enum Need {
+pub enum Need {
     /// `etcd` and `etcdctl`.
     Etcd,
     /// `redis-server` and `redis-cli`.
@@ -45,7 +40,7 @@ pub(crate) enum Need {
 
 impl Need {
     /// What the tests need.
-    pub(crate) const ALL: [Self; 6] = [
+    pub const ALL: [Self; 6] = [
         Self::Protoc,
         Self::Etcd,
         Self::Redis,
@@ -105,7 +100,7 @@ fn has_protoc() -> bool {
 }
 
 /// Installs what is missing.
-pub(crate) fn ensure(needs: &[Need]) -> Result<()> {
+pub fn ensure(needs: &[Need]) -> Result<()> {
     let mut missing: Vec<Need> = needs
         .iter()
         .copied()

@@ -8,10 +8,11 @@ use std::process::Child;
 
 use anyhow::{Context, Result};
 
-use super::postgres;
-use crate::kind::Kind;
+use super::kind::Kind;
+use super::process::{self, Hold, Spec};
+use super::user::{User, can_reach, give};
+use crate::bound::Ending;
 use crate::paths::{self, Dirs};
-use crate::process::{self, Ending, Hold, Spec, User};
 
 /// What a store's `start` works with.
 pub(super) struct Launch<'a> {
@@ -25,7 +26,7 @@ impl Launch<'_> {
     /// An empty folder for a process, owned by the user it runs as.
     pub(super) fn folder(&self, process: &str, user: Option<&User>) -> Result<PathBuf> {
         let mut parent = self.dirs.data();
-        if user.is_some_and(|user| !postgres::can_reach(user, &parent)) {
+        if user.is_some_and(|user| !can_reach(user, &parent)) {
             // A checkout inside somebody's private home, say.
             parent = outside(self.dirs);
             if let Err(error) = fs::create_dir(&parent) {
@@ -43,7 +44,7 @@ impl Launch<'_> {
         let folder = parent.join(process);
         paths::remove_dir(&folder)?;
         paths::make_dir(&folder, 0o700)?;
-        postgres::give(&folder, user)?;
+        give(&folder, user)?;
         Ok(folder)
     }
 

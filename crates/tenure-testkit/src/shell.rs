@@ -19,7 +19,7 @@ const POLL: Duration = Duration::from_millis(20);
 
 /// Finds a program in the folders of PATH, then in those that Debian keeps out of an ordinary
 /// user's PATH.
-pub(crate) fn find(program: &str) -> Option<PathBuf> {
+pub fn find(program: &str) -> Option<PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_default();
     std::env::split_paths(&path)
         .chain(["/usr/local/sbin", "/usr/sbin", "/sbin"].map(PathBuf::from))
@@ -28,17 +28,17 @@ pub(crate) fn find(program: &str) -> Option<PathBuf> {
 }
 
 /// Whether this is a file that may be run.
-pub(crate) fn is_executable(path: &Path) -> bool {
+pub fn is_executable(path: &Path) -> bool {
     rustix::fs::access(path, rustix::fs::Access::EXEC_OK).is_ok() && path.is_file()
 }
 
 /// Runs a command and gives its standard output; a failure carries what it printed.
-pub(crate) fn capture(command: &mut Command) -> Result<String> {
+pub fn capture(command: &mut Command) -> Result<String> {
     capture_with_input(command, "")
 }
 
 /// The same, with text on the command's standard input.
-pub(crate) fn capture_with_input(command: &mut Command, input: &str) -> Result<String> {
+pub fn capture_with_input(command: &mut Command, input: &str) -> Result<String> {
     let name = name_of(command);
     let mut child = command
         .stdin(Stdio::piped())
@@ -67,7 +67,7 @@ pub(crate) fn capture_with_input(command: &mut Command, input: &str) -> Result<S
 
 /// Runs a command in a process group of its own with its output shown, calling `meanwhile` while it
 /// runs. On an interrupt the whole group is ended.
-pub(crate) fn run_shown(command: &mut Command, mut meanwhile: impl FnMut()) -> Result<ExitStatus> {
+pub fn run_shown(command: &mut Command, mut meanwhile: impl FnMut()) -> Result<ExitStatus> {
     let name = name_of(command);
     let mut child = command
         .stdin(Stdio::null())
@@ -89,7 +89,7 @@ pub(crate) fn run_shown(command: &mut Command, mut meanwhile: impl FnMut()) -> R
 
 /// Runs a long command with one progress line, its output kept in a log whose end is shown when it
 /// fails. `describe` makes the line's text out of the number of lines printed and the last one.
-pub(crate) fn run_with_progress(
+pub fn run_with_progress(
     command: &mut Command,
     title: &str,
     log: &Path,
@@ -146,7 +146,7 @@ pub(crate) fn run_with_progress(
 }
 
 /// The last lines of a log, indented.
-pub(crate) fn tail(path: &Path, lines: usize) -> String {
+pub fn tail(path: &Path, lines: usize) -> String {
     let Ok(bytes) = std::fs::read(path) else {
         return format!("  (no log at {})", path.display());
     };
@@ -166,7 +166,7 @@ pub(crate) fn tail(path: &Path, lines: usize) -> String {
 }
 
 fn name_of(command: &Command) -> String {
-    // A command bound to this program (see `process::bound`) names its own program as an argument.
+    // A command bound to this program (see `bound::bound`) names its own program as an argument.
     let mut bound = command.get_args().skip_while(|argument| *argument != "--");
     let program = match bound.next().and_then(|_| bound.next()) {
         Some(program)

@@ -1,56 +1,18 @@
-//! The real stores that the tests run against: started, asked, described, stopped.
-//!
-//! Everything lives under `target/stores/`: each process has a record (see [`crate::process`]) from
-//! before it begins, and `state.json` describes the stores that were seen ready. Data begin empty at
-//! each start and go with `down`; logs stay.
-
-mod control;
-mod etcd;
-mod kube;
-mod launch;
-mod postgres;
-mod redis;
-mod session;
-mod state;
+//! What every store is asked, and what each needs for its answers.
 
 use std::fs::File;
 use std::io::Read;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
-use serde::{Deserialize, Serialize};
 
 use crate::interrupt;
-use crate::kind::Kind;
-use crate::provision::Need;
-
-pub(crate) use control::{down, status};
-pub(crate) use session::{Session, up};
-pub(crate) use state::State;
-
-use etcd::Etcd;
-use kube::Kube;
-use launch::Launch;
-use postgres::Postgres;
-use redis::Redis;
 
 /// Variables for the tests, in the order they are shown.
-pub(crate) type Env = Vec<(&'static str, String)>;
-
-/// What has to be installed for a store.
-fn needs(kind: Kind) -> Need {
-    match kind {
-        Kind::Kube | Kind::Etcd => Need::Etcd,
-        Kind::Redis => Need::Redis,
-        Kind::Postgres => Need::Postgres,
-    }
-}
+pub(super) type Env = Vec<(&'static str, String)>;
 
 /// What every store can do once it is started.
-trait Server {
-    /// Which one it is.
-    fn kind(&self) -> Kind;
-
+pub(super) trait Server {
     /// Asks it once whether it serves; the answer is its version.
     fn probe(&self) -> Result<String>;
 
@@ -66,29 +28,8 @@ trait Server {
     fn env(&self) -> Result<Env>;
 }
 
-/// A store that was started.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub(crate) enum Store {
-    Kube(Kube),
-    Etcd(Etcd),
-    Redis(Redis),
-    Postgres(Postgres),
-}
-
-impl Store {
-    fn server(&self) -> &dyn Server {
-        match self {
-            Self::Kube(server) => server,
-            Self::Etcd(server) => server,
-            Self::Redis(server) => server,
-            Self::Postgres(server) => server,
-        }
-    }
-}
-
 /// Tries until it works; gives up with the last error after a generous while.
-fn eventually(what: &str, mut attempt: impl FnMut() -> Result<()>) -> Result<()> {
+pub(super) fn eventually(what: &str, mut attempt: impl FnMut() -> Result<()>) -> Result<()> {
     const LIMIT: Duration = Duration::from_secs(60);
     let begin = Instant::now();
     loop {
@@ -105,7 +46,7 @@ fn eventually(what: &str, mut attempt: impl FnMut() -> Result<()>) -> Result<()>
 }
 
 /// Secrets and names that nobody else has, from the system's own source.
-fn random_hex(bytes: usize) -> Result<String> {
+pub(super) fn random_hex(bytes: usize) -> Result<String> {
     let mut buffer = vec![0; bytes];
     File::open("/dev/urandom")
         .and_then(|mut source| source.read_exact(&mut buffer))

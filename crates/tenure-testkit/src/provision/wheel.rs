@@ -11,6 +11,7 @@ use crate::paths::Dirs;
 use crate::shell::{capture, run_with_progress};
 
 /// A release of a Python package.
+#[derive(Debug)]
 pub(super) struct Wheel {
     pub(super) package: &'static str,
     pub(super) release: &'static str,

@@ -7,12 +7,12 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 
+use super::kind::Kind;
 use super::launch::outside;
+use super::process::{self, Record};
 use super::state::State;
 use crate::interrupt;
-use crate::kind::Kind;
 use crate::paths::{self, Dirs};
-use crate::process::{self, Record};
 
 pub(super) fn records_of(dirs: &Dirs, kinds: &BTreeSet<Kind>) -> Result<Vec<Record>> {
     let mut records = process::read_records(dirs)?;
@@ -25,7 +25,7 @@ pub(super) fn stop_kinds(dirs: &Dirs, kinds: &BTreeSet<Kind>) -> Result<()> {
 }
 
 /// Stops all that was ever started here and removes its data; gives the names of what still ran.
-pub(crate) fn down(dirs: &Dirs) -> Result<Vec<String>> {
+pub fn down(dirs: &Dirs) -> Result<Vec<String>> {
     let _lock = lock(dirs)?;
     let records = process::read_records(dirs)?;
     let alive = records.iter().filter(|record| record.is_alive());
@@ -41,7 +41,7 @@ pub(crate) fn down(dirs: &Dirs) -> Result<Vec<String>> {
 }
 
 /// Prints what is up; gives whether all of it is healthy.
-pub(crate) fn status(dirs: &Dirs) -> Result<bool> {
+pub fn status(dirs: &Dirs) -> Result<bool> {
     let state = State::load(dirs)?;
     let mut healthy = true;
     if state.stores.is_empty() {

@@ -3,15 +3,15 @@
 use std::path::Path;
 use std::process::Command;
 
+use crate::etcd;
+use crate::port::free_ports;
 use anyhow::{Context, Result, bail};
 use serde::{Deserialize, Serialize};
-use tenure_testkit::etcd;
-use tenure_testkit::port::free_ports;
 
-use super::{Env, Launch, Server};
-use crate::kind::Kind;
-use crate::net::Http;
-use crate::process::Ending;
+use super::http::Http;
+use super::launch::Launch;
+use super::server::{Env, Server, random_hex};
+use crate::bound::Ending;
 use crate::provision;
 use crate::shell::capture;
 
@@ -78,7 +78,7 @@ impl Server for Etcd {
     }
 
     fn round_trip(&self) -> Result<String> {
-        let value = super::random_hex(8)?;
+        let value = random_hex(8)?;
         let key = format!("xtask/{value}");
         self.etcdctl(&["put", &key, &value])?;
         let read = self.etcdctl(&["get", &key, "--print-value-only"])?;
@@ -95,9 +95,5 @@ impl Server for Etcd {
             ("TENURE_TEST_ETCD_URL", url),
             ("TENURE_TEST_ETCD_ENDPOINTS", self.endpoint()),
         ])
-    }
-
-    fn kind(&self) -> Kind {
-        Kind::Etcd
     }
 }

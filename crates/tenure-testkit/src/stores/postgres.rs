@@ -1,19 +1,18 @@
 //! `PostgreSQL`, run as an ordinary user: it refuses to run as root.
 
 use std::fs;
-use std::os::unix::fs::{MetadataExt, chown};
-use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use crate::free_port;
 use anyhow::{Context, Result, bail};
 use serde::{Deserialize, Serialize};
-use tenure_testkit::free_port;
 
-use super::{Env, Launch, Server, random_hex};
-use crate::kind::Kind;
+use super::launch::Launch;
+use super::server::{Env, Server, random_hex};
+use super::user::{give, ordinary_user, run_as};
+use crate::bound::{self, Ending};
 use crate::paths::write_file;
-use crate::process::{self, Ending, User};
 use crate::provision::postgres_folder;
 use crate::shell::{capture, capture_with_input};
 
@@ -47,7 +46,7 @@ impl Postgres {
         let handed = folder.join("password");
         write_file(&handed, 0o600, secret.as_bytes())?;
         give(&handed, user.as_ref())?;
-        let mut initdb = process::bound(programs.join("initdb"))?;
+        let mut initdb = bound::bound(programs.join("initdb"))?;
         initdb
             .args(["--pgdata=data", "--auth=scram-sha-256", "--pwfile=password"])
             .args(["--encoding=UTF8", "--locale=C"])
@@ -202,58 +201,4 @@ impl Server for Postgres {
             ("TENURE_TEST_POSTGRES_ADMIN_URL", self.admin()?.url()),
         ])
     }
-
-    fn kind(&self) -> Kind {
-        Kind::Postgres
-    }
-}
-
-/// Whom to run as: nobody else when this is no root.
-pub(super) fn ordinary_user() -> Result<Option<User>> {
-    if !rustix::process::geteuid().is_root() {
-        return Ok(None);
-    }
-    for name in ["postgres", "nobody"] {
-        let id = |flag| -> Option<u32> {
-            let answer = capture(Command::new("id").args([flag, name])).ok()?;
-            answer.trim().parse().ok()
-        };
-        if let (Some(uid), Some(gid)) = (id("-u"), id("-g")) {
-            return Ok(Some(User {
-                name: name.to_owned(),
-                uid,
-                gid,
-            }));
-        }
-    }
-    bail!("PostgreSQL refuses to run as root, and there is no user `postgres` or `nobody`")
-}
-
-fn run_as(command: &mut Command, user: Option<&User>) {
-    if let Some(user) = user {
-        command.uid(user.uid).gid(user.gid);
-    }
-}
-
-/// Makes a file or folder the user's own.
-pub(super) fn give(path: &Path, user: Option<&User>) -> Result<()> {
-    let Some(user) = user else { return Ok(()) };
-    chown(path, Some(user.uid), Some(user.gid))
-        .with_context(|| format!("cannot give {} to {}", path.display(), user.name))
-}
-
-/// Whether a user may pass through a folder and all those above it.
-pub(super) fn can_reach(user: &User, folder: &Path) -> bool {
-    folder.ancestors().all(|folder| {
-        fs::metadata(folder).is_ok_and(|seen| {
-            let bit = if seen.uid() == user.uid {
-                0o100
-            } else if seen.gid() == user.gid {
-                0o010
-            } else {
-                0o001
-            };
-            seen.mode() & bit != 0
-        })
-    })
 }

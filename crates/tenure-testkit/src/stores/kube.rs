@@ -5,19 +5,19 @@
 use std::fs;
 use std::path::PathBuf;
 
+use crate::free_port;
+use crate::kube::launch::{arguments, write_secrets};
 use anyhow::{Context, Result, bail};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
-use tenure_testkit::free_port;
-use tenure_testkit::kube::launch::{arguments, write_secrets};
 
 use super::etcd::Etcd;
-use super::{Env, Launch, Server, random_hex};
-use crate::kind::Kind;
-use crate::net::Http;
+use super::http::Http;
+use super::launch::Launch;
+use super::server::{Env, Server, eventually, random_hex};
+use crate::bound::Ending;
 use crate::paths::write_file;
-use crate::process::Ending;
-use crate::provision::KubeApiserver;
+use crate::provision::kube_apiserver::KubeApiserver;
 
 const ADMIN: &str = "admin";
 
@@ -190,7 +190,7 @@ impl Server for Kube {
                 }),
             )?;
             // The authoriser reads roles from a cache that follows.
-            super::eventually("a granted right is there", || match read_as(granted)? {
+            eventually("a granted right is there", || match read_as(granted)? {
                 200 => Ok(()),
                 status => bail!("{granted} reads the lease: status {status}"),
             })?;
@@ -238,9 +238,5 @@ impl Server for Kube {
             env.push((token, shown(self.token_file(user))));
         }
         Ok(env)
-    }
-
-    fn kind(&self) -> Kind {
-        Kind::Kube
     }
 }

@@ -1,0 +1,78 @@
+//! Other servers than the system's, that a backend's tests run on too: another product that speaks
+//! the same protocol, or a newer release.
+
+use std::path::PathBuf;
+
+use anyhow::Result;
+use tempfile::TempDir;
+
+use super::{newest_postgres, valkey};
+use crate::backends::Backend;
+
+/// A server that is here, and the tests that run on it.
+#[derive(Debug)]
+pub struct OtherServer {
+    /// As tables say it: `Valkey 9.1.2`.
+    pub name: String,
+    /// The backend whose tests they are.
+    pub backend: &'static str,
+    /// How the tests are told of its programs.
+    pub variable: &'static str,
+    /// Its program, or the folder of its programs.
+    pub programs: PathBuf,
+    /// The package of the tests.
+    pub package: &'static str,
+    /// The test programs.
+    pub tests: &'static [&'static str],
+    /// The tests in them that need what the server has not.
+    pub without: &'static [&'static str],
+    /// Where it was unpacked, until the run is over.
+    _folder: Option<TempDir>,
+}
+
+/// Fetches those of the backends.
+pub fn provide(backends: &[&Backend]) -> Result<Vec<OtherServer>> {
+    let wanted = |name: &str| backends.iter().any(|backend| backend.name == name);
+    let mut all = Vec::new();
+    if wanted("redis") {
+        all.push(valkey()?);
+    }
+    if wanted("postgres") {
+        all.push(newest_postgres()?);
+    }
+    Ok(all)
+}
+
+/// Valkey. Without the tests that need TLS, which the fetched one has not, and a clock that can be
+/// made to jump, which it ignores.
+fn valkey() -> Result<OtherServer> {
+    let found = valkey::provide()?;
+    Ok(OtherServer {
+        name: format!("Valkey {}", found.version),
+        backend: "redis",
+        variable: "TENURE_TEST_REDIS_SERVER",
+        programs: found.program,
+        package: "tenure-redis",
+        tests: &["conformance", "election", "faults", "lock", "topology"],
+        without: &[],
+        _folder: None,
+    })
+}
+
+/// The newest Postgres. Without the tests that need TLS, which the fetched one has not.
+fn newest_postgres() -> Result<OtherServer> {
+    let found = newest_postgres::provide()?;
+    Ok(OtherServer {
+        name: format!("PostgreSQL {}", found.version),
+        backend: "postgres",
+        variable: "TENURE_TEST_POSTGRES_BIN",
+        programs: found.programs,
+        package: "tenure-postgres",
+        tests: &["conformance", "guard", "lock", "processes", "servers"],
+        without: &[
+            "the_server_may_demand_a_certificate",
+            "tls_is_verified_when_it_is_asked_for",
+        ],
+        _folder: Some(found.folder),
+    })
+}
