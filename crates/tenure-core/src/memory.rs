@@ -19,6 +19,7 @@ use crate::record::lock::RecordLock;
 use crate::record::store::{
     Liveness, Record, RecordEvent, RecordEvents, RecordStore, Step, Versioned, Written,
 };
+use crate::record::version::Version;
 use crate::sync::{Mutex, MutexGuard};
 
 /// Elections among the tasks of one process: for tests, and for a service that runs alone.
@@ -96,14 +97,15 @@ impl MemoryStore {
         lock: &LockName,
         record: &Record,
         step: Step,
-        expected: Option<u64>,
+        expected: Option<&Versioned>,
     ) -> Result<Written, Error> {
         let mut shared = self.lock();
         let current = shared
             .locks
             .get(lock)
             .and_then(|state| state.stored.as_ref());
-        if current.map(|stored| stored.version) != expected {
+        let current = current.map(|stored| Version::from(stored.version));
+        if current.as_ref() != expected.map(|expected| &expected.version) {
             return Ok(Written::Conflict);
         }
         shared.last_version += 1;
@@ -184,7 +186,7 @@ impl RecordStore for MemoryStore {
         step: Step,
         expected: &Versioned,
     ) -> Result<Written, Error> {
-        self.write(lock, record, step, Some(expected.version))
+        self.write(lock, record, step, Some(expected))
     }
 
     async fn checks(&self, _lock: &LockName, _lease: Duration) -> Vec<Check> {

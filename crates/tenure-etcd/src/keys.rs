@@ -110,8 +110,7 @@ pub(crate) fn token(create_revision: i64) -> Result<FencingToken, Error> {
 
 /// The create revision of the term with this token.
 pub(crate) fn revision(token: FencingToken) -> i64 {
-    // 48 bits.
-    token.counter().cast_signed()
+    token.as_i64()
 }
 
 /// The leader's key, among those that begin with the election's.

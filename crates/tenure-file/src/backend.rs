@@ -7,8 +7,8 @@ use std::time::Duration;
 use async_trait::async_trait;
 use tenure_core::record::{self, Record, RecordEvents, RecordLock, RecordStore, Step, Versioned};
 use tenure_core::{
-    BootClock, Capabilities, Check, Error, Expiry, FencingGuarantee, LockName, Operation, Order,
-    Rises, SharedClock, Wakeup,
+    BootClock, Capabilities, Check, Error, ErrorKind, Expiry, FencingGuarantee, LockName,
+    Operation, Order, Rises, SharedClock, Wakeup,
 };
 
 use crate::alive::Alive;
@@ -87,13 +87,24 @@ impl FileStore {
             lock: lock.clone(),
             record: record.clone(),
             step,
-            expected: expected.map_or(0, |expected| expected.version),
+            expected: match expected {
+                Some(expected) => expected.version.as_u64().ok_or_else(|| foreign(step))?,
+                None => 0,
+            },
             alive: expected.and_then(Versioned::state::<Alive>),
         };
         self.disk
             .run(operation_of(step), move |directory| directory.write(write))
             .await
     }
+}
+
+fn foreign(step: Step) -> Error {
+    Error::new(
+        ErrorKind::InvalidInput,
+        operation_of(step),
+        "this grant comes from another backend",
+    )
 }
 
 #[async_trait]

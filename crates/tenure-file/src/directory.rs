@@ -6,7 +6,8 @@ use std::sync::Arc;
 
 use tenure_core::record::{self, Liveness, MAX_LEASE, Record, RecordHolder, Step, Versioned};
 use tenure_core::{
-    BootClock, CampaignId, Clock as _, Error, ErrorKind, FencingToken, LockName, Operation,
+    BootClock, CampaignId, Clock as _, Error, ErrorKind, FencingToken, Generation, LockName,
+    Operation,
 };
 
 use crate::alive::{self, Alive, Maker};
@@ -90,6 +91,9 @@ impl Directory {
             let Some((version, bytes)) = files.latest().map_err(failed)? else {
                 return Ok(None);
             };
+            if version >= Generation::STEP {
+                return Err(beyond_tokens(Operation::Holder, &files.path(version)));
+            }
             let (record, liveness) = match format::decode(&bytes) {
                 Content::Record(record, written) => {
                     let alive = written.alive.as_deref();
@@ -148,8 +152,9 @@ impl Directory {
         let failed = |error: StoreError| error.into_error(operation);
         let files = self.files(&write.lock);
         let version = write.expected.saturating_add(1);
-        let Ok(token) = FencingToken::from_counter(version) else {
-            return Err(beyond_tokens(operation, &files.path(write.expected)));
+        let token = match FencingToken::from_counter(version) {
+            Ok(token) if version < Generation::STEP => token,
+            _ => return Err(beyond_tokens(operation, &files.path(write.expected))),
         };
         let (mut record, mut alive) = (write.record, write.alive);
         if write.step == Step::Acquire {

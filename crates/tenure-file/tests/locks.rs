@@ -426,7 +426,7 @@ async fn a_removed_lock_is_lost_and_starts_anew() {
         Renewal::Lost { holder: None }
     ));
     scene.backend.release(&leader).await.unwrap();
-    assert_eq!(scene.win(2, LONG).await.token.counter(), 1);
+    assert_eq!(scene.win(2, LONG).await.token.as_u64(), 1);
 }
 
 #[tokio::test]

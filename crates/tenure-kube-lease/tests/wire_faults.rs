@@ -208,7 +208,7 @@ async fn what_was_granted_without_an_answer_is_adopted_or_taken_back() {
             // The next attempt of the same campaign has it, by a write of its own.
             let grant = acquire(&backend, name, &us).await.unwrap().unwrap();
             let adopted = server.lease(name).await;
-            assert_eq!(grant.token.counter(), version(&adopted));
+            assert_eq!(grant.token.as_u64(), version(&adopted));
             assert!(version(&adopted) > version(&orphan));
             backend.release(&grant).await.unwrap();
         }
@@ -276,7 +276,7 @@ async fn an_election_leads_by_what_the_store_has_granted() {
             .await
             .unwrap();
         assert_eq!(
-            leader.token().counter(),
+            leader.token().as_u64(),
             version(&server.lease("granted").await)
         );
         // The release is repeated until it is answered.

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use serde_json::{Value, json};
-use tenure_core::record::{Liveness, Record, RecordHolder, Step, Versioned, Written};
+use tenure_core::record::{Liveness, Record, RecordHolder, Step, Version, Versioned, Written};
 use tenure_core::{CampaignId, Error, ErrorKind, Operation};
 
 use crate::annotations::{annotation, fields, remove_annotation, set_annotation};
@@ -58,7 +58,7 @@ impl<F: Form> Objects<F> {
         };
         let version = object["metadata"]["resourceVersion"]
             .as_str()
-            .and_then(|version| version.parse().ok())
+            .and_then(Version::parse)
             .ok_or_else(|| corrupted("its resourceVersion is no number"))?;
         let found = F::read(&object).map_err(|problem| corrupted(&problem))?;
         let found = found.unwrap_or_default();

@@ -309,7 +309,7 @@ impl Stage {
     /// is smaller than one before.
     #[expect(clippy::expect_used, reason = "a fixed scene in fine weather")]
     async fn counter(&self) {
-        const LARGEST: u64 = (1 << 48) - 1;
+        const LARGEST: u64 = FencingToken::MAX.as_u64() - 7 * Generation::STEP;
         let before = self.world.rng().u64(1..8);
         let store = self.store(LARGEST - before);
         let generation = Generation::new(7).expect("a valid generation");
@@ -320,12 +320,20 @@ impl Stage {
         let candidate = self.candidate(0, &process, &backend, &self.world.lock);
         let mut last: Option<FencingToken> = None;
         for _ in 0..8 {
+            let writes = store.writes();
             let campaign = tokio::time::timeout(60 * SECOND, candidate.election.campaign());
             let Ok(Ok(leadership)) = campaign.await else {
+                if store.writes() != writes {
+                    self.broken(
+                        Invariant::Tokens,
+                        "a candidate wrote to a lock for which there is no token",
+                    );
+                }
                 break;
             };
             let token = leadership.token();
-            if last.is_some_and(|last| token <= last) {
+            // As a database column has it.
+            if last.is_some_and(|last| token.as_i64() <= last.as_i64()) {
                 self.broken(
                     Invariant::Tokens,
                     format!("token {token} came after {last:?}"),

@@ -374,7 +374,7 @@ impl Move {
     /// stand while anybody relies on it alone.
     fn delete(&self) {
         let deleted = self.new.delete(&self.world);
-        let token = deleted.map(|token| token.in_generation(self.generation));
+        let token = deleted.and_then(|token| token.in_generation(self.generation).ok());
         let token = token.map(FencingToken::as_u64);
         self.world.fault(Fault::Deleted { token });
     }

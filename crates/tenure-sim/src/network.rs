@@ -66,7 +66,10 @@ impl Link {
 
     /// A token of the store as candidates see it.
     pub fn token(&self, token: FencingToken) -> u64 {
-        token.in_generation(self.generation).as_u64()
+        // A store that counts beyond all tokens is refused by the candidates.
+        token
+            .in_generation(self.generation)
+            .map_or(u64::MAX, FencingToken::as_u64)
     }
 
     /// The store has applied something for the term with this token; see [`World::applied`].

@@ -93,6 +93,11 @@ impl RecordServer {
         }
     }
 
+    /// How often it was written to, beyond where it counts from.
+    pub fn writes(&self) -> u64 {
+        self.last_version
+    }
+
     /// Deletes the record, as an operator would. Returns the token of the term that was there.
     pub fn delete(&mut self, world: &World) -> Option<FencingToken> {
         let slot = self.slots.entry(world.lock.clone()).or_default();
@@ -113,7 +118,7 @@ impl RecordServer {
         let slot = self.slots.entry(world.lock.clone()).or_default();
         if let Some(stored) = &mut slot.stored {
             self.last_version += 1;
-            stored.versioned.version = self.last_version;
+            stored.versioned.version = self.last_version.into();
             self.announce(world, &world.lock);
         }
     }

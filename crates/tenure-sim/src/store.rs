@@ -118,6 +118,14 @@ impl Store {
         }
     }
 
+    /// A number that changes with each write to a store of records.
+    pub fn writes(&self) -> u64 {
+        match self {
+            Self::Records(server) => lock(server).writes(),
+            Self::Ttl(_) | Self::Session(_) => 0,
+        }
+    }
+
     /// A process has died, which a store on the same host knows.
     pub fn tell_of_a_death(&self, world: &World) {
         if let Self::Records(server) = self {

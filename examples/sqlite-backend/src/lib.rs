@@ -194,7 +194,9 @@ impl RecordStore for SqliteStore {
         step: Step,
         expected: &Versioned,
     ) -> Result<Written, Error> {
-        self.write(lock, record, step, Some(expected.version)).await
+        // A version that is no number of ours is that of another store: no row has it.
+        let expected = expected.version.as_u64().unwrap_or(u64::MAX);
+        self.write(lock, record, step, Some(expected)).await
     }
 
     fn watch(&self, _: &LockName) -> RecordEvents {

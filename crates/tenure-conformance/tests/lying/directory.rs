@@ -14,7 +14,8 @@ use async_trait::async_trait;
 use futures_util::stream;
 use tenure_conformance::{Hook, Target, reexec};
 use tenure_core::record::{
-    Liveness, Record, RecordEvents, RecordHolder, RecordLock, RecordStore, Step, Versioned, Written,
+    Liveness, Record, RecordEvents, RecordHolder, RecordLock, RecordStore, Step, Version,
+    Versioned, Written,
 };
 use tenure_core::{
     BootClock, CampaignId, Capabilities, Clock as _, Error, ErrorKind, Expiry, FencingGuarantee,
@@ -147,7 +148,7 @@ impl Directory {
     /// Nothing in a record holds a line break: names, identities and values have none.
     fn parse(&self, text: &str) -> Option<Versioned> {
         let mut lines = text.split('\n');
-        let version = lines.next()?.parse().ok()?;
+        let version = Version::parse(lines.next()?)?;
         let ends = lines.next()?.parse().ok()?;
         let lease = Duration::from_millis(lines.next()?.parse().ok()?);
         let process: u32 = lines.next()?.parse().ok()?;
@@ -182,7 +183,7 @@ impl Directory {
             Step::Release => Operation::Release,
         };
         let _locked = self.lock().map_err(|error| failed(operation, error))?;
-        let found = self.read(lock)?.map(|found| found.version);
+        let found = self.read(lock)?.and_then(|found| found.version.as_u64());
         if found != expected && self.lie != Some(Lie::WritesUnconditionally) {
             return Ok(Written::Conflict);
         }
@@ -286,7 +287,7 @@ impl RecordStore for Directory {
         step: Step,
         expected: &Versioned,
     ) -> Result<Written, Error> {
-        self.write(lock, record, step, Some(expected.version))
+        self.write(lock, record, step, expected.version.as_u64())
     }
 
     fn watch(&self, _: &LockName) -> RecordEvents {

@@ -12,7 +12,8 @@ use async_trait::async_trait;
 use futures_util::stream;
 use tenure_conformance::{Hook, Target};
 use tenure_core::record::{
-    Liveness, MAX_LEASE, Record, RecordEvents, RecordLock, RecordStore, Step, Versioned, Written,
+    Liveness, MAX_LEASE, Record, RecordEvents, RecordLock, RecordStore, Step, Version, Versioned,
+    Written,
 };
 use tenure_core::{
     Acquired, Candidate, Capabilities, Changes, Error, Expiry, FencingGuarantee, FencingToken,
@@ -97,7 +98,7 @@ struct ObservedStore {
     records: Arc<Mutex<Records>>,
     lie: Option<Lie>,
     /// The record of each lock as it was first seen with its version.
-    known: Mutex<HashMap<LockName, (u64, Record)>>,
+    known: Mutex<HashMap<LockName, (Version, Record)>>,
 }
 
 impl ObservedStore {
@@ -132,7 +133,7 @@ impl ObservedStore {
     }
 
     /// What was known of this version, for one who takes it for the same record.
-    fn known(&self, lock: &LockName, version: u64, record: Record) -> Record {
+    fn known(&self, lock: &LockName, version: Version, record: Record) -> Record {
         let mut known = locked(&self.known);
         match known.get(lock) {
             Some((seen, record)) if *seen == version => record.clone(),
@@ -176,7 +177,7 @@ impl RecordStore for ObservedStore {
                 found.record.lease = MAX_LEASE;
             }
             if self.lie == Some(Lie::ObservedByVersionAlone) {
-                found.record = self.known(lock, found.version, found.record);
+                found.record = self.known(lock, found.version.clone(), found.record);
             }
             found
         }))

@@ -42,8 +42,10 @@ use crate::sync::{Mutex, MutexGuard};
 ///
 /// The token of a term is the larger of the two. Where both stores count by the same counter (a
 /// `ConfigMap` and a Lease of one cluster) tokens rise through the whole move. Elsewhere put the new
-/// store into a higher [`Generation`](crate::Generation) from the second step on: then tokens rise
-/// from step to step and within each, and only while the first two steps are mixed may an instance
+/// store into a higher [`Generation`](crate::Generation) from the second step on, at least one above
+/// [`FencingToken::generation`] of the old store's last token: then tokens rise from step to step
+/// and within each (a warning in the log says which generation that is if the one in use is too
+/// low), and only while the first two steps are mixed may an instance
 /// on the old store lead with a smaller token than a term before. A fenced resource refuses its
 /// writes; nothing is overwritten.
 ///
@@ -225,6 +227,18 @@ impl Both {
     }
 }
 
+/// On the second store alone, the next tokens will be about as large as this one's.
+fn warn_of_falling_tokens(first: &Grant, second: &Grant) {
+    if second.token < first.token {
+        tracing::warn!(
+            lock = %first.lock, first = %first.token, second = %second.token,
+            "tokens fall when only the second store is used; before that set its generation to {} \
+             or more",
+            first.token.generation().get() + 1,
+        );
+    }
+}
+
 fn grant_of(first: Grant, second: Grant) -> Grant {
     // Whatever ends earlier ends the term (I1).
     let proven_at = first.proven_at.min(second.proven_at);
@@ -331,7 +345,10 @@ impl LockBackend for Both {
             }
         };
         match self.acquire_second(lock, candidate, lease).await {
-            Ok(Acquired::Held(second)) => Ok(Acquired::Held(grant_of(first, second))),
+            Ok(Acquired::Held(second)) => {
+                warn_of_falling_tokens(&first, &second);
+                Ok(Acquired::Held(grant_of(first, second)))
+            }
             not_held => {
                 self.give_back(&first).await;
                 not_held

@@ -11,15 +11,21 @@ use crate::contract::backend::{
 use crate::contract::capabilities::Capabilities;
 use crate::contract::check::Check;
 use crate::contract::clock::{SharedClock, Time};
-use crate::contract::error::Error;
+use crate::contract::error::{Error, ErrorKind, Operation};
 use crate::contract::name::LockName;
 use crate::contract::token::{FencingToken, Generation};
 
 /// A backend whose tokens carry a [`Generation`].
 ///
 /// When a service moves to another store, whose counter starts again, its operator raises the
-/// generation by one, so that every token from there is larger than every earlier one. All
-/// candidates and observers of one lock must have the same generation.
+/// generation, so that every token from there is larger than every earlier one. All candidates and
+/// observers of one lock must have the same generation.
+///
+/// One more is enough after a store that counts below [`Generation::STEP`] (2^48). After any other,
+/// the new generation is one above [`FencingToken::generation`] of its last token.
+///
+/// A term whose token would not fit is refused with [`Misconfigured`](ErrorKind::Misconfigured):
+/// before any write where the backend heeds [`Candidate::generation`], else it is released at once.
 #[derive(Clone, Debug)]
 pub struct InGeneration {
     inner: Arc<dyn LockBackend>,
@@ -32,20 +38,34 @@ impl InGeneration {
         Self { inner, generation }
     }
 
-    fn raise(&self, grant: Grant) -> Grant {
-        let token = grant.token.in_generation(self.generation);
-        grant.with_token(token)
+    /// The same term for the caller, whose `candidate` it is.
+    fn raise(&self, grant: &Grant, candidate: &Candidate) -> Result<Grant, Error> {
+        let token = grant.token.in_generation(self.generation)?;
+        let mut grant = grant.clone().with_token(token);
+        grant.candidate = candidate.clone();
+        Ok(grant)
     }
 
-    /// As the inner backend granted it.
-    fn lower(grant: &Grant) -> Grant {
-        let token = grant.token.in_generation(Generation::default());
-        grant.clone().with_token(token)
+    /// As the inner backend granted it; `None` if it did not.
+    fn lower(&self, grant: &Grant) -> Option<Grant> {
+        let token = grant.token.without_generation(self.generation)?;
+        Some(grant.clone().with_token(token))
+    }
+
+    fn lower_for(&self, grant: &Grant, operation: Operation) -> Result<Grant, Error> {
+        self.lower(grant).ok_or_else(|| {
+            Error::new(
+                ErrorKind::InvalidInput,
+                operation,
+                "this grant comes from another backend",
+            )
+        })
     }
 
     fn raise_holder(&self, mut holder: Holder) -> Holder {
-        let raise = |token: FencingToken| token.in_generation(self.generation);
-        holder.token = holder.token.map(raise);
+        // What does not fit is no token of a term.
+        let raise = |token: FencingToken| token.in_generation(self.generation).ok();
+        holder.token = holder.token.and_then(raise);
         holder
     }
 }
@@ -66,28 +86,37 @@ impl LockBackend for InGeneration {
         candidate: &Candidate,
         lease: Duration,
     ) -> Result<Acquired, Error> {
-        Ok(match self.inner.acquire(lock, candidate, lease).await? {
-            Acquired::Held(grant) => Acquired::Held(self.raise(grant)),
-            Acquired::Taken { holder, free_in } => Acquired::Taken {
+        let raised = candidate.clone().with_generation(self.generation);
+        match self.inner.acquire(lock, &raised, lease).await? {
+            Acquired::Held(grant) => match self.raise(&grant, candidate) {
+                Ok(grant) => Ok(Acquired::Held(grant)),
+                Err(error) => {
+                    if let Err(left) = self.inner.release(&grant).await {
+                        tracing::debug!(%lock, error = %left, "a term without a token ends by itself");
+                    }
+                    Err(error)
+                }
+            },
+            Acquired::Taken { holder, free_in } => Ok(Acquired::Taken {
                 holder: holder.map(|holder| self.raise_holder(holder)),
                 free_in,
+            }),
+        }
+    }
+
+    async fn renew(&self, grant: &Grant, not_before: Time) -> Result<Renewal, Error> {
+        let inner = self.lower_for(grant, Operation::Renew)?;
+        Ok(match self.inner.renew(&inner, not_before).await? {
+            Renewal::Renewed(renewed) => Renewal::Renewed(self.raise(&renewed, &grant.candidate)?),
+            Renewal::Lost { holder } => Renewal::Lost {
+                holder: holder.map(|holder| self.raise_holder(holder)),
             },
         })
     }
 
-    async fn renew(&self, grant: &Grant, not_before: Time) -> Result<Renewal, Error> {
-        Ok(
-            match self.inner.renew(&Self::lower(grant), not_before).await? {
-                Renewal::Renewed(grant) => Renewal::Renewed(self.raise(grant)),
-                Renewal::Lost { holder } => Renewal::Lost {
-                    holder: holder.map(|holder| self.raise_holder(holder)),
-                },
-            },
-        )
-    }
-
     async fn release(&self, grant: &Grant) -> Result<(), Error> {
-        self.inner.release(&Self::lower(grant)).await
+        let inner = self.lower_for(grant, Operation::Release)?;
+        self.inner.release(&inner).await
     }
 
     async fn withdraw(&self, lock: &LockName, candidate: &Candidate) -> Result<(), Error> {
@@ -107,7 +136,7 @@ impl LockBackend for InGeneration {
     }
 
     fn loss(&self, grant: &Grant) -> Option<Loss> {
-        self.inner.loss(&Self::lower(grant))
+        self.inner.loss(&self.lower(grant)?)
     }
 
     async fn checks(&self, lock: &LockName, lease: Duration) -> Vec<Check> {

@@ -15,7 +15,7 @@ use crate::contract::clock::{SharedClock, Time};
 use crate::contract::error::Error;
 use crate::contract::name::{Identity, LockName, PublishedValue};
 use crate::contract::process::random_u64;
-use crate::contract::token::FencingToken;
+use crate::contract::token::{FencingToken, Generation};
 
 /// A lock in a shared store: what every backend implements and the engine drives.
 ///
@@ -192,6 +192,11 @@ pub struct Candidate {
     pub campaign: CampaignId,
     /// What it publishes while it leads.
     pub value: Option<PublishedValue>,
+    /// The generation that its token will be raised to; the backend grants the token without it.
+    ///
+    /// A backend that knows what its store counts at refuses to begin a term whose token would not
+    /// fit, before it writes ([`FencingToken::in_generation`]).
+    pub generation: Generation,
 }
 
 impl Candidate {
@@ -201,6 +206,7 @@ impl Candidate {
             identity,
             campaign,
             value: None,
+            generation: Generation::default(),
         }
     }
 
@@ -208,6 +214,13 @@ impl Candidate {
     #[must_use]
     pub fn with_value(mut self, value: PublishedValue) -> Self {
         self.value = Some(value);
+        self
+    }
+
+    /// The same campaign for a term whose token is raised to `generation`.
+    #[must_use]
+    pub fn with_generation(mut self, generation: Generation) -> Self {
+        self.generation = generation;
         self
     }
 }

@@ -132,11 +132,8 @@ impl Election {
         let instructions = Arc::new(Instructions::default());
         let (elected, outcome) = oneshot::channel();
         let (campaign, seed) = context.draw()?;
-        let candidate = Candidate {
-            identity: context.setup.identity.clone(),
-            campaign,
-            value: context.setup.value.clone(),
-        };
+        let mut candidate = Candidate::new(context.setup.identity.clone(), campaign);
+        candidate.value.clone_from(&context.setup.value);
         let engine = Engine::new(
             context.clone(),
             candidate,

@@ -38,7 +38,11 @@ const RELEASED_LEASE: Duration = Duration::from_secs(1);
 /// A [`LockBackend`] on any [`RecordStore`].
 ///
 /// Every write is conditional on the exact version that was judged, so of all candidates that see
-/// a lease end only one succeeds. The fencing token is the version of the acquiring write.
+/// a lease end only one succeeds. The fencing token is the version of the acquiring write. A lock
+/// whose next version does not fit into a token is refused before any write, with
+/// [`Unsupported`](ErrorKind::Unsupported), or with [`Misconfigured`](ErrorKind::Misconfigured)
+/// when only the candidate's generation is too high. The version of a first record is known when it
+/// is written: if it does not fit, that record is given back at once.
 #[derive(Debug)]
 pub struct RecordLock<S> {
     inner: Arc<Inner<S>>,
@@ -114,6 +118,9 @@ impl<S: RecordStore> Inner<S> {
                 Some(reported) => Some(reported),
                 None => self.get(lock).await?,
             };
+            if let Some(found) = &found {
+                found.version.check_next(candidate.generation)?;
+            }
             // What an earlier attempt of this campaign wrote, without our having had the answer,
             // is taken over like a free lock: no one has its token yet.
             if let Some(found) = &found
@@ -133,13 +140,31 @@ impl<S: RecordStore> Inner<S> {
                 None => self.store.create(lock, &record).await?,
             };
             if let Written::Applied(written) = written {
-                let token = FencingToken::from_counter(written.version)?;
+                let token = match written.version.token(candidate.generation) {
+                    Ok(token) => token,
+                    Err(error) => {
+                        self.undo(lock, &written).await;
+                        return Err(error);
+                    }
+                };
                 return Ok(Acquired::Held(
                     self.grant(lock, candidate, token, lease, proven_at, written),
                 ));
             }
         }
         Err(conflict(Operation::Acquire))
+    }
+
+    /// Gives back a record that begins no term, for want of a token. If that fails, it ends with
+    /// its lease; so it does when the future is dropped.
+    async fn undo(&self, lock: &LockName, written: &Versioned) {
+        let undone = self
+            .store
+            .replace(lock, &released(), Step::Release, written)
+            .await;
+        if let Err(error) = undone {
+            tracing::debug!(%lock, %error, "a record without a term is left to end by itself");
+        }
     }
 
     /// `Taken` if another candidate holds the lock and its lease is not over.

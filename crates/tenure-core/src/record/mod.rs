@@ -6,9 +6,11 @@
 pub(crate) mod lock;
 mod observation;
 pub(crate) mod store;
+pub(crate) mod version;
 
 pub use lock::RecordLock;
 pub use store::{
     Liveness, MAX_LEASE, Record, RecordEvent, RecordEvents, RecordHolder, RecordStore, Step,
     Versioned, Written,
 };
+pub use version::Version;

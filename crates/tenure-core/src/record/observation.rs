@@ -9,6 +9,7 @@ use crate::contract::clock::Time;
 use crate::contract::name::LockName;
 use crate::contract::token::FencingToken;
 use crate::record::store::{Liveness, MAX_LEASE, Versioned};
+use crate::record::version::Version;
 use crate::sync::{Mutex, MutexGuard};
 
 /// What is known of a record's holder.
@@ -42,7 +43,7 @@ struct Seen {
 /// again with a record that was deleted and written once more.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Fingerprint {
-    version: u64,
+    version: Version,
     identity: Option<Box<str>>,
     campaign: Option<CampaignId>,
     token: Option<FencingToken>,
@@ -52,7 +53,7 @@ impl Fingerprint {
     fn of(found: &Versioned) -> Self {
         let holder = found.record.holder.as_ref();
         Self {
-            version: found.version,
+            version: found.version.clone(),
             identity: holder.map(|holder| holder.identity.as_str().into()),
             campaign: holder.and_then(|holder| holder.campaign),
             token: holder.and_then(|holder| holder.token),

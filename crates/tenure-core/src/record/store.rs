@@ -16,6 +16,7 @@ use crate::contract::clock::{SharedClock, Time};
 use crate::contract::error::Error;
 use crate::contract::name::LockName;
 use crate::contract::token::FencingToken;
+use crate::record::version::Version;
 
 /// The longest lease a record is believed: one hour.
 ///
@@ -128,7 +129,7 @@ pub struct Versioned {
     pub record: Record,
     /// Its version: rises with each write of the lock, as far as the store's
     /// [`FencingGuarantee`](crate::FencingGuarantee) reaches.
-    pub version: u64,
+    pub version: Version,
     /// What the store itself knows about the holder.
     pub liveness: Liveness,
     pub(super) state: Option<Arc<dyn Any + Send + Sync>>,
@@ -136,10 +137,10 @@ pub struct Versioned {
 
 impl Versioned {
     /// A record judged by observation.
-    pub fn new(record: Record, version: u64) -> Self {
+    pub fn new(record: Record, version: impl Into<Version>) -> Self {
         Self {
             record,
-            version,
+            version: version.into(),
             liveness: Liveness::Observed,
             state: None,
         }

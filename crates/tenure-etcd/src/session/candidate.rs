@@ -337,10 +337,11 @@ impl Session {
 
     /// The key and create revision of the term with this token, if it is held here.
     pub(crate) fn term(&self, lock: &LockName, token: FencingToken) -> Option<(String, i64)> {
-        let own = keys::revision(token);
         let held = self.held_locks().by_lock.get(lock).cloned()?;
-        let leads = held.state().leads_since(own).is_some();
-        leads.then(|| (self.key(lock), own))
+        let own = held.state().led_by()?;
+        let led = keys::token(own).ok()?;
+        led.equals_but_for_generation(token)
+            .then(|| (self.key(lock), own))
     }
 }
 

@@ -38,7 +38,7 @@ impl Announcement {
         format!(
             "1 led {key} {} {} {} {} {value}",
             self.lease.as_millis(),
-            self.token.counter(),
+            self.token,
             self.lock,
             self.identity,
         )

@@ -195,7 +195,7 @@ impl Session {
     /// Whether the term with this token of `key` is held here.
     pub(crate) fn leads(&self, key: AdvisoryKey, token: FencingToken) -> bool {
         let held = self.locks.holding(key);
-        held.is_some_and(|held| held.token.counter() == token.counter())
+        held.is_some_and(|held| held.token.equals_but_for_generation(token))
     }
 
     /// Tries once to lock. `gone` says when nobody waits for the outcome any more.

@@ -23,7 +23,7 @@ impl Request for Release<'_> {
     async fn send(&self, server: &LockServer) -> Result<Self::Answer, StoreError> {
         let token = self
             .token
-            .map_or_else(String::new, |token| token.counter().to_string());
+            .map_or_else(String::new, |token| token.to_string());
         let answer = RELEASE
             .run(
                 server,

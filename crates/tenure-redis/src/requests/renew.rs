@@ -36,7 +36,7 @@ impl Request for Renew<'_> {
         let value = format!(
             "1 {} {} {} {}",
             self.candidate.campaign,
-            self.token.counter(),
+            self.token,
             self.lease,
             identity_and_value(self.candidate)
         );

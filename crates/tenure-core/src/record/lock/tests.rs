@@ -3,11 +3,14 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::*;
+use crate::compose::generation::InGeneration;
 use crate::contract::backend::CampaignId;
 use crate::contract::capabilities::Rises;
 use crate::contract::name::Identity;
+use crate::contract::token::Generation;
 use crate::memory::{MemoryBackend, MemoryStore};
 use crate::record::store::RecordEvents;
+use crate::record::version::Version;
 use crate::testing::TestClock;
 
 /// A store that tells of two changes and swallows the first `get`.
@@ -188,6 +191,183 @@ async fn what_was_told_is_not_written_upon_where_versions_repeat() {
     let outcome = lock.acquire(&name, &candidate(2), lease).await;
     assert!(matches!(outcome, Ok(Acquired::Held(_))), "{outcome:?}");
     assert_eq!(looks.load(Ordering::Relaxed) - before, 1);
+}
+
+/// A store in memory whose versions are larger by `offset`, as those of some clusters are.
+#[derive(Debug)]
+struct Numbered {
+    store: MemoryStore,
+    offset: u128,
+    writes: Arc<std::sync::atomic::AtomicUsize>,
+}
+
+impl Numbered {
+    fn lock(memory: &MemoryBackend, offset: u128) -> RecordLock<Self> {
+        RecordLock::new(Self {
+            store: memory.store().clone(),
+            offset,
+            writes: Arc::default(),
+        })
+    }
+
+    fn shown(&self, mut found: Versioned) -> Versioned {
+        let inner = Arc::new(found.clone());
+        let number = u128::from(found.version.as_u64().unwrap()) + self.offset;
+        found.version = Version::parse(&number.to_string()).unwrap();
+        if let Some(holder) = &mut found.record.holder {
+            holder.token = None;
+        }
+        found.with_state(inner)
+    }
+
+    fn written(&self, written: Written) -> Written {
+        match written {
+            Written::Applied(written) => {
+                self.writes.fetch_add(1, Ordering::Relaxed);
+                Written::Applied(self.shown(written))
+            }
+            Written::Conflict => Written::Conflict,
+        }
+    }
+}
+
+#[async_trait]
+impl RecordStore for Numbered {
+    fn capabilities(&self) -> Capabilities {
+        self.store.capabilities()
+    }
+
+    fn clock(&self) -> SharedClock {
+        self.store.clock()
+    }
+
+    async fn get(&self, lock: &LockName) -> Result<Option<Versioned>, Error> {
+        let found = self.store.get(lock).await?;
+        Ok(found.map(|found| self.shown(found)))
+    }
+
+    async fn create(&self, lock: &LockName, record: &Record) -> Result<Written, Error> {
+        let written = self.store.create(lock, record).await?;
+        Ok(self.written(written))
+    }
+
+    async fn replace(
+        &self,
+        lock: &LockName,
+        record: &Record,
+        step: Step,
+        expected: &Versioned,
+    ) -> Result<Written, Error> {
+        let expected = expected.state::<Versioned>().unwrap();
+        let written = self.store.replace(lock, record, step, &expected).await?;
+        Ok(self.written(written))
+    }
+
+    fn watch(&self, _: &LockName) -> RecordEvents {
+        Box::pin(stream::empty())
+    }
+}
+
+/// As GKE serves them.
+const LARGE: u128 = 1_753_647_547_040_000_000;
+
+const LONG: Duration = Duration::from_secs(600);
+
+fn name() -> LockName {
+    LockName::new("test").unwrap()
+}
+
+fn numbered(number: u64) -> Candidate {
+    let identity = Identity::new(format!("candidate-{number}")).unwrap();
+    Candidate::new(identity, CampaignId::new(number))
+}
+
+#[tokio::test]
+async fn tokens_of_large_versions_rise_with_each_term_over_deletion_and_from_small_to_large() {
+    let memory = MemoryBackend::private();
+    let mut last = None;
+    for offset in [0, LARGE] {
+        let lock = Numbered::lock(&memory, offset);
+        for term in 0..8 {
+            let outcome = lock.acquire(&name(), &numbered(term), LONG).await;
+            let Ok(Acquired::Held(grant)) = outcome else {
+                panic!("{outcome:?}");
+            };
+            assert!(Some(grant.token) > last, "{:?} after {last:?}", grant.token);
+            last = Some(grant.token);
+            if term % 2 == 0 {
+                // The next term is one write later: versions are never rounded.
+                memory.store().delete(&name());
+            } else {
+                let renewed = lock.renew(&grant, Time::ZERO).await.unwrap();
+                let Renewal::Renewed(grant) = renewed else {
+                    panic!("{renewed:?}");
+                };
+                lock.release(&grant).await.unwrap();
+            }
+        }
+    }
+    assert!(last.is_some_and(|last| u128::from(last.as_u64()) > LARGE));
+}
+
+#[tokio::test]
+async fn a_version_that_fits_no_token_is_refused_before_the_write() {
+    let memory = MemoryBackend::private();
+    for (offset, generation, kind) in [
+        (u128::from(u64::MAX), 0, ErrorKind::Unsupported),
+        (10_u128.pow(30), 0, ErrorKind::Unsupported),
+        (
+            u128::from(FencingToken::MAX.as_u64()),
+            0,
+            ErrorKind::Unsupported,
+        ),
+        (LARGE, 30_000, ErrorKind::Misconfigured),
+    ] {
+        let inner = Numbered::lock(&memory, offset);
+        let writes = inner.store().writes.clone();
+        let generation = Generation::new(generation).unwrap();
+        let lock = InGeneration::new(Arc::new(inner.clone()), generation);
+        // Nothing tells the version of the first record before it is written.
+        let error = lock.acquire(&name(), &numbered(1), LONG).await.unwrap_err();
+        assert_eq!(error.kind(), kind, "{error}");
+        assert_eq!(lock.holder(&name()).await.unwrap(), Occupancy::Free);
+        assert_eq!(writes.load(Ordering::Relaxed), 2, "written and given back");
+        let error = lock.acquire(&name(), &numbered(1), LONG).await.unwrap_err();
+        assert_eq!(error.kind(), kind, "{error}");
+        assert_eq!(writes.load(Ordering::Relaxed), 2);
+        // Observers see who leads, by a program that needs no token.
+        let found = inner.store().store.get(&name()).await.unwrap().unwrap();
+        let record = Record {
+            holder: Some(holder_record(&numbered(2), None)),
+            lease: LONG,
+        };
+        let store = &inner.store().store;
+        let held = store.replace(&name(), &record, Step::Renew, &found).await;
+        assert!(matches!(held, Ok(Written::Applied(_))), "{held:?}");
+        let occupancy = lock.holder(&name()).await.unwrap();
+        assert!(matches!(occupancy, Occupancy::Led(_)), "{occupancy:?}");
+        memory.store().delete(&name());
+    }
+}
+
+#[tokio::test]
+async fn large_versions_keep_their_generation_through_renewal_and_release() {
+    let memory = MemoryBackend::private();
+    let inner = Numbered::lock(&memory, LARGE);
+    let generation = Generation::new(8192).unwrap();
+    let lock = InGeneration::new(Arc::new(inner), generation);
+    let outcome = lock.acquire(&name(), &numbered(1), LONG).await;
+    let Ok(Acquired::Held(grant)) = outcome else {
+        panic!("{outcome:?}");
+    };
+    let Ok(Renewal::Renewed(renewed)) = lock.renew(&grant, Time::ZERO).await else {
+        panic!("the term was ours");
+    };
+    assert_eq!(renewed.token, grant.token);
+    assert_eq!(renewed.candidate, numbered(1));
+    assert!(u128::from(grant.token.as_u64()) > LARGE + 8192 * u128::from(Generation::STEP));
+    lock.release(&renewed).await.unwrap();
+    assert_eq!(lock.holder(&name()).await.unwrap(), Occupancy::Free);
 }
 
 #[tokio::test]
