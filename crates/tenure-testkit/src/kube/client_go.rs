@@ -45,6 +45,7 @@ pub struct ClientGo {
     process: Child,
     input: ChildStdin,
     output: Lines<BufReader<ChildStdout>>,
+    _kubeconfig: tempfile::NamedTempFile,
 }
 
 impl ClientGo {
@@ -56,9 +57,11 @@ impl ClientGo {
         identity: &str,
         rhythm: &[&str],
     ) -> Self {
-        let kubeconfig = std::env::var("TENURE_TEST_KUBECONFIG").unwrap();
+        let kubeconfig = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(&kubeconfig, server.kubeconfig()).unwrap();
         let mut process = Command::new(program)
-            .args(["--kubeconfig", &kubeconfig])
+            .arg("--kubeconfig")
+            .arg(kubeconfig.path())
             .args(["--namespace", &server.namespace])
             .args(["--lock", lock, "--identity", identity])
             .args(rhythm)
@@ -74,6 +77,7 @@ impl ClientGo {
             process,
             input,
             output,
+            _kubeconfig: kubeconfig,
         }
     }
 

@@ -134,8 +134,8 @@ impl Server {
         answer.await.is_ok_and(|(status, _)| status == 200)
     }
 
-    /// An application's own client, made by the client library alone.
-    pub async fn client(&self) -> kube::Client {
+    /// The admin's kubeconfig: JSON, which is YAML too.
+    pub fn kubeconfig(&self) -> String {
         let [ca, token_file] = [&self.ca, &self.token_file].map(|file| file.to_string_lossy());
         let kubeconfig = json!({
             "apiVersion": "v1",
@@ -148,7 +148,12 @@ impl Server {
             "users": [{ "name": "us", "user": { "tokenFile": token_file } }],
             "contexts": [{ "name": "us", "context": { "cluster": "test", "user": "us" } }],
         });
-        let read = Kubeconfig::from_yaml(&kubeconfig.to_string()).unwrap();
+        kubeconfig.to_string()
+    }
+
+    /// An application's own client, made by the client library alone.
+    pub async fn client(&self) -> kube::Client {
+        let read = Kubeconfig::from_yaml(&self.kubeconfig()).unwrap();
         let mut config = kube::Config::from_custom_kubeconfig(read, &KubeConfigOptions::default())
             .await
             .unwrap();
