@@ -29,11 +29,16 @@ func main() {
 	lease := flag.Duration("lease", 15*time.Second, "LeaseDuration")
 	deadline := flag.Duration("deadline", 10*time.Second, "RenewDeadline")
 	retry := flag.Duration("retry", 2*time.Second, "RetryPeriod")
+	read := flag.Bool("read", false, "read the records of the names on the standard input, and end")
 	flag.Parse()
 
 	config, err := clientcmd.BuildConfigFromFlags("", *kubeconfig)
 	if err != nil {
 		fail(err)
+	}
+	if *read {
+		readRecords(config, *namespace)
+		return
 	}
 	client, err := kubernetes.NewForConfig(config)
 	if err != nil {

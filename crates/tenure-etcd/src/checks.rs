@@ -247,7 +247,10 @@ async fn queue(connector: &Arc<Connector>, lock: &LockName) -> Check {
                 "the key {} hangs on no lease, so it never ends, and nobody is elected past it{more}",
                 keys::shown(kv.key())
             ),
-            format!("if no program needs it: {}", keys::deletion(kv.key())),
+            format!(
+                "the program that wrote it may lead: stop it first, and only then: {}",
+                keys::deletion(kv.key())
+            ),
         );
     }
     let count = queue.all.len();

@@ -75,8 +75,8 @@ pub(crate) fn obstacle(key: &[u8]) -> StoreError {
     StoreError::new(
         ErrorKind::Corrupted,
         format!(
-            "the key {} hangs on no lease, so it never ends, and nobody is elected past it; if no \
-             program needs it, delete it: `{}`",
+            "the key {} hangs on no lease, so it never ends, and nobody is elected past it; the \
+             program that wrote it may lead: stop it first, and only then delete the key: `{}`",
             shown(key),
             deletion(key)
         ),

@@ -21,10 +21,11 @@
 //!
 //! # What stands in the `ConfigMap`
 //!
-//! The annotation [`LEADER_ANNOTATION`] with the record as client-go writes it, byte for byte. A
-//! `ConfigMap` without it is a free lock; its data, and the labels and annotations of others stay
-//! as they are. The annotation `tenure/term` beside it holds what the record has no field for: the
-//! fencing token and what the leader publishes.
+//! The annotation [`LEADER_ANNOTATION`] with the record as client-go writes it, byte for byte, and
+//! read as client-go reads it. A `ConfigMap` without it is a free lock; its data, the labels and
+//! annotations of others, and unknown fields in the record stay as they are. The annotation
+//! `tenure/term` beside it holds what the record has no field for: the fencing token and what the
+//! leader publishes.
 //!
 //! # What to know
 //!
@@ -39,13 +40,16 @@
 //!   and not with us: never let it near the same `ConfigMap`.
 //! - A candidate needs the verbs `get`, `update`, `create` and `watch`: see [`rbac_yaml`].
 
-use serde::{Deserialize, Serialize};
+mod record;
+
 use serde_json::Value;
 use tenure_core::record::RecordLock;
 use tenure_core::{Error, LockName};
 use tenure_kube::{
     CONFIG_MAPS, ElectionRecord, Form, ObjectStore, Resource, WallTime, annotation, set_annotation,
 };
+
+use crate::record::Text;
 
 pub use tenure_kube::{Cluster, KubeConfig, Subject, Tls, kube, pod_identity};
 
@@ -101,27 +105,6 @@ pub fn rbac_yaml(namespace: &str, lock: &LockName, subject: &Subject) -> String 
 #[derive(Debug)]
 pub struct ConfigMapForm;
 
-/// The record with client-go's names, in its order. Whatever else stands there is ignored.
-#[derive(Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct Text {
-    #[serde(default)]
-    holder_identity: Option<String>,
-    #[serde(default = "unstated")]
-    lease_duration_seconds: i64,
-    #[serde(default)]
-    acquire_time: Option<String>,
-    #[serde(default)]
-    renew_time: Option<String>,
-    #[serde(default)]
-    leader_transitions: i64,
-}
-
-/// For a holder that states no duration: client-go's default. fabric8 writes its own elsewhere.
-fn unstated() -> i64 {
-    15
-}
-
 impl Form for ConfigMapForm {
     const RESOURCE: Resource = CONFIG_MAPS;
     const STORE: &'static str = "kube-configmap";
@@ -130,51 +113,25 @@ impl Form for ConfigMapForm {
         let Some(text) = annotation(object, LEADER_ANNOTATION) else {
             return Ok(None);
         };
-        let text: Text = serde_json::from_str(text)
-            .map_err(|error| format!("the annotation {LEADER_ANNOTATION} is no record: {error}"))?;
-        Ok(Some(ElectionRecord {
-            holder: text.holder_identity.unwrap_or_default(),
-            lease_seconds: text.lease_duration_seconds,
-            acquired: text.acquire_time,
-            renewed: text.renew_time,
-            transitions: text.leader_transitions,
-        }))
+        let text = Text::read(text)
+            .map_err(|problem| format!("the annotation {LEADER_ANNOTATION} {problem}"))?;
+        Ok(Some(text.record))
     }
 
     fn write(object: &mut Value, record: &ElectionRecord) {
-        let text = Text {
-            holder_identity: Some(record.holder.clone()),
-            lease_duration_seconds: record.lease_seconds,
-            acquire_time: record.acquired.clone(),
-            renew_time: record.renewed.clone(),
-            leader_transitions: record.transitions,
-        };
-        // A struct of texts and numbers always has a JSON form.
-        if let Ok(text) = serde_json::to_string(&text) {
-            set_annotation(object, LEADER_ANNOTATION, escaped_as_in_go(&text));
-        }
+        let found = annotation(object, LEADER_ANNOTATION).map(Text::read);
+        let found = found.and_then(Result::ok).unwrap_or_default();
+        let text = found.write(record);
+        set_annotation(object, LEADER_ANNOTATION, text);
+    }
+
+    fn removal(namespace: &str, lock: &str) -> String {
+        format!("kubectl annotate configmap {lock} --namespace {namespace} {LEADER_ANNOTATION}-")
     }
 
     fn time(time: WallTime) -> String {
         time.to_time()
     }
-}
-
-/// Go escapes what HTML would read, and two characters that `JavaScript` once could not; outside
-/// of strings they do not stand in JSON.
-fn escaped_as_in_go(json: &str) -> String {
-    let mut text = String::with_capacity(json.len());
-    for character in json.chars() {
-        match character {
-            '<' => text.push_str("\\u003c"),
-            '>' => text.push_str("\\u003e"),
-            '&' => text.push_str("\\u0026"),
-            '\u{2028}' => text.push_str("\\u2028"),
-            '\u{2029}' => text.push_str("\\u2029"),
-            other => text.push(other),
-        }
-    }
-    text
 }
 
 #[cfg(test)]
@@ -212,7 +169,20 @@ mod tests {
     fn unknown_fields_and_nulls_are_no_trouble() {
         let text = r#"{"holderIdentity":null,"strategy":"","preferredHolder":"b","x":[1]}"#;
         let record = ConfigMapForm::read(&holding(text)).unwrap().unwrap();
-        assert_eq!((record.holder.as_str(), record.lease_seconds), ("", 15));
+        assert_eq!((record.holder.as_str(), record.lease_seconds), ("", 0));
+    }
+
+    #[test]
+    fn fields_of_others_in_the_record_stay() {
+        let others = r#""strategy":"","x":[1, {"y":"\u003c"}]"#;
+        let text = GOLDEN.replace('}', &format!(",{others}}}"));
+        let shuffled = format!("{{{others},{}", &GOLDEN[1..]);
+        for found in [&text, &shuffled] {
+            let mut object = holding(found);
+            let record = ConfigMapForm::read(&object).unwrap().unwrap();
+            ConfigMapForm::write(&mut object, &record);
+            assert_eq!(annotation(&object, LEADER_ANNOTATION), Some(text.as_str()));
+        }
     }
 
     #[test]

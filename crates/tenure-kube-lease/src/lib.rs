@@ -45,9 +45,6 @@ pub use tenure_kube::{Cluster, KubeConfig, Subject, Tls, kube, pod_identity};
 /// The scheme of this backend's URLs; see [`KubeConfig::from_url`].
 pub const SCHEME: &str = "kube-lease";
 
-/// The duration of a holder that states none: client-go's default.
-const UNSTATED_SECONDS: i64 = 15;
-
 /// Elections on the Leases of a namespace; see the [crate's documentation](crate).
 ///
 /// Clones share one connection.
@@ -104,9 +101,7 @@ impl Form for LeaseForm {
         let holder = text("holderIdentity").unwrap_or_default();
         Ok(Some(ElectionRecord {
             holder,
-            lease_seconds: spec["leaseDurationSeconds"]
-                .as_i64()
-                .unwrap_or(UNSTATED_SECONDS),
+            lease_seconds: spec["leaseDurationSeconds"].as_i64().unwrap_or(0),
             acquired: text("acquireTime"),
             renewed: text("renewTime"),
             transitions: spec["leaseTransitions"].as_i64().unwrap_or(0),
@@ -123,6 +118,10 @@ impl Form for LeaseForm {
         spec["acquireTime"] = json!(record.acquired);
         spec["renewTime"] = json!(record.renewed);
         spec["leaseTransitions"] = json!(record.transitions);
+    }
+
+    fn removal(namespace: &str, lock: &str) -> String {
+        format!("kubectl delete lease {lock} --namespace {namespace}")
     }
 
     fn time(time: WallTime) -> String {

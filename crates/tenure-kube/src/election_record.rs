@@ -1,8 +1,13 @@
 //! The record that client-go calls `LeaderElectionRecord`, and when which of its fields change.
 
+use std::time::Duration;
+
 use tenure_core::record::{Record, Step};
 
 use crate::time::WallTime;
+
+/// The lease of a holder that states none: client-go's default.
+const UNSTATED_LEASE: Duration = Duration::from_secs(15);
 
 /// The longest duration that fits into the field of a Lease.
 const MAX_SECONDS: u64 = i32::MAX as u64;
@@ -14,7 +19,7 @@ const MAX_SECONDS: u64 = i32::MAX as u64;
 pub struct ElectionRecord {
     /// The holder's identity; empty when the lock is free.
     pub holder: String,
-    /// The holder's lease in seconds, as it stands there.
+    /// The holder's lease in seconds, as it stands there; 0 when none is stated.
     pub lease_seconds: i64,
     /// When the holder came.
     pub acquired: Option<String>,
@@ -25,6 +30,17 @@ pub struct ElectionRecord {
 }
 
 impl ElectionRecord {
+    /// How long the holder is given without a sign of life.
+    ///
+    /// One that states no duration, or one below a second, may be a client-go that judges by its
+    /// own lease: it is given client-go's default.
+    pub fn lease(&self) -> Duration {
+        match u64::try_from(self.lease_seconds) {
+            Ok(seconds @ 1..) => Duration::from_secs(seconds),
+            _ => UNSTATED_LEASE,
+        }
+    }
+
     /// What follows `found` by client-go's rules when `record` is written.
     ///
     /// A change of holder counts as a transition, also from an empty one; a renewal, a release and
@@ -73,8 +89,6 @@ fn whole_seconds(record: &Record) -> i64 {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use tenure_core::record::RecordHolder;
 
     use super::*;

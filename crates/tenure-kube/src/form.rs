@@ -23,6 +23,9 @@ pub trait Form: fmt::Debug + Send + Sync + 'static {
     /// Puts `record` in the place of the one in `object`, and leaves all else there as it is.
     fn write(object: &mut Value, record: &ElectionRecord);
 
+    /// The command that removes the record of `lock` and nothing else.
+    fn removal(namespace: &str, lock: &str) -> String;
+
     /// A time as it stands in the record.
     fn time(time: WallTime) -> String;
 }

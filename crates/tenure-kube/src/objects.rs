@@ -3,7 +3,6 @@
 use std::collections::HashSet;
 use std::marker::PhantomData;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
 
 use serde_json::{Value, json};
 use tenure_core::record::{Liveness, Record, RecordHolder, Step, Version, Versioned, Written};
@@ -17,6 +16,17 @@ use crate::form::Form;
 use crate::pods::{self, Pod};
 use crate::term::{TERM_ANNOTATION, Term};
 use crate::warned::Warned;
+
+/// What is wrong with a record, and what to do. The program that wrote it may read it well, so its
+/// holder may be at work.
+pub(crate) fn unreadable<F: Form>(namespace: &str, lock: &str, problem: &str) -> String {
+    format!(
+        "the {} \"{lock}\" in the namespace \"{namespace}\" cannot be read: {problem}; its holder \
+         may be alive: stop all programs that use it first, and only then remove the record: {}",
+        F::RESOURCE.kind,
+        F::removal(namespace, lock)
+    )
+}
 
 /// The objects of a namespace that hold records in the form `F`.
 pub(crate) struct Objects<F> {
@@ -44,16 +54,11 @@ impl<F: Form> Objects<F> {
     /// Reads an object as it came from the API server.
     pub(crate) fn versioned(&self, object: Value) -> Result<Versioned, Error> {
         let corrupted = |problem: &str| {
+            let part = |name: &str| object["metadata"][name].as_str().unwrap_or_default();
             Error::new(
                 ErrorKind::Corrupted,
                 Operation::Holder,
-                format!(
-                    "the {} \"{}\" in the namespace \"{}\" cannot be read: {problem}; if nothing \
-                     else needs it, delete it",
-                    F::RESOURCE.kind,
-                    object["metadata"]["name"].as_str().unwrap_or_default(),
-                    object["metadata"]["namespace"].as_str().unwrap_or_default(),
-                ),
+                unreadable::<F>(part("namespace"), part("name"), problem),
             )
         };
         let version = object["metadata"]["resourceVersion"]
@@ -70,8 +75,7 @@ impl<F: Form> Objects<F> {
         };
         let record = Record {
             holder,
-            // A holder with nothing, with less or with nonsense has been given a second by others.
-            lease: Duration::from_secs(u64::try_from(found.lease_seconds).unwrap_or(0).max(1)),
+            lease: found.lease(),
         };
         Ok(Versioned::new(record, version)
             .with_liveness(liveness)

@@ -5,6 +5,9 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 const DAY: i64 = 24 * 60 * 60;
 
+/// Go's zero time, the first of January of the year 1.
+const ZERO: WallTime = WallTime(-62_135_596_800 * 1_000_000);
+
 /// How far ahead of our clock a time may be for the next one to be counted on from it.
 const MOST_AHEAD: i64 = 60 * 60;
 
@@ -59,23 +62,104 @@ impl WallTime {
             self.seconds().rem_euclid(DAY),
         );
         let (year, month, day) = date_of(days);
+        let sign = if year < 0 { "-" } else { "" };
+        let year = year.abs();
         format!(
-            "{year:04}-{month:02}-{day:02}T{:02}:{:02}:{:02}",
+            "{sign}{year:04}-{month:02}-{day:02}T{:02}:{:02}:{:02}",
             second / 3600,
             second / 60 % 60,
             second % 60
         )
     }
 
-    /// Reads either form, to the second; `None` for anything else.
-    fn parse(text: &str) -> Option<Self> {
-        let number = |from: usize, to: usize| text.get(from..to)?.parse::<i64>().ok();
-        if !text.ends_with('Z') || text.get(10..11)? != "T" {
+    /// Reads RFC 3339 as Go does, which client-go and the API server use: the hour may have one
+    /// digit, and any number of decimals may follow a point or a comma. `None` for anything else.
+    pub fn parse(text: &str) -> Option<Self> {
+        let mut rest = Rest(text.as_bytes());
+        let year = rest.number(4)?;
+        let month = rest.after(b'-')?.number(2)?;
+        let day = rest.after(b'-')?.number(2)?;
+        let hour_digits = if rest.after(b'T')?.has_digit(1) { 2 } else { 1 };
+        let hour = rest.number(hour_digits)?;
+        let minute = rest.after(b':')?.number(2)?;
+        let second = rest.after(b':')?.number(2)?;
+        let micros = rest.fraction();
+        let east = rest.zone()?;
+        if !(1..=12).contains(&month) || hour > 23 || minute > 59 || second > 59 {
             return None;
         }
-        let days = days_of(number(0, 4)?, number(5, 7)?, number(8, 10)?);
-        let second = number(11, 13)? * 3600 + number(14, 16)? * 60 + number(17, 19)?;
-        Some(Self((days * DAY + second) * 1_000_000))
+        let first = days_of(year, month, 1);
+        let next = if month < 12 {
+            days_of(year, month + 1, 1)
+        } else {
+            days_of(year + 1, 1, 1)
+        };
+        if !(1..=next - first).contains(&day) || !rest.0.is_empty() {
+            return None;
+        }
+        let seconds = (first + day - 1) * DAY + hour * 3600 + minute * 60 + second - east;
+        Some(Self(seconds * 1_000_000 + micros))
+    }
+
+    /// Whether it is Go's zero time, which client-go writes as `null`.
+    pub fn is_zero(self) -> bool {
+        self == ZERO
+    }
+}
+
+/// What is left to read of a time.
+struct Rest<'a>(&'a [u8]);
+
+impl Rest<'_> {
+    fn has_digit(&self, at: usize) -> bool {
+        self.0.get(at).is_some_and(u8::is_ascii_digit)
+    }
+
+    /// A number of exactly so many digits.
+    fn number(&mut self, digits: usize) -> Option<i64> {
+        let (number, rest) = self.0.split_at_checked(digits)?;
+        self.0 = rest;
+        number.iter().try_fold(0, |number, digit| {
+            let value = i64::from(*digit) - i64::from(b'0');
+            digit.is_ascii_digit().then_some(number * 10 + value)
+        })
+    }
+
+    fn after(&mut self, literal: u8) -> Option<&mut Self> {
+        let (first, rest) = self.0.split_first()?;
+        self.0 = rest;
+        (*first == literal).then_some(self)
+    }
+
+    /// The microseconds of the decimals, if there are any.
+    fn fraction(&mut self) -> i64 {
+        if !matches!(self.0.first(), Some(b'.' | b',')) || !self.has_digit(1) {
+            return 0;
+        }
+        self.0 = &self.0[1..];
+        let (mut micros, mut unit) = (0, 100_000);
+        while self.has_digit(0) {
+            micros += i64::from(self.0[0] - b'0') * unit;
+            unit /= 10;
+            self.0 = &self.0[1..];
+        }
+        micros
+    }
+
+    /// The seconds by which its zone is ahead of UTC.
+    fn zone(&mut self) -> Option<i64> {
+        let (sign, rest) = self.0.split_first()?;
+        self.0 = rest;
+        let sign = match sign {
+            b'Z' => return Some(0),
+            b'+' => 1,
+            b'-' => -1,
+            _ => return None,
+        };
+        let hours = self.number(2)?;
+        let minutes = self.after(b':')?.number(2)?;
+        // Go's own limits.
+        (hours <= 24 && minutes <= 60).then_some(sign * (hours * 3600 + minutes * 60))
     }
 }
 

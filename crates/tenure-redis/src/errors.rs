@@ -91,8 +91,9 @@ pub(crate) fn corrupted(key: &str, problem: &str) -> StoreError {
     StoreError::new(
         ErrorKind::Corrupted,
         format!(
-            "the key \"{key}\" {problem}; if nothing else uses it, delete it (DEL \"{key}\"), or \
-             set another prefix"
+            "the key \"{key}\" {problem}; the program that wrote it may hold the lock: stop it \
+             first, and only then delete the key (DEL \"{key}\"). If that program has nothing to do \
+             with this lock, set another prefix"
         ),
     )
 }
@@ -196,7 +197,9 @@ fn meaning(error: &RedisError, prefix: &str) -> Meaning {
         ),
         "WRONGTYPE" => fixed(
             Corrupted,
-            "something else uses a key of this lock; delete it, or set another prefix",
+            "another program has written a key of this lock and may hold it: stop that program \
+             first, and only then delete the key. If it has nothing to do with this lock, set \
+             another prefix",
         ),
         "UNKNOWN" => fixed(
             Unsupported,

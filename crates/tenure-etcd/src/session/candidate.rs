@@ -141,7 +141,8 @@ impl Session {
             ErrorKind::Corrupted,
             format!(
                 "the key {} of this candidate was written by another program without its lease; \
-                 delete it: `{}`",
+                 that program may lead: stop it and this candidate first, and only then delete the \
+                 key: `{}`",
                 keys::shown(key.as_bytes()),
                 keys::deletion(key.as_bytes())
             ),

@@ -39,6 +39,27 @@ fn built(name: &str) -> Option<PathBuf> {
     Some(program)
 }
 
+/// What client-go reads in the objects of these names: its record as JSON, or `refused`.
+pub async fn read(program: &Path, server: &Server, names: &[String]) -> Vec<String> {
+    let kubeconfig = std::env::var("TENURE_TEST_KUBECONFIG").unwrap();
+    let mut process = Command::new(program)
+        .args(["--read", "--kubeconfig", &kubeconfig])
+        .args(["--namespace", &server.namespace])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .kill_on_drop(true)
+        .spawn()
+        .unwrap();
+    let mut input = process.stdin.take().unwrap();
+    let names = names.join("\n");
+    let asking = async move { input.write_all(names.as_bytes()).await.unwrap() };
+    let reading = async { tokio::join!(process.wait_with_output(), asking).0.unwrap() };
+    let output = within_limit("what client-go reads", reading).await;
+    assert!(output.status.success(), "{}", output.status);
+    let text = String::from_utf8(output.stdout).unwrap();
+    text.lines().map(str::to_owned).collect()
+}
+
 /// A candidate of client-go; killed when it is dropped.
 #[derive(Debug)]
 pub struct ClientGo {
