@@ -31,7 +31,7 @@ async fn a_shorter_lease_of_another_program_and_a_broken_record_are_told() {
             "broken",
             Some("leader".to_owned()),
             Verdict::Unusable,
-            "kubectl delete configmaps broken",
+            "stop all programs that use it first",
         ),
         ("empty", None, Verdict::Fine, "nobody holds"),
     ] {

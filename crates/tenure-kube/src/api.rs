@@ -6,12 +6,23 @@ use std::time::Duration;
 use http::{HeaderMap, Method, StatusCode};
 use http_body_util::BodyExt as _;
 use kube::client::Body;
-use serde_json::Value;
+use serde_json::{Value, json};
 use tenure_core::{Error, ErrorKind, Operation, Process};
 
 use crate::config::KubeConfig;
-use crate::errors::{self, Request};
+use crate::errors::{self, Refuser, Request};
+use crate::held_up::HeldUp;
 use crate::resource::{LEASES, Resource, Verb};
+use crate::warned::Warned;
+
+/// Where a user asks what it may do; every user who is logged in may.
+const REVIEWS: &str = "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews";
+
+/// Tells the server's version, to every user by default.
+const VERSION: &str = "/version";
+
+/// A write that waits longer for its answer is compared with a read.
+const PROMPT: Duration = Duration::from_millis(250);
 
 /// The answer to a request for one object.
 pub(crate) enum Answer {
@@ -31,6 +42,8 @@ pub(crate) struct Api {
     request_timeout: Option<Duration>,
     /// The API server has refused its certificate or token.
     refused: AtomicBool,
+    /// That it holds writes up.
+    pub(crate) warned_of_slow_writes: Warned,
 }
 
 impl Api {
@@ -43,6 +56,7 @@ impl Api {
             process,
             client,
             refused: AtomicBool::new(false),
+            warned_of_slow_writes: Warned::default(),
         }
     }
 
@@ -54,15 +68,74 @@ impl Api {
     /// right.
     pub(crate) async fn probe(&self) -> Result<(), Error> {
         let request = self.request(Operation::Connect, Verb::Get, &LEASES, "");
-        let reply = self
-            .exchange(&request, Method::GET, "/version", None)
-            .await?;
+        let reply = self.exchange(&request, Method::GET, VERSION, None).await?;
         match reply.status {
             // Some clusters show their version to no user; that says enough.
             StatusCode::FORBIDDEN | StatusCode::NOT_FOUND => Ok(()),
             status if status.is_success() => Ok(()),
-            _ => Err(reply.refused(&request)),
+            _ => Err(self.refused(&request, &reply).await),
         }
+    }
+
+    /// The error for an answer without success. Where its words do not say whether a right is
+    /// missing, the API server is asked.
+    pub(crate) async fn refused(&self, request: &Request<'_>, reply: &Reply) -> Error {
+        let refuser = self.refuser(request, reply).await;
+        errors::refused(request, reply.status, &reply.headers, &reply.body, refuser)
+    }
+
+    /// Who has refused the request.
+    pub(crate) async fn refuser(&self, request: &Request<'_>, reply: &Reply) -> Refuser {
+        let mut refuser = Refuser::of(request, &reply.body);
+        if reply.status == StatusCode::FORBIDDEN && refuser == Refuser::Unknown {
+            let allowed = self.allowed(request.resource, Some(request.name), request.verb);
+            refuser = match allowed.await {
+                Ok(true) => Refuser::Admission,
+                Ok(false) => Refuser::Authorizer,
+                Err(_) => Refuser::Unknown,
+            };
+        }
+        refuser
+    }
+
+    /// Whether we may do that, or why the API server does not say. One request; it changes nothing.
+    pub(crate) async fn allowed(
+        &self,
+        resource: &Resource,
+        object: Option<&str>,
+        verb: Verb,
+    ) -> Result<bool, String> {
+        let mut wanted = json!({
+            "namespace": self.namespace,
+            "verb": verb.name(),
+            "group": resource.group,
+            "resource": resource.plural,
+        });
+        // A right to create cannot be limited to a name.
+        if let (Some(object), false) = (object, verb == Verb::Create) {
+            wanted["name"] = json!(object);
+        }
+        let review = json!({
+            "apiVersion": "authorization.k8s.io/v1",
+            "kind": "SelfSubjectAccessReview",
+            "spec": { "resourceAttributes": wanted },
+        });
+        let request = self.request(Operation::Connect, Verb::Create, &LEASES, "");
+        let asked = self.exchange(&request, Method::POST, REVIEWS, Some(&review));
+        let reply = asked.await.map_err(|error| error.message().to_owned())?;
+        if !reply.status.is_success() {
+            return Err(reply.status.to_string());
+        }
+        let review: Value = serde_json::from_slice(&reply.body).unwrap_or_default();
+        let allowed = review["status"]["allowed"].as_bool();
+        allowed.ok_or_else(|| "the answer does not say".to_owned())
+    }
+
+    async fn object(&self, request: &Request<'_>, reply: Reply) -> Result<Answer, Error> {
+        if !reply.status.is_success() {
+            return Err(self.refused(request, &reply).await);
+        }
+        reply.object(request)
     }
 
     pub(crate) fn request<'a>(
@@ -92,7 +165,7 @@ impl Api {
         let reply = self.exchange(&request, Method::GET, &path, None).await?;
         match reply.status {
             StatusCode::NOT_FOUND => Ok(Answer::Absent),
-            _ => reply.object(&request),
+            _ => self.object(&request, reply).await,
         }
     }
 
@@ -110,7 +183,7 @@ impl Api {
             .await?;
         match reply.status {
             StatusCode::CONFLICT => Ok(Answer::Conflict),
-            _ => reply.object(&request),
+            _ => self.object(&request, reply).await,
         }
     }
 
@@ -129,7 +202,7 @@ impl Api {
             .await?;
         match reply.status {
             StatusCode::CONFLICT | StatusCode::NOT_FOUND => Ok(Answer::Conflict),
-            _ => reply.object(&request),
+            _ => self.object(&request, reply).await,
         }
     }
 
@@ -158,7 +231,8 @@ impl Api {
         if response.status().is_success() {
             return Ok(response.into_body());
         }
-        Err(Reply::read(&request, response).await?.refused(&request))
+        let reply = Reply::read(&request, response).await?;
+        Err(self.refused(&request, &reply).await)
     }
 
     pub(crate) async fn exchange(
@@ -168,9 +242,17 @@ impl Api {
         path: &str,
         object: Option<&Value>,
     ) -> Result<Reply, Error> {
+        let is_write = method != Method::GET && request.operation != Operation::Connect;
         let asking = async {
             let response = self.send(request, method, path, object).await?;
             Reply::read(request, response).await
+        };
+        let asking = async {
+            if is_write && !self.warned_of_slow_writes.is_given() {
+                self.compared_with_a_read(request, asking).await
+            } else {
+                asking.await
+            }
         };
         let Some(limit) = self.request_timeout else {
             return asking.await;
@@ -178,6 +260,36 @@ impl Api {
         tokio::time::timeout(limit, asking)
             .await
             .unwrap_or_else(|_| Err(Error::timeout(request.operation, limit)))
+    }
+
+    /// A write, beside which a read is sent when its answer takes long.
+    async fn compared_with_a_read<T>(
+        &self,
+        request: &Request<'_>,
+        asking: impl Future<Output = T>,
+    ) -> T {
+        let mut held_up = HeldUp::new(request, &self.warned_of_slow_writes);
+        let mut asking = std::pin::pin!(asking);
+        let reading = async {
+            tokio::time::sleep(PROMPT).await;
+            self.send(request, Method::GET, VERSION, None).await.is_ok()
+        };
+        let answer = tokio::select! {
+            biased;
+            answer = &mut asking => Some(answer),
+            is_answered = reading => {
+                if is_answered {
+                    held_up.read_was_answered();
+                }
+                None
+            }
+        };
+        let answer = match answer {
+            Some(answer) => answer,
+            None => asking.await,
+        };
+        held_up.is_answered();
+        answer
     }
 
     async fn send(
@@ -237,10 +349,7 @@ impl Reply {
         })
     }
 
-    fn object(self, request: &Request<'_>) -> Result<Answer, Error> {
-        if !self.status.is_success() {
-            return Err(self.refused(request));
-        }
+    fn object(&self, request: &Request<'_>) -> Result<Answer, Error> {
         serde_json::from_slice(&self.body)
             .map(Answer::Object)
             .map_err(|error| {
@@ -251,9 +360,5 @@ impl Reply {
                 )
                 .with_source(error)
             })
-    }
-
-    pub(crate) fn refused(&self, request: &Request<'_>) -> Error {
-        errors::refused(request, self.status, &self.headers, &self.body)
     }
 }

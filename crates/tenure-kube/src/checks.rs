@@ -1,24 +1,26 @@
 //! What bears on locks in a cluster, for an operator.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use http::{Method, StatusCode};
-use serde_json::{Value, json};
+use serde_json::Value;
 use tenure_core::{Check, Error, ErrorKind, LockName, Operation};
 
 use crate::annotations::annotation;
 use crate::api::{Answer, Api, Reply};
 use crate::cluster::Cluster;
 use crate::election_record::ElectionRecord;
+use crate::errors::{Refuser, Request};
 use crate::form::Form;
 use crate::resource::{LEASES, PODS, Resource, Verb};
 use crate::term::{TERM_ANNOTATION, Term};
 
-/// Where a user asks what it may do; every user who is logged in may.
-const REVIEWS: &str = "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews";
-
 /// The lease of [`Policy::client_go`](tenure_core::Policy::client_go).
 const CLIENT_GO_LEASE: Duration = Duration::from_secs(15);
+
+/// How long a dry run may take, and how often it is repeated when the object has changed.
+const TRIAL_LIMIT: Duration = Duration::from_secs(12);
+const TRIALS: usize = 2;
 
 /// Looks, and changes nothing.
 pub(crate) async fn all<F: Form>(
@@ -38,8 +40,19 @@ pub(crate) async fn all<F: Form>(
     if cluster.config().gone_pods {
         checks.push(pods(api).await);
     }
-    checks.push(object_check(api, resource, lock).await);
-    checks.push(holder::<F>(api, lock, lease).await);
+    let found = api.get(Operation::Connect, resource, lock.as_str()).await;
+    let trial = Trial::run(api, resource, lock, &found).await;
+    checks.push(object_check(api, resource, lock, &found, &trial).await);
+    checks.push(trial.speed(api, resource, lock, lease).await);
+    checks.push(holder::<F>(api, lock, lease, &found));
+    if let Ok(Answer::Object(object)) = &found {
+        checks.push(writers(
+            resource,
+            lock,
+            object,
+            &cluster.config().field_manager,
+        ));
+    }
     checks
 }
 
@@ -75,11 +88,9 @@ async fn right(api: &Api, resource: &Resource, lock: &LockName, verb: Verb) -> C
         Verb::Update => "permission to update",
         Verb::Watch => "permission to watch",
     };
-    // A right to create cannot be limited to a name.
-    let object = (verb != Verb::Create).then_some(lock.as_str());
     let what = what(api, resource, verb);
     let remedy = "grant it: `tenure rbac` prints the Role that suffices";
-    match (allowed(api, resource, object, verb).await, verb) {
+    match (api.allowed(resource, Some(lock.as_str()), verb).await, verb) {
         (Err(why), _) => unknown(name, &what, &why),
         (Ok(true), _) => Check::fine(name, format!("we may {what}")),
         (Ok(false), Verb::Watch) => Check::warning(
@@ -101,7 +112,7 @@ async fn right(api: &Api, resource: &Resource, lock: &LockName, verb: Verb) -> C
 async fn pods(api: &Api) -> Check {
     const NAME: &str = "permission to get pods";
     let what = what(api, &PODS, Verb::Get);
-    match allowed(api, &PODS, None, Verb::Get).await {
+    match api.allowed(&PODS, None, Verb::Get).await {
         Err(why) => unknown(NAME, &what, &why),
         Ok(true) => Check::fine(NAME, format!("we may {what}")),
         Ok(false) => Check::warning(
@@ -125,96 +136,244 @@ fn unknown(name: &'static str, what: &str, why: &str) -> Check {
     )
 }
 
-/// What the API server says of our own rights; or why it does not.
-async fn allowed(
+/// Whether the lock's object is there or could be made, as far as a dry run tells.
+async fn object_check(
     api: &Api,
     resource: &Resource,
-    object: Option<&str>,
-    verb: Verb,
-) -> Result<bool, String> {
-    let mut wanted = json!({
-        "namespace": api.namespace,
-        "verb": verb.name(),
-        "group": resource.group,
-        "resource": resource.plural,
-    });
-    if let Some(object) = object {
-        wanted["name"] = json!(object);
-    }
-    let review = json!({
-        "apiVersion": "authorization.k8s.io/v1",
-        "kind": "SelfSubjectAccessReview",
-        "spec": { "resourceAttributes": wanted },
-    });
-    let asked = ask(api, Verb::Create, Method::POST, REVIEWS, Some(&review)).await;
-    let reply = asked.map_err(|error| error.message().to_owned())?;
-    if !reply.status.is_success() {
-        return Err(reply.status.to_string());
-    }
-    let review: Value = serde_json::from_slice(&reply.body).unwrap_or_default();
-    let allowed = review["status"]["allowed"].as_bool();
-    allowed.ok_or_else(|| "the answer does not say".to_owned())
-}
-
-/// Whether the lock's object is there or could be made, as far as a dry run tells.
-async fn object_check(api: &Api, resource: &Resource, lock: &LockName) -> Check {
+    lock: &LockName,
+    found: &Result<Answer, Error>,
+    trial: &Trial,
+) -> Check {
     const NAME: &str = "object";
     let (kind, namespace) = (resource.kind, &api.namespace);
-    let object = resource.object(namespace, lock);
-    let request = api.request(Operation::Connect, Verb::Create, resource, lock.as_str());
-    let path = format!("{}?dryRun=All", resource.path(namespace));
-    let reply = match api
-        .exchange(&request, Method::POST, &path, Some(&object))
-        .await
-    {
+    let is_there = || Check::fine(NAME, format!("the {kind} \"{lock}\" is there"));
+    match found {
+        Ok(Answer::Object(_)) => return is_there(),
+        Err(error) if error.kind() != ErrorKind::Forbidden => return unreachable(NAME, error),
+        _ => {}
+    }
+    let reply = match &trial.reply {
         Ok(reply) => reply,
-        Err(error) => return unreachable(NAME, &error),
+        Err(error) => return unreachable(NAME, error),
     };
-    match reply.status {
-        StatusCode::CONFLICT => Check::fine(NAME, format!("the {kind} \"{lock}\" is there")),
-        status if status.is_success() => Check::fine(
+    let request = trial.request(api, resource, lock);
+    match (reply.status, found) {
+        (StatusCode::CONFLICT, _) => is_there(),
+        (status, _) if status.is_success() => Check::fine(
             NAME,
             format!("the {kind} \"{lock}\" is not there; the first candidate makes it"),
         ),
-        StatusCode::FORBIDDEN => match api.get(Operation::Connect, resource, lock.as_str()).await {
-            Ok(Answer::Absent) => Check::unusable(
-                NAME,
-                format!("the {kind} \"{lock}\" is not there, and we may not make it"),
-                "grant the verb create as `tenure rbac` prints it, or make the object yourself",
-            ),
-            Ok(_) => Check::fine(NAME, format!("the {kind} \"{lock}\" is there")),
-            // Told by the permissions already.
-            Err(error) if error.kind() == ErrorKind::Forbidden => Check::warning(
-                NAME,
-                format!("cannot tell whether the {kind} \"{lock}\" is there"),
-                "grant the verb get as `tenure rbac` prints it",
-            ),
-            Err(error) => unreachable(NAME, &error),
-        },
-        StatusCode::NOT_FOUND => Check::unusable(
+        (StatusCode::NOT_FOUND, _) => Check::unusable(
             NAME,
             format!("there is no namespace \"{namespace}\", or the server serves no {kind}"),
             format!("kubectl create namespace {namespace}, or name another one in the URL"),
         ),
+        // Told by the permissions already.
+        (StatusCode::FORBIDDEN, Err(_)) => Check::warning(
+            NAME,
+            format!("cannot tell whether the {kind} \"{lock}\" is there"),
+            "grant the verb get as `tenure rbac` prints it",
+        ),
+        (StatusCode::FORBIDDEN, Ok(_))
+            if api.refuser(&request, reply).await == Refuser::Authorizer =>
+        {
+            Check::unusable(
+                NAME,
+                format!("the {kind} \"{lock}\" is not there, and we may not make it"),
+                "grant the verb create as `tenure rbac` prints it, or make the object yourself",
+            )
+        }
         _ => Check::unusable(
             NAME,
-            reply.refused(&request).message().to_owned(),
+            api.refused(&request, reply).await.message(),
             "fix this and run doctor again",
         ),
     }
+}
+
+/// A write that changes nothing: a dry run, which passes the admission policies and webhooks.
+struct Trial {
+    verb: Verb,
+    reply: Result<Reply, Error>,
+    took: Duration,
+}
+
+impl Trial {
+    /// Writes the object as it stands there, or makes it if it cannot be seen.
+    async fn run(
+        api: &Api,
+        resource: &Resource,
+        lock: &LockName,
+        found: &Result<Answer, Error>,
+    ) -> Self {
+        let path = resource.path(&api.namespace);
+        let mut trial = match found {
+            Ok(Answer::Object(object)) => {
+                let path = format!("{path}/{lock}");
+                Self::once(api, resource, lock, Verb::Update, &path, object).await
+            }
+            _ => {
+                let object = resource.object(&api.namespace, lock);
+                Self::once(api, resource, lock, Verb::Create, &path, &object).await
+            }
+        };
+        // Its holder has renewed meanwhile.
+        for _ in 0..TRIALS {
+            let conflicts =
+                matches!(&trial.reply, Ok(reply) if reply.status == StatusCode::CONFLICT);
+            if !conflicts || trial.verb == Verb::Create {
+                break;
+            }
+            let again = api.get(Operation::Connect, resource, lock.as_str()).await;
+            if let Ok(Answer::Object(object)) = again {
+                let path = format!("{path}/{lock}");
+                trial = Self::once(api, resource, lock, Verb::Update, &path, &object).await;
+            }
+        }
+        trial
+    }
+
+    async fn once(
+        api: &Api,
+        resource: &Resource,
+        lock: &LockName,
+        verb: Verb,
+        path: &str,
+        object: &Value,
+    ) -> Self {
+        let (method, start) = match verb {
+            Verb::Create => (Method::POST, Instant::now()),
+            _ => (Method::PUT, Instant::now()),
+        };
+        let request = api.request(Operation::Connect, verb, resource, lock.as_str());
+        let path = format!("{path}?dryRun=All");
+        let asking = api.exchange(&request, method, &path, Some(object));
+        let reply = tokio::time::timeout(TRIAL_LIMIT, asking).await;
+        Self {
+            verb,
+            reply: reply.unwrap_or_else(|_| Err(Error::timeout(Operation::Connect, TRIAL_LIMIT))),
+            took: start.elapsed(),
+        }
+    }
+
+    fn request<'a>(&self, api: &'a Api, resource: &'a Resource, lock: &'a LockName) -> Request<'a> {
+        api.request(Operation::Connect, self.verb, resource, lock.as_str())
+    }
+
+    /// Whether writes are let through, and soon enough for a term of `lease`.
+    async fn speed(
+        &self,
+        api: &Api,
+        resource: &Resource,
+        lock: &LockName,
+        lease: Duration,
+    ) -> Check {
+        const NAME: &str = "writes";
+        let untold = |why: &str| {
+            let remedy = "let doctor write with dryRun=All, or run it as the candidate's user";
+            Check::warning(NAME, format!("not measured: {why}"), remedy)
+        };
+        let reply = match &self.reply {
+            Ok(reply) => reply,
+            Err(error) if error.kind() == ErrorKind::Timeout => return self.slow(NAME, lease),
+            Err(error) => return unreachable(NAME, error),
+        };
+        if reply.status.is_success() || reply.status == StatusCode::CONFLICT {
+            if self.took * 2 > default_request_timeout(lease) {
+                return self.slow(NAME, lease);
+            }
+            return Check::fine(NAME, format!("a dry-run write took {:.1?}", self.took));
+        }
+        let request = self.request(api, resource, lock);
+        let refused = api.refused(&request, reply).await;
+        let needs_no_dry_run = refused.message().contains("dry run");
+        match api.refuser(&request, reply).await {
+            Refuser::Admission if !needs_no_dry_run => Check::unusable(
+                NAME,
+                refused.message(),
+                "no candidate is elected before that lets it through; then run doctor again",
+            ),
+            _ => untold(refused.message()),
+        }
+    }
+
+    fn slow(&self, name: &'static str, lease: Duration) -> Check {
+        let request_timeout = 2 * self.took.as_secs().max(1);
+        Check::warning(
+            name,
+            format!(
+                "a dry-run write took {:.1?}, so an admission webhook may be slow: a candidate \
+                 whose request timeout is not longer never leads; it is {:?} by default for a \
+                 lease of {lease:?}",
+                self.took,
+                default_request_timeout(lease)
+            ),
+            format!(
+                "repair the webhook (kubectl get validatingwebhookconfigurations,\
+                 mutatingwebhookconfigurations), or choose --request-timeout {request_timeout}s \
+                 --lease {}s",
+                5 * request_timeout
+            ),
+        )
+    }
+}
+
+/// That of [`Policy::default`](tenure_core::Policy::default), scaled with the lease.
+fn default_request_timeout(lease: Duration) -> Duration {
+    lease * 3 / 20
+}
+
+/// Who else writes the object.
+fn writers(resource: &Resource, lock: &LockName, object: &Value, us: &str) -> Check {
+    const NAME: &str = "other writers";
+    let kind = resource.kind;
+    let entries = object["metadata"]["managedFields"].as_array();
+    let others = entries.into_iter().flatten().filter(|entry| {
+        let fields = &entry["fieldsV1"];
+        let of_record = &fields["f:metadata"]["f:annotations"];
+        entry["manager"] != us
+            && fields["f:spec"]["f:holderIdentity"].is_null()
+            && of_record["f:control-plane.alpha.kubernetes.io/leader"].is_null()
+    });
+    let others = others.map(|entry| {
+        let part = |name: &str| {
+            entry[name]
+                .as_str()
+                .unwrap_or("?")
+                .escape_debug()
+                .to_string()
+        };
+        format!("\"{}\" at {}", part("manager"), part("time"))
+    });
+    let others: Vec<_> = others.collect();
+    if others.is_empty() {
+        return Check::fine(
+            NAME,
+            format!("no other program writes the {kind} \"{lock}\""),
+        );
+    }
+    Check::fine(
+        NAME,
+        format!(
+            "the {kind} \"{lock}\" is also written by {}; that is no sign of life of its holder",
+            others.join(", ")
+        ),
+    )
 }
 
 /// Whether the holder is another program's candidate with a shorter lease than ours.
 ///
 /// Old versions of client-go judge by their own lease, not by the one in the record: they would
 /// take over from us before our leader's lease ends. A candidate that only waits leaves no trace.
-async fn holder<F: Form>(api: &Api, lock: &LockName, lease: Duration) -> Check {
+fn holder<F: Form>(
+    api: &Api,
+    lock: &LockName,
+    lease: Duration,
+    found: &Result<Answer, Error>,
+) -> Check {
     const NAME: &str = "holder's lease";
     let kind = F::RESOURCE.kind;
-    let object = match api
-        .get(Operation::Connect, &F::RESOURCE, lock.as_str())
-        .await
-    {
+    let object = match found {
         Ok(Answer::Object(object)) => object,
         Ok(Answer::Absent | Answer::Conflict) => return nobody(NAME, kind, lock),
         Err(error) => {
@@ -228,16 +387,16 @@ async fn holder<F: Form>(api: &Api, lock: &LockName, lease: Duration) -> Check {
             );
         }
     };
-    let record = match F::read(&object) {
+    let record = match F::read(object) {
         Ok(record) => record.unwrap_or_default(),
         Err(problem) => {
             return Check::unusable(
                 NAME,
                 format!("the {kind} \"{lock}\" cannot be read: {problem}"),
                 format!(
-                    "delete it if nothing else needs it: kubectl delete {} {lock} --namespace {}",
-                    F::RESOURCE.in_kubectl(),
-                    api.namespace
+                    "its holder may be alive: stop all programs that use it first, and only then \
+                     remove the record: {}",
+                    F::removal(&api.namespace, lock.as_str())
                 ),
             );
         }
@@ -245,7 +404,7 @@ async fn holder<F: Form>(api: &Api, lock: &LockName, lease: Duration) -> Check {
     if record.holder.is_empty() {
         return nobody(NAME, kind, lock);
     }
-    let term = Term::holder(annotation(&object, TERM_ANNOTATION), &record);
+    let term = Term::holder(annotation(object, TERM_ANNOTATION), &record);
     compared(NAME, &record, term.campaign.is_some(), lease)
 }
 
@@ -267,7 +426,18 @@ fn compared(name: &'static str, record: &ElectionRecord, is_ours: bool, lease: D
             ),
         );
     }
-    let theirs = Duration::from_secs(u64::try_from(record.lease_seconds).unwrap_or(0));
+    let theirs = record.lease();
+    if record.lease_seconds <= 0 {
+        return Check::warning(
+            name,
+            format!(
+                "the holder \"{holder}\" is a candidate of another program and states no lease: \
+                 tenure gives it {theirs:?} without a sign of life, and client-go v0.27 and newer \
+                 take the lock from it at once"
+            ),
+            "let that program write a duration of at least one second",
+        );
+    }
     if theirs >= lease {
         return Check::fine(
             name,

@@ -24,7 +24,7 @@ pub(crate) struct Request<'a> {
 }
 
 impl Request<'_> {
-    fn target(&self) -> String {
+    pub(crate) fn target(&self) -> String {
         format!(
             "{} \"{}\" in the namespace \"{}\"",
             self.resource.plural, self.name, self.namespace
@@ -36,18 +36,68 @@ impl Request<'_> {
     }
 }
 
+/// Who has refused a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Refuser {
+    /// An authorizer, such as RBAC: the verb is not granted.
+    Authorizer,
+    /// Something behind it, such as a policy, a webhook or a quota: the verb is granted.
+    Admission,
+    /// The answer does not say.
+    Unknown,
+}
+
+impl Refuser {
+    /// As far as the words in the answer tell.
+    pub(crate) fn of(request: &Request<'_>, body: &[u8]) -> Self {
+        let said = Said::read(body).whole;
+        let admission = [
+            "admission webhook \"",
+            "AdmissionPolicy '",
+            "exceeded quota: ",
+            "denied the request",
+        ];
+        if admission.iter().any(|words| said.contains(words)) {
+            return Self::Admission;
+        }
+        // What every authorizer's refusal says, after the user's name.
+        let (verb, resource) = (request.verb.name(), request.resource.plural);
+        if said.contains(&format!("\" cannot {verb} resource \"{resource}\"")) {
+            return Self::Authorizer;
+        }
+        Self::Unknown
+    }
+}
+
 /// The error for an answer with `status`.
 pub(crate) fn refused(
     request: &Request<'_>,
     status: StatusCode,
     headers: &HeaderMap,
     body: &[u8],
+    refuser: Refuser,
 ) -> Error {
     let said = Said::read(body);
     let (verb, target) = (request.verb.name(), request.target());
     let retry_after = retry_after(headers).or(said.retry_after);
     let message = said.message;
     match status.as_u16() {
+        403 if said.terminating => request.error(
+            ErrorKind::Misconfigured,
+            format!(
+                "the namespace \"{}\" is being deleted: {message}",
+                request.namespace
+            ),
+        ),
+        // A policy chooses its status: 401, 403, 413 or 422; a webhook any.
+        400..=499 if refuser == Refuser::Admission => request.error(
+            ErrorKind::Forbidden,
+            format!(
+                "the API server refuses to {verb} {target}, although the verb is granted ({}): \
+                 {message}; change the admission policy, webhook, quota or proxy that says so",
+                status.as_u16()
+            ),
+        ),
         401 => request.error(
             ErrorKind::Forbidden,
             format!(
@@ -56,10 +106,14 @@ pub(crate) fn refused(
                  token's file"
             ),
         ),
-        403 if said.terminating => request.error(
-            ErrorKind::Misconfigured,
+        403 if refuser == Refuser::Unknown => request.error(
+            ErrorKind::Forbidden,
             format!(
-                "the namespace \"{}\" is being deleted: {message}",
+                "the API server refuses to {verb} {target} (403): {message}; it does not say \
+                 whether the verb is granted: see `kubectl auth can-i {verb} {}/{} --namespace {}`. \
+                 If it is, an admission policy, a webhook, a quota or a proxy refuses",
+                request.resource.in_kubectl(),
+                request.name,
                 request.namespace
             ),
         ),
@@ -134,6 +188,7 @@ fn retry_after(headers: &HeaderMap) -> Option<Duration> {
 
 /// What a `Status` object says.
 struct Said {
+    whole: String,
     message: String,
     terminating: bool,
     retry_after: Option<Duration>,
@@ -144,10 +199,12 @@ impl Said {
         let status: Value = serde_json::from_slice(body).unwrap_or_default();
         let text = status["message"]
             .as_str()
-            .map_or_else(|| String::from_utf8_lossy(body), Into::into);
+            .map_or_else(|| String::from_utf8_lossy(body), Into::into)
+            .into_owned();
         let causes = status["details"]["causes"].as_array();
         Self {
             message: shown(&text),
+            whole: text,
             terminating: causes.is_some_and(|causes| {
                 causes
                     .iter()
@@ -235,7 +292,8 @@ mod tests {
             headers.insert(http::header::RETRY_AFTER, seconds.parse().unwrap());
         }
         let status = StatusCode::from_u16(status).unwrap();
-        refused(&request(), status, &headers, body.as_bytes())
+        let refuser = Refuser::of(&request(), body.as_bytes());
+        refused(&request(), status, &headers, body.as_bytes(), refuser)
     }
 
     #[test]
@@ -267,16 +325,39 @@ mod tests {
 
     #[test]
     fn a_refusal_names_the_verb_and_how_to_grant_it() {
-        let body = r#"{"kind":"Status","message":"User \"x\" cannot update","code":403}"#;
+        let body = r#"{"kind":"Status","message":"leases.coordination.k8s.io \"batch\" is
+            forbidden: User \"x\" cannot update resource \"leases\"","code":403}"#
+            .replace('\n', " ");
+        let body = &*body;
         let error = answer(403, None, body);
         for part in [
             "\"update\"",
             "\"batch\"",
             "\"team\"",
-            "User \"x\" cannot update",
+            "User \"x\" cannot update resource",
             "--verb=update --resource=leases.coordination.k8s.io",
         ] {
             assert!(error.message().contains(part), "{part}: {error}");
+        }
+    }
+
+    /// Whatever status a policy or a webhook chooses.
+    #[test]
+    fn a_refusal_by_admission_names_no_role() {
+        for words in [
+            r#"admission webhook \"a.b.c\" denied the request: no"#,
+            "ValidatingAdmissionPolicy 'p' with binding 'b' denied request: no",
+            "exceeded quota: q, requested: count/leases.coordination.k8s.io=1",
+        ] {
+            for status in [400, 401, 403, 413, 422] {
+                let error = answer(status, None, &format!("{{\"message\":\"{words}\"}}"));
+                assert_eq!(error.kind(), ErrorKind::Forbidden, "{error}");
+                let message = error.message();
+                assert!(message.contains(&words.replace('\\', "")), "{error}");
+                for other in ["Role", "role", "credentials", "1 MiB"] {
+                    assert!(!message.contains(other), "{error}");
+                }
+            }
         }
     }
 
@@ -294,7 +375,8 @@ mod tests {
             for value in values {
                 headers.append(http::header::RETRY_AFTER, value.parse().unwrap());
             }
-            let error = refused(&request(), StatusCode::TOO_MANY_REQUESTS, &headers, b"");
+            let status = StatusCode::TOO_MANY_REQUESTS;
+            let error = refused(&request(), status, &headers, b"", Refuser::Unknown);
             error.retry_after().map(|asked| asked.as_secs())
         };
         for (values, seconds) in [

@@ -22,6 +22,7 @@ mod destination;
 mod election_record;
 mod errors;
 mod form;
+mod held_up;
 mod objects;
 mod pods;
 mod rbac;

@@ -7,6 +7,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 pub(crate) struct Warned(AtomicBool);
 
 impl Warned {
+    /// Whether it was given already.
+    pub(crate) fn is_given(&self) -> bool {
+        self.0.load(Ordering::Relaxed)
+    }
+
     /// Whether it is for the first time.
     pub(crate) fn first(&self) -> bool {
         !self.0.swap(true, Ordering::Relaxed)

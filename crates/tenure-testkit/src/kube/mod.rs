@@ -14,6 +14,8 @@ pub mod private_api;
 pub mod rights;
 #[cfg(feature = "kube")]
 pub mod server;
+#[cfg(feature = "kube")]
+pub mod webhook;
 
 #[cfg(feature = "kube")]
 pub use server::Server;
