@@ -83,7 +83,8 @@ fn shown(record: &ElectionRecord) -> String {
         _ => {
             let units = &mut [0; 2];
             let units = character.encode_utf16(units).iter();
-            units.map(|unit| format!("\\u{unit:04x}")).collect()
+            let units: Vec<_> = units.map(|unit| format!("\\u{unit:04x}")).collect();
+            units.concat()
         }
     });
     format!(

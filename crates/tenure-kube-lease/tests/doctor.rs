@@ -136,3 +136,41 @@ async fn a_holder_that_cannot_be_looked_at_is_told() {
     let shown: Value = json!(check.reason);
     assert!(!shown.to_string().contains("controller_1"), "{check:?}");
 }
+
+#[tokio::test]
+async fn a_holder_without_a_lease_and_other_writers_are_told() {
+    let Some(server) = Server::start().await else {
+        return;
+    };
+    let backend = connect(server.config()).await.unwrap();
+    let lease = json!({ "metadata": { "name": "odd" }, "spec": { "holderIdentity": "theirs" } });
+    let path = server.lease_path("");
+    let path = format!("{}?fieldManager=theirs", path.trim_end_matches('/'));
+    let (status, answer) = server.send("POST", &path, Some(&lease)).await;
+    assert_eq!(status, 201, "{answer}");
+    let check = looked_at(&backend, "odd", Policy::default().lease()).await;
+    assert_eq!(check.verdict, Verdict::Warning, "{check:?}");
+    assert!(check.reason.contains("states no lease"), "{check:?}");
+
+    let writers = async || {
+        let checks = backend
+            .checks(&lock("odd"), Policy::default().lease())
+            .await;
+        let check = checks
+            .into_iter()
+            .find(|check| check.name == "other writers");
+        check.unwrap()
+    };
+    let alone = writers().await;
+    assert!(alone.reason.contains("no other program"), "{alone:?}");
+    let note = json!({ "metadata": { "annotations": { "note": "x" } } });
+    let path = format!("{}?fieldManager=annotator", server.lease_path("odd"));
+    let (status, answer) = server.send("PATCH", &path, Some(&note)).await;
+    assert_eq!(status, 200, "{answer}");
+    let annotated = writers().await;
+    assert!(
+        annotated.reason.contains("\"annotator\" at 2"),
+        "{annotated:?}"
+    );
+    assert!(!annotated.reason.contains("theirs"), "{annotated:?}");
+}

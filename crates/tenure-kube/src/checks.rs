@@ -206,28 +206,20 @@ impl Trial {
         lock: &LockName,
         found: &Result<Answer, Error>,
     ) -> Self {
-        let path = resource.path(&api.namespace);
-        let mut trial = match found {
-            Ok(Answer::Object(object)) => {
-                let path = format!("{path}/{lock}");
-                Self::once(api, resource, lock, Verb::Update, &path, object).await
-            }
-            _ => {
-                let object = resource.object(&api.namespace, lock);
-                Self::once(api, resource, lock, Verb::Create, &path, &object).await
-            }
+        let Ok(Answer::Object(object)) = found else {
+            let object = resource.object(&api.namespace, lock);
+            return Self::once(api, resource, lock, Verb::Create, &object).await;
         };
+        let mut trial = Self::once(api, resource, lock, Verb::Update, object).await;
         // Its holder has renewed meanwhile.
         for _ in 0..TRIALS {
-            let conflicts =
-                matches!(&trial.reply, Ok(reply) if reply.status == StatusCode::CONFLICT);
-            if !conflicts || trial.verb == Verb::Create {
+            let conflicts = |reply: &Reply| reply.status == StatusCode::CONFLICT;
+            if !trial.reply.as_ref().is_ok_and(conflicts) {
                 break;
             }
             let again = api.get(Operation::Connect, resource, lock.as_str()).await;
             if let Ok(Answer::Object(object)) = again {
-                let path = format!("{path}/{lock}");
-                trial = Self::once(api, resource, lock, Verb::Update, &path, &object).await;
+                trial = Self::once(api, resource, lock, Verb::Update, &object).await;
             }
         }
         trial
@@ -238,15 +230,15 @@ impl Trial {
         resource: &Resource,
         lock: &LockName,
         verb: Verb,
-        path: &str,
         object: &Value,
     ) -> Self {
-        let (method, start) = match verb {
-            Verb::Create => (Method::POST, Instant::now()),
-            _ => (Method::PUT, Instant::now()),
+        let all = resource.path(&api.namespace);
+        let (method, path) = match verb {
+            Verb::Create => (Method::POST, format!("{all}?dryRun=All")),
+            _ => (Method::PUT, format!("{all}/{lock}?dryRun=All")),
         };
         let request = api.request(Operation::Connect, verb, resource, lock.as_str());
-        let path = format!("{path}?dryRun=All");
+        let start = Instant::now();
         let asking = api.exchange(&request, method, &path, Some(object));
         let reply = tokio::time::timeout(TRIAL_LIMIT, asking).await;
         Self {
