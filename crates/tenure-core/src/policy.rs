@@ -386,3 +386,39 @@ fn scale(duration: Duration, to: Duration, from: Duration) -> Duration {
     let nanos = duration.as_nanos().saturating_mul(to.as_nanos()) / from.as_nanos().max(1);
     Duration::from_nanos(u64::try_from(nanos).unwrap_or(u64::MAX))
 }
+
+#[cfg(feature = "serde")]
+impl From<Policy> for serialised::Policy {
+    fn from(policy: Policy) -> Self {
+        let millis = |d: Duration| Some(u64::try_from(d.as_millis()).unwrap_or(u64::MAX));
+        Self {
+            lease_ms: millis(policy.lease),
+            heartbeat_ms: millis(policy.heartbeat),
+            request_timeout_ms: millis(policy.request_timeout),
+            retry_interval_ms: millis(policy.retry_interval),
+            stop_grace_ms: millis(policy.stop_grace),
+            jitter_percent: Some(policy.jitter_percent),
+            drift_ppm: Some(policy.drift_ppm),
+        }
+    }
+}
+
+#[cfg(feature = "serde")]
+impl TryFrom<serialised::Policy> for Policy {
+    type Error = Error;
+
+    fn try_from(policy: serialised::Policy) -> Result<Self, Error> {
+        let millis = |given: Option<u64>| given.map(Duration::from_millis);
+        PolicyBuilder {
+            base: Self::default(),
+            lease: millis(policy.lease_ms),
+            heartbeat: millis(policy.heartbeat_ms),
+            request_timeout: millis(policy.request_timeout_ms),
+            retry_interval: millis(policy.retry_interval_ms),
+            stop_grace: millis(policy.stop_grace_ms),
+            jitter_percent: policy.jitter_percent,
+            drift_ppm: policy.drift_ppm,
+        }
+        .build()
+    }
+}

@@ -181,14 +181,14 @@ impl Application {
     /// The application that keeps a guard.
     async fn guard(&self) {
         let world = &self.process.world;
-        let patience = world.between(Duration::from_millis(10), Duration::from_secs(120));
+        let longest = world.between(Duration::from_millis(10), Duration::from_secs(120));
         let impatient = world.faults().stormy && world.chance(30);
         let campaign = self.election.campaign();
         let elected = select! {
             biased;
             () = self.process.told_to_shut_down() => return,
             elected = campaign => elected,
-            () = self.process.clock.pause(patience), if impatient => return,
+            () = self.process.clock.pause(longest), if impatient => return,
         };
         let leadership = match elected {
             Ok(leadership) => leadership,
@@ -298,7 +298,7 @@ impl Application {
                 .world
                 .era(process.candidate, process.life, term.token()),
         };
-        let id = process.world.elected(info, term, &process.clock);
+        let id = process.world.elected(info, term, process.clock.drift);
         if process.has_been_unwell() && !process.was_disturbed(&self.plan.policy) {
             process.world.record(Event::Unwell {
                 candidate: process.candidate,

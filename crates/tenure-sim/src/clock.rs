@@ -8,20 +8,20 @@ use async_trait::async_trait;
 use tenure_core::{Clock, Time};
 
 use super::Moment;
+use super::drift::Drift;
 use super::world::World;
 
 /// The clock of one host: an offset and a constant drift against true time.
 pub struct SimClock {
     world: Arc<World>,
     offset: Duration,
-    ppm: i64,
+    /// How fast it runs.
+    pub drift: Drift,
     /// What another thread does at each look.
     between: Mutex<Option<Preemption>>,
 }
 
 type Preemption = Box<dyn FnMut() + Send>;
-
-const MILLION: u128 = 1_000_000;
 
 impl SimClock {
     /// A clock that gains `ppm` microseconds each second.
@@ -29,7 +29,7 @@ impl SimClock {
         Arc::new(Self {
             world,
             offset,
-            ppm,
+            drift: Drift { ppm },
             between: Mutex::default(),
         })
     }
@@ -52,29 +52,15 @@ impl SimClock {
         }
     }
 
-    fn rate(&self) -> u128 {
-        u128::try_from(1_000_000 + self.ppm).unwrap_or(MILLION)
-    }
-
     /// What this clock shows at a true time.
     pub fn at(&self, moment: Moment) -> Time {
-        let run = moment.as_nanos() * self.rate() / MILLION;
-        Time::ZERO + self.offset + nanos(run)
-    }
-
-    /// How much true time passes while this clock advances by `duration`, rounded up.
-    pub fn true_time(&self, duration: Duration) -> Duration {
-        nanos((duration.as_nanos() * MILLION).div_ceil(self.rate()))
+        Time::ZERO + self.offset + self.drift.shown(moment)
     }
 
     /// Waits for `duration` on this clock.
     pub async fn pause(&self, duration: Duration) {
         self.sleep_until(self.now() + duration).await;
     }
-}
-
-fn nanos(nanos: u128) -> Duration {
-    Duration::from_nanos(u64::try_from(nanos).unwrap_or(u64::MAX))
 }
 
 #[async_trait]
@@ -90,7 +76,7 @@ impl Clock for SimClock {
             if now >= deadline {
                 return;
             }
-            let wait = self.true_time(deadline.since(now));
+            let wait = self.drift.true_time(deadline.since(now));
             tokio::time::sleep(wait + self.world.timer_delay()).await;
         }
     }
@@ -99,7 +85,7 @@ impl Clock for SimClock {
 impl fmt::Debug for SimClock {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("SimClock")
-            .field("ppm", &self.ppm)
+            .field("drift", &self.drift)
             .finish_non_exhaustive()
     }
 }

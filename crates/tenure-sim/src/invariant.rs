@@ -42,7 +42,7 @@ pub enum Invariant {
     /// `confirm` proves what it says.
     Confirm,
     /// A store that asks to wait is not called, for a bounded time.
-    Patience,
+    Backoff,
     /// Work that outlives its term is reported.
     Reported,
     /// The store holds the value that `publish` has said yes to.

@@ -15,7 +15,9 @@
 pub mod candidate;
 pub mod checker;
 pub mod clock;
+pub mod common;
 pub mod director;
+pub mod drift;
 pub mod drills;
 pub mod faults;
 pub mod fleet;

@@ -197,8 +197,8 @@ impl Move {
         let soon = Duration::from_millis(80);
         sleep(self.world.between(Duration::ZERO, soon)).await;
         process.shutdown.send_replace(true);
-        let patience = self.world.now() + 60 * SECOND;
-        while !process.has_exited() && self.world.now() < patience {
+        let deadline = self.world.now() + 60 * SECOND;
+        while !process.has_exited() && self.world.now() < deadline {
             sleep(SECOND / 10).await;
         }
         sleep(SECOND).await;
@@ -230,8 +230,8 @@ impl Move {
             process.shutdown.send_replace(true);
         }
         let left_over = || self.processes.iter().map(|p| p.running()).sum();
-        let patience = self.world.now() + self.settling_time();
-        while self.world.now() < patience && left_over() > 0_usize {
+        let deadline = self.world.now() + self.settling_time();
+        while self.world.now() < deadline && left_over() > 0_usize {
             sleep(SECOND).await;
         }
         self.world.record(Event::Over {
@@ -266,8 +266,8 @@ impl Move {
         process.thaw();
         if self.world.chance(70) {
             process.shutdown.send_replace(true);
-            let patience = self.world.now() + 60 * SECOND;
-            while !process.has_exited() && self.world.now() < patience {
+            let deadline = self.world.now() + 60 * SECOND;
+            while !process.has_exited() && self.world.now() < deadline {
                 sleep(SECOND / 4).await;
             }
         }

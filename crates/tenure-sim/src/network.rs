@@ -10,7 +10,7 @@ use tokio::time::sleep;
 use super::Moment;
 use super::faults::SLOWEST;
 use super::history::Event;
-use super::world::World;
+use super::world::{Proof, World};
 
 /// One candidate's way to the store.
 #[derive(Clone, Debug)]
@@ -74,17 +74,24 @@ impl Link {
 
     /// The store has applied something for the term with this token; see [`World::applied`].
     pub fn applied(&self, token: FencingToken, covered: Moment, value: Option<&str>) {
-        self.world.applied(self, self.token(token), covered, value);
+        let proof = Proof {
+            store: self.store,
+            candidate: self.candidate,
+            life: self.life,
+            token: Some(self.token(token)),
+        };
+        self.world.applied(proof, covered, value);
     }
 
     /// The store has begun a term for this link's candidate.
     pub fn minted(&self, token: FencingToken) {
-        self.world.minted(self, self.token(token));
+        let number = self.token(token);
+        self.world.minted(self.candidate, self.life, number);
         self.world.record(Event::Minted {
             store: self.store,
             candidate: self.candidate,
             life: self.life,
-            token: self.token(token),
+            token: number,
         });
     }
 
@@ -140,6 +147,21 @@ impl Link {
             Ok(answer) => answer,
             Err(_) => std::future::pending().await,
         }
+    }
+
+    /// The same, to a server that answers under its lock.
+    pub async fn ask<S: Send + 'static, R: Send + 'static>(
+        &self,
+        operation: Operation,
+        server: &Arc<Mutex<S>>,
+        mut question: impl FnMut(&mut S, &Self) -> R + Send + 'static,
+    ) -> Result<R, Error> {
+        let (link, server) = (self.clone(), server.clone());
+        self.call(operation, move || {
+            let mut server = server.lock().unwrap_or_else(PoisonError::into_inner);
+            Ok(question(&mut server, &link))
+        })
+        .await
     }
 
     async fn carry<R: Send + 'static>(

@@ -13,10 +13,10 @@ use tenure_core::{
     Capabilities, Error, Expiry, FencingToken, LockName, Operation, Order, Rises, SharedClock, Time,
 };
 
+use super::common::fencing;
 use super::hints::Watchers;
 use super::network::Link;
 use super::plan::{DRIFT_PPM, Knowledge};
-use super::store::fencing;
 use super::world::World;
 
 /// The server: one record for each lock.

@@ -16,10 +16,10 @@ use tenure_core::{
 };
 
 use super::Moment;
+use super::common::{fencing, value};
 use super::hints::Watchers;
 use super::network::Link;
 use super::process::Process;
-use super::store::{fencing, value};
 use super::world::World;
 
 /// The server: one queue, and the counter that tokens come from.
@@ -271,14 +271,9 @@ impl SimSessions {
     async fn ask<R: Send + 'static>(
         &self,
         operation: Operation,
-        mut question: impl FnMut(&mut SessionServer, &Link) -> R + Send + 'static,
+        question: impl FnMut(&mut SessionServer, &Link) -> R + Send + 'static,
     ) -> Result<R, Error> {
-        let (link, server) = (self.link.clone(), self.server.clone());
-        self.link
-            .call(operation, move || {
-                Ok(question(&mut Self::server(&server), &link))
-            })
-            .await
+        self.link.ask(operation, &self.server, question).await
     }
 
     /// Keeps a queued or leading campaign alive, until it ends here or at the server.

@@ -4,10 +4,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tenure_core::record::RecordLock;
-use tenure_core::{
-    Candidate, FencingGuarantee, FencingToken, LockBackend, LockName, PublishedValue, Rises,
-    SharedClock,
-};
+use tenure_core::{FencingToken, LockBackend, LockName, SharedClock};
 
 use super::network::Link;
 use super::plan::Family;
@@ -16,21 +13,6 @@ use super::records::{self, RecordServer, SimRecords};
 use super::session::{self, SessionServer, SimSessions};
 use super::ttl::{self, SimTtl, TtlServer};
 use super::world::World;
-
-/// What a candidate publishes.
-pub fn value(candidate: &Candidate) -> Option<&str> {
-    candidate.value.as_ref().map(PublishedValue::as_str)
-}
-
-/// A guarantee of tokens over a crash, and of none over a restore.
-pub fn fencing(over_failover: Rises, over_deletion: Rises) -> FencingGuarantee {
-    FencingGuarantee {
-        over_crash: Rises::Always,
-        over_failover,
-        over_deletion,
-        over_restore: Rises::Never,
-    }
-}
 
 /// A store, as its clients share it.
 #[derive(Clone, Debug)]

@@ -10,9 +10,9 @@ use tenure_core::{
     LockBackend, LockName, Occupancy, Operation, Order, Renewal, Rises, SharedClock, Time,
 };
 
+use super::common::{fencing, value};
 use super::hints::Watchers;
 use super::network::Link;
-use super::store::{fencing, value};
 use super::world::World;
 
 /// The server: one key, and the counter that tokens come from.
@@ -202,14 +202,9 @@ impl SimTtl {
     async fn script<R: Send + 'static>(
         &self,
         operation: Operation,
-        mut script: impl FnMut(&mut TtlServer, &Link) -> R + Send + 'static,
+        script: impl FnMut(&mut TtlServer, &Link) -> R + Send + 'static,
     ) -> Result<R, Error> {
-        let (link, server) = (self.link.clone(), self.server.clone());
-        self.link
-            .call(operation, move || {
-                Ok(script(&mut Self::server(&server), &link))
-            })
-            .await
+        self.link.ask(operation, &self.server, script).await
     }
 }
 

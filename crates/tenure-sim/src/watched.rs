@@ -60,7 +60,7 @@ impl Watched {
     /// Writes down an attempt that comes sooner than the store had asked, as far as it is to be
     /// heeded: for a heartbeat, and not past the moment at which the lock can be free. After a
     /// hint a retry interval is enough.
-    fn check_patience(&self, campaign: CampaignId) {
+    fn check_backoff(&self, campaign: CampaignId) {
         let heard = {
             let mut heard = self.heard();
             heard.pause.take().map(|pause| (pause, heard.free_at))
@@ -152,7 +152,7 @@ impl LockBackend for Watched {
         candidate: &Candidate,
         lease: Duration,
     ) -> Result<Acquired, Error> {
-        self.check_patience(candidate.campaign);
+        self.check_backoff(candidate.campaign);
         let answer = self.inner.acquire(lock, candidate, lease).await;
         self.note(candidate.campaign, &answer);
         answer

@@ -100,7 +100,7 @@ impl Leadership {
             Some(Err(error)) => Err(Error::new(
                 error.kind(),
                 Operation::Renew,
-                format!("the value was not confirmed: {error}"),
+                format!("the value may not be published: {error}"),
             )),
             None => Err(Error::new(
                 ErrorKind::Conflict,

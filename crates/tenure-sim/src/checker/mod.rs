@@ -203,7 +203,7 @@ impl<'a> Checker<'a> {
                 format!("term {term} was over and is valid again"),
             ),
             Event::Impatient { candidate, left } => self.broken(
-                Invariant::Patience,
+                Invariant::Backoff,
                 format!("candidate {candidate} called {left:?} before it was asked to"),
             ),
             Event::Confirmed {

@@ -155,8 +155,8 @@ impl Director {
             grace + after_release,
             after_release,
         );
-        let patience = self.world.now() + grace + self.wake() + CALM_TRIP;
-        while self.world.now() < patience {
+        let deadline = self.world.now() + grace + self.wake() + CALM_TRIP;
+        while self.world.now() < deadline {
             sleep(Duration::from_millis(1)).await;
             let granted = self.fleet.owners().first().copied();
             if granted.is_some() && granted != before {
@@ -203,8 +203,8 @@ impl Director {
         self.provoke(leader);
         let candidate = leader.candidate;
         self.resign(candidate);
-        let patience = self.world.now() + self.fleet.policy(candidate).stop_grace();
-        while self.world.is_working(leader.id) && self.world.now() < patience {
+        let deadline = self.world.now() + self.fleet.policy(candidate).stop_grace();
+        while self.world.is_working(leader.id) && self.world.now() < deadline {
             sleep(Duration::from_millis(1)).await;
         }
         sleep(
@@ -261,8 +261,8 @@ impl Director {
         )
         .await;
         self.shut_down(process.candidate, None);
-        let patience = self.world.now() + 30 * SECOND;
-        while !process.has_exited() && self.world.now() < patience {
+        let deadline = self.world.now() + 30 * SECOND;
+        while !process.has_exited() && self.world.now() < deadline {
             sleep(SECOND / 10).await;
         }
         sleep(SECOND).await;

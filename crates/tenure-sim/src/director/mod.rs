@@ -387,8 +387,8 @@ impl Director {
         for candidate in 0..self.fleet.len() {
             self.shut_down(candidate, None);
         }
-        let patience: Moment = self.world.now() + self.settling_time();
-        while self.world.now() < patience && self.left_over() > 0 {
+        let deadline: Moment = self.world.now() + self.settling_time();
+        while self.world.now() < deadline && self.left_over() > 0 {
             sleep(SECOND).await;
         }
         self.world.record(Event::Over {

@@ -159,12 +159,12 @@ impl Director {
     pub(super) async fn repeated_version(&self, leader: &Leading) {
         self.provoke(leader);
         self.fleet.delete();
-        let patience = self.world.now() + 30 * SECOND;
+        let deadline = self.world.now() + 30 * SECOND;
         let second = loop {
             sleep(SECOND / 50).await;
             match self.world.leader() {
                 Some(second) if second.id != leader.id => break second,
-                _ if self.world.now() >= patience => return self.settle(SECOND).await,
+                _ if self.world.now() >= deadline => return self.settle(SECOND).await,
                 _ => {}
             }
         };
@@ -180,8 +180,8 @@ impl Director {
 
     /// The lock's next holder, however it came to be.
     pub(super) async fn next_leader(&self, not: &[usize]) -> Option<Leading> {
-        let patience = self.world.now() + 60 * SECOND;
-        while self.world.now() < patience {
+        let deadline = self.world.now() + 60 * SECOND;
+        while self.world.now() < deadline {
             sleep(SECOND / 100).await;
             match self.world.leader() {
                 Some(leader) if !not.contains(&leader.id) => return Some(leader),

@@ -12,10 +12,9 @@ use tenure_core::{FencingToken, LockName, Policy, Term};
 use tokio::time::Instant;
 
 use crate::Moment;
-use crate::clock::SimClock;
+use crate::drift::Drift;
 use crate::faults::{Fate, Faults, SLOWEST};
 use crate::history::{Event, Fault, History, TermId, TermInfo};
-use crate::network::Link;
 use crate::plan::Plan;
 
 /// So many looks at clocks at one moment are a livelock.
@@ -58,11 +57,15 @@ pub struct Applied {
 /// Whose proof it is, and in which store. A term in several stores has another token in each, so
 /// there the latest of its candidate counts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-struct Proof {
-    store: u8,
-    candidate: usize,
-    life: u32,
-    token: Option<u64>,
+pub struct Proof {
+    /// The store: the first or the second of two.
+    pub store: u8,
+    /// The candidate.
+    pub candidate: usize,
+    /// Which of its lives.
+    pub life: u32,
+    /// The term's token; `None`: of any term.
+    pub token: Option<u64>,
 }
 
 /// How often a store's tokens have begun again, now and when each term was begun.
@@ -89,7 +92,7 @@ struct Watched {
     term: Term,
     candidate: usize,
     life: u32,
-    clock: Arc<SimClock>,
+    drift: Drift,
     /// Until when it is valid, in true time, by the last heartbeat.
     until: Moment,
     over_since: Option<Moment>,
@@ -302,22 +305,20 @@ impl World {
         }
     }
 
-    /// The store of `link` has applied something for the term of its candidate with this token:
-    /// it gives the lock to nobody else until `covered`, and publishes `value`.
-    pub fn applied(&self, link: &Link, token: u64, covered: Moment, value: Option<&str>) {
+    /// A store has applied something for a term: it gives the lock to nobody else until `covered`,
+    /// and publishes `value`.
+    pub fn applied(&self, proof: Proof, covered: Moment, value: Option<&str>) {
         let applied = Applied {
             at: self.now(),
             covered,
             values: vec![value.map(str::to_owned)],
         };
         let mut all = self.all_applied();
-        for token in [Some(token), None] {
-            let proof = Proof {
-                store: link.store,
-                candidate: link.candidate,
-                life: link.life,
-                token,
-            };
+        let of_any_token = Proof {
+            token: None,
+            ..proof
+        };
+        for proof in [proof, of_any_token] {
             all.insert(proof, applied.clone());
         }
     }
@@ -381,10 +382,10 @@ impl World {
     }
 
     /// A store has begun a term.
-    pub fn minted(&self, link: &Link, token: u64) {
+    pub fn minted(&self, candidate: usize, life: u32, token: u64) {
         let mut eras = self.eras();
         let now = eras.now;
-        eras.of.insert((link.candidate, link.life, token), now);
+        eras.of.insert((candidate, life, token), now);
     }
 
     /// In which of them a term was begun.

@@ -1,12 +1,11 @@
 //! The terms as the world sees them, on true time.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use tenure_core::{FencingToken, Term};
 
 use super::{Leading, OVERLAP_AGAIN, Terms, WATCHED_AFTER_THE_END, Watched, World, latest};
-use crate::clock::SimClock;
+use crate::drift::Drift;
 use crate::history::{Event, TermId, TermInfo};
 
 impl World {
@@ -33,7 +32,7 @@ impl World {
     }
 
     /// A user got hold of a term.
-    pub fn elected(&self, info: TermInfo, term: &Term, clock: &Arc<SimClock>) -> TermId {
+    pub fn elected(&self, info: TermInfo, term: &Term, drift: Drift) -> TermId {
         let (candidate, life) = (info.candidate, info.life);
         let covered = self.covered(&info);
         let id = {
@@ -41,7 +40,7 @@ impl World {
             history.terms.push(info);
             history.terms.len() - 1
         };
-        let until = self.now() + clock.true_time(term.remaining());
+        let until = self.now() + drift.true_time(term.remaining());
         self.record(Event::Elected {
             term: id,
             until,
@@ -52,7 +51,7 @@ impl World {
             term: term.clone(),
             candidate,
             life,
-            clock: clock.clone(),
+            drift,
             until,
             over_since: None,
             resurrected: false,
@@ -68,7 +67,7 @@ impl World {
             let Some(watched) = latest(&mut terms.recent, candidate, life) else {
                 return;
             };
-            watched.until = self.now() + watched.clock.true_time(watched.term.remaining());
+            watched.until = self.now() + watched.drift.true_time(watched.term.remaining());
             (watched.id, watched.until)
         };
         let covered = self.term(id).and_then(|term| self.covered(&term));

@@ -42,14 +42,14 @@ impl Engine {
                 self.failed_attempts = 0;
                 let (proven_at, lease) = (grant.proven_at, grant.lease);
                 self.grant = Some(grant);
-                let latency = self.context.clock.now().since(self.called_at);
+                let latency = self.context.clock.now().since(self.calls.began_at());
                 telemetry::heartbeat(&self.context.setup.lock, latency);
                 // Before the next heartbeat, which may begin at once and bring more.
                 let written = self.questions.written_by_call();
                 self.feed(Input::Renewed { proven_at, lease });
-                self.questions.answered(proven_at, written);
+                self.questions.proved(proven_at, written);
                 if !self.questions.is_empty() {
-                    self.feed(Input::Confirm);
+                    self.feed(Input::RenewNow);
                 }
             }
             Ok(Renewal::Lost { holder }) => {
@@ -68,7 +68,7 @@ impl Engine {
             permanent: is_permanent(&error),
             retry_after: error.retry_after(),
         };
-        self.questions.failed(self.called_at, &error);
+        self.questions.failed(self.calls.began_at(), &error);
         self.missed(Some(error), failure);
     }
 

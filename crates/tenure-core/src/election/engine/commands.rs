@@ -1,12 +1,11 @@
-//! How the engine carries out the machine's commands.
+//! How the engine asks the machine, and carries out its commands.
 
 use std::time::Duration;
 
 use crate::contract::backend::Grant;
 use crate::contract::clock::Time;
 use crate::contract::error::{Error, ErrorKind, Operation};
-use crate::election::engine::calls::Call;
-use crate::election::engine::{Engine, calls};
+use crate::election::engine::Engine;
 use crate::election::event::{ElectionState, Event};
 use crate::election::instruction::Instruction;
 use crate::election::machine::cause::Cause;
@@ -15,21 +14,25 @@ use crate::election::machine::input::{Failure, Input};
 use crate::election::term::TermState;
 
 impl Engine {
-    pub(super) fn carry_out(&mut self, command: Command) {
+    /// Gives the machine what has happened, and carries out what it answers.
+    pub(super) fn feed(&mut self, input: Input) {
+        let mut commands = Vec::new();
+        self.machine
+            .handle(self.context.clock.now(), input, &mut commands);
+        if !self.machine.wants_hints() {
+            self.changes = None;
+        }
+        for command in commands {
+            self.carry_out(command);
+        }
+    }
+
+    fn carry_out(&mut self, command: Command) {
         match command {
-            Command::Acquire => {
-                self.start(calls::acquire(self.context.clone(), self.candidate.clone()));
-            }
+            Command::Acquire => self.calls.acquire(self.candidate.clone()),
             Command::Renew { not_before } => self.renew_if_healthy(not_before),
-            Command::Release => {
-                self.start(calls::release(self.context.clone(), self.grant.clone()));
-            }
-            Command::Withdraw => {
-                self.start(calls::withdraw(
-                    self.context.clone(),
-                    self.candidate.clone(),
-                ));
-            }
+            Command::Release => self.calls.release(self.grant.clone()),
+            Command::Withdraw => self.calls.withdraw(self.candidate.clone()),
             Command::Probe => self.probe(),
             Command::Reenter => self.reenter(),
             Command::Elect(span) => self.elect(span),
@@ -51,7 +54,7 @@ impl Engine {
             }
             let wanted = self.questions.not_before(self.context.clock.now());
             let not_before = wanted.map_or(not_before, |wanted| wanted.max(not_before));
-            self.start(calls::renew(self.context.clone(), grant, not_before));
+            self.calls.renew(grant, not_before);
             self.questions.call_begins();
             return;
         }
@@ -88,11 +91,6 @@ impl Engine {
         self.grant = None;
         self.loss = None;
         self.subscribe();
-    }
-
-    fn start(&mut self, call: Call) {
-        self.called_at = self.context.clock.now();
-        self.call = Some(call);
     }
 
     fn elect(&mut self, span: Span) {

@@ -1,7 +1,9 @@
 //! The engine: drives one election machine with a backend and a clock, as one task.
 //!
-//! It holds one call to the store at a time, under the request timeout, and turns what happens
-//! into the machine's inputs. All decisions are the machine's.
+//! This file is the loop: it waits for what happens next, and makes an input of the machine of it.
+//! `commands` gives the machine the input and carries out what it answers, `calls` makes one call to
+//! the store at a time and runs it, and `answers` makes inputs of its outcome. All decisions are the
+//! machine's.
 
 mod answers;
 mod calls;
@@ -16,12 +18,11 @@ use tokio::sync::{OwnedMutexGuard, oneshot};
 
 use crate::contract::backend::{Candidate, Changes, Grant, Hint, Loss};
 use crate::contract::capabilities::Wakeup;
-use crate::contract::clock::Time;
 use crate::contract::error::Error;
 use crate::contract::name::PublishedValue;
 use crate::contract::process::Process;
 use crate::election::context::Context;
-use crate::election::engine::calls::{Answer, Call};
+use crate::election::engine::calls::{Answer, Calls};
 use crate::election::engine::questions::Questions;
 use crate::election::event::{ElectionState, Event};
 use crate::election::instruction::{Instruction, Instructions, Reply};
@@ -49,8 +50,7 @@ pub(crate) struct Engine {
     candidate: Candidate,
     instructions: Arc<Instructions>,
     machine: Machine,
-    call: Option<Call>,
-    called_at: Time,
+    calls: Calls,
     changes: Option<Changes>,
     /// Ends when the store reports by itself that the term is over.
     loss: Option<Loss>,
@@ -89,10 +89,9 @@ impl Engine {
         };
         Self {
             machine: Machine::new(context.setup.policy.clone(), settings),
-            called_at: Time::ZERO,
             candidate,
             instructions,
-            call: None,
+            calls: Calls::new(context.clone()),
             changes: None,
             loss: None,
             grant: None,
@@ -148,7 +147,7 @@ impl Engine {
         };
         let instructions = self.instructions.clone();
         let process = &self.context.process;
-        let (call, changes, loss) = (&mut self.call, &mut self.changes, &mut self.loss);
+        let (changes, loss) = (&mut self.changes, &mut self.loss);
         tokio::select! {
             // Instructions first, so that a term that was given back is not extended; the clock is
             // looked at by the machine whatever comes.
@@ -161,10 +160,7 @@ impl Engine {
                 *loss = None;
                 Happening::Loss
             }
-            answer = pending_or(call.as_mut()) => {
-                *call = None;
-                Happening::Answer(answer)
-            }
+            answer = self.calls.answer() => Happening::Answer(answer),
             hint = next_hint(changes.as_mut()) => Happening::Hint(hint),
             () = timer => Happening::Timer,
         }
@@ -209,7 +205,7 @@ impl Engine {
         if self.has_term() {
             self.candidate.value = value;
             self.questions.publish(reply);
-            self.feed(Input::Confirm);
+            self.feed(Input::RenewNow);
         }
     }
 
@@ -222,19 +218,7 @@ impl Engine {
     fn confirm(&mut self, reply: Reply) {
         if self.has_term() {
             self.questions.confirm(self.context.clock.now(), reply);
-            self.feed(Input::Confirm);
-        }
-    }
-
-    fn feed(&mut self, input: Input) {
-        let mut commands = Vec::new();
-        self.machine
-            .handle(self.context.clock.now(), input, &mut commands);
-        if !self.machine.wants_hints() {
-            self.changes = None;
-        }
-        for command in commands {
-            self.carry_out(command);
+            self.feed(Input::RenewNow);
         }
     }
 }
@@ -252,13 +236,6 @@ impl Drop for Engine {
         self.instructions.close();
         self.context.due.set(None);
         self.context.set_state(ElectionState::Idle);
-    }
-}
-
-async fn pending_or(call: Option<&mut Call>) -> Answer {
-    match call {
-        Some(call) => call.await,
-        None => future::pending().await,
     }
 }
 

@@ -41,23 +41,23 @@ impl Questions {
     }
 
     /// The store has proved the term at `proven_at`, and has the value of the number `written`.
-    pub(super) fn answered(&mut self, proven_at: Time, written: u64) {
-        answer_all(up_to(&mut self.confirming, &proven_at), &Ok(()));
-        answer_all(up_to(&mut self.publishing, &written), &Ok(()));
+    pub(super) fn proved(&mut self, proven_at: Time, written: u64) {
+        reply_to(up_to(&mut self.confirming, &proven_at), &Ok(()));
+        reply_to(up_to(&mut self.publishing, &written), &Ok(()));
     }
 
     /// The call that began at `called_at` has failed.
     pub(super) fn failed(&mut self, called_at: Time, error: &Arc<Error>) {
-        let answer = Err(error.clone());
-        answer_all(up_to(&mut self.confirming, &called_at), &answer);
-        answer_all(up_to(&mut self.publishing, &self.written_by_call), &answer);
+        let outcome = Err(error.clone());
+        reply_to(up_to(&mut self.confirming, &called_at), &outcome);
+        reply_to(up_to(&mut self.publishing, &self.written_by_call), &outcome);
     }
 
     /// No call is made that could answer them.
     pub(super) fn refused(&mut self, error: Error) {
-        let answer = Err(Arc::new(error));
-        answer_all(mem::take(&mut self.confirming), &answer);
-        answer_all(mem::take(&mut self.publishing), &answer);
+        let outcome = Err(Arc::new(error));
+        reply_to(mem::take(&mut self.confirming), &outcome);
+        reply_to(mem::take(&mut self.publishing), &outcome);
     }
 
     pub(super) fn is_empty(&self) -> bool {
@@ -88,9 +88,9 @@ fn up_to<T: PartialOrd>(asked: &mut Vec<(T, Reply)>, settled: &T) -> Vec<(T, Rep
     taken
 }
 
-fn answer_all<T>(asked: Vec<(T, Reply)>, answer: &Result<(), Arc<Error>>) {
+fn reply_to<T>(asked: Vec<(T, Reply)>, outcome: &Result<(), Arc<Error>>) {
     for (_, reply) in asked {
         // An asker that was dropped needs no answer.
-        let _unheard = reply.send(answer.clone());
+        let _unheard = reply.send(outcome.clone());
     }
 }

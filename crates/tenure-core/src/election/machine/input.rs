@@ -49,7 +49,7 @@ pub enum Input {
     WorkEnded,
     /// Fresh proof of the term is wanted: renew now. A call under way goes on; a driver that still
     /// wants proof after its answer gives this again.
-    Confirm,
+    RenewNow,
     /// What the application's health probe says: the answer to [`Command::Probe`](super::Command::Probe).
     Health(bool),
 }

@@ -52,7 +52,7 @@ impl Machine {
                 let limit = leading.ends_at().minus(request_timeout).since(now);
                 leading.renew_at = Some(now + pause(retry, failure, limit.min(heartbeat)));
             }
-            Input::Confirm => leading.renew_at = leading.renew_at.map(|_| now),
+            Input::RenewNow => leading.renew_at = leading.renew_at.map(|_| now),
             Input::Stop(cause) => {
                 leading.cancel(cause, now + drain_limit, commands);
             }
@@ -69,7 +69,7 @@ impl Machine {
     fn renew_if_due(&mut self, now: Time, commands: &mut Vec<Command>) {
         let heartbeat = self.policy.heartbeat();
         if let State::Leader(leading) = &mut self.state {
-            leading.renew_if_due(now, heartbeat, commands);
+            commands.extend(leading.take_due_renewal(now, heartbeat));
         }
     }
 }

@@ -152,24 +152,20 @@ impl Leading {
         }
     }
 
-    pub(super) fn renew_if_due(
-        &mut self,
-        now: Time,
-        heartbeat: Duration,
-        commands: &mut Vec<Command>,
-    ) {
+    /// The heartbeat that is due, once.
+    pub(super) fn take_due_renewal(&mut self, now: Time, heartbeat: Duration) -> Option<Command> {
         if self.renew_at.is_none_or(|at| now < at) {
-            return;
+            return None;
         }
         self.renew_at = None;
         if self.drain_until.is_some_and(|until| now >= until) {
             // The drain limit has passed, so the machine lets the validity end. `renew_at` is
             // cleared: a time in the past would wake the engine again and again.
-            return;
+            return None;
         }
         // A proof of the last half heartbeat will do: so a session answers many elections'
         // heartbeats at once.
         let not_before = now.minus(heartbeat / 2);
-        commands.push(Command::Renew { not_before });
+        Some(Command::Renew { not_before })
     }
 }

@@ -75,7 +75,7 @@ enum On {
     Done,
     Stop,
     WorkEnded,
-    Confirm,
+    RenewNow,
     Well,
     Unwell,
 }
@@ -95,7 +95,7 @@ const INPUTS: [On; 17] = [
     On::Done,
     On::Stop,
     On::WorkEnded,
-    On::Confirm,
+    On::RenewNow,
     On::Well,
     On::Unwell,
 ];
@@ -184,7 +184,7 @@ const TABLE: &[Row] = &[
     (Is::Leading,       1,  On::Stop,       "Cancel(Shutdown)",              Is::Stopping),
     (Is::Leading,       1,  On::WorkEnded,  "End(Resigned) Release",         Is::Releasing),
     (Is::Leading,       20, On::WorkEnded,  "End(Expired) Overrun Release",  Is::Releasing),
-    (Is::Leading,       1,  On::Confirm,    "Renew",                         Is::Renewing),
+    (Is::Leading,       1,  On::RenewNow,   "Renew",                         Is::Renewing),
 
     (Is::Renewing,      11, On::Timer,      "",                              Is::Renewing),
     (Is::Renewing,      15, On::Timer,      "Cancel(HeartbeatsMissed)",      Is::Stopping),
@@ -197,7 +197,7 @@ const TABLE: &[Row] = &[
     (Is::Renewing,      11, On::Refused,    "",                              Is::Leading),
     (Is::Renewing,      11, On::Stop,       "Cancel(Shutdown)",              Is::Stopping),
     (Is::Renewing,      11, On::WorkEnded,  "End(Resigned) Release",         Is::Releasing),
-    (Is::Renewing,      11, On::Confirm,    "",                              Is::Renewing),
+    (Is::Renewing,      11, On::RenewNow,   "",                              Is::Renewing),
 
     (Is::Stopping,      11, On::Timer,      "",                              Is::Stopping),
     (Is::Stopping,      20, On::Timer,      "End(Shutdown) Overrun",         Is::RanOut),
@@ -207,7 +207,7 @@ const TABLE: &[Row] = &[
     (Is::Stopping,      11, On::Refused,    "",                              Is::Stopping),
     (Is::Stopping,      11, On::Stop,       "",                              Is::Stopping),
     (Is::Stopping,      11, On::WorkEnded,  "End(Resigned) Release",         Is::Releasing),
-    (Is::Stopping,      11, On::Confirm,    "",                              Is::Stopping),
+    (Is::Stopping,      11, On::RenewNow,   "",                              Is::Stopping),
 
     (Is::RanOut,        21, On::Timer,      "",                              Is::RanOut),
     (Is::RanOut,        21, On::Renewed,    "",                              Is::RanOut),
@@ -215,7 +215,7 @@ const TABLE: &[Row] = &[
     (Is::RanOut,        21, On::Failed,     "",                              Is::RanOut),
     (Is::RanOut,        21, On::Refused,    "",                              Is::RanOut),
     (Is::RanOut,        21, On::Stop,       "",                              Is::RanOut),
-    (Is::RanOut,        21, On::Confirm,    "",                              Is::RanOut),
+    (Is::RanOut,        21, On::RenewNow,   "",                              Is::RanOut),
     (Is::RanOut,        21, On::WorkEnded,  "Release",                       Is::Releasing),
 
     (Is::Lost,          2,  On::Timer,      "",                              Is::Lost),
@@ -225,7 +225,7 @@ const TABLE: &[Row] = &[
     (Is::Lost,          2,  On::Failed,     "",                              Is::Lost),
     (Is::Lost,          2,  On::Refused,    "",                              Is::Lost),
     (Is::Lost,          2,  On::Stop,       "",                              Is::Lost),
-    (Is::Lost,          2,  On::Confirm,    "",                              Is::Lost),
+    (Is::Lost,          2,  On::RenewNow,   "",                              Is::Lost),
     (Is::Lost,          2,  On::WorkEnded,  "Finish",                        Is::Finished),
     (Is::Lost,          6,  On::WorkEnded,  "Overrun Finish",                Is::Finished),
 
@@ -238,7 +238,7 @@ const TABLE: &[Row] = &[
     (Is::Releasing,     2,  On::Done,       "Finish",                        Is::Finished),
     (Is::Releasing,     2,  On::Stop,       "",                              Is::Releasing),
     (Is::Releasing,     2,  On::WorkEnded,  "",                              Is::Releasing),
-    (Is::Releasing,     2,  On::Confirm,    "",                              Is::Releasing),
+    (Is::Releasing,     2,  On::RenewNow,   "",                              Is::Releasing),
 
     (Is::Withdrawing,   1,  On::Timer,      "",                              Is::Withdrawing),
     (Is::Withdrawing,   20, On::Timer,      "Finish",                        Is::Finished),
@@ -258,7 +258,7 @@ const IMPOSSIBLE: &[Impossible] = &[
      &[On::Campaign], "a campaign starts once"),
     (&[Is::Asking, Is::Waiting, Is::BackingOff, Is::ProbedAsking, Is::ProbedWaiting, Is::Leaving,
        Is::SittingOut, Is::Withdrawing],
-     &[On::Stop, On::Confirm, On::Renewed, On::Lost], "there is no term"),
+     &[On::Stop, On::RenewNow, On::Renewed, On::Lost], "there is no term"),
     (&[Is::Asking, Is::ProbedAsking], &[On::Done], "the call under way is acquire"),
     (&[Is::Leaving, Is::Releasing, Is::Withdrawing],
      &[On::Held, On::Taken], "the call under way is release or withdraw"),
@@ -278,11 +278,11 @@ const IMPOSSIBLE: &[Impossible] = &[
     (&[Is::ProbedFirst, Is::ProbedGranted],
      &[On::Campaign, On::Timer, On::HintFree, On::HintHeld, On::HintsEnded, On::Held, On::Taken,
        On::Renewed, On::Lost, On::Failed, On::Refused, On::Done, On::Stop, On::WorkEnded,
-       On::Confirm],
+       On::RenewNow],
      "the probe is answered at once"),
     (&[Is::Idle],
      &[On::Timer, On::HintFree, On::HintHeld, On::HintsEnded, On::Held, On::Taken, On::Renewed,
-       On::Lost, On::Failed, On::Refused, On::Done, On::Stop, On::WorkEnded, On::Confirm, On::Well,
+       On::Lost, On::Failed, On::Refused, On::Done, On::Stop, On::WorkEnded, On::RenewNow, On::Well,
        On::Unwell],
      "the campaign comes first"),
     (&[Is::Finished], &INPUTS, "the driver has stopped"),
@@ -384,7 +384,7 @@ fn input(on: On, now: Time) -> Input {
         On::Done => Input::Done,
         On::Stop => Input::Stop(Cause::Shutdown),
         On::WorkEnded => Input::WorkEnded,
-        On::Confirm => Input::Confirm,
+        On::RenewNow => Input::RenewNow,
         On::Well => Input::Health(true),
         On::Unwell => Input::Health(false),
     }
