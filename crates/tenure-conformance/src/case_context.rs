@@ -24,7 +24,7 @@ const LONG: Duration = Duration::from_secs(600);
 const DOUBLINGS: u32 = 6;
 
 /// The pauses of [`CaseContext::eventually`]: short at first, so that little is missed.
-const FIRST_PAUSE: Duration = Duration::from_millis(2);
+pub(crate) const FIRST_PAUSE: Duration = Duration::from_millis(2);
 const LAST_PAUSE: Duration = Duration::from_millis(50);
 
 /// The fixture of one case.

@@ -12,7 +12,7 @@ use tokio::time::{Instant, sleep, timeout};
 use crate::verdict::{Stop, Verdict, ensure, fail};
 
 /// The least pause before a call that failed is repeated.
-const PAUSE: Duration = Duration::from_millis(2);
+const RETRY_INTERVAL: Duration = Duration::from_millis(2);
 
 /// Its calls have a deadline, and repeat what failed for the moment.
 #[derive(Clone)]
@@ -57,7 +57,13 @@ impl Connection {
             match self.once(operation, call()).await? {
                 Ok(answer) => return Ok(answer),
                 Err(error) if error.is_retryable() && start.elapsed() < self.patience => {
-                    sleep(error.retry_after().unwrap_or(PAUSE).max(PAUSE)).await;
+                    sleep(
+                        error
+                            .retry_after()
+                            .unwrap_or(RETRY_INTERVAL)
+                            .max(RETRY_INTERVAL),
+                    )
+                    .await;
                 }
                 Err(error) => fail!("{}", describe(&error)),
             }

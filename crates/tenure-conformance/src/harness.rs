@@ -271,7 +271,7 @@ mod tests {
         }
         for (family, source) in sources!(
             "acquiring" "basics" "drops" "exclusion" "expiry" "hints" "holders" "limits"
-            "queueing" "releasing" "renewal" "sessions" "tokens" "troubles"
+            "queueing" "releasing" "renewal" "sessions" "tokens" "errors"
         ) {
             for line in source.lines() {
                 let Some(rest) = line.strip_prefix("pub async fn ") else {

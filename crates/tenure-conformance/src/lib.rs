@@ -139,8 +139,8 @@ mod verdict;
 pub use async_trait::async_trait;
 
 pub use cases::{
-    Case, EXPECTED_CASES, acquiring, basics, cases, drops, exclusion, expiry, hints, holders,
-    limits, queueing, releasing, renewal, sessions, tokens, troubles,
+    Case, EXPECTED_CASES, acquiring, basics, cases, drops, errors, exclusion, expiry, hints,
+    holders, limits, queueing, releasing, renewal, sessions, tokens,
 };
 #[doc(hidden)]
 pub use harness::__run;

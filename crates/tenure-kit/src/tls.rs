@@ -11,9 +11,8 @@ use crate::store_error::{StoreError, blocking};
 use crate::url::Url;
 
 #[cfg(feature = "rustls")]
-mod client;
-#[cfg(feature = "rustls")]
-pub use client::provider;
+#[doc(hidden)]
+pub mod client;
 
 /// How a TLS connection is made: the same settings on every store.
 ///

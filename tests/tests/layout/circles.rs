@@ -45,7 +45,8 @@ fn imports<'a>(sources: &[&'a Source]) -> Imports<'a> {
         .collect();
     let of_file = |(module, file): (&Vec<&'a str>, &&'a str)| {
         let source = sources.iter().find(|source| source.path == **file)?;
-        let mut imported: BTreeSet<&str> = paths_in(source)
+        let children = children(source);
+        let mut imported: BTreeSet<&str> = paths_in(source, &children)
             .iter()
             .filter_map(|path| resolve(path, module, &modules))
             .collect();
@@ -53,6 +54,34 @@ fn imports<'a>(sources: &[&'a Source]) -> Imports<'a> {
         Some((*file, imported))
     };
     modules.iter().filter_map(of_file).collect()
+}
+
+/// The modules that a file declares: its paths may begin with them.
+fn children(source: &Source) -> Vec<&str> {
+    let lines = source.product_lines();
+    lines
+        .iter()
+        .filter_map(|(_, line)| line.strip_suffix(';')?.rsplit_once("mod "))
+        .filter(|(before, _)| before.is_empty() || before.starts_with("pub"))
+        .map(|(_, name)| name)
+        .collect()
+}
+
+/// The names that a file imports from its crate's `lib.rs`.
+pub(crate) fn imports_through_lib(source: &Source) -> Vec<String> {
+    let Some((_, path)) = source.in_crate() else {
+        return Vec::new();
+    };
+    if path == "src/lib.rs" || !path.starts_with("src/") {
+        return Vec::new();
+    }
+    // A module has a small first letter; so has a macro, which can come from nowhere else.
+    let is_name = |name: &String| name.starts_with(|c: char| c.is_uppercase());
+    paths_in(source, &[])
+        .into_iter()
+        .filter(|path| path.first().is_some_and(|first| first == "crate"))
+        .filter_map(|path| path.get(1).filter(|name| is_name(name)).cloned())
+        .collect()
 }
 
 /// The module that a file is, with its crate's folder first.
@@ -95,22 +124,26 @@ fn resolve<'a>(
     modules.get(&module).copied()
 }
 
-/// Every path of a file that begins in its own crate, also those within braces.
-fn paths_in(source: &Source) -> Vec<Vec<String>> {
+/// Every path of a file that begins in its own crate, also those within braces: with a keyword, or
+/// with one of the modules that it declares.
+fn paths_in(source: &Source, children: &[&str]) -> Vec<Vec<String>> {
     let lines = source.product_lines();
     let code = lines
         .iter()
+        // Of a module within the file: it means the file itself.
+        .filter(|(_, line)| !line.ends_with(" use super::*;"))
         .map(|(_, line)| line.split("//").next().unwrap_or_default());
     let code: String = code.collect::<Vec<_>>().join(" ");
+    let beginnings: Vec<String> = ["crate", "super", "self"]
+        .iter()
+        .chain(children)
+        .map(|name| format!("{name}::"))
+        .collect();
     let mut paths = Vec::new();
     let mut rest = code.as_str();
-    while let Some(at) = ["crate::", "super::", "self::"]
-        .iter()
-        .filter_map(|begin| rest.find(begin))
-        .min()
-    {
+    while let Some(at) = beginnings.iter().filter_map(|begin| rest.find(begin)).min() {
         let (before, path) = rest.split_at(at);
-        if before.ends_with(|c: char| c.is_alphanumeric() || c == '_' || c == ':') {
+        if before.ends_with(|c: char| c.is_alphanumeric() || "_:$".contains(c)) {
             rest = &path[1..];
         } else {
             rest = expand(path, Vec::new(), &mut paths);
@@ -190,6 +223,35 @@ mod tests {
             ]);
             assert_eq!(circle, [["a.rs", "room/b.rs"]], "{text}");
         }
+    }
+
+    #[test]
+    fn a_module_and_its_child_that_import_each_other_are_found() {
+        let there = [
+            "mod b;\nuse b::B;",
+            "pub(crate) mod b;\npub use self::b::{A, B};",
+            "mod b;\nfn f() { b::make(); }",
+        ];
+        for text in there {
+            let circle = found(&[("room/mod.rs", text), ("room/b.rs", "use super::A;")]);
+            assert_eq!(circle, [["room/b.rs", "room/mod.rs"]], "{text}");
+            let none = found(&[
+                ("room/mod.rs", text),
+                ("room/b.rs", "use super::c::C;"),
+                ("room/c.rs", ""),
+            ]);
+            assert_eq!(none, [[""; 0]; 0], "{text}");
+        }
+    }
+
+    #[test]
+    fn imports_through_lib_are_found() {
+        let text = "use crate::Name;\nuse crate::{a::A, Other};\nuse crate::module::Type;\nlet x = crate::make!();";
+        assert_eq!(
+            imports_through_lib(&source("a.rs", text)),
+            ["Name", "Other"]
+        );
+        assert_eq!(imports_through_lib(&source("lib.rs", text)), [""; 0]);
     }
 
     #[test]

@@ -83,7 +83,8 @@ impl Source {
         let mut lines = self.text.lines().zip(1..).peekable();
         while let Some((line, number)) = lines.next() {
             let next = lines.peek().map_or("", |(next, _)| *next);
-            if line == "#[cfg(test)]" && next.starts_with("mod ") {
+            let is_for_tests = line == "#[cfg(test)]" || line.starts_with("#[cfg(all(test,");
+            if is_for_tests && next.starts_with("mod ") {
                 if next.ends_with('{') {
                     lines.by_ref().find(|(line, _)| *line == "}");
                 } else {

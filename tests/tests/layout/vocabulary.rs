@@ -82,7 +82,7 @@ struct Exception {
     reason: &'static str,
 }
 
-const EXCEPTIONS: [Exception; 9] = [
+const EXCEPTIONS: [Exception; 11] = [
     Exception {
         path: "crates/tenure-core/src/election/",
         word: "cause",
@@ -107,6 +107,16 @@ const EXCEPTIONS: [Exception; 9] = [
         path: "crates/tenure-core/src/",
         word: "hint",
         reason: "the public `Hint`: what one notification says about a lock",
+    },
+    Exception {
+        path: "crates/tenure-conformance/src/cases/",
+        word: "hint",
+        reason: "the cases of the public `Hint`",
+    },
+    Exception {
+        path: "crates/tenure-conformance/src/proxy/",
+        word: "way",
+        reason: "the public `Way`: which of the two ways of a connection a fault is on",
     },
     Exception {
         path: "crates/tenure-kube/src/rbac.rs",

@@ -5,7 +5,7 @@ use std::time::Duration;
 use tenure_core::{Acquired, Expiry, Operation};
 use tokio::time::timeout;
 
-use super::at_each_poll;
+use super::polls::at_each_poll;
 use crate::case_context::{CaseContext, contest, earliest_end};
 use crate::contestant::{Contestant, has_token};
 use crate::target::{Answers, Target};

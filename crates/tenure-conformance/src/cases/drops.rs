@@ -5,7 +5,7 @@
 use futures_util::future::try_join_all;
 use tenure_core::Acquired;
 
-use super::at_each_poll;
+use super::polls::at_each_poll;
 use crate::case_context::{CaseContext, contest};
 use crate::contestant::Contestant;
 use crate::target::Target;

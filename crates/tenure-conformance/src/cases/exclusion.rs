@@ -10,8 +10,7 @@ use tenure_core::{FencingToken, Grant, Renewal, Time};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep};
 
-use super::PAUSE;
-use crate::case_context::{CaseContext, contest, earliest_end};
+use crate::case_context::{CaseContext, FIRST_PAUSE, contest, earliest_end};
 use crate::contestant::Contestant;
 use crate::processes::{Entry, History, Running};
 use crate::target::Target;
@@ -70,14 +69,14 @@ async fn take_turns(
                 start.elapsed() < patience,
                 "a turn of one of many: not within {patience:?}"
             );
-            sleep(PAUSE).await;
+            sleep(FIRST_PAUSE).await;
         };
         ensure!(
             !inside.occupied.swap(true, Ordering::SeqCst),
             "two candidates hold one lock"
         );
         inside.note(grant.token)?;
-        sleep(PAUSE).await;
+        sleep(FIRST_PAUSE).await;
         let grant = contestant.renewed(&grant, "the winner of a turn").await?;
         inside.occupied.store(false, Ordering::SeqCst);
         contestant.release(&grant).await?;

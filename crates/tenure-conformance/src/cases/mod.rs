@@ -1,46 +1,25 @@
 //! The cases, one module per family. Each is a plain function, and can be called as such.
 
-use std::time::Duration;
-
 use futures_util::future::LocalBoxFuture;
 
 use crate::target::Target;
-use crate::verdict::{Stop, Verdict, fail};
+use crate::verdict::Verdict;
 
 pub mod acquiring;
 pub mod basics;
 pub mod drops;
+pub mod errors;
 pub mod exclusion;
 pub mod expiry;
 pub mod hints;
 pub mod holders;
 pub mod limits;
+mod polls;
 pub mod queueing;
 pub mod releasing;
 pub mod renewal;
 pub mod sessions;
 pub mod tokens;
-pub mod troubles;
-
-/// How often a call is polled at most before it has to be done.
-const MOST_POLLS: usize = 200;
-
-/// Repeats a round whose `call` is dropped after 0, 1, 2 and more polls, until it says that the
-/// call was done.
-async fn at_each_poll(
-    call: &str,
-    mut round: impl AsyncFnMut(usize) -> Result<bool, Stop>,
-) -> Verdict {
-    for polls in 0..MOST_POLLS {
-        if round(polls).await? {
-            return Ok(());
-        }
-    }
-    fail!("{call} was not done after {MOST_POLLS} polls")
-}
-
-/// A short time, so that others can come in between.
-const PAUSE: Duration = Duration::from_millis(2);
 
 /// A case of the suite.
 #[derive(Clone, Copy, Debug)]
@@ -147,12 +126,12 @@ macro_rules! __cases {
             shared queueing::withdrawing_as_another_owner_leaves_the_queue_alone,
             shared queueing::a_silent_waiter_does_not_block_the_queue,
             shared queueing::a_waiter_is_not_shown_as_the_leader,
-            shared troubles::a_deleted_lock_is_lost,
-            shared troubles::a_deleted_lock_can_be_acquired,
-            shared troubles::a_damaged_lock_never_has_two_holders,
-            shared troubles::a_damaged_lock_recovers_by_deletion,
-            shared troubles::an_absent_store_gives_typed_errors,
-            shared troubles::secrets_are_not_shown,
+            shared errors::a_deleted_lock_is_lost,
+            shared errors::a_deleted_lock_can_be_acquired,
+            shared errors::a_damaged_lock_never_has_two_holders,
+            shared errors::a_damaged_lock_recovers_by_deletion,
+            shared errors::an_absent_store_gives_typed_errors,
+            shared errors::secrets_are_not_shown,
             shared limits::names_at_their_limits,
             shared limits::long_names_differ_to_their_end,
             shared limits::similar_names_are_different_locks,

@@ -16,8 +16,7 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep, timeout};
 
-use super::PAUSE;
-use crate::case_context::{CaseContext, contest, earliest_end};
+use crate::case_context::{CaseContext, FIRST_PAUSE, contest, earliest_end};
 use crate::connection::Connection;
 use crate::contestant::Contestant;
 use crate::network::{Network, Proxied};
@@ -162,7 +161,7 @@ async fn proxied(context: &CaseContext<'_>) -> Result<(Box<dyn Network>, Connect
                 )));
             }
         }
-        sleep(PAUSE).await;
+        sleep(FIRST_PAUSE).await;
     }
 }
 
@@ -362,7 +361,7 @@ impl HeldTerm {
         after: &str,
     ) -> Verdict {
         ensure!(
-            self.told.within(context.patience()).await,
+            self.told.told_in(context.patience()).await,
             "after {after}, another candidate holds the lock, and the holder's backend has not \
              told (`LockBackend::loss`) that the term is over, within {:?}: both lead until the \
              holder's next heartbeat",
@@ -414,9 +413,9 @@ impl Told {
         *self.told.borrow()
     }
 
-    async fn within(&mut self, patience: Duration) -> bool {
+    async fn told_in(&mut self, limit: Duration) -> bool {
         matches!(
-            timeout(patience, self.told.wait_for(|told| *told)).await,
+            timeout(limit, self.told.wait_for(|told| *told)).await,
             Ok(Ok(_))
         )
     }
