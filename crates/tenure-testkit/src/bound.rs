@@ -111,7 +111,7 @@ pub fn watched(program: impl Into<OsString>) -> Result<Command> {
 /// `xtask __watch`: runs a command, and ends it with all it has started when the parent dies or asks
 /// for it. Gives the command's exit status.
 pub fn watch(holder: i32, command: &[OsString]) -> Result<i32> {
-    const PATIENCE: Duration = Duration::from_secs(2);
+    const GRACE: Duration = Duration::from_secs(2);
     let (program, args) = command.split_first().context("no program named")?;
     interrupt::install()?;
     rustix::process::setpgid(None, None).context("no process group of its own")?;
@@ -135,7 +135,7 @@ pub fn watch(holder: i32, command: &[OsString]) -> Result<i32> {
             (Some(status), None) => return Ok(status.code().unwrap_or(1)),
             // Time for the command to end in order when it was asked to; what it leaves behind has
             // had its time then.
-            (None, Some(since)) if since.elapsed() < PATIENCE && parent() == Some(holder) => {}
+            (None, Some(since)) if since.elapsed() < GRACE && parent() == Some(holder) => {}
             (_, Some(_)) => {
                 rustix::process::kill_process_group(rustix::process::getpgrp(), Signal::KILL)?;
             }

@@ -14,10 +14,12 @@ pub fn left_out(what: &str) {
     eprintln!("{line}");
 }
 
-/// The program with this name in the folders of PATH.
+/// The program with this name in the folders of PATH, then in those that Debian keeps out of an
+/// ordinary user's PATH.
 pub fn find(name: &str) -> Option<PathBuf> {
-    let folders = env::var_os("PATH")?;
+    let folders = env::var_os("PATH").unwrap_or_default();
     env::split_paths(&folders)
+        .chain(["/usr/local/sbin", "/usr/sbin", "/sbin"].map(PathBuf::from))
         .map(|folder| folder.join(name))
         .find(|file| file.is_file())
 }

@@ -11,7 +11,7 @@ use std::time::Duration;
 use tempfile::TempDir;
 use tokio_postgres::{Client, NoTls};
 
-use crate::environment::{find, kept, left_out};
+use crate::environment::{find, kept, left_out, program};
 use crate::port::free_port;
 use crate::process::{Process, is_root, run};
 use crate::wait::{LIMIT, wait_until};
@@ -285,11 +285,7 @@ pub struct Bouncer {
 impl Bouncer {
     /// Starts it with this `pool_mode`. `None`: left out.
     pub fn start(server: &Server, mode: &str) -> Option<Self> {
-        let places = ["/usr/sbin/pgbouncer", "/usr/bin/pgbouncer"].map(PathBuf::from);
-        let Some(program) = places.iter().find(|program| program.is_file()) else {
-            left_out("no pgbouncer");
-            return None;
-        };
+        let program = program("pgbouncer")?;
         let dir = folder();
         let port = free_port();
         let users = dir.path().join("users");
@@ -304,7 +300,7 @@ impl Bouncer {
         );
         fs::write(&config, text).unwrap();
         give(dir.path());
-        let mut command = as_user(program);
+        let mut command = as_user(&program);
         let process = Process::start(command.current_dir("/").arg("-q").arg(&config));
         wait_until("pgbouncer answers", || {
             TcpStream::connect((Ipv4Addr::LOCALHOST, port)).is_ok()

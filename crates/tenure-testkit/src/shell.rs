@@ -5,7 +5,7 @@
 use std::fs::File;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::process::CommandExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
@@ -16,16 +16,6 @@ use rustix::process::{Pid, Signal, kill_process_group};
 use crate::interrupt;
 
 const POLL: Duration = Duration::from_millis(20);
-
-/// Finds a program in the folders of PATH, then in those that Debian keeps out of an ordinary
-/// user's PATH.
-pub fn find(program: &str) -> Option<PathBuf> {
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    std::env::split_paths(&path)
-        .chain(["/usr/local/sbin", "/usr/sbin", "/sbin"].map(PathBuf::from))
-        .map(|folder| folder.join(program))
-        .find(|file| is_executable(file))
-}
 
 /// Whether this is a file that may be run.
 pub fn is_executable(path: &Path) -> bool {

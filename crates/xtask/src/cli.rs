@@ -96,8 +96,6 @@ enum Stores {
     Status,
     /// Print the URLs for tests as shell exports
     Env,
-    /// Write and read back on every store that runs, with its own tools
-    Check,
 }
 
 #[derive(Debug, Args)]
@@ -210,12 +208,6 @@ fn run_stores(command: Stores) -> Result<ExitCode> {
             }
             for (name, value) in all {
                 println!("export {name}='{}'", value.replace('\'', r"'\''"));
-            }
-        }
-        Stores::Check => {
-            for (kind, running) in State::load(&dirs)?.stores {
-                let done = running.round_trip()?;
-                println!("{:15} {}: {done}", kind.name(), running.describe());
             }
         }
     }

@@ -19,6 +19,11 @@ pub(crate) fn cargo() -> OsString {
     std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into())
 }
 
+/// Arguments that are written in one line.
+pub(crate) fn words(arguments: &str) -> Vec<&str> {
+    arguments.split(' ').collect()
+}
+
 /// Runs cargo; its failure is a row of the table, so that the steps after it still run.
 pub(crate) fn cargo_step(
     name: &str,

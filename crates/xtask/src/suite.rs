@@ -23,8 +23,8 @@ use tenure_testkit::stores::state::State;
 
 use crate::features;
 use crate::other_servers::test_on;
-use crate::report::{Row, report};
-use crate::steps::{Environment, cargo, cargo_step, failed, row, step};
+use crate::report::{Outcome, Row, report};
+use crate::steps::{Environment, cargo, cargo_step, failed, row, step, words};
 
 /// `cargo xtask test`
 pub(crate) fn test(only: &[String]) -> Result<ExitCode> {
@@ -44,7 +44,7 @@ pub(crate) fn test(only: &[String]) -> Result<ExitCode> {
     let newer_etcd = newer_etcd(&backends)?;
     if all {
         for (name, arguments) in CHECKS {
-            rows.push(cargo_step(name, arguments, &[])?);
+            rows.push(cargo_step(name, &words(arguments), &[])?);
         }
         rows.push(documentation()?);
         rows.push(row("features' crates", || {
@@ -58,10 +58,10 @@ pub(crate) fn test(only: &[String]) -> Result<ExitCode> {
     environment.extend(newer_etcd);
     if all {
         rows.extend(tests(&dirs, nextest.as_os_str(), &others, &environment)?);
-        rows.push(cargo_step("doc tests", &DOC_TESTS, &environment)?);
+        rows.push(cargo_step("doc tests", &words(DOC_TESTS), &environment)?);
     } else {
         for backend in &backends {
-            let mut arguments = vec!["test", "--all-features", "--no-fail-fast"];
+            let mut arguments = words("test --all-features --no-fail-fast");
             arguments.extend(backend.packages.iter().flat_map(|name| ["-p", name]));
             let name = format!("tests of {}", backend.name);
             rows.push(cargo_step(&name, &arguments, &environment)?);
@@ -92,7 +92,7 @@ pub(crate) fn docs() -> Result<ExitCode> {
 fn documentation() -> Result<Row> {
     cargo_step(
         "documentation",
-        &["doc", "--workspace", "--all-features", "--no-deps"],
+        &words("doc --workspace --all-features --no-deps"),
         &[("RUSTDOCFLAGS".into(), "-D warnings".into())],
     )
 }
@@ -120,91 +120,34 @@ fn newer_etcd(backends: &[&Backend]) -> Result<Option<(OsString, OsString)>> {
     Ok(Some((variable.into(), newer.programs.into())))
 }
 
-type CargoStep = (&'static str, &'static [&'static str]);
-
-const CHECKS: [CargoStep; 3] = [
-    ("format", &["fmt", "--all", "--check"]),
+const CHECKS: [(&str, &str); 3] = [
+    ("format", "fmt --all --check"),
     (
         "lints",
-        &[
-            "clippy",
-            "--workspace",
-            "--all-targets",
-            "--all-features",
-            "--",
-            "-D",
-            "warnings",
-        ],
+        "clippy --workspace --all-targets --all-features -- -D warnings",
     ),
     // With each backend alone the swap example is built, with all of them the tests are.
-    (
-        "no backend",
-        &["check", "-p", "tenure", "--no-default-features"],
-    ),
+    ("no backend", "check -p tenure --no-default-features"),
 ];
 
 /// The build of all tests but those in the documentation.
-const TESTS: [&str; 8] = [
-    "test",
-    "--workspace",
-    "--all-features",
-    "--no-fail-fast",
-    "--lib",
-    "--bins",
-    "--tests",
-    "--examples",
-];
+const TESTS: &str =
+    "test --workspace --all-features --no-fail-fast --lib --bins --tests --examples";
 
-const DOC_TESTS: [&str; 5] = [
-    "test",
-    "--workspace",
-    "--all-features",
-    "--doc",
-    "--no-fail-fast",
-];
+const DOC_TESTS: &str = "test --workspace --all-features --doc --no-fail-fast";
 
 /// The test programs that are no programs of nextest, with the features of [`TESTS`]: the cases of
 /// a suite share a lock in their process, and a test that forks has no harness.
-const IN_ONE_PROCESS: [&str; 8] = [
-    "test",
-    "--workspace",
-    "--all-features",
-    "--no-fail-fast",
-    "--test",
-    "conformance",
-    "--test",
-    "fork",
-];
+const IN_ONE_PROCESS: &str =
+    "test --workspace --all-features --no-fail-fast --test conformance --test fork";
 
 /// All others, each test in a process of its own; `.config/nextest.toml` says how many at a time.
-const BY_NEXTEST: [&str; 9] = [
-    "nextest",
-    "run",
-    "--workspace",
-    "--all-features",
-    "--lib",
-    "--bins",
-    "--tests",
-    "--examples",
-    "--no-fail-fast",
-];
+const BY_NEXTEST: &str =
+    "nextest run --workspace --all-features --lib --bins --tests --examples --no-fail-fast";
 
 /// With the same features as [`TESTS`], so that nothing is built again.
-const ACROSS_STORES: [&str; 13] = [
-    "test",
-    "--workspace",
-    "--all-features",
-    "--test",
-    "across_stores",
-    "--test",
-    "documented",
-    "--test",
-    "leader_killed",
-    "--test",
-    "stores",
-    "--test",
-    "swap",
-];
+const ACROSS_STORES: &str = "test --workspace --all-features --test across_stores \
+    --test documented --test leader_killed --test stores --test swap";
 
 /// The unit and integration tests: those of nextest, beside them those of `cargo test`, and those
 /// that run on other servers too.
@@ -214,7 +157,7 @@ fn tests(
     others: &[OtherServer],
     environment: &[(OsString, OsString)],
 ) -> Result<Vec<Row>> {
-    let arguments = [&TESTS[..], &["--no-run"]].concat();
+    let arguments = [words(TESTS), vec!["--no-run"]].concat();
     let built = cargo_step("build of the tests", &arguments, environment)?;
     let log = dirs.root.join("in-one-process.log");
     let output = File::create(&log)?;
@@ -225,14 +168,26 @@ fn tests(
         let on_others = scope.spawn(|| {
             let rows = others
                 .iter()
-                .map(|other| test_on(other, &TESTS, environment, Some(&others_output)));
+                .map(|other| test_on(other, &words(TESTS), environment, Some(&others_output)));
             rows.collect::<Result<Vec<Row>>>()
         });
         let logged = scope.spawn(|| {
             let name = "suites and forks";
-            step(name, &cargo(), &IN_ONE_PROCESS, environment, Some(output))
+            step(
+                name,
+                &cargo(),
+                &words(IN_ONE_PROCESS),
+                environment,
+                Some(output),
+            )
         });
-        let shown = step("all other tests", nextest, &BY_NEXTEST, environment, None);
+        let shown = step(
+            "all other tests",
+            nextest,
+            &words(BY_NEXTEST),
+            environment,
+            None,
+        );
         (shown, logged.join(), on_others.join())
     });
     let logged = logged.map_err(|_| anyhow::anyhow!("the lane of the suites panicked"))?;
@@ -246,7 +201,7 @@ fn tests(
     Ok(rows)
 }
 
-/// Brings up every store that the backends need, and writes and reads back on each.
+/// Brings up every store that the backends need.
 fn bring_up(dirs: &Dirs, backends: &[&Backend]) -> Result<(Option<Session>, Vec<Row>)> {
     let kinds: BTreeSet<Kind> = backends.iter().filter_map(|b| Kind::of(b)).collect();
     if kinds.is_empty() {
@@ -274,12 +229,11 @@ fn bring_up(dirs: &Dirs, backends: &[&Backend]) -> Result<(Option<Session>, Vec<
             rows.push(failed(name(kind), "it is gone"));
             continue;
         };
-        let mut row = row(&name(kind), || {
-            let done = running.round_trip()?;
-            Ok(format!("{}: {done}", running.describe()))
-        })?;
-        row.took += up;
-        rows.push(row);
+        rows.push(Row {
+            name: name(kind),
+            outcome: Outcome::Passed(running.describe()),
+            took: up,
+        });
     }
     Ok((Some(session), rows))
 }
@@ -338,7 +292,11 @@ fn across_stores(state: &State) -> Result<Vec<Row>> {
         .collect();
     let all: Vec<&str> = urls.iter().map(|(_, url)| url.as_str()).collect();
     let environment = [("TENURE_TEST_STORES".into(), all.join(" ").into())];
-    let mut rows = vec![cargo_step("across stores", &ACROSS_STORES, &environment)?];
+    let mut rows = vec![cargo_step(
+        "across stores",
+        &words(ACROSS_STORES),
+        &environment,
+    )?];
     // The tests have built it beside this program, with every store.
     let tenure = std::env::current_exe()?.with_file_name("tenure");
     for (backend, url) in urls {

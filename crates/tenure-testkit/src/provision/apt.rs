@@ -9,9 +9,10 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 
+use crate::environment::find;
 use crate::interrupt;
 use crate::paths::Dirs;
-use crate::shell::{capture, find, run_with_progress};
+use crate::shell::{capture, run_with_progress};
 
 /// Packages that start a service of their own when they are installed, and the service's name.
 const SERVICES: [(&str, &str); 4] = [
@@ -72,7 +73,7 @@ fn update(log: &Path) -> Result<()> {
 
 /// Runs apt-get; while somebody else's apt is at work it waits for that one's end.
 fn run(arguments: &[&str], title: &str, log: &Path) -> Result<()> {
-    const PATIENCE: Duration = Duration::from_secs(300);
+    const LIMIT: Duration = Duration::from_secs(300);
     let begin = Instant::now();
     loop {
         let mut command = as_root("apt-get")?;
@@ -82,7 +83,7 @@ fn run(arguments: &[&str], title: &str, log: &Path) -> Result<()> {
             return Ok(());
         };
         let locked = fs::read_to_string(log).is_ok_and(|log| log.contains("Could not get lock"));
-        if !locked || begin.elapsed() > PATIENCE {
+        if !locked || begin.elapsed() > LIMIT {
             return Err(error);
         }
         eprintln!("{title}: waiting for another apt to end");

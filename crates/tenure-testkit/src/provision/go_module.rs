@@ -10,8 +10,9 @@ use std::process::Command;
 use anyhow::{Context, Result};
 
 use crate::bound;
+use crate::environment::find;
 use crate::paths::{self, Dirs};
-use crate::shell::{capture, find, run_with_progress};
+use crate::shell::{capture, run_with_progress};
 
 /// A Go module in this workspace, whose `go.mod` pins the release.
 #[derive(Debug, Clone, Copy)]

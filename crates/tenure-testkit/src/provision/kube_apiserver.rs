@@ -7,7 +7,8 @@ use anyhow::{Context, Result, bail};
 
 use super::cache_folder;
 use super::go_module::GoModule;
-use crate::shell::{capture, find, is_executable};
+use crate::environment::find;
+use crate::shell::{capture, is_executable};
 
 /// The Go module that pins the release.
 const MODULE: GoModule = GoModule {

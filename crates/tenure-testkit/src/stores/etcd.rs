@@ -1,7 +1,6 @@
 //! etcd: one node. Also the store underneath kube-apiserver.
 
 use std::path::Path;
-use std::process::Command;
 
 use crate::etcd;
 use crate::port::free_ports;
@@ -10,10 +9,9 @@ use serde::{Deserialize, Serialize};
 
 use super::http::Http;
 use super::launch::Launch;
-use super::server::{Env, Server, random_hex};
+use super::server::{Env, Server};
 use crate::bound::Ending;
 use crate::provision;
-use crate::shell::capture;
 
 /// A running node.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -42,23 +40,9 @@ impl Etcd {
         Ok(node)
     }
 
-    /// As `etcdctl` and kube-apiserver take it.
+    /// As kube-apiserver takes it.
     pub(crate) fn endpoint(&self) -> String {
         format!("http://127.0.0.1:{}", self.port)
-    }
-
-    fn etcdctl(&self, arguments: &[&str]) -> Result<String> {
-        let mut command = Command::new(provision::program("etcdctl")?);
-        for (name, _) in std::env::vars_os() {
-            if name.to_string_lossy().starts_with("ETCDCTL_") {
-                command.env_remove(name);
-            }
-        }
-        command
-            .env("ETCDCTL_API", "3")
-            .arg(format!("--endpoints={}", self.endpoint()))
-            .args(arguments);
-        capture(&mut command)
     }
 }
 
@@ -66,8 +50,7 @@ impl Server for Etcd {
     fn probe(&self) -> Result<String> {
         let http = Http::plain(self.port);
         let get = |path: &str| -> Result<serde_json::Value> {
-            let answer = http.get(path)?.expect_status(200, path)?;
-            Ok(serde_json::from_str(&answer)?)
+            Ok(serde_json::from_str(&http.get(path)?)?)
         };
         let health = get("/health")?;
         if health["health"] != "true" {
@@ -75,18 +58,6 @@ impl Server for Etcd {
         }
         let version = get("/version")?["etcdserver"].as_str().map(str::to_owned);
         version.context("etcd names no version")
-    }
-
-    fn round_trip(&self) -> Result<String> {
-        let value = random_hex(8)?;
-        let key = format!("xtask/{value}");
-        self.etcdctl(&["put", &key, &value])?;
-        let read = self.etcdctl(&["get", &key, "--print-value-only"])?;
-        self.etcdctl(&["del", &key])?;
-        if read.trim() != value {
-            bail!("etcd gave back {read:?} for {value:?}");
-        }
-        Ok("put, get, del by etcdctl".to_owned())
     }
 
     fn env(&self) -> Result<Env> {

@@ -1,10 +1,9 @@
-//! The one HTTP request that readiness and the round trips need.
+//! The one HTTP request that readiness needs.
 
 use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
-use ureq::http::Request;
 use ureq::tls::{Certificate, RootCerts, TlsConfig};
 
 /// An HTTP server on loopback.
@@ -16,29 +15,6 @@ pub(crate) struct Http {
     pub(crate) ca: Option<PathBuf>,
     /// Sent as `Authorization: Bearer`.
     pub(crate) token: Option<String>,
-}
-
-/// What came back.
-#[derive(Debug)]
-pub(crate) struct Answer {
-    /// The status, 200 for example.
-    pub(crate) status: u16,
-    /// The whole body.
-    pub(crate) body: String,
-}
-
-impl Answer {
-    /// The body when the status is the expected one; an error that shows both when not.
-    pub(crate) fn expect_status(self, wanted: u16, what: &str) -> Result<String> {
-        if self.status == wanted {
-            return Ok(self.body);
-        }
-        let body: String = self.body.chars().take(400).collect();
-        bail!(
-            "{what}: status {} where {wanted} was expected: {body}",
-            self.status
-        )
-    }
 }
 
 impl Http {
@@ -53,28 +29,13 @@ impl Http {
         }
     }
 
-    /// One GET.
-    pub(crate) fn get(&self, path: &str) -> Result<Answer> {
-        self.send("GET", path, None)
+    /// The body of the answer to a GET; a status other than 200 is an error that shows both.
+    pub(crate) fn get(&self, path: &str) -> Result<String> {
+        self.attempt(path)
+            .with_context(|| format!("GET {path} on {}", self.url))
     }
 
-    /// One request.
-    pub(crate) fn send(
-        &self,
-        method: &str,
-        path: &str,
-        json: Option<&serde_json::Value>,
-    ) -> Result<Answer> {
-        self.attempt(method, path, json)
-            .with_context(|| format!("{method} {path} on {}", self.url))
-    }
-
-    fn attempt(
-        &self,
-        method: &str,
-        path: &str,
-        json: Option<&serde_json::Value>,
-    ) -> Result<Answer> {
+    fn attempt(&self, path: &str) -> Result<String> {
         let mut settings = ureq::Agent::config_builder()
             .timeout_global(Some(Self::TIMEOUT))
             .http_status_as_error(false)
@@ -87,23 +48,18 @@ impl Http {
             settings = settings.tls_config(TlsConfig::builder().root_certs(roots).build());
         }
         let agent = settings.build().new_agent();
-        let mut request = Request::builder()
-            .method(method)
-            .uri(format!("{}{path}", self.url))
-            .header("Accept", "application/json");
+        let mut request = agent.get(format!("{}{path}", self.url));
         if let Some(token) = &self.token {
             request = request.header("Authorization", format!("Bearer {token}"));
         }
-        let mut answer = match json {
-            Some(json) => {
-                let request = request.header("Content-Type", "application/json");
-                agent.run(request.body(json.to_string())?)?
-            }
-            None => agent.run(request.body(())?)?,
-        };
-        Ok(Answer {
-            status: answer.status().as_u16(),
-            body: answer.body_mut().read_to_string()?,
-        })
+        let mut answer = request.call()?;
+        let (status, body) = (answer.status(), answer.body_mut().read_to_string()?);
+        if status != 200 {
+            bail!(
+                "status {status}: {}",
+                body.chars().take(400).collect::<String>()
+            );
+        }
+        Ok(body)
     }
 }

@@ -244,9 +244,9 @@ impl Record {
     }
 
     /// Ends the process politely, or after a while by force, and sees it gone.
-    pub(crate) fn stop(&self, patience: Duration) -> Result<()> {
+    pub(crate) fn stop(&self, limit: Duration) -> Result<()> {
         self.signal(self.ending.polite())?;
-        if self.wait_gone(patience) {
+        if self.wait_gone(limit) {
             return Ok(());
         }
         self.kill()
@@ -268,14 +268,14 @@ impl Record {
 
 /// Stops processes: all are asked before the first is waited for. Their records go with them.
 pub(crate) fn stop_all(dirs: &Dirs, records: &[Record]) -> Result<()> {
-    const PATIENCE: Duration = Duration::from_secs(4);
+    const LIMIT: Duration = Duration::from_secs(4);
     let mut failed = None;
     for record in records {
         // Errors are looked at below, where the same signal is tried again.
         let _ = record.signal(record.ending.polite());
     }
     for record in records {
-        match record.stop(PATIENCE) {
+        match record.stop(LIMIT) {
             Ok(()) => forget(dirs, &record.name)?,
             Err(error) => failed = Some(error),
         }

@@ -7,7 +7,7 @@ use anyhow::{Context, Result, bail};
 use serde::{Deserialize, Serialize};
 
 use super::launch::Launch;
-use super::server::{Env, Server, random_hex};
+use super::server::{Env, Server};
 use crate::bound::Ending;
 use crate::provision;
 use crate::shell::capture;
@@ -58,18 +58,6 @@ impl Server for Redis {
         let info = self.cli(&["INFO", "server"])?;
         let version = field(&info, "redis_version").context("Redis names no version")?;
         Ok(version.to_owned())
-    }
-
-    fn round_trip(&self) -> Result<String> {
-        let value = random_hex(8)?;
-        let key = format!("xtask:{value}");
-        self.cli(&["SET", &key, &value, "NX", "PX", "60000"])?;
-        let read = self.cli(&["GET", &key])?;
-        self.cli(&["DEL", &key])?;
-        if read != value {
-            bail!("Redis gave back {read:?} for {value:?}");
-        }
-        Ok("SET, GET, DEL by redis-cli".to_owned())
     }
 
     fn env(&self) -> Result<Env> {

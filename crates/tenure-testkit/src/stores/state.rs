@@ -31,11 +31,6 @@ impl Running {
         self.store.server().probe()
     }
 
-    /// Writes and reads back through the store's own tools.
-    pub fn round_trip(&self) -> Result<String> {
-        self.store.server().round_trip()
-    }
-
     /// The version, and for what was built its origin.
     pub fn describe(&self) -> String {
         match &self.store {

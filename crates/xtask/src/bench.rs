@@ -15,7 +15,7 @@ use tenure_testkit::stores::session;
 use tenure_testkit::stores::state::State;
 
 use crate::report::{Outcome, report};
-use crate::steps::{Environment, cargo_step};
+use crate::steps::{Environment, cargo_step, words};
 
 /// Where the benchmarks say what they have measured (`benches/record.rs`).
 const OUT: &str = "TENURE_BENCH_OUT";
@@ -42,14 +42,14 @@ pub(crate) fn bench(quick: bool, kubernetes: bool) -> Result<ExitCode> {
     let environment = environment(quick, &lines, &state);
     let mut rows = Vec::new();
     let mut steps = vec![
-        ("benchmarks of this workspace", WORKSPACE.as_slice()),
-        ("benchmarks beside peers", PEERS.as_slice()),
+        ("benchmarks of this workspace", WORKSPACE),
+        ("benchmarks beside peers", PEERS),
     ];
     if kubernetes {
-        steps.push(("Kubernetes beside peers", KUBERNETES.as_slice()));
+        steps.push(("Kubernetes beside peers", KUBERNETES));
     }
     for (name, arguments) in steps {
-        rows.push(cargo_step(name, arguments, &environment)?);
+        rows.push(cargo_step(name, &words(arguments), &environment)?);
     }
     session.stop()?;
 
@@ -57,15 +57,8 @@ pub(crate) fn bench(quick: bool, kubernetes: bool) -> Result<ExitCode> {
     let docs = paths::workspace().join("docs");
     let lines = lines.to_string_lossy().into_owned();
     let docs = docs.to_string_lossy().into_owned();
-    let arguments: [&str; 7] = [
-        "run",
-        "--release",
-        "--package",
-        "tenure-bench-report",
-        "--",
-        &lines,
-        &docs,
-    ];
+    let mut arguments = words("run --release --package tenure-bench-report --");
+    arguments.extend([&*lines, &*docs]);
     let written = cargo_step("report", &arguments, &environment)?;
     let is_written = matches!(written.outcome, Outcome::Passed(_));
     rows.push(written);
@@ -77,22 +70,14 @@ pub(crate) fn bench(quick: bool, kubernetes: bool) -> Result<ExitCode> {
 }
 
 /// One that fails must not hide what the others say.
-const WORKSPACE: [&str; 4] = ["bench", "--package", "tenure-benches", "--no-fail-fast"];
+const WORKSPACE: &str = "bench --package tenure-benches --no-fail-fast";
 
-const PEERS: [&str; 4] = [
-    "bench",
-    "--manifest-path=benches/peers/Cargo.toml",
-    // Shared, so that what both workspaces need is built once.
-    "--target-dir=target",
-    "--no-fail-fast",
-];
+// The target folder is shared, so that what both workspaces need is built once.
+const PEERS: &str =
+    "bench --manifest-path=benches/peers/Cargo.toml --target-dir=target --no-fail-fast";
 
 /// Three more clients to build, and minutes of waiting for leases to end.
-const KUBERNETES: [&str; 3] = [
-    "bench",
-    "--manifest-path=benches/kubernetes/Cargo.toml",
-    "--target-dir=target",
-];
+const KUBERNETES: &str = "bench --manifest-path=benches/kubernetes/Cargo.toml --target-dir=target";
 
 fn environment(quick: bool, lines: &Path, state: &State) -> Environment {
     let mut all = state.variables();
