@@ -51,7 +51,7 @@ use tenure_kube::{
 
 use crate::record::Text;
 
-pub use tenure_kube::{Cluster, KubeConfig, Subject, Tls, kube, pod_identity};
+pub use tenure_kube::{Cluster, KubeConfig, Owner, Subject, Tls, kube, pod_identity};
 
 /// The scheme of this backend's URLs; see [`KubeConfig::from_url`].
 pub const SCHEME: &str = "kube-configmap";

@@ -40,7 +40,7 @@ use tenure_core::record::RecordLock;
 use tenure_core::{Error, LockName};
 use tenure_kube::{ElectionRecord, Form, LEASES, ObjectStore, Resource, WallTime};
 
-pub use tenure_kube::{Cluster, KubeConfig, Subject, Tls, kube, pod_identity};
+pub use tenure_kube::{Cluster, KubeConfig, Owner, Subject, Tls, kube, pod_identity};
 
 /// The scheme of this backend's URLs; see [`KubeConfig::from_url`].
 pub const SCHEME: &str = "kube-lease";

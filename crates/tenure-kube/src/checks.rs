@@ -12,6 +12,7 @@ use crate::cluster::Cluster;
 use crate::election_record::ElectionRecord;
 use crate::errors::{Refuser, Request};
 use crate::form::Form;
+use crate::objects::not_made;
 use crate::resource::{LEASES, PODS, Resource, Verb};
 use crate::term::{TERM_ANNOTATION, Term};
 
@@ -34,7 +35,11 @@ pub(crate) async fn all<F: Form>(
     };
     let (api, resource) = (&*api, &F::RESOURCE);
     let mut checks = vec![version(api).await];
+    let creates = cluster.config().creates;
     for verb in [Verb::Get, Verb::Create, Verb::Update, Verb::Watch] {
+        if verb == Verb::Create && !creates {
+            continue;
+        }
         checks.push(right(api, resource, lock, verb).await);
     }
     if cluster.config().gone_pods {
@@ -42,7 +47,14 @@ pub(crate) async fn all<F: Form>(
     }
     let found = api.get(Operation::Connect, resource, lock.as_str()).await;
     let trial = Trial::run(api, resource, lock, &found).await;
-    checks.push(object_check(api, resource, lock, &found, &trial).await);
+    checks.push(match &found {
+        Ok(Answer::Absent) if !creates => Check::unusable(
+            "object",
+            not_made::<F>(&api.namespace, lock),
+            "make it, or leave create=false out of the URL",
+        ),
+        found => object_check(api, resource, lock, found, &trial).await,
+    });
     checks.push(trial.speed(api, resource, lock, lease).await);
     checks.push(holder::<F>(api, lock, lease, &found));
     if let Ok(Answer::Object(object)) = &found {

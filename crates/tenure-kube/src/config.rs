@@ -7,6 +7,8 @@ use tenure_core::{Error, Identity};
 use tenure_kit::limits::{check_timeout, shortened};
 use tenure_kit::{Secret, Tls, TlsNames, Url};
 
+use crate::owner::Owner;
+
 /// Where the API server is and how to speak to it.
 ///
 /// `Debug` shows no token.
@@ -19,6 +21,9 @@ pub struct KubeConfig {
     pub(crate) connect_timeout: Duration,
     pub(crate) request_timeout: Option<Duration>,
     pub(crate) labels: Vec<(String, String)>,
+    pub(crate) annotations: Vec<(String, String)>,
+    pub(crate) owners: Vec<Owner>,
+    pub(crate) creates: bool,
     pub(crate) field_manager: String,
     pub(crate) reclaim: Option<Identity>,
     pub(crate) gone_pods: bool,
@@ -47,6 +52,9 @@ impl KubeConfig {
             connect_timeout: Duration::from_secs(5),
             request_timeout: None,
             labels: Vec::new(),
+            annotations: Vec::new(),
+            owners: Vec::new(),
+            creates: true,
             field_manager: "tenure".to_owned(),
             reclaim: None,
             gone_pods: false,
@@ -147,6 +155,34 @@ impl KubeConfig {
         self
     }
 
+    /// An annotation of every object that is made here. One that is there already stays as it is.
+    #[must_use]
+    pub fn annotation(mut self, name: impl Into<String>, value: impl Into<String>) -> Self {
+        self.annotations.push((name.into(), value.into()));
+        self
+    }
+
+    /// An owner of every object that is made here. One that is there already stays as it is.
+    #[must_use]
+    pub fn owner(mut self, owner: Owner) -> Self {
+        self.owners.push(owner);
+        self
+    }
+
+    /// Whether an object that is not there is made; it is by default. Without it somebody else has
+    /// to make the object, and to acquire fails with
+    /// [`Misconfigured`](tenure_core::ErrorKind::Misconfigured) until then.
+    #[must_use]
+    pub fn create(mut self, create: bool) -> Self {
+        self.creates = create;
+        self
+    }
+
+    /// Whether an object that is not there is made.
+    pub fn creates(&self) -> bool {
+        self.creates
+    }
+
     /// The name under which the API server notes who changed which field; `tenure` by default.
     #[must_use]
     pub fn field_manager(mut self, name: impl Into<String>) -> Self {
@@ -195,9 +231,10 @@ impl KubeConfig {
     /// `ca`, `client_cert`, `client_key`, `server_name` (also `tls_server_name`), which replace
     /// those of the kubeconfig or service account; `connect_timeout`, `request_timeout`,
     /// `field_manager`, `gone_pods=true` for
-    /// [`take_over_from_gone_pods`](Self::take_over_from_gone_pods), and `label=name:value`, also
-    /// several times. With none of the first three what the [environment](Self::from_environment)
-    /// offers.
+    /// [`take_over_from_gone_pods`](Self::take_over_from_gone_pods), `create=false` for
+    /// [`create`](Self::create), and `label=name:value`, `annotation=name:value` and
+    /// `owner=apps/v1:Deployment:name:uid`, each also several times. With none of the first three
+    /// what the [environment](Self::from_environment) offers.
     ///
     /// Fails with [`InvalidInput`](tenure_core::ErrorKind::InvalidInput).
     pub fn from_url(scheme: &str, url: &str) -> Result<Self, Error> {
@@ -225,11 +262,17 @@ impl KubeConfig {
             config.field_manager = name;
         }
         config.gone_pods = url.take_switch("gone_pods")?.unwrap_or(false);
+        config.creates = url.take_switch("create")?.unwrap_or(true);
         for label in url.take_all("label") {
-            let (name, value) = label.split_once(':').ok_or_else(|| {
-                Error::invalid_input("the URL's label has no colon; use label=name:value")
-            })?;
+            let (name, value) = pair("label", &label)?;
             config = config.label(name, value);
+        }
+        for annotation in url.take_all("annotation") {
+            let (name, value) = pair("annotation", &annotation)?;
+            config = config.annotation(name, value);
+        }
+        for owner in url.take_all("owner") {
+            config = config.owner(Owner::parse(&owner)?);
         }
         url.finish()?;
         config.check()?;
@@ -244,6 +287,15 @@ impl KubeConfig {
         }
         self.tls.check()
     }
+}
+
+/// The name and the value of a parameter such as `label=name:value`.
+fn pair<'a>(parameter: &str, text: &'a str) -> Result<(&'a str, &'a str), Error> {
+    text.split_once(':').ok_or_else(|| {
+        Error::invalid_input(format!(
+            "the URL's {parameter} has no colon; use {parameter}=name:value"
+        ))
+    })
 }
 
 /// What stands in the place of the hosts.
@@ -393,6 +445,10 @@ mod tests {
             "kube-lease://?token_file=/a&token_env=A",
             "kube-lease://?request_timeout=0s",
             "kube-lease://?label=a",
+            "kube-lease://?annotation=a",
+            "kube-lease://?owner=v1:Pod:a",
+            "kube-lease://?owner=v1:Pod::uid",
+            "kube-lease://?create=never",
             "kube-lease://?context=%ff",
             "kube-lease://?gone_pods=yes",
         ] {

@@ -6,13 +6,14 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use serde_json::{Value, json};
 use tenure_core::record::{Liveness, Record, RecordHolder, Step, Version, Versioned, Written};
-use tenure_core::{CampaignId, Error, ErrorKind, Operation};
+use tenure_core::{CampaignId, Error, ErrorKind, LockName, Operation};
 
 use crate::annotations::{annotation, fields, remove_annotation, set_annotation};
 use crate::api::{Answer, Api};
 use crate::cluster::Cluster;
 use crate::election_record::ElectionRecord;
 use crate::form::Form;
+use crate::owner::Owner;
 use crate::pods::{self, Pod};
 use crate::term::{TERM_ANNOTATION, Term};
 use crate::warned::Warned;
@@ -25,6 +26,16 @@ pub(crate) fn unreadable<F: Form>(namespace: &str, lock: &str, problem: &str) ->
          may be alive: stop all programs that use it first, and only then remove the record: {}",
         F::RESOURCE.kind,
         F::removal(namespace, lock)
+    )
+}
+
+/// That an object is missing which is not made here, and the command that makes it.
+pub(crate) fn not_made<F: Form>(namespace: &str, lock: &LockName) -> String {
+    format!(
+        "the {} \"{lock}\" in the namespace \"{namespace}\" is not there, and create=false says \
+         that somebody else makes it: kubectl create -f - <<< '{}'",
+        F::RESOURCE.kind,
+        F::RESOURCE.object(namespace, lock)
     )
 }
 
@@ -135,6 +146,27 @@ impl<F: Form> Objects<F> {
             let mut mine = self.own.lock().unwrap_or_else(PoisonError::into_inner);
             mine.insert(campaign);
         }
+    }
+
+    /// An object for `lock` that says nothing yet. Fails where objects are not made.
+    pub(crate) fn new_object(&self, namespace: &str, lock: &LockName) -> Result<Value, Error> {
+        let config = self.cluster.config();
+        let mut object = F::RESOURCE.object(namespace, lock);
+        if !config.creates {
+            return Err(Error::new(
+                ErrorKind::Misconfigured,
+                Operation::Acquire,
+                not_made::<F>(namespace, lock),
+            ));
+        }
+        for (name, value) in &config.annotations {
+            set_annotation(&mut object, name, value.clone());
+        }
+        if !config.owners.is_empty() {
+            let owners = config.owners.iter().map(Owner::reference);
+            object["metadata"]["ownerReferences"] = owners.collect();
+        }
+        Ok(object)
     }
 
     /// The object that says `record`, made of `object`: all that is not ours stays as it is.

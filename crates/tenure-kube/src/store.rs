@@ -106,7 +106,7 @@ impl<F: Form> RecordStore for ObjectStore<F> {
     async fn create(&self, lock: &LockName, record: &Record) -> Result<Written, Error> {
         let objects = &self.objects;
         let api = objects.cluster.api(Operation::Acquire).await?;
-        let object = F::RESOURCE.object(&api.namespace, lock);
+        let object = objects.new_object(&api.namespace, lock)?;
         objects.remember(record);
         let object = objects.written(object, None, record, Step::Acquire);
         let answer = api

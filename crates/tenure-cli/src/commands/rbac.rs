@@ -1,7 +1,9 @@
 //! `tenure rbac`: the rights that a candidate needs in Kubernetes.
 
 use tenure::Store;
-use tenure_kube::{CONFIG_MAPS, KubeConfig, LEASES, Resource, Subject, pods_rule, rbac_yaml};
+use tenure_kube::{
+    CONFIG_MAPS, KubeConfig, LEASES, NAMED_VERBS, Resource, Subject, pods_rule, rbac_yaml_of,
+};
 
 use crate::failure::Failure;
 use crate::options::{self, RbacArgs};
@@ -30,7 +32,8 @@ pub(crate) fn rbac(args: RbacArgs) -> Result<u8, Failure> {
         (Some(user), _) => Subject::User(user),
         (None, account) => Subject::ServiceAccount(account.unwrap_or_else(|| "default".to_owned())),
     };
-    let mut yaml = rbac_yaml(resource, namespace, &lock, &subject);
+    let create = config.creates();
+    let mut yaml = rbac_yaml_of(resource, namespace, &lock, &subject, &NAMED_VERBS, create);
     if config.takes_over_from_gone_pods() {
         yaml = pods_rule(&yaml);
     }
