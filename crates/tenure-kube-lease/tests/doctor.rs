@@ -152,6 +152,18 @@ async fn a_holder_without_a_lease_and_other_writers_are_told() {
     assert_eq!(check.verdict, Verdict::Warning, "{check:?}");
     assert!(check.reason.contains("states no lease"), "{check:?}");
 
+    let checks = backend
+        .checks(&lock("odd"), Policy::default().lease())
+        .await;
+    let versions = checks
+        .iter()
+        .find(|check| check.name == "resource versions");
+    let digits = answer["metadata"]["resourceVersion"]
+        .as_str()
+        .unwrap()
+        .len();
+    let told = format!("they have {digits} digits");
+    assert!(versions.unwrap().reason.contains(&told), "{versions:?}");
     let writers = async || {
         let checks = backend
             .checks(&lock("odd"), Policy::default().lease())

@@ -32,6 +32,7 @@ mod retries;
 mod store;
 mod term;
 mod time;
+mod trial;
 mod warned;
 mod watch;
 

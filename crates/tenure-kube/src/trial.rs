@@ -1,0 +1,148 @@
+//! [`Trial`]: a dry-run write, by which doctor passes admission policies and webhooks.
+
+use std::time::{Duration, Instant};
+
+use http::{Method, StatusCode};
+use serde_json::Value;
+use tenure_core::{Check, Error, ErrorKind, LockName, Operation};
+
+use crate::api::{Answer, Api, Reply};
+use crate::errors::{Refuser, Request};
+use crate::resource::{Resource, Verb};
+
+/// How long a dry run may take, and how often it is repeated when the object has changed.
+const TRIAL_LIMIT: Duration = Duration::from_secs(12);
+const TRIALS: usize = 2;
+
+/// A write that changes nothing: a dry run, which passes the admission policies and webhooks.
+pub(crate) struct Trial {
+    verb: Verb,
+    pub(crate) reply: Result<Reply, Error>,
+    took: Duration,
+}
+
+impl Trial {
+    /// Writes the object as it stands there, or makes it if it cannot be seen.
+    pub(crate) async fn run(
+        api: &Api,
+        resource: &Resource,
+        lock: &LockName,
+        found: &Result<Answer, Error>,
+    ) -> Self {
+        let Ok(Answer::Object(object)) = found else {
+            let object = resource.object(&api.namespace, lock);
+            return Self::once(api, resource, lock, Verb::Create, &object).await;
+        };
+        let mut trial = Self::once(api, resource, lock, Verb::Update, object).await;
+        // Its holder has renewed meanwhile.
+        for _ in 0..TRIALS {
+            let conflicts = |reply: &Reply| reply.status == StatusCode::CONFLICT;
+            if !trial.reply.as_ref().is_ok_and(conflicts) {
+                break;
+            }
+            let again = api.get(Operation::Connect, resource, lock.as_str()).await;
+            if let Ok(Answer::Object(object)) = again {
+                trial = Self::once(api, resource, lock, Verb::Update, &object).await;
+            }
+        }
+        trial
+    }
+
+    async fn once(
+        api: &Api,
+        resource: &Resource,
+        lock: &LockName,
+        verb: Verb,
+        object: &Value,
+    ) -> Self {
+        let all = resource.path(&api.namespace);
+        let (method, path) = match verb {
+            Verb::Create => (Method::POST, format!("{all}?dryRun=All")),
+            _ => (Method::PUT, format!("{all}/{lock}?dryRun=All")),
+        };
+        let request = api.request(Operation::Connect, verb, resource, lock.as_str());
+        let start = Instant::now();
+        let asking = api.exchange(&request, method, &path, Some(object));
+        let reply = tokio::time::timeout(TRIAL_LIMIT, asking).await;
+        Self {
+            verb,
+            reply: reply.unwrap_or_else(|_| Err(Error::timeout(Operation::Connect, TRIAL_LIMIT))),
+            took: start.elapsed(),
+        }
+    }
+
+    pub(crate) fn request<'a>(
+        &self,
+        api: &'a Api,
+        resource: &'a Resource,
+        lock: &'a LockName,
+    ) -> Request<'a> {
+        api.request(Operation::Connect, self.verb, resource, lock.as_str())
+    }
+
+    /// Whether writes are let through, and soon enough for a term of `lease`.
+    pub(crate) async fn speed(
+        &self,
+        api: &Api,
+        resource: &Resource,
+        lock: &LockName,
+        lease: Duration,
+    ) -> Check {
+        const NAME: &str = "writes";
+        let untold = |why: &str| {
+            let remedy = "let doctor write with dryRun=All, or run it as the candidate's user";
+            Check::warning(NAME, format!("not measured: {why}"), remedy)
+        };
+        let reply = match &self.reply {
+            Ok(reply) => reply,
+            Err(error) if error.kind() == ErrorKind::Timeout => return self.slow(NAME, lease),
+            Err(error) => return unreachable(NAME, error),
+        };
+        if reply.status.is_success() || reply.status == StatusCode::CONFLICT {
+            if self.took * 2 > default_request_timeout(lease) {
+                return self.slow(NAME, lease);
+            }
+            return Check::fine(NAME, format!("a dry-run write took {:.1?}", self.took));
+        }
+        let request = self.request(api, resource, lock);
+        let refused = api.refused(&request, reply).await;
+        let needs_no_dry_run = refused.message().contains("dry run");
+        match api.refuser(&request, reply).await {
+            Refuser::Admission if !needs_no_dry_run => Check::unusable(
+                NAME,
+                refused.message(),
+                "no candidate is elected before that lets it through; then run doctor again",
+            ),
+            _ => untold(refused.message()),
+        }
+    }
+
+    fn slow(&self, name: &'static str, lease: Duration) -> Check {
+        let request_timeout = 2 * self.took.as_secs().max(1);
+        Check::warning(
+            name,
+            format!(
+                "a dry-run write took {:.1?}, so an admission webhook may be slow: a candidate \
+                 whose request timeout is not longer never leads; it is {:?} by default for a \
+                 lease of {lease:?}",
+                self.took,
+                default_request_timeout(lease)
+            ),
+            format!(
+                "repair the webhook (kubectl get validatingwebhookconfigurations,\
+                 mutatingwebhookconfigurations), or choose --request-timeout {request_timeout}s \
+                 --lease {}s",
+                5 * request_timeout
+            ),
+        )
+    }
+}
+
+/// That of [`Policy::default`](tenure_core::Policy::default), scaled with the lease.
+fn default_request_timeout(lease: Duration) -> Duration {
+    lease * 3 / 20
+}
+
+pub(crate) fn unreachable(name: &'static str, error: &Error) -> Check {
+    Check::unusable(name, error.message(), "fix this and run doctor again")
+}
