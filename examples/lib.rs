@@ -5,7 +5,7 @@
 //! - `cargo run -p tenure-examples --example observe`: watch who leads without being a candidate.
 //!
 //! Each takes a store's URL as its argument, so that several processes can elect among them:
-//! `cargo run -p tenure-examples --example run_while_leader -- file:///var/tmp/tenure-example`.
+//! `cargo run -p tenure-examples --example run_while_leader -- file://$HOME/.local/state/tenure-example`.
 
 /// Its code is compiled.
 #[cfg(doctest)]

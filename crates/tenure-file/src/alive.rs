@@ -8,17 +8,15 @@
 //! like a leftover, and may be removed; therefore it begins under a temporary name, and its maker
 //! starts again when it finds that name gone.
 
-use std::fs::{self, File, OpenOptions, TryLockError};
+use std::fs::{File, TryLockError};
 use std::io::{self, Read as _, Write as _};
-use std::os::unix::fs::OpenOptionsExt as _;
-use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use rustix::fs::OFlags;
 use tenure_core::record::MAX_LEASE;
 use tenure_core::{CampaignId, Error, Process, random_u64};
 
 use crate::errors::{Action, During as _, StoreError};
+use crate::open_dir::OpenDir;
 
 const ALIVE: &str = "alive-";
 const TEMPORARY: &str = "tmp-";
@@ -51,30 +49,28 @@ type Draw = fn() -> Result<u64, Error>;
 ///
 /// A forked child only closes its copy: the name and the lock are its parent's.
 #[derive(Debug)]
-pub(crate) struct Temporary {
+pub(crate) struct Temporary<'dir> {
     file: Option<File>,
-    path: PathBuf,
+    dir: &'dir OpenDir,
+    name: String,
     process: Process,
 }
 
-impl Temporary {
-    pub(crate) fn create(dir: &Path) -> Result<Self, StoreError> {
+impl<'dir> Temporary<'dir> {
+    pub(crate) fn create(dir: &'dir OpenDir) -> Result<Self, StoreError> {
         Self::create_drawn(dir, random_u64)
     }
 
-    fn create_drawn(dir: &Path, draw: Draw) -> Result<Self, StoreError> {
+    fn create_drawn(dir: &'dir OpenDir, draw: Draw) -> Result<Self, StoreError> {
         for _ in 0..ATTEMPTS {
             let number = draw().map_err(StoreError::NoNumber)?;
-            let path = dir.join(format!("{TEMPORARY}{number:016x}"));
-            let file = OpenOptions::new()
-                .write(true)
-                .create_new(true)
-                .open(&path)
-                .during(Action::Create, &path)?;
+            let name = format!("{TEMPORARY}{number:016x}");
+            let file = dir.create(&name).during(Action::Create, &dir.path(&name))?;
             let locked = file.try_lock();
             let temporary = Self {
                 file: Some(file),
-                path,
+                dir,
+                name,
                 process: Process::current(),
             };
             match locked {
@@ -82,37 +78,41 @@ impl Temporary {
                 // Somebody is just looking whether it is a leftover.
                 Err(TryLockError::WouldBlock) => {}
                 Err(TryLockError::Error(error)) => {
-                    return Err(error).during(Action::Lock, &temporary.path);
+                    return Err(error).during(Action::Lock, &dir.path(&temporary.name));
                 }
             }
         }
-        Err(io::Error::from(io::ErrorKind::WouldBlock)).during(Action::Lock, dir)
+        Err(io::Error::from(io::ErrorKind::WouldBlock)).during(Action::Lock, dir.own_path())
     }
 
-    pub(crate) fn path(&self) -> &Path {
-        &self.path
+    pub(crate) fn name(&self) -> &str {
+        &self.name
     }
 
     pub(crate) fn write(&mut self, content: &[u8]) -> Result<(), StoreError> {
         match &mut self.file {
-            Some(file) => file.write_all(content).during(Action::Write, &self.path),
+            Some(file) => file
+                .write_all(content)
+                .during(Action::Write, &self.dir.path(&self.name)),
             None => Ok(()),
         }
     }
 
     pub(crate) fn sync(&self) -> Result<(), StoreError> {
         match &self.file {
-            Some(file) => file.sync_all().during(Action::Sync, &self.path),
+            Some(file) => file
+                .sync_all()
+                .during(Action::Sync, &self.dir.path(&self.name)),
             None => Ok(()),
         }
     }
 }
 
-impl Drop for Temporary {
+impl Drop for Temporary<'_> {
     fn drop(&mut self) {
         if self.file.is_some() && self.process.is_current() {
             // Gone already if it was taken for a leftover; else the next leader removes it.
-            let _gone = fs::remove_file(&self.path);
+            let _gone = self.dir.remove(&self.name);
         }
     }
 }
@@ -128,14 +128,13 @@ impl Drop for Temporary {
 #[derive(Debug)]
 pub(crate) struct Alive {
     _locked: File,
-    path: PathBuf,
     name: String,
 }
 
 impl Alive {
     /// Makes one for a campaign whose leases are at most `lease`.
     pub(crate) fn create(
-        dir: &Path,
+        dir: &OpenDir,
         campaign: CampaignId,
         lease: Duration,
     ) -> Result<Self, StoreError> {
@@ -143,7 +142,7 @@ impl Alive {
     }
 
     fn create_drawn(
-        dir: &Path,
+        dir: &OpenDir,
         campaign: CampaignId,
         lease: Duration,
         draw: Draw,
@@ -151,34 +150,34 @@ impl Alive {
         for _ in 0..ATTEMPTS {
             let number = draw().map_err(StoreError::NoNumber)?;
             let name = format!("{ALIVE}{campaign}-{number:016x}");
-            let path = dir.join(&name);
+            let path = dir.path(&name);
             let mut temporary = Temporary::create_drawn(dir, draw)?;
             // For a process that finds the record unreadable.
             temporary.write(format!("{}\n", millis_up(lease)).as_bytes())?;
-            match fs::rename(temporary.path(), &path) {
+            match dir.rename(temporary.name(), &name) {
                 Ok(()) => {}
-                Err(error) if error.kind() == io::ErrorKind::NotFound && dir.exists() => continue,
+                // Taken for a leftover; or the directory is gone, which the next attempt tells.
+                Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
                 Err(error) => return Err(error).during(Action::Create, &path),
             }
             if let Some(file) = temporary.file.take() {
                 return Ok(Self {
                     _locked: file,
-                    path,
                     name,
                 });
             }
         }
-        Err(io::Error::from(io::ErrorKind::WouldBlock)).during(Action::Create, dir)
+        Err(io::Error::from(io::ErrorKind::WouldBlock)).during(Action::Create, dir.own_path())
     }
 
     pub(crate) fn name(&self) -> &str {
         &self.name
     }
 
-    /// Removes the file's name, once no record names it.
-    pub(crate) fn remove(&self) {
+    /// Removes the file's name from its directory, once no record names it.
+    pub(crate) fn remove(&self, dir: &OpenDir) {
         // The next leader removes it otherwise.
-        let _gone = fs::remove_file(&self.path);
+        let _gone = dir.remove(&self.name);
     }
 }
 
@@ -194,9 +193,9 @@ pub(crate) enum Maker {
 }
 
 /// Looks whether the maker of a file still has it locked.
-pub(crate) fn maker(dir: &Path, name: &str) -> Maker {
+pub(crate) fn maker(dir: &OpenDir, name: &str) -> Maker {
     // Opened for reading only, so that closing it wakes nobody.
-    let Ok(mut file) = open_plain(&dir.join(name)) else {
+    let Ok(mut file) = dir.open_plain(name) else {
         return Maker::Unknown;
     };
     match file.try_lock_shared() {
@@ -223,29 +222,6 @@ pub(crate) fn millis_up(lease: Duration) -> u64 {
     u64::try_from(lease.as_nanos().div_ceil(1_000_000)).unwrap_or(u64::MAX)
 }
 
-/// Opens a file for reading without ever waiting: a pipe put in its place must not hang us, and a
-/// symbolic link must not lead us elsewhere.
-pub(crate) fn open_plain(path: &Path) -> io::Result<File> {
-    let flags = OFlags::NONBLOCK | OFlags::NOFOLLOW;
-    OpenOptions::new()
-        .read(true)
-        .custom_flags(flags.bits().cast_signed())
-        .open(path)
-}
-
-/// Opens whatever has this name, without following a link, only to ask which file it is: needs no
-/// permission to read it.
-pub(crate) fn open_handle(path: &Path) -> io::Result<File> {
-    #[cfg(target_os = "linux")]
-    let flags = OFlags::PATH | OFlags::NOFOLLOW;
-    #[cfg(not(target_os = "linux"))]
-    let flags = OFlags::NONBLOCK | OFlags::NOFOLLOW;
-    OpenOptions::new()
-        .read(true)
-        .custom_flags(flags.bits().cast_signed())
-        .open(path)
-}
-
 /// Reads a file as far as one of ours can reach.
 pub(crate) fn read_some(file: &mut File) -> io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
@@ -255,28 +231,36 @@ pub(crate) fn read_some(file: &mut File) -> io::Result<Vec<u8>> {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use tenure_core::{ErrorKind, Operation};
 
     use super::*;
 
+    fn directory() -> (tempfile::TempDir, OpenDir) {
+        let temporary = tempfile::tempdir().unwrap();
+        let dir = OpenDir::open(temporary.path()).unwrap();
+        (temporary, dir)
+    }
+
     #[test]
     fn an_alive_file_is_dead_when_it_is_dropped() {
-        let dir = tempfile::tempdir().unwrap();
+        let (temporary, dir) = directory();
         let lease = Duration::from_micros(1_500);
-        let alive = Alive::create(dir.path(), CampaignId::new(7), lease).unwrap();
+        let alive = Alive::create(&dir, CampaignId::new(7), lease).unwrap();
         let name = alive.name().to_owned();
         assert!(is_alive_name(&name) && is_claimed_name(&name));
         let rounded = Duration::from_millis(2);
-        assert_eq!(maker(dir.path(), &name), Maker::Alive { lease: rounded });
+        assert_eq!(maker(&dir, &name), Maker::Alive { lease: rounded });
         drop(alive);
-        assert_eq!(maker(dir.path(), &name), Maker::Dead);
-        fs::remove_file(dir.path().join(&name)).unwrap();
-        assert_eq!(maker(dir.path(), &name), Maker::Unknown);
+        assert_eq!(maker(&dir, &name), Maker::Dead);
+        fs::remove_file(temporary.path().join(&name)).unwrap();
+        assert_eq!(maker(&dir, &name), Maker::Unknown);
     }
 
     #[test]
     fn without_a_random_number_there_is_a_typed_error_and_no_file() {
-        let dir = tempfile::tempdir().unwrap();
+        let (temporary, dir) = directory();
         let draw: Draw = || {
             Err(Error::new(
                 ErrorKind::Unsupported,
@@ -285,15 +269,15 @@ mod tests {
             ))
         };
         let lease = Duration::from_secs(1);
-        let alive = Alive::create_drawn(dir.path(), CampaignId::new(7), lease, draw);
-        let temporary = Temporary::create_drawn(dir.path(), draw);
-        for error in [alive.unwrap_err(), temporary.unwrap_err()] {
+        let alive = Alive::create_drawn(&dir, CampaignId::new(7), lease, draw);
+        let file = Temporary::create_drawn(&dir, draw);
+        for error in [alive.unwrap_err(), file.unwrap_err()] {
             let error = error.into_error(Operation::Acquire);
             assert_eq!(error.kind(), ErrorKind::Unsupported);
             assert_eq!(error.operation(), Operation::Acquire);
             assert_eq!(error.message(), "no number");
         }
-        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
+        assert_eq!(fs::read_dir(temporary.path()).unwrap().count(), 0);
     }
 
     /// In a process of its own: the child also inherits the files of tests that run beside it,
@@ -313,9 +297,9 @@ mod tests {
     }
 
     fn fork_and_drop() {
-        let dir = tempfile::tempdir().unwrap();
-        let temporary = Temporary::create(dir.path()).unwrap();
-        let alive = Alive::create(dir.path(), CampaignId::new(7), Duration::from_secs(1)).unwrap();
+        let (_place, dir) = directory();
+        let temporary = Temporary::create(&dir).unwrap();
+        let alive = Alive::create(&dir, CampaignId::new(7), Duration::from_secs(1)).unwrap();
         let child = match fork::fork().unwrap() {
             fork::Fork::Child => {
                 drop((temporary, alive));
@@ -324,21 +308,19 @@ mod tests {
             fork::Fork::Parent(child) => child,
         };
         assert!(fork::WIFEXITED(fork::waitpid(child).unwrap()));
-        assert!(temporary.path().exists());
-        let name = temporary.path().file_name().unwrap().to_str().unwrap();
-        for name in [name, alive.name()] {
-            let found = maker(dir.path(), name);
+        for name in [temporary.name(), alive.name()] {
+            let found = maker(&dir, name);
             assert!(matches!(found, Maker::Alive { .. }), "{name}: {found:?}");
         }
     }
 
     #[test]
     fn an_alive_file_whose_text_was_damaged_stands_for_the_longest_lease() {
-        let dir = tempfile::tempdir().unwrap();
-        let alive = Alive::create(dir.path(), CampaignId::new(7), Duration::from_secs(1)).unwrap();
+        let (temporary, dir) = directory();
+        let alive = Alive::create(&dir, CampaignId::new(7), Duration::from_secs(1)).unwrap();
         for text in ["", "soon", "-5", "99999999999999999999"] {
-            fs::write(dir.path().join(alive.name()), text).unwrap();
-            let found = maker(dir.path(), alive.name());
+            fs::write(temporary.path().join(alive.name()), text).unwrap();
+            let found = maker(&dir, alive.name());
             assert_eq!(found, Maker::Alive { lease: MAX_LEASE });
         }
     }
@@ -359,15 +341,15 @@ mod tests {
 
     #[test]
     fn a_file_removed_as_a_leftover_is_made_again() {
-        let dir = tempfile::tempdir().unwrap();
+        let (temporary, dir) = directory();
         let sweeper = {
-            let dir = dir.path().to_owned();
+            let place = temporary.path().to_owned();
             std::thread::spawn(move || {
-                while dir.exists() {
-                    for entry in fs::read_dir(&dir).into_iter().flatten().flatten() {
-                        let name = entry.file_name().into_string().unwrap();
+                let dir = OpenDir::open(&place).unwrap();
+                while place.exists() {
+                    for name in dir.names().unwrap_or_default() {
                         if maker(&dir, &name) == Maker::Dead {
-                            let _gone = fs::remove_file(dir.join(name));
+                            let _gone = dir.remove(&name);
                         }
                     }
                 }
@@ -376,13 +358,13 @@ mod tests {
         for number in 0..500 {
             let campaign = CampaignId::new(number);
             // May give up, as it would after eight chance meetings; must not lose a live file.
-            if let Ok(alive) = Alive::create(dir.path(), campaign, Duration::from_secs(1)) {
-                assert!(dir.path().join(alive.name()).exists());
-                let found = maker(dir.path(), alive.name());
+            if let Ok(alive) = Alive::create(&dir, campaign, Duration::from_secs(1)) {
+                assert!(temporary.path().join(alive.name()).exists());
+                let found = maker(&dir, alive.name());
                 assert!(matches!(found, Maker::Alive { .. }), "{found:?}");
             }
         }
-        drop(dir);
+        drop(temporary);
         sweeper.join().unwrap();
     }
 }

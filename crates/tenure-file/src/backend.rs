@@ -156,11 +156,14 @@ impl RecordStore for FileStore {
     async fn checks(&self, lock: &LockName, _lease: Duration) -> Vec<Check> {
         let lock = lock.clone();
         let checking = self.disk.run(Operation::Connect, move |directory| {
-            Ok(checks::all(directory.path(), &lock))
+            Ok(checks::all(directory, &lock))
         });
         checking.await.unwrap_or_else(|error| {
-            let remedy = "see whether the disk answers";
-            vec![Check::unusable("directory", error.message(), remedy)]
+            vec![Check::unusable(
+                "directory",
+                error.message(),
+                checks::REMEDY,
+            )]
         })
     }
 

@@ -3,15 +3,59 @@
 use std::path::Path;
 
 use rustix::fs::{Access, access, statvfs};
-use tenure_core::{Check, LockName};
+use tenure_core::{Check, LockName, Operation};
+
+use crate::directory::Directory;
+use crate::errors::StoreError;
+use crate::file_system;
+
+/// What to do about an error that tells it.
+pub(crate) const REMEDY: &str = "do what the message says; until then nobody is elected here";
 
 /// Looks, and writes nothing.
-pub(crate) fn all(dir: &Path, lock: &LockName) -> Vec<Check> {
+pub(crate) fn all(directory: &Directory, lock: &LockName) -> Vec<Check> {
+    let dir = directory.path();
     let own = dir.join(lock.as_str());
     let place = if own.is_dir() { own.as_path() } else { dir };
+    vec![
+        scope(dir),
+        sharing(directory, lock),
+        permissions(place),
+        room(place),
+    ]
+}
+
+fn scope(dir: &Path) -> Check {
+    const NAME: &str = "scope";
     let shown = dir.display();
-    let scope = format!("the processes of this host that use {shown}, on a local file system");
-    vec![Check::fine("scope", scope), permissions(place), room(place)]
+    match file_system::surprise(dir) {
+        Some(surprise) => Check::warning(
+            NAME,
+            format!("{shown} {surprise}"),
+            "mount a directory of the host that is on its disk, the same one for all candidates",
+        ),
+        None => Check::fine(
+            NAME,
+            format!("the processes of this host that use {shown}, on a local file system"),
+        ),
+    }
+}
+
+fn sharing(directory: &Directory, lock: &LockName) -> Check {
+    const NAME: &str = "sharing";
+    let dir = directory.path();
+    match directory.judge(lock) {
+        Ok(None) => Check::fine(
+            NAME,
+            format!("no other user can change what is in {}", dir.display()),
+        ),
+        Ok(Some(found)) => Check::warning(NAME, found.problem, &found.remedy),
+        Err(StoreError::Untrusted(found)) => Check::unusable(NAME, found.problem, &found.remedy),
+        Err(error) => {
+            let error = error.into_error(Operation::Connect);
+            Check::unusable(NAME, error.message(), REMEDY)
+        }
+    }
 }
 
 fn permissions(place: &Path) -> Check {
@@ -51,21 +95,28 @@ fn room(place: &Path) -> Check {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use tenure_core::Verdict;
 
     use super::*;
+    use crate::config::FileConfig;
 
     #[test]
-    fn a_directory_that_is_not_there_is_unusable() {
+    fn a_directory_that_is_not_there_any_more_is_unusable() {
         let lock = LockName::new("job").unwrap();
-        let dir = tempfile::tempdir().unwrap();
-        let verdicts = |path: &Path| -> Vec<Verdict> {
-            let checks = all(path, &lock);
-            checks.iter().map(|check| check.verdict).collect()
+        let place = tempfile::tempdir().unwrap();
+        let dir = place.path().join("locks");
+        let config = FileConfig::new(&dir).unwrap();
+        let directory = Directory::prepare(&config, Operation::Connect).unwrap();
+        let verdicts = || -> Vec<Verdict> {
+            let checks = all(&directory, &lock);
+            // The first one depends on where the test runs.
+            checks[1..].iter().map(|check| check.verdict).collect()
         };
-        assert_eq!(verdicts(dir.path()), [Verdict::Fine; 3]);
-        let gone = dir.path().join("gone");
-        assert_eq!(verdicts(&gone)[1], Verdict::Unusable);
-        assert!(!gone.exists());
+        assert_eq!(verdicts(), [Verdict::Fine; 3]);
+        fs::remove_dir(&dir).unwrap();
+        assert_eq!(verdicts()[..2], [Verdict::Unusable; 2]);
+        assert!(!dir.exists());
     }
 }

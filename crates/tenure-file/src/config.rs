@@ -8,11 +8,14 @@ use percent_encoding::percent_decode_str;
 use tenure_core::Error;
 use tenure_kit::Url;
 
+use crate::trust;
+
 /// Where the locks of a [`FileBackend`](crate::FileBackend) are.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FileConfig {
     directory: PathBuf,
     create: bool,
+    group: Option<String>,
 }
 
 impl FileConfig {
@@ -35,6 +38,7 @@ impl FileConfig {
             return Ok(Self {
                 directory,
                 create: true,
+                group: None,
             });
         };
         // Escaped, to keep control characters of bad input out of terminals and logs.
@@ -48,9 +52,9 @@ impl FileConfig {
 
     /// Reads a URL: `file:///var/lib/my-service/locks`. No I/O yet.
     ///
-    /// Characters outside ASCII, spaces, `%`, `?` and `#` are percent-encoded. The one query
-    /// parameter is `create=true|false`, see [`create`](Self::create). The host must be empty or
-    /// `localhost`.
+    /// Characters outside ASCII, spaces, `%`, `?` and `#` are percent-encoded. The query
+    /// parameters are `create=true|false`, see [`create`](Self::create), and `group=NAME`, see
+    /// [`group`](Self::group). The host must be empty or `localhost`.
     ///
     /// Fails with [`InvalidInput`](tenure_core::ErrorKind::InvalidInput), and says what is wrong.
     pub fn from_url(url: &str) -> Result<Self, Error> {
@@ -85,6 +89,9 @@ impl FileConfig {
         if let Some(create) = url.take_switch("create")? {
             config.create = create;
         }
+        if let Some(group) = url.take("group")? {
+            config = config.group(group)?;
+        }
         url.finish()?;
         Ok(config)
     }
@@ -95,6 +102,24 @@ impl FileConfig {
     pub fn create(mut self, create: bool) -> Self {
         self.create = create;
         self
+    }
+
+    /// Shares the locks with the members of a group: a name in `/etc/group`, or a number.
+    /// Directories are then made with the mode 2770 and files with 0660; without it 0700 and 0600,
+    /// whatever the umask. All candidates have to name the same group.
+    ///
+    /// Fails with [`InvalidInput`](tenure_core::ErrorKind::InvalidInput) on what cannot be a
+    /// group's name. No I/O yet: it is looked up with the first operation.
+    pub fn group(mut self, name: impl Into<String>) -> Result<Self, Error> {
+        let name = name.into();
+        trust::check_group_name(&name)?;
+        self.group = Some(name);
+        Ok(self)
+    }
+
+    /// The group that the locks are shared with.
+    pub fn group_name(&self) -> Option<&str> {
+        self.group.as_deref()
     }
 
     /// The directory.
@@ -169,6 +194,8 @@ mod tests {
             ("file:///a%00b", "NUL"),
             ("file:///a?crate=true", "parameter"),
             ("file:///a?create=yes", "parameter"),
+            ("file:///a?group=", "group"),
+            ("file:///a?group=a:b", "group"),
         ] {
             let error = FileConfig::from_url(url).unwrap_err();
             assert_eq!(error.kind(), ErrorKind::InvalidInput, "{url}");

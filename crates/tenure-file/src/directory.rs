@@ -1,8 +1,8 @@
 //! The locks of a directory: reads and writes of their records, as they are made on one thread.
 
-use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use tenure_core::record::{self, Liveness, MAX_LEASE, Record, RecordHolder, Step, Versioned};
 use tenure_core::{
@@ -12,10 +12,12 @@ use tenure_core::{
 
 use crate::alive::{self, Alive, Maker};
 use crate::config::FileConfig;
-use crate::errors::{Action, During as _, StoreError};
+use crate::errors::{StoreError, Unsafe};
 use crate::file_system;
 use crate::format::{self, ClockDomain, Content, Written};
+use crate::open_dir::OpenDir;
 use crate::record_file::{RecordFiles, Swapped};
+use crate::trust::{Group, Sharing};
 
 /// How often a look is repeated because the record was replaced under it.
 const ATTEMPTS: usize = 8;
@@ -24,7 +26,10 @@ const ATTEMPTS: usize = 8;
 #[derive(Debug)]
 pub(crate) struct Directory {
     path: PathBuf,
+    sharing: Sharing,
     domain: Option<ClockDomain>,
+    /// Whether it was told that others may do more here than they have to.
+    warned: AtomicBool,
 }
 
 /// Whether the record of that version is of the term that holds `alive` open. When a lock's
@@ -56,37 +61,97 @@ impl Directory {
     /// Makes the directory where the configuration says so, and checks that processes can share
     /// locks in it.
     pub(crate) fn prepare(config: &FileConfig, operation: Operation) -> Result<Self, Error> {
+        let failed = |error: StoreError| error.into_error(operation);
         let path = config.directory();
-        file_system::prepare(path, config.creates())
-            .map_err(|error| error.into_error(operation))?;
+        let group = config.group_name().map(Group::find).transpose();
+        let sharing = Sharing::new(group.map_err(failed)?);
+        let prepare = || {
+            let warning = sharing.judge_way(path)?;
+            let dir = file_system::prepare(path, config.creates(), &sharing)?;
+            Ok(sharing.judge(&dir)?.or(warning))
+        };
+        let warning = prepare().map_err(failed)?;
         file_system::check(path, operation)?;
-        Ok(Self {
+        let directory = Self {
             path: path.to_owned(),
+            sharing,
             domain: ClockDomain::current(),
-        })
+            warned: AtomicBool::new(false),
+        };
+        directory.warn(warning);
+        Ok(directory)
     }
 
     pub(crate) fn path(&self) -> &Path {
         &self.path
     }
 
-    fn files(&self, lock: &LockName) -> RecordFiles {
-        RecordFiles::new(self.path.join(lock.as_str()))
+    /// Who else can change the records of a lock, as the next operation on it will find.
+    pub(crate) fn judge(&self, lock: &LockName) -> Result<Option<Unsafe>, StoreError> {
+        let way = self.sharing.judge_way(&self.path)?;
+        let base = OpenDir::open(&self.path)?;
+        let here = self.sharing.judge(&base)?;
+        let inside = match base.directory(lock.as_str()) {
+            Err(error) if error.is_missing() => None,
+            opened => self.sharing.judge_lock(&opened?)?,
+        };
+        Ok(inside.or(here).or(way))
     }
 
-    /// The directory of one lock, made if that is possible.
-    pub(crate) fn of_lock(&self, lock: &LockName) -> Result<PathBuf, Error> {
-        let files = self.files(lock);
-        match ensure_dir(files.dir()) {
-            Err(error) if error.is_refused() || error.is_missing() => {}
-            ensured => ensured.map_err(|error| error.into_error(Operation::Holder))?,
+    /// Logged once: it stays true with each heartbeat.
+    fn warn(&self, warning: Option<Unsafe>) {
+        if let Some(warning) = warning
+            && !self.warned.swap(true, Ordering::Relaxed)
+        {
+            tracing::warn!("{warning}");
         }
-        Ok(files.dir().to_owned())
+    }
+
+    /// It is opened for each operation: it may have been removed and made again since.
+    fn open(&self) -> Result<OpenDir, StoreError> {
+        let dir = OpenDir::open(&self.path)?;
+        self.sharing.judge(&dir)?;
+        Ok(dir)
+    }
+
+    /// The files of a lock; an error that [is missing](StoreError::is_missing) if it has none.
+    fn files(&self, lock: &LockName) -> Result<RecordFiles, StoreError> {
+        self.checked(self.open()?.directory(lock.as_str())?)
+    }
+
+    /// The files of a lock, in a directory that is made if there is none.
+    fn make_files(&self, lock: &LockName) -> Result<RecordFiles, StoreError> {
+        let base = self.open()?;
+        let dir = match base.directory(lock.as_str()) {
+            Err(error) if error.is_missing() => {
+                file_system::make_in(&base, lock.as_str(), &self.sharing)?
+            }
+            opened => opened?,
+        };
+        self.checked(dir)
+    }
+
+    fn checked(&self, dir: OpenDir) -> Result<RecordFiles, StoreError> {
+        self.warn(self.sharing.judge_lock(&dir)?);
+        Ok(RecordFiles::new(dir))
+    }
+
+    /// Where one lock's directory is, made if that is possible.
+    pub(crate) fn of_lock(&self, lock: &LockName) -> Result<PathBuf, Error> {
+        match self.make_files(lock) {
+            Err(error) if !error.is_refused() && !error.is_missing() => {
+                Err(error.into_error(Operation::Holder))
+            }
+            Ok(_) | Err(_) => Ok(self.path.join(lock.as_str())),
+        }
     }
 
     pub(crate) fn get(&self, lock: &LockName) -> Result<Option<Versioned>, Error> {
         let failed = |error: StoreError| error.into_error(Operation::Holder);
-        let files = self.files(lock);
+        let files = match self.files(lock) {
+            Err(error) if error.is_missing() => return Ok(None),
+            files => files.map_err(failed)?,
+        };
         for _ in 0..ATTEMPTS {
             let Some((version, bytes)) = files.latest().map_err(failed)? else {
                 return Ok(None);
@@ -150,7 +215,16 @@ impl Directory {
     pub(crate) fn write(&self, write: Write) -> Result<record::Written, Error> {
         let operation = operation_of(write.step);
         let failed = |error: StoreError| error.into_error(operation);
-        let files = self.files(&write.lock);
+        let opened = match write.step {
+            Step::Acquire => self.make_files(&write.lock),
+            Step::Renew | Step::Release => self.files(&write.lock),
+        };
+        let files = match opened {
+            Err(error) if error.is_missing() && write.step != Step::Acquire => {
+                return Ok(record::Written::Conflict);
+            }
+            files => files.map_err(failed)?,
+        };
         let version = write.expected.saturating_add(1);
         let token = match FencingToken::from_counter(version) {
             Ok(token) if version < Generation::STEP => token,
@@ -158,7 +232,6 @@ impl Directory {
         };
         let (mut record, mut alive) = (write.record, write.alive);
         if write.step == Step::Acquire {
-            ensure_dir(files.dir()).map_err(failed)?;
             // Of a thousand that were woken all but the first turn round here, before they have
             // made any file.
             let highest = files.highest().map_err(failed)?;
@@ -170,8 +243,12 @@ impl Directory {
                 let campaign = holder.campaign.unwrap_or(CampaignId::new(0));
                 // A new one for each term, since the old one may be held by whoever made an
                 // earlier attempt.
-                let made = Alive::create(files.dir(), campaign, record.lease).map_err(failed)?;
-                alive = Some(Arc::new(made));
+                alive = match Alive::create(files.dir(), campaign, record.lease) {
+                    Ok(made) => Some(Arc::new(made)),
+                    // The directory was removed since it was opened: it is made again.
+                    Err(error) if error.is_missing() => return Ok(record::Written::Conflict),
+                    Err(error) => return Err(failed(error)),
+                };
             }
         }
         if let (Step::Renew | Step::Release, Some(alive)) = (write.step, &alive)
@@ -198,7 +275,7 @@ impl Directory {
         let swapped = files.swap(write.expected, &content, &mut |_| {});
         let remove_alive = |alive: Option<&Arc<Alive>>| {
             if let Some(alive) = alive {
-                alive.remove();
+                alive.remove(files.dir());
             }
         };
         let sweep = match swapped.map_err(failed)? {
@@ -282,12 +359,5 @@ pub(crate) fn operation_of(step: Step) -> Operation {
         Step::Acquire => Operation::Acquire,
         Step::Renew => Operation::Renew,
         Step::Release => Operation::Release,
-    }
-}
-
-fn ensure_dir(dir: &Path) -> Result<(), StoreError> {
-    match fs::create_dir(dir) {
-        Err(_) if dir.is_dir() => Ok(()),
-        created => created.during(Action::Create, dir),
     }
 }

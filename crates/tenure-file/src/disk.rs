@@ -1,9 +1,10 @@
 //! File operations, on threads that a hung disk may hold up.
 
 use std::sync::{Arc, OnceLock};
+use std::thread;
 
 use tenure_core::{Error, ErrorKind, Operation};
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, oneshot};
 
 use crate::config::FileConfig;
 use crate::directory::Directory;
@@ -41,11 +42,21 @@ impl Disk {
         let permit = self.threads.clone().acquire_owned().await;
         let permit = permit.map_err(|error| not_run(operation, error))?;
         let disk = self.clone();
-        let running = tokio::task::spawn_blocking(move || {
+        let (answer, answered) = oneshot::channel();
+        // Not tokio's threads for blocking work: asking for one panics where none can be had.
+        let thread = thread::Builder::new().name("tenure-file".to_owned());
+        let started = thread.spawn(move || {
             let _permit = permit;
-            work(disk.directory(operation)?)
+            let done = disk.directory(operation).and_then(work);
+            // Whoever asked may have given up.
+            let _unheard = answer.send(done);
         });
-        running.await.map_err(|error| not_run(operation, error))?
+        if let Err(error) = started {
+            let message = "no thread can be had for a file operation: raise the limit on threads \
+                           (ulimit -u, or pids.max of the cgroup)";
+            return Err(Error::new(ErrorKind::Unavailable, operation, message).with_source(error));
+        }
+        answered.await.map_err(|error| not_run(operation, error))?
     }
 
     /// Two threads may prepare it at a time: the second finds all done.
@@ -62,7 +73,7 @@ fn not_run(operation: Operation, error: impl std::error::Error + Send + Sync + '
     Error::new(
         ErrorKind::Internal,
         operation,
-        "a file operation was not run to its end: is the runtime shutting down?",
+        "a file operation was not run to its end",
     )
     .with_source(error)
 }

@@ -13,6 +13,21 @@ pub(crate) enum StoreError {
     File(FileError),
     /// The operating system gave no random number for a name.
     NoNumber(Error),
+    /// Another user could change what is in the directory.
+    Untrusted(Unsafe),
+}
+
+/// Why a directory is not safe to use, and the command that mends it.
+#[derive(Clone, Debug)]
+pub(crate) struct Unsafe {
+    pub(crate) problem: String,
+    pub(crate) remedy: String,
+}
+
+impl fmt::Display for Unsafe {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.problem, self.remedy)
+    }
 }
 
 /// A failed file operation: what was tried, and on which path.
@@ -32,6 +47,8 @@ pub(crate) enum Action {
     Lock,
     Link,
     Sync,
+    /// Give to a group.
+    Share,
 }
 
 impl fmt::Display for Action {
@@ -44,6 +61,7 @@ impl fmt::Display for Action {
             Self::Lock => "lock",
             Self::Link => "link",
             Self::Sync => "sync",
+            Self::Share => "share with its group",
         })
     }
 }
@@ -87,6 +105,9 @@ impl StoreError {
     pub(crate) fn into_error(self, operation: Operation) -> Error {
         match self {
             Self::File(file) => file.into_error(operation),
+            Self::Untrusted(found) => {
+                Error::new(ErrorKind::Misconfigured, operation, found.to_string())
+            }
             Self::NoNumber(error) => {
                 let (kind, message) = (error.kind(), error.message().to_owned());
                 Error::new(kind, operation, message).with_source(error)
@@ -113,19 +134,25 @@ impl FileError {
         if self.action == Action::Link && (is(rustix::io::Errno::PERM) || self.is_unsupported()) {
             return (
                 ErrorKind::Unsupported,
-                "this file system has no hard links; use a directory on ext4, XFS, Btrfs or tmpfs",
+                "this file system has no hard links; use a directory on ext4, XFS or Btrfs",
             );
         }
         if self.action == Action::Lock && self.is_unsupported() {
             return (
                 ErrorKind::Unsupported,
-                "this file system has no file locks; use a directory on ext4, XFS, Btrfs or tmpfs",
+                "this file system has no file locks; use a directory on ext4, XFS or Btrfs",
             );
         }
         if is(rustix::io::Errno::MFILE) || is(rustix::io::Errno::NFILE) {
             return (
                 ErrorKind::Unavailable,
                 "no file descriptors are left: raise the limit (ulimit -n); each term needs one",
+            );
+        }
+        if is(rustix::io::Errno::LOOP) {
+            return (
+                ErrorKind::Misconfigured,
+                "a symbolic link stands in its place, which is never followed; remove it",
             );
         }
         match self.error.kind() {
@@ -161,14 +188,18 @@ impl FileError {
 
     fn permission(&self) -> &'static str {
         match self.action {
+            Action::Share => {
+                "only a member of the group or root can: add this user to it (usermod -aG)"
+            }
             Action::Create | Action::Write | Action::Link | Action::Lock | Action::Sync => {
-                "a candidate needs read, write and search permission on the directory: grant it \
-                 with chmod u+rwx or, for a shared group, chgrp and chmod g+rwxs"
+                "a candidate needs read, write and search permission on the directory: run it as \
+                 the directory's owner, or share the directory with a group (?group=NAME in the \
+                 URL, chgrp NAME and chmod 2770)"
             }
             Action::List | Action::Read => {
-                "read and search permission on the directory and read permission on its files \
-                 are needed: grant them with chmod u+rx or, for a shared group, chgrp and chmod \
-                 g+rx"
+                "read and search permission on the directory and its files is needed: run it as \
+                 the directory's owner, or share the directory with a group (?group=NAME in the \
+                 URL, chgrp NAME and chmod 2770)"
             }
         }
     }

@@ -1,28 +1,83 @@
 //! Whether a directory is one that processes can share locks in.
 
+use std::ffi::OsStr;
 use std::fs;
 use std::io;
 use std::path::Path;
 
+use rustix::fs::Mode;
 #[cfg(target_os = "linux")]
 use tenure_core::ErrorKind;
-use tenure_core::{Error, Operation};
+use tenure_core::{Error, Operation, random_u64};
 
 use crate::errors::{Action, During as _, StoreError};
+use crate::open_dir::OpenDir;
+use crate::trust::Sharing;
 
-/// Makes the directory, with its parents, if `create` says so; fails unless it can be read.
-pub(crate) fn prepare(dir: &Path, create: bool) -> Result<(), StoreError> {
-    if create && !dir.is_dir() {
-        fs::create_dir_all(dir).during(Action::Create, dir)?;
-    }
-    fs::read_dir(dir).map(drop).during(Action::List, dir)?;
+/// Makes the directory, with its parents, if `create` says so; fails unless it can be read and
+/// searched.
+pub(crate) fn prepare(path: &Path, create: bool, sharing: &Sharing) -> Result<OpenDir, StoreError> {
+    let dir = match OpenDir::open(path) {
+        Err(error) if create && error.is_missing() => make(path, sharing)?,
+        opened => opened?,
+    };
+    dir.names().during(Action::List, path)?;
     // Listing needs no search permission, opening a file in it does.
-    match fs::symlink_metadata(dir.join("tenure")) {
+    match dir.stat_of("tenure") {
         Err(error) if error.kind() != io::ErrorKind::NotFound => {
-            Err(error).during(Action::Read, dir)
+            Err(error).during(Action::Read, path)
         }
-        Ok(_) | Err(_) => Ok(()),
+        Ok(_) | Err(_) => Ok(dir),
     }
+}
+
+fn make(path: &Path, sharing: &Sharing) -> Result<OpenDir, StoreError> {
+    let (Some(parent), Some(name)) = (path.parent(), path.file_name().and_then(OsStr::to_str))
+    else {
+        fs::create_dir_all(path).during(Action::Create, path)?;
+        return OpenDir::open(path);
+    };
+    fs::create_dir_all(parent).during(Action::Create, parent)?;
+    make_in(&OpenDir::open(parent)?, name, sharing)
+}
+
+/// Makes a directory in another one, unless somebody else does at the same time. Its owner, group
+/// and mode are right from the moment at which it has its name.
+pub(crate) fn make_in(
+    parent: &OpenDir,
+    name: &str,
+    sharing: &Sharing,
+) -> Result<OpenDir, StoreError> {
+    let path = parent.path(name);
+    let number = random_u64().map_err(StoreError::NoNumber)?;
+    // No lock has such a name.
+    let temporary = format!(".new-{number:016x}");
+    parent
+        .make(&temporary, Mode::RWXU)
+        .during(Action::Create, &path)?;
+    let named = name_it(parent, &temporary, name, sharing);
+    if named.is_err() {
+        let _gone = parent.remove_directory(&temporary);
+    }
+    match (named, parent.directory(name)) {
+        (Err(error), Err(_)) => Err(error),
+        (_, opened) => opened,
+    }
+}
+
+fn name_it(
+    parent: &OpenDir,
+    temporary: &str,
+    name: &str,
+    sharing: &Sharing,
+) -> Result<(), StoreError> {
+    let path = parent.path(name);
+    let dir = parent.directory(temporary)?;
+    dir.share(sharing.group_id(), sharing.mode())
+        .during(Action::Share, &path)?;
+    parent
+        .rename_new(temporary, name)
+        .during(Action::Create, &path)
 }
 
 /// The file systems that several hosts or a user's process can serve, by their magic numbers. On
@@ -56,15 +111,46 @@ const NOT_LOCAL: [(u64, &str); 23] = [
 
 #[cfg(target_os = "linux")]
 pub(crate) fn check(dir: &Path, operation: Operation) -> Result<(), Error> {
-    let found = rustix::fs::statfs(dir)
-        .map_err(io::Error::from)
-        .during(Action::Read, dir)
-        .map_err(|error| error.into_error(operation))?;
-    // The field's type differs between architectures; the magic number is its lower 32 bits.
-    #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
-    let magic = u64::from(found.f_type as u32);
+    let magic = magic(dir).map_err(|error| error.into_error(operation))?;
     refuse_if_not_local(dir, magic, operation)
 }
+
+#[cfg(target_os = "linux")]
+fn magic(dir: &Path) -> Result<u64, StoreError> {
+    let found = rustix::fs::statfs(dir).map_err(io::Error::from);
+    let found = found.during(Action::Read, dir)?;
+    // The field's type differs between architectures; the magic number is its lower 32 bits.
+    #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
+    Ok(u64::from(found.f_type as u32))
+}
+
+/// Why a directory is not where an operator may believe it to be, if so.
+#[cfg(target_os = "linux")]
+pub(crate) fn surprise(dir: &Path) -> Option<&'static str> {
+    match magic(dir).ok()? {
+        OVERLAY => Some(
+            "is in a container's own layer: no other container sees it, and it is gone with the \
+             container",
+        ),
+        TMPFS | RAMFS => Some(
+            "is in memory: a restart of the host, or of the pod, empties it, and fencing tokens \
+             begin again",
+        ),
+        _ => None,
+    }
+}
+
+#[cfg(not(target_os = "linux"))]
+pub(crate) fn surprise(_dir: &Path) -> Option<&'static str> {
+    None
+}
+
+#[cfg(target_os = "linux")]
+const OVERLAY: u64 = 0x794c_7630;
+#[cfg(target_os = "linux")]
+const TMPFS: u64 = 0x0102_1994;
+#[cfg(target_os = "linux")]
+const RAMFS: u64 = 0x8584_58f6;
 
 #[cfg(target_os = "linux")]
 fn refuse_if_not_local(dir: &Path, magic: u64, operation: Operation) -> Result<(), Error> {
@@ -75,7 +161,7 @@ fn refuse_if_not_local(dir: &Path, magic: u64, operation: Operation) -> Result<(
             operation,
             format!(
                 "{} is on {name}, where the death of a process need not be seen by all others; \
-                 use a directory on a local file system such as ext4, XFS, Btrfs or tmpfs, or \
+                 use a directory on a local file system such as ext4, XFS or Btrfs, or \
                  another backend for several hosts",
                 dir.display()
             ),

@@ -39,8 +39,10 @@
 //!
 //! # What the directory must be
 //!
-//! A directory on a local file system (ext4, XFS, Btrfs, ZFS, tmpfs, overlayfs and the like) of one
-//! host, used by processes under one kernel. Containers may share it when they share the kernel.
+//! A directory on the disk of one host (ext4, XFS, Btrfs, ZFS and the like), used by processes
+//! under one kernel. Containers may share it when they share the kernel and the directory is
+//! mounted into each of them: a container's own layer is seen by that container only, and what is
+//! in memory (tmpfs) is empty after a restart. `doctor` warns of both.
 //! Network, cluster and FUSE file systems are refused with
 //! [`Unsupported`](tenure_core::ErrorKind::Unsupported): neither their locks nor their
 //! notifications tell of a process that died elsewhere, and every host has a boot clock of its
@@ -48,10 +50,11 @@
 //! first attempt to acquire. Sandboxes that keep file locks to themselves (gVisor) must not share
 //! a directory.
 //!
-//! A candidate needs read, write and search permission (`rwx`) on the directory and the lock's
-//! directory in it, and read permission on the files that others put there: candidates of several
-//! users share a group, a set-group-id directory and a umask that lets the group write. An
-//! observer needs `r-x`; it never writes.
+//! What is made there is its owner's alone (0700 and 0600, whatever the umask). Candidates of
+//! several users [name a group](FileConfig::group); observers of another user belong to it too.
+//! A directory that another user made, or could lead elsewhere by a link, is refused with
+//! [`Misconfigured`](tenure_core::ErrorKind::Misconfigured); the message has the command that
+//! mends it. One of one's own that others may read or change goes on with a warning.
 //!
 //! # What is in it
 //!
@@ -94,7 +97,9 @@ mod errors;
 mod events;
 mod file_system;
 mod format;
+mod open_dir;
 mod record_file;
+mod trust;
 mod watch;
 
 pub use backend::{FileBackend, FileStore, connect, lazy};

@@ -45,13 +45,14 @@
 //! after it, its write counts or is a stray one below the highest, which means nothing.
 
 use std::collections::BTreeSet;
-use std::fs::{self, File};
+use std::fs::File;
 use std::io;
 use std::os::unix::fs::MetadataExt as _;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use crate::alive::{self, Maker, Temporary};
 use crate::errors::{Action, During as _, StoreError};
+use crate::open_dir::OpenDir;
 
 const PREFIX: &str = "record-";
 const SUFFIX: &str = ".json";
@@ -119,14 +120,14 @@ type Weaken = Box<dyn Fn(&RecordFiles, Listing) -> Listing>;
 
 /// The files of one lock.
 pub(crate) struct RecordFiles {
-    dir: PathBuf,
+    dir: OpenDir,
     /// Makes of an exact listing one that POSIX allows as well.
     #[cfg(test)]
     weaken: Option<Weaken>,
 }
 
 impl RecordFiles {
-    pub(crate) fn new(dir: PathBuf) -> Self {
+    pub(crate) fn new(dir: OpenDir) -> Self {
         Self {
             dir,
             #[cfg(test)]
@@ -134,12 +135,13 @@ impl RecordFiles {
         }
     }
 
-    pub(crate) fn dir(&self) -> &Path {
+    pub(crate) fn dir(&self) -> &OpenDir {
         &self.dir
     }
 
+    /// Where the record of that version is, to be shown.
     pub(crate) fn path(&self, version: u64) -> PathBuf {
-        self.dir.join(format!("{PREFIX}{version:020}{SUFFIX}"))
+        self.dir.path(&name_of(version))
     }
 
     /// The highest version and its content; `None` when there is none.
@@ -148,22 +150,23 @@ impl RecordFiles {
             let Some(version) = self.highest()? else {
                 return Ok(None);
             };
-            let path = self.path(version);
-            let read = alive::open_plain(&path).and_then(|mut file| alive::read_some(&mut file));
+            let opened = self.dir.open_plain(&name_of(version));
+            let read = opened.and_then(|mut file| alive::read_some(&mut file));
             match read {
                 Ok(content) => return Ok(Some((version, content))),
                 // Swept since it was listed.
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {}
                 Err(error) if is_damage(&error) => return Ok(Some((version, Vec::new()))),
-                Err(error) => return Err(error).during(Action::Read, &path),
+                Err(error) => return Err(error).during(Action::Read, &self.path(version)),
             }
         }
-        Err(io::Error::from(io::ErrorKind::WouldBlock)).during(Action::Read, &self.dir)
+        Err(io::Error::from(io::ErrorKind::WouldBlock)).during(Action::Read, self.dir.own_path())
     }
 
     /// The highest version; `None` when there is none.
     pub(crate) fn highest(&self) -> Result<Option<u64>, StoreError> {
         let listing = match self.list() {
+            // The directory was removed since it was opened.
             Err(error) if error.is_missing() => return Ok(None),
             listing => listing?,
         };
@@ -205,8 +208,9 @@ impl RecordFiles {
         if expected == 0 {
             self.ensure_genesis()?;
         }
-        let base_path = self.path(expected);
-        let base = alive::open_handle(&base_path).during(Action::Read, &base_path)?;
+        let base_name = name_of(expected);
+        let base = self.dir.open_handle(&base_name);
+        let base = base.during(Action::Read, &self.path(expected))?;
         at(SwapPoint::Opened);
         let version = expected.saturating_add(1);
         if !self.link(version, content, at)? {
@@ -219,7 +223,7 @@ impl RecordFiles {
         if listing.versions.last() != Some(&version) {
             return Ok(Swapped::Conflict { published: true });
         }
-        if !is_same_file(&base, &base_path)? {
+        if !self.is_same_file(&base, &base_name)? {
             return Ok(Swapped::Conflict { published: true });
         }
         at(SwapPoint::Checked);
@@ -237,14 +241,14 @@ impl RecordFiles {
         content: &[u8],
         at: &mut dyn FnMut(SwapPoint),
     ) -> Result<bool, StoreError> {
-        let path = self.path(version);
+        let name = name_of(version);
         let mut attempt = 1;
         loop {
             let mut temporary = Temporary::create(&self.dir)?;
             temporary.write(content)?;
             temporary.sync()?;
             at(SwapPoint::Written);
-            match fs::hard_link(temporary.path(), &path) {
+            match self.dir.name_again(temporary.name(), &name) {
                 Ok(()) => return Ok(true),
                 Err(error) if error.kind() == io::ErrorKind::AlreadyExists => return Ok(false),
                 // Taken for a leftover before it was locked.
@@ -253,14 +257,13 @@ impl RecordFiles {
                 {
                     attempt += 1;
                 }
-                Err(error) => return Err(error).during(Action::Link, &path),
+                Err(error) => return Err(error).during(Action::Link, &self.path(version)),
             }
         }
     }
 
     fn ensure_genesis(&self) -> Result<(), StoreError> {
-        let path = self.path(0);
-        if fs::symlink_metadata(&path).is_err() {
+        if self.dir.stat_of(&name_of(0)).is_err() {
             self.link(0, GENESIS, &mut |_| {})?;
         }
         Ok(())
@@ -275,9 +278,9 @@ impl RecordFiles {
             .range(..sweep.version.saturating_sub(1))
         {
             at(SwapPoint::Sweeping);
-            let path = self.path(*version);
-            match fs::remove_file(&path) {
+            match self.dir.remove(&name_of(*version)) {
                 Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                    let path = self.path(*version);
                     let path = path.display();
                     tracing::warn!(%path, %error, "cannot remove an old record");
                     // Out of order none may go, see the module's argument.
@@ -290,7 +293,7 @@ impl RecordFiles {
             for name in &sweep.listing.claimed {
                 if alive::maker(&self.dir, name) == Maker::Dead {
                     // Somebody else may have been faster.
-                    let _gone = fs::remove_file(self.dir.join(name));
+                    let _gone = self.dir.remove(name);
                 }
             }
         }
@@ -307,11 +310,7 @@ impl RecordFiles {
 
     fn scan(&self) -> Result<Listing, StoreError> {
         let mut listing = Listing::default();
-        for entry in fs::read_dir(&self.dir).during(Action::List, &self.dir)? {
-            let name = entry.during(Action::List, &self.dir)?.file_name();
-            let Ok(name) = name.into_string() else {
-                continue;
-            };
+        for name in self.dir.names().during(Action::List, self.dir.own_path())? {
             if let Some(version) = version_of(&name) {
                 listing.versions.insert(version);
             } else if alive::is_claimed_name(&name) {
@@ -322,10 +321,23 @@ impl RecordFiles {
     }
 
     fn sync(&self) -> Result<(), StoreError> {
-        File::open(&self.dir)
-            .and_then(|dir| dir.sync_all())
-            .during(Action::Sync, &self.dir)
+        self.dir.sync().during(Action::Sync, self.dir.own_path())
     }
+
+    fn is_same_file(&self, file: &File, name: &str) -> Result<bool, StoreError> {
+        let path = self.dir.path(name);
+        let ours = file.metadata().during(Action::Read, &path)?;
+        let there = self.dir.stat_of(name).during(Action::Read, &path)?;
+        // Their types differ between architectures.
+        #[allow(clippy::unnecessary_cast)]
+        let there = (there.st_dev as u64, there.st_ino as u64);
+        Ok((ours.dev(), ours.ino()) == there)
+    }
+}
+
+/// The name of the record of that version.
+fn name_of(version: u64) -> String {
+    format!("{PREFIX}{version:020}{SUFFIX}")
 }
 
 /// Whether something is in the record's place that cannot be one.
@@ -335,12 +347,6 @@ fn is_damage(error: &io::Error) -> bool {
     [Errno::ISDIR, Errno::LOOP, Errno::NXIO]
         .iter()
         .any(|errno| error.raw_os_error() == Some(errno.raw_os_error()))
-}
-
-fn is_same_file(file: &File, path: &Path) -> Result<bool, StoreError> {
-    let ours = file.metadata().during(Action::Read, path)?;
-    let there = fs::symlink_metadata(path).during(Action::Read, path)?;
-    Ok((ours.dev(), ours.ino()) == (there.dev(), there.ino()))
 }
 
 #[cfg(test)]

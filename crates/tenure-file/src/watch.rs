@@ -1,39 +1,46 @@
-//! Notifications from the file system: one watcher for all locks of a store.
+//! Notifications from the file system: one inotify instance and one thread for all locks of a store.
 //!
 //! Two things wake a candidate: a new record, and the close of an alive file, which is what the
 //! kernel does to the files of a killed process. Looking at a lock opens files for reading only,
-//! which raises neither.
+//! which raises neither. Elsewhere than on Linux nothing can be watched, and candidates look every
+//! retry interval.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::fmt;
+use std::io;
 use std::mem;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use notify::event::{AccessKind, AccessMode, ModifyKind, RenameMode};
-use notify::{Event, EventKind, RecommendedWatcher, RecursiveMode, Watcher as _};
 use tenure_core::Process;
 use tokio::sync::watch;
 
-use crate::{alive, record_file};
+#[cfg(target_os = "linux")]
+mod inotify;
+#[cfg(target_os = "linux")]
+use inotify::Notifier;
+#[cfg(not(target_os = "linux"))]
+mod nothing;
+#[cfg(not(target_os = "linux"))]
+use nothing::Notifier;
 
 /// The watcher of a store, made by its first subscriber.
 ///
 /// A forked child leaks it: it shares the parent's watches, and has no copy of the thread that
-/// would answer it.
+/// would hear of them.
 pub(crate) struct DirectoryWatcher {
     process: Process,
-    /// Also orders all subscribing and unsubscribing. The watcher's thread never takes it, so it
-    /// may be held while that thread is waited for.
-    notifier: Mutex<Option<RecommendedWatcher>>,
+    /// Also orders all subscribing and unsubscribing. The watcher's thread never takes it.
+    notifier: Mutex<Option<Notifier>>,
     topics: Arc<Topics>,
     warned: AtomicBool,
 }
 
-/// The watched directories.
-type Topics = Mutex<HashMap<PathBuf, watch::Sender<Seen>>>;
+/// The watched directories, by the kernel's numbers for them: a directory has one, whatever the
+/// path by which it was reached.
+type Topics = Mutex<HashMap<i32, watch::Sender<Seen>>>;
 
 /// What has been seen of a directory. Subscribers see the latest state only, so a storm of events
 /// costs one look.
@@ -45,13 +52,26 @@ pub(crate) struct Seen {
     highest: u64,
 }
 
+/// What can happen to a watched directory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Happened {
+    /// This version appeared.
+    Appeared(u64),
+    /// This version was removed.
+    Removed(u64),
+    /// An alive file was closed.
+    Closed,
+    /// The directory is there no longer.
+    Gone,
+}
+
 /// Why a directory cannot be watched.
 #[derive(Debug)]
 pub(crate) enum NotWatched {
     /// It does not exist.
     Missing,
     /// The system refuses.
-    Refused(notify::Error),
+    Refused(io::Error),
 }
 
 impl DirectoryWatcher {
@@ -64,34 +84,30 @@ impl DirectoryWatcher {
         }
     }
 
-    /// Watches `dir`. Blocks for as long as the system takes.
+    /// Watches `dir`. What happens in it from now on is seen, but for what happens until this
+    /// returns: look at it then.
     pub(crate) fn subscribe(self: &Arc<Self>, dir: &Path) -> Result<Subscription, NotWatched> {
         let mut notifier = hold(&self.notifier);
-        let watcher = if let Some(watcher) = &mut *notifier {
+        let watcher = if let Some(watcher) = &*notifier {
             watcher
         } else {
-            let topics = self.topics.clone();
-            let watcher = notify::recommended_watcher(move |event| dispatch(&topics, event))
-                .map_err(NotWatched::Refused)?;
-            notifier.insert(watcher)
+            let started = Notifier::start(self.topics.clone());
+            notifier.insert(started.map_err(NotWatched::Refused)?)
         };
-        let (receiver, is_new) = match hold(&self.topics).entry(dir.to_owned()) {
-            Entry::Occupied(topic) => (topic.get().subscribe(), false),
+        let topic = watcher.watch(dir).map_err(|error| match error.kind() {
+            io::ErrorKind::NotFound => NotWatched::Missing,
+            _ => NotWatched::Refused(error),
+        })?;
+        let receiver = match hold(&self.topics).entry(topic) {
+            Entry::Occupied(topic) => topic.get().subscribe(),
             Entry::Vacant(topic) => {
                 let (sender, receiver) = watch::channel(Seen::default());
                 topic.insert(sender);
-                (receiver, true)
+                receiver
             }
         };
-        if is_new && let Err(error) = watcher.watch(dir, RecursiveMode::NonRecursive) {
-            hold(&self.topics).remove(dir);
-            return Err(match error.kind {
-                notify::ErrorKind::PathNotFound => NotWatched::Missing,
-                _ => NotWatched::Refused(error),
-            });
-        }
         Ok(Subscription {
-            dir: dir.to_owned(),
+            topic,
             receiver: Some(receiver),
             watches: self.clone(),
         })
@@ -122,7 +138,7 @@ impl fmt::Debug for DirectoryWatcher {
 /// A watched directory; the watch ends with its last subscription.
 #[derive(Debug)]
 pub(crate) struct Subscription {
-    dir: PathBuf,
+    topic: i32,
     /// `None` only while it is dropped.
     receiver: Option<watch::Receiver<Seen>>,
     watches: Arc<DirectoryWatcher>,
@@ -140,77 +156,61 @@ impl Subscription {
 impl Drop for Subscription {
     fn drop(&mut self) {
         if !self.watches.process.is_current() {
-            // Any lock here may be held for ever, by a thread that only the parent has.
+            // Any lock here may be held without end, by a thread that only the parent has.
             mem::forget(self.receiver.take());
             return;
         }
-        let mut notifier = hold(&self.watches.notifier);
+        let notifier = hold(&self.watches.notifier);
         self.receiver = None;
         let is_last = {
             let mut topics = hold(&self.watches.topics);
             let unused = |sender: &watch::Sender<Seen>| sender.receiver_count() == 0;
-            let is_last = topics.get(&self.dir).is_some_and(unused);
+            let is_last = topics.get(&self.topic).is_some_and(unused);
             if is_last {
-                topics.remove(&self.dir);
+                topics.remove(&self.topic);
             }
             is_last
         };
-        if is_last && let Some(watcher) = &mut *notifier {
-            // The directory may be gone, and its watch with it.
-            let _gone = watcher.unwatch(&self.dir);
+        if is_last && let Some(watcher) = &*notifier {
+            watcher.unwatch(self.topic);
         }
     }
 }
 
-/// Runs on the watcher's thread.
-fn dispatch(topics: &Topics, event: notify::Result<Event>) {
+/// Notes what happened. Runs on the watcher's thread.
+fn note(topics: &Topics, topic: i32, happened: Happened) {
     let mut topics = hold(topics);
-    let event = match event {
-        Ok(event) if !event.need_rescan() => event,
-        // Events were lost: everybody looks.
-        Ok(_) | Err(_) => {
-            for sender in topics.values() {
-                sender.send_modify(|seen| seen.closed = seen.closed.wrapping_add(1));
-            }
-            return;
-        }
+    if happened == Happened::Gone {
+        // Its subscribers find the sender gone.
+        topics.remove(&topic);
+        return;
+    }
+    let Some(sender) = topics.get(&topic) else {
+        return;
     };
-    for path in &event.paths {
-        let (Some(dir), Some(name)) = (path.parent(), path.file_name()) else {
-            continue;
-        };
-        let name = name.to_str().unwrap_or_default();
-        let version = record_file::version_of(name);
-        match event.kind {
-            EventKind::Create(_) | EventKind::Modify(ModifyKind::Name(RenameMode::To)) => {
-                if let (Some(sender), Some(version)) = (topics.get(dir), version) {
-                    sender.send_modify(|seen| seen.highest = seen.highest.max(version));
-                }
-            }
-            EventKind::Access(AccessKind::Close(AccessMode::Write)) => {
-                if let Some(sender) = topics.get(dir)
-                    && alive::is_alive_name(name)
-                {
-                    sender.send_modify(|seen| seen.closed = seen.closed.wrapping_add(1));
-                }
-            }
-            EventKind::Remove(_) | EventKind::Modify(ModifyKind::Name(RenameMode::From)) => {
-                // If this is a watched directory itself: its subscribers find the sender gone.
-                // The kernel tells only when no file in it is open any more, the leader's say;
-                // so it also counts that the highest record is removed, which no sweep does.
-                topics.remove(path);
-                if let (Some(sender), Some(version)) = (topics.get(dir), version) {
-                    sender.send_if_modified(|seen| {
-                        let was_highest = version >= seen.highest;
-                        if was_highest {
-                            seen.highest = 0;
-                        }
-                        was_highest
-                    });
-                }
-            }
-            _ => {}
+    sender.send_if_modified(|seen| match happened {
+        Happened::Appeared(version) => {
+            seen.highest = seen.highest.max(version);
+            true
         }
+        Happened::Closed => {
+            seen.closed = seen.closed.wrapping_add(1);
+            true
+        }
+        // No sweep removes the highest record, so the directory is being removed: the kernel tells
+        // of that only when no file in it is open any more, the leader's say.
+        Happened::Removed(version) if version >= seen.highest => {
+            seen.highest = 0;
+            true
+        }
+        Happened::Removed(_) | Happened::Gone => false,
+    });
+}
+
+/// Events were lost: everybody looks.
+fn note_all(topics: &Topics) {
+    for sender in hold(topics).values() {
+        sender.send_modify(|seen| seen.closed = seen.closed.wrapping_add(1));
     }
 }
 

@@ -445,8 +445,18 @@ async fn what_is_no_directory_is_refused() {
     assert_eq!(error.kind(), ErrorKind::Misconfigured, "{error}");
     connect(missing).await.unwrap();
 
-    // A file in the place of a lock's directory.
+    // A link in the place of a lock's directory: nothing is written or removed where it leads.
+    let elsewhere = tempfile::tempdir().unwrap();
+    let record = elsewhere.path().join("record-00000000000000000001.json");
+    fs::write(&record, "kept").unwrap();
+    std::os::unix::fs::symlink(elsewhere.path(), dir.path().join("link")).unwrap();
     let backend = connect(FileConfig::new(dir.path()).unwrap()).await.unwrap();
+    let link = LockName::new("link").unwrap();
+    let attempt = backend.acquire(&link, &candidate(1), LONG).await;
+    assert_eq!(attempt.unwrap_err().kind(), ErrorKind::Misconfigured);
+    assert_eq!(fs::read_dir(elsewhere.path()).unwrap().count(), 1);
+
+    // A file in the place of a lock's directory.
     let lock = LockName::new("file").unwrap();
     let attempt = backend.acquire(&lock, &candidate(1), LONG).await;
     assert_eq!(attempt.unwrap_err().kind(), ErrorKind::Misconfigured);
@@ -570,4 +580,30 @@ async fn a_lazy_backend_fails_with_the_operation_that_ran() {
     // It is looked for again with each call.
     fs::create_dir_all(missing.directory()).unwrap();
     backend.acquire(&lock, &candidate(1), LONG).await.unwrap();
+}
+
+/// Others cannot put files there, but a program of the same user may.
+#[tokio::test]
+async fn files_of_others_in_the_directory_wake_nobody() {
+    let scene = Scene::new().await;
+    let grant = scene.win(1, LONG).await;
+    let mut changes = scene.other.changes(&scene.lock);
+    held(&mut changes).await;
+    for number in 0..5_000 {
+        fs::write(scene.lock_dir().join(format!("other-{number}")), "x").unwrap();
+    }
+    let heard = async {
+        let mut heard = 1;
+        while changes.next().await.unwrap() != Hint::MayBeFree {
+            heard += 1;
+        }
+        heard
+    };
+    let release = async {
+        let renewal = scene.backend.renew(&grant, Time::ZERO).await.unwrap();
+        assert!(matches!(renewal, Renewal::Renewed(_)), "{renewal:?}");
+        scene.backend.release(&grant).await.unwrap();
+    };
+    let (heard, ()) = tokio::join!(heard, release);
+    assert!(heard <= 10, "{heard} hints");
 }

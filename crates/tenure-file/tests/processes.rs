@@ -55,6 +55,7 @@ fn child_process() {
             "lead" => lead(&dir).await,
             "full" => full(&dir).await,
             "unwatched" => unwatched(&dir).await,
+            "starved" => starved(&dir).await,
             _ => panic!("no role {role}"),
         }
     });
@@ -97,13 +98,19 @@ async fn serve(dir: &Path) {
     while let Some(command) = next_command() {
         let (command, argument) = command.split_once(' ').unwrap_or((&command, ""));
         let outcome = match (command, &opened, &held) {
-            ("open", ..) => match connect(FileConfig::new(dir).unwrap()).await {
-                Ok(backend) => {
-                    opened = Some(backend);
-                    "opened".to_owned()
+            ("open", ..) => {
+                let mut config = FileConfig::new(dir).unwrap();
+                if !argument.is_empty() {
+                    config = config.group(argument).unwrap();
                 }
-                Err(error) => format!("{:?} {}", error.kind(), error.message()),
-            },
+                match connect(config).await {
+                    Ok(backend) => {
+                        opened = Some(backend);
+                        "opened".to_owned()
+                    }
+                    Err(error) => format!("{:?} {}", error.kind(), error.message()),
+                }
+            }
             ("acquire", Some(backend), _) => {
                 let lease = Duration::from_millis(argument.parse().unwrap());
                 match backend.acquire(&lock(), &own_candidate(), lease).await {
@@ -290,6 +297,48 @@ async fn unwatched(dir: &Path) {
     // The next one ends as quietly, and everything else works.
     assert!(backend.changes(&lock()).next().await.is_none());
     backend.holder(&lock()).await.unwrap();
+    say("done");
+}
+
+/// Works where the system gives no thread and no descriptor more.
+async fn starved(dir: &Path) {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+
+    let backend = backend(dir).await;
+    let grant = backend.acquire(&lock(), &own_candidate(), LONG).await;
+    let Ok(Acquired::Held(grant)) = grant else {
+        panic!("nobody else is there");
+    };
+    let mut changes = backend.changes(&lock());
+    changes.next().await.unwrap();
+    for (resource, advice) in [
+        (Resource::Nproc, "ulimit -u"),
+        (Resource::Nofile, "ulimit -n"),
+    ] {
+        let before = getrlimit(resource);
+        let nothing = Rlimit {
+            current: Some(0),
+            ..before
+        };
+        setrlimit(resource, nothing).unwrap();
+        let error = backend.renew(&grant, Time::ZERO).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Unavailable, "{error}");
+        assert!(error.message().contains(advice), "{error}");
+        // A watch that cannot be had, and one that is given up.
+        let _hint = backend.changes(&lock()).next().await;
+        let other = FileConfig::new(dir.join("other")).unwrap();
+        connect(other).await.unwrap_err();
+        setrlimit(resource, before).unwrap();
+    }
+    let renewal = backend.renew(&grant, Time::ZERO).await.unwrap();
+    assert!(matches!(renewal, Renewal::Renewed(_)), "{renewal:?}");
+    let nothing = Rlimit {
+        current: Some(0),
+        ..getrlimit(Resource::Nofile)
+    };
+    setrlimit(Resource::Nofile, nothing).unwrap();
+    drop(changes);
+    drop(backend);
     say("done");
 }
 
@@ -701,6 +750,10 @@ fn a_full_disk_is_an_error_to_retry() {
 
 /// A child without any privilege; `None`, loudly, where there cannot be one.
 fn start_unprivileged(what: &str, role: &str, dir: &Path, place: &Path) -> Option<Kid> {
+    start_of_group(65534, what, role, dir, place)
+}
+
+fn start_of_group(group: u32, what: &str, role: &str, dir: &Path, place: &Path) -> Option<Kid> {
     if !is_root() {
         left_out(what, "it takes root to start a process of another user");
         return None;
@@ -709,12 +762,8 @@ fn start_unprivileged(what: &str, role: &str, dir: &Path, place: &Path) -> Optio
     let binary = place.join("child");
     fs::copy(env::current_exe().unwrap(), &binary).unwrap();
     set_mode(place, 0o755);
-    let wrapper = [
-        "setpriv",
-        "--reuid=65534",
-        "--regid=65534",
-        "--clear-groups",
-    ];
+    let group = format!("--regid={group}");
+    let wrapper = ["setpriv", "--reuid=65534", &group, "--clear-groups"];
     let kid = Kid::start_binary(&binary, &wrapper, role, dir);
     if kid.is_none() {
         left_out(what, "setpriv does not start a process of another user");
@@ -731,6 +780,9 @@ fn set_mode(path: &Path, mode: u32) {
 async fn an_observer_needs_no_right_to_write_and_a_candidate_is_told_what_it_lacks() {
     let (dir, place) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     set_mode(dir.path(), 0o755);
+    // As versions before made them: what is made now is its owner's alone.
+    fs::create_dir(dir.path().join("team.job")).unwrap();
+    set_mode(&dir.path().join("team.job"), 0o755);
     let backend = backend(dir.path()).await;
     let what = "a process without the permissions";
     let Some(mut kid) = start_unprivileged(what, "serve", dir.path(), place.path()) else {
@@ -740,7 +792,7 @@ async fn an_observer_needs_no_right_to_write_and_a_candidate_is_told_what_it_lac
     assert_eq!(kid.ask("holder"), "free");
     let refused = kid.ask("acquire 1000");
     assert!(refused.starts_with("Forbidden"), "{refused}");
-    assert!(refused.contains("chmod"), "{refused}");
+    assert!(refused.contains("?group=NAME"), "{refused}");
 
     let leader = candidate("parent", 1);
     let Acquired::Held(grant) = backend.acquire(&lock(), &leader, LONG).await.unwrap() else {
@@ -775,4 +827,141 @@ fn without_watchers_the_hints_end() {
     if let Some(kid) = start_unprivileged(what, "unwatched", dir.path(), place.path()) {
         assert_eq!(kid.hear(), "done");
     }
+}
+
+#[test]
+fn without_threads_or_descriptors_there_are_errors_and_no_panic() {
+    let (dir, place) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let own = dir.path().join("locks");
+    fs::create_dir(&own).unwrap();
+    set_mode(dir.path(), 0o755);
+    std::os::unix::fs::chown(&own, Some(65534), None).ok();
+    let what = "a system without threads";
+    if let Some(kid) = start_unprivileged(what, "starved", &own, place.path()) {
+        assert_eq!(kid.hear(), "done");
+    }
+}
+
+fn mode_of(path: &Path) -> u32 {
+    use std::os::unix::fs::MetadataExt as _;
+    fs::symlink_metadata(path).unwrap().mode() & 0o7777
+}
+
+/// The modes of all files of the lock, each once.
+fn modes_of_files(dir: &Path) -> std::collections::BTreeSet<u32> {
+    let files = fs::read_dir(dir.join("team.job")).unwrap();
+    files.map(|file| mode_of(&file.unwrap().path())).collect()
+}
+
+#[test]
+fn what_is_made_is_its_owners_alone_whatever_the_umask() {
+    for umask in ["000", "022", "077"] {
+        let dir = tempfile::tempdir().unwrap();
+        let own = dir.path().join("parent").join("locks");
+        let set = format!("umask {umask}; exec \"$@\"");
+        let mut kid = Kid::start_with(&["sh", "-c", &set, "sh"], "serve", &own).unwrap();
+        assert_eq!(kid.ask("open"), "opened");
+        assert!(kid.ask("acquire 60000").starts_with("held"));
+        assert_eq!(kid.ask("renew"), "renewed");
+        let lock = own.join("team.job");
+        assert_eq!((mode_of(&own), mode_of(&lock)), (0o700, 0o700), "{umask}");
+        assert_eq!(Vec::from_iter(modes_of_files(&own)), [0o600], "{umask}");
+    }
+}
+
+#[tokio::test]
+async fn a_group_shares_locks_when_it_is_asked_for() {
+    const GROUP: u32 = 54_321;
+    let (dir, place) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    set_mode(dir.path(), 0o755);
+    let own = dir.path().join("locks");
+    let what = "a group of two users";
+    let Some(mut member) = start_of_group(GROUP, what, "serve", &own, place.path()) else {
+        return;
+    };
+    // Another user's directory is not trusted until the group is asked for, nor is another group.
+    let open = format!("open {GROUP}");
+    let config = || FileConfig::new(&own).unwrap();
+    let shared = connect(config().group(GROUP.to_string()).unwrap())
+        .await
+        .unwrap();
+    assert_eq!(mode_of(&own), 0o2770);
+    let leader = candidate("parent", 1);
+    let Acquired::Held(grant) = shared.acquire(&lock(), &leader, LONG).await.unwrap() else {
+        panic!("nobody else is there");
+    };
+    assert_eq!(mode_of(&own.join("team.job")), 0o2770);
+    assert_eq!(Vec::from_iter(modes_of_files(&own)), [0o660]);
+    assert_eq!(member.ask(&open), "opened");
+    assert_eq!(member.ask("holder"), "holder parent");
+    assert_eq!(member.ask("acquire 60000"), "taken");
+    shared.release(&grant).await.unwrap();
+    assert!(member.ask("acquire 60000").starts_with("held"));
+    assert_eq!(Vec::from_iter(modes_of_files(&own)), [0o660]);
+    assert!(shared.holder(&lock()).await.unwrap() != Occupancy::Free);
+    assert_eq!(member.ask("release"), "released");
+    let refused = member.ask("open 65534");
+    assert!(refused.starts_with("Misconfigured"), "{refused}");
+    assert!(refused.contains("chgrp 65534"), "{refused}");
+}
+
+#[tokio::test]
+async fn what_another_user_could_change_is_refused() {
+    use std::os::unix::fs::{chown, lchown, symlink};
+
+    if !is_root() {
+        return left_out("another user's directory", "it takes root to give one away");
+    }
+    let place = tempfile::tempdir().unwrap();
+    let at = |name: &str| place.path().join(name);
+    let refused = async |path: &Path| {
+        let backend = match connect(FileConfig::new(path).unwrap()).await {
+            Err(error) => return error.message().to_owned(),
+            Ok(backend) => backend,
+        };
+        let checks = backend.checks(&lock(), LONG).await;
+        let check = checks.iter().find(|check| check.name == "sharing").unwrap();
+        assert_eq!(check.verdict, tenure_core::Verdict::Unusable, "{check:?}");
+        let error = backend
+            .acquire(&lock(), &own_candidate(), LONG)
+            .await
+            .unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Misconfigured, "{error}");
+        assert!(backend.holder(&lock()).await.is_err());
+        error.message().to_owned()
+    };
+
+    let base = at("base");
+    fs::create_dir(&base).unwrap();
+    chown(&base, Some(65534), None).unwrap();
+    let message = refused(&base).await;
+    assert!(message.contains("belongs to user 65534"), "{message}");
+    assert!(message.contains("chown 0"), "{message}");
+
+    // A lock's directory: another user's, with the sticky bit, or a link.
+    let own = at("own");
+    fs::create_dir_all(own.join("team.job")).unwrap();
+    chown(own.join("team.job"), Some(65534), None).unwrap();
+    assert!(refused(&own).await.contains("chown 0"));
+    chown(own.join("team.job"), Some(0), None).unwrap();
+    set_mode(&own.join("team.job"), 0o1777);
+    assert!(refused(&own).await.contains("chmod -t"));
+    fs::remove_dir(own.join("team.job")).unwrap();
+    let elsewhere = at("elsewhere");
+    fs::create_dir(&elsewhere).unwrap();
+    symlink(&elsewhere, own.join("team.job")).unwrap();
+    let message = refused(&own).await;
+    assert!(message.contains("team.job"), "{message}");
+    assert_eq!(fs::read_dir(&elsewhere).unwrap().count(), 0);
+
+    // A link in the way, and one of root's, which only root can have put there.
+    let link = at("link");
+    symlink(&elsewhere, &link).unwrap();
+    connect(FileConfig::new(link.join("locks")).unwrap())
+        .await
+        .unwrap();
+    lchown(&link, Some(65534), None).unwrap();
+    let message = refused(&link.join("more/locks")).await;
+    assert!(message.contains("symbolic link of user 65534"), "{message}");
+    assert!(!elsewhere.join("more").exists());
 }

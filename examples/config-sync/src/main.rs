@@ -9,7 +9,7 @@
 //! ```text
 //! config-sync central --listen 127.0.0.1:7000
 //! config-sync replica --name a --listen 127.0.0.1:7001 --central http://127.0.0.1:7000 \
-//!     --directory /var/tmp/a --backend file:///var/tmp/election
+//!     --directory $HOME/a --backend file://$HOME/.local/state/election
 //! curl -X PUT --data 'timeout = 5' http://127.0.0.1:7000/config
 //! ```
 

@@ -4,7 +4,7 @@
 //! Three of them are services that can be run, several at a time:
 //!
 //! ```text
-//! export TENURE_BACKEND=file:///var/tmp/recipes TENURE_LOCK=recipes TENURE_POLICY=fast
+//! export TENURE_BACKEND=file://$HOME/.local/state/recipes TENURE_LOCK=recipes TENURE_POLICY=fast
 //! cargo run -p tenure-recipes -- web    # or cron, or drain
 //! ```
 

@@ -1,6 +1,8 @@
 //! The swap, one step at a time and at full speed.
 
 use std::collections::BTreeMap;
+use std::fs;
+use std::path::Path;
 use std::rc::Rc;
 use std::sync::mpsc::{self, Receiver, Sender};
 use std::thread;
@@ -19,6 +21,10 @@ fn directory() -> tempfile::TempDir {
     }
 }
 
+fn files_in(dir: &Path) -> RecordFiles {
+    RecordFiles::new(OpenDir::open(dir).unwrap())
+}
+
 fn swap(files: &RecordFiles, expected: u64, content: &str) -> bool {
     let swapped = files.swap(expected, content.as_bytes(), &mut |_| {});
     match swapped.unwrap() {
@@ -33,9 +39,8 @@ fn swap(files: &RecordFiles, expected: u64, content: &str) -> bool {
 #[test]
 fn names_are_versions_and_versions_names() {
     for version in [0, 1, 12_345, u64::MAX] {
-        let path = RecordFiles::new(PathBuf::from("/x")).path(version);
-        let name = path.file_name().unwrap().to_str().unwrap();
-        assert_eq!(version_of(name), Some(version));
+        let name = name_of(version);
+        assert_eq!(version_of(&name), Some(version));
     }
     for name in [
         "record-1.json",
@@ -51,7 +56,7 @@ fn names_are_versions_and_versions_names() {
 #[test]
 fn a_write_needs_the_highest_version() {
     let dir = directory();
-    let files = RecordFiles::new(dir.path().to_owned());
+    let files = files_in(dir.path());
     assert!(files.latest().unwrap().is_none());
     assert!(!swap(&files, 1, "no base"));
     assert!(swap(&files, 0, "a"));
@@ -69,7 +74,7 @@ fn a_write_needs_the_highest_version() {
 #[test]
 fn a_writer_stopped_before_its_link_conflicts_however_late_it_goes_on() {
     let dir = directory();
-    let files = RecordFiles::new(dir.path().to_owned());
+    let files = files_in(dir.path());
     assert!(swap(&files, 0, "1"));
     let swapped = files.swap(1, b"late", &mut |point| {
         if point == SwapPoint::Written {
@@ -93,7 +98,7 @@ fn a_writer_stopped_before_its_link_conflicts_however_late_it_goes_on() {
 #[test]
 fn what_is_no_file_is_damage_and_does_not_block() {
     let dir = directory();
-    let files = RecordFiles::new(dir.path().to_owned());
+    let files = files_in(dir.path());
     std::os::unix::fs::symlink("/nowhere", files.path(4)).unwrap();
     assert_eq!(files.latest().unwrap(), Some((4, Vec::new())));
     assert!(swap(&files, 4, "mended"));
@@ -165,9 +170,9 @@ impl Writer {
     }
 
     /// Appends `marks` marks and returns the texts that were said to be written.
-    fn append(self, dir: PathBuf, marks: usize, seed: u64, weak: bool) -> Vec<String> {
+    fn append(self, dir: &Path, marks: usize, seed: u64, weak: bool) -> Vec<String> {
         let writer = Rc::new(self);
-        let mut files = RecordFiles::new(dir);
+        let mut files = files_in(dir);
         if weak {
             files.weaken = Some(weakened(writer.clone(), seed));
         }
@@ -239,7 +244,9 @@ fn run_schedule(seed: u64, writers: usize, marks: usize, weak: bool) {
         };
         let dir = dir.path().to_owned();
         let seed = seed.wrapping_mul(31).wrapping_add(number as u64);
-        threads.push(thread::spawn(move || writer.append(dir, marks, seed, weak)));
+        threads.push(thread::spawn(move || {
+            writer.append(&dir, marks, seed, weak)
+        }));
     }
     drop(arrived);
     Schedule {
@@ -248,7 +255,7 @@ fn run_schedule(seed: u64, writers: usize, marks: usize, weak: bool) {
         arrived: arrivals,
     }
     .run();
-    let files = RecordFiles::new(dir.path().to_owned());
+    let files = files_in(dir.path());
     let (_, text) = files.latest().unwrap().unwrap();
     let text = String::from_utf8(text).unwrap();
     let mut found: Vec<&str> = text.split_whitespace().collect();
@@ -305,7 +312,7 @@ fn threads_at_full_speed_lose_no_write() {
         for number in 0..WRITERS {
             let dir = dir.path().to_owned();
             scope.spawn(move || {
-                let files = RecordFiles::new(dir);
+                let files = files_in(&dir);
                 for mark in 0..MARKS {
                     let mark = format!("{number}.{mark}");
                     loop {
@@ -323,7 +330,7 @@ fn threads_at_full_speed_lose_no_write() {
             });
         }
     });
-    let files = RecordFiles::new(dir.path().to_owned());
+    let files = files_in(dir.path());
     let (_, text) = files.latest().unwrap().unwrap();
     let text = String::from_utf8(text).unwrap();
     let marks: BTreeSet<&str> = text.split_whitespace().collect();
