@@ -557,7 +557,7 @@ async fn thousands_of_terms_share_one_session_and_one_heartbeat() {
 /// Whole elections: each has its own rhythm, and they still share the proofs.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn thousands_of_elections_send_one_heartbeat_per_interval() {
-    const ELECTIONS: usize = 5000;
+    const ELECTIONS: usize = 2000;
     let Some(server) = start(&FOR_THOUSANDS) else {
         return;
     };
