@@ -1,7 +1,7 @@
 //! The lock backend: which session answers what.
 
 use std::fmt;
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -45,8 +45,6 @@ pub struct EtcdBackend {
 
 struct Inner {
     shared: Shared,
-    /// The shortest lease that the cluster grants, where it was asked.
-    min_lease: OnceLock<Duration>,
     sessions: Sessions,
 }
 
@@ -61,7 +59,7 @@ pub struct Traffic {
 }
 
 impl EtcdBackend {
-    /// Connects, and finds out the shortest lease that this cluster grants.
+    /// Connects. Reads, and writes nothing: no lease is granted before the first campaign.
     ///
     /// Ends within the connect and request timeouts for each endpoint, or fails with
     /// [`Forbidden`](ErrorKind::Forbidden), [`Misconfigured`](ErrorKind::Misconfigured),
@@ -72,36 +70,20 @@ impl EtcdBackend {
     /// not one. An endpoint that does not answer within the request timeout is asked again every
     /// 10 s; should it turn out to belong to another cluster, all terms end, and every call fails
     /// with that error until the process is restarted.
+    ///
+    /// An endpoint that is a learner or an `etcd grpc-proxy` is not used. The call fails when no
+    /// other answers.
+    ///
+    /// The first campaign finds out whether the cluster grants a policy's lease: a cluster whose
+    /// election timeout is longer than etcd's default has a longer shortest lease.
     pub async fn connect(config: EtcdConfig) -> Result<Self, Error> {
         let this = Self::lazy(config)?;
         let connector = this.inner.shared.connector.clone();
-        let limit = connector.config.request_timeout;
         let failed = |error: StoreError| error.into_error(Operation::Connect);
         Box::pin(connector.compare_clusters())
             .await
             .map_err(failed)?;
-        let granted = connector
-            .call(limit, |mut client| async move {
-                client.lease_grant(1, None).await
-            })
-            .await
-            .map_err(failed)?;
-        let id = granted.id();
-        let revoked = connector
-            .call(
-                limit,
-                |mut client| async move { client.lease_revoke(id).await },
-            )
-            .await;
-        if let Err(error) = revoked
-            && !errors::is_lease_gone(&error)
-        {
-            return Err(failed(error));
-        }
-        let shortest = u64::try_from(granted.ttl()).unwrap_or(1).max(1);
-        this.inner
-            .min_lease
-            .get_or_init(|| Duration::from_secs(shortest));
+        Box::pin(connector.reach()).await.map_err(failed)?;
         Ok(this)
     }
 
@@ -142,7 +124,6 @@ impl EtcdBackend {
         let inner = Inner {
             sessions: Sessions::new(shared.clone()),
             shared,
-            min_lease: OnceLock::new(),
         };
         Ok(Self {
             inner: Arc::new(process.keep(inner)),
@@ -235,14 +216,9 @@ impl EtcdBackend {
         self.inner.shared.process().check(operation)
     }
 
-    fn min_lease(&self) -> Duration {
-        let asked = self.inner.min_lease.get();
-        asked.copied().unwrap_or(USUAL_MIN_LEASE)
-    }
-
     /// etcd counts leases in seconds, and lengthens those below its shortest.
-    fn check(&self, lease: Duration) -> Result<(), Error> {
-        let shortest = self.min_lease();
+    fn check(lease: Duration) -> Result<(), Error> {
+        let shortest = USUAL_MIN_LEASE;
         if lease.subsec_nanos() == 0 && lease >= shortest && lease <= tenure_core::record::MAX_LEASE
         {
             return Ok(());
@@ -264,7 +240,7 @@ impl LockBackend for EtcdBackend {
     fn capabilities(&self) -> Capabilities {
         Capabilities {
             store: "etcd",
-            min_lease: self.min_lease(),
+            min_lease: USUAL_MIN_LEASE,
             lease_granularity: Duration::from_secs(1),
             expiry: Expiry::Session,
             // The sweep of the server is every 500 ms.
@@ -291,7 +267,8 @@ impl LockBackend for EtcdBackend {
         lease: Duration,
     ) -> Result<Acquired, Error> {
         self.own(Operation::Acquire)?;
-        self.check(lease)?;
+        self.inner.shared.connector.config.check_lock(lock)?;
+        Self::check(lease)?;
         let (answer, attempt) = oneshot::channel();
         let (inner, task_lock, task_candidate) =
             (self.inner.clone(), lock.clone(), candidate.clone());
@@ -384,7 +361,8 @@ impl LockBackend for EtcdBackend {
     async fn holder(&self, lock: &LockName) -> Result<Occupancy, Error> {
         self.own(Operation::Holder)?;
         let connector = self.inner.shared.connector.clone();
-        let election = keys::election(&connector.config.prefix, lock);
+        connector.config.check_lock(lock)?;
+        let election = connector.config.election(lock);
         let work = async move {
             let limit = connector.config.request_timeout;
             let asking = connector.call(limit, |mut client| {
@@ -424,6 +402,10 @@ impl LockBackend for EtcdBackend {
             let remedy = "connect after the fork";
             return vec![Check::unusable("process", error.message(), remedy)];
         }
-        checks::all(&self.inner.shared.connector, lock).await
+        if let Err(error) = self.inner.shared.connector.config.check_lock(lock) {
+            let remedy = "give the lock the name that the URL's lock_key has for this key";
+            return vec![Check::unusable("lock", error.message(), remedy)];
+        }
+        Box::pin(checks::all(&self.inner.shared.connector, lock)).await
     }
 }

@@ -12,7 +12,7 @@ use tenure_kit::Address;
 
 use crate::config::EtcdConfig;
 use crate::connector::Connector;
-use crate::errors::StoreError;
+use crate::errors::{self, StoreError};
 use crate::keys::{self, First};
 
 /// The lease that no key has; it stands in the name of the key that is not written.
@@ -20,6 +20,10 @@ const NO_LEASE: i64 = 0;
 
 /// How long a candidate that is alive needs at most to see that its turn has come.
 const TURN: Duration = Duration::from_secs(1);
+
+const ALARMS: &str = "alarms";
+
+const FREE_SPACE: &str = "compact and defragment, then `etcdctl alarm disarm`";
 
 /// So many keys of a queue are looked at.
 const MOST_KEYS: i64 = 10_000;
@@ -54,9 +58,11 @@ async fn member(connector: &Arc<Connector>, number: usize) -> Check {
         let connection = connector.connect_to(number).await?;
         let mut client = connection.client.clone();
         let status = async move { client.status().await };
-        let status = connector
-            .one(&connection, connector.config.request_timeout, status)
-            .await?;
+        let limit = connector.config.request_timeout;
+        let status = connector.one(&connection, limit, status).await?;
+        if !status.is_learner() {
+            connector.refuse_proxy(&connection, limit).await?;
+        }
         Ok::<_, StoreError>((connection.endpoint, status))
     };
     match asked.await {
@@ -144,7 +150,7 @@ async fn members(connector: &Arc<Connector>) -> Check {
 }
 
 async fn alarms(connector: &Arc<Connector>) -> Check {
-    const NAME: &str = "alarms";
+    const NAME: &str = ALARMS;
     let ask = |mut client: Client| async move {
         client.alarm(AlarmAction::Get, AlarmType::None, None).await
     };
@@ -156,8 +162,7 @@ async fn alarms(connector: &Arc<Connector>) -> Check {
             Check::unusable(
                 NAME,
                 format!("raised: {}", raised.join(", ")),
-                "for NOSPACE compact and defragment, then `etcdctl alarm disarm`; for CORRUPT \
-                 replace that member",
+                format!("for NOSPACE {FREE_SPACE}; for CORRUPT replace that member"),
             )
         }
         // With authentication only root may ask; a full store is told by the permissions too.
@@ -172,11 +177,8 @@ async fn alarms(connector: &Arc<Connector>) -> Check {
 /// never holds. etcd checks the rights of both branches before it looks at the condition.
 async fn permissions(connector: &Arc<Connector>, lock: &LockName) -> Check {
     const NAME: &str = "permissions";
-    let prefix = &connector.config.prefix;
-    let (key, queue) = (
-        keys::candidate(prefix, lock, NO_LEASE),
-        keys::election(prefix, lock),
-    );
+    let queue = connector.config.election(lock);
+    let key = keys::candidate(&queue, NO_LEASE);
     let ask = |mut client: Client| {
         let never = Compare::create_revision(key.clone(), CompareOp::Equal, i64::MAX);
         let put = TxnOp::put(key.clone(), "", None);
@@ -189,11 +191,19 @@ async fn permissions(connector: &Arc<Connector>, lock: &LockName) -> Check {
     };
     match connector.call(connector.config.request_timeout, ask).await {
         Ok(_) => Check::fine(NAME, format!("the keys {queue}* can be read and written")),
-        Err(error) => Check::unusable(
+        Err(error) if error.kind == ErrorKind::Forbidden => Check::unusable(
             NAME,
             error.message(),
-            format!("etcdctl role grant-permission ROLE --prefix=true readwrite {prefix}"),
+            format!(
+                "etcdctl role grant-permission ROLE --prefix=true readwrite {}",
+                keys::shown(queue.as_bytes())
+            ),
         ),
+        // Only root may ask for the alarm; this tells everybody.
+        Err(error) if errors::is_full(&error) => {
+            Check::unusable(ALARMS, error.message(), FREE_SPACE)
+        }
+        Err(error) => not_checked(NAME, &error),
     }
 }
 
@@ -204,7 +214,7 @@ struct Queue {
 }
 
 async fn queued(connector: &Arc<Connector>, lock: &LockName) -> Result<Queue, StoreError> {
-    let election = keys::election(&connector.config.prefix, lock);
+    let election = connector.config.election(lock);
     let ask = |mut client: Client| {
         let all = GetOptions::new()
             .with_prefix()

@@ -5,8 +5,10 @@ use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
-use tenure_core::Error;
-use tenure_kit::{Address, Credentials, Secret, Tls, TlsNames, Url, limits};
+use tenure_core::{Error, LockName};
+use tenure_kit::{Address, Credentials, LockKeys, Secret, Tls, TlsNames, Url, limits};
+
+use crate::keys::meet;
 
 /// The port of an endpoint that names none.
 const PORT: u16 = 2379;
@@ -26,6 +28,8 @@ pub struct EtcdConfig {
     pub(crate) connect_timeout: Duration,
     pub(crate) request_timeout: Duration,
     pub(crate) keys_per_lease: usize,
+    /// What the candidates' keys of some locks begin with, the slash included.
+    keys: LockKeys<String>,
 }
 
 impl Default for EtcdConfig {
@@ -46,6 +50,7 @@ impl EtcdConfig {
             connect_timeout: Duration::from_secs(5),
             request_timeout: Duration::from_secs(2),
             keys_per_lease: 1000,
+            keys: LockKeys::default(),
         }
     }
 
@@ -67,8 +72,9 @@ impl EtcdConfig {
     ///
     /// Parameters: `password_file`, `password_env`, `ca`, `client_cert` and `client_key` (also
     /// `cert` and `key`), `server_name` (these four with `etcds://` only), `connect_timeout` and
-    /// `request_timeout` (such as `2s` or `500ms`) and `keys_per_lease`; see the functions of the
-    /// same name, and [`Tls`].
+    /// `request_timeout` (such as `2s` or `500ms`), `keys_per_lease`, and once for each lock
+    /// `lock_key=LOCK:KEY`, see [`key`](Self::key); see the functions of the same name, and
+    /// [`Tls`].
     ///
     /// Fails with [`InvalidInput`](tenure_core::ErrorKind::InvalidInput), and says what is wrong
     /// without repeating the URL, which may hold a password.
@@ -110,6 +116,9 @@ impl EtcdConfig {
         }
         if let Some(most) = url.take_number("keys_per_lease")? {
             config.keys_per_lease = most;
+        }
+        for (lock, key) in url.take_lock_keys()? {
+            config = config.key(lock, key)?;
         }
         url.finish()?;
         config.check()?;
@@ -164,6 +173,45 @@ impl EtcdConfig {
         }
         self.prefix = prefix;
         Ok(self)
+    }
+
+    /// Joins the election that is known as `etcdctl elect KEY`, under the name `lock` here; the
+    /// prefix does not count for it. For elections that exist already and whose names are no
+    /// [`LockName`]s: `WantNumberOne`, `my_leader`, `a/b`.
+    ///
+    /// Fails with [`InvalidInput`](tenure_core::ErrorKind::InvalidInput) when the key is empty, is
+    /// longer than 512 bytes or holds control characters, or when another lock has this key or one
+    /// above or below it. So does each use of a lock whose name makes such a key.
+    pub fn key(mut self, lock: LockName, key: impl Into<String>) -> Result<Self, Error> {
+        let key = key.into();
+        if key.is_empty() || key.len() > 512 || key.chars().any(char::is_control) {
+            return Err(Error::invalid_input(format!(
+                "the key of the lock {lock} is empty, is longer than 512 bytes or holds control \
+                 characters"
+            )));
+        }
+        self.keys.insert(lock, format!("{key}/"), meet)?;
+        Ok(self)
+    }
+
+    /// What all candidates' keys of a lock begin with.
+    pub(crate) fn election(&self, lock: &LockName) -> String {
+        let given = self.keys.get(lock).cloned();
+        given.unwrap_or_else(|| format!("{}{lock}/", self.prefix))
+    }
+
+    /// The lock whose candidates' keys begin so.
+    pub(crate) fn lock_of(&self, election: &str) -> Option<LockName> {
+        if let Some(lock) = self.keys.lock_of(&election.to_owned()) {
+            return Some(lock.clone());
+        }
+        let name = election.strip_prefix(&self.prefix)?.strip_suffix('/')?;
+        LockName::new(name).ok()
+    }
+
+    /// Fails when another lock has the key of this one.
+    pub(crate) fn check_lock(&self, lock: &LockName) -> Result<(), Error> {
+        self.keys.check(lock, &self.election(lock), meet)
     }
 
     /// Connects by TLS. Needs the crate's feature `ring` or `aws-lc-rs`.
@@ -252,6 +300,7 @@ impl fmt::Debug for EtcdConfig {
             .field("connect_timeout", &self.connect_timeout)
             .field("request_timeout", &self.request_timeout)
             .field("keys_per_lease", &self.keys_per_lease)
+            .field("keys", &self.keys)
             .finish_non_exhaustive()
     }
 }
@@ -285,6 +334,29 @@ mod tests {
     }
 
     #[test]
+    fn a_lock_joins_an_election_by_its_key() {
+        let lock = |name: &str| LockName::new(name).unwrap();
+        let url = "etcd://h/locks?lock_key=leader:WantNumberOne&lock_key=job:a/b";
+        let config = EtcdConfig::from_url(url).unwrap();
+        assert_eq!(config.election(&lock("leader")), "WantNumberOne/");
+        assert_eq!(config.election(&lock("other")), "locks/other/");
+        assert_eq!(config.lock_of("a/b/"), Some(lock("job")));
+        assert_eq!(config.lock_of("locks/x.y/"), Some(lock("x.y")));
+        config.check_lock(&lock("leader")).unwrap();
+
+        // Two names of one election, or one of them within the other.
+        for key in ["WantNumberOne", "a/b/c", "a", "WantNumberOne/x"] {
+            let error = config.clone().key(lock("third"), key).unwrap_err();
+            assert!(error.message().contains("third"), "{error}");
+        }
+        for key in ["locks/other", "locks", "locks/other/x"] {
+            let config = EtcdConfig::from_url("etcd://h/locks").unwrap();
+            let config = config.key(lock("leader"), key).unwrap();
+            assert!(config.check_lock(&lock("other")).is_err(), "{key}");
+        }
+    }
+
+    #[test]
     fn what_is_wrong_is_said_without_the_password() {
         for (url, expected) in [
             ("http://a:secret@h", "scheme"),
@@ -304,6 +376,9 @@ mod tests {
             ("etcd://u:secret@h?request_timeout=1ms", "outside"),
             ("etcd://u:secret@h?keys_per_lease=0", "keys_per_lease"),
             ("etcd://u:secret@h/a%01b", "prefix"),
+            ("etcd://u:secret@h?lock_key=job", "LOCK:KEY"),
+            ("etcd://u:secret@h?lock_key=job:", "empty"),
+            ("etcd://u:secret@h?lock_key=a:x&lock_key=b:x", "a"),
             ("etcd://u@h", "belong together"),
             ("etcd://u:se#cret@h", "%23"),
             ("etcd://u:1?secret@h", "%3F"),

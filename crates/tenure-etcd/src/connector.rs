@@ -39,6 +39,8 @@ pub(crate) struct Connector {
     /// The endpoints whose cluster has been compared.
     compared: Mutex<HashSet<usize>>,
     first_comparison: tokio::sync::OnceCell<()>,
+    /// The endpoints that turned out to be proxies.
+    proxies: Mutex<HashSet<String>>,
     pub(crate) tasks: Tasks,
 }
 
@@ -55,6 +57,7 @@ impl Connector {
             cluster: Cluster::new(),
             compared: Mutex::default(),
             first_comparison: tokio::sync::OnceCell::new(),
+            proxies: Mutex::default(),
             tasks,
         }
     }
@@ -103,6 +106,8 @@ impl Connector {
         let connection = Arc::new(self.connect_to(number).await?);
         if self.given.is_none() {
             self.identify(&connection, number, limit).await?;
+        } else {
+            self.refuse_proxy(&connection, limit).await?;
         }
         tracing::debug!(endpoint = connection.endpoint, "etcd endpoint in use");
         let mut current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
@@ -120,7 +125,8 @@ impl Connector {
     }
 
     /// Asks which cluster the endpoint belongs to, before anything else is asked of it: another
-    /// one would refuse a lease that it does not know, as if it had ended.
+    /// one would refuse a lease that it does not know, as if it had ended. Fails when the endpoint
+    /// serves no locks.
     async fn identify(
         &self,
         connection: &Connection,
@@ -129,14 +135,49 @@ impl Connector {
     ) -> Result<(), StoreError> {
         let mut client = connection.client.clone();
         let asking = async move { client.status().await };
-        if let Err(error) = self.one(connection, limit, asking).await
+        let is_learner = match self.one(connection, limit, asking).await {
+            Ok(status) => status.is_learner(),
             // Some servers tell it to some users only; then the first answer tells.
-            && error.kind != ErrorKind::Forbidden
-        {
-            return Err(error);
-        }
+            Err(error) if error.kind == ErrorKind::Forbidden => false,
+            Err(error) => return Err(error),
+        };
         self.compared().insert(number);
-        Ok(())
+        if is_learner {
+            connection.fail();
+            return Err(errors::learner(&connection.endpoint));
+        }
+        self.refuse_proxy(connection, limit).await
+    }
+
+    /// Fails when the endpoint is an `etcd grpc-proxy`: it answers keepalives at its own pace, also
+    /// from one that it sent earlier, so no answer of it proves a lease.
+    pub(crate) async fn refuse_proxy(
+        &self,
+        connection: &Connection,
+        limit: Duration,
+    ) -> Result<(), StoreError> {
+        if self.proxies().contains(&connection.endpoint) {
+            return Err(self.is_proxy(connection));
+        }
+        let mut client = connection.client.clone();
+        let asking = async move { client.member_list().await };
+        match self.one(connection, limit, asking).await {
+            Ok(list) if errors::is_of_proxy(&list) => Err(self.is_proxy(connection)),
+            Err(error) if error.needs_reconnect() => Err(error),
+            // A proxy that does not list itself is found out by its watches.
+            _ => Ok(()),
+        }
+    }
+
+    fn proxies(&self) -> MutexGuard<'_, HashSet<String>> {
+        self.proxies.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The endpoint is a proxy: it is not used from now on.
+    pub(crate) fn is_proxy(&self, connection: &Connection) -> StoreError {
+        self.proxies().insert(connection.endpoint.clone());
+        connection.fail();
+        errors::proxy(&connection.endpoint)
     }
 
     fn compared(&self) -> MutexGuard<'_, HashSet<usize>> {
@@ -193,6 +234,20 @@ impl Connector {
         }
     }
 
+    /// Connects to an endpoint that serves, and asks nothing more of it.
+    pub(crate) async fn reach(self: &Arc<Self>) -> Result<(), StoreError> {
+        let mut last = None;
+        for _ in 0..self.attempts() {
+            match self.get(self.config.request_timeout).await {
+                Err(error) if error.needs_reconnect() => {
+                    last = Some(errors::more_telling(last, error));
+                }
+                outcome => return outcome.map(|_| ()),
+            }
+        }
+        Err(last.unwrap_or_else(|| errors::unreadable("nothing")))
+    }
+
     /// One request, tried on the next endpoint when one does not answer within `limit`.
     ///
     /// A request whose answer was lost may be applied twice, so it has to be one that can be.
@@ -217,7 +272,7 @@ impl Connector {
             match outcome {
                 Err(error) if error.needs_reconnect() => {
                     tracing::debug!(reason = error.message(), "etcd endpoint given up");
-                    last = Some(error);
+                    last = Some(errors::more_telling(last, error));
                 }
                 outcome => return outcome,
             }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use etcd_client::Error as Client;
+use etcd_client::{Error as Client, MemberListResponse};
 use tenure_core::ErrorKind;
 use tenure_kit::limits::shown;
 use tenure_kit::store_error::with_reasons;
@@ -42,6 +42,52 @@ pub(crate) fn unreadable(what: &str) -> StoreError {
         ErrorKind::Internal,
         format!("etcd's answer to {what} has another form than its API has"),
     )
+}
+
+/// A member that gets the data and serves neither locks nor leases. The next endpoint may be one
+/// that does.
+pub(crate) fn learner(endpoint: &str) -> StoreError {
+    StoreError::new(
+        ErrorKind::Unavailable,
+        format!("etcd at {endpoint} is a {LEARNER}"),
+    )
+    .reconnect()
+}
+
+/// As etcd says it while the alarm NOSPACE is raised.
+const NO_SPACE: &str = "database space exceeded";
+
+pub(crate) fn is_full(error: &StoreError) -> bool {
+    error.message().contains(NO_SPACE)
+}
+
+const LEARNER: &str = "learner, which serves no locks: name the voting members in the URL, or \
+                       promote it with `etcdctl member promote`";
+
+/// The reason to show when several endpoints have failed: that one is a learner says less than why
+/// the others do not serve.
+pub(crate) fn more_telling(before: Option<StoreError>, error: StoreError) -> StoreError {
+    match before {
+        Some(before) if error.message().contains(LEARNER) => before,
+        _ => error,
+    }
+}
+
+/// An `etcd grpc-proxy` lists itself, without the number that each member has.
+pub(crate) fn is_of_proxy(list: &MemberListResponse) -> bool {
+    let members = list.members();
+    !members.is_empty() && members.iter().all(|member| member.id() == 0)
+}
+
+pub(crate) fn proxy(endpoint: &str) -> StoreError {
+    StoreError::new(
+        ErrorKind::Misconfigured,
+        format!(
+            "{endpoint} is an `etcd grpc-proxy`, which answers keepalives at its own pace: no \
+             heartbeat proves a lease through it. Name the cluster's members in the URL"
+        ),
+    )
+    .reconnect()
 }
 
 /// Whether the error asks for this recovery.
@@ -136,6 +182,10 @@ fn of_status(status: &tonic::Status) -> StoreError {
         // A new connection authenticates again.
         return StoreError::new(ErrorKind::Unavailable, told).reconnect();
     }
+    if text.contains("not supported for learner") {
+        return StoreError::new(ErrorKind::Unavailable, format!("{told}: it is a {LEARNER}"))
+            .reconnect();
+    }
     if text.contains("user name is empty") {
         return advised(
             ErrorKind::Forbidden,
@@ -160,7 +210,7 @@ fn of_status(status: &tonic::Status) -> StoreError {
              --prefix=true readwrite PREFIX` (read is enough for observers)",
         ),
         Code::Unauthenticated => StoreError::new(ErrorKind::Unavailable, told).reconnect(),
-        Code::ResourceExhausted if text.contains("database space exceeded") => advised(
+        Code::ResourceExhausted if text.contains(NO_SPACE) => advised(
             ErrorKind::Unavailable,
             "compact and defragment it, then `etcdctl alarm disarm`",
         ),

@@ -10,21 +10,21 @@
 //! not shown as the leader when its turn comes. Others lead by being first, without that word.
 
 use etcd_client::{Compare, CompareOp, GetOptions, KeyValue, SortOrder, SortTarget};
-use tenure_core::{Candidate, Error, ErrorKind, FencingToken, Holder, LockName};
+use tenure_core::{Candidate, Error, ErrorKind, FencingToken, Holder};
 
 use crate::errors::StoreError;
 
 /// Neither an identity nor a published value holds a tab.
 const WAITING: &str = "\twaiting";
 
-/// What all candidates' keys of a lock begin with.
-pub(crate) fn election(prefix: &str, lock: &LockName) -> String {
-    format!("{prefix}{lock}/")
+/// The key of the candidate with this lease, in the election whose keys begin so.
+pub(crate) fn candidate(election: &str, lease: i64) -> String {
+    format!("{election}{lease:x}")
 }
 
-/// The key of the candidate with this lease.
-pub(crate) fn candidate(prefix: &str, lock: &LockName, lease: i64) -> String {
-    format!("{prefix}{lock}/{lease:x}")
+/// Whether a key of one election would take part in the other.
+pub(crate) fn meet(one: &String, other: &String) -> bool {
+    one.starts_with(other) || other.starts_with(one)
 }
 
 /// The value of a leader.
@@ -149,14 +149,12 @@ mod tests {
 
     #[test]
     fn keys_are_those_of_the_go_client() {
-        let lock = LockName::new("billing").unwrap();
         assert_eq!(
-            candidate("", &lock, 0x694d_8b3b_2b9d_5f02),
+            candidate("billing/", 0x694d_8b3b_2b9d_5f02),
             "billing/694d8b3b2b9d5f02"
         );
         // Go prints without padding.
-        assert_eq!(candidate("locks/", &lock, 0x1f), "locks/billing/1f");
-        assert_eq!(election("locks/", &lock), "locks/billing/");
+        assert_eq!(candidate("locks/billing/", 0x1f), "locks/billing/1f");
     }
 
     #[test]

@@ -5,7 +5,7 @@ use std::io::{BufRead as _, BufReader};
 use std::process::{Child, ChildStdout, Stdio};
 use std::sync::Arc;
 
-use tenure_core::{Election, Identity, Policy};
+use tenure_core::{Election, ErrorKind, Identity, LockBackend as _, Occupancy, Policy};
 use tenure_etcd::{EtcdBackend, EtcdConfig};
 use tenure_testkit::etcd::{Cluster, start};
 use tenure_testkit::process::signal;
@@ -186,4 +186,43 @@ async fn a_revoked_candidate_does_not_lead_when_the_leader_goes_at_the_same_mome
         drop(elected);
         until_queue_is(&cluster, 0).await;
     }
+}
+
+/// Names that are no lock names here: each election is joined by its key.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn elections_with_names_of_others_are_joined_by_their_keys() {
+    let Some(cluster) = start() else { return };
+    for (number, key) in ["WantNumberOne", "my_leader", "a/b"].iter().enumerate() {
+        let url = format!("{}/prefix?lock_key=leader:{key}", cluster.url());
+        let config = EtcdConfig::from_url(&url).unwrap();
+        let backend = Arc::new(EtcdBackend::connect(config).await.unwrap());
+        let mut theirs = Ctl::start(&cluster, &["elect", key, "theirs"]);
+        assert!(theirs.line().await.starts_with(&format!("{key}/")));
+        let Occupancy::Led(holder) = backend.holder(&lock("leader")).await.unwrap() else {
+            panic!("theirs leads");
+        };
+        assert_eq!(holder.identity, "theirs");
+
+        let election = Election::builder(backend.clone(), lock("leader"))
+            .identity(Identity::new(format!("ours-{number}")).unwrap())
+            .build()
+            .unwrap();
+        let waiting = election.clone();
+        let campaign = tokio::spawn(async move { waiting.campaign().await });
+        until("both are in the queue", async || {
+            cluster.queue(key).len() == 2
+        })
+        .await;
+        theirs.interrupt();
+        let leadership = within_limit("our turn", campaign).await.unwrap().unwrap();
+        // Heartbeats find the key where it is, and leave nothing when the term is given back.
+        let _permit = leadership.confirm().await.unwrap();
+        leadership.resign().await.unwrap();
+        assert!(cluster.queue(key).is_empty());
+        assert!(cluster.queue("prefix").is_empty());
+    }
+    let twice = format!("{}/a?lock_key=leader:a/b", cluster.url());
+    let backend = EtcdBackend::connect(EtcdConfig::from_url(&twice).unwrap());
+    let refused = backend.await.unwrap().holder(&lock("b")).await.unwrap_err();
+    assert_eq!(refused.kind(), ErrorKind::InvalidInput, "{refused}");
 }

@@ -15,6 +15,9 @@ use crate::address::Address;
 use crate::limits::shortened;
 use crate::secret::{Credentials, Secret, holds_secret};
 
+/// The parameter with a lock and the key that it has at the store: `lock_key=LOCK:KEY`.
+pub(crate) const LOCK_KEY: &str = "lock_key";
+
 /// A store's URL, taken apart: `scheme://[user[:password]@][host[:port],...][/path][?parameters]`,
 /// or `scheme:path` for a store without hosts.
 ///
@@ -282,10 +285,23 @@ impl Url {
         Ok(secret)
     }
 
+    /// Refuses the parameter `lock_key` where it is left. On a store that has not taken it, by
+    /// [`take_lock_keys`](Self::take_lock_keys), a lock has no key but its name.
+    pub fn refuse_lock_keys(&self) -> Result<(), Error> {
+        if !self.parameters.iter().any(|known| known.name == LOCK_KEY) {
+            return Ok(());
+        }
+        Err(Error::invalid_input(format!(
+            "a URL of {}: takes no {LOCK_KEY}: the lock's name says where its election is",
+            self.scheme
+        )))
+    }
+
     /// Refuses the parameters that were not taken. It names one only when its name cannot be a part
     /// of a password: nothing behind a secret, nothing without a `=`, nothing in a URL with an `@`
     /// behind the `?`.
     pub fn finish(self) -> Result<(), Error> {
+        self.refuse_lock_keys()?;
         let Some(unknown) = self.parameters.first() else {
             return Ok(());
         };

@@ -110,6 +110,7 @@ static STORES: [Store; 7] = [
         look_only: None,
         left_behind: None,
         connect: connect!("memory", |url| {
+            url.refuse_lock_keys()?;
             let is_bare = url.hosts().is_empty() && url.raw_path().is_empty();
             let has_user = url.user().is_some() || url.password().is_some();
             if !is_bare || has_user || url.finish().is_err() {

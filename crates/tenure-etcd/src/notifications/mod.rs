@@ -15,8 +15,8 @@ use watcher::Watcher;
 /// Watches nothing, and does no I/O, before there is a lock to watch.
 pub(crate) fn start(connector: &Arc<Connector>) -> Arc<Notifications> {
     let (commands, taken) = mpsc::unbounded_channel();
-    let prefix = connector.config.prefix.clone();
-    let notifications = Notifications::new(prefix, connector.tasks.clone(), commands);
+    let config = connector.config.clone();
+    let notifications = Notifications::new(config, connector.tasks.clone(), commands);
     let watcher = Watcher::new(connector.clone(), Arc::downgrade(&notifications), taken);
     connector.tasks.spawn(watcher.run());
     notifications

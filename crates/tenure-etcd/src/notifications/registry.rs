@@ -16,13 +16,14 @@ use tenure_core::{Changes, Hint, LockName};
 use tenure_kit::Tasks;
 use tokio::sync::{Notify, mpsc, watch};
 
-use crate::keys;
+use crate::config::EtcdConfig;
 
 /// A candidate subscribes before it has a key; an observer stays without one.
 const BEFORE_OBSERVING: Duration = Duration::from_millis(50);
 
 pub(crate) struct Notifications {
-    prefix: String,
+    /// Says where the keys of a lock are.
+    config: EtcdConfig,
     tasks: Tasks,
     state: Mutex<State>,
     commands: mpsc::UnboundedSender<WatchCommand>,
@@ -80,12 +81,12 @@ pub(super) struct Target {
 
 impl Notifications {
     pub(super) fn new(
-        prefix: String,
+        config: EtcdConfig,
         tasks: Tasks,
         commands: mpsc::UnboundedSender<WatchCommand>,
     ) -> Arc<Self> {
         Arc::new(Self {
-            prefix,
+            config,
             tasks,
             state: Mutex::default(),
             commands,
@@ -264,7 +265,7 @@ impl Notifications {
                 state.last_id = id;
                 let target = Target {
                     lock: lock.clone(),
-                    key: keys::election(&self.prefix, lock).into_bytes(),
+                    key: self.config.election(lock).into_bytes(),
                     all: true,
                     from: 0,
                     term_key_gone: None,

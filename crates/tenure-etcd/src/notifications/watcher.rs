@@ -17,6 +17,9 @@ use crate::errors::{self, StoreError};
 /// Between attempts to open a stream when no endpoint answers.
 const RETRY_INTERVAL: Duration = Duration::from_millis(250);
 
+/// The number that no watch of ours has: they are counted from 1.
+const NO_WATCH: i64 = 0;
+
 /// One watch stream for all that is watched.
 pub(super) struct Watcher {
     connector: Arc<Connector>,
@@ -148,6 +151,10 @@ impl Watcher {
                         response.ok_or_else(|| errors::unreadable("a watch").reconnect())
                     });
                     match response {
+                        // Members keep the numbers that they are given; a proxy counts from 0.
+                        Ok(response) if response.created() && response.watch_id() == NO_WATCH => {
+                            return Err(self.connector.is_proxy(connection));
+                        }
                         Ok(response) => {
                             self.connector.cluster.compare(response.header(), &connection.endpoint)?;
                             pending.extend(self.heard(&response));

@@ -157,7 +157,7 @@ impl Session {
     ) -> Result<Look, StoreError> {
         let (answer, answered) = oneshot::channel();
         let ask = Ask {
-            election: keys::election(&self.shared.connector.config.prefix, lock),
+            election: self.shared.connector.config.election(lock),
             key: self.key(lock),
             lease: self.id,
             intent,
@@ -180,7 +180,7 @@ impl Session {
         lock: &LockName,
         own: i64,
     ) -> Result<(Option<KeyValue>, i64), StoreError> {
-        let election = keys::election(&self.shared.connector.config.prefix, lock);
+        let election = self.shared.connector.config.election(lock);
         let mut answer = self
             .shared
             .connector
@@ -204,7 +204,7 @@ impl Session {
         let Some(own) = held.state().revision else {
             return Ok(None);
         };
-        let election = keys::election(&self.shared.connector.config.prefix, lock);
+        let election = self.shared.connector.config.election(lock);
         let answer = self
             .shared
             .connector

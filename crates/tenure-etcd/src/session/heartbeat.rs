@@ -382,14 +382,13 @@ impl Session {
             }
         }
         drop(held_locks);
-        let prefix = self.shared.connector.config.prefix.as_bytes();
-        let tail = format!("/{:x}", self.id);
+        let tail = format!("{:x}", self.id);
+        let config = &self.shared.connector.config;
         for key in present {
-            let name = key
-                .strip_prefix(prefix)
-                .and_then(|key| key.strip_suffix(tail.as_bytes()))
-                .and_then(|name| LockName::new(std::str::from_utf8(name).ok()?).ok());
-            if let Some(lock) = name {
+            let lock = key
+                .strip_suffix(tail.as_bytes())
+                .and_then(|election| config.lock_of(std::str::from_utf8(election).ok()?));
+            if let Some(lock) = lock {
                 let session = self.clone();
                 let cleaning = async move { session.clean(&lock).await };
                 self.shared.spawn(cleaning);

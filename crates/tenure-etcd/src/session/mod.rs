@@ -167,7 +167,7 @@ impl Session {
     }
 
     fn key(&self, lock: &LockName) -> String {
-        keys::candidate(&self.shared.connector.config.prefix, lock, self.id)
+        keys::candidate(&self.shared.connector.config.election(lock), self.id)
     }
 
     /// The key of this candidate in this campaign, if it has one here.

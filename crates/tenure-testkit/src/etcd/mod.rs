@@ -1,5 +1,6 @@
 //! Private etcd clusters on loopback ports.
 
+mod in_between;
 pub mod metrics;
 pub mod programs;
 mod restore;
@@ -27,6 +28,16 @@ pub struct Member {
 impl Member {
     fn spawn(programs: &Programs, arguments: &[String]) -> Process {
         Process::start(programs.command("etcd").args(arguments))
+    }
+
+    /// The value of one of its arguments.
+    fn argument(&self, name: &str) -> String {
+        let flag = format!("--{name}=");
+        let mut values = self
+            .arguments
+            .iter()
+            .filter_map(|argument| argument.strip_prefix(&flag));
+        values.next().unwrap().to_owned()
     }
 
     /// Kills it as a crash would.
@@ -123,6 +134,8 @@ pub fn arguments(name: &str, data: &Path, client: &str, peer: &str, initial: &st
     flags.collect()
 }
 
+const QUIET: [&str; 2] = ["--logger=zap", "--log-level=error"];
+
 /// The members listen on `scheme`; `flags` are what `etcdctl` needs to talk to them.
 pub fn launch(
     count: usize,
@@ -156,7 +169,7 @@ fn launch_of(
         let client = format!("{scheme}://127.0.0.1:{port}");
         let peer = format!("http://127.0.0.1:{peer}");
         let mut arguments = arguments(&name, &dir.path().join(&name), &client, &peer, &initial);
-        arguments.extend(["--logger=zap", "--log-level=error"].map(str::to_owned));
+        arguments.extend(QUIET.map(str::to_owned));
         arguments.extend(more.iter().map(|&text| text.to_owned()));
         members.push(Member {
             port,
