@@ -23,6 +23,7 @@ use tenure_testkit::stores::state::State;
 
 use crate::bench;
 use crate::features;
+use crate::more;
 use crate::suite;
 
 /// The workspace's own commands
@@ -43,6 +44,10 @@ enum Command {
         /// Only the conformance suite of these backends, for quick work
         #[arg(long, value_name = "BACKEND", value_parser = backends())]
         only: Vec<String>,
+        /// The tests on servers that have to be built from source, and nothing else: the newest
+        /// etcd 3.6 and 3.7
+        #[arg(long, conflicts_with = "only")]
+        more: bool,
     },
     /// That each feature of the facade pulls its own store's client only, and builds alone
     Features,
@@ -156,8 +161,11 @@ fn run(command: Command) -> Result<ExitCode> {
             interrupt::install()?;
             run_stores(command)
         }
-        Command::Test { only } => {
+        Command::Test { only, more } => {
             interrupt::install()?;
+            if more {
+                return more::test();
+            }
             suite::test(&only)
         }
         Command::Features => {

@@ -32,9 +32,10 @@ impl Programs {
         Some(Self { folder })
     }
 
-    /// The newer release. `None`: left out.
+    /// The newer release, or that of all clusters where one is named. `None`: left out.
     pub fn newer() -> Option<Self> {
-        let folder = env::var_os(NEWER).map(PathBuf::from);
+        let folder = env::var_os(ALL).or_else(|| env::var_os(NEWER));
+        let folder = folder.map(PathBuf::from);
         if folder.is_none() {
             left_out(&format!(
                 "{NEWER} names no folder with a newer etcd; `cargo xtask test` builds one, then \

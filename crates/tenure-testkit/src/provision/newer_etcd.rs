@@ -22,6 +22,13 @@ pub const ETCD_3_6: EtcdLine = EtcdLine(GoModule {
     pinned: "go.etcd.io/etcd/server/v3",
 });
 
+/// The line after it, for `cargo xtask test --more`.
+pub const ETCD_3_7: EtcdLine = EtcdLine(GoModule {
+    folder: "tests/etcd-3.7",
+    name: "etcd-3.7",
+    pinned: "go.etcd.io/etcd/server/v3",
+});
+
 /// Each program and its package.
 const PROGRAMS: [(&str, &str); 3] = [
     ("etcd", "go.etcd.io/etcd/server/v3"),
@@ -92,12 +99,14 @@ mod tests {
 
     #[test]
     fn the_programs_of_a_line_are_of_one_release() {
-        let release = ETCD_3_6.0.release().unwrap();
-        assert!(release.starts_with("v3.6."), "{release}");
-        let text = ETCD_3_6.0.text().unwrap();
-        for (_, package) in PROGRAMS {
-            let required = format!("\t{package} {release} // indirect");
-            assert!(text.lines().any(|line| line == required), "{required}");
+        for (line, begin) in [(&ETCD_3_6, "v3.6."), (&ETCD_3_7, "v3.7.")] {
+            let release = line.0.release().unwrap();
+            assert!(release.starts_with(begin), "{release}");
+            let text = line.0.text().unwrap();
+            for (_, package) in PROGRAMS {
+                let required = format!("\t{package} {release} // indirect");
+                assert!(text.lines().any(|line| line == required), "{required}");
+            }
         }
     }
 }

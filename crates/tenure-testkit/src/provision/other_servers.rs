@@ -6,8 +6,10 @@ use std::path::PathBuf;
 use anyhow::Result;
 use tempfile::TempDir;
 
+use super::newer_etcd::{ETCD_3_6, ETCD_3_7, EtcdLine};
 use super::{newest_postgres, valkey};
 use crate::backends::Backend;
+use crate::etcd::programs;
 
 /// A server that is here, and the tests that run on it.
 #[derive(Debug)]
@@ -41,6 +43,40 @@ pub fn provide(backends: &[&Backend]) -> Result<Vec<OtherServer>> {
         all.push(newest_postgres()?);
     }
     Ok(all)
+}
+
+/// A server that has to be built from source, by its name.
+pub type Built = (&'static str, fn() -> Result<OtherServer>);
+
+/// Those of `cargo xtask test --more`.
+pub const BUILT: [Built; 2] = [
+    ("etcd 3.6", || etcd(&ETCD_3_6)),
+    ("etcd 3.7", || etcd(&ETCD_3_7)),
+];
+
+/// A newer etcd, which all clusters of the tests run.
+fn etcd(line: &EtcdLine) -> Result<OtherServer> {
+    let found = line.provide()?;
+    Ok(OtherServer {
+        name: format!("etcd {}", found.version),
+        backend: "etcd",
+        variable: programs::ALL,
+        programs: found.programs,
+        package: "tenure-etcd",
+        tests: &[
+            "auth",
+            "conformance",
+            "elections",
+            "endpoints",
+            "interop",
+            "ownership",
+            "queue",
+            "session_loss",
+            "tls",
+        ],
+        without: &[],
+        _folder: None,
+    })
 }
 
 /// Valkey. Without the tests that need TLS, which the fetched one has not, and a clock that can be
