@@ -13,7 +13,7 @@ use tenure_core::{
 };
 use tenure_etcd::{EtcdBackend, EtcdConfig};
 use tenure_testkit::etcd::metrics::Metrics;
-use tenure_testkit::etcd::{Cluster, start_newer, start_newer_with};
+use tenure_testkit::etcd::{Cluster, Member, start_newer, start_newer_with};
 use tenure_testkit::{LONG, candidate, held, lock, renewed, until, within_limit};
 
 /// The check with this name.
@@ -39,7 +39,7 @@ async fn a_learner_among_the_endpoints_is_passed_over() {
         return;
     };
     let job = lock("job");
-    let hosts: Vec<String> = cluster.members.iter().map(|m| m.address()).collect();
+    let hosts: Vec<String> = cluster.members.iter().map(Member::address).collect();
     // Each begins with an endpoint of its own choice.
     for number in 0..12 {
         let backend = EtcdBackend::connect(config(&hosts)).await.unwrap();
@@ -67,7 +67,7 @@ async fn a_term_goes_on_at_the_voter_that_was_restarted_and_not_at_the_learner()
     let Some(mut cluster) = with_learner() else {
         return;
     };
-    let hosts: Vec<String> = cluster.members.iter().map(|m| m.address()).collect();
+    let hosts: Vec<String> = cluster.members.iter().map(Member::address).collect();
     let (job, me) = (lock("job"), candidate("ann", 1));
     let backend = EtcdBackend::connect(config(&hosts)).await.unwrap();
     let mut grant = held(backend.acquire(&job, &me, LONG).await.unwrap());
@@ -96,7 +96,7 @@ async fn a_grpc_proxy_is_refused_by_its_name() {
     };
     let proxy = cluster.grpc_proxy(&[]);
     let (member, proxy) = (cluster.members[0].address(), proxy.address());
-    let refused = EtcdBackend::connect(config(&[proxy.clone()])).await;
+    let refused = EtcdBackend::connect(config(std::slice::from_ref(&proxy))).await;
     let error = refused.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Misconfigured, "{error}");
     assert!(error.to_string().contains("grpc-proxy"), "{error}");
@@ -181,8 +181,8 @@ async fn looking_writes_nothing_and_works_in_a_store_that_is_full() {
     };
     assert_eq!(holder.identity, "ann");
     let observer = Observer::new(looking.clone(), job.clone(), Policy::default());
-    let mut observed = observer.watch();
-    let first = within_limit("an observation", observed.next()).await;
+    let mut changes = observer.watch();
+    let first = within_limit("an observation", changes.next()).await;
     assert!(matches!(first, Some(Observation::Led { .. })), "{first:?}");
     let checks = looking.checks(&job, LONG).await;
     let alarm = check(&checks, "alarms");
@@ -193,7 +193,7 @@ async fn looking_writes_nothing_and_works_in_a_store_that_is_full() {
 
     leader.release(&grant).await.unwrap();
     until("the release is seen", async || {
-        let next = within_limit("an observation", observed.next()).await;
+        let next = within_limit("an observation", changes.next()).await;
         matches!(next, Some(Observation::Free))
     })
     .await;
