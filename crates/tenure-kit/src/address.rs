@@ -6,7 +6,8 @@ use std::net::{IpAddr, Ipv6Addr};
 
 use tenure_core::Error;
 
-/// A host and port, or the directory of a Unix socket and the port in the socket's name.
+/// A host and port, or the directory of a Unix socket and the port in the socket's name; with port
+/// 0 it is the path of the socket itself.
 ///
 /// A server is shown as it is written in a URL: `host:port`, `[v6]:port`.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -141,6 +142,9 @@ impl Address {
 
 impl fmt::Display for Address {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.is_socket() && self.port == 0 {
+            return f.write_str(&self.host);
+        }
         if self.host.contains(':') && !self.is_socket() {
             write!(f, "[{}]:{}", self.host, self.port)
         } else {
@@ -209,6 +213,7 @@ mod tests {
         assert_eq!((socket.host(), socket.port()), ("/run/pg", 5));
         assert!(socket.is_socket() && socket.is_loopback());
         assert_eq!(Address::parse_or_socket("/run/pg:7", 5).unwrap().port(), 7);
+        assert_eq!(Address::new("/run/a.sock", 0).to_string(), "/run/a.sock");
     }
 
     #[test]

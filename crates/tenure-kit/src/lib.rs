@@ -11,6 +11,7 @@
 //! | [`single_flight`] | one attempt for all who want its outcome |
 //! | [`tasks`] | on which runtime and in which process a backend works |
 //! | [`store_error`] | an error of a store, and what to do next |
+//! | [`allowance`] | how much a server may send before it has ended an answer |
 //! | [`deadline`] | one deadline for a call, and what is left of it for each step |
 //! | [`limits`] | bounds for sizes and durations, texts of others made harmless |
 //!
@@ -176,6 +177,7 @@
 //! tree. Keep rustls out of your own public signatures.
 
 pub mod address;
+pub mod allowance;
 pub mod backoff;
 pub mod deadline;
 pub mod limits;
@@ -188,6 +190,7 @@ pub mod tls;
 pub mod url;
 
 pub use address::Address;
+pub use allowance::Allowance;
 pub use backoff::Backoff;
 pub use deadline::Deadline;
 pub use lock_keys::LockKeys;
