@@ -12,8 +12,11 @@ use tenure_core::{
     Rises, SharedClock, Time, Wakeup,
 };
 use tenure_kit::Deadline;
+use tenure_kit::limits::shown;
 
-use crate::checks::{self, ConfirmationCheck, ElectionSettings, FIX, Permissions, Settings};
+use crate::checks::{
+    self, ConfirmationCheck, ElectionSettings, FIX, LockState, Permissions, Settings,
+};
 use crate::config::{RedisConfig, Replicas};
 use crate::errors::{self, StoreError, acl_line};
 use crate::keys::LockKeys;
@@ -21,9 +24,13 @@ use crate::net::network::Network;
 use crate::notifications::Notifications;
 use crate::requests::acquire::{self, Acquire};
 use crate::requests::look::Look;
+use crate::requests::probe::Probe;
 use crate::requests::release::Release;
 use crate::requests::renew::{self, Renew};
 use crate::topology::Topology;
+
+/// The lock beside whose keys commands are tried. No election has it: it need not exist.
+const PROBED: &str = "tenure-probe";
 
 /// A key still answers in the last millisecond of its expiry.
 const PAST_EXPIRY: Duration = Duration::from_millis(1);
@@ -68,6 +75,14 @@ impl RedisBackend {
             };
             error.into_error(Operation::Connect)
         })?;
+        let (lock, deadline) = (LockName::new(PROBED)?, topology.deadline());
+        let keys = LockKeys::new(&network.config.prefix, &lock);
+        let probe = Probe {
+            key: keys.lock(),
+            replicas,
+        };
+        let probed = topology.ask_holder(&lock, deadline, &probe).await;
+        probed.map_err(|error| error.into_error(Operation::Connect))?;
         for check in &checks {
             let remedy = check.remedy.as_deref().unwrap_or_default();
             tracing::warn!("Redis: {}; {remedy}", check.reason);
@@ -163,7 +178,7 @@ impl RedisBackend {
                 .swap(true, Ordering::Relaxed)
         {
             tracing::warn!(
-                problem,
+                problem = shown(&problem),
                 grant = acl_line(&self.shared.network.config.prefix),
                 "a lock was released, but its waiters could not be told; they wait for the lease \
                  to end, or poll"
@@ -232,8 +247,9 @@ impl LockBackend for RedisBackend {
     ) -> Result<Acquired, Error> {
         self.check_process(Operation::Acquire)?;
         let millis = in_millis(lease, Operation::Acquire)?;
+        let keys = &self.keys(lock);
         let acquire = Acquire {
-            keys: &self.keys(lock),
+            keys,
             candidate,
             lease: millis,
             replicas: self.replicas(),
@@ -243,6 +259,16 @@ impl LockBackend for RedisBackend {
             .ask_holder(lock, Deadline::for_lease(lease), &acquire)
             .await
             .map_err(|error| error.into_error(Operation::Acquire))?;
+        match &outcome {
+            acquire::Outcome::Held(token) => {
+                self.shared.notifications.met_term(keys, Some(*token));
+            }
+            acquire::Outcome::Taken { holder, .. } => {
+                let token = holder.as_ref().and_then(|holder| holder.token);
+                self.shared.notifications.met_term(keys, token);
+            }
+            acquire::Outcome::NewIncarnation { .. } => {}
+        }
         Ok(match outcome {
             acquire::Outcome::Held(token) => Acquired::Held(Grant::new(
                 lock.clone(),
@@ -261,8 +287,8 @@ impl LockBackend for RedisBackend {
                     .fetch_add(1, Ordering::Relaxed);
                 tracing::warn!(
                     lock = lock.as_str(),
-                    before,
-                    now,
+                    before = shown(&before),
+                    now = shown(&now),
                     ?wait,
                     "the Redis server was restarted or replaced since the last term, and may have \
                      forgotten one that still goes on: no candidate is elected until it is over; if this \
@@ -348,7 +374,7 @@ impl LockBackend for RedisBackend {
     fn changes(&self, lock: &LockName) -> Changes {
         self.shared
             .notifications
-            .subscribe(self.keys(lock).channel())
+            .subscribe(lock, self.keys(lock).channel())
     }
 
     /// When the servers of the URL turn out to belong to two deployments: another leader may be on the
@@ -395,8 +421,16 @@ impl LockBackend for RedisBackend {
         let may = topology
             .ask_holder(lock, topology.deadline(), &permissions)
             .await;
-        checks.push(may.unwrap_or_else(|error| failed("permissions", error)));
-        let heard = self.shared.notifications.try_out(keys.channel()).await;
+        checks.extend(may.unwrap_or_else(|error| vec![failed("permissions", error)]));
+        let state = topology
+            .ask_holder(lock, topology.deadline(), &LockState { keys })
+            .await;
+        checks.extend(checks::lock_state(state));
+        let heard = self
+            .shared
+            .notifications
+            .try_out(lock, keys.channel())
+            .await;
         checks.push(checks::hearing(heard, &config.prefix));
         checks.push(checks::encryption(config));
         checks.extend(checks::sentinels(config));

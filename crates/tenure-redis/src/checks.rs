@@ -3,12 +3,15 @@
 
 use async_trait::async_trait;
 use redis::{Value, cmd};
-use tenure_core::{Check, ErrorKind};
+use tenure_core::{Check, ErrorKind, FencingToken};
 use tenure_kit::Address;
 
 use crate::config::{RedisConfig, Replicas, Servers};
 use crate::errors::{self, StoreError, acl_line};
+use crate::keys::LockKeys;
 use crate::net::connection::{Connection, field};
+use crate::requests::look::{Look, read};
+use crate::requests::probe::{refusal, scratch};
 use crate::topology::lock_server::{LockServer, Request};
 
 const EVICTION: &str = "eviction";
@@ -54,6 +57,16 @@ fn writes_without_replicas() -> Check {
         "a master that is cut off from its replicas goes on granting terms, which a failover \
          forgets",
         "set min-replicas-to-write 1 at the server, or wait_replicas=1 in the URL",
+    )
+}
+
+/// It is how a restart or failover is noticed.
+fn tells_no_incarnation() -> Check {
+    Check::warning(
+        "incarnation",
+        "the server tells no replication id (INFO replication has no master_replid), so a restart or \
+         failover that forgets a term cannot be noticed: the lock can be given away while it is held",
+        "use Redis 4 or newer, or Valkey",
     )
 }
 
@@ -109,6 +122,54 @@ impl Request for ConfirmationCheck<'_> {
     }
 }
 
+/// Whether an attempt could use what stands in the keys of the lock, and both of them at once: in a
+/// cluster not while they are on two nodes.
+pub(crate) struct LockState<'a> {
+    pub(crate) keys: &'a LockKeys,
+}
+
+#[async_trait]
+impl Request for LockState<'_> {
+    type Answer = ();
+
+    async fn send(&self, server: &LockServer) -> Result<Self::Answer, StoreError> {
+        let (lock, fence) = (self.keys.lock(), self.keys.fence());
+        let mut both = cmd("EVAL");
+        both.arg("return 1").arg(2).arg(lock).arg(&fence);
+        server.query(&both).await?;
+        Look { keys: self.keys }.send(server).await?;
+        let written = read(server, &fence).await?;
+        if is_fence(&written) {
+            return Ok(());
+        }
+        let problem = "holds something that this library has not written";
+        Err(errors::corrupted(&fence, problem))
+    }
+}
+
+/// Whether attempts can go on from this fence: a token, an incarnation and a lease, or nothing.
+fn is_fence(written: &str) -> bool {
+    let mut fields = written.splitn(3, ' ');
+    let mut field = || fields.next().unwrap_or_default();
+    let (token, incarnation, lease) = (field(), field(), field());
+    let is_next = |token: u64| FencingToken::from_counter(token.saturating_add(1)).is_ok();
+    let is_word = |text: &str| text.chars().all(|c| c.is_ascii_alphanumeric());
+    let is_number = |text: &str| text.chars().all(|c| c.is_ascii_digit());
+    written.is_empty()
+        || (token.parse().is_ok_and(is_next) && is_word(incarnation) && is_number(lease))
+}
+
+/// What [`LockState`] has met; `None` if it is fine, or another check tells it.
+pub(crate) fn lock_state(outcome: Result<(), StoreError>) -> Option<Check> {
+    let error = outcome.err()?;
+    let (name, remedy) = match error.kind {
+        ErrorKind::Corrupted => ("lock", FIX),
+        _ if errors::waits_for_slot(&error) => ("slot", "end the move of the slot, or undo it"),
+        _ => return None,
+    };
+    Some(Check::unusable(name, error.to_string(), remedy))
+}
+
 /// Whether the user may do what an election does to the keys beginning with `key`.
 pub(crate) struct Permissions<'a> {
     pub(crate) key: &'a str,
@@ -117,10 +178,12 @@ pub(crate) struct Permissions<'a> {
 
 #[async_trait]
 impl Request for Permissions<'_> {
-    type Answer = Check;
+    type Answer = Vec<Check>;
 
     async fn send(&self, server: &LockServer) -> Result<Self::Answer, StoreError> {
-        permissions(server, self.key, self.config).await
+        let mut checks = vec![permissions(server, self.key, self.config).await?];
+        checks.extend(bounded_reads(server, &scratch(self.key), &self.config.prefix).await?);
+        Ok(checks)
     }
 }
 
@@ -237,28 +300,6 @@ fn judge_version(server: &str, version: &str, at: &Address) -> Check {
     Check::fine(VERSION, reason)
 }
 
-/// Runs the scripts' commands where they change nothing: on keys beside those of the lock, which do
-/// not exist, and on a channel without listeners. The first that is refused says why.
-const PERMITTED: &str = "
-local key, channel = KEYS[1], ARGV[1]
-for _, call in ipairs({
-  {'GET', key}, {'PTTL', key}, {'TIME'}, {'INFO', 'replication'},
-  {'SET', key, '', 'XX', 'PX', '1'}, {'PEXPIRE', key, '1'}, {'DEL', key},
-  {'PUBLISH', channel, ''},
-}) do
-  local answer = redis.pcall(unpack(call))
-  if type(answer) == 'table' and answer.err then return call[1] .. ': ' .. answer.err end
-end
-return ''";
-
-/// A key that no lock has: theirs end with the lock's closing brace or `:fence`.
-fn scratch(key: &str) -> String {
-    format!("{key}:doctor")
-}
-
-/// A hash that no script has.
-const NO_SCRIPT: &str = "0000000000000000000000000000000000000000";
-
 /// Whether the user may do what an election does to the keys beginning with `key`.
 async fn permissions(
     server: &LockServer,
@@ -266,65 +307,48 @@ async fn permissions(
     config: &RedisConfig,
 ) -> Result<Check, StoreError> {
     const NAME: &str = "permissions";
-    Ok(
-        match refusal(server, &scratch(key), config.replicas).await? {
-            None => Check::fine(NAME, "the user may run each step of an election"),
-            // A full memory, too few replicas: nothing that a permission would fix.
-            Some(refused) if !is_permission(&refused) => Check::unusable(
-                "elections",
-                format!("the server refuses {}", refused.escape_debug()),
-                "fix this: no candidate can be elected as it is",
-            ),
-            Some(refused) => Check::unusable(
-                NAME,
-                format!("the server refuses {}", refused.escape_debug()),
-                format!("grant it: {}", acl_line(&config.prefix)),
-            ),
-        },
-    )
+    Ok(match refusal(server, key, config.replicas).await? {
+        None => Check::fine(NAME, "the user may run each step of an election"),
+        Some(refused) if refused.is_unknown() => Check::unusable(
+            "elections",
+            refused.to_string(),
+            "enable it for this server (rename-command in its configuration): no candidate can \
+                 be elected as it is",
+        ),
+        // A full memory, too few replicas: nothing that a permission would fix.
+        Some(refused) if !refused.is_forbidden() => Check::unusable(
+            "elections",
+            refused.to_string(),
+            "fix this: no candidate can be elected as it is",
+        ),
+        Some(refused) => Check::unusable(
+            NAME,
+            refused.to_string(),
+            format!("grant it: {}", acl_line(&config.prefix)),
+        ),
+    })
 }
 
-/// What the server refuses of an election's commands, if anything, and why.
-async fn refusal(
+/// Whether a huge value in the lock's key is harmless. `None` if so.
+async fn bounded_reads(
     server: &LockServer,
     scratch: &str,
-    replicas: Option<Replicas>,
-) -> Result<Option<String>, StoreError> {
-    let script = |name: &str, script: &str| {
-        let mut command = cmd(name);
-        command.arg(script).arg(1).arg(scratch).arg(scratch);
-        command
-    };
-    // By its hash is how a script is run but for the first time.
-    let by_hash = match server.query(&script("EVALSHA", NO_SCRIPT)).await {
-        Err(error) if errors::wants_script(&error) => None,
-        answer => unless_forbidden(answer)?.err(),
-    };
-    if by_hash.is_some() {
-        return Ok(by_hash);
-    }
-    match unless_forbidden(server.query(&script("EVAL", PERMITTED)).await)? {
-        Ok(Value::BulkString(text)) if text.is_empty() => {}
-        Ok(Value::BulkString(text)) => return Ok(Some(String::from_utf8_lossy(&text).into())),
-        Ok(_) => return Err(errors::unreadable("a script")),
-        Err(refused) => return Ok(Some(refused)),
-    }
-    if replicas.is_none() {
-        return Ok(None);
-    }
-    // For none, so without waiting.
-    let waited = server.query(cmd("WAIT").arg(0).arg(1)).await;
-    Ok(unless_forbidden(waited)?.err())
-}
-
-/// Takes what is forbidden out of what has failed.
-fn unless_forbidden(
-    answer: Result<Value, StoreError>,
-) -> Result<Result<Value, String>, StoreError> {
-    match answer {
-        Err(error) if error.kind == ErrorKind::Forbidden => Ok(Err(error.to_string())),
+    prefix: &str,
+) -> Result<Option<Check>, StoreError> {
+    match server
+        .query(cmd("GETRANGE").arg(scratch).arg(0).arg(0))
+        .await
+    {
+        Ok(_) => Ok(None),
+        Err(error) if matches!(error.kind, ErrorKind::Forbidden | ErrorKind::Unsupported) => {
+            Ok(Some(Check::warning(
+                "value size",
+                "the user may not run GETRANGE, so a huge value under the lock's name would block \
+                 the server with each call",
+                format!("grant it: {}", acl_line(prefix)),
+            )))
+        }
         Err(error) => Err(error),
-        Ok(value) => Ok(Ok(value)),
     }
 }
 
@@ -345,17 +369,6 @@ pub(crate) fn hearing(heard: Result<(), StoreError>, prefix: &str) -> Check {
             FIX,
         ),
     }
-}
-
-fn is_permission(refused: &str) -> bool {
-    [
-        "NOPERM",
-        "ACL failure",
-        "The user executing the script",
-        "permissions",
-    ]
-    .iter()
-    .any(|text| refused.contains(text))
 }
 
 /// Whether what is said on the way to the servers can be read there.
@@ -418,6 +431,11 @@ async fn settings(
     }
     let persistence = note(connection.query(cmd("INFO").arg("persistence")).await)?;
     let replication = note(connection.query(cmd("INFO").arg("replication")).await)?;
+    if let Some(info) = &replication
+        && field(info, "master_replid").is_none()
+    {
+        checks.push(tells_no_incarnation());
+    }
     let mut setting = async |name: &str| match connection.setting(name).await {
         Ok(setting) => Ok(setting),
         Err(error) => note(Err(error)).map(|_| None),

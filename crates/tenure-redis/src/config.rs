@@ -9,6 +9,10 @@ use tenure_core::Error;
 use tenure_kit::limits::{check_timeout, shortened};
 use tenure_kit::{Address, Credentials, Secret, Tls, TlsNames, Url};
 
+mod scheme;
+
+use scheme::Kind;
+
 /// The longest prefix of keys and channels, in bytes.
 const MAX_PREFIX_BYTES: usize = 100;
 
@@ -83,6 +87,20 @@ impl RedisConfig {
         Ok(Self::with_servers(Servers::Single(address)))
     }
 
+    /// One server on this host, by the absolute path of its Unix socket (`unixsocket` in the
+    /// server's configuration).
+    ///
+    /// Fails with [`InvalidInput`](tenure_core::ErrorKind::InvalidInput). No I/O yet.
+    pub fn socket(path: impl Into<String>) -> Result<Self, Error> {
+        let path = path.into();
+        if !cfg!(unix) || !path.starts_with('/') || path.contains(char::is_control) {
+            return Err(Error::invalid_input(
+                "a Unix socket is given by its absolute path, as in redis+unix:///run/redis.sock",
+            ));
+        }
+        Ok(Self::with_servers(Servers::Single(Address::new(path, 0))))
+    }
+
     /// The master that `sentinels` (port 26379 by default) know under the name `master`.
     ///
     /// Give all of them, each by an address of its own, and the same ones to every process: a
@@ -114,20 +132,25 @@ impl RedisConfig {
     /// them does nothing but wait for messages. No I/O yet.
     ///
     /// Fails with [`InvalidInput`](tenure_core::ErrorKind::InvalidInput) for what cannot be taken
-    /// over: a Unix socket, certificates (the client does not show them; give the files by
+    /// over: certificates (the client does not show them; give the files by
     /// [`tls`](Self::tls)), and a TLS connection that verifies no name.
     pub fn from_client(client: &redis::Client) -> Result<Self, Error> {
         use redis::ConnectionAddr;
 
         let info = client.get_connection_info();
         let (host, port, encrypted) = match info.addr() {
-            ConnectionAddr::Tcp(host, port) => (host, port, false),
+            ConnectionAddr::Unix(path) => {
+                let path = path.to_str().unwrap_or_default();
+                Self::socket(path)?;
+                (path.to_owned(), 0, false)
+            }
+            ConnectionAddr::Tcp(host, port) => (host.clone(), *port, false),
             ConnectionAddr::TcpTls {
                 host,
                 port,
                 insecure: false,
                 tls_params: None,
-            } => (host, port, true),
+            } => (host.clone(), *port, true),
             ConnectionAddr::TcpTls { .. } => {
                 return Err(Error::invalid_input(
                     "the client has certificates of its own, or verifies no name; describe the \
@@ -136,11 +159,12 @@ impl RedisConfig {
             }
             _ => {
                 return Err(Error::invalid_input(
-                    "the client uses a Unix socket; locks need the server's address",
+                    "the client reaches its server in a way that this library does not know; \
+                     describe the server by RedisConfig::server",
                 ));
             }
         };
-        let address = Address::new(host.clone(), *port);
+        let address = Address::new(host, port);
         let mut config = Self::with_servers(Servers::Single(address));
         let settings = info.redis_settings();
         // Without a password the client does not use the user's name either.
@@ -163,8 +187,9 @@ impl RedisConfig {
     /// | `redis://[user:password@]host[:6379][/database]` | one server |
     /// | `redis+sentinel://[user:password@]host[:26379],.../master-name[/database]` | the master that sentinels name |
     /// | `redis+cluster://[user:password@]host[:6379],...` | a cluster |
+    /// | `redis+unix://[user:password@]/path/of/socket[?db=NUMBER]` | one server, by its Unix socket |
     ///
-    /// `rediss` instead of `redis` means TLS. User, password and the values of parameters are
+    /// `rediss` instead of `redis` means TLS; `valkey` and `valkeys` mean the same as they. User, password and the values of parameters are
     /// percent-encoded where they hold anything but letters, digits and `-._~`. Parameters:
     /// `password_file` and `password_env` in place of the password, `prefix`, `connect_timeout` and
     /// `request_timeout` (`500ms`, `2s`), `wait_replicas` and `wait_timeout` (see
@@ -212,6 +237,14 @@ impl RedisConfig {
                 (Self::sentinel(hosts, master)?, 1)
             }
             Kind::Cluster => (Self::cluster(hosts)?, 0),
+            Kind::Socket if url.hosts().is_empty() => {
+                return Self::socket(format!("/{}", url.path()?));
+            }
+            Kind::Socket => {
+                return Err(Error::invalid_input(
+                    "the URL of a Unix socket names no host; write redis+unix:///path/of/socket",
+                ));
+            }
         };
         if path.len() > database + 1 {
             return Err(Error::invalid_input("the URL's path has too many parts"));
@@ -229,6 +262,10 @@ impl RedisConfig {
     }
 
     fn take_parameters(&mut self, url: &mut Url) -> Result<(), Error> {
+        let is_socket = self.servers.addresses().iter().all(Address::is_socket);
+        if is_socket && let Some(database) = url.take_number("db")? {
+            self.database = database;
+        }
         if let Some(prefix) = url.take("prefix")? {
             *self = self.clone().prefix(prefix)?;
         }
@@ -396,7 +433,7 @@ fn check_user(credentials: &Credentials, whose: &str) -> Result<(), Error> {
     // Without a password no user would be logged in.
     Err(Error::invalid_input(format!(
         "there is a user name{whose} but no password; give both, or a password alone for the \
-         user `default` (redis://:PASSWORD@host)"
+         user `default`, with a colon in front of it"
     )))
 }
 
@@ -408,6 +445,7 @@ impl Replicas {
 impl fmt::Display for RedisConfig {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (kind, master) = match &self.servers {
+            Servers::Single(address) if address.is_socket() => ("+unix", ""),
             Servers::Single(_) => ("", ""),
             Servers::Sentinel { master, .. } => ("+sentinel", master.as_str()),
             Servers::Cluster(_) => ("+cluster", ""),
@@ -429,34 +467,6 @@ impl FromStr for RedisConfig {
 
     fn from_str(url: &str) -> Result<Self, Error> {
         Self::from_url(url)
-    }
-}
-
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Kind {
-    Single,
-    Sentinel,
-    Cluster,
-}
-
-impl Kind {
-    /// And whether the connection is encrypted.
-    fn of_scheme(scheme: &str) -> Result<(Self, bool), Error> {
-        Ok(match scheme {
-            "redis" => (Self::Single, false),
-            "rediss" => (Self::Single, true),
-            "redis+sentinel" => (Self::Sentinel, false),
-            "rediss+sentinel" => (Self::Sentinel, true),
-            "redis+cluster" => (Self::Cluster, false),
-            "rediss+cluster" => (Self::Cluster, true),
-            _ => {
-                return Err(Error::invalid_input(
-                    "the URL's scheme is unknown; known are redis://, redis+sentinel://, \
-                     redis+cluster:// and, with TLS, rediss://, rediss+sentinel://, \
-                     rediss+cluster://",
-                ));
-            }
-        })
     }
 }
 

@@ -4,6 +4,7 @@ use std::io;
 
 use redis::RedisError;
 use tenure_core::ErrorKind;
+use tenure_kit::allowance::ENDLESS;
 use tenure_kit::limits::shown;
 use tenure_kit::{Address, Recovery};
 
@@ -20,6 +21,8 @@ pub(crate) enum NextStep {
     Moved(Address),
     /// The lock's slot is on its way to another node: ask that one this once.
     Ask(Address),
+    /// The lock's keys are on two nodes, while its slot is moved: no node can run a script.
+    WaitForSlot,
     /// The server has forgotten the script: send its text.
     SendScript,
 }
@@ -74,9 +77,35 @@ pub(crate) fn unconfirmed(master: &Address, why: StoreError) -> StoreError {
 pub(crate) fn moving() -> StoreError {
     StoreError::new(
         ErrorKind::Unavailable,
-        "the cluster's nodes do not agree on who has the lock's slot; is it being moved? It is \
-         tried again",
+        "the cluster's nodes do not agree on who has the lock's slot, as for a moment while it is \
+         moved; if that lasts, see CLUSTER NODES, and redis-cli --cluster fix",
     )
+}
+
+/// The keys of a lock are on two nodes.
+pub(crate) fn slot_in_two_places(
+    slot: u16,
+    at: &Address,
+    moving: Option<&(String, String)>,
+) -> StoreError {
+    let nodes = moving.map_or_else(
+        || format!("{at} and another node"),
+        |(from, to)| format!("{from}, which it leaves, and {to}, to which it goes"),
+    );
+    StoreError::new(
+        ErrorKind::Unavailable,
+        format!(
+            "slot {slot} of the cluster is being moved, and no candidate can be elected while the \
+             lock and its fence are on two nodes: {nodes}; if nobody is moving it any more, end it \
+             with redis-cli --cluster fix, or CLUSTER SETSLOT {slot} NODE on both"
+        ),
+    )
+    .recover_by(Recovery::Store(NextStep::WaitForSlot))
+}
+
+/// Whether the lock's slot has to come to one node first.
+pub(crate) fn waits_for_slot(error: &StoreError) -> bool {
+    error.recovery == Recovery::Store(NextStep::WaitForSlot)
 }
 
 pub(crate) fn unreadable(what: &str) -> StoreError {
@@ -122,7 +151,7 @@ pub(crate) fn answered(address: &Address, prefix: &str, error: RedisError) -> St
 /// The line that grants a user all that this crate needs.
 pub(crate) fn acl_line(prefix: &str) -> String {
     format!(
-        "ACL SETUSER <user> ~{prefix}:* &{prefix}:* +@connection +evalsha +eval +get +set +del \
+        "ACL SETUSER <user> ~{prefix}:* &{prefix}:* +ping +select +asking +evalsha +eval +get +getrange +set +del \
          +pexpire +pttl +time +info +publish +subscribe +unsubscribe +wait +cluster|slots \
          +cluster|nodes +config|get"
     )
@@ -165,7 +194,10 @@ fn meaning(error: &RedisError, prefix: &str) -> Meaning {
             "user or password are wrong, or the user is switched off",
         ),
         "NOPERM" => fixed(Forbidden, &format!("grant it with: {}", acl_line(prefix))),
-        "LOADING" => fixed(Unavailable, "it has just started; it is tried again"),
+        "LOADING" => fixed(
+            Unavailable,
+            "it has just started, and answers when it has loaded its data",
+        ),
         "NOREPLICAS" => fixed(
             Unavailable,
             "fewer replicas are linked than its min-replicas-to-write asks for; bring them back",
@@ -181,7 +213,11 @@ fn meaning(error: &RedisError, prefix: &str) -> Meaning {
             Recovery::Reconnect,
             "the cluster does not cover all slots just now".to_owned(),
         ),
-        "TRYAGAIN" => fixed(Unavailable, "the lock's slot is moving to another node"),
+        "TRYAGAIN" => (
+            Unavailable,
+            Recovery::Store(NextStep::WaitForSlot),
+            "the lock's slot is being moved to another node".to_owned(),
+        ),
         "NOSCRIPT" => (
             Internal,
             Recovery::Store(NextStep::SendScript),
@@ -203,18 +239,20 @@ fn meaning(error: &RedisError, prefix: &str) -> Meaning {
         ),
         "UNKNOWN" => fixed(
             Unsupported,
-            "its version is too old (Redis 5 is needed), or the command is renamed there",
+            "elections need this command: it is disabled or renamed there (rename-command), or the \
+             version is too old (Redis 5 is needed)",
         ),
         "MAXCLIENTS" => fixed(Unavailable, "raise its maxclients"),
-        _ => fixed(Unavailable, "it is tried again"),
+        _ => fixed(Unavailable, "the server's own log may say more"),
     }
 }
 
 /// Errors of a command inside a script come as `ERR` on old servers, with the code in the text.
 fn code_in(detail: &str) -> &'static str {
-    const INSIDE: [(&str, &str); 13] = [
-        ("unknown command", "UNKNOWN"),
-        ("unknown subcommand", "UNKNOWN"),
+    if is_unknown_command(detail) {
+        return "UNKNOWN";
+    }
+    const INSIDE: [(&str, &str); 11] = [
         ("max number of clients", "MAXCLIENTS"),
         ("ACL failure in script", "NOPERM"),
         ("The user executing the script", "NOPERM"),
@@ -231,6 +269,15 @@ fn code_in(detail: &str) -> &'static str {
         .iter()
         .find(|(text, _)| detail.contains(text))
         .map_or("ERR", |(_, code)| code)
+}
+
+/// Whether a server says that it does not know a command: by itself, or in a script, where each
+/// version has words of its own.
+pub(crate) fn is_unknown_command(answer: &str) -> bool {
+    let answer = answer.to_ascii_lowercase();
+    answer.contains("unknown command")
+        || answer.contains("unknown subcommand")
+        || (answer.contains("unknown") && answer.contains("command called from"))
 }
 
 fn redirect(code: &str, detail: &str) -> Meaning {
@@ -263,6 +310,11 @@ fn meaning_without_code(error: &RedisError) -> Meaning {
             "user or password are wrong".to_owned(),
         ),
         Client::Parse | Client::UnexpectedReturnType => (
+            ErrorKind::Internal,
+            Recovery::Reconnect,
+            "is it Redis or Valkey? If it speaks TLS there, use rediss".to_owned(),
+        ),
+        _ if error.to_string().contains(ENDLESS) => (
             ErrorKind::Internal,
             Recovery::Reconnect,
             "is it Redis or Valkey?".to_owned(),

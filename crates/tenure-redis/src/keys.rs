@@ -25,6 +25,11 @@ impl LockKeys {
         format!("{}:fence", self.lock)
     }
 
+    /// The key of the number of failovers that the last term knew of, where there are sentinels.
+    pub(crate) fn failovers(&self) -> String {
+        format!("{}:failovers", self.lock)
+    }
+
     /// The channel on which its releases are told.
     pub(crate) fn channel(&self) -> String {
         format!("{}:released", self.lock)

@@ -87,6 +87,7 @@
 //! |---|---|---|---|
 //! | `<prefix>:{<lock>}` | string | `1 <campaign> <token> <lease in ms> <identity>[ <published value>]` | with the lease |
 //! | `<prefix>:{<lock>}:fence` | string | `<last token> <incarnation> <lease in ms>` | never |
+//! | `<prefix>:{<lock>}:failovers` | string, with Sentinel | the number of the latest failover that the last term knew of | never |
 //! | `<prefix>:{<lock>}:released` | channel | an empty message for each release | |
 //!
 //! The `1` is the format's version; a value of another version counts as held until it expires, so
@@ -106,6 +107,11 @@
 //! sentinels as long as it lasts. In a
 //! cluster redirections are followed, and the map of slots is fetched anew when a node is lost,
 //! from the first node that names another for the lock's slot.
+//!
+//! # What a server can do to a process
+//!
+//! An answer has one time limit as a whole, and 8 MiB; a value is read up to 4 KiB. A waiting
+//! candidate looks at the lock 20 times a second at most when messages on its channel are not true.
 //!
 //! # Redlock is refused
 //!
@@ -142,6 +148,7 @@ mod errors;
 mod keys;
 mod net;
 mod notifications;
+mod pace;
 mod requests;
 mod topology;
 mod value;

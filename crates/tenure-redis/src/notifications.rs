@@ -10,24 +10,30 @@
 
 use std::collections::HashMap;
 use std::fmt;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use futures_util::{StreamExt as _, stream};
 use redis::aio::{PubSubSink, PubSubStream};
-use tenure_core::{Changes, ErrorKind, Hint};
-use tenure_kit::Backoff;
+use tenure_core::{Changes, ErrorKind, FencingToken, Hint, LockName};
 use tenure_kit::deadline::within;
+use tenure_kit::{Address, Allowance, Backoff};
 use tokio::sync::{Notify, watch};
-use tokio::time::sleep;
+use tokio::time::{Instant, Interval, interval_at, sleep};
 
 use crate::errors::StoreError;
+use crate::keys::LockKeys;
 use crate::net::hold;
-use crate::net::network::Network;
+use crate::net::network::{Network, Subscriber};
+use crate::pace::Pace;
 use crate::topology::Topology;
 
 /// How often a silent connection is asked whether it is still there.
 const PING_EVERY: Duration = Duration::from_secs(5);
+
+/// How often a connection is compared with where calls go now.
+const LOOK_EVERY: Duration = Duration::from_millis(500);
 
 const SHORTEST_WAIT: Duration = Duration::from_millis(20);
 const LONGEST_WAIT: Duration = Duration::from_secs(2);
@@ -54,9 +60,14 @@ struct Channels {
 }
 
 struct Channel {
+    lock: LockName,
     /// Counts the messages. Its end tells those who wait that no more will come.
     messages: watch::Sender<u64>,
     subscribed: bool,
+    /// The token of the last term that an attempt of this process has met.
+    last_term: Option<FencingToken>,
+    /// How often that has changed.
+    changes: Arc<AtomicU64>,
 }
 
 impl Notifications {
@@ -70,22 +81,26 @@ impl Notifications {
 
     /// The hints about one lock. Ends when hints are forbidden, the backend's runtime is gone, or
     /// in a forked child.
-    pub(crate) fn subscribe(&self, channel: String) -> Changes {
+    pub(crate) fn subscribe(&self, lock: &LockName, channel: String) -> Changes {
         let process = self.network.process();
         if !process.is_current() {
             return Box::pin(stream::empty());
         }
-        let (receiver, start) = {
+        let (receiver, changes, start) = {
             let mut channels = hold(&self.shared.channels);
             let new = || Channel {
+                lock: lock.clone(),
                 messages: watch::Sender::new(0),
                 subscribed: false,
+                last_term: None,
+                changes: Arc::default(),
             };
             let entry = channels.by_name.entry(channel.clone()).or_insert_with(new);
             let receiver = entry.messages.subscribe();
+            let changes = entry.changes.clone();
             let start = !channels.listening;
             channels.listening = true;
-            (receiver, start)
+            (receiver, changes, start)
         };
         if start {
             let listener = self.listener(self.shared.clone());
@@ -95,14 +110,36 @@ impl Notifications {
         }
         let subscription = Subscription {
             receiver: Some(receiver),
+            pace: Pace::new(changes.load(Ordering::Relaxed)),
+            changes,
             channel,
             shared: self.shared.clone(),
         };
         let hints = stream::unfold(subscription, |mut subscription| async {
-            subscription.receiver.as_mut()?.changed().await.ok()?;
+            let receiver = subscription.receiver.as_mut()?;
+            receiver.changed().await.ok()?;
+            let changes = subscription.changes.load(Ordering::Relaxed);
+            subscription.pace.allow(changes).await;
+            // What has come meanwhile is the same hint.
+            receiver.borrow_and_update();
             Some((Hint::MayBeFree, subscription))
         });
         Box::pin(process.confine(hints))
+    }
+
+    /// An attempt on the lock has met the term with this token. If it is another one than before,
+    /// the hints were true.
+    pub(crate) fn met_term(&self, keys: &LockKeys, token: Option<FencingToken>) {
+        let mut channels = hold(&self.shared.channels);
+        if channels.by_name.is_empty() {
+            return;
+        }
+        if let Some(channel) = channels.by_name.get_mut(&keys.channel())
+            && channel.last_term != token
+        {
+            channel.last_term = token;
+            channel.changes.fetch_add(1, Ordering::Relaxed);
+        }
     }
 
     fn listener(&self, shared: Arc<Shared>) -> Listener {
@@ -116,10 +153,12 @@ impl Notifications {
 
     /// Does once what a listener does, on a connection of its own. Each step is bounded; dropped,
     /// it ends by itself.
-    pub(crate) async fn try_out(&self, channel: String) -> Result<(), StoreError> {
+    pub(crate) async fn try_out(&self, lock: &LockName, channel: String) -> Result<(), StoreError> {
         let trial = self.listener(Arc::default());
+        let lock = lock.clone();
         let hearing = self.network.tasks.spawn(async move {
-            let (mut sink, _messages) = trial.topology.subscriber().await?.split();
+            let subscriber = trial.topology.subscriber(&[lock]).await?;
+            let (mut sink, _messages) = subscriber.connection.split();
             trial.bounded(sink.subscribe(&channel)).await?;
             trial.bounded(sink.ping::<redis::Value>()).await?;
             trial.bounded(sink.unsubscribe(&channel)).await
@@ -138,6 +177,8 @@ impl fmt::Debug for Notifications {
 struct Subscription {
     /// `None` only while it is dropped.
     receiver: Option<watch::Receiver<u64>>,
+    pace: Pace,
+    changes: Arc<AtomicU64>,
     channel: String,
     shared: Arc<Shared>,
 }
@@ -166,6 +207,40 @@ struct Listener {
     retired: bool,
 }
 
+/// A connection on which messages come.
+struct Heard {
+    address: Address,
+    sink: PubSubSink,
+    messages: PubSubStream,
+    allowance: Allowance,
+    looking: Interval,
+    /// When something came last.
+    at: Instant,
+}
+
+impl From<Subscriber> for Heard {
+    fn from(subscriber: Subscriber) -> Self {
+        let (sink, messages) = subscriber.connection.split();
+        let at = Instant::now();
+        Self {
+            address: subscriber.address,
+            sink,
+            messages,
+            allowance: subscriber.allowance,
+            // Calls may go to the former master for as long as this.
+            looking: interval_at(at + LOOK_EVERY, LOOK_EVERY),
+            at,
+        }
+    }
+}
+
+impl Heard {
+    fn something(&mut self) {
+        self.allowance.renew();
+        self.at = Instant::now();
+    }
+}
+
 /// Why listening on a connection has ended.
 enum Ended {
     /// No candidate waits any more.
@@ -181,7 +256,7 @@ impl Listener {
                 Ended::Unneeded => return,
                 Ended::Lost(error) => error,
             };
-            if error.kind == ErrorKind::Forbidden {
+            if matches!(error.kind, ErrorKind::Forbidden | ErrorKind::Unsupported) {
                 tracing::warn!(
                     %error,
                     "may not subscribe to releases of locks: candidates will poll"
@@ -206,6 +281,16 @@ impl Listener {
         unneeded
     }
 
+    /// Those that candidates wait for.
+    fn locks(&self) -> Vec<LockName> {
+        let channels = hold(&self.shared.channels);
+        channels
+            .by_name
+            .values()
+            .map(|channel| channel.lock.clone())
+            .collect()
+    }
+
     /// Ends the streams of all who wait.
     fn retire_with_all(&mut self) {
         let mut channels = hold(&self.shared.channels);
@@ -215,23 +300,25 @@ impl Listener {
     }
 
     async fn listen(&mut self, backoff: &mut Backoff) -> Ended {
-        let (mut sink, mut messages) = match self.topology.subscriber().await {
-            Ok(subscriber) => subscriber.split(),
+        let subscriber = match self.topology.subscriber(&self.locks()).await {
+            Ok(subscriber) => subscriber,
             Err(error) => return Ended::Lost(error),
         };
         for channel in hold(&self.shared.channels).by_name.values_mut() {
             channel.subscribed = false;
         }
+        let mut heard = Heard::from(subscriber);
         let mut subscribed = Vec::new();
         loop {
-            if let Err(error) = self.update(&mut sink, &mut subscribed).await {
+            if let Err(error) = self.update(&mut heard.sink, &mut subscribed).await {
                 return Ended::Lost(error);
             }
+            heard.something();
             backoff.reset();
             if self.is_unneeded() {
                 return Ended::Unneeded;
             }
-            if let Err(error) = self.hear(&mut sink, &mut messages).await {
+            if let Err(error) = self.hear(&mut heard).await {
                 return Ended::Lost(error);
             }
         }
@@ -278,25 +365,30 @@ impl Listener {
     }
 
     /// Passes messages on until the subscriptions have to be changed.
-    async fn hear(
-        &self,
-        sink: &mut PubSubSink,
-        messages: &mut PubSubStream,
-    ) -> Result<(), StoreError> {
+    async fn hear(&self, heard: &mut Heard) -> Result<(), StoreError> {
         loop {
             tokio::select! {
-                message = messages.next() => {
+                message = heard.messages.next() => {
                     let Some(message) = message else {
                         return Err(StoreError::new(ErrorKind::Unavailable, "the connection is lost"));
                     };
+                    heard.something();
                     let channels = hold(&self.shared.channels);
                     if let Some(channel) = channels.by_name.get(message.get_channel_name()) {
                         channel.messages.send_modify(|count| *count += 1);
                     }
                 }
                 () = self.shared.changed.notified() => return Ok(()),
-                () = sleep(PING_EVERY) => {
-                    self.bounded(sink.ping::<redis::Value>()).await?;
+                _ = heard.looking.tick() => {
+                    let address = &heard.address;
+                    if !self.topology.tells_releases(address, &self.locks()) {
+                        let replaced = format!("{address} was replaced");
+                        return Err(StoreError::new(ErrorKind::Unavailable, replaced));
+                    }
+                    if heard.at.elapsed() >= PING_EVERY {
+                        self.bounded(heard.sink.ping::<redis::Value>()).await?;
+                        heard.something();
+                    }
                 }
             }
         }

@@ -7,7 +7,7 @@
 use std::time::Duration;
 
 use tenure_core::record::MAX_LEASE;
-use tenure_core::{Candidate, FencingToken, Holder};
+use tenure_core::{Candidate, FencingToken, Holder, Identity};
 
 /// The end of the value, from the identity on.
 pub(crate) fn identity_and_value(candidate: &Candidate) -> String {
@@ -38,7 +38,7 @@ pub(crate) fn holder(value: &str, left: Duration) -> Option<Holder> {
     let token = fields.next()?.parse().ok();
     let _lease = fields.next()?;
     let identity = fields.next()?;
-    if campaign == "-" {
+    if campaign == "-" || identity.len() > Identity::MAX_CHARS {
         return None;
     }
     let mut holder = Holder::new(identity);

@@ -200,3 +200,47 @@ async fn a_thousand_elections_share_one_connection() {
     let clients = server.text(&["CLIENT", "LIST"]);
     assert_eq!(clients.lines().count(), 2, "{clients}");
 }
+
+/// Another user of the server may be allowed to publish there.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_flood_of_messages_costs_few_calls_and_no_term() {
+    let Some(server) = start(&[]) else { return };
+    let (one, two) = (server.connect().await, server.connect().await);
+    let leader = election(&one, "flood", "a", slow())
+        .campaign()
+        .await
+        .unwrap();
+    let waiting = election(&two, "flood", "b", slow());
+    let waiting = tokio::spawn(async move { waiting.campaign().await.unwrap().token() });
+    until("it waits", async || {
+        let listeners = server.text(&["PUBSUB", "NUMSUB", "tenure:{flood}:released"]);
+        listeners.ends_with(" 1")
+    })
+    .await;
+    let scripts = || {
+        let stats = server.text(&["INFO", "commandstats"]);
+        let line = stats
+            .lines()
+            .find(|line| line.starts_with("cmdstat_evalsha:"));
+        let calls = line.unwrap().split_once("calls=").unwrap().1;
+        let calls: u64 = calls.split_once(',').unwrap().0.parse().unwrap();
+        calls
+    };
+    let (before, start) = (scripts(), std::time::Instant::now());
+    let script = "for _ = 1, 50000 do redis.call('PUBLISH', KEYS[1], '') end";
+    for _ in 0..40 {
+        // One after the other, as 2,000,000 messages at once are the server's own matter.
+        server.command(&["EVAL", script, "1", "tenure:{flood}:released"]);
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    let (calls, took) = (scripts() - before, start.elapsed());
+    println!("2,000,000 messages in {took:?}: {calls} calls");
+    assert!(leader.is_valid());
+    // 50 at once, and 20 a second; beside that a heartbeat of the leader's, perhaps.
+    let most = 60.0 + 25.0 * took.as_secs_f64();
+    assert!(calls < most as u64, "{calls} calls in {took:?}");
+    let token = leader.token();
+    leader.resign().await.unwrap();
+    let next = within_limit("the next leader", waiting).await.unwrap();
+    assert!(next > token);
+}

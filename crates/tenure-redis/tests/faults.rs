@@ -761,3 +761,232 @@ async fn a_password_is_not_shown_by_a_server_without_auth() {
     assert!(!source.unwrap_or_default().contains("hunter2"));
     assert!(shown.contains("AUTH"), "{shown}");
 }
+
+/// Everything that the documentation asked for before values were read in part.
+#[tokio::test]
+async fn a_user_with_the_rights_of_the_version_before_goes_on() {
+    let Some(server) = start(&[]) else { return };
+    server.command(&["SET", "tenure:{rights}", "x"]);
+    let rights = "~tenure:* &tenure:* +@connection +evalsha +eval +get +set +del +pexpire +pttl \
+                  +time +info +publish +subscribe +unsubscribe +wait +cluster|slots \
+                  +cluster|nodes +config|get";
+    let mut command = vec!["ACL", "SETUSER", "app", "on", ">pw"];
+    command.extend(rights.split_whitespace());
+    server.command(&command);
+    let user = server.config().user("app").password("pw");
+    let backend = RedisBackend::connect(user).await.unwrap();
+    let lock = lock("rights");
+    // The same is said of what others have written.
+    let error = backend.acquire(&lock, &candidate("a", 1), LONG).await;
+    assert_error(&error.unwrap_err(), ErrorKind::Corrupted, "DEL");
+    server.command(&["DEL", "tenure:{rights}"]);
+    let grant = backend.acquire(&lock, &candidate("a", 1), LONG).await;
+    let grant = renewed(
+        backend
+            .renew(&held(grant.unwrap()), Time::ZERO)
+            .await
+            .unwrap(),
+    );
+    assert!(matches!(
+        backend.holder(&lock).await.unwrap(),
+        Occupancy::Led(_)
+    ));
+    backend.release(&grant).await.unwrap();
+    let checks = backend.checks(&lock, LONG).await;
+    assert_eq!(verdict(&checks, "permissions"), Verdict::Fine);
+    let size = found(&checks, "value size");
+    assert_eq!(size.verdict, Verdict::Warning);
+    assert!(
+        size.remedy.as_ref().unwrap().contains("+getrange"),
+        "{size:?}"
+    );
+    // The server is asked for a part once on each connection, and not with each call.
+    let refused = server.text(&["ACL", "LOG"]);
+    assert!(!refused.contains("count 3"), "{refused}");
+}
+
+#[tokio::test]
+async fn a_disabled_command_is_named_at_the_start() {
+    for (command, needed) in [
+        ("TIME", true),
+        ("GET", true),
+        ("PTTL", true),
+        ("PUBLISH", false),
+    ] {
+        let Some(server) = start(&["--rename-command", command, ""]) else {
+            return;
+        };
+        let connected = RedisBackend::connect(server.config()).await;
+        if !needed {
+            connected.unwrap();
+            continue;
+        }
+        let error = connected.unwrap_err();
+        assert_error(&error, ErrorKind::Unsupported, command);
+        assert_error(&error, ErrorKind::Unsupported, "rename-command");
+        let lazy = RedisBackend::lazy(server.config()).unwrap();
+        if command != "PTTL" {
+            let error = acquire_error(&lazy).await;
+            assert_error(&error, ErrorKind::Unsupported, command);
+            assert!(!error.is_retryable(), "{error}");
+        }
+        let checks = lazy.checks(&lock("faults"), LONG).await;
+        let elections = found(&checks, "elections");
+        assert_eq!(elections.verdict, Verdict::Unusable);
+        assert!(elections.reason.contains(command), "{elections:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_caller_that_is_not_polled_holds_no_other_back() {
+    let Some((master, replica)) = start_pair(&[]) else {
+        return;
+    };
+    let config = master
+        .config()
+        .wait_for_replicas(1, Duration::from_millis(500));
+    let backend = RedisBackend::connect(config).await.unwrap();
+    let (one, two) = (lock("unpolled"), lock("polled"));
+    let me = candidate("a", 1);
+    for lock in [&one, &two] {
+        // So that the server knows the scripts.
+        let grant = held(backend.acquire(lock, &me, LONG).await.unwrap());
+        backend.release(&grant).await.unwrap();
+    }
+    replica.freeze();
+    let mut first = backend.acquire(&one, &me, LONG);
+    until("it waits for the replica", async || {
+        let pending = futures_util::future::poll_immediate(&mut first).await;
+        assert!(pending.is_none());
+        master
+            .text(&["INFO", "clients"])
+            .contains("blocked_clients:1")
+    })
+    .await;
+    let error = backend.acquire(&two, &me, LONG).await.unwrap_err();
+    assert_error(&error, ErrorKind::Unavailable, "only 0 of the 1 replicas");
+    drop(first);
+    replica.thaw();
+}
+
+#[tokio::test]
+async fn a_server_is_reached_by_its_socket() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("redis.sock");
+    let path = path.to_str().unwrap();
+    let Some(server) = start(&["--unixsocket", path]) else {
+        return;
+    };
+    let config = RedisConfig::from_url(&format!("redis+unix://{path}?db=2")).unwrap();
+    let backend = RedisBackend::connect(config).await.unwrap();
+    let lock = lock("socket");
+    let grant = backend.acquire(&lock, &candidate("a", 1), LONG).await;
+    let grant = renewed(
+        backend
+            .renew(&held(grant.unwrap()), Time::ZERO)
+            .await
+            .unwrap(),
+    );
+    assert!(server.text(&["INFO", "keyspace"]).contains("db2:keys=2"));
+    assert_eq!(
+        verdict(&backend.checks(&lock, LONG).await, "encryption"),
+        Verdict::Fine
+    );
+    backend.release(&grant).await.unwrap();
+    let gone = RedisConfig::socket(format!("{path}.gone")).unwrap();
+    let error = RedisBackend::connect(gone).await.unwrap_err();
+    assert_error(&error, ErrorKind::Unavailable, "redis.sock.gone: ");
+}
+
+#[tokio::test]
+async fn a_password_that_changes_in_its_file_ends_no_term() {
+    let Some(server) = start(&[]) else { return };
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("password");
+    std::fs::write(&file, "first\n").unwrap();
+    let all = ["~tenure:*", "&tenure:*", "+@all"];
+    let mut user = vec!["ACL", "SETUSER", "app", "on", ">first"];
+    user.extend(all);
+    server.command(&user);
+    let config = server.config().user("app").password_file(&file);
+    let backend = RedisBackend::connect(config).await.unwrap();
+    let lock = lock("rotated");
+    let grant = backend.acquire(&lock, &candidate("a", 1), LONG).await;
+    let mut grant = held(grant.unwrap());
+    let mut changes = backend.changes(&lock);
+    for (old, new) in [("first", "second"), ("second", "third")] {
+        // Both count until everybody has the new one.
+        server.command(&["ACL", "SETUSER", "app", &format!(">{new}")]);
+        std::fs::write(&file, new).unwrap();
+        server.command(&["ACL", "SETUSER", "app", &format!("<{old}")]);
+        server.command(&["CLIENT", "KILL", "TYPE", "normal"]);
+        server
+            .try_command(&["CLIENT", "KILL", "TYPE", "pubsub"])
+            .ok();
+        grant = renewed(backend.renew(&grant, Time::ZERO).await.unwrap());
+        let hint = futures_util::StreamExt::next(&mut changes);
+        assert!(within_limit("a hint", hint).await.is_some());
+    }
+}
+
+/// What the test does to a server, and how the backend connects then.
+type State = (&'static str, fn(&Server) -> RedisConfig);
+
+#[tokio::test]
+async fn a_diagnosis_is_what_the_next_election_meets() {
+    let Some(server) = start(&[]) else { return };
+    let states: [State; 8] = [
+        ("a free lock", Server::config),
+        ("a user without rights", |server| {
+            server.command(&["ACL", "SETUSER", "none", "on", ">pw", "+ping", "+info"]);
+            server.config().user("none").password("pw")
+        }),
+        ("a user of another prefix", |server| {
+            let user = ["ACL", "SETUSER", "other", "on", ">pw", "~other:*", "+@all"];
+            server.command(&user);
+            server.config().user("other").password("pw")
+        }),
+        ("a full memory", |server| {
+            server.command(&["CONFIG", "SET", "maxmemory", "1"]);
+            server.config()
+        }),
+        ("too few replicas", |server| {
+            server.command(&["CONFIG", "SET", "maxmemory", "0"]);
+            server.command(&["CONFIG", "SET", "min-replicas-to-write", "1"]);
+            server.config()
+        }),
+        ("a foreign value", |server| {
+            server.command(&["CONFIG", "SET", "min-replicas-to-write", "0"]);
+            server.command(&["SET", "tenure:{faults}", "something else"]);
+            server.config()
+        }),
+        ("a foreign list", |server| {
+            server.command(&["DEL", "tenure:{faults}"]);
+            server.command(&["LPUSH", "tenure:{faults}", "x"]);
+            server.config()
+        }),
+        ("a foreign fence", |server| {
+            server.command(&["DEL", "tenure:{faults}"]);
+            server.command(&["SET", "tenure:{faults}:fence", "something else"]);
+            server.config()
+        }),
+    ];
+    for (state, config) in states {
+        let backend = RedisBackend::lazy(config(&server)).unwrap();
+        let lock = lock("faults");
+        let checks = backend.checks(&lock, LONG).await;
+        let me = candidate("a", 1);
+        let acquired = backend.acquire(&lock, &me, LONG).await;
+        let is_usable = checks
+            .iter()
+            .all(|check| check.verdict != Verdict::Unusable);
+        assert_eq!(
+            is_usable,
+            acquired.is_ok(),
+            "{state}: {acquired:?}, {checks:?}"
+        );
+        if let Ok(acquired) = acquired {
+            backend.release(&held(acquired)).await.unwrap();
+        }
+    }
+}

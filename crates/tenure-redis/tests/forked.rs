@@ -211,8 +211,8 @@ fn a_child_does_nothing(server: &Server, config: &RedisConfig) {
     } = inherited;
     parent.block_on(async {
         renewed(within_limit("its answer", under_way).await.unwrap());
-        // This one, and that of the child with a connection of its own.
-        assert_eq!(scripts(server), before.1 + 2);
+        // This one, and of the child with a connection of its own the probe and the attempt.
+        assert_eq!(scripts(server), before.1 + 3);
         renewed(backend.renew(&grant, Time::ZERO).await.unwrap());
         backend.release(&grant).await.unwrap();
         let heard = within_limit("the release", changes.next()).await;

@@ -81,3 +81,17 @@ async fn a_server_is_reached_by_tls_with_certificates_on_both_sides() {
     assert_eq!(error.kind(), ErrorKind::Misconfigured, "{error}");
     assert!(error.to_string().contains("CertificateRequired"), "{error}");
 }
+
+#[tokio::test]
+async fn a_port_without_tls_is_told() {
+    let Some(server) = start(&[]) else { return };
+    let config = RedisConfig::server(&server.address())
+        .unwrap()
+        .tls(Tls::new());
+    let error = RedisBackend::connect(config).await.unwrap_err();
+    assert!(error.message().contains("TLS"), "{error}");
+    assert!(
+        error.message().contains("redis instead of rediss"),
+        "{error}"
+    );
+}

@@ -370,6 +370,42 @@ async fn a_master_that_comes_back_as_it_was_grants_nothing_for_a_while() {
     assert!(next.token > before.token);
 }
 
+/// The process has not known the server before. The sentinels have counted the failovers.
+#[tokio::test]
+async fn who_is_started_after_a_master_came_back_as_it_was_hears_of_it_from_the_sentinels() {
+    let Some((master, replica)) = start_pair(&[]) else {
+        return;
+    };
+    let sentinels = start_sentinels(&master);
+    wait_for_sentinels(&sentinels, 1).await;
+    let config = sentinel_config(&sentinels).connect_timeout(Duration::from_millis(200));
+    sentinels[0].command(&["SENTINEL", "FAILOVER", "main"]);
+    until("all sentinels name the other one", async || {
+        let named = |sentinel: &Server| master_of(sentinel) == Some(replica.port);
+        sentinels.iter().all(named)
+    })
+    .await;
+    let lock = lock("as-it-was");
+    let (key, number) = ("tenure:{as-it-was}", "tenure:{as-it-was}:failovers");
+    let (a, b) = (candidate("a", 1), candidate("b", 2));
+    let backend = RedisBackend::connect(config.clone()).await.unwrap();
+    let before = win(&backend, &lock, &a, Duration::from_millis(50)).await;
+    assert_ne!(replica.text(&["GET", number]), "0");
+    replica.command(&["DEL", key]);
+    // Nothing has happened since: another process takes it at once.
+    let next = RedisBackend::connect(config.clone()).await.unwrap();
+    let next = held(next.acquire(&lock, &b, LONG).await.unwrap());
+    assert!(next.token > before.token);
+    replica.command(&["DEL", key]);
+    // As a master has it that was away over the failover.
+    replica.command(&["SET", number, "0"]);
+    let started_since = RedisBackend::connect(config).await.unwrap();
+    let acquired = started_since.acquire(&lock, &a, LONG).await.unwrap();
+    assert!(is_taken(&acquired), "{acquired:?}");
+    assert_eq!(started_since.incarnation_changes(), 1);
+    assert_ne!(replica.text(&["GET", number]), "0");
+}
+
 /// A process that is stopped does not ask the sentinels. When it goes on, whatever it does first
 /// must not be done on the master that they have replaced meanwhile.
 #[test]
@@ -687,6 +723,101 @@ async fn a_term_survives_the_move_of_its_slot() {
     let grant = renewed(backend.renew(&grant, Time::ZERO).await.unwrap());
     assert_eq!(cluster.holder_of(key), to);
     backend.release(&grant).await.unwrap();
+}
+
+/// Somebody has begun to move it, and gone home.
+#[tokio::test]
+async fn a_slot_that_is_left_migrating_is_told_and_keeps_the_fence() {
+    let Some(cluster) = start_cluster(3).await else {
+        return;
+    };
+    let backend = RedisBackend::connect(cluster.config()).await.unwrap();
+    let lock = lock("left");
+    let (key, fence) = ("tenure:{left}", "tenure:{left}:fence");
+    let me = candidate("a", 1);
+    let grant = held(backend.acquire(&lock, &me, LONG).await.unwrap());
+    let from = cluster.holder_of(key);
+    let (source, target) = (&cluster.nodes[from], &cluster.nodes[(from + 1) % 3]);
+    let slot = source.number(&["CLUSTER", "KEYSLOT", key]).to_string();
+    let [source_id, target_id] = [source, target].map(|node| node.text(&["CLUSTER", "MYID"]));
+    target.command(&["CLUSTER", "SETSLOT", &slot, "IMPORTING", &source_id]);
+    source.command(&["CLUSTER", "SETSLOT", &slot, "MIGRATING", &target_id]);
+    // The fence stays behind, without the lock.
+    backend.release(&grant).await.unwrap();
+    let is_told = |text: &str| {
+        for part in [&slot, &source.address(), &target.address()] {
+            assert!(text.contains(part.as_str()), "{part}: {text}");
+        }
+    };
+    let error = backend.acquire(&lock, &me, LONG).await.unwrap_err();
+    assert!(error.is_retryable(), "{error}");
+    is_told(error.message());
+    let checks = backend.checks(&lock, LONG).await;
+    let check = checks.iter().find(|check| check.name == "slot").unwrap();
+    assert_eq!(check.verdict, Verdict::Unusable);
+    is_told(&check.reason);
+    // Now the fence alone is at the other node.
+    let port = target.port.to_string();
+    source.command(&["MIGRATE", "127.0.0.1", &port, fence, "0", "5000"]);
+    let error = backend.acquire(&lock, &me, LONG).await.unwrap_err();
+    is_told(error.message());
+
+    for node in [source, target] {
+        node.command(&["CLUSTER", "SETSLOT", &slot, "NODE", &target_id]);
+    }
+    // It has come to another node: so it is kept for a lease first.
+    let short = Duration::from_millis(50);
+    until("it is in quarantine", async || {
+        backend.acquire(&lock, &me, short).await.is_ok()
+    })
+    .await;
+    target.command(&["PEXPIRE", key, "1"]);
+    let next = win(&backend, &lock, &me, LONG).await;
+    assert!(next.token > grant.token);
+}
+
+/// It may run on, and tell of nothing.
+#[tokio::test]
+async fn waiters_leave_a_node_that_was_replaced() {
+    let Some(cluster) = start_cluster(3).await else {
+        return;
+    };
+    let backend = RedisBackend::connect(cluster.config()).await.unwrap();
+    let lock = lock("replaced");
+    let key = "tenure:{replaced}";
+    let me = candidate("a", 1);
+    let grant = held(backend.acquire(&lock, &me, LONG).await.unwrap());
+    let mut changes = backend.changes(&lock);
+    within_limit("the subscription", changes.next())
+        .await
+        .unwrap();
+    let from = cluster.holder_of(key);
+    let (source, target) = (&cluster.nodes[from], &cluster.nodes[(from + 1) % 3]);
+    let channel = "tenure:{replaced}:released";
+    let listens = |node: &Server| node.text(&["PUBSUB", "NUMSUB", channel]).ends_with(" 1");
+    assert!(listens(source));
+    // All its slots go to another one.
+    let slot = source.number(&["CLUSTER", "KEYSLOT", key]).to_string();
+    let [source_id, target_id] = [source, target].map(|node| node.text(&["CLUSTER", "MYID"]));
+    target.command(&["CLUSTER", "SETSLOT", &slot, "IMPORTING", &source_id]);
+    source.command(&["CLUSTER", "SETSLOT", &slot, "MIGRATING", &target_id]);
+    let port = target.port.to_string();
+    for key in [key, "tenure:{replaced}:fence"] {
+        source.command(&["MIGRATE", "127.0.0.1", &port, key, "0", "5000"]);
+    }
+    for node in [target, source] {
+        node.command(&["CLUSTER", "SETSLOT", &slot, "NODE", &target_id]);
+    }
+    let grant = renewed(backend.renew(&grant, Time::ZERO).await.unwrap());
+    until("it is subscribed at the other node", async || {
+        listens(target)
+    })
+    .await;
+    within_limit("the new subscription", changes.next())
+        .await
+        .unwrap();
+    backend.release(&grant).await.unwrap();
+    within_limit("the release", changes.next()).await.unwrap();
 }
 
 /// One field of `INFO replication` that is a number.

@@ -8,8 +8,40 @@ fn an_applications_client_says_where_the_locks_are() {
         config,
         RedisConfig::from_url("redis://app:s3cret@db:6380/3").unwrap()
     );
-    let error = taken("unix:///run/redis.sock").unwrap_err();
-    assert!(error.message().contains("Unix socket"), "{error}");
+    assert_eq!(
+        taken("unix:///run/redis.sock").unwrap(),
+        RedisConfig::socket("/run/redis.sock").unwrap()
+    );
+}
+
+#[test]
+fn a_unix_socket_is_given_by_its_path() {
+    let config = RedisConfig::from_url("redis+unix://ann:pw@/run/r%20s/a.sock?db=3").unwrap();
+    let expected = RedisConfig::socket("/run/r s/a.sock").unwrap();
+    assert_eq!(config, expected.user("ann").password("pw").database(3));
+    assert_eq!(config.to_string(), "redis+unix://ann:***@/run/r s/a.sock/3");
+    for wrong in [
+        "redis+unix://run/a.sock",
+        "redis+unix:///run/a.sock?db=x",
+        "redis://host?db=3",
+    ] {
+        RedisConfig::from_url(wrong).unwrap_err();
+    }
+    RedisConfig::socket("run/a.sock").unwrap_err();
+}
+
+#[test]
+fn valkey_is_another_word_for_redis() {
+    for (valkey, redis) in [
+        ("valkey://h/1", "redis://h/1"),
+        ("valkeys://h", "rediss://h"),
+        ("valkey+sentinel://h/m", "redis+sentinel://h/m"),
+        ("valkeys+cluster://h", "rediss+cluster://h"),
+        ("valkey+unix:///s", "redis+unix:///s"),
+    ] {
+        let both = [valkey, redis].map(|url| RedisConfig::from_url(url).unwrap());
+        assert_eq!(both[0], both[1]);
+    }
 }
 
 #[test]

@@ -5,7 +5,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 pub(crate) mod connection;
 pub(crate) mod incarnation;
 pub(crate) mod network;
-pub(crate) mod silence;
+mod silence;
 mod stream;
 #[cfg(feature = "_tls")]
 mod tls;

@@ -10,13 +10,19 @@ use redis::{AsyncConnectionConfig, RedisConnectionInfo, cmd};
 use tenure_core::{BootClock, Error, ErrorKind, Operation, Process, SharedClock};
 use tenure_kit::deadline::within;
 use tenure_kit::tasks::AbortOnDrop;
-use tenure_kit::{Address, Credentials, Secret, Tasks};
+use tenure_kit::{Address, Allowance, Credentials, Secret, Tasks};
+#[cfg(unix)]
+use tokio::net::UnixStream;
 use tokio::net::{TcpStream, lookup_host};
 
 use super::connection::Connection;
 use super::stream::{Heard, OwnStream, Transport};
 use crate::config::RedisConfig;
 use crate::errors::{self, StoreError};
+
+/// What a server may send until an answer is whole. The longest that one has reason for is the map
+/// of a large cluster, with some MiB.
+pub(super) const LONGEST_ANSWER: u64 = 8 * 1024 * 1024;
 
 /// Calls that can wait to be written; more of them wait without harm.
 const CALLS_AHEAD: usize = 1024;
@@ -36,6 +42,14 @@ pub(crate) struct Network {
 pub(crate) struct Endpoint {
     address: Address,
     at: Option<SocketAddr>,
+}
+
+/// A connection for subscriptions.
+pub(crate) struct Subscriber {
+    pub(crate) address: Address,
+    pub(crate) connection: PubSub,
+    /// To be renewed with each message.
+    pub(crate) allowance: Allowance,
 }
 
 impl From<Address> for Endpoint {
@@ -113,6 +127,11 @@ impl Network {
         self.process().check(Operation::Connect)?;
         let address = &endpoint.address;
         let failed = |error| errors::connecting(&endpoint.shown(), error);
+        #[cfg(unix)]
+        if address.is_socket() {
+            let stream = UnixStream::connect(address.host()).await.map_err(failed)?;
+            return Ok(Box::new(OwnStream::new(stream, self.process().clone())));
+        }
         let connected = match endpoint.at {
             Some(at) => TcpStream::connect(at).await,
             None => TcpStream::connect((address.host(), address.port())).await,
@@ -123,7 +142,14 @@ impl Network {
         match &self.config.tls {
             None => Ok(Box::new(stream)),
             #[cfg(feature = "_tls")]
-            Some(tls) => Ok(Box::new(super::tls::connect(tls, address, stream).await?)),
+            Some(tls) => {
+                // Less than the whole has, so that the error says what the server did not do.
+                let limit = self.config.connect_timeout.mul_f64(0.75);
+                let shaking = super::tls::connect(tls, address, stream);
+                let shaken = tokio::time::timeout(limit, shaking).await;
+                let silent = |_| Err(super::tls::silent(address, limit));
+                Ok(Box::new(shaken.unwrap_or_else(silent)?))
+            }
             // The configuration was checked.
             #[cfg(not(feature = "_tls"))]
             Some(_) => Err(StoreError::new(
@@ -147,7 +173,9 @@ impl Network {
         };
         let address = endpoint.shown();
         let heard = Arc::new(AtomicU64::new(0));
-        let stream = Heard::new(self.transport(endpoint).await?, heard.clone());
+        let allowance = Allowance::new(LONGEST_ANSWER);
+        let stream = allowance.limit(self.transport(endpoint).await?);
+        let stream = Heard::new(stream, heard.clone());
         let settings = AsyncConnectionConfig::new()
             // Each call has a limit of ours.
             .set_response_timeout(None)
@@ -161,9 +189,10 @@ impl Network {
         let connection = Connection::new(
             address,
             &self.config.prefix,
-            self.process(),
+            &self.tasks,
             client,
             heard,
+            allowance,
             driver,
         );
         // Not left to the client, whose error would not say what the server has answered.
@@ -221,7 +250,7 @@ impl Network {
     }
 
     /// A connection for subscriptions, bounded.
-    pub(crate) async fn subscriber(&self, address: &Address) -> Result<PubSub, StoreError> {
+    pub(crate) async fn subscriber(&self, address: &Address) -> Result<Subscriber, StoreError> {
         self.bounded(address, async {
             let credentials = self.credentials();
             let mut info = RedisConnectionInfo::default().set_skip_set_lib_name();
@@ -231,10 +260,17 @@ impl Network {
                     info = info.set_username(user);
                 }
             }
-            let stream = self.transport(&address.clone().into()).await?;
-            PubSub::new(&info, stream)
+            let allowance = Allowance::new(LONGEST_ANSWER);
+            let stream = allowance.limit(self.transport(&address.clone().into()).await?);
+            let connection = PubSub::new(&info, stream)
                 .await
-                .map_err(|error| errors::answered(address, &self.config.prefix, error))
+                .map_err(|error| errors::answered(address, &self.config.prefix, error))?;
+            allowance.renew();
+            Ok(Subscriber {
+                address: address.clone(),
+                connection,
+                allowance,
+            })
         })
         .await
     }

@@ -1,10 +1,8 @@
 //! Whether a connection is dead without having been closed.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
-
-use tenure_core::Process;
 
 use super::hold;
 
@@ -19,66 +17,68 @@ pub(super) struct Silence {
     /// The value of `heard` and the time of sending, of the first call that its caller dropped
     /// without an answer.
     since: Mutex<Option<(u64, Instant)>>,
-    process: Process,
+    /// A probe for a whole answer is under way.
+    is_probed: AtomicBool,
+    /// Something may come from the server, but no whole answer in time.
+    is_given_up: AtomicBool,
+}
+
+/// Where the server was when a call was sent.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Sent {
+    heard: u64,
+    at: Instant,
 }
 
 impl Silence {
     /// `heard` counts what comes from the server.
-    pub(super) fn new(heard: Arc<AtomicU64>, process: Process) -> Self {
+    pub(super) fn new(heard: Arc<AtomicU64>) -> Self {
         Self {
             heard,
             since: Mutex::default(),
-            process,
+            is_probed: AtomicBool::new(false),
+            is_given_up: AtomicBool::new(false),
         }
     }
 
-    /// A call is sent now: hold this until it is answered.
-    pub(super) fn watch_call(&self) -> WatchedCall<'_> {
-        WatchedCall {
-            silence: self,
+    /// A call is sent now.
+    pub(super) fn sent(&self) -> Sent {
+        Sent {
             heard: self.heard.load(Ordering::Relaxed),
-            sent_at: Instant::now(),
+            at: Instant::now(),
         }
     }
 
-    /// Whether nothing has come since callers have given up on it, the first a while ago.
-    pub(super) fn has_lasted(&self) -> bool {
-        let heard = self.heard.load(Ordering::Relaxed);
-        matches!(*hold(&self.since), Some((then, since))
-            if then == heard && since.elapsed() >= LIMIT)
-    }
-
-    pub(super) fn has_been_broken(&self) -> bool {
-        self.heard.load(Ordering::Relaxed) > 0
-    }
-}
-
-/// A call that its caller may drop. If nothing at all comes from the server for a while then, the
-/// connection may be dead without having been closed (hazard 6): otherwise callers with a shorter
-/// limit than ours would wait on it without end.
-///
-/// It is not given up at once, because on one connection a `withdraw` cannot overtake the
-/// `acquire` that was dropped before it.
-pub(crate) struct WatchedCall<'a> {
-    silence: &'a Silence,
-    heard: u64,
-    sent_at: Instant,
-}
-
-impl Drop for WatchedCall<'_> {
-    fn drop(&mut self) {
-        let Silence {
-            heard,
-            since,
-            process,
-        } = self.silence;
-        // Another thread may have held the lock below at a fork.
-        if process.is_current() && heard.load(Ordering::Relaxed) == self.heard {
-            let mut since = hold(since);
+    /// The caller has gone without an answer. Says whether a probe is to be sent, which ends with
+    /// [`probed`](Self::probed).
+    pub(super) fn dropped(&self, call: Sent) -> bool {
+        if self.heard.load(Ordering::Relaxed) == call.heard {
+            let mut since = hold(&self.since);
             match &*since {
-                Some((heard, _)) if *heard == self.heard => {}
-                _ => *since = Some((self.heard, self.sent_at)),
+                Some((heard, _)) if *heard == call.heard => {}
+                _ => *since = Some((call.heard, call.at)),
             }
         }
+        !self.is_probed.swap(true, Ordering::AcqRel)
+    }
+
+    /// How the probe has ended.
+    pub(super) fn probed(&self, is_answered: bool) {
+        self.is_given_up.fetch_or(!is_answered, Ordering::AcqRel);
+        self.is_probed.store(false, Ordering::Release);
+    }
+
+    /// Whether nothing has come since callers have given up on it, the first a while ago, or no
+    /// whole answer in time.
+    pub(super) fn has_lasted(&self) -> bool {
+        let heard = self.heard.load(Ordering::Relaxed);
+        let is_silent = matches!(*hold(&self.since), Some((then, since))
+            if then == heard && since.elapsed() >= LIMIT);
+        is_silent || self.is_given_up.load(Ordering::Acquire)
+    }
+
+    /// Whether anything has ever come.
+    pub(super) fn was_broken(&self) -> bool {
+        self.heard.load(Ordering::Relaxed) > 0
     }
 }

@@ -17,14 +17,14 @@ impl<T: AsyncRead + AsyncWrite + Send + Unpin> Transport for T {}
 
 /// A connection's bytes, in the process that made it. A forked child neither moves nor closes them:
 /// the parent uses the same socket, and the same poller.
-pub(super) struct OwnStream {
+pub(super) struct OwnStream<S = TcpStream> {
     /// `None` only while it is dropped.
-    stream: Option<TcpStream>,
+    stream: Option<S>,
     process: Process,
 }
 
-impl OwnStream {
-    pub(super) fn new(stream: TcpStream, process: Process) -> Self {
+impl<S: Unpin> OwnStream<S> {
+    pub(super) fn new(stream: S, process: Process) -> Self {
         Self {
             stream: Some(stream),
             process,
@@ -33,7 +33,7 @@ impl OwnStream {
 
     fn poll<T>(
         &mut self,
-        poll: impl FnOnce(Pin<&mut TcpStream>) -> Poll<io::Result<T>>,
+        poll: impl FnOnce(Pin<&mut S>) -> Poll<io::Result<T>>,
     ) -> Poll<io::Result<T>> {
         match &mut self.stream {
             Some(stream) if self.process.is_current() => poll(Pin::new(stream)),
@@ -42,7 +42,7 @@ impl OwnStream {
     }
 }
 
-impl Drop for OwnStream {
+impl<S> Drop for OwnStream<S> {
     fn drop(&mut self) {
         if !self.process.is_current() {
             mem::forget(self.stream.take());
@@ -50,7 +50,7 @@ impl Drop for OwnStream {
     }
 }
 
-impl AsyncRead for OwnStream {
+impl<S: AsyncRead + Unpin> AsyncRead for OwnStream<S> {
     fn poll_read(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -60,7 +60,7 @@ impl AsyncRead for OwnStream {
     }
 }
 
-impl AsyncWrite for OwnStream {
+impl<S: AsyncWrite + Unpin> AsyncWrite for OwnStream<S> {
     fn poll_write(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -80,19 +80,19 @@ impl AsyncWrite for OwnStream {
 
 /// Counts what comes from the server, so that an answer is a sign of life also when the call that
 /// it was for has been dropped.
-pub(super) struct Heard {
-    stream: Box<dyn Transport>,
+pub(super) struct Heard<S> {
+    stream: S,
     reads: Arc<AtomicU64>,
 }
 
-impl Heard {
+impl<S> Heard<S> {
     /// Adds to `reads`.
-    pub(super) fn new(stream: Box<dyn Transport>, reads: Arc<AtomicU64>) -> Self {
+    pub(super) fn new(stream: S, reads: Arc<AtomicU64>) -> Self {
         Self { stream, reads }
     }
 }
 
-impl AsyncRead for Heard {
+impl<S: AsyncRead + Unpin> AsyncRead for Heard<S> {
     fn poll_read(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -107,7 +107,7 @@ impl AsyncRead for Heard {
     }
 }
 
-impl AsyncWrite for Heard {
+impl<S: AsyncWrite + Unpin> AsyncWrite for Heard<S> {
     fn poll_write(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,

@@ -2,6 +2,7 @@
 
 use std::io;
 use std::sync::Arc;
+use std::time::Duration;
 
 use tenure_core::ErrorKind;
 use tenure_kit::{Address, Tls};
@@ -32,10 +33,29 @@ pub(super) async fn connect(
         .map_err(|error| handshake_error(address, error))
 }
 
+/// A plain Redis waits for the end of a line that TLS does not send.
+pub(super) fn silent(address: &Address, limit: Duration) -> StoreError {
+    let message = format!(
+        "{address} did not answer the TLS handshake within {limit:?} (three quarters of \
+         connect_timeout); if the server speaks no TLS on this port, use its TLS port, or redis \
+         instead of rediss in the URL"
+    );
+    StoreError::new(ErrorKind::Timeout, message).reconnect()
+}
+
 fn handshake_error(address: &Address, error: io::Error) -> StoreError {
     // rustls' own errors come as `InvalidData`; all others are the network's.
     if error.kind() != io::ErrorKind::InvalidData {
         return errors::connecting(address, error);
+    }
+    if error.to_string().contains("InvalidContentType") {
+        let message = format!(
+            "{address} does not speak TLS on this port; use its TLS port, or redis instead of rediss \
+             in the URL"
+        );
+        return StoreError::new(ErrorKind::Misconfigured, message)
+            .reconnect()
+            .with_source(error);
     }
     let message = format!(
         "the TLS handshake with {address} failed: {error}; check the server's certificate, and ca, \

@@ -80,21 +80,33 @@ impl Acquire<'_> {
             .as_ref()
             .map_or(Duration::ZERO, |change| change.quarantine(lease + beyond));
         let is_back = change.as_ref().is_some_and(|change| change.is_back);
-        let answer = ACQUIRE
-            .run(
-                server,
-                &[self.keys.lock(), &self.keys.fence()],
-                &[
-                    &self.candidate.campaign.to_string(),
-                    &self.lease.to_string(),
-                    &identity_and_value(self.candidate),
-                    &MAX_LEASE.as_millis().to_string(),
-                    &quarantine.as_millis().to_string(),
-                    &beyond.as_millis().to_string(),
-                    if is_back { "1" } else { "0" },
-                ],
-            )
-            .await?;
+        let (campaign, millis) = (self.candidate.campaign.to_string(), self.lease.to_string());
+        let (longest, fence) = (MAX_LEASE.as_millis().to_string(), self.keys.fence());
+        let (identity, beyond) = (
+            identity_and_value(self.candidate),
+            beyond.as_millis().to_string(),
+        );
+        let quarantine = quarantine.as_millis().to_string();
+        let is_back = if is_back { "1" } else { "0" };
+        let all = [
+            &*campaign,
+            &millis,
+            &identity,
+            &longest,
+            &quarantine,
+            &beyond,
+            is_back,
+        ];
+        let keys = [self.keys.lock(), &fence];
+        let answer = match server.failovers {
+            None => ACQUIRE.run(server, &keys, &all).await?,
+            Some(number) => {
+                let (key, number) = (self.keys.failovers(), number.to_string());
+                let keys = [&keys[..], &[&key]].concat();
+                let all = [&all[..], &[&number]].concat();
+                ACQUIRE.run(server, &keys, &all).await?
+            }
+        };
         self.outcome(&answer, change.as_ref())
     }
 
@@ -135,9 +147,10 @@ impl Acquire<'_> {
 /// Takes the lock, or adopts what an earlier attempt of this candidate has left: of its identity and
 /// of its campaign.
 ///
-/// KEYS: the lock, its fence. ARGV: campaign, lease, identity with value, longest lease, how long
-/// it is in quarantine if it has no fence, how long beyond a lease if that is another
-/// incarnation's, whether it counts as one without a fence in any case.
+/// KEYS: the lock, its fence, and with sentinels the failover that the last term knew of. ARGV:
+/// campaign, lease, identity with value, longest lease, how long it is in quarantine if it has no
+/// fence, how long beyond a lease if that is another incarnation's, whether it counts as one
+/// without a fence in any case, and the number of the latest failover.
 ///
 /// - The token is one more than the last, and at least the server's time in tenths of a
 ///   millisecond: so it rises too when the fence was lost, if the clocks did not go back. (Terms
@@ -152,17 +165,21 @@ impl Acquire<'_> {
 /// - A server that was restarted with nothing kept, or replaced, has no fence to tell by; and one
 ///   that has come back as it was has one that tells nothing. There the caller knows, who was
 ///   connected to it before.
+/// - With sentinels a later failover than the last term knew of counts as another incarnation: the
+///   server may have come back as it was, after another one was the master.
 /// - A user who may not ask for the incarnation gets no lock.
-/// - The fence is written first: with a full memory (OOM) nothing is written at all then.
+/// - The first write is refused when memory is full (OOM), and then nothing is written at all.
+/// - A value that is there but empty is read as none; `NX` tells it, as the last step, since asking
+///   first would cost each acquisition a command.
 /// - An operator may have taken the expiry away (PERSIST); the lock would never be free again.
 /// - What it grants is the bare token, the cheapest answer to make: a list of a number and a
 ///   string takes the server a microsecond more, of twenty. The time becomes a token by cutting
 ///   and joining its digits: with arithmetic it takes two more, and five on a server at rest.
 static ACQUIRE: Script = Script::new(
     r"
-local held = redis.call('GET', KEYS[1])
+local held = read(KEYS[1])
 local adopted
-if held then
+if held ~= '' then
   local campaign, token, lease, owner = string.match(held, '^1 (%S+) (%d+) (%d+) (%S*)')
   if campaign ~= ARGV[1] or owner ~= string.match(ARGV[3], '^%S+') then
     local left = redis.call('PTTL', KEYS[1])
@@ -177,7 +194,8 @@ if held then
   adopted = token
 end
 local last, before, lease = '0', '', ''
-local fence = redis.call('GET', KEYS[2])
+local fence = read(KEYS[2])
+if fence == '' then fence = redis.call('GET', KEYS[2]) end
 if fence then
   last, before, lease = string.match(fence, '^(%d+) ?(%w*) ?(%d*)$')
   if not last then return {3, KEYS[2]} end
@@ -189,35 +207,47 @@ if at then incarnation = string.sub(info, at + 1, at + 40) end
 local time = redis.call('TIME')
 local digits = time[1] .. string.sub('00000' .. time[2], -6, -3)
 local now = tonumber(digits)
-if before ~= '' and incarnation ~= before then
-  if tonumber(last) >= now then last = string.format('%.0f', last + 1000000) end
-  local wait = math.max(tonumber(ARGV[2]), math.min(tonumber(lease) or 0, tonumber(ARGV[4])))
+local known, news
+if KEYS[3] then
+  known = tonumber(read(KEYS[3]))
+  news = not known or known < tonumber(ARGV[8])
+end
+local wait
+local told = before
+if before ~= '' and (incarnation ~= before or (known and news)) then
+  wait = math.max(tonumber(ARGV[2]), math.min(tonumber(lease) or 0, tonumber(ARGV[4])))
   wait = wait + tonumber(ARGV[6])
-  redis.call('SET', KEYS[2], last .. ' ' .. incarnation .. ' ' .. ARGV[2])
-  redis.call('SET', KEYS[1], '1 - 0 ' .. wait .. ' ', 'PX', wait)
-  return {2, wait, before, incarnation}
+elseif ARGV[5] ~= '0' and (not fence or ARGV[7] == '1') then
+  wait = tonumber(ARGV[5])
+  told = ''
 end
-if ARGV[5] ~= '0' and (not fence or ARGV[7] == '1') then
-  if tonumber(last) >= now then last = string.format('%.0f', last + 1000000) end
-  redis.call('SET', KEYS[2], last .. ' ' .. incarnation .. ' ' .. ARGV[2])
-  redis.call('SET', KEYS[1], '1 - 0 ' .. ARGV[5] .. ' ', 'PX', ARGV[5])
-  return {2, tonumber(ARGV[5]), '', incarnation}
-end
-if adopted then
+if wait then
+  local present = held == '' and 'NX' or 'XX'
+  if redis.call('SET', KEYS[1], '1 - 0 ' .. wait .. ' ', 'PX', wait, present) then
+    if tonumber(last) >= now then last = string.format('%.0f', last + 1000000) end
+    redis.call('SET', KEYS[2], last .. ' ' .. incarnation .. ' ' .. ARGV[2])
+    if news then redis.call('SET', KEYS[3], ARGV[8]) end
+    return {2, wait, told, incarnation}
+  end
+elseif adopted then
   redis.call('PEXPIRE', KEYS[1], ARGV[2])
   local mine = '1 ' .. ARGV[1] .. ' ' .. adopted .. ' ' .. ARGV[2] .. ' ' .. ARGV[3]
   if mine ~= held then redis.call('SET', KEYS[1], mine, 'PX', ARGV[2]) end
   return tonumber(adopted)
+else
+  local token = now
+  if tonumber(last) >= now then
+    token = last + 1
+    digits = string.format('%.0f', token)
+  end
+  if token >= 281474976710656 then return {3, KEYS[2]} end
+  redis.call('SET', KEYS[2], digits .. ' ' .. incarnation .. ' ' .. ARGV[2])
+  if news then redis.call('SET', KEYS[3], ARGV[8]) end
+  local mine = '1 ' .. ARGV[1] .. ' ' .. digits .. ' ' .. ARGV[2] .. ' ' .. ARGV[3]
+  if redis.call('SET', KEYS[1], mine, 'PX', ARGV[2], 'NX') then return token end
 end
-local token = now
-if tonumber(last) >= now then
-  token = last + 1
-  digits = string.format('%.0f', token)
-end
-if token >= 281474976710656 then return {3, KEYS[2]} end
-redis.call('SET', KEYS[2], digits .. ' ' .. incarnation .. ' ' .. ARGV[2])
-local mine = '1 ' .. ARGV[1] .. ' ' .. digits .. ' ' .. ARGV[2] .. ' ' .. ARGV[3]
-redis.call('SET', KEYS[1], mine, 'PX', ARGV[2])
-return token
+local left = redis.call('PTTL', KEYS[1])
+if left == -1 then return {3, KEYS[1]} end
+return {0, '', left}
 ",
 );

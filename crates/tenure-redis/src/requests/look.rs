@@ -6,7 +6,7 @@ use async_trait::async_trait;
 use redis::{Value, cmd};
 use tenure_core::{ErrorKind, Holder};
 
-use super::script::millis_from;
+use super::script::{LAST_BYTE, may_be_about_reading, millis_from};
 use crate::errors::{self, StoreError};
 use crate::keys::LockKeys;
 use crate::topology::lock_server::{LockServer, Request};
@@ -26,19 +26,13 @@ impl Request for Look<'_> {
 
     async fn send(&self, server: &LockServer) -> Result<Self::Answer, StoreError> {
         let key = self.keys.lock();
-        let value = match server.query(cmd("GET").arg(key)).await? {
-            Value::Nil => {
-                return match server.connection.refuse_replica().await {
-                    Err(error) if error.kind != ErrorKind::Forbidden => Err(error),
-                    _ => Ok(None),
-                };
-            }
-            Value::BulkString(bytes) => String::from_utf8_lossy(&bytes).into_owned(),
-            _ => return Err(errors::unreadable("GET")),
-        };
+        let value = read(server, key).await?;
         match server.query(cmd("PTTL").arg(key)).await? {
-            // It has expired between the two.
-            Value::Int(-2) => Ok(None),
+            // There is no such key.
+            Value::Int(-2) => match server.connection.refuse_replica().await {
+                Err(error) if error.kind != ErrorKind::Forbidden => Err(error),
+                _ => Ok(None),
+            },
             Value::Int(-1) => {
                 let without_expiry = holder(&value, Duration::ZERO).map(|mut holder| {
                     holder.expires_in = None;
@@ -51,5 +45,29 @@ impl Request for Look<'_> {
             Value::Int(left) => Ok(holder(&value, millis_from(left))),
             _ => Err(errors::unreadable("PTTL")),
         }
+    }
+}
+
+/// The beginning of a value, or all of it where the user may not read a part; empty if there is
+/// none.
+pub(crate) async fn read(server: &LockServer, key: &str) -> Result<String, StoreError> {
+    let connection = &server.connection;
+    if !connection.reads_whole() {
+        let mut part = cmd("GETRANGE");
+        match server.query(part.arg(key).arg(0).arg(LAST_BYTE)).await {
+            Err(error) if may_be_about_reading(&error) => {}
+            answer => return text_of(answer?, "GETRANGE"),
+        }
+    }
+    let value = text_of(server.query(cmd("GET").arg(key)).await?, "GET")?;
+    connection.read_whole();
+    Ok(value)
+}
+
+fn text_of(answer: Value, command: &str) -> Result<String, StoreError> {
+    match answer {
+        Value::Nil => Ok(String::new()),
+        Value::BulkString(bytes) => Ok(String::from_utf8_lossy(&bytes).into_owned()),
+        _ => Err(errors::unreadable(command)),
     }
 }

@@ -3,6 +3,7 @@
 
 pub(crate) mod acquire;
 pub(crate) mod look;
+pub(crate) mod probe;
 pub(crate) mod release;
 pub(crate) mod renew;
 mod script;

@@ -49,7 +49,8 @@ impl Request for Release<'_> {
 /// there is deleted too, as in a renewal.
 static RELEASE: Script = Script::new(
     r"
-local held = redis.call('GET', KEYS[1])
+local held = read(KEYS[1])
+if held == '' then held = redis.call('GET', KEYS[1]) end
 if held then
   local campaign, token, owner = string.match(held, '^1 (%S+) (%d+) %d+ (%S+)')
   if campaign ~= ARGV[1] or owner ~= ARGV[2] or (ARGV[3] ~= '' and token ~= ARGV[3]) then

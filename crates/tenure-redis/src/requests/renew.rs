@@ -71,9 +71,9 @@ impl Request for Renew<'_> {
 /// comparison and one command, which is as short as a conditional renewal gets.
 static RENEW: Script = Script::new(
     r"
-local held = redis.call('GET', KEYS[1])
+local held = read(KEYS[1])
 if held ~= ARGV[1] then
-  if not held then
+  if held == '' and not redis.call('GET', KEYS[1]) then
     redis.call('DEL', KEYS[1])
     return {0, '', 0}
   end

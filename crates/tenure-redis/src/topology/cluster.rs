@@ -7,7 +7,6 @@ use std::time::Duration;
 use async_trait::async_trait;
 use futures_util::future::join;
 use futures_util::stream::{FuturesUnordered, StreamExt as _};
-use redis::aio::PubSub;
 use redis::{Value, cmd};
 use tenure_core::ErrorKind;
 use tenure_kit::tasks::AbortOnDrop;
@@ -20,7 +19,7 @@ use super::slots::{self, Range, SlotMap, holder_in};
 use crate::errors::{self, NextStep, StoreError};
 use crate::net::connection::{Connection, text};
 use crate::net::hold;
-use crate::net::network::Network;
+use crate::net::network::{Network, Subscriber};
 
 /// How often a call follows the cluster to another node.
 const REDIRECTS: usize = 4;
@@ -49,7 +48,7 @@ impl Route for NodeRoute {
         self.network.bounded(&self.address, connecting).await
     }
 
-    async fn subscribe(&self) -> Result<PubSub, StoreError> {
+    async fn subscribe(&self) -> Result<Subscriber, StoreError> {
         self.network.subscriber(&self.address).await
     }
 }
@@ -115,6 +114,9 @@ impl Cluster {
             let Err(error) = outcome else {
                 return outcome;
             };
+            if errors::waits_for_slot(&error) {
+                return Err(self.in_two_places(slot, &address).await);
+            }
             let target = match &error.recovery {
                 Recovery::Store(NextStep::Moved(target)) => Some((target, false)),
                 Recovery::Store(NextStep::Ask(target)) => Some((target, true)),
@@ -146,6 +148,21 @@ impl Cluster {
             address = now;
             asking = false;
         }
+    }
+
+    /// The error of a node that has one of a lock's keys, or none, while the slot is moved.
+    async fn in_two_places(&self, slot: u16, at: &Address) -> StoreError {
+        let asking = async {
+            let connection = self.network.open_node(&at.clone().into()).await?;
+            connection.query(cmd("CLUSTER").arg("NODES")).await
+        };
+        // For the message alone: it may be forbidden.
+        let nodes = self.network.bounded(at, asking).await.ok();
+        let moving = nodes
+            .as_ref()
+            .and_then(text)
+            .and_then(|nodes| moving(nodes, slot));
+        errors::slot_in_two_places(slot, at, moving.as_ref())
     }
 
     pub(super) async fn holder_of(self: &Arc<Self>, slot: u16) -> Result<Address, StoreError> {
@@ -281,9 +298,18 @@ impl Cluster {
         slots_of(&connection).await
     }
 
-    pub(super) async fn subscriber(&self) -> Result<PubSub, StoreError> {
+    /// To the node that has the slot, or to any other.
+    pub(super) async fn subscriber(
+        self: &Arc<Self>,
+        slot: Option<u16>,
+    ) -> Result<Subscriber, StoreError> {
+        let mut nodes = Vec::new();
+        if let Some(slot) = slot {
+            nodes.push(self.holder_of(slot).await?);
+        }
+        nodes.extend(self.known());
         let mut failure = None;
-        for node in self.known() {
+        for node in Address::without_repeats(nodes) {
             match self.network.subscriber(&node).await {
                 Ok(subscriber) => return Ok(subscriber),
                 Err(error) => failure = Some(error),
@@ -291,6 +317,12 @@ impl Cluster {
         }
         Err(failure
             .unwrap_or_else(|| StoreError::new(ErrorKind::Internal, "a cluster without nodes")))
+    }
+
+    /// Whether this node has the slot, or none is known to have it.
+    pub(super) fn is_at(&self, slot: u16, node: &Address) -> bool {
+        let map = hold(&self.map);
+        map.holder_of(slot).is_none_or(|holder| holder == node)
     }
 }
 
@@ -364,6 +396,34 @@ fn ids_in(nodes: &Value) -> HashSet<String> {
     ids.map(str::to_owned).collect()
 }
 
+/// From which node a slot is being moved, and to which, by the answer of either to `CLUSTER NODES`.
+fn moving(nodes: &str, slot: u16) -> Option<(String, String)> {
+    let node = |line: &str| -> Option<(String, String)> {
+        let (id, rest) = line.split_once(' ')?;
+        let address = rest.split([' ', '@', ',']).next()?;
+        Some((id.to_owned(), address.to_owned()))
+    };
+    let by_id: HashMap<String, String> = nodes.lines().filter_map(node).collect();
+    let myself = nodes.lines().find(|line| line.contains("myself"))?;
+    let (_, here) = node(myself)?;
+    let named = |id: &str| {
+        let address = by_id.get(id.trim_end_matches(']'));
+        address
+            .cloned()
+            .unwrap_or_else(|| "another node".to_owned())
+    };
+    let parts = || myself.split(' ').filter_map(|part| part.strip_prefix('['));
+    let to = |sign: &str| {
+        let start = format!("{slot}-{sign}-");
+        parts().find_map(|part| part.strip_prefix(&start).map(&named))
+    };
+    match (to(">"), to("<")) {
+        (Some(to), _) => Some((here, to)),
+        (None, Some(from)) => Some((from, here)),
+        (None, None) => None,
+    }
+}
+
 /// First slot, last slot, and the master's host, port and id, which some proxies leave out.
 fn read_range(range: &Value, asked: &Address) -> Option<(Range, Option<String>)> {
     let Value::Array(parts) = range else {
@@ -390,4 +450,22 @@ fn read_range(range: &Value, asked: &Address) -> Option<(Range, Option<String>)>
     };
     let id = rest.first().and_then(text).map(str::to_owned);
     Some((range, id))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn both_nodes_of_a_slot_that_is_moved_are_named() {
+        let nodes = "aa 10.0.0.1:1@2,a myself,master - 0 0 1 connected 0-99 [7->-bb]\n\
+                     bb 10.0.0.2:3@4 master - 0 0 2 connected 100-200\n";
+        let both = |from: &str, to: &str| Some((from.to_owned(), to.to_owned()));
+        assert_eq!(moving(nodes, 7), both("10.0.0.1:1", "10.0.0.2:3"));
+        assert_eq!(moving(nodes, 8), None);
+        let nodes = nodes.replace("[7->-bb]", "[7-<-bb]");
+        assert_eq!(moving(&nodes, 7), both("10.0.0.2:3", "10.0.0.1:1"));
+        let nodes = nodes.replace("[7-<-bb]", "[7-<-cc]");
+        assert_eq!(moving(&nodes, 7), both("another node", "10.0.0.1:1"));
+    }
 }

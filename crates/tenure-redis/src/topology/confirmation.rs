@@ -12,16 +12,15 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use redis::aio::PubSub;
 use tenure_core::{ErrorKind, Time};
 use tenure_kit::{Address, SingleFlight};
 use tokio::time::timeout;
 
 use super::connector::{Authority, Established, LONGEST_WAIT, Route};
-use super::sentinels::Sentinels;
+use super::sentinels::{Master, Sentinels};
 use crate::config::RedisConfig;
 use crate::errors::{self, NextStep, StoreError};
-use crate::net::network::Network;
+use crate::net::network::{Network, Subscriber};
 
 /// How often the sentinels are asked whether the master is still the one.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
@@ -62,8 +61,8 @@ impl Route for MasterRoute {
         let network = &self.network;
         let asked_at = network.clock.now();
         let master = self.sentinels.master().await?;
-        let opening = network.open_master(&master);
-        let connection = network.bounded(&master, opening).await?;
+        let opening = network.open_master(&master.address);
+        let connection = network.bounded(&master.address, opening).await?;
         connection.set_quarantine(quarantine(&network.config));
         let confirmation = Confirmation::new(self, master, asked_at);
         Ok(Established {
@@ -72,9 +71,9 @@ impl Route for MasterRoute {
         })
     }
 
-    async fn subscribe(&self) -> Result<PubSub, StoreError> {
+    async fn subscribe(&self) -> Result<Subscriber, StoreError> {
         let master = self.sentinels.master().await?;
-        self.network.subscriber(&master).await
+        self.network.subscriber(&master.address).await
     }
 }
 
@@ -94,15 +93,20 @@ struct Shared {
     /// When the question was asked to which they last confirmed it, in nanoseconds of the boot
     /// clock.
     asked_at: AtomicU64,
+    /// The latest failover that they have told; 0 if none, otherwise its number and one.
+    failovers: AtomicU64,
     /// The last answer was another one.
     is_in_doubt: AtomicBool,
 }
 
 impl Confirmation {
-    fn new(route: &MasterRoute, master: Address, asked_at: Time) -> Self {
+    fn new(route: &MasterRoute, named: Master, asked_at: Time) -> Self {
+        let failovers = AtomicU64::new(0);
+        note(&failovers, &named);
         Self {
             shared: Arc::new(Shared {
-                master,
+                master: named.address,
+                failovers,
                 sentinels: route.sentinels.clone(),
                 network: route.network.clone(),
                 asked_at: AtomicU64::new(asked_at.as_nanos()),
@@ -121,6 +125,10 @@ impl Authority for Confirmation {
         } = &*self.shared;
         let asked_at = Time::from_nanos(asked_at.load(Ordering::Acquire));
         now.since(asked_at) <= trust(&network.config)
+    }
+
+    fn failovers(&self) -> Option<u64> {
+        self.shared.failovers.load(Ordering::Acquire).checked_sub(1)
     }
 
     async fn confirm(&self) -> Result<Time, StoreError> {
@@ -165,15 +173,17 @@ impl Shared {
     async fn ask(&self, asked_at: Time) -> Result<(), StoreError> {
         let master = &self.master;
         match self.sentinels.master().await {
-            Ok(named) if named == *master => {
+            Ok(named) if named.address == *master => {
+                // First: whoever sees the confirmation sees this too.
+                note(&self.failovers, &named);
                 self.asked_at
                     .fetch_max(asked_at.as_nanos(), Ordering::AcqRel);
                 self.is_in_doubt.store(false, Ordering::Relaxed);
                 Ok(())
             }
             Ok(named) => {
-                tracing::warn!(before = %master, now = %named, "the sentinels name another master");
-                Err(errors::replaced(master, &named))
+                tracing::warn!(before = %master, now = %named.address, "the sentinels name another master");
+                Err(errors::replaced(master, &named.address))
             }
             Err(error) => {
                 if !self.is_in_doubt.swap(true, Ordering::Relaxed) {
@@ -182,6 +192,12 @@ impl Shared {
                 Err(errors::unconfirmed(master, error))
             }
         }
+    }
+}
+
+fn note(failovers: &AtomicU64, named: &Master) {
+    if let Some(number) = named.failovers {
+        failovers.fetch_max(number.saturating_add(1), Ordering::AcqRel);
     }
 }
 

@@ -8,7 +8,6 @@ use std::sync::{Arc, Mutex, Weak};
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
-use redis::aio::PubSub;
 use tenure_core::{ErrorKind, Time};
 use tenure_kit::deadline::within;
 use tenure_kit::{Backoff, SingleFlight};
@@ -19,7 +18,7 @@ use crate::errors::{self, StoreError};
 use crate::net::connection::Connection;
 use crate::net::hold;
 use crate::net::incarnation::Incarnations;
-use crate::net::network::Network;
+use crate::net::network::{Network, Subscriber};
 
 const SHORTEST_WAIT: Duration = Duration::from_millis(10);
 
@@ -33,7 +32,7 @@ pub(crate) trait Route: fmt::Debug + Send + Sync {
     async fn connect(&self) -> Result<Established, StoreError>;
 
     /// Opens one connection for subscriptions, bounded.
-    async fn subscribe(&self) -> Result<PubSub, StoreError>;
+    async fn subscribe(&self) -> Result<Subscriber, StoreError>;
 }
 
 /// Says whether a connection still leads to the master.
@@ -41,6 +40,9 @@ pub(crate) trait Route: fmt::Debug + Send + Sync {
 pub(crate) trait Authority: Send + Sync {
     /// Whether a call may be sent now without asking first.
     fn counts(&self, now: Time) -> bool;
+
+    /// The number of the latest failover that is known.
+    fn failovers(&self) -> Option<u64>;
 
     /// Asks, until a call may be sent, and gives the time at which it may. Bounded.
     async fn confirm(&self) -> Result<Time, StoreError>;
@@ -111,7 +113,7 @@ impl Connector {
     }
 
     /// Opens a connection for subscriptions, bounded.
-    pub(crate) async fn subscribe(&self) -> Result<PubSub, StoreError> {
+    pub(crate) async fn subscribe(&self) -> Result<Subscriber, StoreError> {
         self.shared.route.subscribe().await
     }
 
@@ -147,17 +149,19 @@ impl Connector {
             Ok(time) => time,
             Err(error) => return Err(self.shared.judged(&found.connection, error)),
         };
+        let authority = found.authority.as_ref();
         let server = LockServer {
+            failovers: authority.and_then(|authority| authority.failovers()),
             connection: found.connection,
             sent_at,
             slot: slot.cloned(),
         };
-        let watched = server.connection.watch_call();
         let what = server.connection.address().to_string();
         let limit = self.shared.network.config.request_timeout;
+        let watched = server.connection.watch_call(limit);
         let answer = request.send(&server);
         let outcome = within(&what, limit, "request_timeout", answer).await;
-        drop(watched);
+        watched.ended();
         outcome.map_err(|error| self.shared.judged(&server.connection, error))
     }
 

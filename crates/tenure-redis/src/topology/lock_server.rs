@@ -30,6 +30,8 @@ pub(crate) struct LockServer {
     /// Before the request (I1, hazard 2), and soon after the sentinels' last confirmation,
     /// where there are any: what the request proves is proven from here on.
     pub(crate) sent_at: Time,
+    /// The number of the latest failover, where sentinels tell it.
+    pub(crate) failovers: Option<u64>,
     /// In a cluster.
     pub(super) slot: Option<LockSlot>,
 }

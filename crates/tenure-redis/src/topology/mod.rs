@@ -19,13 +19,12 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use redis::RedisError;
-use redis::aio::PubSub;
 use tenure_core::{Check, LockName};
 use tenure_kit::{Address, Deadline};
 
 use crate::config::Servers;
 use crate::errors::{self, StoreError};
-use crate::net::network::Network;
+use crate::net::network::{Network, Subscriber};
 
 mod cluster;
 mod confirmation;
@@ -82,7 +81,7 @@ impl Route for SingleRoute {
         })
     }
 
-    async fn subscribe(&self) -> Result<PubSub, StoreError> {
+    async fn subscribe(&self) -> Result<Subscriber, StoreError> {
         self.network.subscriber(&self.address).await
     }
 }
@@ -176,11 +175,28 @@ impl Topology {
         }
     }
 
-    /// Opens a connection for subscriptions. In a cluster it is to any node: messages reach all.
-    pub(crate) async fn subscriber(&self) -> Result<PubSub, StoreError> {
+    /// Opens a connection for subscriptions to the releases of `locks`. In a cluster it is to the
+    /// node that has one of them: messages reach all nodes.
+    pub(crate) async fn subscriber(&self, locks: &[LockName]) -> Result<Subscriber, StoreError> {
         match &self.servers {
             Known::Master(connector) => connector.subscribe().await,
-            Known::Cluster(cluster) => cluster.subscriber().await,
+            Known::Cluster(cluster) => cluster.subscriber(locks.first().map(slot_of)).await,
+        }
+    }
+
+    /// Whether releases of `locks` still are told at `address`, as far as calls have found out: not
+    /// at a master or node that was replaced, which may run on.
+    pub(crate) fn tells_releases(&self, address: &Address, locks: &[LockName]) -> bool {
+        match &self.servers {
+            Known::Master(connector) => connector
+                .current()
+                .is_none_or(|current| current.address() == address),
+            Known::Cluster(cluster) => {
+                locks.is_empty()
+                    || locks
+                        .iter()
+                        .any(|lock| cluster.is_at(slot_of(lock), address))
+            }
         }
     }
 

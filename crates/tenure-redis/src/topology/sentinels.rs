@@ -26,6 +26,16 @@ pub(super) struct Sentinels {
     open: Mutex<HashMap<Address, Connection>>,
 }
 
+/// A master, as sentinels name it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Master {
+    pub(super) address: Address,
+    /// The latest failover that one of them knows of, as a number that each raises
+    /// (`config-epoch`). A master that comes back as it was can be told by it. `None` where it may
+    /// not be asked for.
+    pub(super) failovers: Option<u64>,
+}
+
 impl Sentinels {
     pub(super) fn new(
         addresses: &[Address],
@@ -46,8 +56,8 @@ impl Sentinels {
     ///
     /// Not the first answer: a sentinel that is cut off together with the old master goes on
     /// naming it, and a process that followed would lead beside the leader on the new one.
-    pub(super) async fn master(&self) -> Result<Address, StoreError> {
-        let mut votes: HashMap<Address, Vec<&Address>> = HashMap::new();
+    pub(super) async fn master(&self) -> Result<Master, StoreError> {
+        let mut votes: HashMap<Address, (Vec<&Address>, Option<u64>)> = HashMap::new();
         let mut unknown = 0;
         let mut failure = None;
         let mut answers: FuturesUnordered<_> = self
@@ -64,13 +74,15 @@ impl Sentinels {
         let majority = self.addresses.len() / 2 + 1;
         while let Some((sentinel, answer)) = answers.next().await {
             match answer {
-                Ok(Some(address)) => {
-                    let agreed = votes.entry(address.clone()).or_default();
+                Ok(Some(Master { address, failovers })) => {
+                    let (agreed, latest) = votes.entry(address.clone()).or_default();
                     agreed.push(sentinel);
+                    *latest = failovers.max(*latest);
                     if agreed.len() >= majority {
                         drop(answers);
                         self.admit(&address, agreed).await?;
-                        return Ok(address);
+                        let failovers = *latest;
+                        return Ok(Master { address, failovers });
                     }
                 }
                 Ok(None) => unknown += 1,
@@ -127,10 +139,11 @@ impl Sentinels {
 
     async fn answer(&self, sentinel: &Address, question: &Cmd) -> Result<Value, StoreError> {
         let known = hold(&self.open).get(sentinel).cloned();
-        if let Some(connection) = known
-            && let Ok(answer) = connection.query(question).await
-        {
-            return Ok(answer);
+        if let Some(connection) = known {
+            match connection.query(question).await {
+                Err(error) if errors::is_lost(&error) => {}
+                answer => return answer,
+            }
         }
         // The first question, or the sentinel was restarted since.
         let endpoint = sentinel.clone().into();
@@ -140,17 +153,30 @@ impl Sentinels {
         Ok(answer)
     }
 
-    async fn ask(&self, sentinel: &Address) -> Result<Option<Address>, StoreError> {
-        let mut question = cmd("SENTINEL");
-        question.arg("get-master-addr-by-name").arg(&self.master);
-        match self.answer(sentinel, &question).await? {
+    async fn ask(&self, sentinel: &Address) -> Result<Option<Master>, StoreError> {
+        let question = |what: &str| {
+            let mut question = cmd("SENTINEL");
+            question.arg(what).arg(&self.master);
+            question
+        };
+        // The first follows a failover earlier, the second alone tells its number.
+        let named = self
+            .answer(sentinel, &question("get-master-addr-by-name"))
+            .await?;
+        let told = self.answer(sentinel, &question("MASTER")).await;
+        let failovers = told.ok().and_then(|told| {
+            let number = properties(&told).get("config-epoch").copied();
+            number?.parse().ok()
+        });
+        match named {
             Value::Nil => Ok(None),
             Value::Array(parts) => {
                 let mut parts = parts.iter().map(text);
                 match (parts.next().flatten(), parts.next().flatten()) {
-                    (Some(host), Some(port)) => {
-                        Ok(port.parse().ok().map(|port| Address::new(host, port)))
-                    }
+                    (Some(host), Some(port)) => Ok(port.parse().ok().map(|port| Master {
+                        address: Address::new(host, port),
+                        failovers,
+                    })),
                     _ => Err(errors::unreadable("SENTINEL")),
                 }
             }

@@ -36,7 +36,7 @@ pub(super) struct Survey {
 /// something stands in between that cannot be seen from here.
 fn is_surveyed(servers: &Servers) -> bool {
     match servers {
-        Servers::Single(address) => !address.is_number(),
+        Servers::Single(address) => !address.is_number() && !address.is_socket(),
         Servers::Sentinel { .. } | Servers::Cluster(_) => true,
     }
 }
