@@ -22,7 +22,7 @@ pub(crate) enum NextStep {
     /// The lock's slot is on its way to another node: ask that one this once.
     Ask(Address),
     /// The lock's keys are on two nodes, while its slot is moved: no node can run a script.
-    WaitForSlot,
+    WaitForKeys,
     /// The server has forgotten the script: send its text.
     SendScript,
 }
@@ -83,7 +83,7 @@ pub(crate) fn moving() -> StoreError {
 }
 
 /// The keys of a lock are on two nodes.
-pub(crate) fn slot_in_two_places(
+pub(crate) fn keys_on_two_nodes(
     slot: u16,
     at: &Address,
     moving: Option<&(String, String)>,
@@ -100,12 +100,12 @@ pub(crate) fn slot_in_two_places(
              with redis-cli --cluster fix, or CLUSTER SETSLOT {slot} NODE on both"
         ),
     )
-    .recover_by(Recovery::Store(NextStep::WaitForSlot))
+    .recover_by(Recovery::Store(NextStep::WaitForKeys))
 }
 
 /// Whether the lock's slot has to come to one node first.
-pub(crate) fn waits_for_slot(error: &StoreError) -> bool {
-    error.recovery == Recovery::Store(NextStep::WaitForSlot)
+pub(crate) fn waits_for_keys(error: &StoreError) -> bool {
+    error.recovery == Recovery::Store(NextStep::WaitForKeys)
 }
 
 pub(crate) fn unreadable(what: &str) -> StoreError {
@@ -215,7 +215,7 @@ fn meaning(error: &RedisError, prefix: &str) -> Meaning {
         ),
         "TRYAGAIN" => (
             Unavailable,
-            Recovery::Store(NextStep::WaitForSlot),
+            Recovery::Store(NextStep::WaitForKeys),
             "the lock's slot is being moved to another node".to_owned(),
         ),
         "NOSCRIPT" => (
@@ -249,9 +249,6 @@ fn meaning(error: &RedisError, prefix: &str) -> Meaning {
 
 /// Errors of a command inside a script come as `ERR` on old servers, with the code in the text.
 fn code_in(detail: &str) -> &'static str {
-    if is_unknown_command(detail) {
-        return "UNKNOWN";
-    }
     const INSIDE: [(&str, &str); 11] = [
         ("max number of clients", "MAXCLIENTS"),
         ("ACL failure in script", "NOPERM"),
@@ -265,6 +262,9 @@ fn code_in(detail: &str) -> &'static str {
         ("LOADING", "LOADING"),
         ("CROSSSLOT", "CROSSSLOT"),
     ];
+    if is_unknown_command(detail) {
+        return "UNKNOWN";
+    }
     INSIDE
         .iter()
         .find(|(text, _)| detail.contains(text))

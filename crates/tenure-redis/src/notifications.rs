@@ -300,14 +300,14 @@ impl Listener {
     }
 
     async fn listen(&mut self, backoff: &mut Backoff) -> Ended {
-        let subscriber = match self.topology.subscriber(&self.locks()).await {
-            Ok(subscriber) => subscriber,
+        let opened = match self.topology.subscriber(&self.locks()).await {
+            Ok(opened) => opened,
             Err(error) => return Ended::Lost(error),
         };
         for channel in hold(&self.shared.channels).by_name.values_mut() {
             channel.subscribed = false;
         }
-        let mut heard = Heard::from(subscriber);
+        let mut heard = Heard::from(opened);
         let mut subscribed = Vec::new();
         loop {
             if let Err(error) = self.update(&mut heard.sink, &mut subscribed).await {

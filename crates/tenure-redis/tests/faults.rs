@@ -844,15 +844,18 @@ async fn a_caller_that_is_not_polled_holds_no_other_back() {
     };
     let config = master
         .config()
-        .wait_for_replicas(1, Duration::from_millis(500));
+        .wait_for_replicas(1, Duration::from_secs(2))
+        .request_timeout(LIMIT);
     let backend = RedisBackend::connect(config).await.unwrap();
     let (one, two) = (lock("unpolled"), lock("polled"));
     let me = candidate("a", 1);
-    for lock in [&one, &two] {
-        // So that the server knows the scripts.
-        let grant = held(backend.acquire(lock, &me, LONG).await.unwrap());
-        backend.release(&grant).await.unwrap();
-    }
+    // So that the server knows the scripts; a busy replica may take longer.
+    until("the replica confirms", async || {
+        let acquired = backend.acquire(&one, &me, LONG).await;
+        let Ok(acquired) = acquired else { return false };
+        backend.release(&held(acquired)).await.is_ok()
+    })
+    .await;
     replica.freeze();
     let mut first = backend.acquire(&one, &me, LONG);
     until("it waits for the replica", async || {

@@ -246,12 +246,17 @@ async fn resemble(mut stream: TcpStream) -> Option<()> {
     loop {
         let read = stream.read(&mut request).await.ok()?;
         let text = String::from_utf8_lossy(&request[..read]);
-        let answer = match () {
-            () if read == 0 => return None,
-            () if text.contains("EVALSHA") => "-NOSCRIPT no\r\n",
-            () if text.contains("EVAL") => "$0\r\n\r\n",
-            () if text.contains("CONFIG") => "*0\r\n",
-            () => "$13\r\nrole:master\r\n\r\n",
+        if read == 0 {
+            return None;
+        }
+        let answer = if text.contains("EVALSHA") {
+            "-NOSCRIPT no\r\n"
+        } else if text.contains("EVAL") {
+            "$0\r\n\r\n"
+        } else if text.contains("CONFIG") {
+            "*0\r\n"
+        } else {
+            "$13\r\nrole:master\r\n\r\n"
         };
         stream.write_all(answer.as_bytes()).await.ok()?;
     }

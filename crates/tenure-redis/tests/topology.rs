@@ -216,6 +216,10 @@ async fn a_former_master_is_left_while_it_still_takes_itself_for_one() {
     let idle = RedisBackend::connect(sentinel_config(&sentinels))
         .await
         .unwrap();
+    let mut changes = idle.changes(&lock("former"));
+    within_limit("the subscription", changes.next())
+        .await
+        .unwrap();
     former.freeze();
     until("the sentinels name the other one", async || {
         let named = |sentinel: &Server| master_of(sentinel) == Some(replica.port);
@@ -227,6 +231,13 @@ async fn a_former_master_is_left_while_it_still_takes_itself_for_one() {
         // It asks for the role first.
         let ours = |line: &str| line.contains(" name= ") && line.contains(" cmd=info ");
         clients.lines().any(ours)
+    })
+    .await;
+    // So do those who wait: the former one would tell them of nothing.
+    let channel = "tenure:{former}:released";
+    until("it is subscribed there", async || {
+        let listeners = replica.text(&["PUBSUB", "NUMSUB", channel]);
+        listeners.ends_with(" 1")
     })
     .await;
     former.thaw();

@@ -39,10 +39,10 @@ type Connect = fn(url: Url) -> Connecting;
 /// | `kube-lease://namespace` | `kube-lease` | Kubernetes Leases, shared with client-go |
 /// | `kube-configmap://namespace` | `kube-configmap` | annotations of Kubernetes `ConfigMaps` |
 /// | `etcd://host:2379,host:2379/prefix` | `etcd` | an etcd cluster; building needs `protoc` |
-/// | `redis://host`, `redis+sentinel://…`, `redis+cluster://…` | `redis` | a Redis or Valkey server |
+/// | `redis://host`, `redis+sentinel://…`, `redis+cluster://…`, `redis+unix:///socket` | `redis` | a Redis or Valkey server |
 /// | `postgres://host/database` | `postgres` | a Postgres server (advisory locks) |
 ///
-/// `etcds:` and `rediss:` mean TLS, and `sslmode=` does in a `postgres:` URL: by ring (feature
+/// `valkey:` means the same as `redis:`. `etcds:` and `rediss:` mean TLS, and `sslmode=` does in a `postgres:` URL: by ring (feature
 /// `ring`, on by default) or AWS-LC (`aws-lc-rs`). `full` is every store.
 ///
 /// With a Kubernetes store the application chooses the API version that the client library is
@@ -187,9 +187,9 @@ static STORES: [Store; 7] = [
             "valkey+sentinel",
             "valkeys+sentinel",
             "valkey+cluster",
+            "valkeys+cluster",
             "redis+unix",
             "valkey+unix",
-            "valkeys+cluster",
         ],
         examples: &["redis://host:6379", "redis+sentinel://", "redis+cluster://"],
         reach: Reach::Network,

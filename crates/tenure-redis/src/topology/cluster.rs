@@ -114,8 +114,8 @@ impl Cluster {
             let Err(error) = outcome else {
                 return outcome;
             };
-            if errors::waits_for_slot(&error) {
-                return Err(self.in_two_places(slot, &address).await);
+            if errors::waits_for_keys(&error) {
+                return Err(self.on_two_nodes(slot, &address).await);
             }
             let target = match &error.recovery {
                 Recovery::Store(NextStep::Moved(target)) => Some((target, false)),
@@ -151,7 +151,7 @@ impl Cluster {
     }
 
     /// The error of a node that has one of a lock's keys, or none, while the slot is moved.
-    async fn in_two_places(&self, slot: u16, at: &Address) -> StoreError {
+    async fn on_two_nodes(&self, slot: u16, at: &Address) -> StoreError {
         let asking = async {
             let connection = self.network.open_node(&at.clone().into()).await?;
             connection.query(cmd("CLUSTER").arg("NODES")).await
@@ -162,7 +162,7 @@ impl Cluster {
             .as_ref()
             .and_then(text)
             .and_then(|nodes| moving(nodes, slot));
-        errors::slot_in_two_places(slot, at, moving.as_ref())
+        errors::keys_on_two_nodes(slot, at, moving.as_ref())
     }
 
     pub(super) async fn holder_of(self: &Arc<Self>, slot: u16) -> Result<Address, StoreError> {
