@@ -75,6 +75,10 @@ impl Target for Limited<'_> {
         self.done(self.0.corrupt_lock(lock)).await
     }
 
+    async fn write_beside(&self, lock: &LockName) -> Hook {
+        self.done(self.0.write_beside(lock)).await
+    }
+
     async fn restart_store(&self) -> Hook {
         self.done(self.0.restart_store()).await
     }

@@ -58,6 +58,12 @@ pub trait Target: Send + Sync {
         Hook::Absent
     }
 
+    /// Hook: writes beside the lock's record as another program would, an annotation on its object
+    /// for example. The record stays as it is.
+    async fn write_beside(&self, _lock: &LockName) -> Hook {
+        Hook::Absent
+    }
+
     /// Hook: kills the store and starts it again on its data; returns when it answers. No other
     /// case runs meanwhile in this process.
     async fn restart_store(&self) -> Hook {

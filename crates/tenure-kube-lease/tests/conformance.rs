@@ -49,6 +49,16 @@ impl Target for Cluster {
         }
     }
 
+    async fn write_beside(&self, lock: &LockName) -> Hook {
+        let path = self.server.lease_path(lock.as_str());
+        let annotation = format!("{:?}", std::time::SystemTime::now());
+        let change = json!({ "metadata": { "annotations": { "another/program": annotation } } });
+        match self.server.send("PATCH", &path, Some(&change)).await {
+            (200, _) => Hook::Done,
+            (status, answer) => Hook::Failed(format!("{status}: {answer}")),
+        }
+    }
+
     async fn corrupt_lock(&self, lock: &LockName) -> Hook {
         let path = self.server.lease_path(lock.as_str());
         let nonsense =

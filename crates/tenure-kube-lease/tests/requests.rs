@@ -122,7 +122,10 @@ async fn counted(server: &Server) -> u64 {
     // The API server reads its own Lease where a write of it has failed.
     let looks = u128::from(looks)..=u128::from(looks + of_others);
     let gets = u128::from(since("GET"));
-    assert!(looks.contains(&gets), "{gets} reads, of which {looks:?} are not a candidate's");
+    assert!(
+        looks.contains(&gets),
+        "{gets} reads, of which {looks:?} are not a candidate's"
+    );
     for verb in ["LIST", "POST", "PATCH", "DELETE"] {
         assert_eq!(since(verb), 0, "{verb}");
     }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use tenure_core::record::{Record, Step};
+use tenure_core::record::{Mark, Record, Step};
 
 use crate::time::WallTime;
 
@@ -39,6 +39,16 @@ impl ElectionRecord {
             Ok(seconds @ 1..) => Duration::from_secs(seconds),
             _ => UNSTATED_LEASE,
         }
+    }
+
+    /// The record's mark in the object with this UID. Each holder moves the time of its renewal;
+    /// what others write beside the record is not in it.
+    pub(crate) fn mark(&self, uid: Option<&str>) -> Mark {
+        let record = (&self.holder, self.lease_seconds, self.transitions);
+        Mark::from(format!(
+            "{uid:?} {record:?} {:?} {:?}",
+            self.acquired, self.renewed
+        ))
     }
 
     /// What follows `found` by client-go's rules when `record` is written.

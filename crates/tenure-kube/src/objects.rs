@@ -78,6 +78,7 @@ impl<F: Form> Objects<F> {
             .ok_or_else(|| corrupted("its resourceVersion is no number"))?;
         let found = F::read(&object).map_err(|problem| corrupted(&problem))?;
         let found = found.unwrap_or_default();
+        let mark = found.mark(object["metadata"]["uid"].as_str());
         let holder = (!found.holder.is_empty())
             .then(|| Term::holder(annotation(&object, TERM_ANNOTATION), &found));
         let liveness = match &holder {
@@ -89,6 +90,7 @@ impl<F: Form> Objects<F> {
             lease: found.lease(),
         };
         Ok(Versioned::new(record, version)
+            .with_mark(mark)
             .with_liveness(liveness)
             .with_state(Arc::new(object)))
     }

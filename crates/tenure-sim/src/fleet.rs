@@ -155,7 +155,13 @@ impl Fleet {
     /// Another program writes where the lock's record is.
     pub fn touch(&self) {
         self.world.fault(Fault::Touched);
-        self.store.touch(&self.world);
+        self.store.touch(&self.world, false);
+    }
+
+    /// Another program removes what stands beside the lock's record.
+    pub fn prune(&self) {
+        self.world.fault(Fault::Touched);
+        self.store.touch(&self.world, true);
     }
 
     /// Sends a candidate a hint without a reason.

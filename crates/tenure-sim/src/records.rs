@@ -42,6 +42,8 @@ struct Stored {
     versioned: Versioned,
     /// Which record it is, of those that were written one after the other.
     incarnation: u64,
+    /// Changes with each write of a candidate. `None` where no other program writes.
+    mark: Option<u64>,
     /// When the lease ends, on the clock of the host that all share.
     ends: Time,
     owner: Option<(usize, u32)>,
@@ -69,7 +71,11 @@ impl Stored {
             Knowledge::Death if gone => Liveness::Gone,
             Knowledge::End | Knowledge::Death => Liveness::Until(self.ends),
         };
-        self.versioned.clone().with_liveness(liveness)
+        let versioned = self.versioned.clone().with_liveness(liveness);
+        match self.mark {
+            Some(mark) => versioned.with_mark(format!("{}/{mark}", self.incarnation)),
+            None => versioned,
+        }
     }
 }
 
@@ -112,13 +118,18 @@ impl RecordServer {
         self.delete(world);
     }
 
-    /// Another program writes the record without changing what the election has written (hazard
-    /// 34).
-    pub fn touch(&mut self, world: &World) {
+    /// Another program writes the object without changing what the election has written (hazard
+    /// 34). One that `prunes` also removes what stands beside the record: whose campaign and which
+    /// token it is.
+    pub fn touch(&mut self, world: &World, prunes: bool) {
         let slot = self.slots.entry(world.lock.clone()).or_default();
         if let Some(stored) = &mut slot.stored {
             self.last_version += 1;
             stored.versioned.version = self.last_version.into();
+            if prunes && let Some(holder) = &mut stored.versioned.record.holder {
+                holder.campaign = None;
+                holder.token = None;
+            }
             self.announce(world, &world.lock);
         }
     }
@@ -215,6 +226,7 @@ impl RecordServer {
         let stored = Stored {
             versioned: Versioned::new(record, version),
             incarnation: self.incarnations,
+            mark: (!self.repeats).then_some(version),
             ends: now + lease,
             owner,
         };

@@ -94,9 +94,9 @@ impl Store {
     }
 
     /// Another program writes where the lock's record is; nothing on other stores.
-    pub fn touch(&self, world: &World) {
+    pub fn touch(&self, world: &World, prunes: bool) {
         if let Self::Records(server) = self {
-            lock(server).touch(world);
+            lock(server).touch(world, prunes);
         }
     }
 

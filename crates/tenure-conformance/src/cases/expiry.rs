@@ -5,7 +5,7 @@ use std::pin::pin;
 use std::task::Poll;
 use std::time::Duration;
 
-use tenure_core::{Acquired, Error, Grant, Operation, Renewal, SharedClock, Time};
+use tenure_core::{Acquired, Error, Grant, Occupancy, Operation, Renewal, SharedClock, Time};
 use tokio::time::timeout;
 
 use crate::case_context::{CaseContext, contest, earliest_end, not_before};
@@ -279,6 +279,42 @@ async fn read_late<T>(
     match timeout(context.patience(), run).await {
         Ok(output) => Ok((output, woken_at)),
         Err(_) => fail!("a call was not done within {:?}", context.patience()),
+    }
+}
+
+/// Other programs' writes to the lock's object do not keep a silent holder's lock, and show no
+/// observer that it lives.
+///
+/// Hook: `write_beside`.
+pub async fn a_write_beside_the_record_shows_no_life(target: &dyn Target) -> Verdict {
+    let (context, [leader, rival]) = contest(target).await?;
+    let lease = context.short();
+    let leader = leader.lease(lease);
+    let lock = &leader.lock;
+    leader.held("a fresh lock").await?;
+    let observer = context.connect().await?;
+    let first = observer.holder(lock).await?;
+    target.write_beside(lock).await.need("write_beside")?;
+    let second = observer.holder(lock).await?;
+    ensure!(
+        !matches!(
+            (&first, &second),
+            (Occupancy::Unknown(_), Occupancy::Led(_))
+        ),
+        "after another program's write a holder is said to lead that was never seen to renew"
+    );
+    let writing = async {
+        loop {
+            // Until the lock is granted; one that is gone by then is no matter.
+            drop(target.write_beside(lock).await);
+            rival.on.sleep_until(rival.now() + lease / 4).await;
+        }
+    };
+    let what = "the end of a lease under other programs' writes";
+    let granted = context.granted_after(lease, &rival, what);
+    tokio::select! {
+        granted = granted => rival.release(&granted?).await,
+        () = writing => Ok(()),
     }
 }
 

@@ -69,6 +69,7 @@ macro_rules! __cases {
             shared renewal::renewing_what_was_never_granted_is_refused,
             shared renewal::renewing_after_the_lease_never_makes_two,
             shared renewal::renewing_gives_a_proof_as_fresh_as_asked,
+            shared renewal::a_write_beside_the_record_costs_no_term,
             shared expiry::a_lease_never_ends_early,
             shared expiry::a_renewed_lease_never_ends_early,
             shared expiry::a_lease_ends_in_time,
@@ -78,6 +79,7 @@ macro_rules! __cases {
             shared expiry::a_shortened_lease_is_kept_as_told,
             shared expiry::a_lock_written_again_is_judged_anew,
             shared expiry::looking_does_not_extend_a_lease,
+            shared expiry::a_write_beside_the_record_shows_no_life,
             shared expiry::a_proof_is_read_before_its_request,
             alone expiry::a_late_answer_does_not_stretch_the_lease,
             shared sessions::a_reset_ends_the_term_before_the_next,
@@ -145,7 +147,7 @@ macro_rules! __cases {
 
 /// How many cases there are. Written down apart from the list, so that none can vanish from it
 /// unnoticed.
-pub const EXPECTED_CASES: usize = 96;
+pub const EXPECTED_CASES: usize = 98;
 
 /// Expands the list of cases to what is asked for.
 #[doc(hidden)]

@@ -241,3 +241,25 @@ pub async fn renewing_gives_a_proof_as_fresh_as_asked(target: &dyn Target) -> Ve
     }
     leader.release(&grant).await
 }
+
+/// Another program's write to the lock's object leaves the term as it is: it is renewed, with its
+/// token, and given back.
+///
+/// Hook: `write_beside`.
+pub async fn a_write_beside_the_record_costs_no_term(target: &dyn Target) -> Verdict {
+    let (_, [leader, rival]) = contest(target).await?;
+    let lock = &leader.lock;
+    let grant = leader.held("a fresh lock").await?;
+    target.write_beside(lock).await.need("write_beside")?;
+    let what = "a term after another program's write";
+    let renewed = leader.renewed(&grant, what).await?;
+    ensure!(
+        renewed.token == grant.token,
+        "the token of {what} is {}, and was {}",
+        renewed.token,
+        grant.token
+    );
+    target.write_beside(lock).await.need("write_beside")?;
+    leader.release(&renewed).await?;
+    rival.holds_and_releases("a released lock").await
+}

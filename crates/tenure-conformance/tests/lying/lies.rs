@@ -266,6 +266,10 @@ lies! {
     Observed ObservedForEver,
     /// A record that was written again with a version seen before is taken for the one from then.
     Observed ObservedByVersionAlone,
+    /// Another program's write is taken for a renewal.
+    Observed ObservedWritesBeside,
+    /// Another program's write takes the holder's campaign off the record and off its mark.
+    Observed ObservedForgetsItsHolder,
     /// Writes replace whatever is there.
     Directory WritesUnconditionally,
     /// Leases of other processes do not end.

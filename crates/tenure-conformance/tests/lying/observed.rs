@@ -63,6 +63,23 @@ impl Target for ObservedTarget {
         locked(&self.records).by_lock.remove(lock);
         Hook::Done
     }
+
+    async fn write_beside(&self, lock: &LockName) -> Hook {
+        let mut records = locked(&self.records);
+        records.writes += 1;
+        let write = records.writes;
+        if let Some(stored) = records.by_lock.get_mut(lock) {
+            stored.version += 1;
+            stored.write = write;
+            if self.lie == Some(Lie::ObservedForgetsItsHolder)
+                && let Some(holder) = &mut stored.record.holder
+            {
+                holder.campaign = None;
+                stored.renewal = write;
+            }
+        }
+        Hook::Done
+    }
 }
 
 #[derive(Debug, Default)]
@@ -78,11 +95,14 @@ struct Stored {
     version: u64,
     /// Of all locks, so it never comes again.
     write: u64,
+    /// The last of them by a candidate.
+    renewal: u64,
 }
 
 impl Stored {
     fn versioned(&self) -> Versioned {
         Versioned::new(self.record.clone(), self.version)
+            .with_mark(self.renewal.to_string())
             .with_liveness(Liveness::Observed)
             .with_state(Arc::new(self.write))
     }
@@ -126,6 +146,7 @@ impl ObservedStore {
             record,
             version,
             write: records.writes,
+            renewal: records.writes,
         };
         let written = stored.versioned();
         records.by_lock.insert(lock.clone(), stored);
@@ -178,6 +199,10 @@ impl RecordStore for ObservedStore {
             }
             if self.lie == Some(Lie::ObservedByVersionAlone) {
                 found.record = self.known(lock, found.version.clone(), found.record);
+                found.mark = None;
+            }
+            if self.lie == Some(Lie::ObservedWritesBeside) {
+                found.mark = None;
             }
             found
         }))

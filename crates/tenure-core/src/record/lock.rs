@@ -206,7 +206,9 @@ impl<S: RecordStore> Inner<S> {
             }
             // Perhaps our own earlier renewal was applied and only its answer lost.
             match self.get(&grant.lock).await? {
-                Some(found) if is_of_term(&found, grant) => expected = reread(found, &expected),
+                Some(found) if is_ours(&found, &expected, grant) => {
+                    expected = reread(found, &expected);
+                }
                 Some(found) => {
                     let holder = match self.judge(&grant.lock, &found) {
                         Standing::Free => None,
@@ -236,7 +238,9 @@ impl<S: RecordStore> Inner<S> {
                 return Ok(());
             }
             match self.get(&grant.lock).await? {
-                Some(found) if is_of_term(&found, grant) => expected = reread(found, &expected),
+                Some(found) if is_ours(&found, &expected, grant) => {
+                    expected = reread(found, &expected);
+                }
                 // Released before, deleted, or a successor's: not ours to touch.
                 Some(_) | None => return Ok(()),
             }
@@ -382,6 +386,18 @@ fn is_of_term(found: &Versioned, grant: &Grant) -> bool {
             .as_ref()
             .and_then(|holder| holder.token)
             .is_none_or(|token| token == grant.token)
+}
+
+/// The same of a record that was read again after the write of `ours` had met another version.
+///
+/// Another program may have removed what names the campaign, an annotation for example. Under the
+/// mark of our last write the record is still ours; a record that names another campaign is not.
+fn is_ours(found: &Versioned, ours: &Versioned, grant: &Grant) -> bool {
+    let names_a_campaign = |holder: &RecordHolder| holder.campaign.is_some();
+    is_of_term(found, grant)
+        || found.mark.is_some()
+            && found.mark == ours.mark
+            && !found.record.holder.as_ref().is_some_and(names_a_campaign)
 }
 
 fn state_of(grant: &Grant, operation: Operation) -> Result<&Versioned, Error> {

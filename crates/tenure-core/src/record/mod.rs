@@ -4,11 +4,13 @@
 //! [`LockBackend`](crate::LockBackend) of it, and judges expiry.
 
 pub(crate) mod lock;
+pub(crate) mod mark;
 mod observation;
 pub(crate) mod store;
 pub(crate) mod version;
 
 pub use lock::RecordLock;
+pub use mark::Mark;
 pub use store::{
     Liveness, MAX_LEASE, Record, RecordEvent, RecordEvents, RecordHolder, RecordStore, Step,
     Versioned, Written,

@@ -8,6 +8,7 @@ use crate::contract::backend::CampaignId;
 use crate::contract::clock::Time;
 use crate::contract::name::LockName;
 use crate::contract::token::FencingToken;
+use crate::record::mark::Mark;
 use crate::record::store::{Liveness, MAX_LEASE, Versioned};
 use crate::record::version::Version;
 use crate::sync::{Mutex, MutexGuard};
@@ -35,24 +36,32 @@ pub(super) struct Observations {
 struct Seen {
     fingerprint: Fingerprint,
     at: Time,
-    /// Whether the record has changed since the first look, so its holder was alive.
+    /// Whether it was renewed since the first look, so its holder was alive.
     fresh: bool,
 }
 
-/// What tells one write of a record from another. The version alone does not where versions begin
-/// again with a record that was deleted and written once more.
+/// What tells one renewal of a record from another.
 #[derive(Clone, Debug, PartialEq, Eq)]
-struct Fingerprint {
-    version: Version,
-    identity: Option<Box<str>>,
-    campaign: Option<CampaignId>,
-    token: Option<FencingToken>,
+enum Fingerprint {
+    /// As the store marks it: other programs' writes are no renewals.
+    Mark(Mark),
+    /// Each write is one. The version alone does not tell them apart where versions begin again
+    /// with a record that was deleted and written once more.
+    Write {
+        version: Version,
+        identity: Option<Box<str>>,
+        campaign: Option<CampaignId>,
+        token: Option<FencingToken>,
+    },
 }
 
 impl Fingerprint {
     fn of(found: &Versioned) -> Self {
+        if let Some(mark) = &found.mark {
+            return Self::Mark(mark.clone());
+        }
         let holder = found.record.holder.as_ref();
-        Self {
+        Self::Write {
             version: found.version.clone(),
             identity: holder.map(|holder| holder.identity.as_str().into()),
             campaign: holder.and_then(|holder| holder.campaign),
@@ -89,8 +98,8 @@ impl Observations {
         self.lock().insert(lock.clone(), seen);
     }
 
-    /// The lease runs from the receipt of a CHANGED record (I5): when it was received, and
-    /// whether it was seen to change.
+    /// The lease runs from the receipt of a RENEWED record (I5): when it was received, and whether
+    /// it was seen to be renewed.
     fn note(&self, lock: &LockName, found: &Versioned, now: Time) -> (Time, bool) {
         let fingerprint = Fingerprint::of(found);
         let mut all = self.lock();
@@ -172,6 +181,22 @@ mod tests {
         assert_eq!(judge(2, 134), Standing::Alive(SECOND));
         assert_eq!(judge(2, 135), Standing::Free);
         assert_eq!(judge(3, 200), Standing::Alive(20 * SECOND), "it came back");
+    }
+
+    /// Others write an annotation, or what else stands in the object: that shows no life.
+    #[test]
+    fn a_new_version_under_an_unchanged_mark_starts_no_lease_and_shows_no_life() {
+        let seen = Observations::default();
+        let judge = |version, mark: &str, now| {
+            let found = held(version, 20 * SECOND).with_mark(mark.to_owned());
+            seen.judge(&lock(), &found, at(now))
+        };
+        assert_eq!(judge(1, "a", 100), Standing::Unproven(20 * SECOND));
+        assert_eq!(judge(2, "a", 110), Standing::Unproven(10 * SECOND));
+        assert_eq!(judge(3, "b", 115), Standing::Alive(20 * SECOND));
+        assert_eq!(judge(4, "b", 134), Standing::Alive(SECOND));
+        assert_eq!(judge(5, "b", 135), Standing::Free);
+        assert_eq!(judge(5, "c", 140), Standing::Alive(20 * SECOND), "renewed");
     }
 
     /// A record that was deleted and written again may have the version that was seen before.

@@ -16,6 +16,7 @@ use crate::contract::clock::{SharedClock, Time};
 use crate::contract::error::Error;
 use crate::contract::name::LockName;
 use crate::contract::token::FencingToken;
+use crate::record::mark::Mark;
 use crate::record::version::Version;
 
 /// The longest lease a record is believed: one hour.
@@ -130,6 +131,9 @@ pub struct Versioned {
     /// Its version: rises with each write of the lock, as far as the store's
     /// [`FencingGuarantee`](crate::FencingGuarantee) reaches.
     pub version: Version,
+    /// What changes with every renewal, and with nothing else. `None` where no other program
+    /// writes: then the version and the holder do.
+    pub mark: Option<Mark>,
     /// What the store itself knows about the holder.
     pub liveness: Liveness,
     pub(super) state: Option<Arc<dyn Any + Send + Sync>>,
@@ -141,6 +145,7 @@ impl Versioned {
         Self {
             record,
             version: version.into(),
+            mark: None,
             liveness: Liveness::Observed,
             state: None,
         }
@@ -150,6 +155,13 @@ impl Versioned {
     #[must_use]
     pub fn with_liveness(mut self, liveness: Liveness) -> Self {
         self.liveness = liveness;
+        self
+    }
+
+    /// The same record with a mark of its own, for a store whose object others write too.
+    #[must_use]
+    pub fn with_mark(mut self, mark: impl Into<Mark>) -> Self {
+        self.mark = Some(mark.into());
         self
     }
 
@@ -171,6 +183,7 @@ impl fmt::Debug for Versioned {
         f.debug_struct("Versioned")
             .field("record", &self.record)
             .field("version", &self.version)
+            .field("mark", &self.mark)
             .field("liveness", &self.liveness)
             .finish_non_exhaustive()
     }
@@ -180,7 +193,7 @@ impl fmt::Debug for Versioned {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Liveness {
-    /// Nothing: the lease runs from the observer's receipt of the record's version (I5).
+    /// Nothing: the lease runs from the observer's receipt of the record's mark (I5).
     Observed,
     /// The lease ends at this time of the store's clock, which is our own.
     Until(Time),

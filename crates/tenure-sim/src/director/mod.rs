@@ -338,6 +338,7 @@ impl Director {
             (Family::Session, true) => self.unwell_waiter(leader).await,
             (Family::Records, false) if plan.repeats => self.repeated_version(leader).await,
             (Family::Records, true) if plan.repeats => self.told_long_ago(leader).await,
+            (Family::Records, true) if self.world.chance(50) => self.crash_annotated(leader).await,
             (Family::Records, _) => self.foreign_write(leader, other).await,
             (Family::Ttl, _) => self.deletion(leader).await,
         }

@@ -149,9 +149,34 @@ impl Director {
             self.fleet.touch();
             return self.resignation(leader).await;
         }
-        self.fleet.touch();
+        // Versions that repeat are those of stores that no other program writes.
+        if self.world.chance(50) && !self.world.plan.repeats {
+            self.fleet.prune();
+        } else {
+            self.fleet.touch();
+        }
         sleep(self.fleet.policy(leader.candidate).lease()).await;
         self.must_stand(leader, "another program's write");
+        self.settle(3 * SECOND).await;
+    }
+
+    /// The leader has died, and another program writes to the object again and again: that makes
+    /// nobody wait longer.
+    pub(super) async fn crash_annotated(&self, leader: &Leading) {
+        if self.world.plan.knowledge == Knowledge::Death {
+            return self.crash(leader).await;
+        }
+        self.provoke(leader);
+        let lease = self.fleet.policy(leader.candidate).lease();
+        self.fleet.crash(leader.candidate);
+        // A write between a candidate's look and its own costs it another attempt.
+        let bound = lease + lease / 1_000 + self.wake() + CALM_TRIP * 4;
+        self.vacant("a crash while another program writes", bound, bound);
+        let until = self.world.now() + bound;
+        while self.world.now() < until {
+            self.fleet.touch();
+            sleep(SECOND).await;
+        }
         self.settle(3 * SECOND).await;
     }
 
