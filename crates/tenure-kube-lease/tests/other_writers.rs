@@ -89,7 +89,7 @@ async fn a_leader_keeps_its_term_while_others_write_and_remove_its_annotation() 
         .unwrap();
     let token = leader.token();
     for _ in 0..2 {
-        patch(
+        annotated(
             &server,
             json!({ "another/program": "written", "tenure/term": null }),
         )
