@@ -365,7 +365,7 @@ fn judge_cluster(servers: &[(&Address, Server)], silent: &[String]) -> Check {
 async fn tokens(connection: &Connection, sequence: &str) -> Check {
     const NAME: &str = "token sequence";
     match setup::check_sequence(connection, sequence).await {
-        Ok(()) => Check::fine(NAME, format!("{sequence} can be used")),
+        Ok(_) => Check::fine(NAME, format!("{sequence} can be used")),
         Err(error) => failed(NAME, &error),
     }
 }

@@ -270,6 +270,10 @@ impl PostgresConfig {
     /// [`Misconfigured`](tenure_core::ErrorKind::Misconfigured) with the first election. A new
     /// sequence begins below the tokens that were given without it, a restored one below those
     /// that were given since the backup: raise it by hand above them, or raise the generation.
+    ///
+    /// A name without a schema is looked up by the role's `search_path`, once per session. A
+    /// sequence found in a schema in which other roles can create is refused in the same way: they
+    /// could put one there whose numbers fall.
     #[must_use]
     pub fn token_sequence(mut self, sequence: impl Into<String>) -> Self {
         self.token_sequence = Some(sequence.into());

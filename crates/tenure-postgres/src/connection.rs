@@ -23,6 +23,8 @@ pub(crate) struct Connection {
     login: Login,
     /// The session's process at the server.
     pub(crate) pid: i32,
+    /// Of the server: 15.18 is 150018.
+    pub(crate) version: u32,
     pub(crate) incarnation: Incarnation,
 }
 
@@ -44,10 +46,11 @@ impl Login {
         &self.live.client
     }
 
-    pub(crate) fn checked(self, pid: i32, incarnation: Incarnation) -> Connection {
+    pub(crate) fn checked(self, pid: i32, version: u32, incarnation: Incarnation) -> Connection {
         Connection {
             login: self,
             pid,
+            version,
             incarnation,
         }
     }

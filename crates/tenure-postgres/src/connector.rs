@@ -261,7 +261,7 @@ impl Connector {
         }
         self.check_pooler(client, pid).await?;
         let incarnation = Incarnation::of(client).await?;
-        Ok(login.checked(pid, incarnation))
+        Ok(login.checked(pid, version, incarnation))
     }
 
     async fn check_pooler(&self, client: &Client, pid: i32) -> Result<(), StoreError> {

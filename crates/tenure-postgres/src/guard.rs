@@ -26,7 +26,9 @@ use crate::session::Session;
 /// timeout. The server ends it when it stands idle for a lease, or one statement takes that long.
 /// Do not end the transaction by SQL, and do not touch session-level advisory locks in it. Change
 /// settings by `SET LOCAL`: what a plain `SET` or `RESET` changes stays changed in the session that
-/// holds the locks. The session is closed when it finds that its timeouts are no longer the lease.
+/// holds the locks. The transaction has the settings of its role, database and URL, `search_path`
+/// and `lock_timeout` too, and `statement_timeout` where that is shorter than the lease; this
+/// library's own statements have others, which are set again after it. The session is closed when it finds that its timeouts are no longer the lease.
 /// Leave `statement_timeout` and `idle_in_transaction_session_timeout` alone also by `SET LOCAL`:
 /// they are what ends the transaction of a process that was frozen, and frees its locks.
 ///
@@ -121,10 +123,7 @@ impl GuardedTransaction {
         if !session.leads(key, token) {
             return Err(lost());
         }
-        let begin = format!(
-            "BEGIN; SET LOCAL statement_timeout = {}",
-            session.lease.as_millis()
-        );
+        let begin = format!("BEGIN; {}", session.application_settings());
         let (turn, over) = oneshot::channel();
         let end = session.connection().end();
         session.tasks.spawn(async move {
@@ -189,9 +188,15 @@ impl GuardedTransaction {
                 "a statement of the transaction has failed, so it is rolled back",
             ));
         }
-        self.run("COMMIT", NOT_KNOWN).await?;
+        let own = self.own_settings();
+        self.run(&format!("COMMIT; {own}"), NOT_KNOWN).await?;
         self.session = None;
         Ok(())
+    }
+
+    fn own_settings(&self) -> String {
+        let session = self.session.as_ref();
+        session.map_or_else(String::new, |(session, _)| session.own_settings())
     }
 
     async fn run(&mut self, statements: &str, fate: &str) -> Result<(), Error> {
@@ -259,7 +264,8 @@ impl Drop for GuardedTransaction {
         }
         let tasks = session.tasks.clone();
         tasks.spawn(async move {
-            let rollback = session.connection().client().batch_execute("ROLLBACK");
+            let end = format!("ROLLBACK; {}", session.own_settings());
+            let rollback = session.connection().client().batch_execute(&end);
             match timeout(session.patience(), rollback).await {
                 Ok(Ok(())) => {}
                 // Heartbeats in a transaction of unknown state would prove nothing.

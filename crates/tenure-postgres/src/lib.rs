@@ -89,6 +89,7 @@ mod pooler;
 mod question;
 mod session;
 mod sessions;
+mod settings;
 mod setup;
 mod stream;
 #[cfg(feature = "_tls")]

@@ -3,11 +3,14 @@
 use std::time::Duration;
 
 use tenure_core::ErrorKind;
+use tokio_postgres::types::{ToSql, Type};
+use tokio_postgres::{Client, Row};
 
 use crate::config::PostgresConfig;
 use crate::connection::Connection;
 use crate::errors::{self, StoreError};
 use crate::question::{ask, run};
+use crate::settings::{ApplicationLimits, set_own};
 
 /// Prepares a session for holding or awaiting locks, and verifies it (hazards 27 and 28).
 ///
@@ -19,13 +22,13 @@ use crate::question::{ask, run};
 ///   off believes in it to its end.
 /// - `tcp_user_timeout`: ends it also when the server waits to send, where no other does: when
 ///   notifications have filled the buffers of a frozen process.
-/// - `statement_timeout`, `lock_timeout`: a role's own would end waits.
+/// - what this library's own statements need: see [`settings`](crate::settings).
 pub(crate) async fn set_up(
     connection: &Connection,
     config: &PostgresConfig,
     lease: Duration,
     name: &str,
-) -> Result<(), StoreError> {
+) -> Result<ApplicationLimits, StoreError> {
     let lease_ms = lease.as_millis().to_string();
     let probe = probe_seconds(lease);
     let unheard = (lease + UNHEARD).as_millis();
@@ -35,16 +38,16 @@ pub(crate) async fn set_up(
     } else {
         format!("SET idle_session_timeout = {lease_ms}; SET tcp_user_timeout = {unheard}; ")
     };
-    // Identities are visible ASCII, so doubling quotes is all that a literal needs.
-    let quoted = name.replace('\'', "''");
+    let own = set_own(connection.version);
     let sql = format!(
-        "{with_lease}SET idle_in_transaction_session_timeout = {lease_ms}; \
+        "{own}{with_lease}SET idle_in_transaction_session_timeout = {lease_ms}; \
          SET tcp_keepalives_idle = {probe}; SET tcp_keepalives_interval = {probe}; \
-         SET tcp_keepalives_count = {PROBES}; SET statement_timeout = 0; SET lock_timeout = 0; \
-         SET standard_conforming_strings = on; SET application_name = '{quoted}'"
+         SET tcp_keepalives_count = {PROBES}"
     );
     let client = connection.client();
     run(client, &sql).await?;
+    let naming = "SELECT pg_catalog.set_config('application_name', $1, false)";
+    bound(client, naming, &[(&name, Type::TEXT)]).await?;
     let check = "SET client_connection_check_interval = 1000";
     if let Err(error) = run(client, check).await {
         // Older servers and some systems have none; keepalives and the lease remain.
@@ -75,9 +78,13 @@ fn probe_seconds(lease: Duration) -> u128 {
 const UNHEARD: Duration = Duration::from_secs(1);
 
 /// Whether the settings have reached this very session: a pooler may have kept them.
-async fn verify(connection: &Connection, meant: &[(&str, &str)]) -> Result<(), StoreError> {
-    let shown = "SELECT name, setting FROM pg_settings WHERE name IN ('application_name', \
-                 'idle_in_transaction_session_timeout', 'idle_session_timeout')";
+async fn verify(
+    connection: &Connection,
+    meant: &[(&str, &str)],
+) -> Result<ApplicationLimits, StoreError> {
+    let shown = "SELECT name, setting, reset_val FROM pg_settings WHERE name IN \
+                 ('application_name', 'idle_in_transaction_session_timeout', \
+                 'idle_session_timeout', 'statement_timeout', 'transaction_timeout')";
     let rows = ask(connection.client(), shown).await?;
     for (name, value) in meant {
         let row = rows.iter().find(|row| row.get(0) == Some(name));
@@ -92,21 +99,62 @@ async fn verify(connection: &Connection, meant: &[(&str, &str)]) -> Result<(), S
             ));
         }
     }
-    Ok(())
+    Ok(ApplicationLimits::read(|name| {
+        let row = rows.iter().find(|row| row.get(0) == Some(name))?;
+        row.get(2)?.parse().ok()
+    }))
 }
 
-/// Fails unless the tokens of `sequence` rise, in whatever session they are drawn, and over a crash.
+/// The rows of the answer to one statement, whose parameters are bound.
+async fn bound(
+    client: &Client,
+    sql: &str,
+    parameters: &[(&(dyn ToSql + Sync), Type)],
+) -> Result<Vec<Row>, StoreError> {
+    let answer = client.query_typed(sql, parameters).await;
+    answer.map_err(errors::of_client)
+}
+
+/// Which relation the application means by this name, and whether it has named its schema.
+async fn find(client: &Client, name: &str) -> Result<(Option<u32>, bool), StoreError> {
+    // By its own search path, in which names of ours are none of the server's.
+    const FIND: &str = "SELECT pg_catalog.to_regclass($1)::pg_catalog.oid, \
+        pg_catalog.cardinality(pg_catalog.parse_ident($1)) OPERATOR(pg_catalog.>) 1";
+    run(client, "BEGIN; SET LOCAL search_path TO DEFAULT").await?;
+    let found = bound(client, FIND, &[(&name, Type::TEXT)]).await;
+    run(client, "ROLLBACK").await?;
+    let unreadable = || errors::unreadable("a sequence's name");
+    let found = found?;
+    let row = found.first().ok_or_else(unreadable)?;
+    let read = |_| unreadable();
+    Ok((row.try_get(0).map_err(read)?, row.try_get(1).map_err(read)?))
+}
+
+/// The sequence, by its number at the server. Fails unless its tokens rise, in whatever session
+/// they are drawn, and over a crash; and unless the URL names its schema, or no other role could
+/// have created it there.
+///
+/// After [`set_up`], so that its own names are the server's.
 pub(crate) async fn check_sequence(
     connection: &Connection,
     sequence: &str,
-) -> Result<(), StoreError> {
+) -> Result<u32, StoreError> {
     const SETTINGS: &str = "SELECT s.seqcache, s.seqincrement, s.seqcycle, \
-        c.relpersistence::text, has_sequence_privilege(c.oid, 'usage') \
+        c.relpersistence::text, has_sequence_privilege(c.oid, 'usage'), n.nspname::text, \
+        EXISTS (SELECT FROM aclexplode(coalesce(n.nspacl, acldefault('n', n.nspowner))) given \
+            LEFT JOIN pg_roles r ON r.oid = given.grantee \
+            WHERE given.privilege_type = 'CREATE' AND given.grantee <> n.nspowner \
+            AND NOT coalesce(r.rolsuper OR r.rolname = current_user, false)) \
         FROM pg_sequence s JOIN pg_class c ON c.oid = s.seqrelid \
-        WHERE c.oid = to_regclass($1)";
+        JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.oid = $1";
     let refused = |reason: String| Err(StoreError::new(ErrorKind::Misconfigured, reason));
-    let found = connection.client().query_opt(SETTINGS, &[&sequence]).await;
-    let Some(row) = found.map_err(errors::of_client)? else {
+    let client = connection.client();
+    let (number, names_schema) = find(client, sequence).await?;
+    let found = match number {
+        Some(number) => bound(client, SETTINGS, &[(&number, Type::OID)]).await?,
+        None => Vec::new(),
+    };
+    let (Some(number), Some(row)) = (number, found.first()) else {
         return refused(format!(
             "there is no sequence {sequence}; CREATE SEQUENCE {sequence}"
         ));
@@ -117,6 +165,15 @@ pub(crate) async fn check_sequence(
     let cycles: bool = row.try_get(2).map_err(unreadable)?;
     let kept: String = row.try_get(3).map_err(unreadable)?;
     let allowed: bool = row.try_get(4).map_err(unreadable)?;
+    let schema: String = row.try_get(5).map_err(unreadable)?;
+    let others_create: bool = row.try_get(6).map_err(unreadable)?;
+    if others_create && !names_schema {
+        return refused(format!(
+            "the sequence {sequence} was found in the schema {schema}, in which other roles can \
+             create one; REVOKE CREATE ON SCHEMA {schema} from them, or name the schema in the URL \
+             (token_sequence={schema}.{sequence})"
+        ));
+    }
     if !allowed {
         return refused(format!(
             "the user may not use the sequence {sequence}; GRANT USAGE ON SEQUENCE {sequence} TO it"
@@ -144,7 +201,7 @@ pub(crate) async fn check_sequence(
              create it without UNLOGGED or TEMPORARY"
         ));
     }
-    Ok(())
+    Ok(number)
 }
 
 #[cfg(test)]

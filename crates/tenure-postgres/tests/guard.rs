@@ -245,3 +245,44 @@ async fn a_session_whose_timeouts_were_changed_is_ended() {
     let backend = PostgresBackend::connect(config).await.unwrap();
     renewed(renewal_after(&backend, "SET idle_session_timeout = '1d'").await);
 }
+
+/// The session's own are for the statements of this library.
+#[tokio::test]
+async fn a_transaction_has_the_settings_of_the_application() {
+    let Some(server) = start(&[]) else { return };
+    let settings = [
+        ("search_path", "app, public", "pg_catalog"),
+        ("lock_timeout", "7s", "0"),
+        ("statement_timeout", "2s", "0"),
+        ("client_min_messages", "error", "debug5"),
+        ("standard_conforming_strings", "off", "on"),
+    ];
+    let admin = server.admin().await;
+    for (name, value, _) in settings {
+        let alter = format!("ALTER ROLE app SET {name} = {value}");
+        admin.batch_execute(&alter).await.unwrap();
+    }
+    let backend = server.connect().await;
+    let x = lock("x");
+    let grant = win_for(&backend, &x, &candidate("o'ann\\", 1), LONG).await;
+    // What one transaction leaves behind is not there in the next.
+    for _ in 0..2 {
+        let mut transaction = backend.begin(&x, grant.token).await.unwrap();
+        for (name, value, other) in settings {
+            let rows = transaction
+                .query(&format!("SHOW {name}"), &[])
+                .await
+                .unwrap();
+            assert_eq!(rows[0].get::<_, &str>(0), value, "{name}");
+            let set = format!("SET {name} = {other}");
+            if name != "standard_conforming_strings" {
+                transaction.batch_execute(&set).await.unwrap();
+            }
+        }
+        transaction.commit().await.unwrap();
+        renewed(backend.renew(&grant, backend.clock().now()).await.unwrap());
+    }
+    let named = "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'o''ann\\'";
+    let named = admin.query_one(named, &[]).await.unwrap();
+    assert_eq!(named.get::<_, i64>(0), 1);
+}

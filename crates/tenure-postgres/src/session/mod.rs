@@ -35,6 +35,7 @@ use crate::key::{ALIVE, AdvisoryKey, application_name};
 use crate::notifications::Notifications;
 use crate::notifications::message::{CHANNEL, free_message};
 use crate::question::{ask, run};
+use crate::settings::{ApplicationLimits, set_own};
 use crate::setup::{check_sequence, set_up};
 
 /// So many attempts to lock are sent at a time. The server answers a session's queries one after
@@ -46,6 +47,10 @@ pub(crate) struct Session {
     config: Arc<PostgresConfig>,
     clock: SharedClock,
     pub(crate) lease: Duration,
+    /// The application's own limits for its transactions.
+    limits: ApplicationLimits,
+    /// By its number at the server.
+    token_sequence: Option<u32>,
     /// Nothing is granted before.
     quarantine_until: Time,
     notifications: Arc<Notifications>,
@@ -139,20 +144,24 @@ impl Session {
     ) -> Result<Arc<Self>, StoreError> {
         let Common { config, tasks, .. } = common;
         let preparing = async {
-            set_up(&connection, config, lease, &application_name(name)).await?;
-            if let Some(sequence) = &config.token_sequence {
-                check_sequence(&connection, sequence).await?;
-            }
+            let limits = set_up(&connection, config, lease, &application_name(name)).await?;
+            let token_sequence = match &config.token_sequence {
+                Some(sequence) => Some(check_sequence(&connection, sequence).await?),
+                None => None,
+            };
             // Sessions that only wait do not listen: each notification would wake them.
             let listen = format!("LISTEN {CHANNEL}");
             run(connection.client(), &listen).await?;
             let alive = format!("SELECT pg_try_advisory_lock({ALIVE}, pg_backend_pid())");
             // Without it, others learn of this session's death with their next look only.
             ask(connection.client(), &alive).await?;
-            Statements::prepare(connection, config, tasks.process(), lease.max(LEAST)).await
+            let patience = lease.max(LEAST);
+            let prepared = Statements::prepare(connection, config, tasks.process(), patience);
+            Ok((prepared.await?, limits, token_sequence))
         };
         let limit = config.connect_timeout;
-        let statements = within("the server", limit, "connect_timeout", preparing).await?;
+        let (statements, limits, token_sequence) =
+            within("the server", limit, "connect_timeout", preparing).await?;
         let incarnation = &statements.connection.incarnation;
         let now = common.clock.now();
         let quarantine_until = common.quarantine.until(incarnation, now, lease);
@@ -160,6 +169,8 @@ impl Session {
             config: config.clone(),
             clock: common.clock.clone(),
             lease,
+            limits,
+            token_sequence,
             quarantine_until,
             notifications: common.notifications.clone(),
             tasks: tasks.clone(),
@@ -185,6 +196,16 @@ impl Session {
     /// How long a query may take before the session counts as dead.
     pub(crate) fn patience(&self) -> Duration {
         self.lease.max(LEAST)
+    }
+
+    /// What gives the application its own settings in a transaction that has just begun.
+    pub(crate) fn application_settings(&self) -> String {
+        self.limits.give_back(self.connection().version, self.lease)
+    }
+
+    /// What gives this library its own settings again after it.
+    pub(crate) fn own_settings(&self) -> String {
+        set_own(self.connection().version)
     }
 
     /// Whether the caller runs in the process that has opened it, and not in a fork of it.
@@ -238,6 +259,10 @@ impl Session {
             Ok(None) => return Ok(Attempt::Taken(None)),
             Err(error) => {
                 self.undo(key).await;
+                if self.token_sequence.is_some() && !self.locks.holds_any() {
+                    // It may have been dropped; the next session looks for it again.
+                    self.connection().close(&error);
+                }
                 return Err(error);
             }
         };
@@ -256,8 +281,8 @@ impl Session {
     }
 
     async fn try_lock(&self, key: AdvisoryKey) -> Result<Option<FencingToken>, StoreError> {
-        let sequence = self.config.token_sequence.as_ref();
-        let Some(counter) = self.statements.acquire(key, sequence).await? else {
+        let acquired = self.statements.acquire(key, self.token_sequence);
+        let Some(counter) = acquired.await? else {
             return Ok(None);
         };
         let token = u64::try_from(counter).ok();

@@ -65,7 +65,7 @@ impl Statements {
     pub(super) async fn acquire(
         &self,
         key: AdvisoryKey,
-        sequence: Option<&String>,
+        sequence: Option<u32>,
     ) -> Result<Option<i64>, StoreError> {
         let (big, class, object) = key.parameters();
         let parameters: [&(dyn ToSql + Sync); 4] = [&big, &class, &object, &sequence];
@@ -182,12 +182,12 @@ impl Prepared {
             Some(_) => format!(
                 "SELECT CASE WHEN ({lock}) THEN CASE WHEN \
                  pg_logical_emit_message(true, 'tenure', '') IS NOT NULL \
-                 THEN nextval(($4::text)::regclass) END END"
+                 THEN nextval(($4::oid)::regclass) END END"
             ),
             None => format!(
                 "SELECT CASE WHEN ({lock}) THEN CASE WHEN \
                  pg_logical_emit_message(true, 'tenure', '') IS NOT NULL \
-                 THEN (pg_current_xact_id()::text)::int8 END END WHERE $4::text IS NULL"
+                 THEN (pg_current_xact_id()::text)::int8 END END WHERE $4::oid IS NULL"
             ),
         };
         let unlock = "CASE WHEN $1::int8 IS NULL THEN pg_advisory_unlock($2::int4, $3::int4) \
