@@ -28,7 +28,7 @@ const ANSWER: Duration = Duration::from_millis(300);
 /// Elections on the advisory locks of a `PostgreSQL` database.
 ///
 /// Holds one session for each identity and lease among its elections (so usually one; after the
-/// fourth they share one per lease), and up to
+/// fourth they share one per lease), one that hears notifications, and up to
 /// [`watch_sessions`](PostgresConfig::watch_sessions) more while it waits for others' locks.
 /// Clones share them. When the last clone and grant are dropped the sessions are closed, and the
 /// server frees what they held.

@@ -1,7 +1,6 @@
 //! What bears on locks at a Postgres server, for an operator.
 
 use std::collections::{HashMap, HashSet};
-use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::future::join_all;
@@ -62,7 +61,7 @@ pub(crate) async fn all(connector: &Connector, lease: Duration) -> Vec<Check> {
 async fn look_at_one(connector: &Connector, lease: Duration) -> Vec<Check> {
     // What it sees is no reason to close the backend's sessions.
     let config = &*connector.config;
-    let connected = connector.renewed().connect(Arc::new(|_| {})).await;
+    let connected = connector.renewed().connect().await;
     let connection = match connected {
         Ok(connection) => connection,
         Err(error) => return vec![failed("session", &error)],

@@ -3,6 +3,7 @@
 use std::future::poll_fn;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use tenure_core::{Kept, Process};
 use tenure_kit::Address;
@@ -13,6 +14,9 @@ use tokio_postgres::{AsyncMessage, Client, Notification};
 
 use crate::errors::{self, StoreError};
 use crate::incarnation::Incarnation;
+
+/// Where the server says that it waits for no standby any more: its text may be in any language.
+const WAIT_FOR_A_STANDBY: &str = "SyncRepWaitForLSN";
 
 /// What is done with each notification.
 pub(crate) type Listener = Arc<dyn Fn(&Notification) + Send + Sync>;
@@ -38,6 +42,7 @@ pub(crate) struct Login {
 struct OpenClient {
     client: Client,
     ended: watch::Sender<Option<StoreError>>,
+    cancelled_waits: Arc<AtomicU64>,
     connection: AbortHandle,
 }
 
@@ -81,6 +86,12 @@ impl Connection {
         }
     }
 
+    /// How many commits of the session did not wait for a standby to their end. An answer that
+    /// is here has been counted.
+    pub(crate) fn cancelled_waits(&self) -> u64 {
+        self.login.live.cancelled_waits.load(Ordering::SeqCst)
+    }
+
     /// Ends the session; the server then frees what it holds.
     pub(crate) fn close(&self, error: &StoreError) {
         note_end(&self.login.live.ended, error);
@@ -109,7 +120,8 @@ fn note_end(ended: &watch::Sender<Option<StoreError>>, error: &StoreError) {
 pub(crate) struct Driver {
     pub(crate) process: Process,
     pub(crate) address: Address,
-    pub(crate) listener: Listener,
+    /// None for a session that does not listen.
+    pub(crate) listener: Option<Listener>,
     /// Returns when no connection of this backend may live.
     pub(crate) refusal: Pin<Box<dyn Future<Output = StoreError> + Send>>,
 }
@@ -128,6 +140,8 @@ impl Driver {
         let (listener, mut refusal) = (self.listener, self.refusal);
         let ended = watch::Sender::new(None);
         let end = ended.clone();
+        let cancelled_waits = Arc::new(AtomicU64::new(0));
+        let count = cancelled_waits.clone();
         let task = tokio::spawn(self.process.confine(async move {
             let error = loop {
                 let message = tokio::select! {
@@ -135,7 +149,16 @@ impl Driver {
                     message = poll_fn(|cx| connection.poll_message(cx)) => message,
                 };
                 match message {
-                    Some(Ok(AsyncMessage::Notification(notification))) => listener(&notification),
+                    Some(Ok(AsyncMessage::Notification(notification))) => {
+                        if let Some(listener) = &listener {
+                            listener(&notification);
+                        }
+                    }
+                    Some(Ok(AsyncMessage::Notice(notice)))
+                        if notice.routine() == Some(WAIT_FOR_A_STANDBY) =>
+                    {
+                        count.fetch_add(1, Ordering::SeqCst);
+                    }
                     Some(Ok(_)) => {}
                     Some(Err(error)) => break errors::of_client(error),
                     None => break errors::closed(),
@@ -149,6 +172,7 @@ impl Driver {
             live: self.process.keep(OpenClient {
                 client,
                 ended,
+                cancelled_waits,
                 connection: task.abort_handle(),
             }),
             address: self.address,

@@ -67,7 +67,19 @@ impl Connector {
     }
 
     /// Connects to the first host that can be written to. Each has the connect timeout.
-    pub(crate) async fn connect(&self, listener: Listener) -> Result<Connection, StoreError> {
+    pub(crate) async fn connect(&self) -> Result<Connection, StoreError> {
+        self.connect_with(None).await
+    }
+
+    /// The same for a session that will listen.
+    pub(crate) async fn connect_to_listen(
+        &self,
+        listener: Listener,
+    ) -> Result<Connection, StoreError> {
+        self.connect_with(Some(listener)).await
+    }
+
+    async fn connect_with(&self, listener: Option<Listener>) -> Result<Connection, StoreError> {
         if let Some(error) = self.refused() {
             return Err(error);
         }
@@ -101,7 +113,7 @@ impl Connector {
     async fn connect_to(
         &self,
         address: &Address,
-        listener: Listener,
+        listener: Option<Listener>,
     ) -> Result<Connection, StoreError> {
         let login = self.log_in(&self.cluster, address, listener).await?;
         self.check(login).await
@@ -156,9 +168,8 @@ impl Connector {
     /// Asks one host what it is, within the connect timeout.
     pub(crate) async fn look_at(&self, address: &Address) -> Result<Server, StoreError> {
         let looking = async {
-            let silent: Listener = Arc::new(|_| {});
             // Compared by the caller.
-            let login = self.log_in(&Cluster::new(), address, silent).await?;
+            let login = self.log_in(&Cluster::new(), address, None).await?;
             let question = "SELECT NOT pg_is_in_recovery(), \
                             extract(epoch FROM pg_postmaster_start_time())";
             let rows = ask(login.client(), question).await?;
@@ -180,7 +191,7 @@ impl Connector {
         &self,
         cluster: &Cluster,
         address: &Address,
-        listener: Listener,
+        listener: Option<Listener>,
     ) -> Result<Login, StoreError> {
         let config = &*self.config;
         let mut client_config = tokio_postgres::Config::new();

@@ -18,6 +18,8 @@ pub(crate) type StoreError = tenure_kit::StoreError<Answer>;
 pub(crate) enum Answer {
     /// The server is a standby, or accepts reads only: try the next host.
     Standby,
+    /// A lock was not free for as long as it was waited for.
+    WaitedInVain,
     /// The server goes on, but has no such function, or the user may not call it: do without.
     Omitted,
 }
@@ -39,6 +41,17 @@ pub(crate) fn unreadable(what: &str) -> StoreError {
     StoreError::new(
         ErrorKind::Internal,
         format!("the server's answer to {what} cannot be read; is it PostgreSQL?"),
+    )
+}
+
+/// The server has stopped waiting for a standby.
+pub(crate) fn not_replicated(what: &str) -> StoreError {
+    StoreError::new(
+        ErrorKind::Unavailable,
+        format!(
+            "the server's wait for a synchronous standby was cancelled, so {what} may be lost in a \
+             failover"
+        ),
     )
 }
 
@@ -100,6 +113,7 @@ fn recovery(code: &SqlState) -> Recovery<Answer> {
         return Recovery::Store(Answer::Standby);
     }
     match class(code) {
+        "55" => Recovery::Store(Answer::WaitedInVain),
         "57" | "53" | "08" => Recovery::Reconnect,
         "42" | "0A" => Recovery::Store(Answer::Omitted),
         _ => Recovery::None,
@@ -148,6 +162,10 @@ fn meaning(code: &SqlState) -> (ErrorKind, &'static str) {
         "57P05" => (
             Unavailable,
             "the lease has expired: no heartbeat reached the server in time",
+        ),
+        "25P04" => (
+            Unavailable,
+            "a guarded transaction was open for longer than the lease",
         ),
         "25P03" => (
             Unavailable,

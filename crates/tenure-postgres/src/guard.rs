@@ -23,7 +23,10 @@ use crate::session::Session;
 /// ([`Unavailable`](ErrorKind::Unavailable)).
 ///
 /// While it is open no heartbeat can be sent, so keep it shorter than the policy's request
-/// timeout. The server ends it when it stands idle for a lease, or one statement takes that long.
+/// timeout. It ends one lease after it began at the latest, with the session and all its terms:
+/// as long as it is open VACUUM may have to keep dead rows for it. If the process is frozen
+/// meanwhile, the server ends it: at the same time from release 17 on, and on older ones when it
+/// stands idle for a lease, or one statement takes that long.
 /// Do not end the transaction by SQL, and do not touch session-level advisory locks in it. Change
 /// settings by `SET LOCAL`: what a plain `SET` or `RESET` changes stays changed in the session that
 /// holds the locks. The transaction has the settings of its role, database and URL, `search_path`
@@ -84,6 +87,16 @@ fn busy(how: &str) -> Error {
     )
 }
 
+fn too_long(lease: Duration) -> StoreError {
+    StoreError::new(
+        ErrorKind::Timeout,
+        format!(
+            "a guarded transaction was open for longer than the lease ({lease:?}), so the session \
+             that holds the lock is closed"
+        ),
+    )
+}
+
 /// The most that a call may take. Heartbeats wait while the transaction is open, so a term whose
 /// call has had no answer in two leases is over.
 fn limit(session: &Session) -> Duration {
@@ -125,12 +138,13 @@ impl GuardedTransaction {
         }
         let begin = format!("BEGIN; {}", session.application_settings());
         let (turn, over) = oneshot::channel();
-        let end = session.connection().end();
+        let (end, watched, lease) = (session.connection().end(), session.clone(), session.lease);
         session.tasks.spawn(async move {
             // The application may keep a transaction for longer than its session lives.
             tokio::select! {
                 _ = over => {}
                 _error = end => {}
+                () = sleep(lease) => watched.connection().close(&too_long(lease)),
             }
             drop(gate);
         });
@@ -179,7 +193,8 @@ impl GuardedTransaction {
     ///
     /// After an error it has been rolled back, unless the error is that the session ended or did
     /// not answer ([`Unavailable`](ErrorKind::Unavailable), [`Timeout`](ErrorKind::Timeout)): then
-    /// that is not known.
+    /// that is not known. `Unavailable` also when the server's wait for a synchronous standby was
+    /// cancelled: it is committed then, as the error says, but a failover may lose it.
     pub async fn commit(mut self) -> Result<(), Error> {
         if self.failed {
             return Err(Error::new(
@@ -188,19 +203,27 @@ impl GuardedTransaction {
                 "a statement of the transaction has failed, so it is rolled back",
             ));
         }
-        let own = self.own_settings();
-        self.run(&format!("COMMIT; {own}"), NOT_KNOWN).await?;
+        let session = self.session()?;
+        let own = session.own_settings();
+        let cancelled = session.connection().cancelled_waits();
+        // The application's own setting may hide the warning by which the server tells of it.
+        let commit = format!("SET LOCAL client_min_messages TO warning; COMMIT; {own}");
+        self.failed = false;
+        self.run(&commit, NOT_KNOWN).await?;
         self.session = None;
+        if session.connection().cancelled_waits() != cancelled {
+            let error = errors::not_replicated("the transaction, which is committed,");
+            return Err(error.into_error(Operation::Campaign));
+        }
         Ok(())
-    }
-
-    fn own_settings(&self) -> String {
-        let session = self.session.as_ref();
-        session.map_or_else(String::new, |(session, _)| session.own_settings())
     }
 
     async fn run(&mut self, statements: &str, fate: &str) -> Result<(), Error> {
         let session = self.session()?;
+        let fate = match session.ended() {
+            Some(_) => NOT_COMMITTED,
+            None => fate,
+        };
         let call = session.connection().client().batch_execute(statements);
         self.note(answer(&session, fate, call).await)
     }
@@ -249,6 +272,10 @@ async fn answer<T>(
     };
     // Why the session has ended says more than that it has.
     let ended = session.ended().filter(|_| error.is_closed());
+    let ended = ended.map(|why| {
+        let message = format!("{}; {fate}", why.message());
+        why.with_message(message)
+    });
     Err(ended.unwrap_or_else(|| errors::of_client(error)))
 }
 

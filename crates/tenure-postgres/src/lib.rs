@@ -42,8 +42,12 @@
 //! A backend has one dedicated session for each identity and lease among its elections, which
 //! usually means one. It is never shared with a pool and never replaced behind a term's back: when
 //! it ends, all its terms have ended. One query per heartbeat proves the terms of all its
-//! elections. While a process waits for locks that others hold, it has up to
+//! elections. One more session for each backend hears notifications, so that no heartbeat waits
+//! behind what other roles send. While a process waits for locks that others hold, it has up to
 //! [`watch_sessions`](PostgresConfig::watch_sessions) more, one for each process it waits for.
+//!
+//! No session keeps a snapshot for longer than 30 s, so VACUUM is not kept from its work; only a
+//! [`GuardedTransaction`] may, for at most its lease.
 //!
 //! The session's lease counts for all locks in it. A lock that is not renewed any more, while
 //! others are, is unlocked by this library when its own lease ends.

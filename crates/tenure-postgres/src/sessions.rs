@@ -87,7 +87,7 @@ impl Sessions {
 
     /// A connection of which it is known that the hosts of the list are one cluster.
     pub(crate) async fn connect(&self) -> Result<Connection, StoreError> {
-        let connection = self.connector.connect(self.registry.listener()).await?;
+        let connection = self.connector.connect().await?;
         let compare = async || {
             let serving = connection.address();
             self.connector.compare_the_others(serving).await?;
@@ -155,18 +155,26 @@ impl Sessions {
     }
 
     async fn start(&self, lease: Duration, name: &str) -> Result<Arc<Session>, StoreError> {
+        // It listens before it tries: a release after its first try is heard.
+        let listening = self.common.notifications.listen(self.registry.listener());
+        let (session, ()) = tokio::join!(self.open(lease, name), listening);
+        let session = session?;
+        self.registry.add(&session);
+        let kept = Arc::downgrade(&session);
+        self.common.tasks.spawn(session::sweep::sweep(kept.clone()));
+        self.common.tasks.spawn(session::answers::answer(kept));
+        Ok(session)
+    }
+
+    async fn open(&self, lease: Duration, name: &str) -> Result<Arc<Session>, StoreError> {
         let started = match self.spare() {
             Some(spare) => Session::start(spare, &self.common, lease, name).await.ok(),
             None => None,
         };
-        let session = match started {
-            Some(session) => session,
-            None => Session::start(self.connect().await?, &self.common, lease, name).await?,
-        };
-        self.registry.add(&session);
-        let watched = Arc::downgrade(&session);
-        self.common.tasks.spawn(session::sweep::sweep(watched));
-        Ok(session)
+        match started {
+            Some(session) => Ok(session),
+            None => Session::start(self.connect().await?, &self.common, lease, name).await,
+        }
     }
 
     /// A session to ask who holds a lock: any that is there.
@@ -227,29 +235,29 @@ impl Registry {
         self.sessions.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// What the connection of a session does with notifications.
+    /// What is done with notifications.
     pub(crate) fn listener(self: &Arc<Self>) -> Listener {
         let registry = Arc::downgrade(self);
         Arc::new(move |notification| {
             if let Some(registry) = registry.upgrade()
                 && let Some(message) = message::read(notification)
             {
-                registry.hear(message);
+                registry.hear(notification.process_id(), message);
             }
         })
     }
 
-    fn hear(&self, message: Message) {
+    fn hear(&self, by: i32, message: Message) {
+        let is_ours = |session: &Arc<Session>| session.connection().pid == by;
+        let by_us = || self.sessions().iter().any(is_ours);
         match message {
-            Message::Free(key) => self.notifications.released(key),
+            Message::Free(key) => self.notifications.released(key, by, by_us()),
             Message::Led(key, announcement) => {
-                let is_ours = |session: &Arc<Session>| session.connection().pid == announcement.pid;
-                let by_us = self.sessions().iter().any(is_ours);
-                self.notifications.announced(key, announcement, by_us);
+                self.notifications.announced(key, announcement, by_us());
             }
             Message::Ask(key) => {
                 for session in self.sessions() {
-                    session.announce(key);
+                    session.asked(key);
                 }
             }
         }

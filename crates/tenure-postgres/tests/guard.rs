@@ -13,8 +13,8 @@ use std::time::{Duration, Instant};
 use support::{Connects as _, connect_at};
 use tenure_conformance::proxy::{FaultProxy, Way};
 use tenure_core::{Error, ErrorKind, Grant, LockBackend as _, Renewal};
-use tenure_postgres::PostgresBackend;
-use tenure_testkit::postgres::start;
+use tenure_postgres::{GuardedTransaction, PostgresBackend};
+use tenure_testkit::postgres::{NO_LOCKS, start, until};
 use tenure_testkit::{LIMIT, LONG, candidate, held, lock, renewed, win_for};
 
 /// A lease whose end is waited for, and that a machine which stands still for a moment outlasts.
@@ -101,9 +101,9 @@ async fn a_transaction_that_is_kept_keeps_nobody_waiting_after_its_session() {
     assert_eq!(error.kind(), ErrorKind::Unavailable, "{error}");
 }
 
-async fn two_terms(backend: &PostgresBackend) -> [Grant; 2] {
-    let x = win_for(backend, &lock("x"), &candidate("ann", 1), SHORT).await;
-    let y = win_for(backend, &lock("y"), &candidate("ann", 2), SHORT).await;
+async fn two_terms(backend: &PostgresBackend, lease: Duration) -> [Grant; 2] {
+    let x = win_for(backend, &lock("x"), &candidate("ann", 1), lease).await;
+    let y = win_for(backend, &lock("y"), &candidate("ann", 2), lease).await;
     [x, y]
 }
 
@@ -114,7 +114,7 @@ async fn a_second_transaction_in_one_task_is_refused() {
     for cut in [false, true] {
         let wire = FaultProxy::start(server.address()).unwrap();
         let backend = connect_at(wire.address().port()).await;
-        let [x, y] = two_terms(&backend).await;
+        let [x, y] = two_terms(&backend, SHORT).await;
         let _open = backend.begin(&x.lock, x.token).await.unwrap();
         if cut {
             wire.lose(Way::Both);
@@ -129,21 +129,44 @@ async fn a_second_transaction_in_one_task_is_refused() {
 /// Its query is new when its turn comes, however long it has waited.
 #[tokio::test]
 async fn an_acquire_that_waits_for_longer_than_its_lease_closes_no_session() {
+    const LEASE: Duration = Duration::from_secs(6);
     let Some(server) = start(&[]) else { return };
     let backend = server.connect().await;
-    let [x, y] = two_terms(&backend).await;
-    let mut transaction = backend.begin(&x.lock, x.token).await.unwrap();
-    let work = async {
+    let [x, y] = two_terms(&backend, LEASE).await;
+    let half = async |mut transaction: GuardedTransaction| {
         let begun = Instant::now();
-        while begun.elapsed() < SHORT + Duration::from_millis(500) {
+        while begun.elapsed() < LEASE * 11 / 20 {
             let sleep = transaction.execute("SELECT pg_sleep(0.2)", &[]);
             sleep.await.unwrap();
         }
         transaction.commit().await.unwrap();
     };
-    let adopt = backend.acquire(&y.lock, &y.candidate, SHORT);
-    let (adopted, ()) = in_time(async { tokio::join!(adopt, work) }).await;
+    let first = backend.begin(&x.lock, x.token).await.unwrap();
+    // Before the acquire, as it waits in front of it.
+    let second = async { half(backend.begin(&x.lock, x.token).await.unwrap()).await };
+    let adopt = backend.acquire(&y.lock, &y.candidate, LEASE);
+    let ((), adopted, ()) = in_time(async { tokio::join!(second, adopt, half(first)) }).await;
     assert_eq!(held(adopted.unwrap()).token, y.token);
+}
+
+/// Longer than that it would keep VACUUM from its work, for a term that is over.
+#[tokio::test]
+async fn a_transaction_ends_with_its_lease() {
+    let Some(server) = start(&[]) else { return };
+    let backend = server.connect().await;
+    let x = win_for(&backend, &lock("x"), &candidate("ann", 1), SHORT).await;
+    let mut transaction = backend.begin(&x.lock, x.token).await.unwrap();
+    let working = async {
+        loop {
+            let sleep = transaction.execute("SELECT pg_sleep(0.2)", &[]).await;
+            if let Err(error) = sleep {
+                return error;
+            }
+        }
+    };
+    let error = in_time(working).await;
+    assert!(error.message().contains("longer than the lease"), "{error}");
+    transaction.commit().await.unwrap_err();
 }
 
 #[tokio::test]
@@ -285,4 +308,51 @@ async fn a_transaction_has_the_settings_of_the_application() {
     let named = "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'o''ann\\'";
     let named = admin.query_one(named, &[]).await.unwrap();
     assert_eq!(named.get::<_, i64>(0), 1);
+}
+
+/// The server only warns when an administrator ends a commit's wait for its standby.
+#[tokio::test]
+async fn a_cancelled_wait_for_a_standby_is_an_error() {
+    const CANCEL: &str = "SELECT count(pg_cancel_backend(pid)) > 0 FROM pg_stat_activity \
+        WHERE wait_event = 'SyncRep' AND application_name = 'ann'";
+    let Some(server) = start(&[]) else { return };
+    let admin = server.admin().await;
+    // The warning is not shown by default here, and is none of the language of this library.
+    for sql in [
+        "CREATE TABLE sums (n int8)",
+        "ALTER ROLE app SET client_min_messages = error",
+    ] {
+        admin.batch_execute(sql).await.unwrap();
+    }
+    let (backend, x, y) = (server.connect().await, lock("x"), lock("y"));
+    let ann = candidate("ann", 1);
+    let grant = win_for(&backend, &x, &ann, LONG).await;
+    let missing = "ALTER SYSTEM SET synchronous_standby_names = 'missing'";
+    admin.batch_execute(missing).await.unwrap();
+    admin.query("SELECT pg_reload_conf()", &[]).await.unwrap();
+    let other = server.admin().await;
+    until(
+        &other,
+        "SELECT current_setting('synchronous_standby_names') = 'missing'",
+    )
+    .await;
+
+    let (acquired, ()) =
+        in_time(async { tokio::join!(backend.acquire(&y, &ann, LONG), until(&admin, CANCEL)) })
+            .await;
+    let error = acquired.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Unavailable, "{error}");
+    assert!(error.message().contains("failover"), "{error}");
+    // The session goes on, with the other lock, and that one is free.
+    renewed(backend.renew(&grant, backend.clock().now()).await.unwrap());
+    let mut transaction = backend.begin(&x, grant.token).await.unwrap();
+    let insert = transaction.execute("INSERT INTO sums VALUES (1)", &[]);
+    insert.await.unwrap();
+    let (committed, ()) =
+        in_time(async { tokio::join!(transaction.commit(), until(&admin, CANCEL)) }).await;
+    let error = committed.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Unavailable, "{error}");
+    assert!(error.message().contains("committed"), "{error}");
+    backend.release(&grant).await.unwrap();
+    until(&admin, NO_LOCKS).await;
 }

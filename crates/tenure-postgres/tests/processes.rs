@@ -435,7 +435,8 @@ async fn a_try_under_way_of_a_frozen_waiter_is_over_with_its_lease() {
         frozen.freeze();
         let session = "SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'client backend' \
                        AND application_name NOT IN \
-                       ('admin', 'tenure', 'tenure waits', 'ann', 'bob')";
+                       ('admin', 'tenure', 'tenure waits', 'tenure listens', 'ann', \
+                       'bob')";
         a.release(&grant).await.unwrap();
         proxy.restore();
         // It wins, unless it had been silent for a lease before its try came.

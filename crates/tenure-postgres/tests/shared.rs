@@ -186,11 +186,11 @@ fn memory() -> u64 {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_flood_of_notifications_does_not_depose_the_leader() {
     const COUNT: u32 = 300_000;
-    let Some(server) = start(&["log_statement=all", "logging_collector=off"]) else {
-        return;
-    };
+    let Some(server) = start(&[]) else { return };
     let admin = server.admin().await;
     admin.batch_execute(ROLES).await.unwrap();
+    let logged = "ALTER ROLE plain SET log_statement = 'all'";
+    admin.batch_execute(logged).await.unwrap();
     let name = lock("batch");
     let policy = Policy::fast();
     let elect = async || {
@@ -231,7 +231,7 @@ async fn a_flood_of_notifications_does_not_depose_the_leader() {
     println!("{grown} MiB more, {calls} lines of the server's log in {took:?}");
     assert!(ann.is_valid() && !waiting.is_finished());
     assert!(grown < 64, "{grown} MiB");
-    let most = 400.0 + 400.0 * took.as_secs_f64();
+    let most = 300.0 + 200.0 * took.as_secs_f64();
     assert!(
         f64::from(u32::try_from(calls).unwrap()) < most,
         "{calls} in {took:?}"

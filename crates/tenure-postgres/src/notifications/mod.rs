@@ -11,13 +11,20 @@
 //!   one, shared, on a session of their own: they are woken when the holder's session is gone,
 //!   for whatever reason. A ghost among them (a waiter killed or frozen while it waits) gets
 //!   nothing but a share of a lock that nobody else wants.
-//! - The end of our own session is a hint too: what it would have told was missed.
+//! - The end of the session that listens is a hint too: what it would have told was missed.
+//!
+//! Any role of the database can notify, as whoever and as often as it likes. The server itself says
+//! which session has sent a notification, and which one holds a lock. So what is said of a lock
+//! counts when its holder says it. As long as the holder is not known, others are believed; they
+//! wake a waiter once a second at most.
 
+mod listening;
 pub(crate) mod message;
+mod rumours;
 mod watcher;
 
 use std::collections::{HashMap, HashSet};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use futures_util::stream;
@@ -25,8 +32,13 @@ use tenure_core::{Changes, Hint, Kept};
 use tenure_kit::Tasks;
 use tenure_kit::tasks::AbortOnDrop;
 use tokio::sync::{Notify, watch};
+use tokio::time::{Instant, sleep_until};
 
+use self::listening::Listening;
 use self::message::Announcement;
+use self::rumours::{Look, Rumours};
+use self::watcher::ONE_WAIT;
+use crate::connection::Listener;
 use crate::connector::Connector;
 use crate::errors::StoreError;
 use crate::key::AdvisoryKey;
@@ -36,23 +48,40 @@ use crate::key::AdvisoryKey;
 /// long, so that it is not they who are faster.
 const HEARS_OF_ITS_END: Duration = Duration::from_millis(20);
 
-/// How many announcements are remembered of locks that nobody here waits for.
+/// Of how many locks the holder is remembered.
 const REMEMBERED: usize = 10_000;
+
+/// After this time a waiter looks, whatever lease was announced.
+const LONGEST_SLEEP: Duration = Duration::from_secs(30);
 
 /// Tells the waiters of a backend of changes.
 pub(crate) struct Notifications {
     connector: Arc<Connector>,
     tasks: Tasks,
     state: Kept<Mutex<State>>,
+    listening: Kept<OnceLock<Listening>>,
     /// An announcement has arrived.
     arrived: Notify,
 }
 
 #[derive(Default)]
 struct State {
-    waiting: HashMap<AdvisoryKey, watch::Sender<Told>>,
+    waiting: HashMap<AdvisoryKey, Waiting>,
+    /// Which session holds a lock, as the server has shown it.
+    owners: HashMap<AdvisoryKey, i32>,
+    /// By these, or by others as long as a waiter knows of no holder.
     announcements: HashMap<AdvisoryKey, Announcement>,
+    /// The last one by another session than the holder: of a lock that is waited for, it may be
+    /// the next holder's.
+    unproven: HashMap<AdvisoryKey, Announcement>,
     watchers: HashMap<i32, Watcher>,
+}
+
+/// Those who wait for a lock.
+#[derive(Default)]
+struct Waiting {
+    told: watch::Sender<Told>,
+    rumours: Rumours,
 }
 
 /// What those who wait for a lock were told. A subscriber that has not looked for a while still
@@ -76,6 +105,7 @@ impl Notifications {
         Arc::new(Self {
             connector,
             state: tasks.process().keep(Mutex::default()),
+            listening: tasks.process().keep(OnceLock::new()),
             tasks,
             arrived: Notify::new(),
         })
@@ -86,11 +116,61 @@ impl Notifications {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A lock was released.
-    pub(crate) fn released(&self, key: AdvisoryKey) {
+    /// Opens the session that listens, with the first call. Returns when it does, or when that
+    /// has failed and is tried again.
+    pub(crate) async fn listen(self: &Arc<Self>, listener: Listener) {
+        let start = || {
+            let (this, connector) = (Arc::downgrade(self), self.connector.clone());
+            Listening::start(this, connector, &self.tasks, listener)
+        };
+        let mut tried = self.listening.get_or_init(start).tried();
+        // Fails only when the backend is gone.
+        let _tried = tried.wait_for(|tried| *tried).await;
+    }
+
+    /// The session `by` says that the lock was released, `by_us` if it is one of this backend.
+    pub(crate) fn released(self: &Arc<Self>, key: AdvisoryKey, by: i32, by_us: bool) {
         let mut state = self.state();
-        state.announcements.remove(&key);
-        state.may_be_free(key);
+        if by_us || state.owners.get(&key) == Some(&by) {
+            state.forget_owner(key);
+            state.may_be_free(key);
+            return;
+        }
+        let Some(waiting) = state.waiting.get_mut(&key) else {
+            return;
+        };
+        match waiting.rumours.add(Instant::now()) {
+            Look::Now => state.may_be_free(key),
+            Look::Merged => {}
+            Look::At(due) => {
+                let this = Arc::downgrade(self);
+                self.tasks.spawn(async move {
+                    sleep_until(due).await;
+                    if let Some(this) = this.upgrade() {
+                        this.state().heed_rumours(key);
+                    }
+                });
+            }
+        }
+    }
+
+    /// The server shows that the session `pid` holds the lock.
+    pub(crate) fn seen(self: &Arc<Self>, key: AdvisoryKey, pid: i32) {
+        let mut state = self.state();
+        if state.owners.len() >= REMEMBERED {
+            state.owners.clear();
+            state.announcements.clear();
+        }
+        state.owners.insert(key, pid);
+        let said = state.announcements.get(&key);
+        if said.is_some_and(|said| said.pid != pid) {
+            state.announcements.remove(&key);
+        }
+        let said = state.unproven.remove(&key);
+        drop(state);
+        if let Some(said) = said.filter(|said| said.pid == pid) {
+            self.announced(key, said, false);
+        }
     }
 
     /// A term was announced, `by_us` by a session of this backend.
@@ -102,8 +182,19 @@ impl Notifications {
     ) {
         let (pid, lease) = (announcement.pid, announcement.lease);
         let mut state = self.state();
-        if state.announcements.len() >= REMEMBERED {
-            state.announcements.clear();
+        let is_waited_for = state.waiting.contains_key(&key);
+        let is_the_holders = match state.owners.get(&key) {
+            Some(owner) => *owner == pid,
+            None => is_waited_for,
+        };
+        if !is_the_holders && !by_us {
+            if is_waited_for {
+                state.unproven.insert(key, announcement);
+            }
+            return;
+        }
+        if by_us {
+            state.owners.insert(key, pid);
         }
         state.announcements.insert(key, announcement);
         drop(state);
@@ -112,17 +203,24 @@ impl Notifications {
         // of the holder's end goes on looking once per heartbeat.
         if by_us || self.watch(key, pid) {
             // Half of it, so that a candidate that missed the holder's end looks in time.
-            self.state().held_for(key, lease / 2);
+            self.state().held_for(key, LONGEST_SLEEP.min(lease / 2));
         }
     }
 
-    /// All waiters look again: a session that listened has ended.
+    /// All waiters look again: a session has ended that held locks or listened.
     pub(crate) fn missed_something(&self) {
+        self.is_deaf();
+        for waiting in self.state().waiting.values() {
+            waiting.told.send_modify(|told| told.frees += 1);
+        }
+    }
+
+    /// What was said may be true no longer.
+    fn is_deaf(&self) {
         let mut state = self.state();
         state.announcements.clear();
-        for waiting in state.waiting.values() {
-            waiting.send_modify(|told| told.frees += 1);
-        }
+        state.unproven.clear();
+        state.owners.clear();
     }
 
     /// Those who wait for `key` look again.
@@ -160,10 +258,7 @@ impl Notifications {
     pub(crate) fn changes(self: &Arc<Self>, key: AdvisoryKey) -> Changes {
         let receiver = {
             let mut state = self.state();
-            let sender = state.waiting.entry(key);
-            sender
-                .or_insert_with(|| watch::Sender::new(Told::default()))
-                .subscribe()
+            state.waiting.entry(key).or_default().told.subscribe()
         };
         let frees = receiver.borrow().frees;
         let subscription = Subscription {
@@ -210,7 +305,7 @@ impl Notifications {
         let (notifications, connector) = (Arc::downgrade(self), self.connector.clone());
         let tasks = self.tasks.clone();
         let task = self.tasks.spawn(async move {
-            let outcome = watcher::await_end(&connector, &tasks, pid).await;
+            let outcome = watcher::await_end(&connector, &tasks, pid, ONE_WAIT).await;
             tokio::time::sleep(HEARS_OF_ITS_END).await;
             if let Err(error) = &outcome {
                 // The candidates look once per heartbeat instead.
@@ -237,6 +332,9 @@ impl Notifications {
             && gone
         {
             for key in watcher.keys {
+                if state.owners.get(&key) == Some(&pid) {
+                    state.forget_owner(key);
+                }
                 state.may_be_free(key);
             }
         }
@@ -246,13 +344,26 @@ impl Notifications {
 impl State {
     fn may_be_free(&self, key: AdvisoryKey) {
         if let Some(waiting) = self.waiting.get(&key) {
-            waiting.send_modify(|told| told.frees += 1);
+            waiting.told.send_modify(|told| told.frees += 1);
         }
+    }
+
+    /// What strangers have said since the waiters have looked last.
+    fn heed_rumours(&mut self, key: AdvisoryKey) {
+        if let Some(waiting) = self.waiting.get_mut(&key) {
+            waiting.rumours.look(Instant::now());
+        }
+        self.may_be_free(key);
+    }
+
+    fn forget_owner(&mut self, key: AdvisoryKey) {
+        self.owners.remove(&key);
+        self.announcements.remove(&key);
     }
 
     fn held_for(&self, key: AdvisoryKey, left: Duration) {
         if let Some(waiting) = self.waiting.get(&key) {
-            waiting.send_modify(|told| told.held_for = left);
+            waiting.told.send_modify(|told| told.held_for = left);
         }
     }
 
@@ -285,8 +396,9 @@ impl Drop for Subscription {
         self.receiver = None;
         let mut state = self.notifications.state();
         let waiting = state.waiting.get(&self.key);
-        if waiting.is_some_and(|waiting| waiting.receiver_count() == 0) {
+        if waiting.is_some_and(|waiting| waiting.told.receiver_count() == 0) {
             state.waiting.remove(&self.key);
+            state.unproven.remove(&self.key);
             state.forget_key(self.key, None);
         }
     }
@@ -323,7 +435,7 @@ mod tests {
     async fn a_release_is_heard_although_the_lock_was_won_since() {
         let (notifications, key) = (notifications(1), AdvisoryKey::Big(1));
         let mut changes = notifications.changes(key);
-        notifications.released(key);
+        notifications.released(key, 6, false);
         notifications.announced(key, led(7), false);
         assert_eq!(changes.next().await, Some(Hint::MayBeFree));
         notifications.announced(key, led(7), false);
@@ -337,6 +449,25 @@ mod tests {
         let _changes = notifications.changes(key);
         notifications.announced(key, led(7), false);
         assert!(notifications.state().watchers.contains_key(&7));
+    }
+
+    #[tokio::test]
+    async fn no_other_session_speaks_for_the_holder_that_the_server_shows() {
+        let (notifications, key) = (notifications(1), AdvisoryKey::Big(1));
+        let mut changes = notifications.changes(key);
+        notifications.seen(key, 7);
+        assert!(notifications.watch(key, 7));
+        notifications.announced(key, led(8), false);
+        assert_eq!(notifications.announcement(key, 8), None);
+        assert!(notifications.state().watchers.contains_key(&7));
+        assert_eq!(changes.next().now_or_never(), None);
+        // It had won the lock since.
+        notifications.seen(key, 8);
+        assert_eq!(notifications.announcement(key, 8), Some(led(8)));
+        // Of a lock that nothing here has looked at, nothing is kept.
+        let other = AdvisoryKey::Big(2);
+        notifications.announced(other, led(8), false);
+        assert!(!notifications.state().announcements.contains_key(&other));
     }
 
     #[tokio::test]

@@ -63,6 +63,10 @@ impl HeldLocks {
         self.get(key)?.holding().clone()
     }
 
+    pub(super) fn holds(&self, key: AdvisoryKey) -> bool {
+        self.get(key).is_some_and(|lock| lock.holding().is_some())
+    }
+
     pub(super) fn holds_any(&self) -> bool {
         self.all().values().any(|lock| lock.holding().is_some())
     }

@@ -1,6 +1,5 @@
 //! Who holds a lock: what the others are told, and what they tell.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use tenure_core::{Holder, LockName};
@@ -12,12 +11,10 @@ use crate::key::AdvisoryKey;
 use crate::notifications::message::ask_message;
 
 impl Session {
-    /// Tells the others of the term in the background, if there is one.
-    pub(crate) fn announce(self: &Arc<Self>, key: AdvisoryKey) {
-        if self.locks.holding(key).is_some() {
-            let session = self.clone();
-            self.tasks
-                .spawn(async move { session.announce_if_possible(key).await });
+    /// An observer asks for the term: the others are told of it soon, if there is one.
+    pub(crate) fn asked(&self, key: AdvisoryKey) {
+        if self.locks.holds(key) {
+            self.answers.add(key);
         }
     }
 
@@ -59,6 +56,7 @@ impl Session {
         let Some(owner) = owner else {
             return Ok(None);
         };
+        self.notifications.seen(key, owner.pid);
         let is_ours = owner.pid == self.connection().pid;
         if owner.is_tenure && !is_ours {
             self.notifications.watch(key, owner.pid);

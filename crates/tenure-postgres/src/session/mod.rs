@@ -6,10 +6,13 @@
 //! server has processed it, so after it was sent; the lease at the server is never shorter than
 //! the one counted from `proven_at` here.
 //!
+//! Nothing that others send reaches it: it does not listen.
+//!
 //! One verified heartbeat query proves all terms. It also keeps every lock of the session, even
 //! those that no term renews. So each lock has an end here, at which the session unlocks it (point 6
 //! of the contract). The session also unlocks a lock whose acquirer has gone away in the meantime.
 
+pub(crate) mod answers;
 mod heartbeat;
 mod held_lock;
 mod holder;
@@ -25,6 +28,7 @@ use tenure_kit::deadline::{LEAST, within};
 use tenure_kit::{Deadline, Tasks};
 use tokio::sync::{Notify, RwLock, Semaphore};
 
+use self::answers::Answers;
 use self::held_lock::{HeldLock, HeldLocks, Holding};
 use self::statements::Statements;
 use crate::config::PostgresConfig;
@@ -33,8 +37,8 @@ use crate::errors::{self, StoreError};
 use crate::incarnation::Quarantine;
 use crate::key::{ALIVE, AdvisoryKey, application_name};
 use crate::notifications::Notifications;
-use crate::notifications::message::{CHANNEL, free_message};
-use crate::question::{ask, run};
+use crate::notifications::message::free_message;
+use crate::question::ask;
 use crate::settings::{ApplicationLimits, set_own};
 use crate::setup::{check_sequence, set_up};
 
@@ -63,6 +67,7 @@ pub(crate) struct Session {
     /// Queries share it; a guarded transaction has it alone, or they would become part of it.
     pub(crate) gate: Arc<RwLock<()>>,
     acquired: Arc<Notify>,
+    answers: Arc<Answers>,
     claims: AtomicU64,
     /// Attempts that are under way: see [`MOST_ATTEMPTS`].
     attempts: Semaphore,
@@ -149,9 +154,6 @@ impl Session {
                 Some(sequence) => Some(check_sequence(&connection, sequence).await?),
                 None => None,
             };
-            // Sessions that only wait do not listen: each notification would wake them.
-            let listen = format!("LISTEN {CHANNEL}");
-            run(connection.client(), &listen).await?;
             let alive = format!("SELECT pg_try_advisory_lock({ALIVE}, pg_backend_pid())");
             // Without it, others learn of this session's death with their next look only.
             ask(connection.client(), &alive).await?;
@@ -179,6 +181,7 @@ impl Session {
             heart: tokio::sync::Mutex::default(),
             gate: Arc::default(),
             acquired: Arc::default(),
+            answers: Arc::default(),
             claims: AtomicU64::new(0),
             attempts: Semaphore::new(MOST_ATTEMPTS),
         }))

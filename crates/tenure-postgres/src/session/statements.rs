@@ -69,8 +69,14 @@ impl Statements {
     ) -> Result<Option<i64>, StoreError> {
         let (big, class, object) = key.parameters();
         let parameters: [&(dyn ToSql + Sync); 4] = [&big, &class, &object, &sequence];
+        let cancelled = self.connection.cancelled_waits();
         let row = self.ask(&self.prepared.acquire, &parameters).await?;
-        row.try_get(0).map_err(|_| errors::unreadable("a lock"))
+        let token: Option<i64> = row.try_get(0).map_err(|_| errors::unreadable("a lock"))?;
+        // Perhaps that of another attempt under way, which is then told the same.
+        if token.is_some() && self.connection.cancelled_waits() != cancelled {
+            return Err(errors::not_replicated("the fencing token"));
+        }
+        Ok(token)
     }
 
     /// Unlocks and notifies the others; whether it had been locked.

@@ -1,0 +1,113 @@
+//! The session that hears what other sessions say: one for a backend.
+//!
+//! Any role of the database can say anything there, and as much as it likes. So nothing else goes
+//! by this session: no heartbeat waits behind it.
+
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+use tenure_kit::Tasks;
+use tenure_kit::deadline::within;
+use tenure_kit::tasks::AbortOnDrop;
+use tokio::sync::watch;
+
+use super::Notifications;
+use super::message::CHANNEL;
+use crate::connection::{Connection, Listener};
+use crate::connector::Connector;
+use crate::errors::StoreError;
+use crate::question::run;
+use crate::setup::set_up;
+
+/// The server ends the session of a process that has been silent for so long: one that is frozen
+/// would keep everything that is said in the server's queue.
+const SILENCE: Duration = Duration::from_secs(60);
+
+/// How often the session shows that its process lives.
+const SIGN_OF_LIFE: Duration = Duration::from_secs(20);
+
+/// How long after its end, or after a failure, another one is opened.
+const AGAIN: Duration = Duration::from_secs(1);
+
+/// Listens as long as it lives.
+pub(super) struct Listening {
+    /// Whether the first session listens, or could not be opened.
+    tried: watch::Receiver<bool>,
+    _task: AbortOnDrop,
+}
+
+impl Listening {
+    pub(super) fn start(
+        notifications: Weak<Notifications>,
+        connector: Arc<Connector>,
+        tasks: &Tasks,
+        listener: Listener,
+    ) -> Self {
+        let (trying, tried) = watch::channel(false);
+        let task = tasks.spawn(listen(notifications, connector, listener, trying));
+        Self {
+            tried,
+            _task: AbortOnDrop::new(task.abort_handle()),
+        }
+    }
+
+    /// Whether the first session listens, or could not be opened.
+    pub(super) fn tried(&self) -> watch::Receiver<bool> {
+        self.tried.clone()
+    }
+}
+
+async fn listen(
+    notifications: Weak<Notifications>,
+    connector: Arc<Connector>,
+    listener: Listener,
+    trying: watch::Sender<bool>,
+) {
+    loop {
+        let opened = open(&connector, listener.clone()).await;
+        // What was said before it listened has to be looked up, but for the first one: nobody has
+        // tried for a lock before.
+        if trying.send_replace(true)
+            && opened.is_ok()
+            && let Some(notifications) = notifications.upgrade()
+        {
+            notifications.missed_something();
+        }
+        let error = match opened {
+            Ok(connection) => stay(&connection, connector.config.connect_timeout).await,
+            Err(error) => error,
+        };
+        // The candidates look once per heartbeat meanwhile.
+        tracing::debug!(reason = error.message(), "no notifications are heard");
+        if let Some(notifications) = notifications.upgrade() {
+            notifications.is_deaf();
+        }
+        tokio::time::sleep(AGAIN).await;
+    }
+}
+
+async fn open(connector: &Connector, listener: Listener) -> Result<Connection, StoreError> {
+    let connection = connector.connect_to_listen(listener).await?;
+    let preparing = async {
+        set_up(&connection, &connector.config, SILENCE, "tenure listens").await?;
+        run(connection.client(), &format!("LISTEN {CHANNEL}")).await
+    };
+    let limit = connector.config.connect_timeout;
+    within("the server", limit, "connect_timeout", preparing).await?;
+    Ok(connection)
+}
+
+/// Until the session ends, or does not answer within `limit`.
+async fn stay(connection: &Connection, limit: Duration) -> StoreError {
+    let mut end = std::pin::pin!(connection.end());
+    loop {
+        tokio::select! {
+            error = &mut end => return error,
+            () = tokio::time::sleep(SIGN_OF_LIFE) => {}
+        }
+        let sign = run(connection.client(), "");
+        if let Err(error) = within("the server", limit, "connect_timeout", sign).await {
+            return error;
+        }
+    }
+}
