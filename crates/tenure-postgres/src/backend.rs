@@ -19,7 +19,8 @@ use crate::config::PostgresConfig;
 use crate::errors::{StoreError, is_standby};
 use crate::guard::GuardedTransaction;
 use crate::key::AdvisoryKey;
-use crate::session::{Attempt, Session, Standing};
+use crate::session::held_lock::Standing;
+use crate::session::{Attempt, Session};
 use crate::sessions::{Registry, Sessions};
 
 /// How long the holder may take to announce itself to an observer that asks.
@@ -43,10 +44,10 @@ pub struct PostgresBackend {
 }
 
 /// What a grant needs to know to be renewed or released.
-struct Term {
+struct GrantState {
     session: Arc<Session>,
     key: AdvisoryKey,
-    /// As long as the term lives, it is announced to those who ask.
+    /// As long as the grant lives, its term is announced to those who ask.
     _registry: Arc<Registry>,
 }
 
@@ -78,6 +79,7 @@ impl PostgresBackend {
             error.into_error(Operation::Connect)
         })?;
         this.inner.keep(connection);
+        process.confine(this.inner.listen()).await;
         Ok(this)
     }
 
@@ -164,7 +166,7 @@ fn foreign(operation: Operation) -> Error {
     )
 }
 
-fn term(grant: &Grant, operation: Operation) -> Result<&Term, Error> {
+fn state_of(grant: &Grant, operation: Operation) -> Result<&GrantState, Error> {
     grant.state().ok_or_else(|| foreign(operation))
 }
 
@@ -241,22 +243,21 @@ impl LockBackend for PostgresBackend {
                 let Some(session) = claim.keep() else {
                     return Err(foreign(Operation::Acquire));
                 };
-                let term = Term {
+                let state = GrantState {
                     session,
                     key: self.key_of(lock),
                     _registry: self.inner.registry.clone(),
                 };
-                Ok(Acquired::Held(grant.with_state(term)))
+                Ok(Acquired::Held(grant.with_state(state)))
             }
         }
     }
 
     async fn renew(&self, grant: &Grant, not_before: Time) -> Result<Renewal, Error> {
         self.check_process(Operation::Renew)?;
-        let term = term(grant, Operation::Renew)?;
-        let (session, key) = (&term.session, term.key);
+        let GrantState { session, key, .. } = state_of(grant, Operation::Renew)?;
         let standing = session
-            .renew(key, &grant.candidate, grant.token, not_before)
+            .renew(*key, &grant.candidate, grant.token, not_before)
             .await;
         match standing.map_err(|error| error.into_error(Operation::Renew))? {
             Standing::Proven(proven) => {
@@ -271,8 +272,8 @@ impl LockBackend for PostgresBackend {
 
     async fn release(&self, grant: &Grant) -> Result<(), Error> {
         self.check_process(Operation::Release)?;
-        let term = term(grant, Operation::Release)?;
-        let (session, key) = (term.session.clone(), term.key);
+        let state = state_of(grant, Operation::Release)?;
+        let (session, key) = (state.session.clone(), state.key);
         let (candidate, token) = (grant.candidate.clone(), grant.token);
         let work = async move { session.release(key, &candidate, Some(token)).await };
         detached(&self.inner.common.tasks, Operation::Release, work).await
@@ -319,7 +320,7 @@ impl LockBackend for PostgresBackend {
         if !self.inner.common.tasks.process().is_current() {
             return None;
         }
-        let end = grant.state::<Term>()?.session.connection().end();
+        let end = grant.state::<GrantState>()?.session.connection().end();
         Some(Box::pin(async move {
             let _why = end.await;
         }))

@@ -105,6 +105,9 @@ async fn silence(connection: &Connection, config: &PostgresConfig, lease: Durati
     if let Err(error) = setup::set_up(connection, config, lease, "tenure doctor").await {
         return failed(NAME, &error);
     }
+    if let Err(error) = setup::give_own_value(connection).await {
+        return failed("own session", &error);
+    }
     if config.without_lease {
         return Check::warning(
             NAME,

@@ -44,6 +44,16 @@ pub(crate) fn unreadable(what: &str) -> StoreError {
     )
 }
 
+/// Another client uses the same session of the server.
+pub(crate) fn shared_session() -> StoreError {
+    StoreError::new(
+        ErrorKind::Unsupported,
+        "another client uses the same session of the server, so both would get the same lock: is \
+         there a pooler in between that is not in session mode, or a server that has one session \
+         for all clients? Connect to a PostgreSQL server itself",
+    )
+}
+
 /// The server has stopped waiting for a standby.
 pub(crate) fn not_replicated(what: &str) -> StoreError {
     StoreError::new(

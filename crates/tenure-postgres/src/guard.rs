@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use tenure_core::{Error, ErrorKind, FencingToken, LockName, Operation};
 use tokio::sync::oneshot;
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tokio_postgres::types::ToSql;
 use tokio_postgres::{Row, ToStatement};
 
@@ -62,6 +62,8 @@ use crate::session::Session;
 /// ```
 pub struct GuardedTransaction {
     session: Option<(Arc<Session>, Turn)>,
+    /// One lease after it began.
+    ends_at: Instant,
     /// A statement has failed or was given up, so the server would roll back on commit, silently.
     failed: bool,
 }
@@ -85,6 +87,16 @@ fn busy(how: &str) -> Error {
              next is begun in the same task"
         ),
     )
+}
+
+/// Why a call is not even made.
+fn ended_before(mut why: StoreError) -> StoreError {
+    if why.kind == ErrorKind::Timeout {
+        // It was another call that had no answer.
+        why.kind = ErrorKind::Unavailable;
+    }
+    let message = format!("{}; {NOT_COMMITTED}", why.message());
+    why.with_message(message)
 }
 
 fn too_long(lease: Duration) -> StoreError {
@@ -139,17 +151,19 @@ impl GuardedTransaction {
         let begin = format!("BEGIN; {}", session.application_settings());
         let (turn, over) = oneshot::channel();
         let (end, watched, lease) = (session.connection().end(), session.clone(), session.lease);
+        let ends_at = Instant::now() + lease;
         session.tasks.spawn(async move {
             // The application may keep a transaction for longer than its session lives.
             tokio::select! {
                 _ = over => {}
                 _error = end => {}
-                () = sleep(lease) => watched.connection().close(&too_long(lease)),
+                () = sleep_until(ends_at) => watched.connection().close(&too_long(lease)),
             }
             drop(gate);
         });
         let mut transaction = Self {
             session: Some((session, turn)),
+            ends_at,
             failed: false,
         };
         transaction.batch_execute(&begin).await?;
@@ -204,11 +218,11 @@ impl GuardedTransaction {
             ));
         }
         let session = self.session()?;
+        self.failed = false;
         let own = session.own_settings();
         let cancelled = session.connection().cancelled_waits();
         // The application's own setting may hide the warning by which the server tells of it.
         let commit = format!("SET LOCAL client_min_messages TO warning; COMMIT; {own}");
-        self.failed = false;
         self.run(&commit, NOT_KNOWN).await?;
         self.session = None;
         if session.connection().cancelled_waits() != cancelled {
@@ -220,10 +234,6 @@ impl GuardedTransaction {
 
     async fn run(&mut self, statements: &str, fate: &str) -> Result<(), Error> {
         let session = self.session()?;
-        let fate = match session.ended() {
-            Some(_) => NOT_COMMITTED,
-            None => fate,
-        };
         let call = session.connection().client().batch_execute(statements);
         self.note(answer(&session, fate, call).await)
     }
@@ -236,7 +246,13 @@ impl GuardedTransaction {
         match &self.session {
             Some((session, _)) if !self.failed => {
                 self.failed = true;
-                Ok(session.clone())
+                if Instant::now() >= self.ends_at {
+                    session.connection().close(&too_long(session.lease));
+                }
+                match session.ended() {
+                    Some(why) => Err(ended_before(why).into_error(Operation::Campaign)),
+                    None => Ok(session.clone()),
+                }
             }
             _ => Err(Error::new(
                 ErrorKind::Conflict,

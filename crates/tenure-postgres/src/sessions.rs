@@ -106,6 +106,15 @@ impl Sessions {
         *self.spare.lock().unwrap_or_else(PoisonError::into_inner) = Some(connection);
     }
 
+    /// Listens already, so that the first try need not wait for it.
+    pub(crate) async fn listen(&self) {
+        let notifications = &self.common.notifications;
+        notifications.listen(self.registry.listener());
+        notifications
+            .listens(self.common.config.connect_timeout)
+            .await;
+    }
+
     fn spare(&self) -> Option<Connection> {
         let mut spare = self.spare.lock().unwrap_or_else(PoisonError::into_inner);
         spare.take().filter(|spare| spare.ended().is_none())
@@ -155,14 +164,17 @@ impl Sessions {
     }
 
     async fn start(&self, lease: Duration, name: &str) -> Result<Arc<Session>, StoreError> {
-        // It listens before it tries: a release after its first try is heard.
-        let listening = self.common.notifications.listen(self.registry.listener());
+        // It listens before the first try, so that a release after that is heard. Where it takes
+        // long it is not waited for: the new session must not be silent for its lease.
+        let notifications = &self.common.notifications;
+        notifications.listen(self.registry.listener());
+        let listening = notifications.listens(lease / 4);
         let (session, ()) = tokio::join!(self.open(lease, name), listening);
         let session = session?;
         self.registry.add(&session);
         let kept = Arc::downgrade(&session);
         self.common.tasks.spawn(session::sweep::sweep(kept.clone()));
-        self.common.tasks.spawn(session::answers::answer(kept));
+        self.common.tasks.spawn(session::holder::answer(kept));
         Ok(session)
     }
 
@@ -180,11 +192,17 @@ impl Sessions {
     /// A session to ask who holds a lock: any that is there.
     pub(crate) async fn observer(self: &Arc<Self>) -> Result<Arc<Session>, StoreError> {
         let alive = |session: &Arc<Session>| session.ended().is_none();
-        if let Some(session) = self.registry.sessions().into_iter().find(alive) {
-            return Ok(session);
-        }
-        let identity = Identity::of_this_process()?;
-        self.session(OBSERVING, &identity).await
+        let found = self.registry.sessions().into_iter().find(alive);
+        let session = if let Some(session) = found {
+            session
+        } else {
+            let identity = Identity::of_this_process()?;
+            self.session(OBSERVING, &identity).await?
+        };
+        // An answer of the holder that comes before is not heard.
+        let limit = self.common.config.request_limit();
+        self.common.notifications.listens(limit).await;
+        Ok(session)
     }
 
     pub(crate) async fn acquire(

@@ -1,14 +1,16 @@
 //! Prepares a connection for a session that holds locks, or waits for the end of one that does.
 
+use std::hash::{BuildHasher as _, RandomState};
 use std::time::Duration;
 
 use tenure_core::ErrorKind;
 use tokio_postgres::types::{ToSql, Type};
-use tokio_postgres::{Client, Row};
+use tokio_postgres::{Client, Row, SimpleQueryRow};
 
 use crate::config::PostgresConfig;
 use crate::connection::Connection;
 use crate::errors::{self, StoreError};
+use crate::key::ALIVE;
 use crate::question::{ask, run};
 use crate::settings::{ApplicationLimits, set_own};
 
@@ -103,6 +105,45 @@ async fn verify(
         let row = rows.iter().find(|row| row.get(0) == Some(name))?;
         row.get(2)?.parse().ok()
     }))
+}
+
+/// Under which name a session keeps a value of its own. Each heartbeat and each try for a lock reads
+/// it back: with another client's value, or none, the session is not this client's alone.
+pub(crate) const OWN_VALUE: &str = "tenure.session";
+
+/// Gives the session a value that no other one has, and takes the lock that says that it lives.
+///
+/// Fails where another client uses the same session: it holds locks there already, or has given it
+/// its own value. Of two that do this at once, one at most gets both. Fails too where `pg_locks`
+/// does not show that lock: then it would show none that is won.
+pub(crate) async fn give_own_value(connection: &Connection) -> Result<String, StoreError> {
+    let client = connection.client();
+    // Hashed with keys that are new for each.
+    let hash = |number: u8| RandomState::new().hash_one(number);
+    let value = format!("{:016x}{:016x}", hash(1), hash(2));
+    let set = format!("SELECT set_config('{OWN_VALUE}', $1, false)");
+    bound(client, &set, &[(&value, Type::TEXT)]).await?;
+    let take = format!(
+        "SELECT CASE WHEN current_setting('{OWN_VALUE}', true) = '{value}' AND NOT EXISTS \
+         (SELECT FROM pg_locks WHERE locktype = 'advisory' AND pid = pg_backend_pid()) \
+         THEN pg_try_advisory_lock({ALIVE}, pg_backend_pid()) ELSE false END"
+    );
+    let is_yes = |rows: Vec<SimpleQueryRow>| rows.first().and_then(|row| row.get(0)) == Some("t");
+    if !is_yes(ask(client, &take).await?) {
+        return Err(errors::shared_session());
+    }
+    let shown = format!(
+        "SELECT EXISTS (SELECT FROM pg_locks WHERE locktype = 'advisory' AND granted \
+         AND mode = 'ExclusiveLock' AND objsubid = 2 AND pid = pg_backend_pid() \
+         AND classid = {ALIVE} AND objid::int8 = pg_backend_pid())"
+    );
+    if !is_yes(ask(client, &shown).await?) {
+        return Err(StoreError::new(
+            ErrorKind::Unsupported,
+            "the server gives advisory locks that pg_locks does not show; is it PostgreSQL?",
+        ));
+    }
+    Ok(value)
 }
 
 /// The rows of the answer to one statement, whose parameters are bound.

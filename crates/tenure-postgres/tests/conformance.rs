@@ -79,8 +79,8 @@ impl Target for Postgres {
     }
 
     fn lease(&self, _: &Capabilities) -> Duration {
-        // Longer than a restart of the server, and than a login when the machine is busy.
-        Duration::from_secs(2)
+        // Longer than a restart of the server, and than two logins when the machine is busy.
+        Duration::from_secs(3)
     }
 
     fn conditions_met(&self) -> bool {

@@ -275,8 +275,8 @@ async fn a_transaction_has_the_settings_of_the_application() {
     let Some(server) = start(&[]) else { return };
     let settings = [
         ("search_path", "app, public", "pg_catalog"),
-        ("lock_timeout", "7s", "0"),
-        ("statement_timeout", "2s", "0"),
+        ("lock_timeout", "'7s'", "0"),
+        ("statement_timeout", "'2s'", "0"),
         ("client_min_messages", "error", "debug5"),
         ("standard_conforming_strings", "off", "on"),
     ];
@@ -296,7 +296,11 @@ async fn a_transaction_has_the_settings_of_the_application() {
                 .query(&format!("SHOW {name}"), &[])
                 .await
                 .unwrap();
-            assert_eq!(rows[0].get::<_, &str>(0), value, "{name}");
+            assert_eq!(
+                rows[0].get::<_, &str>(0),
+                value.trim_matches('\''),
+                "{name}"
+            );
             let set = format!("SET {name} = {other}");
             if name != "standard_conforming_strings" {
                 transaction.batch_execute(&set).await.unwrap();

@@ -611,7 +611,8 @@ async fn thousands_of_elections_send_one_heartbeat_per_interval() {
 #[tokio::test]
 async fn a_partitioned_holder_loses_and_a_partitioned_waiter_never_leads() {
     let Some(server) = start(&[]) else { return };
-    let lease = Duration::from_secs(2);
+    // The waiter opens three sessions meanwhile.
+    let lease = Duration::from_secs(5);
     let (holder_wire, waiter_wire) = (
         FaultProxy::start(server.address()).unwrap(),
         FaultProxy::start(server.address()).unwrap(),

@@ -7,9 +7,11 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use support::Connects as _;
-use tenure_core::{Election, ErrorKind, LockBackend as _, Policy, Verdict};
+use tenure_core::{
+    Acquired, Election, Error, ErrorKind, LockBackend as _, Policy, Renewal, Verdict,
+};
 use tenure_postgres::{PostgresBackend, PostgresConfig};
-use tenure_testkit::postgres::{PASSWORD, Server, start, until};
+use tenure_testkit::postgres::{Bouncer, PASSWORD, Server, start, until};
 use tenure_testkit::{LONG, candidate, held, leader, lock, renewed, taken, wait};
 use tokio_postgres::{Client, NoTls};
 
@@ -172,6 +174,51 @@ async fn a_sequence_is_found_only_where_others_cannot_create_one() {
     let found = backend("fence").await;
     let grant = held(found.acquire(&name, &ann, LONG).await.unwrap());
     assert_eq!(grant.token.as_u64(), 41);
+}
+
+/// Behind a pooler that is said to be in session mode and is not, and at servers that have one
+/// session for all clients.
+#[tokio::test]
+async fn of_two_clients_that_share_a_session_one_at_most_leads() {
+    let Some(server) = start(&[]) else { return };
+    let Some(bouncer) = Bouncer::start(&server, "transaction") else {
+        return;
+    };
+    let config = bouncer.config().session_pooler(true);
+    let mut refusals = Vec::new();
+    for round in 0..5 {
+        let name = lock(&format!("batch-{round}"));
+        let lead = async |identity: &str| {
+            let backend = PostgresBackend::connect(config.clone()).await?;
+            let candidate = candidate(identity, 1);
+            let Acquired::Held(grant) = backend.acquire(&name, &candidate, LONG).await? else {
+                return Ok(None);
+            };
+            Ok::<_, Error>(Some((backend, grant)))
+        };
+        let (ann, bob) = tokio::join!(lead("ann"), lead("bob"));
+        let mut winners = Vec::new();
+        for one in [ann, bob] {
+            match one {
+                Ok(winner) => winners.extend(winner),
+                Err(error) => refusals.push(error),
+            }
+        }
+        assert!(winners.len() < 2, "two grants in round {round}");
+        for (backend, grant) in winners {
+            match backend.renew(&grant, backend.clock().now()).await {
+                Ok(Renewal::Renewed(_) | Renewal::Lost { .. }) => {}
+                Err(error) => refusals.push(error),
+            }
+        }
+    }
+    println!("{refusals:?}");
+    let told = |error: &Error| {
+        error
+            .message()
+            .contains("another client uses the same session")
+    };
+    assert!(refusals.iter().any(told), "{refusals:?}");
 }
 
 /// How much memory of this process is in use, in MiB.

@@ -3,7 +3,7 @@
 //! Any role of the database can say anything there, and as much as it likes. So nothing else goes
 //! by this session: no heartbeat waits behind it.
 
-use std::sync::{Arc, Weak};
+use std::sync::Arc;
 use std::time::Duration;
 
 use tenure_kit::Tasks;
@@ -11,7 +11,6 @@ use tenure_kit::deadline::within;
 use tenure_kit::tasks::AbortOnDrop;
 use tokio::sync::watch;
 
-use super::Notifications;
 use super::message::CHANNEL;
 use crate::connection::{Connection, Listener};
 use crate::connector::Connector;
@@ -29,6 +28,9 @@ const SIGN_OF_LIFE: Duration = Duration::from_secs(20);
 /// How long after its end, or after a failure, another one is opened.
 const AGAIN: Duration = Duration::from_secs(1);
 
+/// Told when a session listens (true), and when none does any more.
+pub(super) type Told = Box<dyn Fn(bool) + Send + Sync>;
+
 /// Listens as long as it lives.
 pub(super) struct Listening {
     /// Whether the first session listens, or could not be opened.
@@ -38,13 +40,13 @@ pub(super) struct Listening {
 
 impl Listening {
     pub(super) fn start(
-        notifications: Weak<Notifications>,
+        told: Told,
         connector: Arc<Connector>,
         tasks: &Tasks,
         listener: Listener,
     ) -> Self {
         let (trying, tried) = watch::channel(false);
-        let task = tasks.spawn(listen(notifications, connector, listener, trying));
+        let task = tasks.spawn(listen(told, connector, listener, trying));
         Self {
             tried,
             _task: AbortOnDrop::new(task.abort_handle()),
@@ -58,30 +60,24 @@ impl Listening {
 }
 
 async fn listen(
-    notifications: Weak<Notifications>,
+    told: Told,
     connector: Arc<Connector>,
     listener: Listener,
     trying: watch::Sender<bool>,
 ) {
     loop {
         let opened = open(&connector, listener.clone()).await;
-        // What was said before it listened has to be looked up, but for the first one: nobody has
-        // tried for a lock before.
-        if trying.send_replace(true)
-            && opened.is_ok()
-            && let Some(notifications) = notifications.upgrade()
-        {
-            notifications.missed_something();
+        if opened.is_ok() {
+            told(true);
         }
+        trying.send_replace(true);
         let error = match opened {
             Ok(connection) => stay(&connection, connector.config.connect_timeout).await,
             Err(error) => error,
         };
         // The candidates look once per heartbeat meanwhile.
         tracing::debug!(reason = error.message(), "no notifications are heard");
-        if let Some(notifications) = notifications.upgrade() {
-            notifications.is_deaf();
-        }
+        told(false);
         tokio::time::sleep(AGAIN).await;
     }
 }

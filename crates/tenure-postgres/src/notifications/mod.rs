@@ -24,6 +24,7 @@ mod rumours;
 mod watcher;
 
 use std::collections::{HashMap, HashSet};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
@@ -32,7 +33,7 @@ use tenure_core::{Changes, Hint, Kept};
 use tenure_kit::Tasks;
 use tenure_kit::tasks::AbortOnDrop;
 use tokio::sync::{Notify, watch};
-use tokio::time::{Instant, sleep_until};
+use tokio::time::{Instant, sleep_until, timeout};
 
 use self::listening::Listening;
 use self::message::Announcement;
@@ -60,6 +61,8 @@ pub(crate) struct Notifications {
     tasks: Tasks,
     state: Kept<Mutex<State>>,
     listening: Kept<OnceLock<Listening>>,
+    /// Whether waiters may have looked before it listened.
+    was_deaf: AtomicBool,
     /// An announcement has arrived.
     arrived: Notify,
 }
@@ -106,6 +109,7 @@ impl Notifications {
             connector,
             state: tasks.process().keep(Mutex::default()),
             listening: tasks.process().keep(OnceLock::new()),
+            was_deaf: AtomicBool::new(false),
             tasks,
             arrived: Notify::new(),
         })
@@ -116,16 +120,39 @@ impl Notifications {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Opens the session that listens, with the first call. Returns when it does, or when that
-    /// has failed and is tried again.
-    pub(crate) async fn listen(self: &Arc<Self>, listener: Listener) {
-        let start = || {
+    /// Opens the session that listens, with the first call.
+    pub(crate) fn listen(self: &Arc<Self>, listener: Listener) {
+        self.listening.get_or_init(|| {
             let (this, connector) = (Arc::downgrade(self), self.connector.clone());
-            Listening::start(this, connector, &self.tasks, listener)
-        };
-        let mut tried = self.listening.get_or_init(start).tried();
-        // Fails only when the backend is gone.
-        let _tried = tried.wait_for(|tried| *tried).await;
+            let told = move |listens| match this.upgrade() {
+                Some(this) if listens => this.hears(),
+                Some(this) => this.is_deaf(),
+                None => {}
+            };
+            Listening::start(Box::new(told), connector, &self.tasks, listener)
+        });
+    }
+
+    /// Returns when that session listens, or could not be opened and is tried again; after `limit`
+    /// at the latest.
+    pub(crate) async fn listens(&self, limit: Duration) {
+        if let Some(listening) = self.listening.get() {
+            let mut tried = listening.tried();
+            if timeout(limit, tried.wait_for(|tried| *tried))
+                .await
+                .is_err()
+            {
+                self.was_deaf.store(true, Ordering::SeqCst);
+            }
+        }
+    }
+
+    /// That session listens. Waiters that looked before look again: what they would have been told
+    /// was missed.
+    fn hears(&self) {
+        if self.was_deaf.swap(false, Ordering::SeqCst) {
+            self.missed_something();
+        }
     }
 
     /// The session `by` says that the lock was released, `by_us` if it is one of this backend.
@@ -207,16 +234,22 @@ impl Notifications {
         }
     }
 
-    /// All waiters look again: a session has ended that held locks or listened.
+    /// All waiters look again.
     pub(crate) fn missed_something(&self) {
-        self.is_deaf();
+        self.forget_all();
         for waiting in self.state().waiting.values() {
             waiting.told.send_modify(|told| told.frees += 1);
         }
     }
 
-    /// What was said may be true no longer.
+    /// No session listens any more.
     fn is_deaf(&self) {
+        self.was_deaf.store(true, Ordering::SeqCst);
+        self.forget_all();
+    }
+
+    /// What was said may be true no longer.
+    fn forget_all(&self) {
         let mut state = self.state();
         state.announcements.clear();
         state.unproven.clear();
@@ -405,76 +438,4 @@ impl Drop for Subscription {
 }
 
 #[cfg(test)]
-mod tests {
-    use futures_util::{FutureExt as _, StreamExt as _};
-    use tenure_core::FencingToken;
-
-    use super::*;
-    use crate::config::PostgresConfig;
-
-    fn led(pid: i32) -> Announcement {
-        Announcement {
-            pid,
-            lock: "a".to_owned(),
-            lease: Duration::from_secs(20),
-            token: FencingToken::from_counter(42).unwrap(),
-            identity: "pod-1".to_owned(),
-            value: None,
-        }
-    }
-
-    fn notifications(watch_sessions: usize) -> Arc<Notifications> {
-        let config = PostgresConfig::server("127.0.0.1:1").unwrap();
-        let config = config.watch_sessions(watch_sessions);
-        let tasks = Tasks::here().unwrap();
-        let connector = Connector::new(Arc::new(config), tasks.process().clone());
-        Notifications::new(Arc::new(connector), tasks)
-    }
-
-    #[tokio::test]
-    async fn a_release_is_heard_although_the_lock_was_won_since() {
-        let (notifications, key) = (notifications(1), AdvisoryKey::Big(1));
-        let mut changes = notifications.changes(key);
-        notifications.released(key, 6, false);
-        notifications.announced(key, led(7), false);
-        assert_eq!(changes.next().await, Some(Hint::MayBeFree));
-        notifications.announced(key, led(7), false);
-        let left = Duration::from_secs(10);
-        assert_eq!(changes.next().await, Some(Hint::HeldFor(left)));
-    }
-
-    #[tokio::test]
-    async fn the_end_of_a_holder_that_was_announced_is_waited_for() {
-        let (notifications, key) = (notifications(1), AdvisoryKey::Big(1));
-        let _changes = notifications.changes(key);
-        notifications.announced(key, led(7), false);
-        assert!(notifications.state().watchers.contains_key(&7));
-    }
-
-    #[tokio::test]
-    async fn no_other_session_speaks_for_the_holder_that_the_server_shows() {
-        let (notifications, key) = (notifications(1), AdvisoryKey::Big(1));
-        let mut changes = notifications.changes(key);
-        notifications.seen(key, 7);
-        assert!(notifications.watch(key, 7));
-        notifications.announced(key, led(8), false);
-        assert_eq!(notifications.announcement(key, 8), None);
-        assert!(notifications.state().watchers.contains_key(&7));
-        assert_eq!(changes.next().now_or_never(), None);
-        // It had won the lock since.
-        notifications.seen(key, 8);
-        assert_eq!(notifications.announcement(key, 8), Some(led(8)));
-        // Of a lock that nothing here has looked at, nothing is kept.
-        let other = AdvisoryKey::Big(2);
-        notifications.announced(other, led(8), false);
-        assert!(!notifications.state().announcements.contains_key(&other));
-    }
-
-    #[tokio::test]
-    async fn nobody_sleeps_through_heartbeats_where_no_end_is_waited_for() {
-        let (notifications, key) = (notifications(0), AdvisoryKey::Big(1));
-        let mut changes = notifications.changes(key);
-        notifications.announced(key, led(7), false);
-        assert_eq!(changes.next().now_or_never(), None);
-    }
-}
+mod tests;

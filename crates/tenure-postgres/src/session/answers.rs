@@ -1,16 +1,11 @@
-//! Answers to observers: slow enough for the heartbeats that go by the same session.
+//! What observers have asked for.
 
 use std::collections::HashSet;
-use std::sync::{Mutex, MutexGuard, PoisonError, Weak};
-use std::time::Duration;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::Notify;
 
-use super::Session;
 use crate::key::AdvisoryKey;
-
-/// After each answer. Any role can ask, as often as it likes.
-const PAUSE: Duration = Duration::from_millis(10);
 
 /// The locks that observers have asked for, each once.
 #[derive(Default)]
@@ -30,34 +25,15 @@ impl Answers {
         }
     }
 
-    fn next(&self) -> Option<AdvisoryKey> {
+    /// Returns when there is one.
+    pub(super) async fn any(&self) {
+        self.added.notified().await;
+    }
+
+    pub(super) fn next(&self) -> Option<AdvisoryKey> {
         let mut asked = self.asked();
         let key = *asked.iter().next()?;
         asked.remove(&key);
         Some(key)
-    }
-}
-
-/// Answers for as long as the session lives.
-pub(crate) async fn answer(session: Weak<Session>) {
-    let Some(alive) = session.upgrade() else {
-        return;
-    };
-    let mut end = std::pin::pin!(alive.connection().end());
-    let answers = alive.answers.clone();
-    drop(alive);
-    loop {
-        tokio::select! {
-            _error = &mut end => return,
-            () = answers.added.notified() => {}
-        }
-        while let Some(key) = answers.next() {
-            let Some(alive) = session.upgrade() else {
-                return;
-            };
-            alive.announce_if_possible(key).await;
-            drop(alive);
-            tokio::time::sleep(PAUSE).await;
-        }
     }
 }

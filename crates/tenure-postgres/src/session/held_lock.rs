@@ -27,6 +27,13 @@ pub(super) struct HeldLock {
     holding: Mutex<Option<Holding>>,
 }
 
+/// What is known of a term.
+pub(crate) enum Standing {
+    /// It was held when the request was sent that proved it.
+    Proven(Time),
+    Lost,
+}
+
 /// For whom the session holds the lock, and until when.
 #[derive(Clone)]
 pub(super) struct Holding {
@@ -111,12 +118,49 @@ impl HeldLock {
     pub(super) fn holding(&self) -> MutexGuard<'_, Option<Holding>> {
         self.holding.lock().unwrap_or_else(PoisonError::into_inner)
     }
+
+    /// Whether this candidate's term with this token is held, and its time is not over.
+    pub(super) fn has_term(&self, candidate: &Candidate, token: FencingToken, now: Time) -> bool {
+        let holding = self.holding();
+        let holding = holding.as_ref().filter(|held| now < held.until);
+        holding.is_some_and(|held| held.is_term(candidate, token))
+    }
+
+    /// Proven at or after `not_before`, or lost; `None` if only the server knows.
+    pub(super) fn standing(&self, not_before: Time) -> Option<Standing> {
+        match &*self.holding() {
+            Some(held) if held.proven >= not_before => Some(Standing::Proven(held.proven)),
+            Some(_) => None,
+            None => Some(Standing::Lost),
+        }
+    }
+
+    /// Keeps the term until then, with the value of `candidate`; whether that value is another one
+    /// than before. `None` if the term is held no longer.
+    pub(super) fn extend(
+        &self,
+        candidate: &Candidate,
+        token: FencingToken,
+        until: Time,
+    ) -> Option<bool> {
+        let mut holding = self.holding();
+        let held = holding.as_mut();
+        let held = held.filter(|held| held.is_term(candidate, token))?;
+        held.until = held.until.max(until);
+        let is_news = held.value != candidate.value;
+        held.value.clone_from(&candidate.value);
+        Some(is_news)
+    }
 }
 
 impl Holding {
     /// Numbers of campaigns repeat where memory is copied, so the identity counts too.
     pub(super) fn is_of(&self, candidate: &Candidate) -> bool {
         self.campaign == candidate.campaign && self.identity == candidate.identity
+    }
+
+    fn is_term(&self, candidate: &Candidate, token: FencingToken) -> bool {
+        self.is_of(candidate) && self.token == token
     }
 
     pub(super) fn holder(&self) -> Holder {

@@ -1,5 +1,6 @@
 //! Who holds a lock: what the others are told, and what they tell.
 
+use std::sync::Weak;
 use std::time::Duration;
 
 use tenure_core::{Holder, LockName};
@@ -9,6 +10,33 @@ use super::{MOST_ATTEMPTS, Session};
 use crate::errors::{self, StoreError};
 use crate::key::AdvisoryKey;
 use crate::notifications::message::ask_message;
+
+/// After each answer: heartbeats go by the same session, and any role can ask, as often as it likes.
+const BETWEEN_ANSWERS: Duration = Duration::from_millis(10);
+
+/// Answers observers for as long as the session lives.
+pub(crate) async fn answer(session: Weak<Session>) {
+    let Some(alive) = session.upgrade() else {
+        return;
+    };
+    let mut end = std::pin::pin!(alive.connection().end());
+    let answers = alive.answers.clone();
+    drop(alive);
+    loop {
+        tokio::select! {
+            _error = &mut end => return,
+            () = answers.any() => {}
+        }
+        while let Some(key) = answers.next() {
+            let Some(alive) = session.upgrade() else {
+                return;
+            };
+            alive.announce_if_possible(key).await;
+            drop(alive);
+            tokio::time::sleep(BETWEEN_ANSWERS).await;
+        }
+    }
+}
 
 impl Session {
     /// An observer asks for the term: the others are told of it soon, if there is one.

@@ -12,10 +12,11 @@
 //! those that no term renews. So each lock has an end here, at which the session unlocks it (point 6
 //! of the contract). The session also unlocks a lock whose acquirer has gone away in the meantime.
 
-pub(crate) mod answers;
+mod answers;
 mod heartbeat;
-mod held_lock;
-mod holder;
+pub(crate) mod held_lock;
+pub(crate) mod holder;
+mod renewal;
 mod statements;
 pub(crate) mod sweep;
 
@@ -24,23 +25,22 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use tenure_core::{Candidate, ErrorKind, FencingToken, Holder, LockName, SharedClock, Time};
+use tenure_kit::Tasks;
 use tenure_kit::deadline::{LEAST, within};
-use tenure_kit::{Deadline, Tasks};
 use tokio::sync::{Notify, RwLock, Semaphore};
 
 use self::answers::Answers;
-use self::held_lock::{HeldLock, HeldLocks, Holding};
+use self::held_lock::{HeldLock, HeldLocks, Holding, Standing};
 use self::statements::Statements;
 use crate::config::PostgresConfig;
 use crate::connection::Connection;
 use crate::errors::{self, StoreError};
 use crate::incarnation::Quarantine;
-use crate::key::{ALIVE, AdvisoryKey, application_name};
+use crate::key::{AdvisoryKey, application_name};
 use crate::notifications::Notifications;
 use crate::notifications::message::free_message;
-use crate::question::ask;
 use crate::settings::{ApplicationLimits, set_own};
-use crate::setup::{check_sequence, set_up};
+use crate::setup::{check_sequence, give_own_value, set_up};
 
 /// So many attempts to lock are sent at a time. The server answers a session's queries one after
 /// the other, and each grant waits for its disk: behind thousands of them the first heartbeat of
@@ -89,12 +89,6 @@ pub(crate) enum Attempt {
     Taken(Option<Holder>),
     /// Not to be granted yet, see [`Quarantine`].
     NotYet(Duration),
-}
-
-/// What `renew` found.
-pub(crate) enum Standing {
-    Proven(Time),
-    Lost,
 }
 
 /// A lock that was won and has not reached its owner yet. Dropped before, it is given back.
@@ -154,11 +148,10 @@ impl Session {
                 Some(sequence) => Some(check_sequence(&connection, sequence).await?),
                 None => None,
             };
-            let alive = format!("SELECT pg_try_advisory_lock({ALIVE}, pg_backend_pid())");
-            // Without it, others learn of this session's death with their next look only.
-            ask(connection.client(), &alive).await?;
+            let own_value = give_own_value(&connection).await?;
             let patience = lease.max(LEAST);
-            let prepared = Statements::prepare(connection, config, tasks.process(), patience);
+            let prepared =
+                Statements::prepare(connection, config, tasks.process(), patience, own_value);
             Ok((prepared.await?, limits, token_sequence))
         };
         let limit = config.connect_timeout;
@@ -383,90 +376,6 @@ impl Session {
             Err(_) if self.ended().is_some() => Ok(()),
             outcome => outcome,
         }
-    }
-
-    /// Proves a term, at or after `not_before`, and moves its deadline.
-    ///
-    /// All of it has one time limit, the lease: later the term has expired in any case.
-    pub(crate) async fn renew(
-        &self,
-        key: AdvisoryKey,
-        candidate: &Candidate,
-        token: FencingToken,
-        not_before: Time,
-    ) -> Result<Standing, StoreError> {
-        let ours = |held: &Holding| held.is_of(candidate) && held.token == token;
-        let Some(held_lock) = self.locks.get(key) else {
-            return Ok(Standing::Lost);
-        };
-        let now = self.clock.now();
-        let is_held = |held: &Holding| ours(held) && now < held.until;
-        if !held_lock.holding().as_ref().is_some_and(is_held) {
-            return Ok(Standing::Lost);
-        }
-        let proving = async {
-            let Standing::Proven(proven) = self.prove(&held_lock, not_before).await? else {
-                return Ok(Standing::Lost);
-            };
-            let publish = {
-                let mut holding = held_lock.holding();
-                let Some(held) = holding.as_mut().filter(|held| ours(held)) else {
-                    return Ok(Standing::Lost);
-                };
-                held.until = held.until.max(proven + self.lease);
-                let changed = held.value != candidate.value;
-                held.value.clone_from(&candidate.value);
-                changed
-            };
-            if publish {
-                self.announce_now(key).await?;
-            }
-            Ok(Standing::Proven(proven))
-        };
-        let deadline = Deadline::for_lease(self.lease);
-        deadline.rest("the session", proving).await
-    }
-
-    /// A proof of what is held; one query for all terms of the session.
-    async fn prove(&self, held_lock: &HeldLock, not_before: Time) -> Result<Standing, StoreError> {
-        let proven = || match &*held_lock.holding() {
-            Some(held) if held.proven >= not_before => Some(Standing::Proven(held.proven)),
-            Some(_) => None,
-            None => Some(Standing::Lost),
-        };
-        if self.ended().is_some() {
-            return Ok(Standing::Lost);
-        }
-        if let Some(standing) = proven() {
-            return Ok(standing);
-        }
-        let _turn = self.heart.lock().await;
-        if let Some(standing) = proven() {
-            return Ok(standing);
-        }
-        match self.heartbeat().await {
-            Err(_) if self.ended().is_some() => return Ok(Standing::Lost),
-            outcome => outcome?,
-        }
-        proven().ok_or_else(|| {
-            StoreError::new(
-                ErrorKind::Internal,
-                "a lock is neither proven nor lost after a heartbeat",
-            )
-        })
-    }
-
-    async fn heartbeat(&self) -> Result<(), StoreError> {
-        let _shared = self.gate.read().await;
-        let sent = self.clock.now();
-        let heartbeat = self.statements.heartbeat().await?;
-        let checked = heartbeat.check(self.connection().pid, self.lease, self.config.without_lease);
-        checked.inspect_err(|error| {
-            tracing::warn!(reason = error.message(), "the session is closed");
-            self.connection().close(error);
-        })?;
-        self.locks.note(&heartbeat, sent);
-        Ok(())
     }
 
     /// Releases what was not renewed in time; when to look again.

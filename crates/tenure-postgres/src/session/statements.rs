@@ -14,6 +14,7 @@ use crate::config::PostgresConfig;
 use crate::connection::Connection;
 use crate::errors::{self, StoreError};
 use crate::key::{ALIVE, AdvisoryKey};
+use crate::setup::OWN_VALUE;
 
 /// The statements of a session, on its connection.
 pub(super) struct Statements {
@@ -22,6 +23,8 @@ pub(super) struct Statements {
     prepared: Kept<Prepared>,
     /// How long an answer may take before the session counts as dead.
     patience: Duration,
+    /// The session's own value: see [`OWN_VALUE`].
+    own_value: String,
 }
 
 struct Prepared {
@@ -47,12 +50,14 @@ impl Statements {
         config: &PostgresConfig,
         process: &Process,
         patience: Duration,
+        own_value: String,
     ) -> Result<Self, StoreError> {
         let prepared = Prepared::new(connection.client(), config).await?;
         Ok(Self {
             connection,
             prepared: process.keep(prepared),
             patience,
+            own_value,
         })
     }
 
@@ -68,9 +73,14 @@ impl Statements {
         sequence: Option<u32>,
     ) -> Result<Option<i64>, StoreError> {
         let (big, class, object) = key.parameters();
-        let parameters: [&(dyn ToSql + Sync); 4] = [&big, &class, &object, &sequence];
+        let parameters: [&(dyn ToSql + Sync); 5] =
+            [&big, &class, &object, &sequence, &self.own_value];
         let cancelled = self.connection.cancelled_waits();
         let row = self.ask(&self.prepared.acquire, &parameters).await?;
+        let is_own = row.try_get(1).unwrap_or(false);
+        if !is_own {
+            return Err(self.close(errors::shared_session()));
+        }
         let token: Option<i64> = row.try_get(0).map_err(|_| errors::unreadable("a lock"))?;
         // Perhaps that of another attempt under way, which is then told the same.
         if token.is_some() && self.connection.cancelled_waits() != cancelled {
@@ -102,8 +112,15 @@ impl Statements {
         unlocked.map(drop).inspect_err(close)
     }
 
+    /// A failure, other than that of the answer itself, has closed the session.
     pub(super) async fn heartbeat(&self) -> Result<Heartbeat, StoreError> {
-        let row = self.ask(&self.prepared.heartbeat, &[]).await?;
+        let row = self
+            .ask(&self.prepared.heartbeat, &[&self.own_value])
+            .await?;
+        let is_own = row.try_get(6).unwrap_or(false);
+        if !is_own {
+            return Err(self.close(errors::shared_session()));
+        }
         Heartbeat::read(&row).map_err(|_| errors::unreadable("a heartbeat"))
     }
 
@@ -165,6 +182,12 @@ impl Statements {
         ended.unwrap_or(error)
     }
 
+    fn close(&self, error: StoreError) -> StoreError {
+        tracing::warn!(reason = error.message(), "the session is closed");
+        self.connection.close(&error);
+        error
+    }
+
     fn close_if_silent(&self, error: &StoreError) {
         if error.kind == ErrorKind::Timeout {
             self.connection.close(error);
@@ -180,6 +203,8 @@ impl Prepared {
         // setting that asks for more, or that was chosen so (local), stays.
         let durable = "CASE current_setting('synchronous_commit') WHEN 'off' \
                        THEN set_config('synchronous_commit', 'on', true) IS NOT NULL ELSE true END";
+        let is_own = format!("coalesce(current_setting('{OWN_VALUE}', true), '') = $5::text");
+        let lock = format!("CASE WHEN {is_own} THEN {lock} ELSE false END");
         let lock = format!("CASE WHEN ({lock}) THEN {durable} ELSE false END");
         // The token is minted after the grant (I6), which nested CASE guarantees; AND would not.
         // The message in the log makes the server flush it, so that no crash brings the
@@ -188,12 +213,12 @@ impl Prepared {
             Some(_) => format!(
                 "SELECT CASE WHEN ({lock}) THEN CASE WHEN \
                  pg_logical_emit_message(true, 'tenure', '') IS NOT NULL \
-                 THEN nextval(($4::oid)::regclass) END END"
+                 THEN nextval(($4::oid)::regclass) END END, {is_own}"
             ),
             None => format!(
                 "SELECT CASE WHEN ({lock}) THEN CASE WHEN \
                  pg_logical_emit_message(true, 'tenure', '') IS NOT NULL \
-                 THEN (pg_current_xact_id()::text)::int8 END END WHERE $4::oid IS NULL"
+                 THEN (pg_current_xact_id()::text)::int8 END END, {is_own} WHERE $4::oid IS NULL"
             ),
         };
         let unlock = "CASE WHEN $1::int8 IS NULL THEN pg_advisory_unlock($2::int4, $3::int4) \
@@ -209,13 +234,16 @@ impl Prepared {
             format!("SELECT CASE WHEN {volatile} THEN pg_notify('tenure', $1::text) IS NULL END");
         let unlock = format!("SELECT {unlock}");
         // Its own locks are all in its own database.
-        let heartbeat = "SELECT pg_backend_pid(), pg_is_in_recovery(), \
-             coalesce(array_agg((classid::int8 << 32) | objid::int8), '{}'), \
-             coalesce(array_agg(objsubid), '{}'), \
+        let heartbeat = format!(
+            "SELECT pg_backend_pid(), pg_is_in_recovery(), \
+             coalesce(array_agg((classid::int8 << 32) | objid::int8), '{{}}'), \
+             coalesce(array_agg(objsubid), '{{}}'), \
              current_setting('idle_session_timeout', true), \
-             current_setting('idle_in_transaction_session_timeout') \
+             current_setting('idle_in_transaction_session_timeout'), \
+             coalesce(current_setting('{OWN_VALUE}', true), '') = $1::text \
              FROM pg_locks WHERE locktype = 'advisory' AND granted AND mode = 'ExclusiveLock' \
-             AND pid = pg_backend_pid()";
+             AND pid = pg_backend_pid()"
+        );
         let holder = format!(
             "WITH locks AS MATERIALIZED (SELECT pid, mode, objsubid, \
              (classid::int8 << 32) | objid::int8 AS key FROM pg_locks \
@@ -232,7 +260,7 @@ impl Prepared {
             client.prepare(&acquire),
             client.prepare(&release),
             client.prepare(&unlock),
-            client.prepare(heartbeat),
+            client.prepare(&heartbeat),
             client.prepare(&holder),
             client.prepare(&notify),
         )
