@@ -179,7 +179,7 @@ impl PostgresConfig {
     }
 
     /// A file of lines `host:port:database:user:password`, as libpq's `.pgpass`. Read for each new
-    /// session.
+    /// session. One that others may read is refused. By default `~/.pgpass`, if there is one.
     #[must_use]
     pub fn passfile(mut self, file: impl Into<PathBuf>) -> Self {
         self.passfile = Some(file.into());

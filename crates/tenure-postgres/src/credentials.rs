@@ -1,6 +1,7 @@
 //! User, database and password of a new connection, from where libpq would take them.
 
-use std::path::PathBuf;
+use std::io;
+use std::path::{Path, PathBuf};
 
 use tenure_core::ErrorKind;
 use tenure_kit::Address;
@@ -51,22 +52,52 @@ async fn password(
     if let Some(password) = &config.credentials.password {
         return password.read("password").await.map(Some);
     }
-    let passfile = config.passfile.clone();
-    if let Some(file) = passfile.or_else(|| variable("PGPASSFILE").map(PathBuf::from)) {
-        let name = file.display().to_string();
+    let named = config.passfile.clone();
+    let named = named.or_else(|| variable("PGPASSFILE").map(PathBuf::from));
+    let is_named = named.is_some();
+    let usual = || variable("HOME").map(|home| PathBuf::from(home).join(".pgpass"));
+    if let Some(file) = named.or_else(usual) {
         // On a thread for blocking calls: the file may be on a network file system.
-        let reading = spawn_blocking(move || std::fs::read_to_string(file)).await;
-        let text = reading.map_err(|_| StoreError::runtime_is_gone())?;
-        let text = text.map_err(|error| {
-            let message = format!("passfile: {name} cannot be read: {error}");
-            StoreError::new(ErrorKind::Misconfigured, message)
-        })?;
+        let reading = spawn_blocking(move || read_passfile(&file, is_named)).await;
+        let text = reading.map_err(|_| StoreError::runtime_is_gone())??;
         let wanted = [address.host(), &address.port().to_string(), database, user];
         if let Some(password) = find_password(&text, wanted) {
             return Ok(Some(password));
         }
     }
     Ok(variable("PGPASSWORD"))
+}
+
+/// The file's text; none if there is no such file where `~/.pgpass` usually is.
+///
+/// Fails if others may read it, as libpq does not use it then.
+fn read_passfile(file: &Path, is_named: bool) -> Result<String, StoreError> {
+    let name = file.display();
+    let wrong = |what: String| {
+        let message = format!("passfile: {name} {what}");
+        StoreError::new(ErrorKind::Misconfigured, message)
+    };
+    if others_may_read(file) {
+        return Err(wrong(format!("can be read by others; chmod 600 {name}")));
+    }
+    match std::fs::read_to_string(file) {
+        Ok(text) => Ok(text),
+        Err(error) if !is_named && error.kind() == io::ErrorKind::NotFound => Ok(String::new()),
+        Err(error) => Err(wrong(format!("cannot be read: {error}"))),
+    }
+}
+
+#[cfg(unix)]
+fn others_may_read(file: &Path) -> bool {
+    use std::os::unix::fs::PermissionsExt as _;
+
+    let found = std::fs::metadata(file);
+    found.is_ok_and(|found| found.permissions().mode() & 0o077 != 0)
+}
+
+#[cfg(not(unix))]
+fn others_may_read(_: &Path) -> bool {
+    false
 }
 
 /// The password of the first line whose four fields are `wanted` or `*`.
@@ -99,6 +130,25 @@ fn find_password(passfile: &str, wanted: [&str; 4]) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[cfg(unix)]
+    #[test]
+    fn a_passfile_that_others_may_read_is_refused() {
+        use std::os::unix::fs::PermissionsExt as _;
+
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("pgpass");
+        std::fs::write(&file, "*:*:*:*:secret\n").unwrap();
+        let may = |mode| std::fs::set_permissions(&file, std::fs::Permissions::from_mode(mode));
+        may(0o644).unwrap();
+        let error = read_passfile(&file, true).unwrap_err();
+        assert!(error.message().contains("chmod 600"), "{error:?}");
+        may(0o600).unwrap();
+        assert!(read_passfile(&file, true).unwrap().contains("secret"));
+        let missing = dir.path().join("missing");
+        assert_eq!(read_passfile(&missing, false).unwrap(), "");
+        read_passfile(&missing, true).unwrap_err();
+    }
 
     #[test]
     fn passfiles_are_read_as_libpq_reads_them() {

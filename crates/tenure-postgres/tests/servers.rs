@@ -122,6 +122,8 @@ async fn the_password_comes_from_a_file_and_may_change() {
     std::fs::write(&file, format!("{PASSWORD}\n")).unwrap();
     let passfile = dir.path().join("pgpass");
     std::fs::write(&passfile, format!("*:*:postgres:app:{PASSWORD}\n")).unwrap();
+    let mine = std::os::unix::fs::PermissionsExt::from_mode(0o600);
+    std::fs::set_permissions(&passfile, mine).unwrap();
     let address = format!("127.0.0.1:{}", server.port);
     let config = PostgresConfig::server(&address).unwrap();
     let config = config.user("app").database("postgres").quarantine(false);

@@ -51,6 +51,8 @@ fn urls_are_read_as_libpq_reads_them() {
             6000,
         ),
         ("postgres://%2Frun%2Fpg/app", "/run/pg", 5432),
+        ("postgres:///app?host=::1,b&port=6001,6002", "::1", 6001),
+        ("postgres://a,b/app?port=6003", "a", 6003),
     ] {
         let config = PostgresConfig::from_url(url).unwrap();
         assert_eq!(config.hosts[0].host(), host);
@@ -97,6 +99,8 @@ fn bad_urls_are_refused_without_repeating_a_password() {
         ("postgres://u:secret@a?sslmode=maybe", "verify-full"),
         ("postgres://u:secret@a?sslcert=x", "belong together"),
         ("postgres://u:secret@a?connect_timeout=soon", "duration"),
+        ("postgres://u:secret@a,b,c?port=1,2", "2 ports for 3 hosts"),
+        ("postgres://u:secret@a?port=0", "a port"),
         (
             "postgres://u:secret@a?target_session_attrs=any",
             "read-write",

@@ -1,9 +1,10 @@
 //! How the configuration is read from a URL.
 
+use std::net::Ipv6Addr;
 use std::str::FromStr;
 
 use tenure_core::Error;
-use tenure_kit::{Credentials, Secret, Tls, TlsNames, Url};
+use tenure_kit::{Address, Credentials, Secret, Tls, TlsNames, Url};
 
 use super::{PostgresConfig, TlsMode};
 
@@ -64,9 +65,8 @@ impl PostgresConfig {
             ));
         }
         let mut config = Self::servers(hosts(url)?.iter().map(String::as_str))?;
-        if let Some(port) = url.take_number("port")? {
-            let hosts = config.hosts.into_iter();
-            config.hosts = hosts.map(|host| host.with_port(port)).collect();
+        if let Some(ports) = url.take_read(&["port"], PORTS, ports)? {
+            config.hosts = with_ports(config.hosts, &ports)?;
         }
         config.credentials = credentials(url)?;
         config.passfile = url.take("passfile")?.map(Into::into);
@@ -149,11 +149,40 @@ fn hosts(url: &mut Url) -> Result<Vec<String>, Error> {
     match url.take("host")? {
         None if hosts.is_empty() => Ok(vec!["localhost".to_owned()]),
         None => Ok(hosts),
-        Some(named) if hosts.is_empty() => Ok(named.split(',').map(str::to_owned).collect()),
+        Some(named) if hosts.is_empty() => Ok(named.split(',').map(bracketed).collect()),
         Some(_) => Err(Error::invalid_input(
             "the URL names hosts twice; leave the parameter host out",
         )),
     }
+}
+
+/// A number of IPv6 stands without brackets in the parameter.
+fn bracketed(host: &str) -> String {
+    match host.parse::<Ipv6Addr>() {
+        Ok(_) => format!("[{host}]"),
+        Err(_) => host.to_owned(),
+    }
+}
+
+/// What the parameter `port` can be.
+const PORTS: &str = "a port, or a port for each host with commas between them";
+
+fn ports(text: &str) -> Option<Vec<u16>> {
+    let port = |text: &str| text.parse().ok().filter(|port| *port != 0);
+    text.split(',').map(port).collect()
+}
+
+fn with_ports(hosts: Vec<Address>, ports: &[u16]) -> Result<Vec<Address>, Error> {
+    if ports.len() != 1 && ports.len() != hosts.len() {
+        return Err(Error::invalid_input(format!(
+            "the URL's port names {} ports for {} hosts; give one for all, or one for each",
+            ports.len(),
+            hosts.len()
+        )));
+    }
+    let each = ports.iter().cycle();
+    let hosts = hosts.into_iter().zip(each);
+    Ok(hosts.map(|(host, port)| host.with_port(*port)).collect())
 }
 
 /// As in libpq the parameters `user` and `password` count more than what stands before the hosts.
