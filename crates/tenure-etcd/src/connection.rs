@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use etcd_client::{Channel, Client, ConnectOptions};
 use tenure_core::{ErrorKind, Process};
-use tenure_kit::{Address, deadline};
+use tenure_kit::{Address, deadline, proxy};
 use tokio::sync::watch;
 use tonic::transport::Endpoint;
 
@@ -135,7 +135,13 @@ async fn channel(
         .keep_alive_timeout(PING_ANSWER)
         .tcp_keepalive(Some(PING))
         .executor(Confined(process.clone()));
-    Ok(encrypted(channel, config).await?.connect_lazy())
+    let channel = encrypted(channel, config).await?;
+    // As in Go, whose gRPC asks for the proxy of `https` also where there is no TLS.
+    let proxy = proxy::from_environment("https", endpoint.host(), endpoint.port());
+    Ok(match proxy.map_err(tenure_kit::StoreError::widen)? {
+        Some(proxy) => channel.connect_with_connector_lazy(proxy),
+        None => channel.connect_lazy(),
+    })
 }
 
 #[cfg(feature = "_tls")]

@@ -172,9 +172,9 @@
 //! # TLS
 //!
 //! The kit reads and checks the settings, and gives their files as PEM: hand them to your store's
-//! client. The features `rustls`, `ring` and `aws-lc-rs` are for tenure's own backends: what they
-//! add is hidden, and no part of what the version promises. Without them there is no rustls in the
-//! tree. Keep rustls out of your own public signatures.
+//! client. The features `rustls`, `ring`, `aws-lc-rs` and `proxy` are for tenure's own backends: what
+//! they add is hidden, and no part of what the version promises. Without them there is neither
+//! rustls nor hyper in the tree. Keep rustls out of your own public signatures.
 
 pub mod address;
 pub mod allowance;
@@ -182,6 +182,9 @@ pub mod backoff;
 pub mod deadline;
 pub mod limits;
 pub mod lock_keys;
+#[cfg(feature = "proxy")]
+#[doc(hidden)]
+pub mod proxy;
 pub mod secret;
 pub mod single_flight;
 pub mod store_error;

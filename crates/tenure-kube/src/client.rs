@@ -1,25 +1,25 @@
 //! The client library's client, made as the configuration says.
 
-use std::path::Path;
 use std::pin::Pin;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
-use kube::client::ClientBuilder;
-use kube::config::Kubeconfig;
-use rustls::pki_types::CertificateDer;
-use rustls::pki_types::pem::PemObject as _;
-use tenure_core::{ErrorKind, Process};
+use hyper_timeout::TimeoutConnector;
+use kube::client::{ClientBuilder, ConfigExt as _};
+use tenure_core::Process;
 use tenure_kit::limits::shown;
+use tenure_kit::proxy::Proxy;
 use tenure_kit::store_error::with_reasons;
 use tenure_kit::{Secret, StoreError, Tls};
 use tokio::runtime::Handle;
+use tower::{BoxError, ServiceBuilder};
 
+use crate::access::{self, Access, misconfigured};
 use crate::config::{self, KubeConfig, Source};
-use crate::errors;
+use crate::{errors, kubeconfig};
 
 /// What the kubeconfig or service account says.
-pub(crate) async fn read(config: &KubeConfig) -> Result<kube::Config, StoreError> {
+pub(crate) async fn read(config: &KubeConfig) -> Result<Access, StoreError> {
     let source = config.source.clone();
     // The client library reads its files on the thread that asks.
     let reading = tokio::task::spawn_blocking(move || of_source(&source));
@@ -28,10 +28,8 @@ pub(crate) async fn read(config: &KubeConfig) -> Result<kube::Config, StoreError
 
 /// A client with deadlines of our own only: its retries would outlast the lease. Reads the
 /// certificates and the token, and runs the credential helper.
-pub(crate) async fn build(
-    config: &KubeConfig,
-    mut kube: kube::Config,
-) -> Result<kube::Client, StoreError> {
+pub(crate) async fn build(config: &KubeConfig, access: Access) -> Result<kube::Client, StoreError> {
+    let Access { mut kube, proxy } = access;
     kube.default_retry = false;
     kube.connect_timeout = Some(config.connect_timeout);
     replace_tls(&mut kube, &config.tls).await?;
@@ -43,8 +41,10 @@ pub(crate) async fn build(
     let building = tokio::task::spawn_blocking(move || {
         let _inside = runtime.enter();
         choose_cryptography();
-        let connections = Connections(Process::current());
-        ClientBuilder::try_from((kube, connections)).map(ClientBuilder::build)
+        match proxy {
+            Some(proxy) => by_proxy(kube, proxy),
+            None => ClientBuilder::try_from((kube, connections())).map(ClientBuilder::build),
+        }
     });
     match building.await {
         Ok(client) => client.map_err(errors::of_client),
@@ -63,7 +63,7 @@ pub(crate) async fn build(
 async fn replace_tls(kube: &mut kube::Config, tls: &Tls) -> Result<(), StoreError> {
     let material = tls.read().await?;
     if let Some(pem) = &material.ca {
-        kube.root_cert = Some(certificates(pem)?);
+        kube.root_cert = Some(access::certificates(pem)?);
     }
     if let (Some(cert), Some(key)) = (&material.client_cert, &material.client_key) {
         let user = &mut kube.auth_info;
@@ -91,6 +91,24 @@ async fn replace_token(kube: &mut kube::Config, token: &Secret) -> Result<(), St
     Ok(())
 }
 
+/// The client library's own client takes no proxy with a password and names none in its errors.
+fn by_proxy(kube: kube::Config, proxy: Proxy) -> kube::Result<kube::Client> {
+    let mut connector = TimeoutConnector::new(kube.rustls_https_connector_with_connector(proxy)?);
+    connector.set_connect_timeout(kube.connect_timeout);
+    connector.set_write_timeout(kube.write_timeout);
+    let service = ServiceBuilder::new()
+        .layer(kube.base_uri_layer())
+        .option_layer(kube.auth_layer()?)
+        .layer(kube.extra_headers_layer()?)
+        .map_err(BoxError::from)
+        .service(hyper_util::client::legacy::Builder::new(connections()).build(connector));
+    Ok(ClientBuilder::new(service, kube.default_namespace).build())
+}
+
+fn connections() -> Connections {
+    Connections(Process::current())
+}
+
 /// Runs the connections, in the process that has made them alone: a forked child must neither read
 /// its parent's answers nor say goodbye to the API server.
 #[derive(Clone, Debug)]
@@ -116,65 +134,31 @@ fn choose_cryptography() {
 }
 
 /// Blocks.
-fn of_source(source: &Source) -> Result<kube::Config, StoreError> {
+fn of_source(source: &Source) -> Result<Access, StoreError> {
     match source {
         Source::InCluster => in_cluster(),
         Source::Environment if !config::kubeconfig_variable() && config::in_a_pod() => in_cluster(),
-        Source::Environment => kubeconfig(None, None),
-        Source::Kubeconfig { file, context } => kubeconfig(file.as_deref(), context.as_deref()),
+        Source::Environment => kubeconfig::read(None, None),
+        Source::Kubeconfig { file, context } => {
+            kubeconfig::read(file.as_deref(), context.as_deref())
+        }
         Source::Server(url) => server(url),
     }
 }
 
-fn misconfigured(message: impl Into<String>) -> StoreError {
-    StoreError::new(ErrorKind::Misconfigured, message)
-}
-
-fn in_cluster() -> Result<kube::Config, StoreError> {
-    kube::Config::incluster().map_err(|error| {
+fn in_cluster() -> Result<Access, StoreError> {
+    let account = kube::Config::incluster().map_err(|error| {
         misconfigured(format!(
             "the pod's service account cannot be used: {}; is automountServiceAccountToken on?",
             shown(&with_reasons(&error))
         ))
-    })
+    });
+    Access::by_environment(account?)
 }
 
-fn kubeconfig(file: Option<&Path>, context: Option<&str>) -> Result<kube::Config, StoreError> {
-    let wrong = |error: kube::config::KubeconfigError| {
-        misconfigured(format!(
-            "the kubeconfig cannot be used: {}; name one by ?kubeconfig= or KUBECONFIG, and a \
-             context in it by ?context=",
-            shown(&with_reasons(&error))
-        ))
-    };
-    let options = kube::config::KubeConfigOptions {
-        context: context.map(str::to_owned),
-        ..Default::default()
-    };
-    let read = match file {
-        None => Kubeconfig::read(),
-        Some(file) => Kubeconfig::read_from(file),
-    };
-    let loading = kube::Config::from_custom_kubeconfig(read.map_err(wrong)?, &options);
-    Handle::current().block_on(loading).map_err(wrong)
-}
-
-fn server(url: &str) -> Result<kube::Config, StoreError> {
-    let address: http::Uri = url.parse().map_err(|_| {
+fn server(url: &str) -> Result<Access, StoreError> {
+    let server = access::server(url).ok_or_else(|| {
         misconfigured("the API server's address cannot be read; use https://host:port")
-    })?;
-    if !matches!(address.scheme_str(), Some("http" | "https")) {
-        return Err(misconfigured(
-            "the API server's address has no scheme; use https://host:port",
-        ));
-    }
-    Ok(kube::Config::new(address))
-}
-
-/// The certificates in a file that holds at least one.
-fn certificates(pem: &[u8]) -> Result<Vec<Vec<u8>>, StoreError> {
-    CertificateDer::pem_slice_iter(pem)
-        .map(|certificate| certificate.map(|certificate| certificate.to_vec()))
-        .collect::<Result<_, _>>()
-        .map_err(|error| misconfigured(format!("ca cannot be read as PEM: {error}")))
+    });
+    Access::by_environment(kube::Config::new(server?))
 }

@@ -181,13 +181,13 @@ impl Inner {
         &self,
         destination: &OnceLock<Destination>,
     ) -> Result<kube::Client, StoreError> {
-        let kube = client::read(&self.config).await?;
-        let now = Destination::of(&kube, &self.config);
+        let access = client::read(&self.config).await?;
+        let now = Destination::of(&access.kube, &self.config);
         // Before the helper of another cluster is run.
         if let Some(first) = destination.get() {
             first.check(&now)?;
         }
-        let client = client::build(&self.config, kube).await?;
+        let client = client::build(&self.config, access).await?;
         destination.get_or_init(|| now);
         Ok(client)
     }

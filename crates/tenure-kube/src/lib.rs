@@ -12,6 +12,7 @@
 //! k8s-openapi = { version = "0.29", default-features = false, features = ["latest"] }
 //! ```
 
+mod access;
 mod annotations;
 mod api;
 mod checks;
@@ -23,6 +24,7 @@ mod election_record;
 mod errors;
 mod form;
 mod held_up;
+mod kubeconfig;
 mod objects;
 mod owner;
 mod pods;

@@ -20,6 +20,7 @@ pub mod bound;
 pub mod certificates;
 pub mod environment;
 pub mod etcd;
+pub mod forward_proxy;
 #[cfg(all(unix, feature = "stores"))]
 pub mod interrupt;
 pub mod kube;

@@ -1,0 +1,50 @@
+//! [`Access`]: how the API server is reached, and as whom.
+
+use http::Uri;
+use kube::Config;
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject as _;
+use tenure_core::ErrorKind;
+use tenure_kit::StoreError;
+use tenure_kit::proxy::{self, Proxy};
+
+/// What a kubeconfig, a service account or an address says.
+pub(crate) struct Access {
+    pub(crate) kube: Config,
+    /// It stands here and not in `kube`, whose client takes fewer kinds of proxies.
+    pub(crate) proxy: Option<Proxy>,
+}
+
+impl Access {
+    /// By the proxy that the environment names for the server, if any.
+    pub(crate) fn by_environment(kube: Config) -> Result<Self, StoreError> {
+        let proxy = proxy_of_environment(&kube.cluster_url)?;
+        Ok(Self { kube, proxy })
+    }
+}
+
+/// The proxy that the environment names for a server: as for client-go, also in a pod.
+pub(crate) fn proxy_of_environment(server: &Uri) -> Result<Option<Proxy>, StoreError> {
+    let scheme = server.scheme_str().unwrap_or_default();
+    let of_scheme = if scheme == "http" { 80 } else { 443 };
+    let port = server.port_u16().unwrap_or(of_scheme);
+    proxy::from_environment(scheme, server.host().unwrap_or_default(), port)
+}
+
+/// An API server's address.
+pub(crate) fn server(url: &str) -> Option<Uri> {
+    let server: Uri = url.parse().ok()?;
+    matches!(server.scheme_str(), Some("http" | "https")).then_some(server)
+}
+
+/// The certificates in a file that holds at least one.
+pub(crate) fn certificates(pem: &[u8]) -> Result<Vec<Vec<u8>>, StoreError> {
+    CertificateDer::pem_slice_iter(pem)
+        .map(|certificate| certificate.map(|certificate| certificate.to_vec()))
+        .collect::<Result<_, _>>()
+        .map_err(|error| misconfigured(format!("ca cannot be read as PEM: {error}")))
+}
+
+pub(crate) fn misconfigured(message: impl Into<String>) -> StoreError {
+    StoreError::new(ErrorKind::Misconfigured, message)
+}
