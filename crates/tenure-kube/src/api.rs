@@ -1,6 +1,6 @@
 //! Requests to the API server, as JSON: fields that this version does not know survive.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::Arc;
 use std::time::Duration;
 
 use http::{HeaderMap, Method, StatusCode};
@@ -10,6 +10,7 @@ use serde_json::{Value, json};
 use tenure_core::{Error, ErrorKind, Operation, Process};
 
 use crate::config::KubeConfig;
+use crate::connector::{Connection, Connector};
 use crate::errors::{self, Refuser, Request};
 use crate::held_up::HeldUp;
 use crate::resource::{LEASES, Resource, Verb};
@@ -36,32 +37,29 @@ pub(crate) enum Answer {
 /// An API server that requests can be sent to, and a namespace in it.
 pub(crate) struct Api {
     process: Process,
-    client: kube::Client,
+    connector: Arc<Connector>,
     pub(crate) namespace: String,
     field_manager: String,
     request_timeout: Option<Duration>,
-    /// The API server has refused its certificate or token.
-    refused: AtomicBool,
     /// That it holds writes up.
     pub(crate) warned_of_slow_writes: Warned,
 }
 
 impl Api {
-    pub(crate) fn new(client: kube::Client, config: &KubeConfig, process: Process) -> Self {
-        let stated = config.namespace.clone();
+    pub(crate) fn new(
+        connector: Arc<Connector>,
+        namespace: String,
+        config: &KubeConfig,
+        process: Process,
+    ) -> Self {
         Self {
-            namespace: stated.unwrap_or_else(|| client.default_namespace().to_owned()),
+            process,
+            connector,
+            namespace,
             field_manager: config.field_manager.clone(),
             request_timeout: config.request_timeout,
-            process,
-            client,
-            refused: AtomicBool::new(false),
             warned_of_slow_writes: Warned::default(),
         }
-    }
-
-    pub(crate) fn is_refused(&self) -> bool {
-        self.refused.load(Ordering::Relaxed)
     }
 
     /// Asks the server for its version, which tells whether address, certificate and token are
@@ -292,12 +290,39 @@ impl Api {
         answer
     }
 
+    /// When the API server refuses credentials that it has accepted before, they are read again, the
+    /// credential helper is run again, and the request is sent again: at once, and once for each
+    /// request. Those that are new are not read again, so that a bad helper is not run in a loop.
     async fn send(
         &self,
         request: &Request<'_>,
         method: Method,
         path: &str,
         object: Option<&Value>,
+    ) -> Result<http::Response<Body>, Error> {
+        let body = object.map_or_else(Vec::new, |object| object.to_string().into_bytes());
+        if let Some(connection) = self.connector.ready() {
+            let response = self
+                .send_on(&connection, request, &method, path, &body)
+                .await?;
+            let is_refused = response.status() == StatusCode::UNAUTHORIZED;
+            if !is_refused || !connection.was_accepted() || self.connector.is_given() {
+                return Ok(response);
+            }
+        }
+        let connection = self.connector.get().await;
+        let connection = connection.map_err(|error| error.into_error(request.operation))?;
+        self.send_on(&connection, request, &method, path, &body)
+            .await
+    }
+
+    async fn send_on(
+        &self,
+        connection: &Connection,
+        request: &Request<'_>,
+        method: &Method,
+        path: &str,
+        body: &[u8],
     ) -> Result<http::Response<Body>, Error> {
         let unusable = |error: http::Error| {
             Error::new(
@@ -307,25 +332,25 @@ impl Api {
             )
             .with_source(error)
         };
-        let body = object.map_or_else(Vec::new, |object| object.to_string().into_bytes());
         let sent = http::Request::builder()
             .method(method)
             .uri(path)
             .header(http::header::ACCEPT, "application/json")
             .header(http::header::CONTENT_TYPE, "application/json")
-            .body(Body::from(body))
+            .body(Body::from(body.to_vec()))
             .map_err(unusable)?;
         // A child that drops it would close a connection that is being made.
-        self.process
-            .confine(self.client.send(sent))
-            .await
-            .inspect(|response| self.note(response.status() == StatusCode::UNAUTHORIZED))
-            .inspect_err(|error| self.note(errors::is_about_tls(error)))
-            .map_err(|error| errors::unanswered(request, error))
-    }
-
-    fn note(&self, refused: bool) {
-        self.refused.fetch_or(refused, Ordering::Relaxed);
+        let answer = self.process.confine(connection.client.send(sent)).await;
+        let is_refused = match &answer {
+            Ok(response) => response.status() == StatusCode::UNAUTHORIZED,
+            Err(error) => errors::is_about_tls(error),
+        };
+        if is_refused {
+            connection.refuse();
+        } else if answer.is_ok() {
+            connection.accept();
+        }
+        answer.map_err(|error| errors::unanswered(request, error))
     }
 }
 

@@ -1,11 +1,13 @@
 //! The client library's client, made as the configuration says.
 
 use std::pin::Pin;
+use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use hyper_timeout::TimeoutConnector;
 use kube::client::{ClientBuilder, ConfigExt as _};
+use kube::config::AuthInfo;
 use tenure_core::Process;
 use tenure_kit::limits::shown;
 use tenure_kit::proxy::Proxy;
@@ -16,7 +18,7 @@ use tower::{BoxError, ServiceBuilder};
 
 use crate::access::{self, Access, misconfigured};
 use crate::config::{self, KubeConfig, Source};
-use crate::{errors, kubeconfig};
+use crate::{errors, helper, kubeconfig};
 
 /// What the kubeconfig or service account says.
 pub(crate) async fn read(config: &KubeConfig) -> Result<Access, StoreError> {
@@ -26,17 +28,43 @@ pub(crate) async fn read(config: &KubeConfig) -> Result<Access, StoreError> {
     reading.await.map_err(|_| StoreError::runtime_is_gone())?
 }
 
+/// Puts the settings for the certificate and the token in place of the kubeconfig's, and runs its
+/// credential helper, once, where they leave it something to say. How long its credentials last, if
+/// it says so.
+///
+/// The client library runs a helper each time that it wants to know anything, and again only when a
+/// time has come that the helper has named.
+pub(crate) async fn authenticate(
+    config: &KubeConfig,
+    access: &mut Access,
+) -> Result<Option<Duration>, StoreError> {
+    let user = &mut access.kube.auth_info;
+    let has_token = config.token.is_some() || user.token.is_some() || user.token_file.is_some();
+    let is_named = user.username.is_some() || user.auth_provider.is_some();
+    let helper = user.exec.take().filter(|_| !has_token && !is_named);
+    let mut lasting = None;
+    if let Some(helper) = helper {
+        let given = helper::run(&helper).await?;
+        user.token = given.token.map(Into::into);
+        if let Some((certificate, key)) = given.certificate {
+            show(user, certificate.as_bytes(), key.as_bytes());
+        }
+        lasting = given.lasting;
+    }
+    if let Some(token) = &config.token {
+        replace_token(&mut access.kube, token).await?;
+    }
+    Ok(lasting)
+}
+
 /// A client with deadlines of our own only: its retries would outlast the lease. Reads the
-/// certificates and the token, and runs the credential helper.
+/// certificates and the token.
 pub(crate) async fn build(config: &KubeConfig, access: Access) -> Result<kube::Client, StoreError> {
     let Access { mut kube, proxy } = access;
     kube.default_retry = false;
     kube.connect_timeout = Some(config.connect_timeout);
     replace_tls(&mut kube, &config.tls).await?;
-    if let Some(token) = &config.token {
-        replace_token(&mut kube, token).await?;
-    }
-    // A credential helper is a program that may take its time, and the thread waits for it.
+    // The client library reads its files on the thread that asks.
     let runtime = Handle::current();
     let building = tokio::task::spawn_blocking(move || {
         let _inside = runtime.enter();
@@ -66,10 +94,7 @@ async fn replace_tls(kube: &mut kube::Config, tls: &Tls) -> Result<(), StoreErro
         kube.root_cert = Some(access::certificates(pem)?);
     }
     if let (Some(cert), Some(key)) = (&material.client_cert, &material.client_key) {
-        let user = &mut kube.auth_info;
-        (user.client_certificate, user.client_key) = (None, None);
-        user.client_certificate_data = Some(BASE64.encode(cert));
-        user.client_key_data = Some(BASE64.encode(key).into());
+        show(&mut kube.auth_info, cert, key);
     }
     if let Some(name) = tls.name() {
         kube.tls_server_name = Some(name.to_owned());
@@ -77,11 +102,18 @@ async fn replace_tls(kube: &mut kube::Config, tls: &Tls) -> Result<(), StoreErro
     Ok(())
 }
 
+/// Puts this certificate and its key in place of others.
+fn show(user: &mut AuthInfo, certificate: &[u8], key: &[u8]) {
+    (user.client_certificate, user.client_key) = (None, None);
+    user.client_certificate_data = Some(BASE64.encode(certificate));
+    user.client_key_data = Some(BASE64.encode(key).into());
+}
+
 /// Puts the token in place of whatever else says who connects, but for a certificate.
 async fn replace_token(kube: &mut kube::Config, token: &Secret) -> Result<(), StoreError> {
     let user = &mut kube.auth_info;
     (user.username, user.password) = (None, None);
-    (user.auth_provider, user.exec) = (None, None);
+    user.auth_provider = None;
     (user.token, user.token_file) = (None, None);
     match token.as_file() {
         // The client library reads it again every minute, since tokens expire.

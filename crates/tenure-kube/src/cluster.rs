@@ -1,21 +1,18 @@
 //! [`Cluster`]: an API server that is connected to when the first request needs it.
 
 use std::fmt;
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
-use std::time::{Duration, Instant};
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
 use tenure_core::{Error, Kept, Operation, Process};
-use tenure_kit::deadline::within;
-use tenure_kit::{SingleFlight, StoreError, Tasks};
+use tenure_kit::Tasks;
 
 use crate::api::Api;
-use crate::client;
 use crate::config::KubeConfig;
-use crate::destination::Destination;
-use crate::retries::Retries;
+use crate::connector::Connector;
 
-/// The longest that [`Cluster::connect`] takes, and that a client takes to be made, credential
-/// helpers included.
+/// The longest that [`Cluster::connect`] takes once there is a client. To make one has limits of
+/// its own, so that an error can name what was slow.
 const CONNECT_LIMIT: Duration = Duration::from_secs(10);
 
 /// A cluster's API server, and the namespace in it.
@@ -29,30 +26,9 @@ pub struct Cluster {
 struct Inner {
     process: Process,
     config: KubeConfig,
-    source: Source,
-}
-
-enum Source {
-    /// An application's own client.
-    Given(Arc<Api>),
-    /// The client of the configuration, made by the first request, and again when the API server
-    /// has refused its certificate or token: there may be newer ones.
-    Configured {
-        current: Mutex<Option<Arc<Api>>>,
-        making: SingleFlight<Arc<Api>>,
-        /// That of the first client.
-        destination: Box<OnceLock<Destination>>,
-        retries: Mutex<Retries>,
-    },
-}
-
-impl Source {
-    fn current(&self) -> Option<Arc<Api>> {
-        match self {
-            Self::Given(api) => Some(api.clone()),
-            Self::Configured { current, .. } => hold(current).clone(),
-        }
-    }
+    connector: Arc<Connector>,
+    /// Since there was a connection.
+    api: OnceLock<Arc<Api>>,
 }
 
 impl fmt::Debug for Cluster {
@@ -71,8 +47,8 @@ impl Cluster {
     /// Fails as the functions `connect` of the two backends do. Dropping the future gives up.
     pub async fn connect(config: KubeConfig) -> Result<Self, Error> {
         let cluster = Self::lazy(config)?;
-        let connecting = async { cluster.api(Operation::Connect).await?.probe().await };
-        match tokio::time::timeout(CONNECT_LIMIT, connecting).await {
+        let api = cluster.api(Operation::Connect).await?;
+        match tokio::time::timeout(CONNECT_LIMIT, api.probe()).await {
             Ok(connected) => connected?,
             Err(_) => return Err(Error::timeout(Operation::Connect, CONNECT_LIMIT)),
         }
@@ -87,13 +63,8 @@ impl Cluster {
         config.check()?;
         let tasks = Tasks::here()?;
         let process = tasks.process().clone();
-        let source = Source::Configured {
-            current: Mutex::default(),
-            making: SingleFlight::new(tasks),
-            destination: Box::default(),
-            retries: Mutex::new(Retries::new()),
-        };
-        Ok(Self::of(&process, config, source))
+        let connector = Connector::lazy(config.clone(), tasks);
+        Ok(Self::of(&process, config, connector))
     }
 
     /// The cluster of an application's own client; of `config` only what is not about the
@@ -101,16 +72,16 @@ impl Cluster {
     ///
     /// Switch the client's own retries off: the engine has deadlines and retries of its own.
     pub fn with_client(client: kube::Client, config: KubeConfig) -> Self {
-        let process = Process::current();
-        let api = Api::new(client, &config, process.clone());
-        Self::of(&process, config, Source::Given(Arc::new(api)))
+        let connector = Connector::given(client, &config);
+        Self::of(&Process::current(), config, connector)
     }
 
-    fn of(process: &Process, config: KubeConfig, source: Source) -> Self {
+    fn of(process: &Process, config: KubeConfig, connector: Connector) -> Self {
         let inner = Inner {
             process: process.clone(),
             config,
-            source,
+            connector: Arc::new(connector),
+            api: OnceLock::new(),
         };
         Self {
             inner: Arc::new(process.keep(inner)),
@@ -124,77 +95,32 @@ impl Cluster {
     /// The namespace of the locks. `None` as long as only the kubeconfig or service account names
     /// it and none of them has been read.
     pub fn namespace(&self) -> Option<String> {
-        let read = self.inner.source.current().map(|api| api.namespace.clone());
+        let connection = self.inner.connector.current();
+        let read = connection.map(|connection| connection.namespace.clone());
         read.or_else(|| self.inner.config.namespace.clone())
     }
 
-    /// The API server, for `operation`, which makes the client if there is none.
+    /// The API server, for `operation`, which makes the first client if there is none.
     pub(crate) async fn api(&self, operation: Operation) -> Result<Arc<Api>, Error> {
-        self.inner.process.check(operation)?;
-        let making = match &self.inner.source {
-            Source::Given(api) => return Ok(api.clone()),
-            Source::Configured { making, .. } => making,
-        };
-        if let Some(api) = self.inner.source.current().filter(|api| !api.is_refused()) {
-            return Ok(api);
+        let inner = &self.inner;
+        inner.process.check(operation)?;
+        if let Some(api) = inner.api.get() {
+            return Ok(api.clone());
         }
-        let work = || {
-            let inner = self.inner.clone();
-            async move { inner.make().await }
-        };
-        let api = making.run(|api| !api.is_refused(), work).await;
-        api.map_err(|error| error.into_error(operation))
+        let connection = inner.connector.get().await;
+        let connection = connection.map_err(|error| error.into_error(operation))?;
+        let api = inner.api.get_or_init(|| {
+            let namespace = connection.namespace.clone();
+            let connector = inner.connector.clone();
+            Arc::new(Api::new(
+                connector,
+                namespace,
+                &inner.config,
+                inner.process.clone(),
+            ))
+        });
+        Ok(api.clone())
     }
-}
-
-impl Inner {
-    /// One attempt, bounded, after the wait that the last one has left.
-    async fn make(&self) -> Result<Arc<Api>, StoreError> {
-        let (current, destination, retries) = match &self.source {
-            Source::Given(api) => return Ok(api.clone()),
-            Source::Configured {
-                current,
-                destination,
-                retries,
-                ..
-            } => (current, destination, retries),
-        };
-        let wait = hold(retries).wait(Instant::now());
-        tokio::time::sleep(wait).await;
-        let setting = "user.exec in the kubeconfig names the helper";
-        let client = self.client(destination);
-        let client = within(
-            "the kubeconfig's credentials",
-            CONNECT_LIMIT,
-            setting,
-            client,
-        )
-        .await;
-        hold(retries).ended(Instant::now());
-        let api = Arc::new(Api::new(client?, &self.config, self.process.clone()));
-        *hold(current) = Some(api.clone());
-        Ok(api)
-    }
-
-    /// A client for the destination of the first one.
-    async fn client(
-        &self,
-        destination: &OnceLock<Destination>,
-    ) -> Result<kube::Client, StoreError> {
-        let access = client::read(&self.config).await?;
-        let now = Destination::of(&access.kube, &self.config);
-        // Before the helper of another cluster is run.
-        if let Some(first) = destination.get() {
-            first.check(&now)?;
-        }
-        let client = client::build(&self.config, access).await?;
-        destination.get_or_init(|| now);
-        Ok(client)
-    }
-}
-
-fn hold<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]

@@ -23,6 +23,10 @@ impl Destination {
         }
     }
 
+    pub(crate) fn namespace(&self) -> &str {
+        &self.namespace
+    }
+
     /// Fails with [`Misconfigured`](ErrorKind::Misconfigured) if `now` is elsewhere: an election
     /// that moved would have a leader in both places.
     pub(crate) fn check(&self, now: &Self) -> Result<(), StoreError> {

@@ -72,6 +72,12 @@ impl WallTime {
         )
     }
 
+    /// How long it is until the time in `text`; nothing when it is over, `None` if it cannot be read.
+    pub(crate) fn from_now(text: &str) -> Option<Duration> {
+        let left = Self::parse(text)?.0.saturating_sub(Self::now().0);
+        Some(Duration::from_micros(u64::try_from(left).unwrap_or(0)))
+    }
+
     /// Reads RFC 3339 as Go does, which client-go and the API server use: the hour may have one
     /// digit, and any number of decimals may follow a point or a comma. `None` for anything else.
     pub fn parse(text: &str) -> Option<Self> {

@@ -43,8 +43,10 @@ fn lazy(file: &Path) -> Cluster {
 async fn refused(cluster: &Cluster) -> Result<(), Error> {
     let api = cluster.api(Operation::Connect).await?;
     let error = api.probe().await.unwrap_err();
-    assert_eq!(error.kind(), ErrorKind::Forbidden, "{error}");
-    Ok(())
+    match error.kind() {
+        ErrorKind::Forbidden => Ok(()),
+        _ => Err(error),
+    }
 }
 
 /// Two leaders could be the result.
@@ -86,7 +88,6 @@ async fn a_credential_helper_that_hangs_fails_one_call_and_not_the_later_ones() 
         "kind": "ExecCredential",
         "status": { "token": "0123456789abcdef" },
     });
-    // It ends at last, since the runtime waits for it.
     let script = "for i in $(seq 200); do [ -e \"$1/go\" ] && break; sleep 0.1; done";
     std::fs::write(&helper, format!("{script}\necho '{answer}'\n")).unwrap();
     let exec = json!({
@@ -105,7 +106,9 @@ async fn a_credential_helper_that_hangs_fails_one_call_and_not_the_later_ones() 
 
     let error = cluster.api(Operation::Acquire).await.err().unwrap();
     assert_eq!(error.kind(), ErrorKind::Timeout, "{error}");
-    assert!(error.message().contains("user.exec"), "{error}");
+    for part in ["\"sh\"", "user.exec"] {
+        assert!(error.message().contains(part), "{part}: {error}");
+    }
     std::fs::write(dir.path().join("go"), "").unwrap();
     cluster.api(Operation::Acquire).await.unwrap();
 }

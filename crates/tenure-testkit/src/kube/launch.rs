@@ -7,12 +7,17 @@ use std::path::Path;
 
 use crate::certificates::{Authority, key_pair};
 
+/// The user of [`rights`](super::rights), by a certificate.
+pub const CANDIDATE: &str = "candidate";
+
 /// Its certificates and keys, and a token for each user, in one folder: `ca.pem`, `server.pem`,
-/// `server.key`, `accounts.key`, `accounts.pub`, `tokens.csv`, and `USER.token`.
+/// `server.key`, `accounts.key`, `accounts.pub`, `tokens.csv`, and `USER.token`; and
+/// `candidate.pem` and `candidate.key` for [`CANDIDATE`].
 pub fn write_secrets(folder: &Path, users: &[(&str, &str)]) {
     let authority = Authority::new(folder);
     let hosts = ["127.0.0.1", "localhost", "kubernetes.default.svc"];
     authority.certificate("server", &hosts);
+    authority.certificate(CANDIDATE, &[]);
     let (private, public) = key_pair();
     fs::write(folder.join("accounts.key"), private).unwrap();
     fs::write(folder.join("accounts.pub"), public).unwrap();
@@ -38,6 +43,7 @@ pub fn arguments(etcd: &str, port: u16, folder: &Path) -> Vec<String> {
         ("cert-dir", file("certificates")),
         ("tls-cert-file", file("server.pem")),
         ("tls-private-key-file", file("server.key")),
+        ("client-ca-file", file("ca.pem")),
         ("authorization-mode", "RBAC".to_owned()),
         ("token-auth-file", file("tokens.csv")),
         (

@@ -9,13 +9,14 @@ use tenure_core::{
     Acquired, Candidate, Election, ErrorKind, Identity, LockBackend, Policy, Renewal,
 };
 
+use super::launch::CANDIDATE;
 use super::server::Server;
 use crate::log::Log;
 use crate::terms::{candidate, held, lock};
 use crate::wait::{until, within_limit};
 
 /// The user whom the Role is for; a test opens its backends with this user's token.
-pub const USER: &str = "candidate";
+pub const USER: &str = CANDIDATE;
 
 /// The lock that the Role is for.
 pub const LOCK: &str = "rights";
