@@ -134,15 +134,17 @@ async fn the_password_comes_from_a_file_and_may_change() {
         .await
         .unwrap();
 
+    // Two sessions: the first is the one that `connect` has made. Its term goes on.
+    let name = lock("batch");
+    let grant = win(&backend, &name, &candidate("ann", 1)).await;
     let admin = server.admin().await;
     admin
         .batch_execute("ALTER ROLE app PASSWORD 'rotated'")
         .await
         .unwrap();
     std::fs::write(&file, "rotated").unwrap();
-    // Two sessions: the first is the one that `connect` has made.
-    let name = lock("batch");
-    win(&backend, &name, &candidate("ann", 1)).await;
+    let renewal = backend.renew(&grant, Time::ZERO).await.unwrap();
+    assert_eq!(renewed(renewal).token, grant.token);
     taken(
         backend
             .acquire(&name, &candidate("bob", 2), LONG)
