@@ -8,7 +8,8 @@ use crate::contract::backend::LockBackend;
 use crate::contract::error::Error;
 use crate::contract::name::{Identity, LockName, PublishedValue};
 use crate::election::Election;
-use crate::election::context::{Context, HealthProbe, Numbers, Setup};
+use crate::election::context::{Context, Numbers, Setup};
+use crate::election::probe::HealthProbe;
 use crate::election::spawn::{CurrentRuntime, Spawn};
 use crate::policy::Policy;
 
@@ -68,7 +69,9 @@ impl ElectionBuilder {
     }
 
     /// A probe that must say `true` for this candidate to campaign and to go on renewing, so that
-    /// an application that is stuck loses the lead. It must return at once.
+    /// an application that is stuck loses the lead. It must return at once. On a
+    /// [`HeartbeatThread`](crate::HeartbeatThread) one that blocks delays no heartbeat: its last
+    /// answer counts for two leases, and after that it is a no.
     ///
     /// A leader's probe is asked before each heartbeat. A candidate's probe is asked at least
     /// every retry interval while it waits, and once more between the store's grant and the start
@@ -76,7 +79,7 @@ impl ElectionBuilder {
     /// behind it. When it says yes again the candidate comes back, at the end of the queue where the
     /// store has one, and one heartbeat after it left at the earliest.
     pub fn health(mut self, probe: impl Fn() -> bool + Send + Sync + 'static) -> Self {
-        self.health = Some(Box::new(probe));
+        self.health = Some(HealthProbe::new(probe));
         self
     }
 

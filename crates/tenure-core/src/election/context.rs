@@ -12,15 +12,13 @@ use crate::contract::error::{Error, ErrorKind, Operation};
 use crate::contract::name::{Identity, LockName, PublishedValue};
 use crate::contract::process::{Process, random_u64};
 use crate::election::event::{ElectionState, Event};
+use crate::election::probe::HealthProbe;
 use crate::election::spawn::Spawn;
 use crate::election::telemetry::{self, Labels};
 use crate::policy::Policy;
 
 /// How many events a subscriber may lag behind before it misses some.
 const EVENT_BUFFER: usize = 32;
-
-/// Says whether the application is well.
-pub(super) type HealthProbe = Box<dyn Fn() -> bool + Send + Sync>;
 
 /// What the builder has collected and checked.
 pub(super) struct Setup {
@@ -78,7 +76,9 @@ impl Context {
     }
 
     pub(super) fn is_healthy(&self) -> bool {
-        self.setup.health.as_ref().is_none_or(|probe| probe())
+        let patience = self.setup.policy.lease() * 2;
+        let probe = self.setup.health.as_ref();
+        probe.is_none_or(|probe| probe.is_well(patience))
     }
 
     pub(super) fn is_probed(&self) -> bool {

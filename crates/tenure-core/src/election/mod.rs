@@ -61,6 +61,8 @@ pub(crate) mod instruction;
 pub(crate) mod leadership;
 pub mod machine;
 pub(crate) mod observer;
+mod probe;
+mod relay;
 pub(crate) mod run;
 pub(crate) mod spawn;
 pub(crate) mod telemetry;

@@ -11,6 +11,7 @@ use tokio::runtime::{Builder, Handle};
 use tokio::sync::oneshot;
 
 use crate::contract::error::{Error, ErrorKind, Operation};
+use crate::election::relay::Relay;
 
 /// A task to run to its end.
 pub type Task = Pin<Box<dyn Future<Output = ()> + Send>>;
@@ -46,6 +47,11 @@ impl Spawn for CurrentRuntime {
 /// Connect the backend on it as well ([`run`](Self::run)): a store's client does its I/O on the
 /// runtime it was made on. Clones share the thread, and one serves any number of elections. The
 /// thread ends when the last clone is gone.
+///
+/// It waits for no `tracing` subscriber, `metrics` recorder or health probe: what an election tells
+/// goes through a thread beside it, in order. When that one does not keep up, because a subscriber
+/// blocks, log lines and metrics are counted and dropped. What a store's client logs by itself is
+/// not covered.
 #[derive(Clone)]
 pub struct HeartbeatThread {
     handle: Handle,
@@ -53,15 +59,19 @@ pub struct HeartbeatThread {
 }
 
 impl HeartbeatThread {
-    /// Starts the thread.
+    /// Starts the thread, and the one that tells what it does.
     pub fn start() -> io::Result<Self> {
         let runtime = Builder::new_current_thread().enable_all().build()?;
         let handle = runtime.handle().clone();
         let (alive, ended) = oneshot::channel::<()>();
+        let relay = Relay::start()?;
         thread::Builder::new()
             .name("tenure-heartbeat".to_owned())
             // An error says that the last clone is gone: nothing is ever sent.
-            .spawn(move || drop(runtime.block_on(ended)))?;
+            .spawn(move || {
+                relay.use_on_this_thread();
+                drop(runtime.block_on(ended));
+            })?;
         Ok(Self {
             handle,
             _alive: Arc::new(alive),

@@ -9,6 +9,7 @@ use crate::contract::error::Error;
 use crate::contract::name::{Identity, LockName};
 use crate::contract::token::FencingToken;
 use crate::election::event::Event;
+use crate::election::relay;
 
 /// Part of the promise: those who filter logs name it.
 const TARGET: &str = "tenure_core::telemetry";
@@ -33,8 +34,24 @@ pub(crate) fn term(lock: &LockName, token: FencingToken) -> tracing::Span {
     tracing::info_span!(target: TARGET, "term", lock, token = token.as_u64())
 }
 
-/// Identities and errors may hold what other programs wrote, so they are logged escaped (`?`).
+/// On a heartbeat thread, which waits for no subscriber, another thread does it.
 pub(crate) fn event(of: Labels<'_>, event: &Event) {
+    if !relay::is_used() {
+        tell(of, event);
+        return;
+    }
+    let (lock, identity, event) = (of.lock.clone(), of.identity.clone(), event.clone());
+    relay::hand_over(move || {
+        let of = Labels {
+            lock: &lock,
+            identity: &identity,
+        };
+        tell(of, &event);
+    });
+}
+
+/// Identities and errors may hold what other programs wrote, so they are logged escaped (`?`).
+fn tell(of: Labels<'_>, event: &Event) {
     let (lock, identity) = (of.lock.as_str(), of.identity.as_str());
     match event {
         Event::Campaigning => tracing::debug!(target: TARGET, lock, identity, "campaigning"),
@@ -126,11 +143,22 @@ pub(crate) fn event(of: Labels<'_>, event: &Event) {
 }
 
 pub(crate) fn heartbeat(lock: &LockName, latency: Duration) {
-    metrics::heartbeat(lock, latency);
+    count(lock, move |lock| metrics::heartbeat(lock, latency));
 }
 
 pub(crate) fn failure(lock: &LockName, error: &Error) {
-    metrics::failure(lock, error.kind().name());
+    let kind = error.kind().name();
+    count(lock, move |lock| metrics::failure(lock, kind));
+}
+
+/// As with events.
+fn count(lock: &LockName, metric: impl FnOnce(&LockName) + Send + 'static) {
+    if !relay::is_used() {
+        metric(lock);
+    } else if cfg!(feature = "metrics") {
+        let lock = lock.clone();
+        relay::hand_over(move || metric(&lock));
+    }
 }
 
 #[cfg(feature = "metrics")]

@@ -1,0 +1,87 @@
+//! A heartbeat thread waits for nobody who is told what it does.
+#![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use tenure_core::{
+    Election, HeartbeatThread, Identity, Leadership, LockName, MemoryBackend, Policy,
+};
+use tracing::{Event, Subscriber, span};
+
+/// Longer than a lease of the policy here.
+const BLOCKED: Duration = Duration::from_secs(4);
+
+/// Its reader has stalled.
+struct Blocking;
+
+impl Subscriber for Blocking {
+    fn enabled(&self, _: &tracing::Metadata<'_>) -> bool {
+        true
+    }
+
+    fn new_span(&self, _: &span::Attributes<'_>) -> span::Id {
+        span::Id::from_u64(1)
+    }
+
+    fn event(&self, _: &Event<'_>) {
+        thread::sleep(BLOCKED);
+    }
+
+    fn record(&self, _: &span::Id, _: &span::Record<'_>) {}
+    fn record_follows_from(&self, _: &span::Id, _: &span::Id) {}
+    fn enter(&self, _: &span::Id) {}
+    fn exit(&self, _: &span::Id) {}
+}
+
+fn election(backend: &Arc<MemoryBackend>, name: &str, probe: Option<Arc<AtomicBool>>) -> Election {
+    let builder = Election::builder(backend.clone(), LockName::new("job").unwrap())
+        .identity(Identity::new(name).unwrap())
+        .policy(Policy::fast())
+        .spawn_on(HeartbeatThread::start().unwrap());
+    let builder = match probe {
+        Some(blocks) => builder.health(move || {
+            while blocks.load(Ordering::Relaxed) {
+                thread::sleep(Duration::from_millis(10));
+            }
+            true
+        }),
+        None => builder,
+    };
+    builder.build().unwrap()
+}
+
+/// For longer than a lease; then it is handed over, and given up in time.
+async fn assert_goes_on(leadership: Leadership, rival: Election) {
+    let mut campaign = std::pin::pin!(rival.campaign());
+    assert!(futures_util::poll!(campaign.as_mut()).is_pending());
+    let start = Instant::now();
+    while start.elapsed() < BLOCKED {
+        thread::sleep(Duration::from_millis(100));
+    }
+    assert!(leadership.is_valid(), "its heartbeats went on");
+    let token = leadership.token();
+    leadership.resign().await.unwrap();
+    assert!(campaign.await.unwrap().token() > token);
+}
+
+#[tokio::test(flavor = "current_thread")]
+async fn a_subscriber_that_blocks_costs_no_lease() {
+    tracing::subscriber::set_global_default(Blocking).unwrap();
+    let backend = Arc::new(MemoryBackend::private());
+    let leadership = election(&backend, "leader", None).campaign().await.unwrap();
+    assert_goes_on(leadership, election(&backend, "rival", None)).await;
+}
+
+#[tokio::test(flavor = "current_thread")]
+async fn a_health_probe_that_blocks_costs_no_lease() {
+    let blocks = Arc::new(AtomicBool::new(false));
+    let backend = Arc::new(MemoryBackend::private());
+    let leader = election(&backend, "leader", Some(blocks.clone()));
+    let leadership = leader.campaign().await.unwrap();
+    blocks.store(true, Ordering::Relaxed);
+    assert_goes_on(leadership, election(&backend, "rival", None)).await;
+    blocks.store(false, Ordering::Relaxed);
+}
