@@ -13,6 +13,8 @@ pub(crate) mod exit {
     pub(crate) const WARNINGS: u8 = 1;
     /// Something is wrong: the message says what to do.
     pub(crate) const ERROR: u8 = 2;
+    /// Not elected within the time given (`EX_UNAVAILABLE`).
+    pub(crate) const NOT_ELECTED: u8 = 69;
     /// Leadership was lost (`EX_TEMPFAIL`: trying again may help).
     pub(crate) const LOST: u8 = 75;
     /// CMD cannot be executed, as a shell has it.

@@ -6,24 +6,28 @@ compile_error!(
      holds its lock; the library runs elsewhere too"
 );
 
+mod backend_file;
 mod commands;
 mod failure;
+mod log;
 mod options;
 mod output;
 mod supervisor;
 
-use std::io::{self, IsTerminal as _, Write as _};
+use std::io::{self, IsTerminal as _};
 use std::process::ExitCode;
 
 use clap::Parser as _;
+use clap::error::ErrorKind;
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::filter::Directive;
 
+use crate::commands::run::WAITING;
 use crate::commands::{bench, demo, doctor, run, status, watch};
 use crate::failure::{Failure, exit};
 use crate::options::{Cli, Command};
 use crate::output::harmless;
-use crate::supervisor::{child, guard};
+use crate::supervisor::{exec, guard, subreaper};
 
 /// The variable that says what to log.
 const LOG: &str = "TENURE_LOG";
@@ -43,30 +47,30 @@ fn main() -> ExitCode {
         Command::Demo(args) => demo::demo(args),
         #[cfg(any(feature = "kube-lease", feature = "kube-configmap"))]
         Command::Rbac(args) => commands::rbac::rbac(args),
-        Command::Exec(args) => Err(child::exec(&args)),
+        Command::Exec(args) => Err(exec::exec(&args)),
         Command::Guard(args) => guard::serve(&args),
+        Command::Subreaper(args) => subreaper::serve(&args),
         Command::Work(args) => demo::records::work(&args.record),
     };
-    match outcome {
-        Ok(code) => ExitCode::from(code),
-        Err(failure) => {
-            complain(&failure);
-            ExitCode::from(failure.code)
-        }
-    }
+    let code = outcome.unwrap_or_else(|failure| {
+        complain(&failure);
+        failure.code
+    });
+    log::flush();
+    ExitCode::from(code)
 }
 
-/// Nothing is to be done when standard error is closed.
 fn complain(failure: &Failure) {
-    let _closed = writeln!(io::stderr(), "tenure: {failure}");
+    log::write(&format!("tenure: {failure}\n"));
 }
 
 /// Help and version go to standard output; the rest is an error, which may quote what was typed:
 /// a URL with its password in the wrong place, for instance.
 fn usage(error: &clap::Error) -> ExitCode {
     if error.use_stderr() {
-        let text = error.to_string();
-        let _closed = write!(io::stderr(), "{}", harmless(&tenure::redact(&text)));
+        let text = format!("{error}{}", missing_dashes(error));
+        log::write(&harmless(&tenure::redact(&text)));
+        log::flush();
         ExitCode::from(exit::ERROR)
     } else {
         // A closed pipe is fine: who asked for help has seen enough of it.
@@ -75,9 +79,23 @@ fn usage(error: &clap::Error) -> ExitCode {
     }
 }
 
+/// What is missing when the command of `run` is taken for an option.
+fn missing_dashes(error: &clap::Error) -> &'static str {
+    let mut arguments = std::env::args_os().skip(1);
+    let is_run = arguments.next().is_some_and(|command| command == "run");
+    if is_run && error.kind() == ErrorKind::UnknownArgument && !arguments.any(|it| it == "--") {
+        return "\nPut -- before the command: tenure run [OPTIONS] -- CMD\n";
+    }
+    ""
+}
+
 fn log_to_stderr() {
     let terminal = io::stderr().is_terminal();
-    let default = if terminal { "warn,tenure=info" } else { "warn" };
+    let default = if terminal {
+        "warn,tenure=info".to_owned()
+    } else {
+        format!("warn,{WAITING}=info")
+    };
     let chosen = std::env::var(LOG).unwrap_or_default();
     let filter = if chosen.is_empty() {
         EnvFilter::new(default)
@@ -86,7 +104,7 @@ fn log_to_stderr() {
     };
     tracing_subscriber::fmt()
         .with_env_filter(filter)
-        .with_writer(io::stderr)
+        .with_writer(log::Log)
         // It would tell of them on standard error, and panic when that is what is closed: whoever
         // reads the log may go at any time, and the term goes on.
         .log_internal_errors(false)

@@ -14,6 +14,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use tenure::{Identity, LockName, Policy, PolicySettings, Reach, Setting, Store};
 use tokio::runtime::{Builder, Runtime};
 
+use crate::backend_file;
 use crate::failure::Failure;
 
 const EXAMPLES: &str = "\
@@ -32,22 +33,33 @@ Errors are told on standard error, with exit code 2.";
 
 const RUN_HELP: &str = "\
 CMD runs in a process group of its own, with TENURE_LOCK, TENURE_IDENTITY and TENURE_TOKEN (the
-term's fencing token) in its environment. It cannot read from the terminal.
+term's fencing token) in its environment. It gets TENURE_BACKEND only with --pass-backend.
 
-  CMD exits              the lock is released; tenure exits with CMD's code, or 128 + N when CMD
-                         was killed by signal N. What CMD left running in its process group is
-                         killed first.
-  leadership is lost     CMD gets SIGTERM, and SIGKILL before anybody else can be elected; then
+  CMD exits              the lock is released; tenure exits with CMD's code, or 128 + N when
+                         signal N killed CMD. What CMD left running is killed first.
+  leadership is lost     CMD gets SIGTERM, and SIGKILL before another can be elected; then
                          tenure campaigns again, or exits with 75 (--exit-on-loss).
   SIGTERM, SIGINT        are passed on to CMD, which is awaited; then the lock is released. A
-                         second one, or the end of --drain-limit, kills CMD.
-  SIGHUP, SIGQUIT,       are passed on to CMD.
-  SIGUSR1, SIGUSR2
-  tenure is killed       CMD and its process group are killed at once.
-  tenure is stopped      CMD and its process group are killed before anybody else can be elected.
+                         second one, or the end of --drain-limit, kills CMD. What comes within
+                         half a second is the same request: GNU timeout sends two.
+  other signals          are passed on to CMD. A candidate that waits ends with SIGTERM, SIGINT,
+                         SIGQUIT and SIGHUP, and ignores the others.
+  tenure is killed       CMD is killed at once.
+  tenure is stopped      CMD is killed before another can be elected.
+  CMD is stopped         CMD is killed after the stop grace, and the lock is given up.
+  a terminal             if tenure is in its foreground, CMD is. Ctrl-Z stops both; after fg both
+                         go on if the term is still valid. In the background CMD gets no input.
 
-A CMD that becomes another user (sudo, su) cannot be killed by tenure, and may work on without the
-lock: run tenure as that user instead. A set-uid CMD does not die at once with tenure.
+To kill CMD is to kill everything that it has started, also what has left its process group or is
+a daemon. tenure cannot kill these, so they may work on without the lock:
+
+  another user           what runs as another user (sudo, su, set-uid), unless tenure is root
+  another init system    what CMD has only asked others to start (systemd-run, at, docker run)
+  all at once            what has left CMD's process group, when tenure, tenure __subreaper and
+                         tenure __guard are all killed with SIGKILL; not in a container that ends
+                         with tenure
+
+Not elected with --try, or within --wait: exit code 69. CMD was not started then.
 
 CMD that cannot be found gives exit code 127, CMD that cannot be executed 126.";
 
@@ -104,13 +116,16 @@ pub(crate) enum Command {
     Exec(ExecArgs),
     #[command(name = "__guard", hide = true)]
     Guard(GuardArgs),
+    #[command(name = "__subreaper", hide = true)]
+    Subreaper(ExecArgs),
     #[command(name = "__work", hide = true)]
     Work(WorkArgs),
 }
 
-/// Which lock on which store.
+/// Which store.
 #[derive(Args, Debug)]
-pub(crate) struct LockArgs {
+#[group(required = true, multiple = true)]
+pub(crate) struct BackendArgs {
     /// The store's URL, such as "file:///directory" for the processes of one host, or
     /// "redis://host:6379"
     #[arg(
@@ -120,7 +135,31 @@ pub(crate) struct LockArgs {
         value_name = "URL",
         long_help = backend_help()
     )]
-    pub(crate) backend: String,
+    backend: Option<String>,
+    /// A file with the store's URL, which other users may not read
+    #[arg(long, env = "TENURE_BACKEND_FILE", value_name = "FILE")]
+    backend_file: Option<PathBuf>,
+}
+
+impl BackendArgs {
+    /// The store's URL.
+    pub(crate) fn url(&self) -> Result<String, Failure> {
+        match (&self.backend, &self.backend_file) {
+            (Some(_), Some(_)) => Err(Failure::new(
+                "the store's URL is given twice; give --backend (TENURE_BACKEND) or --backend-file \
+                 (TENURE_BACKEND_FILE), and unset the other",
+            )),
+            (_, Some(path)) => backend_file::read(path),
+            (url, None) => Ok(url.clone().unwrap_or_default()),
+        }
+    }
+}
+
+/// Which lock on which store.
+#[derive(Args, Debug)]
+pub(crate) struct LockArgs {
+    #[command(flatten)]
+    pub(crate) backend: BackendArgs,
     /// The lock's name, the same for all candidates: lowercase letters, digits, '-' and '.'
     #[arg(long, env = "TENURE_LOCK", value_name = "NAME")]
     pub(crate) lock: String,
@@ -147,6 +186,10 @@ fn backend_help() -> String {
 }
 
 #[derive(Args, Debug)]
+#[allow(
+    clippy::struct_excessive_bools,
+    reason = "each is a flag of the command line"
+)]
 pub(crate) struct RunArgs {
     #[command(flatten)]
     pub(crate) lock_args: LockArgs,
@@ -166,6 +209,30 @@ pub(crate) struct RunArgs {
     /// Exit with 75 when leadership is lost, instead of campaigning again
     #[arg(long, env = "TENURE_EXIT_ON_LOSS", value_parser = FalseyValueParser::new())]
     pub(crate) exit_on_loss: bool,
+    /// Exit with 69 at once when another candidate leads
+    #[arg(long = "try", env = "TENURE_TRY", value_parser = FalseyValueParser::new())]
+    pub(crate) try_once: bool,
+    /// Exit with 69 when not elected within this time
+    #[arg(
+        long,
+        env = "TENURE_WAIT",
+        value_name = "DURATION",
+        conflicts_with = "try_once"
+    )]
+    pub(crate) wait: Option<String>,
+    /// Keep the lock at least so long after the election, also when CMD exits earlier
+    ///
+    /// A signal ends that at once. So does a crash of tenure on file: and postgres: URLs, where a
+    /// dead process loses its lock; elsewhere the lease ends later.
+    #[arg(long, env = "TENURE_HOLD_FOR", value_name = "DURATION")]
+    pub(crate) hold_for: Option<String>,
+    /// Hand the store's URL to CMD as TENURE_BACKEND; without this CMD does not get it
+    #[arg(long, env = "TENURE_PASS_BACKEND", value_parser = FalseyValueParser::new())]
+    pub(crate) pass_backend: bool,
+    /// Run CMD also when its guard cannot be started: then a tenure that is stopped (SIGSTOP, a
+    /// debugger) leaves CMD running without the lock
+    #[arg(long, env = "TENURE_ALLOW_UNGUARDED", value_parser = FalseyValueParser::new())]
+    pub(crate) allow_unguarded: bool,
     /// The command to run while leading, and its arguments
     #[arg(last = true, required = true, value_name = "CMD")]
     pub(crate) command: Vec<OsString>,
@@ -214,14 +281,8 @@ pub(crate) struct StatusArgs {
 
 #[derive(Args, Debug)]
 pub(crate) struct DoctorArgs {
-    /// The store's URL
-    #[arg(
-        long,
-        env = "TENURE_BACKEND",
-        hide_env_values = true,
-        value_name = "URL"
-    )]
-    pub(crate) backend: String,
+    #[command(flatten)]
+    pub(crate) backend: BackendArgs,
     /// The lock whose permissions are looked at [default: tenure-doctor]
     #[arg(long, env = "TENURE_LOCK", value_name = "NAME")]
     pub(crate) lock: Option<String>,
@@ -234,14 +295,8 @@ pub(crate) struct DoctorArgs {
 
 #[derive(Args, Debug)]
 pub(crate) struct BenchArgs {
-    /// The store's URL
-    #[arg(
-        long,
-        env = "TENURE_BACKEND",
-        hide_env_values = true,
-        value_name = "URL"
-    )]
-    pub(crate) backend: String,
+    #[command(flatten)]
+    pub(crate) backend: BackendArgs,
     /// Do not ask before loading a store that others may use
     #[arg(long)]
     pub(crate) yes: bool,
@@ -267,6 +322,9 @@ pub(crate) struct ExecArgs {
     /// The process to die with
     #[arg(long)]
     pub(crate) parent: i32,
+    /// Wait to get the terminal
+    #[arg(long)]
+    pub(crate) foreground: bool,
     #[arg(last = true, required = true)]
     pub(crate) command: Vec<OsString>,
 }
@@ -286,9 +344,9 @@ pub(crate) struct RbacArgs {
 
 #[derive(Args, Debug)]
 pub(crate) struct GuardArgs {
-    /// The process group to kill
+    /// The process below which everything is killed
     #[arg(long)]
-    pub(crate) group: i32,
+    pub(crate) subreaper: i32,
     /// When, in nanoseconds of the boot clock
     #[arg(long)]
     pub(crate) until: u64,
@@ -316,11 +374,25 @@ pub(crate) fn policy(args: &PolicyArgs) -> Result<Policy, Failure> {
     let preset = args.policy.to_possible_value();
     let policy = PolicySettings {
         preset: Setting::new("--policy", preset.as_ref().map(PossibleValue::get_name)),
-        lease: Setting::new("--lease", args.lease.as_deref()),
-        heartbeat: Setting::new("--heartbeat", args.heartbeat.as_deref()),
-        stop_grace: Setting::new("--stop-grace", args.stop_grace.as_deref()),
+        lease: given("--lease", "TENURE_LEASE", args.lease.as_deref()),
+        heartbeat: given("--heartbeat", "TENURE_HEARTBEAT", args.heartbeat.as_deref()),
+        stop_grace: given(
+            "--stop-grace",
+            "TENURE_STOP_GRACE",
+            args.stop_grace.as_deref(),
+        ),
     };
     Ok(policy.read()?)
+}
+
+/// What is empty was hardly typed: then its variable is named.
+fn given<'a>(option: &'a str, variable: &'a str, text: Option<&'a str>) -> Setting<'a> {
+    let is_empty = |value: std::ffi::OsString| value.is_empty();
+    let name = match text {
+        Some("") if std::env::var_os(variable).is_some_and(is_empty) => variable,
+        _ => option,
+    };
+    Setting::new(name, text)
 }
 
 pub(crate) fn duration(option: &str, text: &str) -> Result<Duration, Failure> {

@@ -48,10 +48,12 @@ fn the_leader_counts_as_alive_until_everything_it_started_is_dead() {
     let alice = start(&place, "alice", &["--lease", ENDLESS], WORK);
     let (child, grandchild) = (place.pid("child-alice"), place.pid("grandchild-alice"));
     let _bob = start(&place, "bob", &["--lease", ENDLESS], LOOK);
-    // With the guard killed as well, nobody kills what the command has started.
-    let guard = alice.guard();
-    kill_process(guard, Signal::KILL).unwrap();
-    until_dead(guard);
+    // With the guard and the subreaper killed as well, nobody kills what the command has started.
+    stop(alice.pid());
+    for helper in [alice.guard(), alice.subreaper()] {
+        kill_process(helper, Signal::KILL).unwrap();
+        until_dead(helper);
+    }
     alice.signal(Signal::KILL);
     until_dead(alice.pid());
     until_dead(child);

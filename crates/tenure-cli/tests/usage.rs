@@ -191,6 +191,7 @@ fn environment_variables_do_what_options_do() {
         ("TENURE_LOCK", "X", "'X'"),
         ("TENURE_IDENTITY", "a b", "visible ASCII"),
         ("TENURE_LEASE", "0s", "lease of 0ns"),
+        ("TENURE_LEASE", "", "TENURE_LEASE \"\" is not a duration"),
         ("TENURE_HEARTBEAT", "1h", "heartbeat of 3600s"),
         ("TENURE_STOP_GRACE", "1h", "stop grace of 3600s"),
         ("TENURE_DRAIN_LIMIT", "x", "--drain-limit"),

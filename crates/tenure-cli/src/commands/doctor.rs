@@ -24,7 +24,8 @@ const LOOKS: u32 = 5;
 pub(crate) fn doctor(args: &DoctorArgs) -> Result<u8, Failure> {
     let lock = options::lock(args.lock.as_deref().unwrap_or(ANY_LOCK))?;
     let policy = options::policy(&args.policy)?;
-    let checks = options::runtime()?.block_on(examine(&args.backend, &lock, &policy));
+    let url = args.backend.url()?;
+    let checks = options::runtime()?.block_on(examine(&url, &lock, &policy));
     let verdict = checks.iter().map(|check| check.verdict).max();
     let verdict = verdict.unwrap_or(Verdict::Fine);
     if args.json {

@@ -15,7 +15,7 @@ const STORES: [(&str, Resource); 2] = [("kube-lease", LEASES), ("kube-configmap"
 /// Prints YAML to apply; asks nobody.
 pub(crate) fn rbac(args: RbacArgs) -> Result<u8, Failure> {
     let lock = options::lock(&args.lock_args.lock)?;
-    let url = &args.lock_args.backend;
+    let url = &args.lock_args.backend.url()?;
     let name = Store::of(url).map(Store::name).unwrap_or_default();
     let Some((scheme, resource)) = STORES.iter().find(|(known, _)| *known == name) else {
         return Err(Failure::new(

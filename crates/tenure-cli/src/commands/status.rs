@@ -14,9 +14,9 @@ const LIMIT: Duration = Duration::from_secs(10);
 /// `tenure status`.
 pub(crate) fn status(args: &StatusArgs) -> Result<u8, Failure> {
     let lock = options::lock(&args.lock_args.lock)?;
+    let url = args.lock_args.backend.url()?;
     let occupancy = options::runtime()?.block_on(async {
-        let url = &args.lock_args.backend;
-        let backend = tenure::connect(&Store::of(url)?.to_look_at(url)).await?;
+        let backend = tenure::connect(&Store::of(&url)?.to_look_at(&url)).await?;
         match tokio::time::timeout(LIMIT, backend.holder(&lock)).await {
             Ok(occupancy) => occupancy,
             Err(_) => Err(Error::timeout(Operation::Holder, LIMIT)),

@@ -17,7 +17,7 @@ const LIMIT: Duration = Duration::from_secs(10);
 /// `tenure watch`.
 pub(crate) fn watch(args: &StatusArgs) -> Result<u8, Failure> {
     let lock = options::lock(&args.lock_args.lock)?;
-    let url = &args.lock_args.backend;
+    let url = &args.lock_args.backend.url()?;
     let url = Store::of(url)?.to_look_at(url);
     options::runtime()?.block_on(async {
         let mut signals = Signals::handle()?;

@@ -1,20 +1,153 @@
-//! The command: started so that it cannot outlive this process, in a process group of its own.
+//! The command as `tenure run` sees it: started by a [subreaper](crate::supervisor::subreaper), so
+//! that nothing that it starts outlives the term, in a process group of its own.
 
 use std::ffi::OsString;
-use std::io::{self, ErrorKind, IsTerminal as _};
+use std::fs;
+use std::io;
+use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::os::unix::process::{CommandExt as _, ExitStatusExt as _};
 use std::process::{self, ExitStatus, Stdio};
 
-use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, WaitOptions};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::process::{Pid, PidfdFlags, Signal, WaitOptions};
 use tenure::Term;
-use tokio::signal::unix::{self, SignalKind};
 
 use crate::failure::{Failure, exit};
-use crate::options::ExecArgs;
-use crate::supervisor::{group, signals};
+use crate::supervisor::control::{Control, News, request};
+use crate::supervisor::exec::THIS_PROGRAM;
+use crate::supervisor::processes::{self, Process};
+use crate::supervisor::reaper::{self, Awaited};
+use crate::supervisor::terminal::Terminal;
 
-/// This program, also when its file was replaced or removed since it was started.
-pub(crate) const THIS_PROGRAM: &str = "/proc/self/exe";
+/// What the command finds in its environment.
+pub(crate) const LOCK: &str = "TENURE_LOCK";
+pub(crate) const IDENTITY: &str = "TENURE_IDENTITY";
+/// What runs in a term is known by this.
+pub(crate) const TOKEN: &str = "TENURE_TOKEN";
+
+/// May hold a password.
+pub(crate) const BACKEND: &str = "TENURE_BACKEND";
+
+/// The subreaper, which has not started the command yet.
+#[derive(Debug)]
+pub(crate) struct Subreaper {
+    process: process::Child,
+    seen: Process,
+    control: Control,
+    terminal: Option<Terminal>,
+    _awaited: Awaited,
+}
+
+impl Subreaper {
+    /// Starts the subreaper of `command`, which gets the store's URL if `backend` has it.
+    pub(crate) fn start(
+        command: &[OsString],
+        term: &Term,
+        backend: Option<&str>,
+        terminal: Option<Terminal>,
+    ) -> Result<Self, Failure> {
+        let cannot = |error| Failure::new(format!("cannot start a process: {error}"));
+        let (control, theirs) = Control::pair().map_err(cannot)?;
+        let mut starter = process::Command::new(THIS_PROGRAM);
+        match backend {
+            Some(url) => starter.env(BACKEND, url),
+            None => starter.env_remove(BACKEND),
+        };
+        let process = starter
+            .arg0("tenure")
+            .args(["__subreaper", "--parent", &process::id().to_string()])
+            .args(terminal.as_ref().map(|_| "--foreground"))
+            .arg("--")
+            .args(command)
+            .env(LOCK, term.lock().as_str())
+            .env(IDENTITY, term.identity().as_str())
+            .env(TOKEN, term.token().as_u64().to_string())
+            // Away from the terminal's signals, and from whoever waits for our output to end.
+            .process_group(0)
+            .stdin(Stdio::from(theirs))
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .map_err(cannot)?;
+        let seen = Process::read(Pid::from_child(&process));
+        let Some(seen) = seen else {
+            return Err(Failure::new(
+                "cannot see a process that was started in /proc",
+            ));
+        };
+        Ok(Self {
+            _awaited: Awaited::new(seen.pid),
+            process,
+            seen,
+            control,
+            terminal,
+        })
+    }
+
+    /// Below which everything of the command is.
+    pub(crate) fn seen(&self) -> Process {
+        self.seen
+    }
+
+    /// Starts the command.
+    pub(crate) async fn run(mut self) -> Result<Child, Failure> {
+        let (stdin, stdout, stderr) = (io::stdin(), io::stdout(), io::stderr());
+        let nothing = fs::File::open("/dev/null");
+        let nothing =
+            nothing.map_err(|error| Failure::new(format!("cannot open /dev/null: {error}")))?;
+        let has_terminal = self.terminal.is_some();
+        let input: BorrowedFd<'_> = if !has_terminal && io::IsTerminal::is_terminal(&stdin) {
+            // A background process that reads from the terminal is stopped, and would lead on
+            // like that without end.
+            nothing.as_fd()
+        } else {
+            stdin.as_fd()
+        };
+        let streams = [input, stdout.as_fd(), stderr.as_fd()];
+        // Where it is not told, the subreaper is dead, and says so below.
+        let _unheard = self.control.send_with(request::START, &streams);
+        let started = match self.control.news().await {
+            News::Started(pid) => Pid::from_raw(pid),
+            News::NotStarted(error) => {
+                return Err(Failure::new(format!("cannot start a process: {error}")));
+            }
+            _ => None,
+        };
+        let Some(group) = started else {
+            return Err(Failure::new("the process that starts the command has died"));
+        };
+        if let Some(terminal) = &mut self.terminal {
+            terminal.give(group);
+        }
+        Ok(Child {
+            subreaper: self,
+            stopped_by: None,
+            group,
+            // The subreaper tells of its exit too, unless it is stopped.
+            process: rustix::process::pidfd_open(group, PidfdFlags::empty()).ok(),
+            has_exited: false,
+            subreaper_is_gone: false,
+        })
+    }
+}
+
+impl Subreaper {
+    fn tell_end(&self) {
+        let _unheard = self.control.send(request::END);
+        // It may be stopped. It is our child and not reaped, so the number is its own.
+        let _gone = rustix::process::kill_process(self.seen.pid, Signal::CONT);
+    }
+}
+
+impl Drop for Subreaper {
+    /// Whatever of the command is left is killed first.
+    fn drop(&mut self) {
+        if matches!(self.process.try_wait(), Ok(None)) {
+            self.tell_end();
+        }
+        let _status = self.process.wait();
+    }
+}
 
 /// The command that runs while leading.
 ///
@@ -22,41 +155,16 @@ pub(crate) const THIS_PROGRAM: &str = "/proc/self/exe";
 /// this group and no other for as long as signals are sent to it.
 #[derive(Debug)]
 pub(crate) struct Child {
-    process: process::Child,
+    subreaper: Subreaper,
     group: Pid,
-    changed: unix::Signal,
-    reaped: bool,
+    /// Tells that the command has exited.
+    process: Option<OwnedFd>,
+    has_exited: bool,
+    stopped_by: Option<i32>,
+    subreaper_is_gone: bool,
 }
 
 impl Child {
-    /// Starts `command`. Call it on the main thread: the operating system kills the child when
-    /// the *thread* that started it ends.
-    pub(crate) fn start(command: &[OsString], term: &Term) -> Result<Self, Failure> {
-        // From before the start, so that no exit is missed.
-        let changed = signals::stream(SignalKind::child())?;
-        let mut starter = dying_with_us(command);
-        starter
-            .env("TENURE_LOCK", term.lock().as_str())
-            .env("TENURE_IDENTITY", term.identity().as_str())
-            .env("TENURE_TOKEN", term.token().as_u64().to_string())
-            .process_group(0);
-        if io::stdin().is_terminal() {
-            // A background process that reads from the terminal is stopped, and would lead on
-            // like that without end.
-            starter.stdin(Stdio::null());
-        }
-        let process = starter
-            .spawn()
-            .map_err(|error| Failure::new(format!("cannot start a process: {error}")))?;
-        let group = Pid::from_child(&process);
-        Ok(Self {
-            process,
-            group,
-            changed,
-            reaped: false,
-        })
-    }
-
     /// The process group of the command.
     pub(crate) fn group(&self) -> Pid {
         self.group
@@ -65,6 +173,10 @@ impl Child {
     /// Sends `signal` to the command and all of its process group; `false` when that is not
     /// allowed.
     pub(crate) fn signal(&self, signal: Signal) -> bool {
+        if self.subreaper_is_gone {
+            // The kernel has killed the command, and the number may be another's.
+            return true;
+        }
         // It cannot fail while the command is not reaped, except for a command that has become
         // another user: then there is nothing to be done about it.
         let sent = rustix::process::kill_process_group(self.group, signal);
@@ -81,65 +193,192 @@ impl Child {
         self.signal(Signal::CONT);
     }
 
-    /// `false` when it lives on, because it has become another user.
+    /// Kills the command and everything that it has started. `false` when the command lives on,
+    /// because it has become another user.
     pub(crate) fn kill(&self) -> bool {
-        self.signal(Signal::KILL)
+        let killed = self.signal(Signal::KILL);
+        self.kill_rest();
+        killed
+    }
+
+    /// Kills what has left the process group too, once; the number of processes that were alive.
+    pub(crate) fn kill_rest(&self) -> usize {
+        let subreaper = self.subreaper.seen;
+        if !self.subreaper_is_gone {
+            return processes::kill_below(&subreaper);
+        }
+        // What the subreaper had is ours now. Our own children from before are not the command's;
+        // in a container whose first process we are, neither are the orphans of other programs.
+        let this = rustix::process::getpid();
+        let Some(this) = Process::read(this) else {
+            return 0;
+        };
+        let is_first = this.pid.is_init();
+        processes::kill_among(&this, |child| {
+            child.start >= subreaper.start
+                && !reaper::is_awaited(child.pid)
+                && (!is_first || is_of_a_term(child.pid))
+        })
     }
 
     /// Whether the command has exited; what it started may still run.
-    pub(crate) fn has_exited(&self) -> bool {
-        let look = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
-        match rustix::process::waitid(WaitId::Pid(self.group), look) {
-            Ok(status) => status.is_some(),
-            Err(rustix::io::Errno::INTR) => false,
-            // There is no such child any more.
-            Err(_) => true,
+    pub(crate) fn has_exited(&mut self) -> bool {
+        while let Some(news) = self.subreaper.control.news_now() {
+            let is_last = news == News::Gone;
+            self.heard(&news);
+            if is_last {
+                break;
+            }
+        }
+        self.has_exited |= self.process.as_ref().is_some_and(has_ended);
+        self.has_exited
+    }
+
+    fn heard(&mut self, news: &News) {
+        match news {
+            News::Exited => self.has_exited = true,
+            News::Gone | News::Ended { .. } => {
+                self.has_exited = true;
+                self.subreaper_is_gone = true;
+            }
+            News::Stopped(signal) => self.stopped_by = Some(*signal),
+            News::Continued => self.stopped_by = None,
+            News::Started(_) | News::NotStarted(_) => {}
         }
     }
 
-    /// Returns when the command has exited. Cancel safe.
-    pub(crate) async fn exited(&mut self) {
-        while !self.has_exited() {
-            self.changed.recv().await;
+    /// The signal that has stopped the command, while it is stopped.
+    pub(crate) fn stopped_by(&self) -> Option<i32> {
+        self.stopped_by
+    }
+
+    /// Whether the command's group has the terminal.
+    pub(crate) fn has_terminal(&self) -> bool {
+        let terminal = self.subreaper.terminal.as_ref();
+        terminal.is_some_and(Terminal::is_given)
+    }
+
+    pub(crate) fn take_terminal(&mut self) {
+        if let Some(terminal) = &mut self.subreaper.terminal {
+            terminal.take_back(false);
         }
+    }
+
+    /// Lets it go on after a stop, in the foreground if we are there.
+    pub(crate) fn go_on(&mut self) {
+        let group = self.group;
+        if let Some(terminal) = &mut self.subreaper.terminal {
+            terminal.give(group);
+        }
+        self.stopped_by = None;
+        self.signal(Signal::CONT);
+    }
+
+    /// Whether the subreaper was killed, and the command with it.
+    pub(crate) fn subreaper_is_gone(&self) -> bool {
+        self.subreaper_is_gone
+    }
+
+    /// Returns when something has happened to the command. Cancel safe.
+    pub(crate) async fn changed(&mut self) {
+        if self.has_exited() {
+            return;
+        }
+        let news = self.subreaper.control.news().await;
+        self.heard(&news);
     }
 
     /// Kills what the command left behind, and reaps it. To be called when it has
-    /// [exited](Self::exited), or was killed.
+    /// [exited](Self::changed), or was killed.
     ///
-    /// Whatever it started and left in its process group would be work without a lock soon.
+    /// Whatever it started and left would be work without a lock soon.
     pub(crate) async fn finish(mut self) -> Result<ExitStatus, Failure> {
-        self.kill();
-        self.reaped = true;
-        let status = self
-            .process
-            .wait()
-            .map_err(|error| Failure::new(format!("cannot wait for the command: {error}")))?;
-        for wait in group::waits() {
-            // Orphans become our children when we are the first process of a container.
-            while let Ok(Some(_)) = rustix::process::waitpgid(self.group, WaitOptions::NOHANG) {}
-            if group::is_gone(self.group) {
-                return Ok(status);
+        let mut ended = None;
+        if !self.subreaper_is_gone {
+            self.subreaper.tell_end();
+            ended = self.until_ended().await;
+        }
+        let (status, left) = match ended {
+            Some(ended) => ended,
+            None => self.finish_alone().await,
+        };
+        if left {
+            tracing::error!(
+                group = %self.group,
+                "what the command has started still runs although the lock is given up: it has \
+                 become another user, or hangs in the kernel"
+            );
+        }
+        self.subreaper_is_gone = true;
+        let status = ExitStatus::from_raw(status);
+        if let Some(terminal) = &mut self.subreaper.terminal {
+            terminal.take_back(status.signal().is_some());
+        }
+        Ok(status)
+    }
+
+    /// What the subreaper says in the end: the wait status, and whether something is left.
+    async fn until_ended(&mut self) -> Option<(i32, bool)> {
+        let limit = tokio::time::sleep(processes::UNTIL_GONE * 2);
+        let mut limit = std::pin::pin!(limit);
+        loop {
+            tokio::select! {
+                news = self.subreaper.control.news() => match news {
+                    News::Ended { status, left } => return Some((status, left)),
+                    News::Gone => return None,
+                    _ => {}
+                },
+                () = &mut limit => return None,
+            }
+        }
+    }
+
+    /// Without a subreaper: it was killed, or does not answer. Then the kernel has made its
+    /// children ours.
+    async fn finish_alone(&mut self) -> (i32, bool) {
+        let _ended = self.subreaper.process.kill();
+        let _status = self.subreaper.process.wait();
+        self.subreaper_is_gone = true;
+        let mut status = None;
+        let mut left = true;
+        for wait in processes::waits() {
+            left = self.kill_rest() > 0;
+            if let Ok(Some((_, ended))) =
+                rustix::process::waitpid(Some(self.group), WaitOptions::NOHANG)
+            {
+                status = Some(ended.as_raw());
+            }
+            if !left {
+                break;
             }
             tokio::time::sleep(wait).await;
         }
-        tracing::error!(
-            group = %self.group,
-            "what the command has started still runs although the lock is given up: it has become \
-             another user, or hangs in the kernel"
-        );
-        Ok(status)
+        for dead in processes::dead_children() {
+            let _reaped = rustix::process::waitpid(Some(dead), WaitOptions::NOHANG);
+        }
+        (status.unwrap_or(Signal::KILL.as_raw()), left)
     }
 }
 
 impl Drop for Child {
     /// On an early return: never leave it running.
     fn drop(&mut self) {
-        if !self.reaped {
-            self.kill();
-            let _status = self.process.wait();
+        if !self.subreaper_is_gone {
+            self.kill_rest();
         }
     }
+}
+
+/// Whether a process belongs to a term of ours, as far as its environment says.
+fn is_of_a_term(pid: Pid) -> bool {
+    let variables = fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
+    let mut variables = variables.split(|byte| *byte == 0);
+    variables.any(|variable| variable.starts_with(TOKEN.as_bytes()))
+}
+
+fn has_ended(process: &OwnedFd) -> bool {
+    let mut look = [PollFd::new(process, PollFlags::IN)];
+    matches!(poll(&mut look, Some(&Timespec::default())), Ok(1..))
 }
 
 /// The exit code that tells of `status` as a shell does.
@@ -148,48 +387,4 @@ pub(crate) fn exit_code(status: ExitStatus) -> u8 {
     let code = status.code().or(status.signal().map(signalled));
     code.and_then(|code| u8::try_from(code).ok())
         .unwrap_or(exit::ERROR)
-}
-
-/// `command`, by way of this program, which sees to it that the command is killed when the
-/// calling thread ends, and then becomes it.
-pub(crate) fn dying_with_us(command: &[OsString]) -> process::Command {
-    let mut starter = process::Command::new(THIS_PROGRAM);
-    starter
-        .arg0("tenure")
-        .arg("__exec")
-        .arg("--parent")
-        .arg(process::id().to_string())
-        .arg("--")
-        .args(command);
-    starter
-}
-
-/// `tenure __exec`: becomes the command, or tells why not.
-pub(crate) fn exec(args: &ExecArgs) -> Failure {
-    if let Err(error) = rustix::process::set_parent_process_death_signal(Some(Signal::KILL)) {
-        return Failure::new(format!(
-            "cannot make the command die with tenure: {error}; it is not started"
-        ));
-    }
-    // The parent may have died before it was asked to take us along.
-    if rustix::process::getppid() != Pid::from_raw(args.parent) {
-        return Failure::new("tenure has ended, so its command is not started");
-    }
-    let Some((program, arguments)) = args.command.split_first() else {
-        return Failure::new("there is no command to run");
-    };
-    let error = process::Command::new(program).args(arguments).exec();
-    let shown = program.to_string_lossy();
-    let shown = shown.escape_debug();
-    if error.kind() == ErrorKind::NotFound {
-        Failure::new(format!(
-            "the command \"{shown}\" was not found; give its path, or add its directory to PATH"
-        ))
-        .with_code(exit::NOT_FOUND)
-    } else {
-        Failure::new(format!(
-            "the command \"{shown}\" cannot be executed: {error}; check its permissions and format"
-        ))
-        .with_code(exit::NOT_EXECUTABLE)
-    }
 }

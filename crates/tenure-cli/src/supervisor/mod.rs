@@ -1,7 +1,13 @@
-//! The command and its process group: started so that nothing of it outlives the lock.
+//! The command and everything that it starts: nothing of it outlives the lock.
 
 pub(crate) mod child;
-mod group;
+mod control;
+pub(crate) mod exec;
 pub(crate) mod guard;
+pub(crate) mod processes;
+pub(crate) mod reaper;
+pub(crate) mod requests;
 pub(crate) mod signals;
+pub(crate) mod subreaper;
+pub(crate) mod terminal;
 pub(crate) mod witness;

@@ -1,80 +1,183 @@
 //! Signals sent to this process.
+//!
+//! A thread of their own receives them, and notes when: so it does not matter for what they mean
+//! how busy the main thread is.
+
+use std::collections::VecDeque;
+use std::thread;
+use std::time::Duration;
 
 use rustix::process::Signal;
+use rustix_libc_wrappers::process::SignalExt as _;
+use tenure::{BootClock, Clock as _, Time};
+use tokio::runtime::{Builder, Runtime};
 use tokio::signal::unix::{self, SignalKind};
+use tokio::sync::mpsc;
 
 use crate::failure::Failure;
 
+/// A signal, and when it came.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Received {
+    pub(crate) signal: Signal,
+    pub(crate) at: Time,
+}
+
+/// What comes so soon after a request to stop is the same request: GNU `timeout`, service managers
+/// and terminals send two signals in a row.
+const SAME_REQUEST: Duration = Duration::from_millis(500);
+
+impl Received {
+    /// Whether this is the same request as the one that came at `first`.
+    pub(crate) fn repeats(self, first: Time) -> bool {
+        self.at.since(first) < SAME_REQUEST
+    }
+}
+
+/// By these a process without a command of its own ends.
+const ENDING: [Signal; 4] = [Signal::TERM, Signal::INT, Signal::QUIT, Signal::HUP];
+
+/// These mean something to a command.
+const OTHERS: [Signal; 12] = [
+    // Means that we were continued.
+    Signal::CONT,
+    Signal::USR1,
+    Signal::USR2,
+    Signal::ALARM,
+    Signal::WINCH,
+    Signal::IO,
+    Signal::POWER,
+    Signal::XCPU,
+    Signal::XFSZ,
+    Signal::VTALARM,
+    Signal::PROF,
+    Signal::URG,
+];
+
+/// Where we were started with one of these ignored, as by `nohup` or a script's `&`, the command
+/// has to inherit that.
+const KEPT_IGNORED: [Signal; 3] = [Signal::INT, Signal::QUIT, Signal::HUP];
+
+/// Of signals that come together the kernel delivers the lowest number first, whichever was sent
+/// first. So SIGHUP waits this long for a request to stop, which goes before it.
+const TOGETHER: Duration = Duration::from_millis(20);
+
 /// The signals that are handled from the moment this is made.
 pub(crate) struct Signals {
-    terminate: unix::Signal,
-    user1: unix::Signal,
-    user2: unix::Signal,
-    // `None` where we were started with it ignored, as by `nohup` or a script's `&`: then the
-    // command has to inherit that.
-    interrupt: Option<unix::Signal>,
-    quit: Option<unix::Signal>,
-    hangup: Option<unix::Signal>,
+    received: mpsc::UnboundedReceiver<Received>,
+    /// Received, and not given out yet.
+    waiting: VecDeque<Received>,
 }
 
 impl Signals {
     pub(crate) fn handle() -> Result<Self, Failure> {
+        let cannot = |error| Failure::new(format!("cannot handle signals: {error}"));
+        let runtime = Builder::new_current_thread().enable_io().build();
+        let runtime = runtime.map_err(cannot)?;
+        let (sender, receiver) = mpsc::unbounded_channel();
+        let entered = runtime.enter();
+        let handled = ENDING.into_iter().chain(OTHERS);
+        for signal in handled.filter(|it| !KEPT_IGNORED.contains(it) || !is_ignored(*it)) {
+            let stream = stream(SignalKind::from_raw(signal.as_raw()))?;
+            send_on(&runtime, stream, signal, sender.clone());
+        }
+        for signal in real_time() {
+            // Some C libraries keep more of them for themselves than others.
+            if let Ok(stream) = stream(SignalKind::from_raw(signal.as_raw())) {
+                send_on(&runtime, stream, signal, sender.clone());
+            }
+        }
+        drop(entered);
+        thread::Builder::new()
+            .name("tenure-signals".to_owned())
+            .spawn(move || runtime.block_on(sender.closed()))
+            .map_err(cannot)?;
         Ok(Self {
-            terminate: stream(SignalKind::terminate())?,
-            user1: stream(SignalKind::user_defined1())?,
-            user2: stream(SignalKind::user_defined2())?,
-            interrupt: unless_ignored(SignalKind::interrupt())?,
-            quit: unless_ignored(SignalKind::quit())?,
-            hangup: unless_ignored(SignalKind::hangup())?,
+            received: receiver,
+            waiting: VecDeque::new(),
         })
     }
 
     /// The next signal. Cancel safe.
-    pub(crate) async fn next(&mut self) -> Signal {
-        tokio::select! {
-            _ = self.terminate.recv() => Signal::TERM,
-            _ = self.user1.recv() => Signal::USR1,
-            _ = self.user2.recv() => Signal::USR2,
-            () = received(self.interrupt.as_mut()) => Signal::INT,
-            () = received(self.quit.as_mut()) => Signal::QUIT,
-            () = received(self.hangup.as_mut()) => Signal::HUP,
+    pub(crate) async fn next(&mut self) -> Received {
+        match self.received_next().await {
+            Some(received) => received,
+            // The thread ends after this.
+            None => std::future::pending().await,
+        }
+    }
+
+    async fn received_next(&mut self) -> Option<Received> {
+        loop {
+            while let Ok(received) = self.received.try_recv() {
+                self.waiting.push_back(received);
+            }
+            let mut waiting = self.waiting.iter();
+            if let Some(first) = waiting.position(|it| it.signal != Signal::HUP) {
+                self.waiting.swap(0, first);
+                return self.waiting.pop_front();
+            }
+            let hangup = self.waiting.front().copied();
+            let left = hangup.map(|it| TOGETHER.saturating_sub(BootClock.now().since(it.at)));
+            if left.is_some_and(|left| left.is_zero()) {
+                return self.waiting.pop_front();
+            }
+            tokio::select! {
+                received = self.received.recv() => self.waiting.push_back(received?),
+                () = tokio::time::sleep(left.unwrap_or(Duration::MAX)) => {}
+            }
         }
     }
 
     /// The next signal by which a process without a command of its own ends. Cancel safe.
     ///
-    /// SIGUSR1 and SIGUSR2 mean something to commands only; a candidate that waits must not die
-    /// because somebody sent them to every process of the name.
-    pub(crate) async fn ending(&mut self) -> Signal {
+    /// The others mean something to commands only; a candidate that waits must not die because
+    /// somebody sent them to every process of the name.
+    pub(crate) async fn ending(&mut self) -> Received {
         loop {
-            let signal = self.next().await;
-            if signal != Signal::USR1 && signal != Signal::USR2 {
-                return signal;
+            let received = self.next().await;
+            if ENDING.contains(&received.signal) {
+                return received;
             }
         }
     }
+}
+
+fn send_on(
+    runtime: &Runtime,
+    mut stream: unix::Signal,
+    signal: Signal,
+    sender: mpsc::UnboundedSender<Received>,
+) {
+    runtime.spawn(async move {
+        while stream.recv().await.is_some() {
+            let at = BootClock.now();
+            if sender.send(Received { signal, at }).is_err() {
+                return;
+            }
+        }
+    });
+}
+
+fn real_time() -> impl Iterator<Item = Signal> {
+    (0..).map_while(Signal::rt)
+}
+
+/// For a process that ends when `tenure` does, and not with the signals that service managers send
+/// to every process of a service. What was ignored stays so, for those that we start.
+pub(crate) fn ignore_requests_to_end() -> Result<Vec<unix::Signal>, Failure> {
+    let all = ENDING.into_iter().chain(OTHERS);
+    let handled = all.filter(|signal| !is_ignored(*signal));
+    let kinds = handled.map(|signal| SignalKind::from_raw(signal.as_raw()));
+    kinds.map(stream).collect()
 }
 
 pub(crate) fn stream(kind: SignalKind) -> Result<unix::Signal, Failure> {
     unix::signal(kind).map_err(|error| Failure::new(format!("cannot handle signals: {error}")))
 }
 
-fn unless_ignored(kind: SignalKind) -> Result<Option<unix::Signal>, Failure> {
-    if ignored(kind) {
-        return Ok(None);
-    }
-    stream(kind).map(Some)
-}
-
-async fn received(stream: Option<&mut unix::Signal>) {
-    match stream {
-        Some(stream) => drop(stream.recv().await),
-        None => std::future::pending().await,
-    }
-}
-
 /// Whether this process was started with `signal` ignored.
-fn ignored(signal: SignalKind) -> bool {
+fn is_ignored(signal: Signal) -> bool {
     // Without /proc nothing tells: then it is taken for not ignored, as it mostly is.
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
     let mask = status
@@ -82,5 +185,27 @@ fn ignored(signal: SignalKind) -> bool {
         .find_map(|line| line.strip_prefix("SigIgn:"))
         .and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok())
         .unwrap_or(0);
-    mask & (1 << (signal.as_raw_value() - 1)) != 0
+    mask & (1 << (signal.as_raw() - 1)) != 0
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
+mod tests {
+    use super::*;
+
+    #[tokio::test(flavor = "current_thread")]
+    async fn of_signals_that_come_together_a_request_to_stop_goes_first() {
+        let (sender, received) = mpsc::unbounded_channel();
+        let mut signals = Signals {
+            received,
+            waiting: VecDeque::new(),
+        };
+        let at = BootClock.now();
+        for signal in [Signal::HUP, Signal::TERM, Signal::USR1] {
+            sender.send(Received { signal, at }).unwrap();
+        }
+        for signal in [Signal::TERM, Signal::USR1, Signal::HUP] {
+            assert_eq!(signals.next().await.signal, signal);
+        }
+    }
 }

@@ -180,11 +180,20 @@ impl Running {
 
     /// The guard of a `tenure run`, once there is one.
     pub(crate) fn guard(&self) -> Pid {
+        self.helper("__guard")
+    }
+
+    /// The subreaper of its command, once there is one.
+    pub(crate) fn subreaper(&self) -> Pid {
+        self.helper("__subreaper")
+    }
+
+    fn helper(&self, name: &str) -> Pid {
         let mut found = None;
-        until("there is a guard", || {
+        until(&format!("there is a {name}"), || {
             found = children(self.pid())
                 .into_iter()
-                .find(|child| command_line(*child).contains("__guard") && is_alive(*child));
+                .find(|child| command_line(*child).contains(name) && is_alive(*child));
             found.is_some()
         });
         found.unwrap()

@@ -17,22 +17,23 @@ use crate::supervisor::signals::Signals;
 
 pub(crate) fn bench(args: &BenchArgs) -> Result<u8, Failure> {
     let lock = options::lock(&format!("tenure-bench-{:016x}", random_u64()?))?;
-    if is_shared(&args.backend) && !args.yes && !consent(&args.backend, &lock)? {
+    let url = args.backend.url()?;
+    if is_shared(&url) && !args.yes && !consent(&url, &lock)? {
         return Err(Failure::new("nothing was measured"));
     }
-    let store = Store::of(&args.backend)?;
+    let store = Store::of(&url)?;
     options::runtime()?.block_on(async {
         let mut signals = Signals::handle()?;
-        let connecting = BenchRun::connect(&args.backend, lock);
+        let connecting = BenchRun::connect(&url, lock);
         let connected = tokio::select! {
             biased;
-            signal = signals.ending() => return Ok(signalled(signal)),
+            received = signals.ending() => return Ok(signalled(received.signal)),
             connected = tokio::time::timeout(LIMIT, connecting) => connected,
         };
         let mut bench = connected.map_err(|_| Error::timeout(Operation::Connect, LIMIT))??;
         let outcome = tokio::select! {
             biased;
-            signal = signals.ending() => Err(signal),
+            received = signals.ending() => Err(received.signal),
             outcome = bench.measure() => Ok(outcome),
         };
         bench.progress.finish_and_clear();

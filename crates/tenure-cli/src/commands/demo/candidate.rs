@@ -12,7 +12,7 @@ use rustix::process::{Pid, Signal};
 
 use crate::commands::run::WAITS;
 use crate::failure::Failure;
-use crate::supervisor::child::{THIS_PROGRAM, dying_with_us};
+use crate::supervisor::exec::{THIS_PROGRAM, dying_with_us};
 
 /// The candidates.
 pub(super) const NAMES: [&str; 3] = ["alice", "bob", "carol"];
@@ -75,7 +75,7 @@ impl CandidateProcess {
             "--record",
         ]);
         command.push(record.into_os_string());
-        let mut starter = dying_with_us(&command);
+        let mut starter = dying_with_us(&command, false);
         // The caller's own settings are not the demo's.
         for (name, _) in std::env::vars_os() {
             if name.to_string_lossy().starts_with("TENURE_") {

@@ -42,7 +42,7 @@ pub(crate) fn demo(args: DemoArgs) -> Result<u8, Failure> {
         // The candidates are dropped, and so ended, whichever comes first.
         tokio::select! {
             outcome = play(args.backend) => outcome,
-            signal = signals.ending() => Ok(signalled(signal)),
+            received = signals.ending() => Ok(signalled(received.signal)),
         }
     })
 }
