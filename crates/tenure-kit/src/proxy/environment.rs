@@ -5,7 +5,7 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 
-use super::Proxy;
+use crate::proxy::forward::Proxy;
 use crate::store_error::StoreError;
 
 const HTTPS_PROXY: [&str; 2] = ["HTTPS_PROXY", "https_proxy"];

@@ -10,12 +10,18 @@ use base64::engine::general_purpose::STANDARD as BASE64;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
-use super::User;
 use crate::address::Address;
 use crate::limits::shown;
 
 /// The longest head of an answer, in bytes.
 const MAX_HEAD: usize = 16 * 1024;
+
+/// Who uses the proxy.
+#[derive(Clone, PartialEq, Eq)]
+pub(super) struct User {
+    pub(super) name: String,
+    pub(super) password: String,
+}
 
 fn refused(text: impl Into<String>) -> io::Error {
     io::Error::other(text.into())

@@ -1,8 +1,11 @@
+use std::io;
+
+use tenure_core::ErrorKind;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpListener;
 
 use super::environment::choose;
-use super::*;
+use super::forward::Proxy;
 
 /// Which proxy `variables` name for the server, as text.
 fn chosen(variables: &[(&str, &str)], scheme: &str, host: &str, port: u16) -> Option<String> {

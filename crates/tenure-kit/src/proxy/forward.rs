@@ -1,4 +1,4 @@
-//! Forward proxies: whether a connection goes through one, and how.
+//! [`Proxy`]: a forward proxy, and connections through it.
 
 use std::fmt;
 use std::io;
@@ -10,13 +10,9 @@ use tenure_core::ErrorKind;
 use tokio::net::TcpStream;
 
 use crate::address::Address;
+use crate::proxy::handshake::{self, User};
 use crate::store_error::StoreError;
 use crate::url::Url;
-
-mod environment;
-mod handshake;
-
-pub use environment::from_environment;
 
 /// A proxy that connects to servers for us.
 ///
@@ -28,7 +24,7 @@ pub struct Proxy {
     /// What names it: a variable of the environment, or a setting.
     setting: &'static str,
     /// Whether `NO_PROXY` can exclude servers from it.
-    of_environment: bool,
+    pub(super) of_environment: bool,
     user: Option<User>,
 }
 
@@ -38,12 +34,6 @@ enum Protocol {
     Http,
     /// The proxy resolves the server's name.
     Socks5,
-}
-
-#[derive(Clone, PartialEq, Eq)]
-struct User {
-    name: String,
-    password: String,
 }
 
 impl Proxy {
@@ -167,6 +157,3 @@ impl tower_service::Service<http::Uri> for Proxy {
         })
     }
 }
-
-#[cfg(test)]
-mod tests;
