@@ -49,7 +49,7 @@ async fn serve(answer: Answer) -> (RedisConfig, Arc<AtomicUsize>) {
     });
     let config = RedisConfig::server(&address)
         .unwrap()
-        .request_timeout(Duration::from_millis(1000));
+        .request_timeout(Duration::from_secs(1));
     (config, connections)
 }
 
@@ -86,7 +86,7 @@ async fn converse(mut stream: TcpStream, answer: Answer) -> Option<()> {
         Answer::Stream => stream.write_all(b"$4000000000\r\n").await.ok()?,
         Answer::StreamOfNumbers => stream.write_all(b"*2000000000\r\n").await.ok()?,
         Answer::Garbage => {
-            let noise: Vec<u8> = (0..10_000_u32).flat_map(|n| n.to_le_bytes()).collect();
+            let noise: Vec<u8> = (0..10_000_u32).flat_map(u32::to_le_bytes).collect();
             stream.write_all(&noise).await.ok()?;
         }
         Answer::Never => {}
