@@ -119,8 +119,8 @@ impl RecordServer {
     }
 
     /// Another program writes the object without changing what the election has written (hazard
-    /// 34). One that `prunes` also removes what stands beside the record: whose campaign and which
-    /// token it is.
+    /// 34). One that `prunes` also removes what stands beside the record: whose campaign it is. The
+    /// token stays, for an observer here must always know it.
     pub fn touch(&mut self, world: &World, prunes: bool) {
         let slot = self.slots.entry(world.lock.clone()).or_default();
         if let Some(stored) = &mut slot.stored {
@@ -128,7 +128,6 @@ impl RecordServer {
             stored.versioned.version = self.last_version.into();
             if prunes && let Some(holder) = &mut stored.versioned.record.holder {
                 holder.campaign = None;
-                holder.token = None;
             }
             self.announce(world, &world.lock);
         }
