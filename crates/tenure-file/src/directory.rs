@@ -109,6 +109,7 @@ impl Directory {
 
     /// It is opened for each operation: it may have been removed and made again since.
     fn open(&self) -> Result<OpenDir, StoreError> {
+        self.sharing.judge_way(&self.path)?;
         let dir = OpenDir::open(&self.path)?;
         self.sharing.judge(&dir)?;
         Ok(dir)

@@ -194,12 +194,12 @@ impl FileError {
             Action::Create | Action::Write | Action::Link | Action::Lock | Action::Sync => {
                 "a candidate needs read, write and search permission on the directory: run it as \
                  the directory's owner, or share the directory with a group (?group=NAME in the \
-                 URL, chgrp NAME and chmod 2770)"
+                 URL; tenure doctor tells the command)"
             }
             Action::List | Action::Read => {
                 "read and search permission on the directory and its files is needed: run it as \
                  the directory's owner, or share the directory with a group (?group=NAME in the \
-                 URL, chgrp NAME and chmod 2770)"
+                 URL; tenure doctor tells the command)"
             }
         }
     }

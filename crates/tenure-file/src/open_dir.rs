@@ -6,7 +6,8 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use rustix::fd::OwnedFd;
-use rustix::fs::{AtFlags, Dir, Mode, OFlags, Stat};
+use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, Stat};
+use rustix::io::Errno;
 
 use crate::errors::{Action, During as _, StoreError};
 
@@ -33,8 +34,17 @@ impl OpenDir {
     /// Opens a directory in this one.
     pub(crate) fn directory(&self, name: &str) -> Result<Self, StoreError> {
         let flags = DIRECTORY | OFlags::NOFOLLOW;
-        let opened = rustix::fs::openat(&self.fd, name, flags, Mode::empty());
+        let opened = match rustix::fs::openat(&self.fd, name, flags, Mode::empty()) {
+            // What Linux says of a link that is to be a directory.
+            Err(Errno::NOTDIR) if self.leads_elsewhere(name) => Err(Errno::LOOP),
+            opened => opened,
+        };
         Self::of(opened, self.path(name))
+    }
+
+    fn leads_elsewhere(&self, name: &str) -> bool {
+        let is_symlink = |stat: Stat| FileType::from_raw_mode(stat.st_mode) == FileType::Symlink;
+        self.stat_of(name).is_ok_and(is_symlink)
     }
 
     fn of(opened: rustix::io::Result<OwnedFd>, path: PathBuf) -> Result<Self, StoreError> {
@@ -44,7 +54,7 @@ impl OpenDir {
             Ok((fd, stat))
         };
         let (fd, stat) = open()
-            .map_err(|error: rustix::io::Errno| io::Error::from(error))
+            .map_err(|error: Errno| io::Error::from(error))
             .during(Action::List, &path)?;
         Ok(Self { fd, path, stat })
     }

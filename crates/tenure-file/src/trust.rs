@@ -4,7 +4,7 @@
 use std::fs;
 use std::io;
 use std::os::unix::fs::MetadataExt as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use rustix::fs::{Mode, Stat};
 use tenure_core::Error;
@@ -31,7 +31,10 @@ impl Group {
             name: name.to_owned(),
             id,
         };
-        if let Ok(id) = name.parse() {
+        // The highest number stands for no group at all.
+        if let Ok(id) = name.parse()
+            && id != u32::MAX
+        {
             return Ok(found(id));
         }
         let path = Path::new("/etc/group");
@@ -94,7 +97,10 @@ impl Sharing {
             let owner = stat.st_uid;
             return Err(StoreError::Untrusted(Unsafe {
                 problem: format!("{shown} belongs to user {owner}, who can change what is in it"),
-                remedy: format!("{fix}, or share it with a group: ?group=NAME in the URL"),
+                remedy: format!(
+                    "run this program as user {owner}, or share the directory with a group \
+                     (?group=NAME in the URL); only if user {owner} uses it no more: {fix}"
+                ),
             }));
         }
         let unwanted = if self.group.is_some() { 0o007 } else { 0o077 };
@@ -132,6 +138,8 @@ impl Sharing {
     /// Whether no other user can lead the path elsewhere. Called before anything is made there.
     pub(crate) fn judge_way(&self, path: &Path) -> Result<Option<Unsafe>, StoreError> {
         let mut warning = None;
+        // Without a "/" or "/." at the end, with which a link is followed.
+        let path = &path.components().collect::<PathBuf>();
         for step in path.ancestors().collect::<Vec<_>>().into_iter().rev() {
             let found = match fs::symlink_metadata(step) {
                 Err(error) if error.kind() == io::ErrorKind::NotFound => break,
@@ -167,12 +175,32 @@ impl Sharing {
         user == ROOT || user == self.user
     }
 
+    /// The command for a directory, and for all that is in it: a record that its maker alone may
+    /// read would keep the lock from everybody else.
     fn remedy(&self, path: &Path) -> String {
-        let path = path.display();
+        let path = quoted(path);
         match &self.group {
-            Some(group) => format!("chgrp {} {path} && chmod 2770 {path}", group.name),
-            None => format!("chown {} {path} && chmod 700 {path}", self.user),
+            Some(group) => format!(
+                "chgrp -R {} {path} && chmod -R g+rwX,o= {path} && find {path} -type d -exec \
+                 chmod g+s {{}} +",
+                group.name
+            ),
+            None => format!("chown -R {} {path} && chmod -R go= {path}", self.user),
         }
+    }
+}
+
+/// A path as a shell reads it.
+fn quoted(path: &Path) -> String {
+    let path = path.to_string_lossy();
+    let is_plain = |c: char| c.is_ascii_alphanumeric() || "/._-+:@".contains(c);
+    if path.chars().all(is_plain) {
+        path.into_owned()
+    } else {
+        format!(
+            "'{}'",
+            path.escape_debug().to_string().replace('\'', r"'\''")
+        )
     }
 }
 

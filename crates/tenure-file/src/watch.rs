@@ -5,17 +5,21 @@
 //! which raises neither. Elsewhere than on Linux nothing can be watched, and candidates look every
 //! retry interval.
 
-use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::fmt;
 use std::io;
 use std::mem;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use tenure_core::Process;
 use tokio::sync::watch;
+
+mod topics;
+
+pub(crate) use topics::Seen;
+use topics::{Topics, hold};
 
 #[cfg(target_os = "linux")]
 mod inotify;
@@ -36,33 +40,6 @@ pub(crate) struct DirectoryWatcher {
     notifier: Mutex<Option<Notifier>>,
     topics: Arc<Topics>,
     warned: AtomicBool,
-}
-
-/// The watched directories, by the kernel's numbers for them: a directory has one, whatever the
-/// path by which it was reached.
-type Topics = Mutex<HashMap<i32, watch::Sender<Seen>>>;
-
-/// What has been seen of a directory. Subscribers see the latest state only, so a storm of events
-/// costs one look.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Seen {
-    /// How many alive files were closed.
-    pub(crate) closed: u64,
-    /// The highest version that was seen to appear.
-    highest: u64,
-}
-
-/// What can happen to a watched directory.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Happened {
-    /// This version appeared.
-    Appeared(u64),
-    /// This version was removed.
-    Removed(u64),
-    /// An alive file was closed.
-    Closed,
-    /// The directory is there no longer.
-    Gone,
 }
 
 /// Why a directory cannot be watched.
@@ -88,17 +65,23 @@ impl DirectoryWatcher {
     /// returns: look at it then.
     pub(crate) fn subscribe(self: &Arc<Self>, dir: &Path) -> Result<Subscription, NotWatched> {
         let mut notifier = hold(&self.notifier);
+        if notifier.as_ref().is_some_and(Notifier::has_ended) {
+            *notifier = None;
+        }
         let watcher = if let Some(watcher) = &*notifier {
             watcher
         } else {
             let started = Notifier::start(self.topics.clone());
             notifier.insert(started.map_err(NotWatched::Refused)?)
         };
+        // Held meanwhile, so that the thread cannot note the end of this very watch before it is
+        // entered.
+        let mut topics = hold(&self.topics);
         let topic = watcher.watch(dir).map_err(|error| match error.kind() {
             io::ErrorKind::NotFound => NotWatched::Missing,
             _ => NotWatched::Refused(error),
         })?;
-        let receiver = match hold(&self.topics).entry(topic) {
+        let receiver = match topics.entry(topic) {
             Entry::Occupied(topic) => topic.get().subscribe(),
             Entry::Vacant(topic) => {
                 let (sender, receiver) = watch::channel(Seen::default());
@@ -106,6 +89,7 @@ impl DirectoryWatcher {
                 receiver
             }
         };
+        drop(topics);
         Ok(Subscription {
             topic,
             receiver: Some(receiver),
@@ -175,46 +159,4 @@ impl Drop for Subscription {
             watcher.unwatch(self.topic);
         }
     }
-}
-
-/// Notes what happened. Runs on the watcher's thread.
-fn note(topics: &Topics, topic: i32, happened: Happened) {
-    let mut topics = hold(topics);
-    if happened == Happened::Gone {
-        // Its subscribers find the sender gone.
-        topics.remove(&topic);
-        return;
-    }
-    let Some(sender) = topics.get(&topic) else {
-        return;
-    };
-    sender.send_if_modified(|seen| match happened {
-        Happened::Appeared(version) => {
-            seen.highest = seen.highest.max(version);
-            true
-        }
-        Happened::Closed => {
-            seen.closed = seen.closed.wrapping_add(1);
-            true
-        }
-        // No sweep removes the highest record, so the directory is being removed: the kernel tells
-        // of that only when no file in it is open any more, the leader's say.
-        Happened::Removed(version) if version >= seen.highest => {
-            seen.highest = 0;
-            true
-        }
-        Happened::Removed(_) | Happened::Gone => false,
-    });
-}
-
-/// Events were lost: everybody looks.
-fn note_all(topics: &Topics) {
-    for sender in hold(topics).values() {
-        sender.send_modify(|seen| seen.closed = seen.closed.wrapping_add(1));
-    }
-}
-
-fn hold<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    // Each change under these locks is made by one call, so a panic elsewhere leaves it whole.
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

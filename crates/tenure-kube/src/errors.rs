@@ -89,15 +89,21 @@ pub(crate) fn refused(
                 request.namespace
             ),
         ),
-        // A policy chooses its status: 401, 403, 413 or 422; a webhook any.
-        400..=499 if refuser == Refuser::Admission => request.error(
+        // A policy chooses its status: 401, 403, 413 or 422; a webhook any. Three of them mean what
+        // they say, whoever says it.
+        400..=499
+            if refuser == Refuser::Admission
+                && !matches!(status.as_u16(), 408 | 409 | 429) =>
+        {
+            request.error(
             ErrorKind::Forbidden,
             format!(
                 "the API server refuses to {verb} {target}, although the verb is granted ({}): \
                  {message}; change the admission policy, webhook, quota or proxy that says so",
                 status.as_u16()
             ),
-        ),
+        )
+        }
         401 => request.error(
             ErrorKind::Forbidden,
             format!(

@@ -4,6 +4,7 @@ use std::io;
 use std::mem::MaybeUninit;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
 use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd, poll};
@@ -11,7 +12,7 @@ use rustix::fd::OwnedFd;
 use rustix::fs::inotify::{self, CreateFlags, Event, ReadFlags, Reader, WatchFlags};
 use rustix::io::Errno;
 
-use super::{Happened, Topics, note, note_all};
+use crate::watch::topics::{Happened, Topics, end_all, note, note_all};
 use crate::{alive, record_file};
 
 /// As much as is read at a time; an event is at most 272 bytes.
@@ -22,6 +23,8 @@ const BUFFER: usize = 4096;
 struct Descriptors {
     inotify: OwnedFd,
     stop: OwnedFd,
+    /// Whether the thread could not go on.
+    ended: AtomicBool,
 }
 
 /// An inotify instance with its thread, which ends when this is dropped.
@@ -33,6 +36,7 @@ impl Notifier {
         let descriptors = Arc::new(Descriptors {
             inotify: inotify::init(CreateFlags::NONBLOCK | CreateFlags::CLOEXEC)?,
             stop: eventfd(0, EventfdFlags::NONBLOCK | EventfdFlags::CLOEXEC)?,
+            ended: AtomicBool::new(false),
         });
         let heard = descriptors.clone();
         thread::Builder::new()
@@ -53,6 +57,11 @@ impl Notifier {
             | WatchFlags::DONT_FOLLOW
             | WatchFlags::ONLYDIR;
         Ok(inotify::add_watch(&self.0.inotify, dir, what)?)
+    }
+
+    /// Whether its thread has ended by itself.
+    pub(super) fn has_ended(&self) -> bool {
+        self.0.ended.load(Ordering::Acquire)
     }
 
     pub(super) fn unwatch(&self, topic: i32) {
@@ -83,19 +92,20 @@ fn listen(descriptors: &Descriptors, topics: &Topics) {
                     Ok(_) if fds[1].revents().is_empty() => {}
                     Err(Errno::INTR) => {}
                     Ok(_) => return,
-                    Err(error) => return end(topics, error),
+                    Err(error) => return end(descriptors, topics, error),
                 }
             }
             Err(Errno::INTR) => {}
-            Err(error) => return end(topics, error),
+            Err(error) => return end(descriptors, topics, error),
         }
     }
 }
 
-/// Nothing will be heard any more: the streams begin again, and look meanwhile.
-fn end(topics: &Topics, error: Errno) {
+/// Nothing will be heard any more: the next subscriber makes a new instance.
+fn end(descriptors: &Descriptors, topics: &Topics, error: Errno) {
     tracing::warn!(%error, "the file system's notifications cannot be read any more");
-    note_all(topics);
+    descriptors.ended.store(true, Ordering::Release);
+    end_all(topics);
 }
 
 fn hear(inotify: &OwnedFd, topics: &Topics, event: &Event<'_>) {

@@ -4,7 +4,7 @@ use std::io;
 use std::path::Path;
 use std::sync::Arc;
 
-use super::Topics;
+use crate::watch::topics::Topics;
 
 /// There is none.
 #[derive(Debug)]
@@ -18,6 +18,10 @@ impl Notifier {
 
     pub(super) fn watch(&self, _dir: &Path) -> io::Result<i32> {
         Err(io::Error::from(io::ErrorKind::Unsupported))
+    }
+
+    pub(super) fn has_ended(&self) -> bool {
+        false
     }
 
     pub(super) fn unwatch(&self, _topic: i32) {}

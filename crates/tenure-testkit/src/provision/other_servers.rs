@@ -105,7 +105,14 @@ fn newest_postgres() -> Result<OtherServer> {
         variable: "TENURE_TEST_POSTGRES_BIN",
         programs: found.programs,
         package: "tenure-postgres",
-        tests: &["conformance", "guard", "lock", "processes", "servers", "shared"],
+        tests: &[
+            "conformance",
+            "guard",
+            "lock",
+            "processes",
+            "servers",
+            "shared",
+        ],
         without: &[
             "the_server_may_demand_a_certificate",
             "tls_is_verified_when_it_is_asked_for",
