@@ -89,21 +89,15 @@ pub(crate) fn refused(
                 request.namespace
             ),
         ),
-        // A policy chooses its status: 401, 403, 413 or 422; a webhook any. Three of them mean what
-        // they say, whoever says it.
-        400..=499
-            if refuser == Refuser::Admission
-                && !matches!(status.as_u16(), 408 | 409 | 429) =>
-        {
-            request.error(
+        // A policy chooses its status: 401, 403, 413 or 422; a webhook any.
+        400..=499 if refuser == Refuser::Admission && !is_for_later(status) => request.error(
             ErrorKind::Forbidden,
             format!(
                 "the API server refuses to {verb} {target}, although the verb is granted ({}): \
                  {message}; change the admission policy, webhook, quota or proxy that says so",
                 status.as_u16()
             ),
-        )
-        }
+        ),
         401 => request.error(
             ErrorKind::Forbidden,
             format!(
@@ -275,6 +269,11 @@ pub(crate) fn is_about_tls(error: &(dyn StdError + 'static)) -> bool {
         .downcast_ref::<io::Error>()
         .and_then(io::Error::get_ref);
     inside.is_some_and(|inside| is_about_tls(inside)) || error.source().is_some_and(is_about_tls)
+}
+
+/// Whether a status asks for another attempt, whoever says it.
+fn is_for_later(status: StatusCode) -> bool {
+    matches!(status.as_u16(), 408 | 409 | 429)
 }
 
 #[cfg(test)]
