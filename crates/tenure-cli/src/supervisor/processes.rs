@@ -194,7 +194,15 @@ fn kill(process: &Process, root: &Process, all_of_group: bool) {
 /// To a system call, 0 means our own group and 1 (as -1) every process there is.
 fn own_group(number: i32) -> Option<Pid> {
     let group = (number > 1).then(|| Pid::from_raw(number)).flatten();
-    group.filter(|group| *group != rustix::process::getpgrp())
+    group.filter(|group| our_group() != Some(*group))
+}
+
+/// Our process group; `None` when it is another PID namespace's, where it has no number here.
+pub(crate) fn our_group() -> Option<Pid> {
+    let this = Process::read(rustix::process::getpid())?;
+    (this.group > 0)
+        .then(|| Pid::from_raw(this.group))
+        .flatten()
 }
 
 #[cfg(test)]

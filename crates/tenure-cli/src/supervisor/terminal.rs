@@ -11,6 +11,8 @@ use nix::sys::signal::{SigSet, Signal};
 use rustix::process::Pid;
 use rustix::termios::{OptionalActions, Termios};
 
+use crate::supervisor::processes;
+
 /// The terminal that controls a process.
 const TERMINAL: &str = "/dev/tty";
 
@@ -29,7 +31,7 @@ impl Terminal {
     /// `None` without a terminal, and in its background.
     pub(crate) fn in_foreground() -> Option<Self> {
         let file = File::options().read(true).write(true).open(TERMINAL).ok()?;
-        let ours = rustix::process::getpgrp();
+        let ours = processes::our_group()?;
         if rustix::termios::tcgetpgrp(&file).ok()? != ours {
             return None;
         }
@@ -91,7 +93,9 @@ pub(crate) fn await_foreground(limit: std::time::Duration) {
     let Ok(terminal) = File::open(TERMINAL) else {
         return;
     };
-    let ours = rustix::process::getpgrp();
+    let Some(ours) = processes::our_group() else {
+        return;
+    };
     let start = std::time::Instant::now();
     while rustix::termios::tcgetpgrp(&terminal) != Ok(ours) && start.elapsed() < limit {
         std::thread::sleep(std::time::Duration::from_millis(1));
