@@ -78,7 +78,7 @@ fn text(path: &Path) -> &str {
 #[test]
 fn a_directory_is_fine_and_a_missing_one_is_not_made() {
     let place = Place::new();
-    fs::create_dir(place.path("store")).unwrap();
+    place.make_store();
     doctor(&place.url(), &["--lock", "job"])
         .says("connection", "fine", "file")
         .says("permissions", "fine", "store")
@@ -113,7 +113,7 @@ fn people_read_a_line_for_each_check_and_what_to_do() {
 #[test]
 fn a_policy_that_the_store_cannot_grant_and_bad_input_are_told() {
     let place = Place::new();
-    fs::create_dir(place.path("store")).unwrap();
+    place.make_store();
     doctor(&place.url(), &["--lease", "50ms", "--heartbeat", "10ms"])
         .says("policy", "unusable", "100ms")
         .ends(2);

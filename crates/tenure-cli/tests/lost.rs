@@ -254,7 +254,7 @@ fn a_store_that_was_out_of_order_is_waited_for() {
 #[test]
 fn a_store_that_is_out_of_order_at_the_start_is_an_error() {
     let place = Place::new();
-    fs::create_dir(place.path("store")).unwrap();
+    place.make_store();
     fs::write(place.path("store/job"), "a file in the way").unwrap();
     let output = place.run(&[], "echo > never").output().unwrap();
     assert_eq!(output.status.code(), Some(2), "{output:?}");

@@ -123,7 +123,15 @@ impl Place {
 
     /// The store, before its first candidate makes it: who looks at one makes nothing.
     pub(crate) fn make_store(&self) {
-        fs::create_dir_all(self.path("store")).unwrap();
+        use std::os::unix::fs::DirBuilderExt as _;
+
+        // As the first candidate makes it: its owner's alone.
+        let mut private = fs::DirBuilder::new();
+        let made = private
+            .recursive(true)
+            .mode(0o700)
+            .create(self.path("store"));
+        made.unwrap();
     }
 
     pub(crate) fn status(&self) -> Value {
