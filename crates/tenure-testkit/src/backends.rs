@@ -40,7 +40,7 @@ pub const BACKENDS: [Backend; 7] = [
         server: None,
         variable: None,
         own: &["tenure-file"],
-        client: &["notify"],
+        client: &[],
     },
     Backend {
         name: "kube-lease",
