@@ -53,6 +53,11 @@ async fn apply_policy(server: &Server) {
                 rule("policy-forbidden", "Forbidden"),
                 rule("policy-invalid", "Invalid"),
                 rule("policy-large", "RequestEntityTooLarge"),
+                {
+                    "expression": "!object.metadata.name.startsWith('labelled') || \
+                                   (has(object.metadata.labels) && 'team' in object.metadata.labels)",
+                    "message": "a lease has a team",
+                },
             ],
         },
     });
@@ -127,6 +132,16 @@ async fn a_policy_a_webhook_and_a_quota_are_told_in_the_servers_own_words() {
     for name in ["policy-forbidden", "policy-invalid", "policy-large"] {
         is_refused(&backend, name, DENIAL).await;
     }
+    // Doctor's trial write is the candidate's, with its labels.
+    is_refused(&backend, "labelled", "a lease has a team").await;
+    let labelled = connect(api.server.config().label("team", "ours"))
+        .await
+        .unwrap();
+    for part in ["object", "writes"] {
+        let check = check(&labelled, "labelled-ours", part).await;
+        assert_ne!(check.verdict, Verdict::Unusable, "{check:?}");
+    }
+    assert!(refusal(&labelled, "labelled-ours").await.is_none());
     webhook::start(&api.server, folder.path()).await;
     is_refused(&backend, "refused", webhook::REFUSAL).await;
     a_slow_webhook_is_named_and_survived_by_what_is_advised(&backend).await;

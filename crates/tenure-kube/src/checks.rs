@@ -43,7 +43,7 @@ pub(crate) async fn all<F: Form>(
         checks.push(pods(api).await);
     }
     let found = api.get(Operation::Connect, resource, lock.as_str()).await;
-    let trial = Trial::run(api, resource, lock, &found).await;
+    let trial = Trial::run(cluster.config(), api, resource, lock, &found).await;
     checks.push(match &found {
         Ok(Answer::Absent) if !creates => Check::unusable(
             "object",

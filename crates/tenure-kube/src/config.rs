@@ -3,10 +3,12 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use serde_json::{Value, json};
 use tenure_core::{Error, Identity};
 use tenure_kit::limits::{check_timeout, shortened};
 use tenure_kit::{Secret, Tls, TlsNames, Url};
 
+use crate::annotations::{fields, set_annotation};
 use crate::owner::Owner;
 
 /// Where the API server is and how to speak to it.
@@ -43,6 +45,24 @@ pub(crate) enum Source {
 }
 
 impl KubeConfig {
+    /// What an object is given when it is made.
+    pub(crate) fn write_new(&self, object: &mut Value) {
+        for (name, value) in &self.annotations {
+            set_annotation(object, name, value.clone());
+        }
+        if !self.owners.is_empty() {
+            let owners = self.owners.iter().map(Owner::reference);
+            object["metadata"]["ownerReferences"] = owners.collect();
+        }
+    }
+
+    /// What an object is given with each write.
+    pub(crate) fn write_labels(&self, object: &mut Value) {
+        for (name, value) in &self.labels {
+            fields(&mut object["metadata"]["labels"]).insert(name.clone(), json!(value));
+        }
+    }
+
     fn new(source: Source) -> Self {
         Self {
             source,

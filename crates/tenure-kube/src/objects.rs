@@ -4,16 +4,15 @@ use std::collections::HashSet;
 use std::marker::PhantomData;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use serde_json::{Value, json};
+use serde_json::Value;
 use tenure_core::record::{Liveness, Record, RecordHolder, Step, Version, Versioned, Written};
 use tenure_core::{CampaignId, Error, ErrorKind, LockName, Operation};
 
-use crate::annotations::{annotation, fields, remove_annotation, set_annotation};
+use crate::annotations::{annotation, remove_annotation, set_annotation};
 use crate::api::{Answer, Api};
 use crate::cluster::Cluster;
 use crate::election_record::ElectionRecord;
 use crate::form::Form;
-use crate::owner::Owner;
 use crate::pods::{self, Pod};
 use crate::term::{TERM_ANNOTATION, Term};
 use crate::warned::Warned;
@@ -161,13 +160,7 @@ impl<F: Form> Objects<F> {
                 not_made::<F>(namespace, lock),
             ));
         }
-        for (name, value) in &config.annotations {
-            set_annotation(&mut object, name, value.clone());
-        }
-        if !config.owners.is_empty() {
-            let owners = config.owners.iter().map(Owner::reference);
-            object["metadata"]["ownerReferences"] = owners.collect();
-        }
+        config.write_new(&mut object);
         Ok(object)
     }
 
@@ -189,9 +182,7 @@ impl<F: Form> Objects<F> {
             Some(term) => set_annotation(&mut object, TERM_ANNOTATION, term),
             None => remove_annotation(&mut object, TERM_ANNOTATION),
         }
-        for (name, value) in &self.cluster.config().labels {
-            fields(&mut object["metadata"]["labels"]).insert(name.clone(), json!(value));
-        }
+        self.cluster.config().write_labels(&mut object);
         object
     }
 

@@ -7,6 +7,7 @@ use serde_json::Value;
 use tenure_core::{Check, Error, ErrorKind, LockName, Operation};
 
 use crate::api::{Answer, Api, Reply};
+use crate::config::KubeConfig;
 use crate::errors::{Refuser, Request};
 use crate::resource::{Resource, Verb};
 
@@ -22,18 +23,27 @@ pub(crate) struct Trial {
 }
 
 impl Trial {
-    /// Writes the object as it stands there, or makes it if it cannot be seen.
+    /// Writes the object as a candidate would: as it stands there, or a new one if it cannot be
+    /// seen.
     pub(crate) async fn run(
+        config: &KubeConfig,
         api: &Api,
         resource: &Resource,
         lock: &LockName,
         found: &Result<Answer, Error>,
     ) -> Self {
         let Ok(Answer::Object(object)) = found else {
-            let object = resource.object(&api.namespace, lock);
+            let mut object = resource.object(&api.namespace, lock);
+            config.write_new(&mut object);
+            config.write_labels(&mut object);
             return Self::once(api, resource, lock, Verb::Create, &object).await;
         };
-        let mut trial = Self::once(api, resource, lock, Verb::Update, object).await;
+        let labelled = |object: &Value| {
+            let mut object = object.clone();
+            config.write_labels(&mut object);
+            object
+        };
+        let mut trial = Self::once(api, resource, lock, Verb::Update, &labelled(object)).await;
         // Its holder has renewed meanwhile.
         for _ in 0..TRIALS {
             let conflicts = |reply: &Reply| reply.status == StatusCode::CONFLICT;
@@ -42,7 +52,7 @@ impl Trial {
             }
             let again = api.get(Operation::Connect, resource, lock.as_str()).await;
             if let Ok(Answer::Object(object)) = again {
-                trial = Self::once(api, resource, lock, Verb::Update, &object).await;
+                trial = Self::once(api, resource, lock, Verb::Update, &labelled(&object)).await;
             }
         }
         trial
