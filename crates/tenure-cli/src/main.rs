@@ -37,7 +37,9 @@ fn main() -> ExitCode {
         Ok(cli) => cli,
         Err(error) => return usage(&error),
     };
-    log_to_stderr();
+    if !cli.command.is_part_of_run() {
+        log_to_stderr();
+    }
     let outcome = match cli.command {
         Command::Run(args) => run::run(args),
         Command::Status(args) => status::status(&args),

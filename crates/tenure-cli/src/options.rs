@@ -122,6 +122,18 @@ pub(crate) enum Command {
     Work(WorkArgs),
 }
 
+impl Command {
+    /// Whether another process of tenure started this one. That one logs. Above all `__exec` must
+    /// not have a thread that logs: where standard error is a closed pipe, a line that is written
+    /// just before the command runs kills it with SIGPIPE.
+    pub(crate) fn is_part_of_run(&self) -> bool {
+        matches!(
+            self,
+            Self::Exec(_) | Self::Guard(_) | Self::Subreaper(_) | Self::Work(_)
+        )
+    }
+}
+
 /// Which store.
 #[derive(Args, Debug)]
 #[group(required = true, multiple = true)]
