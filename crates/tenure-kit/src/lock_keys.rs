@@ -61,6 +61,11 @@ impl<K: PartialEq> LockKeys<K> {
         }
     }
 
+    /// The keys that were given.
+    pub fn iter(&self) -> impl Iterator<Item = &K> {
+        self.0.iter().map(|(_, key)| key)
+    }
+
     /// Whether no lock was given a key.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()

@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
+use futures_util::stream;
 use tenure_core::{
     Acquired, Candidate, Capabilities, Changes, Check, Error, ErrorKind, Expiry, FencingGuarantee,
     FencingToken, Grant, Kept, LockBackend, LockName, Loss, Occupancy, Operation, Order, Renewal,
@@ -14,17 +15,16 @@ use tenure_core::{
 use tenure_kit::Deadline;
 use tenure_kit::limits::shown;
 
-use crate::checks::{
-    self, ConfirmationCheck, ElectionSettings, FIX, LockState, Permissions, Settings,
-};
+use crate::checks::replicas::confirmation;
+use crate::checks::{self, ElectionSettings, FIX, LockState, Permissions, Settings};
 use crate::config::{RedisConfig, Replicas};
 use crate::errors::{self, StoreError, acl_line};
-use crate::keys::LockKeys;
+use crate::keys::KeyNames;
 use crate::net::network::Network;
 use crate::notifications::Notifications;
 use crate::requests::acquire::{self, Acquire};
 use crate::requests::look::Look;
-use crate::requests::probe::Probe;
+use crate::requests::probe::{MayTell, Probe};
 use crate::requests::release::Release;
 use crate::requests::renew::{self, Renew};
 use crate::topology::Topology;
@@ -76,12 +76,12 @@ impl RedisBackend {
             error.into_error(Operation::Connect)
         })?;
         let (lock, deadline) = (LockName::new(PROBED)?, topology.deadline());
-        let keys = LockKeys::new(&network.config.prefix, &lock);
+        let keys = network.config.keys_of(&lock)?;
         let probe = Probe {
             key: keys.lock(),
             replicas,
         };
-        let probed = topology.ask_holder(&lock, deadline, &probe).await;
+        let probed = topology.ask_holder(&keys, deadline, &probe).await;
         probed.map_err(|error| error.into_error(Operation::Connect))?;
         for check in &checks {
             let remedy = check.remedy.as_deref().unwrap_or_default();
@@ -149,8 +149,9 @@ impl RedisBackend {
         self.shared.network.set_password(password.into());
     }
 
-    fn keys(&self, lock: &LockName) -> LockKeys {
-        LockKeys::new(&self.shared.network.config.prefix, lock)
+    /// Fails when another lock has one of its keys.
+    fn keys(&self, lock: &LockName) -> Result<KeyNames, Error> {
+        self.shared.network.config.keys_of(lock)
     }
 
     fn replicas(&self) -> Option<Replicas> {
@@ -159,18 +160,18 @@ impl RedisBackend {
 
     async fn give_back(
         &self,
-        lock: &LockName,
+        keys: &KeyNames,
         candidate: &Candidate,
         token: Option<FencingToken>,
         deadline: Deadline,
     ) -> Result<(), StoreError> {
         let release = Release {
-            keys: &self.keys(lock),
+            keys,
             candidate,
             token,
         };
         let topology = &self.shared.topology;
-        let unheard = topology.ask_holder(lock, deadline, &release).await?;
+        let unheard = topology.ask_holder(keys, deadline, &release).await?;
         if let Some(problem) = unheard
             && !self
                 .shared
@@ -179,7 +180,7 @@ impl RedisBackend {
         {
             tracing::warn!(
                 problem = shown(&problem),
-                grant = acl_line(&self.shared.network.config.prefix),
+                grant = acl_line(&self.shared.network.config.patterns()),
                 "a lock was released, but its waiters could not be told; they wait for the lease \
                  to end, or poll"
             );
@@ -247,7 +248,7 @@ impl LockBackend for RedisBackend {
     ) -> Result<Acquired, Error> {
         self.check_process(Operation::Acquire)?;
         let millis = in_millis(lease, Operation::Acquire)?;
-        let keys = &self.keys(lock);
+        let keys = &self.keys(lock)?;
         let acquire = Acquire {
             keys,
             candidate,
@@ -256,7 +257,7 @@ impl LockBackend for RedisBackend {
         };
         let topology = &self.shared.topology;
         let (sent_at, outcome) = topology
-            .ask_holder(lock, Deadline::for_lease(lease), &acquire)
+            .ask_holder(keys, Deadline::for_lease(lease), &acquire)
             .await
             .map_err(|error| error.into_error(Operation::Acquire))?;
         match &outcome {
@@ -310,8 +311,9 @@ impl LockBackend for RedisBackend {
     async fn renew(&self, grant: &Grant, _not_before: Time) -> Result<Renewal, Error> {
         self.check_process(Operation::Renew)?;
         let millis = in_millis(grant.lease, Operation::Renew)?;
+        let keys = &self.keys(&grant.lock)?;
         let renew = Renew {
-            keys: &self.keys(&grant.lock),
+            keys,
             candidate: &grant.candidate,
             token: grant.token,
             lease: millis,
@@ -319,7 +321,7 @@ impl LockBackend for RedisBackend {
         };
         let topology = &self.shared.topology;
         let (sent_at, outcome) = topology
-            .ask_holder(&grant.lock, Deadline::for_lease(grant.lease), &renew)
+            .ask_holder(keys, Deadline::for_lease(grant.lease), &renew)
             .await
             .map_err(|error| error.into_error(Operation::Renew))?;
         Ok(match outcome {
@@ -337,7 +339,7 @@ impl LockBackend for RedisBackend {
     async fn release(&self, grant: &Grant) -> Result<(), Error> {
         self.check_process(Operation::Release)?;
         self.give_back(
-            &grant.lock,
+            &self.keys(&grant.lock)?,
             &grant.candidate,
             Some(grant.token),
             Deadline::for_lease(grant.lease),
@@ -349,9 +351,14 @@ impl LockBackend for RedisBackend {
     /// One script. Unanswered, it may have been applied; repeat it.
     async fn withdraw(&self, lock: &LockName, candidate: &Candidate) -> Result<(), Error> {
         self.check_process(Operation::Withdraw)?;
-        self.give_back(lock, candidate, None, self.shared.topology.deadline())
-            .await
-            .map_err(|error| error.into_error(Operation::Withdraw))
+        self.give_back(
+            &self.keys(lock)?,
+            candidate,
+            None,
+            self.shared.topology.deadline(),
+        )
+        .await
+        .map_err(|error| error.into_error(Operation::Withdraw))
     }
 
     /// `GET` and `PTTL`, which a user without the right to write may be allowed; for a lock that is
@@ -359,11 +366,9 @@ impl LockBackend for RedisBackend {
     async fn holder(&self, lock: &LockName) -> Result<Occupancy, Error> {
         self.check_process(Operation::Holder)?;
         let topology = &self.shared.topology;
-        let request = Look {
-            keys: &self.keys(lock),
-        };
+        let keys = &self.keys(lock)?;
         let holder = topology
-            .ask_holder(lock, topology.deadline(), &request)
+            .ask_holder(keys, topology.deadline(), &Look { keys })
             .await
             .map_err(|error| error.into_error(Operation::Holder))?;
         Ok(holder.map_or(Occupancy::Free, Occupancy::Led))
@@ -372,9 +377,11 @@ impl LockBackend for RedisBackend {
     /// Releases as they are told on the lock's channel, and one hint after each subscription. Ends
     /// when subscribing is forbidden, and at once in a forked child.
     fn changes(&self, lock: &LockName) -> Changes {
-        self.shared
-            .notifications
-            .subscribe(lock, self.keys(lock).channel())
+        match self.keys(lock) {
+            Ok(keys) => self.shared.notifications.subscribe(keys),
+            // The calls say what is wrong.
+            Err(_) => Box::pin(stream::empty()),
+        }
     }
 
     /// When the servers of the URL turn out to belong to two deployments: another leader may be on the
@@ -389,7 +396,14 @@ impl LockBackend for RedisBackend {
             let remedy = "connect after the fork";
             return vec![Check::unusable("process", error.message(), remedy)];
         }
-        let config = &self.shared.network.config;
+        let keys = match self.keys(lock) {
+            Ok(keys) => keys,
+            Err(error) => {
+                let remedy = "give the lock the name that the URL's lock_key has for this key";
+                return vec![Check::unusable("lock", error.message(), remedy)];
+            }
+        };
+        let (keys, config) = (&keys, &self.shared.network.config);
         let failed = |name, error: StoreError| {
             let error = error.into_error(Operation::Connect);
             Check::unusable(name, error.message(), FIX)
@@ -398,20 +412,11 @@ impl LockBackend for RedisBackend {
         // The lock's own node: another one of a cluster can have other settings.
         let settings = ElectionSettings { replicas };
         let looked = topology
-            .ask_holder(lock, topology.deadline(), &settings)
+            .ask_holder(keys, topology.deadline(), &settings)
             .await;
         let mut checks = looked.unwrap_or_else(|error| vec![failed("settings", error)]);
-        let keys = &self.keys(lock);
         if let Some(wanted) = replicas {
-            let key = keys.lock();
-            // By itself, because it may take as long as a call may.
-            let confirmed = topology
-                .ask_holder(
-                    lock,
-                    topology.deadline(),
-                    &ConfirmationCheck { key, wanted },
-                )
-                .await;
+            let confirmed = confirmation(topology, keys, wanted).await;
             checks.extend(confirmed.unwrap_or_else(|error| Some(failed("replication", error))));
         }
         let permissions = Permissions {
@@ -419,19 +424,18 @@ impl LockBackend for RedisBackend {
             config,
         };
         let may = topology
-            .ask_holder(lock, topology.deadline(), &permissions)
+            .ask_holder(keys, topology.deadline(), &permissions)
             .await;
         checks.extend(may.unwrap_or_else(|error| vec![failed("permissions", error)]));
         let state = topology
-            .ask_holder(lock, topology.deadline(), &LockState { keys })
+            .ask_holder(keys, topology.deadline(), &LockState { keys })
             .await;
         checks.extend(checks::lock_state(state));
-        let heard = self
-            .shared
-            .notifications
-            .try_out(lock, keys.channel())
+        let heard = self.shared.notifications.try_out(keys.clone()).await;
+        let tells = topology
+            .ask_holder(keys, topology.deadline(), &MayTell { keys })
             .await;
-        checks.push(checks::hearing(heard, &config.prefix));
+        checks.push(checks::hearing(heard, tells, &config.patterns()));
         checks.push(checks::encryption(config));
         checks.extend(checks::sentinels(config));
         checks.extend(topology.check_deployment().await);

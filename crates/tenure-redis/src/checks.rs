@@ -8,11 +8,13 @@ use tenure_kit::Address;
 
 use crate::config::{RedisConfig, Replicas, Servers};
 use crate::errors::{self, StoreError, acl_line};
-use crate::keys::LockKeys;
+use crate::keys::KeyNames;
 use crate::net::connection::{Connection, field};
 use crate::requests::look::{Look, read};
-use crate::requests::probe::{refusal, scratch};
+use crate::requests::probe::{Telling, refusal, scratch};
 use crate::topology::lock_server::{LockServer, Request};
+
+pub(crate) mod replicas;
 
 const EVICTION: &str = "eviction";
 const PERSISTENCE: &str = "persistence";
@@ -107,25 +109,10 @@ impl Request for ElectionSettings {
     }
 }
 
-/// Whether as many replicas answer as each term waits for.
-pub(crate) struct ConfirmationCheck<'a> {
-    pub(crate) key: &'a str,
-    pub(crate) wanted: Replicas,
-}
-
-#[async_trait]
-impl Request for ConfirmationCheck<'_> {
-    type Answer = Option<Check>;
-
-    async fn send(&self, server: &LockServer) -> Result<Self::Answer, StoreError> {
-        confirmation(server, self.key, self.wanted).await
-    }
-}
-
 /// Whether an attempt could use what stands in the keys of the lock, and both of them at once: in a
 /// cluster not while they are on two nodes.
 pub(crate) struct LockState<'a> {
-    pub(crate) keys: &'a LockKeys,
+    pub(crate) keys: &'a KeyNames,
 }
 
 #[async_trait]
@@ -185,7 +172,7 @@ impl Request for Permissions<'_> {
 
     async fn send(&self, server: &LockServer) -> Result<Self::Answer, StoreError> {
         let mut checks = vec![permissions(server, self.key, self.config).await?];
-        checks.extend(bounded_reads(server, &scratch(self.key), &self.config.prefix).await?);
+        checks.extend(bounded_reads(server, &scratch(self.key), &self.config.patterns()).await?);
         Ok(checks)
     }
 }
@@ -211,43 +198,6 @@ async fn all(connection: &Connection, wanted: Option<Replicas>) -> Result<Vec<Ch
         }
     }
     Ok(checks)
-}
-
-/// Whether as many replicas answer as each term waits for: with fewer no candidate is elected. `None`
-/// where it may not be asked, which [`permissions`] tells.
-async fn confirmation(
-    server: &LockServer,
-    key: &str,
-    wanted: Replicas,
-) -> Result<Option<Check>, StoreError> {
-    let Replicas { count, timeout } = wanted;
-    let millis = u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX);
-    // Before it has written anything, a connection is told that all linked replicas have it: also
-    // one that is frozen.
-    let mut write = cmd("SET");
-    write.arg(scratch(key)).arg("").arg("PX").arg(1);
-    let written = server.query(&write).await;
-    let confirmed = match written {
-        Ok(_) => server.query(cmd("WAIT").arg(count).arg(millis)).await,
-        refused => refused,
-    };
-    let confirmed = match confirmed {
-        Ok(Value::Int(confirmed)) => confirmed,
-        Ok(_) => return Err(errors::unreadable("WAIT")),
-        Err(error) if error.kind == ErrorKind::Forbidden => return Ok(None),
-        Err(error) => return Err(error),
-    };
-    let reason = format!(
-        "{confirmed} of the {count} replicas that each term waits for have answered within \
-         {timeout:?}"
-    );
-    Ok(Some(if confirmed < i64::from(count) {
-        let remedy = "link the missing replicas to their master, or lower wait_replicas: no \
-                      candidate can be elected as it is";
-        Check::unusable(REPLICATION, reason, remedy)
-    } else {
-        Check::fine(REPLICATION, reason)
-    }))
 }
 
 /// The oldest release whose scripts this library was tried with.
@@ -327,7 +277,7 @@ async fn permissions(
         Some(refused) => Check::unusable(
             NAME,
             refused.to_string(),
-            format!("grant it: {}", acl_line(&config.prefix)),
+            format!("grant it: {}", acl_line(&config.patterns())),
         ),
     })
 }
@@ -336,7 +286,7 @@ async fn permissions(
 async fn bounded_reads(
     server: &LockServer,
     scratch: &str,
-    prefix: &str,
+    patterns: &str,
 ) -> Result<Option<Check>, StoreError> {
     match server
         .query(cmd("GETRANGE").arg(scratch).arg(0).arg(0))
@@ -348,23 +298,44 @@ async fn bounded_reads(
                 "value size",
                 "the user may not run GETRANGE, so a huge value under the lock's name would block \
                  the server with each call",
-                format!("grant it: {}", acl_line(prefix)),
+                format!("grant it: {}", acl_line(patterns)),
             )))
         }
         Err(error) => Err(error),
     }
 }
 
-/// Whether waiting candidates would hear of a release. Elections do without, so it is no more
-/// than a warning.
-pub(crate) fn hearing(heard: Result<(), StoreError>, prefix: &str) -> Check {
+/// Whether waiting candidates would hear of a release, and this user may tell of one. Elections do
+/// without, so it is no more than a warning.
+pub(crate) fn hearing(
+    heard: Result<(), StoreError>,
+    tells: Result<Telling, StoreError>,
+    patterns: &str,
+) -> Check {
     const NAME: &str = "wake-ups";
-    match heard {
-        Ok(()) => Check::fine(NAME, "waiting candidates hear of a release"),
+    let mute = |why: &str, remedy: String| {
+        let reason = format!("{why}, so candidates that wait for its releases poll");
+        Check::warning(NAME, reason, remedy)
+    };
+    match heard.and(tells) {
+        Ok(Telling::Allowed) => Check::fine(NAME, "waiting candidates hear of a release"),
+        Ok(Telling::NotMeasured) => Check::fine(
+            NAME,
+            "waiting candidates hear of a release; whether this user may tell of one was not \
+             measured, as a server before Redis 7 tells that by a message alone",
+        ),
+        Ok(Telling::Forbidden) => mute(
+            "the user may not publish on the lock's channel",
+            format!("grant it: {}", acl_line(patterns)),
+        ),
+        Ok(Telling::Disabled) => mute(
+            "the server knows no PUBLISH",
+            "enable it for this server (rename-command in its configuration)".to_owned(),
+        ),
         Err(error) if error.kind == ErrorKind::Forbidden => Check::warning(
             NAME,
             "the user may not subscribe to the lock's channel, so waiting candidates poll",
-            format!("grant it: {}", acl_line(prefix)),
+            format!("grant it: {}", acl_line(patterns)),
         ),
         Err(error) => Check::warning(
             NAME,

@@ -5,10 +5,13 @@ use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
-use tenure_core::Error;
+use tenure_core::{Error, LockName};
 use tenure_kit::limits::{check_timeout, shortened};
-use tenure_kit::{Address, Credentials, Secret, Tls, TlsNames, Url};
+use tenure_kit::{Address, Credentials, LockKeys, Secret, Tls, TlsNames, Url};
 
+use crate::keys::KeyNames;
+
+mod client;
 mod scheme;
 
 use scheme::Kind;
@@ -30,6 +33,8 @@ pub struct RedisConfig {
     pub(crate) request_timeout: Duration,
     pub(crate) replicas: Option<Replicas>,
     pub(crate) tls: Option<Tls>,
+    /// Of the locks that do not have the keys of their names.
+    keys: LockKeys<KeyNames>,
 }
 
 /// How the server that holds a lock is found.
@@ -75,6 +80,7 @@ impl RedisConfig {
             request_timeout: Duration::from_secs(2),
             replicas: None,
             tls: None,
+            keys: LockKeys::default(),
         }
     }
 
@@ -127,59 +133,6 @@ impl RedisConfig {
         Ok(Self::with_servers(Servers::Cluster(nodes)))
     }
 
-    /// The server that an application's own client talks to, with the same user, password and
-    /// database. The backend opens connections of its own there: locks need deadlines, and one of
-    /// them does nothing but wait for messages. No I/O yet.
-    ///
-    /// Fails with [`InvalidInput`](tenure_core::ErrorKind::InvalidInput) for what cannot be taken
-    /// over: certificates (the client does not show them; give the files by
-    /// [`tls`](Self::tls)), and a TLS connection that verifies no name.
-    pub fn from_client(client: &redis::Client) -> Result<Self, Error> {
-        use redis::ConnectionAddr;
-
-        let info = client.get_connection_info();
-        let (host, port, encrypted) = match info.addr() {
-            ConnectionAddr::Unix(path) => {
-                let path = path.to_str().unwrap_or_default();
-                Self::socket(path)?;
-                (path.to_owned(), 0, false)
-            }
-            ConnectionAddr::Tcp(host, port) => (host.clone(), *port, false),
-            ConnectionAddr::TcpTls {
-                host,
-                port,
-                insecure: false,
-                tls_params: None,
-            } => (host.clone(), *port, true),
-            ConnectionAddr::TcpTls { .. } => {
-                return Err(Error::invalid_input(
-                    "the client has certificates of its own, or verifies no name; describe the \
-                     server by RedisConfig::server and its certificates by RedisConfig::tls",
-                ));
-            }
-            _ => {
-                return Err(Error::invalid_input(
-                    "the client reaches its server in a way that this library does not know; \
-                     describe the server by RedisConfig::server",
-                ));
-            }
-        };
-        let address = Address::new(host, port);
-        let mut config = Self::with_servers(Servers::Single(address));
-        let settings = info.redis_settings();
-        // Without a password the client does not use the user's name either.
-        if let Some(password) = settings.password() {
-            config.credentials = Credentials {
-                user: settings.username().map(str::to_owned),
-                password: Some(Secret::value(password)),
-            };
-        }
-        config.database = u32::try_from(settings.db())
-            .map_err(|_| Error::invalid_input("the client's database is a negative number"))?;
-        config.tls = encrypted.then(Tls::new);
-        Ok(config)
-    }
-
     /// Reads a URL. No I/O yet.
     ///
     /// | URL | |
@@ -195,7 +148,8 @@ impl RedisConfig {
     /// `request_timeout` (`500ms`, `2s`), `wait_replicas` and `wait_timeout` (see
     /// [`wait_for_replicas`](Self::wait_for_replicas)), `sentinel_user` and `sentinel_password`
     /// (`sentinel_password_file`, `sentinel_password_env`), and with TLS `ca`, `client_cert`,
-    /// `client_key` (PEM files) and `server_name`.
+    /// `client_key` (PEM files) and `server_name`, and once for each such lock `lock_key=LOCK:KEY`,
+    /// see [`key`](Self::key).
     ///
     /// `response_timeout`, `sentinel_username`, `cert` and `key` are other names of
     /// `request_timeout`, `sentinel_user`, `client_cert` and `client_key`.
@@ -285,6 +239,9 @@ impl RedisConfig {
             user,
             password: url.take_secret("sentinel_password", password)?,
         };
+        for (lock, key) in url.take_lock_keys()? {
+            *self = self.clone().key(lock, key)?;
+        }
         Ok(())
     }
 
@@ -360,6 +317,43 @@ impl RedisConfig {
         }
         self.prefix = prefix;
         Ok(self)
+    }
+
+    /// Joins the election whose lock is the key `key`, under the name `lock` here; the prefix does
+    /// not count for it. For elections that exist already and whose names are no [`LockName`]s:
+    /// `WantNumberOne`, `my_leader`, `a/b`.
+    ///
+    /// Other programs may take and free the key too, as long as they leave a key alone that is
+    /// there (`SET key value NX PX`). They publish no message, so a candidate here waits for the
+    /// expiry that the key has. The fence is `key:fence` when the key has a hash tag, and
+    /// `{key}.fence` when it has none: in a cluster both have the slot of the key.
+    ///
+    /// Fails with [`InvalidInput`](tenure_core::ErrorKind::InvalidInput) when the key is empty, is
+    /// longer than 512 bytes, holds control characters, or a `}` but no hash tag, or when another
+    /// lock has this key. So does each use of a lock whose name makes such a key.
+    pub fn key(mut self, lock: LockName, key: impl Into<String>) -> Result<Self, Error> {
+        let keys = KeyNames::at(key.into())?;
+        self.keys.insert(lock, keys, KeyNames::meet)?;
+        Ok(self)
+    }
+
+    /// The keys of a lock. Fails when another lock has one of them.
+    pub(crate) fn keys_of(&self, lock: &LockName) -> Result<KeyNames, Error> {
+        let keys = || KeyNames::of(&self.prefix, lock);
+        if self.keys.is_empty() {
+            return Ok(keys());
+        }
+        let keys = self.keys.get(lock).cloned().unwrap_or_else(keys);
+        self.keys.check(lock, &keys, KeyNames::meet)?;
+        Ok(keys)
+    }
+
+    /// The keys and channels that a user must be allowed.
+    pub(crate) fn patterns(&self) -> String {
+        let Self { prefix, keys, .. } = self;
+        let own = format!("~{prefix}:* &{prefix}:*");
+        keys.iter()
+            .fold(own, |all, keys| format!("{all} {}", keys.patterns()))
     }
 
     /// How long it may take to be connected, from the name's resolution to the server's first

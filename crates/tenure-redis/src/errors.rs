@@ -128,8 +128,8 @@ pub(crate) fn corrupted(key: &str, problem: &str) -> StoreError {
 }
 
 /// What the server at `address` has answered, or why it could not.
-pub(crate) fn answered(address: &Address, prefix: &str, error: RedisError) -> StoreError {
-    let (kind, recovery, advice) = meaning(&error, prefix);
+pub(crate) fn answered(address: &Address, patterns: &str, error: RedisError) -> StoreError {
+    let (kind, recovery, advice) = meaning(&error, patterns);
     // The code stands before the text, as in the server's own log and documentation.
     let text = match (error.code(), error.detail()) {
         (Some(code), Some(detail)) => format!("{code} {detail}"),
@@ -148,10 +148,10 @@ pub(crate) fn answered(address: &Address, prefix: &str, error: RedisError) -> St
     answer.with_source(error)
 }
 
-/// The line that grants a user all that this crate needs.
-pub(crate) fn acl_line(prefix: &str) -> String {
+/// The line that grants a user all that this crate needs on the keys and channels of these patterns.
+pub(crate) fn acl_line(patterns: &str) -> String {
     format!(
-        "ACL SETUSER <user> ~{prefix}:* &{prefix}:* +ping +select +asking +evalsha +eval +get +getrange +set +del \
+        "ACL SETUSER <user> {patterns} +ping +select +asking +evalsha +eval +get +getrange +set +del \
          +pexpire +pttl +time +info +publish +subscribe +unsubscribe +wait +cluster|slots \
          +cluster|nodes +config|get"
     )
@@ -160,7 +160,7 @@ pub(crate) fn acl_line(prefix: &str) -> String {
 /// Its kind, what to do here, and what the user can do.
 type Meaning = (ErrorKind, Recovery<NextStep>, String);
 
-fn meaning(error: &RedisError, prefix: &str) -> Meaning {
+fn meaning(error: &RedisError, patterns: &str) -> Meaning {
     use ErrorKind::{Corrupted, Forbidden, Internal, Misconfigured, Unavailable, Unsupported};
 
     let detail = error.detail().unwrap_or_default();
@@ -193,7 +193,7 @@ fn meaning(error: &RedisError, prefix: &str) -> Meaning {
             Forbidden,
             "user or password are wrong, or the user is switched off",
         ),
-        "NOPERM" => fixed(Forbidden, &format!("grant it with: {}", acl_line(prefix))),
+        "NOPERM" => fixed(Forbidden, &format!("grant it with: {}", acl_line(patterns))),
         "LOADING" => fixed(
             Unavailable,
             "it has just started, and answers when it has loaded its data",

@@ -90,6 +90,9 @@
 //! | `<prefix>:{<lock>}:failovers` | string, with Sentinel | the number of the latest failover that the last term knew of | never |
 //! | `<prefix>:{<lock>}:released` | channel | an empty message for each release | |
 //!
+//! A lock that was given a key ([`RedisConfig::key`]) has that one. Its other names begin with the
+//! key and `:` when the key has a hash tag, and with `{key}.` when it has none.
+//!
 //! The `1` is the format's version; a value of another version counts as held until it expires, so
 //! that versions can be mixed in a fleet. The braces put the keys of a lock into one slot of a
 //! cluster. The second key stays for ever, some 80 bytes for each lock name that was ever used: do

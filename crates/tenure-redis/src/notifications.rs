@@ -16,14 +16,14 @@ use std::time::Duration;
 
 use futures_util::{StreamExt as _, stream};
 use redis::aio::{PubSubSink, PubSubStream};
-use tenure_core::{Changes, ErrorKind, FencingToken, Hint, LockName};
+use tenure_core::{Changes, ErrorKind, FencingToken, Hint};
 use tenure_kit::deadline::within;
 use tenure_kit::{Address, Allowance, Backoff};
 use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, Interval, interval_at, sleep};
 
 use crate::errors::StoreError;
-use crate::keys::LockKeys;
+use crate::keys::KeyNames;
 use crate::net::hold;
 use crate::net::network::{Network, Subscriber};
 use crate::pace::Pace;
@@ -60,7 +60,7 @@ struct Channels {
 }
 
 struct Channel {
-    lock: LockName,
+    keys: KeyNames,
     /// Counts the messages. Its end tells those who wait that no more will come.
     messages: watch::Sender<u64>,
     subscribed: bool,
@@ -81,15 +81,16 @@ impl Notifications {
 
     /// The hints about one lock. Ends when hints are forbidden, the backend's runtime is gone, or
     /// in a forked child.
-    pub(crate) fn subscribe(&self, lock: &LockName, channel: String) -> Changes {
+    pub(crate) fn subscribe(&self, keys: KeyNames) -> Changes {
         let process = self.network.process();
+        let channel = keys.channel();
         if !process.is_current() {
             return Box::pin(stream::empty());
         }
         let (receiver, changes, start) = {
             let mut channels = hold(&self.shared.channels);
             let new = || Channel {
-                lock: lock.clone(),
+                keys,
                 messages: watch::Sender::new(0),
                 subscribed: false,
                 last_term: None,
@@ -129,7 +130,7 @@ impl Notifications {
 
     /// An attempt on the lock has met the term with this token. If it is another one than before,
     /// the hints were true.
-    pub(crate) fn met_term(&self, keys: &LockKeys, token: Option<FencingToken>) {
+    pub(crate) fn met_term(&self, keys: &KeyNames, token: Option<FencingToken>) {
         let mut channels = hold(&self.shared.channels);
         if channels.by_name.is_empty() {
             return;
@@ -153,11 +154,14 @@ impl Notifications {
 
     /// Does once what a listener does, on a connection of its own. Each step is bounded; dropped,
     /// it ends by itself.
-    pub(crate) async fn try_out(&self, lock: &LockName, channel: String) -> Result<(), StoreError> {
+    pub(crate) async fn try_out(&self, keys: KeyNames) -> Result<(), StoreError> {
         let trial = self.listener(Arc::default());
-        let lock = lock.clone();
         let hearing = self.network.tasks.spawn(async move {
-            let subscriber = trial.topology.subscriber(&[lock]).await?;
+            let subscriber = trial
+                .topology
+                .subscriber(std::slice::from_ref(&keys))
+                .await?;
+            let channel = keys.channel();
             let (mut sink, _messages) = subscriber.connection.split();
             trial.bounded(sink.subscribe(&channel)).await?;
             trial.bounded(sink.ping::<redis::Value>()).await?;
@@ -282,12 +286,12 @@ impl Listener {
     }
 
     /// Those that candidates wait for.
-    fn locks(&self) -> Vec<LockName> {
+    fn locks(&self) -> Vec<KeyNames> {
         let channels = hold(&self.shared.channels);
         channels
             .by_name
             .values()
-            .map(|channel| channel.lock.clone())
+            .map(|channel| channel.keys.clone())
             .collect()
     }
 

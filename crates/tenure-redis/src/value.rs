@@ -9,6 +9,9 @@ use std::time::Duration;
 use tenure_core::record::MAX_LEASE;
 use tenure_core::{Candidate, FencingToken, Holder, Identity};
 
+/// The beginning of a lock's value for as long as no candidate gets it.
+const QUARANTINE: &str = "1 - ";
+
 /// The end of the value, from the identity on.
 pub(crate) fn identity_and_value(candidate: &Candidate) -> String {
     match &candidate.value {
@@ -46,6 +49,18 @@ pub(crate) fn holder(value: &str, left: Duration) -> Option<Holder> {
     holder.value = fields.next().map(str::to_owned);
     // An expiry beyond the lease is no part of it, see `acquire::Outcome::Taken`.
     holder.expires_in = Some(left.min(lease_in(value).unwrap_or(MAX_LEASE)));
+    Some(holder)
+}
+
+/// Who holds a lock whose value another program has written: its text is all that is known of it.
+/// `None` in quarantine.
+pub(crate) fn other_program(value: &str, left: Duration) -> Option<Holder> {
+    if value.starts_with(QUARANTINE) {
+        return None;
+    }
+    let text: String = value.chars().take(Identity::MAX_CHARS).collect();
+    let mut holder = Holder::new(if text.is_empty() { "?" } else { &text });
+    holder.expires_in = Some(left);
     Some(holder)
 }
 

@@ -211,3 +211,39 @@ fn secrets_and_names_are_those_of_every_store() {
     assert_eq!(theirs.request_timeout, Duration::from_secs(3));
     assert_eq!(theirs.sentinel_credentials.user.as_deref(), Some("s"));
 }
+
+#[test]
+fn a_lock_joins_an_election_by_its_key() {
+    let lock = |name: &str| LockName::new(name).unwrap();
+    let url = "redis://h?lock_key=leader:WantNumberOne&lock_key=job:a%7Bx%7D";
+    let config = RedisConfig::from_url(url).unwrap();
+    let keys = |config: &RedisConfig, name: &str| config.keys_of(&lock(name)).unwrap();
+    assert_eq!(keys(&config, "leader").lock(), "WantNumberOne");
+    assert_eq!(keys(&config, "job").fence(), "a{x}:fence");
+    assert_eq!(keys(&config, "other").lock(), "tenure:{other}");
+
+    // Two names of one election, or a key of one that is the fence of the other.
+    for key in ["WantNumberOne", "a{x}", "a{x}:fence"] {
+        let error = config.clone().key(lock("third"), key).unwrap_err();
+        assert!(error.message().contains("third"), "{error}");
+    }
+    for key in ["tenure:{other}", "tenure:{other}:fence"] {
+        let config = RedisConfig::from_url("redis://h").unwrap();
+        let config = config.key(lock("leader"), key).unwrap();
+        assert!(config.keys_of(&lock("other")).is_err(), "{key}");
+        config.keys_of(&lock("leader")).unwrap();
+    }
+    for (url, expected) in [
+        ("redis://u:secret@h?lock_key=job", "LOCK:KEY"),
+        ("redis://u:secret@h?lock_key=job:", "empty"),
+        ("redis://u:secret@h?lock_key=job:a%7Db", "hash tag"),
+        (
+            "redis://u:secret@h?lock_key=a:x&lock_key=b:x",
+            "locks b and a",
+        ),
+    ] {
+        let message = RedisConfig::from_url(url).unwrap_err().to_string();
+        assert!(message.contains(expected), "{url}: {message}");
+        assert!(!message.contains("secret"), "{message}");
+    }
+}

@@ -27,7 +27,8 @@ pub(crate) struct Connection(Arc<Kept<Shared>>);
 
 struct Shared {
     address: Address,
-    prefix: String,
+    /// The keys and channels that the user must be allowed.
+    patterns: String,
     client: MultiplexedConnection,
     silence: Silence,
     allowance: Allowance,
@@ -54,7 +55,7 @@ struct Replicated {
 impl Connection {
     pub(super) fn new(
         address: Address,
-        prefix: &str,
+        patterns: &str,
         tasks: &Tasks,
         client: MultiplexedConnection,
         heard: Arc<AtomicU64>,
@@ -63,7 +64,7 @@ impl Connection {
     ) -> Self {
         Self(Arc::new(tasks.process().keep(Shared {
             address,
-            prefix: prefix.to_owned(),
+            patterns: patterns.to_owned(),
             client,
             silence: Silence::new(heard),
             allowance,
@@ -112,7 +113,7 @@ impl Connection {
         if !self.0.reads_whole.swap(true, Ordering::Relaxed) {
             tracing::warn!(
                 server = %self.0.address,
-                grant = errors::acl_line(&self.0.prefix),
+                grant = errors::acl_line(&self.0.patterns),
                 "this user may not run GETRANGE, so values are read as a whole: a huge one under a \
                  lock's name would block the server with each call"
             );
@@ -120,7 +121,7 @@ impl Connection {
     }
 
     fn answered(&self, error: redis::RedisError) -> StoreError {
-        errors::answered(&self.0.address, &self.0.prefix, error)
+        errors::answered(&self.0.address, &self.0.patterns, error)
     }
 
     /// How long beyond a lease a lock is in quarantine after a change of incarnation: for so long
@@ -293,14 +294,15 @@ impl Drop for WatchedCall<'_> {
 
 /// One field of an answer to `INFO`.
 pub(crate) fn field<'a>(info: &'a Value, name: &str) -> Option<&'a str> {
-    let text = match info {
-        Value::BulkString(bytes) => std::str::from_utf8(bytes).ok()?,
-        Value::SimpleString(text) | Value::VerbatimString { text, .. } => text,
-        _ => return None,
-    };
-    text.lines().find_map(|line| {
-        let (key, value) = line.split_once(':')?;
-        (key == name).then(|| value.trim())
+    fields(info).find_map(|(key, value)| (key == name).then_some(value))
+}
+
+/// The fields of an answer to `INFO`, with their values.
+pub(crate) fn fields(info: &Value) -> impl Iterator<Item = (&str, &str)> {
+    let text = text(info).unwrap_or_default();
+    text.lines().filter_map(|line| {
+        let (name, value) = line.split_once(':')?;
+        Some((name, value.trim()))
     })
 }
 

@@ -184,11 +184,11 @@ impl Network {
         let info = RedisConnectionInfo::default().set_skip_set_lib_name();
         let (client, driver) = MultiplexedConnection::new_with_config(&info, stream, settings)
             .await
-            .map_err(|error| errors::answered(&address, &self.config.prefix, error))?;
+            .map_err(|error| errors::answered(&address, &self.config.patterns(), error))?;
         let driver = AbortOnDrop::new(self.tasks.spawn(driver).abort_handle());
         let connection = Connection::new(
             address,
-            &self.config.prefix,
+            &self.config.patterns(),
             &self.tasks,
             client,
             heard,
@@ -264,7 +264,7 @@ impl Network {
             let stream = allowance.limit(self.transport(&address.clone().into()).await?);
             let connection = PubSub::new(&info, stream)
                 .await
-                .map_err(|error| errors::answered(address, &self.config.prefix, error))?;
+                .map_err(|error| errors::answered(address, &self.config.patterns(), error))?;
             allowance.renew();
             Ok(Subscriber {
                 address: address.clone(),

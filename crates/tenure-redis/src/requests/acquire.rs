@@ -14,7 +14,7 @@ use super::release::Release;
 use super::script::{Answer, Script};
 use crate::config::Replicas;
 use crate::errors::{self, StoreError};
-use crate::keys::LockKeys;
+use crate::keys::KeyNames;
 use crate::net::incarnation::Change;
 use crate::topology::lock_server::{LockServer, Request};
 use crate::value::{holder, identity_and_value, lease_in};
@@ -40,7 +40,7 @@ pub(crate) enum Outcome {
 
 /// An attempt to take a lock.
 pub(crate) struct Acquire<'a> {
-    pub(crate) keys: &'a LockKeys,
+    pub(crate) keys: &'a KeyNames,
     pub(crate) candidate: &'a Candidate,
     /// In milliseconds, at least one.
     pub(crate) lease: u64,

@@ -8,16 +8,16 @@ use tenure_core::{ErrorKind, Holder};
 
 use super::script::{LAST_BYTE, may_be_about_reading, millis_from};
 use crate::errors::{self, StoreError};
-use crate::keys::LockKeys;
+use crate::keys::KeyNames;
 use crate::topology::lock_server::{LockServer, Request};
-use crate::value::holder;
+use crate::value::{holder, other_program};
 
 /// Who holds the lock; `None` when it is free. Needs no right to write or to run scripts.
 ///
 /// What is absent on a replica is not free: a master that was demoted under an open connection
 /// may have thrown its data away. Who may not ask for its role has to believe it.
 pub(crate) struct Look<'a> {
-    pub(crate) keys: &'a LockKeys,
+    pub(crate) keys: &'a KeyNames,
 }
 
 #[async_trait]
@@ -42,7 +42,10 @@ impl Request for Look<'_> {
                     errors::corrupted(key, "holds something that this library has not written")
                 })
             }
-            Value::Int(left) => Ok(holder(&value, millis_from(left))),
+            Value::Int(left) => {
+                let left = millis_from(left);
+                Ok(holder(&value, left).or_else(|| other_program(&value, left)))
+            }
             _ => Err(errors::unreadable("PTTL")),
         }
     }

@@ -13,25 +13,27 @@ use tenure_kit::limits::shown;
 
 use crate::config::Replicas;
 use crate::errors::{self, StoreError};
+use crate::keys::{KeyNames, beside};
+use crate::net::connection::text;
 use crate::topology::lock_server::{LockServer, Request};
 
 /// Runs the scripts' commands where they change nothing: on keys beside those of the lock, which do
-/// not exist, and on a channel without listeners. The first that is refused says why.
+/// not exist. The first that is refused says why. A message would reach the replicas, so `PUBLISH` is
+/// not among them.
 const COMMANDS: &str = "
-local key, channel = KEYS[1], ARGV[1]
+local key = KEYS[1]
 for _, call in ipairs({
   {'GET', key}, {'PTTL', key}, {'TIME'}, {'INFO', 'replication'},
   {'SET', key, '', 'XX', 'PX', '1'}, {'PEXPIRE', key, '1'}, {'DEL', key},
-  {'PUBLISH', channel, ''},
 }) do
   local answer = redis.pcall(unpack(call))
   if type(answer) == 'table' and answer.err then return call[1] .. ': ' .. answer.err end
 end
 return ''";
 
-/// A key that no lock has: theirs end with the lock's closing brace or `:fence`.
+/// A key that no lock has, beside one of theirs.
 pub(crate) fn scratch(key: &str) -> String {
-    format!("{key}:doctor")
+    beside(key, "doctor")
 }
 
 /// A hash that no script has.
@@ -61,11 +63,6 @@ impl Refused {
     pub(crate) fn is_unknown(&self) -> bool {
         errors::is_unknown_command(&self.answer)
     }
-
-    /// Elections go on without: then nobody hears of a release.
-    fn is_message(&self) -> bool {
-        self.answer.starts_with("PUBLISH")
-    }
 }
 
 impl fmt::Display for Refused {
@@ -87,9 +84,7 @@ impl Request for Probe<'_> {
 
     async fn send(&self, server: &LockServer) -> Result<Self::Answer, StoreError> {
         match refusal(server, self.key, self.replicas).await {
-            Ok(Some(refused)) if refused.is_unknown() && !refused.is_message() => {
-                Err(disabled(server, &refused))
-            }
+            Ok(Some(refused)) if refused.is_unknown() => Err(disabled(server, &refused)),
             // What else a server answers may pass, and is told by the first call.
             Err(error)
                 if error.kind != ErrorKind::Unsupported && error.recovery == Recovery::None =>
@@ -98,6 +93,54 @@ impl Request for Probe<'_> {
             }
             Err(error) => Err(error),
             Ok(_) => Ok(()),
+        }
+    }
+}
+
+/// Says whether this user may publish on `ARGV[1]`, without a message: Redis 7 and Valkey can.
+const MAY_PUBLISH: &str = "
+if not redis.acl_check_cmd then return 'not measured' end
+local known, may = pcall(redis.acl_check_cmd, 'PUBLISH', ARGV[1], '')
+if not known then return 'disabled' end
+return may and 'allowed' or 'forbidden'";
+
+/// Whether a user may tell of a release.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Telling {
+    Allowed,
+    Forbidden,
+    /// The server does not know the command.
+    Disabled,
+    NotMeasured,
+}
+
+/// Asks whether the user may tell of a release of this lock.
+pub(crate) struct MayTell<'a> {
+    pub(crate) keys: &'a KeyNames,
+}
+
+#[async_trait]
+impl Request for MayTell<'_> {
+    type Answer = Telling;
+
+    async fn send(&self, server: &LockServer) -> Result<Self::Answer, StoreError> {
+        let mut script = cmd("EVAL");
+        script.arg(MAY_PUBLISH).arg(1);
+        script
+            .arg(scratch(self.keys.lock()))
+            .arg(self.keys.channel());
+        match server.query(&script).await {
+            Ok(answer) => Ok(match text(&answer) {
+                Some("allowed") => Telling::Allowed,
+                Some("forbidden") => Telling::Forbidden,
+                Some("disabled") => Telling::Disabled,
+                _ => Telling::NotMeasured,
+            }),
+            // Without scripts there are no elections, which another check tells.
+            Err(error) if matches!(error.kind, ErrorKind::Forbidden | ErrorKind::Unsupported) => {
+                Ok(Telling::NotMeasured)
+            }
+            Err(error) => Err(error),
         }
     }
 }
@@ -129,7 +172,7 @@ pub(crate) async fn refusal(
     let refused = |answer| Ok(Some(Refused { answer }));
     let script = |name: &str, script: &str| {
         let mut command = cmd(name);
-        command.arg(script).arg(1).arg(scratch).arg(scratch);
+        command.arg(script).arg(1).arg(scratch);
         command
     };
     // By its hash is how a script is run but for the first time.

@@ -5,12 +5,12 @@ use tenure_core::{Candidate, FencingToken};
 
 use super::script::Script;
 use crate::errors::StoreError;
-use crate::keys::LockKeys;
+use crate::keys::KeyNames;
 use crate::topology::lock_server::{LockServer, Request};
 
 /// Ends the candidate's term with this token, or any of its campaign's.
 pub(crate) struct Release<'a> {
-    pub(crate) keys: &'a LockKeys,
+    pub(crate) keys: &'a KeyNames,
     pub(crate) candidate: &'a Candidate,
     pub(crate) token: Option<FencingToken>,
 }

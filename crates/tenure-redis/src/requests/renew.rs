@@ -6,7 +6,7 @@ use tenure_core::{Candidate, FencingToken, Holder, Time};
 use super::script::Script;
 use crate::config::Replicas;
 use crate::errors::StoreError;
-use crate::keys::LockKeys;
+use crate::keys::KeyNames;
 use crate::topology::lock_server::{LockServer, Request};
 use crate::value::{holder, identity_and_value};
 
@@ -18,7 +18,7 @@ pub(crate) enum Outcome {
 
 /// A heartbeat of one term.
 pub(crate) struct Renew<'a> {
-    pub(crate) keys: &'a LockKeys,
+    pub(crate) keys: &'a KeyNames,
     pub(crate) candidate: &'a Candidate,
     pub(crate) token: FencingToken,
     /// In milliseconds, at least one.

@@ -19,11 +19,12 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use redis::RedisError;
-use tenure_core::{Check, LockName};
+use tenure_core::Check;
 use tenure_kit::{Address, Deadline};
 
 use crate::config::Servers;
 use crate::errors::{self, StoreError};
+use crate::keys::KeyNames;
 use crate::net::network::{Network, Subscriber};
 
 mod cluster;
@@ -126,11 +127,11 @@ impl Topology {
         }
     }
 
-    /// Sends a request to the server that holds `lock`, and gives its answer, until `deadline`.
+    /// Sends a request to the server that holds the lock with these keys, and gives its answer, until `deadline`.
     /// Dropping the future leaves a request that was sent.
     pub(crate) async fn ask_holder<R: Request>(
         &self,
-        lock: &LockName,
+        keys: &KeyNames,
         deadline: Deadline,
         request: &R,
     ) -> Result<R::Answer, StoreError> {
@@ -140,7 +141,9 @@ impl Topology {
                 Known::Master(connector) => connector.send(request, None).await,
                 // Boxed, so that a call to a single master needs less than a kilobyte. The
                 // allocator is slower for larger futures.
-                Known::Cluster(cluster) => Box::pin(cluster.follow(slot_of(lock), request)).await,
+                Known::Cluster(cluster) => {
+                    Box::pin(cluster.follow(slot_of(keys.lock()), request)).await
+                }
             }
         };
         deadline.rest(STORE, asking).await
@@ -170,23 +173,26 @@ impl Topology {
     pub(crate) fn subscription_error(&self, error: RedisError) -> StoreError {
         let config = &self.network.config;
         match config.servers.addresses().first() {
-            Some(address) => errors::answered(address, &config.prefix, error),
+            Some(address) => errors::answered(address, &config.patterns(), error),
             None => errors::unreadable("a subscription"),
         }
     }
 
-    /// Opens a connection for subscriptions to the releases of `locks`. In a cluster it is to the
+    /// Opens a connection for subscriptions to the releases of these locks. In a cluster it is to the
     /// node that has one of them: messages reach all nodes.
-    pub(crate) async fn subscriber(&self, locks: &[LockName]) -> Result<Subscriber, StoreError> {
+    pub(crate) async fn subscriber(&self, locks: &[KeyNames]) -> Result<Subscriber, StoreError> {
         match &self.servers {
             Known::Master(connector) => connector.subscribe().await,
-            Known::Cluster(cluster) => cluster.subscriber(locks.first().map(slot_of)).await,
+            Known::Cluster(cluster) => {
+                let slot = locks.first().map(|keys| slot_of(keys.lock()));
+                cluster.subscriber(slot).await
+            }
         }
     }
 
-    /// Whether releases of `locks` still are told at `address`, as far as calls have found out: not
+    /// Whether releases of these locks still are told at `address`, as far as calls have found out: not
     /// at a master or node that was replaced, which may run on.
-    pub(crate) fn tells_releases(&self, address: &Address, locks: &[LockName]) -> bool {
+    pub(crate) fn tells_releases(&self, address: &Address, locks: &[KeyNames]) -> bool {
         match &self.servers {
             Known::Master(connector) => connector
                 .current()
@@ -195,7 +201,7 @@ impl Topology {
                 locks.is_empty()
                     || locks
                         .iter()
-                        .any(|lock| cluster.is_at(slot_of(lock), address))
+                        .any(|keys| cluster.is_at(slot_of(keys.lock()), address))
             }
         }
     }

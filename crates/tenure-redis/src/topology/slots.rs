@@ -4,10 +4,10 @@
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
-use tenure_core::LockName;
 use tenure_core::record::MAX_LEASE;
 use tenure_kit::Address;
 
+use crate::keys::hash_tag;
 use crate::net::incarnation::Change;
 
 pub(crate) const SLOTS: u16 = 16384;
@@ -192,10 +192,10 @@ fn runs<'a>(holders: impl Iterator<Item = Option<&'a Address>>) -> Vec<Range> {
     runs
 }
 
-/// The slot of a lock's keys: of what stands between the braces, which is the lock's name.
-pub(super) fn slot_of(lock: &LockName) -> u16 {
+/// The slot of a key.
+pub(super) fn slot_of(key: &str) -> u16 {
     let mut crc: u16 = 0;
-    for byte in lock.as_str().bytes() {
+    for byte in hash_tag(key).unwrap_or(key).bytes() {
         crc ^= u16::from(byte) << 8;
         for _ in 0..8 {
             let carry = crc & 0x8000 != 0;
@@ -298,9 +298,9 @@ mod tests {
     #[test]
     fn slots_are_those_of_redis() {
         // CRC16 as the cluster specification gives it for "123456789".
-        assert_eq!(slot_of(&LockName::new("123456789").unwrap()), 0x31C3);
+        assert_eq!(slot_of("123456789"), 0x31C3);
         // By `CLUSTER KEYSLOT`.
-        assert_eq!(slot_of(&LockName::new("foo").unwrap()), 12182);
-        assert_eq!(slot_of(&LockName::new("bar").unwrap()), 5061);
+        assert_eq!(slot_of("foo"), 12182);
+        assert_eq!(slot_of("tenure:{bar}:fence"), 5061);
     }
 }

@@ -19,6 +19,23 @@ fn values_are_read_whatever_stands_in_them() {
 }
 
 #[test]
+fn the_value_of_another_program_names_its_holder() {
+    let left = Duration::from_millis(7);
+    let read = |value| other_program(value, left);
+    for foreign in ["host:42:ab", "2 ab 12", "{\"v\":1}"] {
+        let holder = read(foreign).unwrap();
+        assert_eq!(
+            (holder.identity.as_str(), holder.expires_in),
+            (foreign, Some(left))
+        );
+    }
+    assert_eq!(read("").unwrap().identity, "?");
+    let long = "ü".repeat(300);
+    assert_eq!(read(&long).unwrap().identity.chars().count(), 253);
+    assert_eq!(read("1 - 0 500 "), None, "in quarantine no program has it");
+}
+
+#[test]
 fn what_is_left_of_a_term_is_at_most_its_lease() {
     let ages = Duration::from_secs(1 << 40);
     let left = |value: &str| holder(value, ages).unwrap().expires_in;
