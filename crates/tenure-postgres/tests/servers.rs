@@ -127,6 +127,7 @@ async fn the_password_comes_from_a_file_and_may_change() {
     let address = format!("127.0.0.1:{}", server.port);
     let config = PostgresConfig::server(&address).unwrap();
     let config = config.user("app").database("postgres").quarantine(false);
+    let config = config.connect_timeout(Duration::from_secs(30));
     PostgresBackend::connect(config.clone().passfile(&passfile))
         .await
         .unwrap();

@@ -239,7 +239,7 @@ async fn a_flood_of_notifications_does_not_depose_the_leader() {
     let logged = "ALTER ROLE plain SET log_statement = 'all'";
     admin.batch_execute(logged).await.unwrap();
     let name = lock("batch");
-    let policy = Policy::builder().lease(Duration::from_secs(10));
+    let policy = Policy::builder().lease(Duration::from_secs(30));
     let policy = policy.build().unwrap();
     let elect = async || {
         let backend = Arc::new(connect_as(&server, "plain").await);
