@@ -8,8 +8,9 @@ use std::time::Duration;
 use serde_json::{Value, json};
 use support::Connects as _;
 use tenure_core::{Acquired, CampaignId, Candidate, Identity, LockBackend as _, Renewal};
-use tenure_kube_configmap::connect;
-use tenure_testkit::kube::Server;
+use tenure_kube_configmap::{KubeConfig, connect};
+use tenure_testkit::kube::faulty_api::FaultyApi;
+use tenure_testkit::kube::{Server, flood};
 use tenure_testkit::lock;
 
 const LEADER: &str = "control-plane.alpha.kubernetes.io/leader";
@@ -86,4 +87,17 @@ async fn the_old_client_gos_record_is_taken_on_and_all_else_stays() {
             assert_eq!(time.as_str().unwrap().len(), "2021-12-07T15:38:32Z".len());
         }
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_flood_of_annotations_costs_no_term_and_few_calls() {
+    let Some(server) = Server::start().await else {
+        return;
+    };
+    let path = server.config_map_path(flood::LOCK);
+    let behind = async |api: &FaultyApi| {
+        let config = KubeConfig::server(api.url()).namespace(&*server.namespace);
+        connect(config.unwrap()).await.unwrap()
+    };
+    flood::a_flood_of_foreign_writes_costs_nothing(&server, &path, behind).await;
 }

@@ -13,8 +13,9 @@ use tempfile::TempDir;
 use tenure_core::{Acquired, ErrorKind, Grant, LockBackend as _};
 use tenure_kube::{KubeConfig, LEASES, Subject, Tls, rbac_yaml};
 use tenure_kube_lease::{KubeLeaseBackend, connect, lazy};
+use tenure_testkit::kube::faulty_api::{Answer, FaultyApi, Kind, instead};
 use tenure_testkit::kube::private_api::PrivateApi;
-use tenure_testkit::kube::{Server, rights};
+use tenure_testkit::kube::{Server, rights, webhook};
 use tenure_testkit::{LONG, candidate, held, lock, renewed, until};
 
 /// A helper that counts its runs and gives out what stands in a file.
@@ -54,13 +55,18 @@ impl Helper {
 
     /// A kubeconfig that names it.
     fn config(&self, server: &Server) -> KubeConfig {
+        self.config_at(&server.url, server)
+    }
+
+    /// The same for a server in front of this one.
+    fn config_at(&self, url: &str, server: &Server) -> KubeConfig {
         let exec = json!({
             "apiVersion": "client.authentication.k8s.io/v1",
             "command": "sh",
             "args": [self.program()],
             "interactiveMode": "Never",
         });
-        let cluster = json!({ "server": server.url, "certificate-authority": server.ca });
+        let cluster = json!({ "server": url, "certificate-authority": server.ca });
         let kubeconfig = json!({
             "apiVersion": "v1",
             "kind": "Config",
@@ -219,6 +225,30 @@ async fn a_helper_whose_token_is_refused_is_run_once_for_each_request() {
     assert_eq!(helper.runs(), 4);
 }
 
+/// A proxy has reasons of its own: the credentials that it refuses nothing to are good.
+#[tokio::test]
+async fn a_401_that_is_not_about_credentials_has_none_read_again() {
+    let Some(server) = Server::start().await else {
+        return;
+    };
+    let api = FaultyApi::start(&server).await;
+    let helper = Helper::new(&json!({ "token": server.token() }), "");
+    let backend = connect(helper.config_at(&api.url(), &server));
+    let backend = backend.await.unwrap();
+    let grant = term(&backend, "proxied").await;
+    for answers in 1..=3 {
+        api.fail(Kind::Put, instead(Answer::Status(401, None)), 1);
+        let refused = backend.renew(&grant, backend.clock().now()).await;
+        let error = refused.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Forbidden, "{error}");
+        assert!(error.message().contains("as the test wishes"), "{error}");
+        assert!(!error.message().contains("renew it in"), "{error}");
+        assert_eq!(helper.runs(), 1, "after {answers} answers");
+    }
+    renewed(backend.renew(&grant, backend.clock().now()).await.unwrap());
+    assert_eq!(helper.runs(), 1);
+}
+
 /// It used to be run three times, each for as long as it takes.
 #[tokio::test]
 async fn a_slow_helper_is_run_once_to_connect() {
@@ -258,5 +288,24 @@ async fn a_helper_may_give_a_certificate_and_another_one_later() {
     helper.gives(&ours);
     let grant = term(&backend, "certified").await;
     renewed(backend.renew(&grant, backend.clock().now()).await.unwrap());
+    assert_eq!(helper.runs(), 2);
+
+    // A webhook may choose the status 401: it says nothing of credentials.
+    webhook::start(server, &folder.join("webhook")).await;
+    let mut refused = None;
+    until("the webhook counts", async || {
+        let name = format!("refused-by-401-{}", fastrand::u32(..));
+        let yaml = rbac_yaml(&LEASES, &server.namespace, &lock(&name), &subject);
+        rights::apply(server, &yaml).await;
+        let us = candidate("us", fastrand::u64(1..));
+        let outcome = backend.acquire(&lock(&name), &us, LONG).await;
+        refused = outcome
+            .err()
+            .filter(|error| error.message().contains(webhook::REFUSAL));
+        refused.is_some()
+    })
+    .await;
+    let error = refused.unwrap();
+    assert!(error.message().contains("(401): "), "{error}");
     assert_eq!(helper.runs(), 2);
 }

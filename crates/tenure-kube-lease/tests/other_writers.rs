@@ -9,13 +9,13 @@ use std::time::Duration;
 
 use futures_util::StreamExt as _;
 use serde_json::{Value, json};
-use support::Connects as _;
+use support::{Connects as _, config_of};
 use tenure_core::{
     Acquired, CampaignId, Candidate, Election, Identity, LockBackend as _, Observation, Observer,
     Policy,
 };
 use tenure_kube_lease::connect;
-use tenure_testkit::kube::Server;
+use tenure_testkit::kube::{Server, flood};
 use tenure_testkit::{lock, within_limit};
 
 async fn annotated(server: &Server, annotations: Value) {
@@ -106,4 +106,14 @@ async fn a_leader_keeps_its_term_while_others_write_and_remove_its_annotation() 
     leader.resign().await.unwrap();
     let lease = server.lease("shared").await;
     assert_eq!(lease["spec"]["holderIdentity"], "", "{lease}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_flood_of_annotations_costs_no_term_and_few_calls() {
+    let Some(server) = Server::start().await else {
+        return;
+    };
+    let path = server.lease_path(flood::LOCK);
+    let behind = async |api: &_| connect(config_of(api, &server)).await.unwrap();
+    flood::a_flood_of_foreign_writes_costs_nothing(&server, &path, behind).await;
 }

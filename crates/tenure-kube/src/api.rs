@@ -3,8 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::{HeaderMap, Method, StatusCode};
-use http_body_util::BodyExt as _;
+use http::{Method, StatusCode};
 use kube::client::Body;
 use serde_json::{Value, json};
 use tenure_core::{Error, ErrorKind, Operation, Process};
@@ -13,6 +12,7 @@ use crate::config::KubeConfig;
 use crate::connector::{Connection, Connector};
 use crate::errors::{self, Refuser, Request};
 use crate::held_up::HeldUp;
+use crate::reply::{Answer, Begun, Reply, Sent};
 use crate::resource::{LEASES, Resource, Verb};
 use crate::warned::Warned;
 
@@ -25,14 +25,9 @@ const VERSION: &str = "/version";
 /// A write that waits longer for its answer is compared with a read.
 const PROMPT: Duration = Duration::from_millis(250);
 
-/// The answer to a request for one object.
-pub(crate) enum Answer {
-    Object(Value),
-    /// There is none of that name.
-    Absent,
-    /// It is not what the request took it for.
-    Conflict,
-}
+/// The longest that a whole answer may take where no setting says so: the API server ends a request
+/// after a minute by itself. A policy's request timeout is shorter.
+const ANSWER_LIMIT: Duration = Duration::from_secs(65);
 
 /// An API server that requests can be sent to, and a namespace in it.
 pub(crate) struct Api {
@@ -85,6 +80,9 @@ impl Api {
     /// Who has refused the request.
     pub(crate) async fn refuser(&self, request: &Request<'_>, reply: &Reply) -> Refuser {
         let mut refuser = Refuser::of(request, &reply.body);
+        if reply.credentials_are_good && refuser == Refuser::Unknown {
+            return Refuser::InBetween;
+        }
         if reply.status == StatusCode::FORBIDDEN && refuser == Refuser::Unknown {
             let allowed = self.allowed(request.resource, Some(request.name), request.verb);
             refuser = match allowed.await {
@@ -225,12 +223,14 @@ impl Api {
             resource.path(&self.namespace),
             limit.as_secs()
         );
-        let response = self.send(&request, Method::GET, &path, None).await?;
-        if response.status().is_success() {
-            return Ok(response.into_body());
+        let sent = self.send(&request, Method::GET, &path, None).await?;
+        match sent.begun() {
+            Begun::Stream(body) => Ok(body),
+            Begun::Refused(sent) => {
+                let reply = sent.read(&request).await?;
+                Err(self.refused(&request, &reply).await)
+            }
         }
-        let reply = Reply::read(&request, response).await?;
-        Err(self.refused(&request, &reply).await)
     }
 
     pub(crate) async fn exchange(
@@ -242,8 +242,8 @@ impl Api {
     ) -> Result<Reply, Error> {
         let is_write = method != Method::GET && request.operation != Operation::Connect;
         let asking = async {
-            let response = self.send(request, method, path, object).await?;
-            Reply::read(request, response).await
+            let sent = self.send(request, method, path, object).await?;
+            sent.read(request).await
         };
         let asking = async {
             if is_write && !self.warned_of_slow_writes.is_given() {
@@ -252,9 +252,7 @@ impl Api {
                 asking.await
             }
         };
-        let Some(limit) = self.request_timeout else {
-            return asking.await;
-        };
+        let limit = self.request_timeout.unwrap_or(ANSWER_LIMIT);
         tokio::time::timeout(limit, asking)
             .await
             .unwrap_or_else(|_| Err(Error::timeout(request.operation, limit)))
@@ -299,15 +297,15 @@ impl Api {
         method: Method,
         path: &str,
         object: Option<&Value>,
-    ) -> Result<http::Response<Body>, Error> {
+    ) -> Result<Sent, Error> {
         let body = object.map_or_else(Vec::new, |object| object.to_string().into_bytes());
         if let Some(connection) = self.connector.ready() {
-            let response = self
+            let sent = self
                 .send_on(&connection, request, &method, path, &body)
                 .await?;
-            let is_refused = response.status() == StatusCode::UNAUTHORIZED;
+            let is_refused = sent.status() == StatusCode::UNAUTHORIZED && connection.is_refused();
             if !is_refused || !connection.was_accepted() || self.connector.is_given() {
-                return Ok(response);
+                return Ok(sent);
             }
         }
         let connection = self.connector.get().await;
@@ -323,7 +321,7 @@ impl Api {
         method: &Method,
         path: &str,
         body: &[u8],
-    ) -> Result<http::Response<Body>, Error> {
+    ) -> Result<Sent, Error> {
         let unusable = |error: http::Error| {
             Error::new(
                 ErrorKind::Internal,
@@ -339,51 +337,48 @@ impl Api {
             .header(http::header::CONTENT_TYPE, "application/json")
             .body(Body::from(body.to_vec()))
             .map_err(unusable)?;
+        let attempt = connection.generation.attempt();
         // A child that drops it would close a connection that is being made.
         let answer = self.process.confine(connection.client.send(sent)).await;
-        let is_refused = match &answer {
-            Ok(response) => response.status() == StatusCode::UNAUTHORIZED,
-            Err(error) => errors::is_about_tls(error),
+        let response = match answer {
+            Ok(response) => response,
+            Err(error) => {
+                if errors::is_about_tls(&error) {
+                    connection.refuse();
+                }
+                return Err(errors::unanswered(request, error));
+            }
         };
-        if is_refused {
-            connection.refuse();
-        } else if answer.is_ok() {
+        let sent = Sent::new(response, attempt);
+        if sent.status() != StatusCode::UNAUTHORIZED {
             connection.accept();
+            return Ok(sent);
         }
-        answer.map_err(|error| errors::unanswered(request, error))
+        let mut reply = sent.read(request).await?;
+        reply.credentials_are_good = Refuser::of(request, &reply.body) == Refuser::Admission
+            || !is_of_authenticator(&reply.body) && self.are_accepted(connection).await;
+        if reply.credentials_are_good {
+            connection.accept();
+        } else {
+            connection.refuse();
+        }
+        Ok(Sent::Read(reply))
+    }
+
+    /// Whether the credentials are good for something: a 401 may come from a proxy, for reasons of
+    /// its own.
+    async fn are_accepted(&self, connection: &Connection) -> bool {
+        let Ok(request) = http::Request::get(VERSION).body(Body::empty()) else {
+            return false;
+        };
+        let asking = connection.client.send(request);
+        let answer = self.process.confine(asking).await;
+        answer.is_ok_and(|response| response.status() != StatusCode::UNAUTHORIZED)
     }
 }
 
-pub(crate) struct Reply {
-    pub(crate) status: StatusCode,
-    headers: HeaderMap,
-    pub(crate) body: Vec<u8>,
-}
-
-impl Reply {
-    async fn read(request: &Request<'_>, response: http::Response<Body>) -> Result<Self, Error> {
-        let (head, body) = response.into_parts();
-        let body = body
-            .collect()
-            .await
-            .map_err(|error| errors::unanswered(request, kube::Error::Service(error.into())))?;
-        Ok(Self {
-            status: head.status,
-            headers: head.headers,
-            body: body.to_bytes().to_vec(),
-        })
-    }
-
-    fn object(&self, request: &Request<'_>) -> Result<Answer, Error> {
-        serde_json::from_slice(&self.body)
-            .map(Answer::Object)
-            .map_err(|error| {
-                Error::new(
-                    ErrorKind::Misconfigured,
-                    request.operation,
-                    "the answer is not JSON; is an API server at that address?",
-                )
-                .with_source(error)
-            })
-    }
+/// Whether a 401 is what an API server says to credentials that it does not know.
+fn is_of_authenticator(body: &[u8]) -> bool {
+    let status: Value = serde_json::from_slice(body).unwrap_or_default();
+    status["kind"] == "Status" && status["message"] == "Unauthorized"
 }

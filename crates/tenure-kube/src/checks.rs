@@ -7,12 +7,13 @@ use serde_json::Value;
 use tenure_core::{Check, Error, ErrorKind, FencingToken, LockName, Operation};
 
 use crate::annotations::annotation;
-use crate::api::{Answer, Api, Reply};
+use crate::api::Api;
 use crate::cluster::Cluster;
 use crate::election_record::ElectionRecord;
 use crate::errors::Refuser;
 use crate::form::Form;
 use crate::objects::not_made;
+use crate::reply::{Answer, Reply};
 use crate::resource::{LEASES, PODS, Resource, Verb};
 use crate::term::{TERM_ANNOTATION, Term};
 use crate::trial::{Trial, unreachable};

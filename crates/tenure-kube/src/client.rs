@@ -1,23 +1,25 @@
 //! The client library's client, made as the configuration says.
 
-use std::pin::Pin;
+use std::error::Error as StdError;
 use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
+use http::Uri;
+use hyper::rt::{Read, Write};
 use hyper_timeout::TimeoutConnector;
+use hyper_util::client::legacy::connect::Connection;
 use kube::client::{ClientBuilder, ConfigExt as _};
 use kube::config::AuthInfo;
-use tenure_core::Process;
 use tenure_kit::limits::shown;
-use tenure_kit::proxy::Proxy;
 use tenure_kit::store_error::with_reasons;
 use tenure_kit::{Secret, StoreError, Tls};
 use tokio::runtime::Handle;
-use tower::{BoxError, ServiceBuilder};
+use tower::{BoxError, Service, ServiceBuilder};
 
 use crate::access::{self, Access, misconfigured};
 use crate::config::{self, KubeConfig, Source};
+use crate::transport::{self, Generation, Transport};
 use crate::{errors, helper, kubeconfig};
 
 /// What the kubeconfig or service account says.
@@ -59,7 +61,11 @@ pub(crate) async fn authenticate(
 
 /// A client with deadlines of our own only: its retries would outlast the lease. Reads the
 /// certificates and the token.
-pub(crate) async fn build(config: &KubeConfig, access: Access) -> Result<kube::Client, StoreError> {
+pub(crate) async fn build(
+    config: &KubeConfig,
+    access: Access,
+    generation: Generation,
+) -> Result<kube::Client, StoreError> {
     let Access { mut kube, proxy } = access;
     kube.default_retry = false;
     kube.connect_timeout = Some(config.connect_timeout);
@@ -70,8 +76,8 @@ pub(crate) async fn build(config: &KubeConfig, access: Access) -> Result<kube::C
         let _inside = runtime.enter();
         choose_cryptography();
         match proxy {
-            Some(proxy) => by_proxy(kube, proxy),
-            None => ClientBuilder::try_from((kube, connections())).map(ClientBuilder::build),
+            Some(proxy) => over(proxy, kube, &generation),
+            None => over(transport::direct(), kube, &generation),
         }
     });
     match building.await {
@@ -123,9 +129,17 @@ async fn replace_token(kube: &mut kube::Config, token: &Secret) -> Result<(), St
     Ok(())
 }
 
-/// The client library's own client takes no proxy with a password and names none in its errors.
-fn by_proxy(kube: kube::Config, proxy: Proxy) -> kube::Result<kube::Client> {
-    let mut connector = TimeoutConnector::new(kube.rustls_https_connector_with_connector(proxy)?);
+/// What the client library's own client has, but for what it logs, and with what it has not: a proxy
+/// with a password, and connections that are given up.
+fn over<C>(connector: C, kube: kube::Config, generation: &Generation) -> kube::Result<kube::Client>
+where
+    C: Service<Uri> + Clone + Send + Sync + 'static,
+    C::Response: Connection + Read + Write + Send + Unpin + 'static,
+    C::Future: Send + 'static,
+    C::Error: StdError + Send + Sync + 'static,
+{
+    let mut connector =
+        TimeoutConnector::new(kube.rustls_https_connector_with_connector(connector)?);
     connector.set_connect_timeout(kube.connect_timeout);
     connector.set_write_timeout(kube.write_timeout);
     let service = ServiceBuilder::new()
@@ -133,23 +147,8 @@ fn by_proxy(kube: kube::Config, proxy: Proxy) -> kube::Result<kube::Client> {
         .option_layer(kube.auth_layer()?)
         .layer(kube.extra_headers_layer()?)
         .map_err(BoxError::from)
-        .service(hyper_util::client::legacy::Builder::new(connections()).build(connector));
+        .service(Transport::new(connector, generation.clone()));
     Ok(ClientBuilder::new(service, kube.default_namespace).build())
-}
-
-fn connections() -> Connections {
-    Connections(Process::current())
-}
-
-/// Runs the connections, in the process that has made them alone: a forked child must neither read
-/// its parent's answers nor say goodbye to the API server.
-#[derive(Clone, Debug)]
-struct Connections(Process);
-
-impl hyper::rt::Executor<Pin<Box<dyn Future<Output = ()> + Send>>> for Connections {
-    fn execute(&self, connection: Pin<Box<dyn Future<Output = ()> + Send>>) {
-        tokio::spawn(self.0.confine(connection));
-    }
 }
 
 /// rustls panics where an application has built in two providers and chosen none.

@@ -12,6 +12,7 @@ use crate::client;
 use crate::config::KubeConfig;
 use crate::destination::Destination;
 use crate::retries::Retries;
+use crate::transport::Generation;
 
 /// The longest that the files of a client may take, and its making.
 const LIMIT: Duration = Duration::from_secs(10);
@@ -25,6 +26,8 @@ const AGAIN: Duration = Duration::from_secs(10);
 /// A client, with the credentials that it was made with.
 pub(crate) struct Connection {
     pub(crate) client: kube::Client,
+    /// Of the TCP connections that it uses. An application's own client does as it likes.
+    pub(crate) generation: Generation,
     pub(crate) namespace: String,
     /// The API server has accepted its certificate and token.
     accepted: AtomicBool,
@@ -35,12 +38,18 @@ pub(crate) struct Connection {
 }
 
 impl Connection {
-    fn new(client: kube::Client, namespace: String, lasting: Option<Duration>) -> Self {
+    fn new(
+        client: kube::Client,
+        generation: Generation,
+        namespace: String,
+        lasting: Option<Duration>,
+    ) -> Self {
         let in_time = |left: Duration| left.saturating_sub(AHEAD).max(left / 2).max(AGAIN);
         // A time too far away is none.
         let renew_at = lasting.and_then(|left| Instant::now().checked_add(in_time(left)));
         Self {
             client,
+            generation,
             namespace,
             accepted: AtomicBool::new(false),
             refused: AtomicBool::new(false),
@@ -62,7 +71,7 @@ impl Connection {
         self.accepted.load(Ordering::Relaxed)
     }
 
-    fn is_refused(&self) -> bool {
+    pub(crate) fn is_refused(&self) -> bool {
         self.refused.load(Ordering::Relaxed)
     }
 
@@ -92,7 +101,8 @@ impl Connector {
     pub(crate) fn given(client: kube::Client, config: &KubeConfig) -> Self {
         let stated = config.namespace.clone();
         let namespace = stated.unwrap_or_else(|| client.default_namespace().to_owned());
-        Self::Given(Arc::new(Connection::new(client, namespace, None)))
+        let connection = Connection::new(client, Generation::default(), namespace, None);
+        Self::Given(Arc::new(connection))
     }
 
     /// No I/O.
@@ -198,11 +208,13 @@ impl Configured {
             first.check(&now)?;
         }
         let lasting = client::authenticate(&self.config, &mut access).await?;
-        let building = client::build(&self.config, access);
+        let generation = Generation::default();
+        let building = client::build(&self.config, access, generation.clone());
         let client = within(what, LIMIT, "its files", building).await?;
         let first = self.destination.get_or_init(|| now);
         Ok(Connection::new(
             client,
+            generation,
             first.namespace().to_owned(),
             lasting,
         ))

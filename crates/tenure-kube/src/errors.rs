@@ -43,6 +43,8 @@ pub(crate) enum Refuser {
     Authorizer,
     /// Something behind it, such as a policy, a webhook or a quota: the verb is granted.
     Admission,
+    /// Something between us and the API server, which accepts the credentials.
+    InBetween,
     /// The answer does not say.
     Unknown,
 }
@@ -98,6 +100,7 @@ pub(crate) fn refused(
                 status.as_u16()
             ),
         ),
+        401 if refuser == Refuser::InBetween => in_between(request, &message),
         401 => request.error(
             ErrorKind::Forbidden,
             format!(
@@ -174,6 +177,19 @@ pub(crate) fn refused(
             format!("the API server refuses to {verb} {target} ({other}): {message}"),
         ),
     }
+}
+
+/// The error for a 401 that is not about credentials.
+fn in_between(request: &Request<'_>, message: &str) -> Error {
+    let (verb, target) = (request.verb.name(), request.target());
+    request.error(
+        ErrorKind::Forbidden,
+        format!(
+            "the API server accepts our credentials, and still the request to {verb} {target} is \
+             refused (401): {message}; something between us and the API server says so, such as a \
+             proxy: allow it there"
+        ),
+    )
 }
 
 /// The seconds of `Retry-After`, the longest if there are several. Its form with a date is not

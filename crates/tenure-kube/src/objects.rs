@@ -9,11 +9,13 @@ use tenure_core::record::{Liveness, Record, RecordHolder, Step, Version, Version
 use tenure_core::{CampaignId, Error, ErrorKind, LockName, Operation};
 
 use crate::annotations::{annotation, remove_annotation, set_annotation};
-use crate::api::{Answer, Api};
+use crate::api::Api;
 use crate::cluster::Cluster;
+use crate::crowded::Crowded;
 use crate::election_record::ElectionRecord;
 use crate::form::Form;
 use crate::pods::{self, Pod};
+use crate::reply::Answer;
 use crate::term::{TERM_ANNOTATION, Term};
 use crate::warned::Warned;
 
@@ -41,6 +43,7 @@ pub(crate) fn not_made<F: Form>(namespace: &str, lock: &LockName) -> String {
 /// The objects of a namespace that hold records in the form `F`.
 pub(crate) struct Objects<F> {
     pub(crate) cluster: Cluster,
+    pub(crate) crowded: Crowded,
     /// That locks cannot be watched.
     pub(crate) warned_of_watch: Warned,
     /// That pods cannot be looked at.
@@ -54,6 +57,7 @@ impl<F: Form> Objects<F> {
     pub(crate) fn new(cluster: Cluster) -> Self {
         Self {
             cluster,
+            crowded: Crowded::default(),
             warned_of_watch: Warned::default(),
             warned_of_pods: Warned::default(),
             own: Mutex::default(),

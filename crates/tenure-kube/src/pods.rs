@@ -2,7 +2,8 @@
 
 use tenure_core::{Error, Identity, Operation};
 
-use crate::api::{Answer, Api};
+use crate::api::Api;
+use crate::reply::Answer;
 use crate::resource::PODS;
 
 const PREFIX: &str = "pod/";

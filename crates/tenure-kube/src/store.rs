@@ -12,12 +12,15 @@ use tenure_core::{
     Operation, Order, Rises, SharedClock, Wakeup,
 };
 
-use crate::api::Answer;
 use crate::checks;
 use crate::cluster::Cluster;
 use crate::form::Form;
 use crate::objects::Objects;
+use crate::reply::Answer;
 use crate::watch;
+
+/// So often an object that others write all the time is read again within one attempt to write it.
+const FOREIGN_WRITES: usize = 10;
 
 /// The records of a namespace in objects of the form `F`.
 ///
@@ -63,6 +66,14 @@ fn operation_of(step: Step) -> Operation {
         Step::Renew => Operation::Renew,
         Step::Release => Operation::Release,
     }
+}
+
+/// Whether only others have written since: beside the record, or over the annotation that names its
+/// campaign.
+fn is_same_record(found: &Versioned, expected: &Versioned) -> bool {
+    let campaign = |of: &Versioned| of.record.holder.as_ref().and_then(|holder| holder.campaign);
+    let of_found = campaign(found);
+    found.mark == expected.mark && (of_found.is_none() || of_found == campaign(expected))
 }
 
 #[async_trait]
@@ -124,25 +135,44 @@ impl<F: Form> RecordStore for ObjectStore<F> {
     ) -> Result<Written, Error> {
         let objects = &self.objects;
         let operation = operation_of(step);
-        let Some(object) = expected.state::<Value>() else {
-            return Err(Error::new(
+        let foreign = || {
+            Error::new(
                 ErrorKind::InvalidInput,
                 operation,
                 "this grant comes from another backend",
-            ));
+            )
         };
-        let found = F::read(&object).ok().flatten().unwrap_or_default();
         if step == Step::Acquire {
             objects.remember(record);
         }
-        let object = objects.written(Value::clone(&object), Some(&found), record, step);
-        let answer = objects
-            .cluster
-            .api(operation)
-            .await?
-            .update(operation, &F::RESOURCE, lock.as_str(), &object)
-            .await?;
-        objects.applied(answer)
+        let api = objects.cluster.api(operation).await?;
+        let mut expected = expected.clone();
+        for _ in 0..=FOREIGN_WRITES {
+            let object = expected.state::<Value>().ok_or_else(foreign)?;
+            let found = F::read(&object).ok().flatten().unwrap_or_default();
+            let object = objects.written(Value::clone(&object), Some(&found), record, step);
+            let answer = api.update(operation, &F::RESOURCE, lock.as_str(), &object);
+            let written = objects.applied(answer.await?)?;
+            if let Written::Applied(_) = written {
+                objects.crowded.write_succeeded(lock);
+                return Ok(written);
+            }
+            // The token of a new term must be checked before each write: that is the caller's.
+            let is_crowded = objects.crowded.write_failed(lock, &expected.version);
+            if !is_crowded || step == Step::Acquire {
+                return Ok(written);
+            }
+            // Under an unchanged mark it is the record that was judged, and the next write is
+            // conditional on this exact version again.
+            match api.get(operation, &F::RESOURCE, lock.as_str()).await? {
+                Answer::Object(object) => match objects.versioned(object) {
+                    Ok(found) if is_same_record(&found, &expected) => expected = found,
+                    _ => return Ok(written),
+                },
+                Answer::Absent | Answer::Conflict => return Ok(written),
+            }
+        }
+        Ok(Written::Conflict)
     }
 
     async fn checks(&self, lock: &LockName, lease: Duration) -> Vec<Check> {

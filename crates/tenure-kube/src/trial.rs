@@ -6,9 +6,10 @@ use http::{Method, StatusCode};
 use serde_json::Value;
 use tenure_core::{Check, Error, ErrorKind, LockName, Operation};
 
-use crate::api::{Answer, Api, Reply};
+use crate::api::Api;
 use crate::config::KubeConfig;
 use crate::errors::{Refuser, Request};
+use crate::reply::{Answer, Reply};
 use crate::resource::{Resource, Verb};
 
 /// How long a dry run may take, and how often it is repeated when the object has changed.

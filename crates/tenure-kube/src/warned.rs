@@ -16,4 +16,9 @@ impl Warned {
     pub(crate) fn first(&self) -> bool {
         !self.0.swap(true, Ordering::Relaxed)
     }
+
+    /// What it was about is over: the next time it is given again.
+    pub(crate) fn again(&self) {
+        self.0.store(false, Ordering::Relaxed);
+    }
 }

@@ -3,17 +3,17 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures_util::{StreamExt as _, stream};
-use http_body_util::{BodyDataStream, BodyExt as _};
-use kube::client::Body;
+use futures_util::stream;
 use serde_json::Value;
 use tenure_core::record::{Liveness, RecordEvent, RecordEvents, Versioned};
-use tenure_core::{ErrorKind, LockName, Operation};
+use tenure_core::{Error, ErrorKind, LockName, Operation};
 use tenure_kit::Backoff;
-use tokio::time::{Instant, sleep, timeout, timeout_at};
+use tokio::time::{Instant, sleep, sleep_until, timeout, timeout_at};
 
 use crate::form::Form;
+use crate::lines::Lines;
 use crate::objects::Objects;
+use crate::pace::Pace;
 use crate::resource::Verb;
 
 /// After this the API server ends a watch, and a new one begins.
@@ -34,11 +34,11 @@ const POD_LIMIT: Duration = Duration::from_secs(2);
 const FIRST_PAUSE: Duration = Duration::from_millis(200);
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 
+/// How often a lock is looked at that cannot be watched for want of a right, or a little more often.
+const LOOK_INTERVAL: Duration = Duration::from_secs(1);
+
 /// A watch that lasted so long was a good one: the next may begin soon.
 const GOOD: Duration = Duration::from_secs(10);
-
-/// The longest event; the API server keeps no object of this size.
-const MAX_LINE: usize = 8 * 1024 * 1024;
 
 pub(crate) fn events<F: Form>(objects: Arc<Objects<F>>, lock: LockName) -> RecordEvents {
     let watching = Watching {
@@ -47,11 +47,13 @@ pub(crate) fn events<F: Form>(objects: Arc<Objects<F>>, lock: LockName) -> Recor
         lines: None,
         begun: None,
         backoff: Backoff::new(FIRST_PAUSE, LONGEST_PAUSE),
-        wait: Duration::ZERO,
+        begin_at: Instant::now(),
+        is_forbidden: false,
+        pace: Pace::default(),
         last: None,
     };
     Box::pin(stream::unfold(watching, async |mut watching| {
-        let event = watching.next().await?;
+        let event = watching.next().await;
         Some((event, watching))
     }))
 }
@@ -62,35 +64,41 @@ struct Watching<F> {
     lines: Option<Lines>,
     begun: Option<Instant>,
     backoff: Backoff,
-    /// Before the next attempt to begin.
-    wait: Duration,
-    /// The last object told of, if pods are minded.
-    last: Option<Versioned>,
+    /// When to try again to begin.
+    begin_at: Instant,
+    /// The last attempt was: the right may come back, so others follow.
+    is_forbidden: bool,
+    pace: Pace,
+    /// The last object told of, if pods are minded, and when to look at its holder's pod. Others'
+    /// writes do not put that off.
+    last: Option<(Versioned, Instant)>,
 }
 
 impl<F: Form> Watching<F> {
-    /// The next event; `None` when none can come for want of a right.
-    async fn next(&mut self) -> Option<RecordEvent> {
+    /// The next event.
+    async fn next(&mut self) -> RecordEvent {
         loop {
             let Some(lines) = &mut self.lines else {
-                if let Some(event) = self.begin().await? {
-                    return Some(event);
+                if let Some(event) = self.begin().await {
+                    return event;
                 }
                 continue;
             };
             let begun = self.begun.unwrap_or_else(Instant::now);
-            let pod_due = async {
-                match self.last {
-                    Some(_) => sleep(POD_INTERVAL).await,
-                    None => std::future::pending().await,
-                }
-            };
+            let pod_due = reached(self.last.as_ref().map(|(_, look_at)| *look_at));
+            let waited = reached(self.pace.due_at());
             let line = tokio::select! {
                 biased;
+                () = waited => {
+                    if let Some(event) = self.pace.waited() {
+                        return self.tell(event);
+                    }
+                    continue;
+                }
                 line = timeout_at(begun + LASTS + GRACE, lines.next()) => line,
                 () = pod_due => {
                     if let Some(event) = self.look_at_pod().await {
-                        return Some(event);
+                        return event;
                     }
                     continue;
                 }
@@ -98,13 +106,9 @@ impl<F: Form> Watching<F> {
             match line {
                 Ok(Some(line)) => match self.read(&line) {
                     Read::Event(event) => {
-                        self.last = match &event {
-                            RecordEvent::Is(found) if self.objects.minds_pods() => {
-                                Some(found.clone())
-                            }
-                            _ => None,
-                        };
-                        return Some(event);
+                        if let Some(event) = self.pace.is_due(event) {
+                            return self.tell(event);
+                        }
                     }
                     Read::Nothing => {}
                     Read::End => self.ended(),
@@ -114,9 +118,21 @@ impl<F: Form> Watching<F> {
         }
     }
 
+    fn tell(&mut self, event: RecordEvent) -> RecordEvent {
+        self.last = match &event {
+            RecordEvent::Is(found) if self.objects.minds_pods() => {
+                Some((found.clone(), Instant::now() + POD_INTERVAL))
+            }
+            _ => None,
+        };
+        event
+    }
+
     /// The last object again if its holder's pod is gone since.
     async fn look_at_pod(&mut self) -> Option<RecordEvent> {
-        let last = self.last.clone()?;
+        let (last, look_at) = self.last.as_mut()?;
+        *look_at = Instant::now() + POD_INTERVAL;
+        let last = last.clone();
         let looking = async {
             let api = self.objects.cluster.api(Operation::Holder).await.ok()?;
             Some(self.objects.with_pod(&api, last).await)
@@ -125,51 +141,73 @@ impl<F: Form> Watching<F> {
         matches!(found.liveness, Liveness::Gone).then_some(RecordEvent::Is(found))
     }
 
-    /// One attempt. What happened between two watches is not told by the second, so a look is due.
-    async fn begin(&mut self) -> Option<Option<RecordEvent>> {
-        sleep(self.wait).await;
+    /// One attempt, when it is due. What happened between two watches is not told by the second, so
+    /// a look is due. While there is no right to watch, looks take its place.
+    async fn begin(&mut self) -> Option<RecordEvent> {
+        let left = self.begin_at.saturating_duration_since(Instant::now());
+        if self.is_forbidden && left > LOOK_INTERVAL {
+            sleep(LOOK_INTERVAL.mul_f64(0.8 + fastrand::f64() / 5.0)).await;
+            return Some(RecordEvent::Changed);
+        }
+        sleep_until(self.begin_at).await;
         let beginning = async {
             let api = self.objects.cluster.api(Operation::Holder).await?;
             api.watch(&F::RESOURCE, self.lock.as_str(), LASTS).await
         };
-        match timeout(BEGIN_LIMIT, beginning).await {
+        let asked = match timeout(BEGIN_LIMIT, beginning).await {
             Ok(Ok(body)) => {
                 self.lines = Some(Lines::new(body));
                 self.begun = Some(Instant::now());
-                Some(Some(RecordEvent::Changed))
+                self.pace.begin();
+                self.allowed_again();
+                return Some(RecordEvent::Changed);
             }
             Ok(Err(error)) if error.kind() == ErrorKind::Forbidden => {
-                if self.objects.warned_of_watch.first() {
-                    let verb = Verb::Watch.name();
-                    tracing::warn!(
-                        lock = %self.lock, %verb, %error,
-                        "without the verb \"watch\" the lock is polled: a hand-over takes longer \
-                         and every candidate sends requests"
-                    );
-                }
+                self.forbidden(&error);
                 None
             }
             Ok(Err(error)) => {
                 tracing::debug!(lock = %self.lock, %error, "the watch cannot begin");
-                self.wait = self.backoff.next(error.retry_after());
-                Some(None)
+                error.retry_after()
             }
-            Err(_) => {
-                self.wait = self.backoff.next(None);
-                Some(None)
-            }
+            Err(_) => None,
+        };
+        self.begin_at = Instant::now() + self.backoff.next(asked);
+        None
+    }
+
+    /// It is told once, and tried again all the same.
+    fn forbidden(&mut self, error: &Error) {
+        self.is_forbidden = true;
+        if self.objects.warned_of_watch.first() {
+            let verb = Verb::Watch.name();
+            tracing::warn!(
+                lock = %self.lock, %verb, %error,
+                "without the verb \"watch\" the lock is polled: a hand-over takes longer \
+                 and every candidate sends requests; it is tried again"
+            );
         }
+    }
+
+    fn allowed_again(&mut self) {
+        if !std::mem::replace(&mut self.is_forbidden, false) {
+            return;
+        }
+        self.objects.warned_of_watch.again();
+        tracing::warn!(lock = %self.lock, "the lock can be watched again");
     }
 
     fn ended(&mut self) {
         self.lines = None;
+        self.pace.begin();
         self.last = None;
         let lasted = self.begun.take().map(|begun| begun.elapsed());
-        if lasted.is_some_and(|lasted| lasted >= GOOD) {
-            self.wait = self.backoff.restart();
+        let wait = if lasted.is_some_and(|lasted| lasted >= GOOD) {
+            self.backoff.restart()
         } else {
-            self.wait = self.backoff.next(None);
-        }
+            self.backoff.next(None)
+        };
+        self.begin_at = Instant::now() + wait;
     }
 
     fn read(&self, line: &[u8]) -> Read {
@@ -191,46 +229,16 @@ impl<F: Form> Watching<F> {
     }
 }
 
+/// That time; `None` never comes.
+async fn reached(at: Option<Instant>) {
+    match at {
+        Some(at) => sleep_until(at).await,
+        None => std::future::pending().await,
+    }
+}
+
 enum Read {
     Event(RecordEvent),
     Nothing,
     End,
-}
-
-/// The lines of a body.
-struct Lines {
-    body: BodyDataStream<Body>,
-    buffer: Vec<u8>,
-    /// Up to here there is no line's end.
-    searched: usize,
-}
-
-impl Lines {
-    fn new(body: Body) -> Self {
-        Self {
-            body: body.into_data_stream(),
-            buffer: Vec::new(),
-            searched: 0,
-        }
-    }
-
-    /// The next line; `None` at the end, also when it came by force. Cancel safe.
-    async fn next(&mut self) -> Option<Vec<u8>> {
-        loop {
-            let end = self.buffer[self.searched..]
-                .iter()
-                .position(|byte| *byte == b'\n');
-            if let Some(end) = end {
-                let rest = self.buffer.split_off(self.searched + end + 1);
-                self.searched = 0;
-                return Some(std::mem::replace(&mut self.buffer, rest));
-            }
-            self.searched = self.buffer.len();
-            if self.buffer.len() > MAX_LINE {
-                return None;
-            }
-            self.buffer
-                .extend_from_slice(&self.body.next().await?.ok()?);
-        }
-    }
 }

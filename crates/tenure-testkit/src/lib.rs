@@ -26,6 +26,8 @@ pub mod interrupt;
 pub mod kube;
 #[cfg(feature = "kube")]
 pub mod log;
+#[cfg(target_os = "linux")]
+pub mod memory;
 #[cfg(all(unix, feature = "stores"))]
 pub mod paths;
 pub mod port;

@@ -5,6 +5,8 @@
 pub mod client_go;
 #[cfg(feature = "kube")]
 pub mod faulty_api;
+#[cfg(all(feature = "kube", target_os = "linux"))]
+pub mod flood;
 pub mod launch;
 #[cfg(feature = "kube")]
 pub mod owners;

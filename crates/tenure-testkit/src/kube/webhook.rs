@@ -23,7 +23,7 @@ pub const REFUSAL: &str = "ask the platform team for a label";
 pub const THINKS: Duration = Duration::from_secs(3);
 
 /// Starts it, and registers it for the Leases of a server of the test's own. It refuses those whose
-/// names begin with `refused`, and is slow with those whose names begin with `slow`. When it takes
+/// names begin with `refused`, with the status 401 if `401` is in them, and is slow with those whose names begin with `slow`. When it takes
 /// longer than an API server waits, the object is written without it.
 pub async fn start(server: &Server, folder: &Path) {
     let authority = Authority::new(folder);
@@ -95,7 +95,7 @@ async fn answer(acceptor: TlsAcceptor, stream: TcpStream) -> Option<()> {
         "response": {
             "uid": request["uid"],
             "allowed": !name.starts_with("refused"),
-            "status": { "code": 403, "message": REFUSAL },
+            "status": { "code": if name.contains("401") { 401 } else { 403 }, "message": REFUSAL },
         },
     });
     let answer = answer.to_string();

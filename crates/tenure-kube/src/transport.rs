@@ -1,0 +1,143 @@
+//! [`Transport`]: the connections of a client, all of which are given up when one falls silent.
+
+use std::pin::Pin;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use http::{Request, Response};
+use hyper::body::Incoming;
+use hyper_util::client::legacy;
+use hyper_util::client::legacy::connect::{Connect, HttpConnector};
+use kube::client::Body;
+use tenure_core::Process;
+use tower::{BoxError, Service};
+
+/// A connection whose other side has vanished is known to be dead after about so long, also when
+/// nothing is sent on it: that of a watch, say.
+const VANISHED: Duration = Duration::from_secs(20);
+
+/// How often it is tried before that.
+const PROBES: u32 = 4;
+
+/// Connects directly.
+pub(crate) fn direct() -> HttpConnector {
+    let mut connector = HttpConnector::new();
+    connector.enforce_http(false);
+    connector.set_nodelay(true);
+    connector.set_keepalive(Some(VANISHED / (PROBES + 1)));
+    connector.set_keepalive_interval(Some(VANISHED / (PROBES + 1)));
+    connector.set_keepalive_retries(Some(PROBES));
+    #[cfg(any(target_os = "android", target_os = "linux"))]
+    connector.set_tcp_user_timeout(Some(VANISHED));
+    connector
+}
+
+/// Which connections may be used: those that were made since the last one fell silent.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Generation(Arc<AtomicU64>);
+
+impl Generation {
+    fn now(&self) -> u64 {
+        self.0.load(Ordering::Acquire)
+    }
+
+    /// A request is sent now, and its answer awaited.
+    pub(crate) fn attempt(&self) -> Attempt {
+        Attempt {
+            begun_in: self.now(),
+            generation: self.clone(),
+            is_answered: false,
+        }
+    }
+}
+
+/// A request without an answer. Dropped without one it gives up all connections that there were
+/// when it was sent: what has made one of them silent has done so to the others too, and the next
+/// attempt must not wait on another of them.
+pub(crate) struct Attempt {
+    generation: Generation,
+    begun_in: u64,
+    is_answered: bool,
+}
+
+impl Attempt {
+    pub(crate) fn is_answered(&mut self) {
+        self.is_answered = true;
+    }
+}
+
+impl Drop for Attempt {
+    fn drop(&mut self) {
+        if self.is_answered {
+            return;
+        }
+        let (from, to) = (self.begun_in, self.begun_in + 1);
+        // Another attempt of the same generation may have been quicker.
+        let _begun =
+            self.generation
+                .0
+                .compare_exchange(from, to, Ordering::AcqRel, Ordering::Acquire);
+    }
+}
+
+/// Sends requests on connections that it keeps. Those of an earlier generation are closed, or go on
+/// to the end of the answer that is read from them.
+///
+/// Clones share them.
+#[derive(Clone)]
+pub(crate) struct Transport<C> {
+    connector: C,
+    generation: Generation,
+    /// With their generation.
+    connections: Arc<Mutex<(u64, legacy::Client<C, Body>)>>,
+}
+
+impl<C: Connect + Clone + Send + Sync + 'static> Transport<C> {
+    pub(crate) fn new(connector: C, generation: Generation) -> Self {
+        Self {
+            connections: Arc::new(Mutex::new((generation.now(), client(&connector)))),
+            connector,
+            generation,
+        }
+    }
+}
+
+impl<C: Connect + Clone + Send + Sync + 'static> Service<Request<Body>> for Transport<C> {
+    type Response = Response<Incoming>;
+    type Error = BoxError;
+    type Future = Pin<Box<dyn Future<Output = Result<Self::Response, BoxError>> + Send>>;
+
+    fn poll_ready(&mut self, _context: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: Request<Body>) -> Self::Future {
+        let now = self.generation.now();
+        let mut connections = self
+            .connections
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        if connections.0 != now {
+            *connections = (now, client(&self.connector));
+        }
+        let sending = connections.1.request(request);
+        Box::pin(async move { sending.await.map_err(BoxError::from) })
+    }
+}
+
+fn client<C: Connect + Clone>(connector: &C) -> legacy::Client<C, Body> {
+    legacy::Builder::new(Tasks(Process::current())).build(connector.clone())
+}
+
+/// Runs the connections, in the process that has made them alone: a forked child must neither read
+/// its parent's answers nor say goodbye to the API server.
+#[derive(Clone, Debug)]
+struct Tasks(Process);
+
+impl hyper::rt::Executor<Pin<Box<dyn Future<Output = ()> + Send>>> for Tasks {
+    fn execute(&self, connection: Pin<Box<dyn Future<Output = ()> + Send>>) {
+        tokio::spawn(self.0.confine(connection));
+    }
+}
