@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use futures_util::StreamExt as _;
 use serde_json::json;
-use support::Connects as _;
+use support::{Connects as _, config_of};
 use tenure_core::{
     Acquired, CampaignId, Candidate, Election, Event, Grant, Hint, Identity, LockBackend as _,
     Policy,
@@ -17,6 +17,7 @@ use tenure_core::{
 use tenure_kube::{LEASES, Subject, pods_rule, rbac_yaml};
 use tenure_kube_lease::{KubeLeaseBackend, connect, pod_identity};
 use tenure_testkit::kube::Server;
+use tenure_testkit::kube::faulty_api::{Answer, FaultyApi, Kind, instead};
 use tenure_testkit::kube::rights;
 use tenure_testkit::{lock, until, within_limit};
 
@@ -174,4 +175,24 @@ async fn the_right_to_look_at_pods_is_needed_for_that_alone() {
             .is_some()
     })
     .await;
+}
+
+/// Two would lead: a proxy on the way knows nothing of pods.
+#[tokio::test]
+async fn a_404_that_is_not_the_api_servers_makes_no_pod_gone() {
+    let Some(server) = Server::start().await else {
+        return;
+    };
+    let api = FaultyApi::start(&server).await;
+    let plain = connect(server.config()).await.unwrap();
+    let config = config_of(&api, &server).take_over_from_gone_pods(true);
+    let minding = connect(config).await.unwrap();
+    let leader = pod(&server, "web-0").await;
+    acquire(&plain, "proxied", &leader, 1).await.unwrap();
+    let us = pod(&server, "web-1").await;
+    api.fail(Kind::Pod, instead(Answer::Status(404, None)), 1);
+    assert!(acquire(&minding, "proxied", &us, 2).await.is_none());
+    assert_eq!(api.seen(Kind::Pod).len(), 1);
+    delete_pod(&server, "web-0").await;
+    assert!(acquire(&minding, "proxied", &us, 2).await.is_some());
 }

@@ -350,3 +350,42 @@ async fn a_watch_comes_back_whatever_ended_it() {
     let all = faults.map(|(name, fault)| the_watch_comes_back(name, fault));
     futures_util::future::join_all(all).await;
 }
+
+/// Of a proxy that has lost its server for a moment, say: the object may well be there.
+#[tokio::test]
+async fn a_404_that_is_not_the_api_servers_ends_no_term() {
+    let Some((server, api, backend)) = start().await else {
+        return;
+    };
+    let us = candidate("us", 1);
+    let grant = acquire(&backend, "absent", &us).await.unwrap().unwrap();
+    let others = instead(Answer::Status(404, None));
+    for kind in [Kind::Put, Kind::Get] {
+        // So that the object is looked at too.
+        api.fail(
+            Kind::Put,
+            instead(Answer::Status(409, None)),
+            usize::from(kind == Kind::Get),
+        );
+        api.fail(kind, others, 1);
+        let error = renew(&backend, &grant).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Misconfigured, "{error}");
+        assert!(error.message().contains("as the test wishes"), "{error}");
+        api.mend();
+    }
+    let grant = renew(&backend, &grant).await.unwrap();
+    api.fail(Kind::Get, others, 2);
+    assert!(
+        acquire(&backend, "absent", &candidate("other", 2))
+            .await
+            .is_err()
+    );
+    assert!(backend.holder(&lock("absent")).await.is_err());
+
+    // That of the API server does.
+    let path = server.lease_path("absent");
+    let (status, _) = server.send("DELETE", &path, None).await;
+    assert_eq!(status, 200);
+    let outcome = backend.renew(&grant, backend.clock().now()).await.unwrap();
+    assert!(matches!(outcome, Renewal::Lost { .. }), "{outcome:?}");
+}

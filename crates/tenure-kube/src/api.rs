@@ -159,10 +159,10 @@ impl Api {
         let request = self.request(operation, Verb::Get, resource, name);
         let path = format!("{}/{name}", resource.path(&self.namespace));
         let reply = self.exchange(&request, Method::GET, &path, None).await?;
-        match reply.status {
-            StatusCode::NOT_FOUND => Ok(Answer::Absent),
-            _ => self.object(&request, reply).await,
+        if reply.is_absent(name) {
+            return Ok(Answer::Absent);
         }
+        self.object(&request, reply).await
     }
 
     pub(crate) async fn create(
@@ -196,10 +196,10 @@ impl Api {
         let reply = self
             .exchange(&request, Method::PUT, &path, Some(object))
             .await?;
-        match reply.status {
-            StatusCode::CONFLICT | StatusCode::NOT_FOUND => Ok(Answer::Conflict),
-            _ => self.object(&request, reply).await,
+        if reply.status == StatusCode::CONFLICT || reply.is_absent(name) {
+            return Ok(Answer::Conflict);
         }
+        self.object(&request, reply).await
     }
 
     fn writing(&self, path: &str) -> String {

@@ -18,7 +18,8 @@ use tokio::runtime::Handle;
 use tower::{BoxError, Service, ServiceBuilder};
 
 use crate::access::{self, Access, misconfigured};
-use crate::config::{self, KubeConfig, Source};
+use crate::config::KubeConfig;
+use crate::source::{self, Source};
 use crate::transport::{self, Generation, Transport};
 use crate::{errors, helper, kubeconfig};
 
@@ -168,7 +169,7 @@ fn choose_cryptography() {
 fn of_source(source: &Source) -> Result<Access, StoreError> {
     match source {
         Source::InCluster => in_cluster(),
-        Source::Environment if !config::kubeconfig_variable() && config::in_a_pod() => in_cluster(),
+        Source::Environment if !source::kubeconfig_variable() && source::in_a_pod() => in_cluster(),
         Source::Environment => kubeconfig::read(None, None),
         Source::Kubeconfig { file, context } => {
             kubeconfig::read(file.as_deref(), context.as_deref())

@@ -1,6 +1,6 @@
 //! Which cluster, which namespace, as whom.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use serde_json::{Value, json};
@@ -10,6 +10,7 @@ use tenure_kit::{Secret, Tls, TlsNames, Url};
 
 use crate::annotations::{fields, set_annotation};
 use crate::owner::Owner;
+use crate::source::{Source, source_in, take};
 
 /// Where the API server is and how to speak to it.
 ///
@@ -29,19 +30,6 @@ pub struct KubeConfig {
     pub(crate) field_manager: String,
     pub(crate) reclaim: Option<Identity>,
     pub(crate) gone_pods: bool,
-}
-
-#[derive(Clone, Debug)]
-pub(crate) enum Source {
-    /// What the environment offers, in kubectl's order.
-    Environment,
-    InCluster,
-    Kubeconfig {
-        file: Option<PathBuf>,
-        context: Option<String>,
-    },
-    /// Its address.
-    Server(String),
 }
 
 impl KubeConfig {
@@ -342,28 +330,6 @@ fn namespace_in(scheme: &str, url: &Url) -> Result<Option<String>, Error> {
     }
 }
 
-fn source_in(url: &mut Url) -> Result<Source, Error> {
-    let file = take(url, "kubeconfig")?.map(PathBuf::from);
-    match (take(url, "server")?, file, take(url, "context")?) {
-        (Some(server), None, None) => Ok(Source::Server(server)),
-        (Some(_), ..) => Err(Error::invalid_input(
-            "the URL names both a server and a kubeconfig; keep one of them",
-        )),
-        (None, None, None) => Ok(Source::Environment),
-        (None, file, context) => Ok(Source::Kubeconfig { file, context }),
-    }
-}
-
-/// A parameter that must not be empty.
-fn take(url: &mut Url, name: &str) -> Result<Option<String>, Error> {
-    match url.take(name)? {
-        Some(value) if value.is_empty() => Err(Error::invalid_input(format!(
-            "the URL's parameter {name} is empty; leave it out"
-        ))),
-        value => Ok(value),
-    }
-}
-
 /// An RFC 1123 label, which is also what keeps a namespace from being a path.
 fn check_namespace(namespace: &str) -> Result<(), Error> {
     let inner = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
@@ -381,25 +347,26 @@ fn check_namespace(namespace: &str) -> Result<(), Error> {
     )))
 }
 
-/// Which kubeconfig the environment offers, if any.
-pub(crate) fn kubeconfig_variable() -> bool {
-    std::env::var_os("KUBECONFIG").is_some_and(|value| !value.is_empty())
-}
-
-/// Whether we are in a pod that may speak to its API server.
-pub(crate) fn in_a_pod() -> bool {
-    std::env::var_os("KUBERNETES_SERVICE_HOST").is_some()
-        && Path::new("/var/run/secrets/kubernetes.io/serviceaccount/token").exists()
-}
-
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+
     use tenure_core::ErrorKind;
 
     use super::*;
 
     fn read(url: &str) -> Result<KubeConfig, Error> {
         KubeConfig::from_url("kube-lease", url)
+    }
+
+    #[test]
+    fn a_password_in_an_address_is_not_shown() {
+        let config = KubeConfig::server("https://ann:hunter2@10.0.0.1:6443");
+        let shown = format!("{config:?}");
+        assert!(
+            shown.contains("10.0.0.1:6443") && !shown.contains("hunter2"),
+            "{shown}"
+        );
     }
 
     #[test]

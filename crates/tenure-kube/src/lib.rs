@@ -37,6 +37,7 @@ mod rbac;
 mod reply;
 mod resource;
 mod retries;
+mod source;
 mod store;
 mod term;
 mod time;

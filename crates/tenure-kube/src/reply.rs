@@ -103,6 +103,18 @@ pub(crate) struct Reply {
 }
 
 impl Reply {
+    /// Whether the API server says that there is no object of this name. A proxy has a 404 of its
+    /// own, which says nothing of the object.
+    pub(crate) fn is_absent(&self, name: &str) -> bool {
+        if self.status != StatusCode::NOT_FOUND {
+            return false;
+        }
+        let status: Value = serde_json::from_slice(&self.body).unwrap_or_default();
+        status["kind"] == "Status"
+            && status["reason"] == "NotFound"
+            && status["details"]["name"] == name
+    }
+
     pub(crate) fn object(&self, request: &Request<'_>) -> Result<Answer, Error> {
         serde_json::from_slice(&self.body)
             .map(Answer::Object)

@@ -24,6 +24,8 @@ pub enum Kind {
     Put,
     /// Its changes are awaited.
     Watch,
+    /// A pod is looked at.
+    Pod,
 }
 
 /// What becomes of a request.
@@ -303,6 +305,7 @@ fn kind_of(asked: &Asked) -> Option<Kind> {
     }
     match asked.method.as_str() {
         "GET" if asked.path.contains("watch=true") => Some(Kind::Watch),
+        "GET" if asked.path.contains("/pods/") => Some(Kind::Pod),
         "GET" => Some(Kind::Get),
         "POST" => Some(Kind::Post),
         "PUT" => Some(Kind::Put),
