@@ -72,6 +72,7 @@ pub type KubeConfigMapBackend = RecordLock<ObjectStore<ConfigMapForm>>;
 /// server cannot be reached, and with [`Timeout`](tenure_core::ErrorKind::Timeout) after ten
 /// seconds. Must be called in the tokio runtime that is to do the I/O.
 pub async fn connect(config: KubeConfig) -> Result<KubeConfigMapBackend, Error> {
+    refuse_lease_candidates(&config)?;
     Ok(on(Cluster::connect(config).await?))
 }
 
@@ -81,6 +82,7 @@ pub async fn connect(config: KubeConfig) -> Result<KubeConfigMapBackend, Error> 
 /// Fails with [`Misconfigured`](tenure_core::ErrorKind::Misconfigured) outside a tokio runtime.
 /// Must be called in the one that is to do the I/O.
 pub fn lazy(config: KubeConfig) -> Result<KubeConfigMapBackend, Error> {
+    refuse_lease_candidates(&config)?;
     Ok(on(Cluster::lazy(config)?))
 }
 
@@ -90,6 +92,15 @@ pub fn lazy(config: KubeConfig) -> Result<KubeConfigMapBackend, Error> {
 /// Switch the client's own retries off: the engine has deadlines and retries of its own.
 pub fn with_client(client: kube::Client, config: KubeConfig) -> KubeConfigMapBackend {
     on(Cluster::with_client(client, config))
+}
+
+fn refuse_lease_candidates(config: &KubeConfig) -> Result<(), Error> {
+    if config.as_lease_candidate().is_none() {
+        return Ok(());
+    }
+    Err(Error::invalid_input(
+        "lease_candidate is for Leases alone; use kube-lease, or leave it out",
+    ))
 }
 
 fn on(cluster: Cluster) -> KubeConfigMapBackend {

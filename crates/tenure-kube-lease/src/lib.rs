@@ -35,20 +35,20 @@
 //!   [`Policy::client_go`](tenure_core::Policy::client_go).
 //! - A candidate needs the verbs `get`, `update`, `create` and `watch`: see [`rbac_yaml`].
 
-use serde_json::{Value, json};
-use tenure_core::record::RecordLock;
-use tenure_core::{Error, LockName};
-use tenure_kube::{ElectionRecord, Form, LEASES, ObjectStore, Resource, WallTime};
+mod backend;
+mod form;
 
-pub use tenure_kube::{Cluster, KubeConfig, Owner, Subject, Tls, kube, pod_identity};
+use tenure_core::{Error, LockName};
+use tenure_kube::LEASES;
+
+pub use backend::KubeLeaseBackend;
+pub use form::LeaseForm;
+pub use tenure_kube::{
+    Cluster, KubeConfig, LeaseCandidate, Owner, Subject, Tls, kube, pod_identity,
+};
 
 /// The scheme of this backend's URLs; see [`KubeConfig::from_url`].
 pub const SCHEME: &str = "kube-lease";
-
-/// Elections on the Leases of a namespace; see the [crate's documentation](crate).
-///
-/// Clones share one connection.
-pub type KubeLeaseBackend = RecordLock<ObjectStore<LeaseForm>>;
 
 /// Connects to the cluster of `config`.
 ///
@@ -79,90 +79,10 @@ pub fn with_client(client: kube::Client, config: KubeConfig) -> KubeLeaseBackend
 }
 
 fn on(cluster: Cluster) -> KubeLeaseBackend {
-    RecordLock::new(ObjectStore::new(cluster))
+    KubeLeaseBackend::on(cluster)
 }
 
 /// A Role and `RoleBinding` with what a candidate for `lock` needs, and nothing else.
 pub fn rbac_yaml(namespace: &str, lock: &LockName, subject: &Subject) -> String {
     tenure_kube::rbac_yaml(&LEASES, namespace, lock, subject)
-}
-
-/// How an election's record stands in a Lease.
-#[derive(Debug)]
-pub struct LeaseForm;
-
-impl Form for LeaseForm {
-    const RESOURCE: Resource = LEASES;
-    const STORE: &'static str = "kube-lease";
-
-    fn read(object: &Value) -> Result<Option<ElectionRecord>, String> {
-        let spec = &object["spec"];
-        let text = |field: &str| spec[field].as_str().map(str::to_owned);
-        let holder = text("holderIdentity").unwrap_or_default();
-        Ok(Some(ElectionRecord {
-            holder,
-            lease_seconds: spec["leaseDurationSeconds"].as_i64().unwrap_or(0),
-            acquired: text("acquireTime"),
-            renewed: text("renewTime"),
-            transitions: spec["leaseTransitions"].as_i64().unwrap_or(0),
-        }))
-    }
-
-    fn write(object: &mut Value, record: &ElectionRecord) {
-        let spec = &mut object["spec"];
-        if !spec.is_object() {
-            *spec = json!({});
-        }
-        spec["holderIdentity"] = json!(record.holder);
-        spec["leaseDurationSeconds"] = json!(record.lease_seconds);
-        spec["acquireTime"] = json!(record.acquired);
-        spec["renewTime"] = json!(record.renewed);
-        spec["leaseTransitions"] = json!(record.transitions);
-    }
-
-    fn removal(namespace: &str, lock: &str) -> String {
-        format!("kubectl delete lease {lock} --namespace {namespace}")
-    }
-
-    fn time(time: WallTime) -> String {
-        time.to_micro_time()
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn fields_of_others_stay() {
-        let mut lease = json!({
-            "metadata": { "name": "x", "labels": { "a": "b" } },
-            "spec": {
-                "holderIdentity": "other",
-                "leaseDurationSeconds": 15,
-                "strategy": "OldestEmulationVersion",
-                "preferredHolder": "third",
-                "later": { "unknown": [1] },
-            },
-        });
-        let mut record = LeaseForm::read(&lease).unwrap().unwrap();
-        assert_eq!(
-            (record.holder.as_str(), record.lease_seconds),
-            ("other", 15)
-        );
-        "us".clone_into(&mut record.holder);
-        LeaseForm::write(&mut lease, &record);
-        assert_eq!(lease["spec"]["holderIdentity"], "us");
-        assert_eq!(lease["spec"]["strategy"], "OldestEmulationVersion");
-        assert_eq!(lease["spec"]["preferredHolder"], "third");
-        assert_eq!(lease["spec"]["later"], json!({ "unknown": [1] }));
-        assert_eq!(lease["metadata"]["labels"]["a"], "b");
-    }
-
-    #[test]
-    fn a_lease_with_nothing_in_it_is_free() {
-        for lease in [json!({}), json!({ "spec": {} }), json!({ "spec": null })] {
-            assert_eq!(LeaseForm::read(&lease).unwrap().unwrap().holder, "");
-        }
-    }
 }

@@ -202,6 +202,23 @@ impl Api {
         self.object(&request, reply).await
     }
 
+    /// Removes the object if it is there.
+    pub(crate) async fn delete(
+        &self,
+        operation: Operation,
+        resource: &Resource,
+        name: &str,
+    ) -> Result<(), Error> {
+        let request = self.request(operation, Verb::Delete, resource, name);
+        let path = format!("{}/{name}", resource.path(&self.namespace));
+        let reply = self.exchange(&request, Method::DELETE, &path, None).await?;
+        match reply.status {
+            StatusCode::NOT_FOUND => Ok(()),
+            status if status.is_success() => Ok(()),
+            _ => Err(self.refused(&request, &reply).await),
+        }
+    }
+
     fn writing(&self, path: &str) -> String {
         let manager = percent_encoding::utf8_percent_encode(
             &self.field_manager,

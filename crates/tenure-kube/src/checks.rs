@@ -98,6 +98,7 @@ async fn right(api: &Api, resource: &Resource, lock: &LockName, verb: Verb) -> C
         Verb::Create => "permission to create",
         Verb::Update => "permission to update",
         Verb::Watch => "permission to watch",
+        Verb::Delete => "permission to delete",
     };
     let what = what(api, resource, verb);
     let remedy = "grant it: `tenure rbac` prints the Role that suffices";

@@ -9,6 +9,7 @@ use tenure_kit::limits::{check_timeout, shortened};
 use tenure_kit::{Secret, Tls, TlsNames, Url};
 
 use crate::annotations::{fields, set_annotation};
+use crate::lease_candidate::LeaseCandidate;
 use crate::owner::Owner;
 use crate::source::{Source, source_in, take};
 
@@ -30,6 +31,7 @@ pub struct KubeConfig {
     pub(crate) field_manager: String,
     pub(crate) reclaim: Option<Identity>,
     pub(crate) gone_pods: bool,
+    pub(crate) lease_candidate: Option<LeaseCandidate>,
 }
 
 impl KubeConfig {
@@ -66,6 +68,7 @@ impl KubeConfig {
             field_manager: "tenure".to_owned(),
             reclaim: None,
             gone_pods: false,
+            lease_candidate: None,
         }
     }
 
@@ -232,6 +235,24 @@ impl KubeConfig {
         self.gone_pods
     }
 
+    /// Takes part in elections that the API server decides (KEP-4355), as this candidate, on Leases.
+    /// Off by default.
+    ///
+    /// The candidate takes no Lease by itself: a controller in the API server gives it to the
+    /// candidate with the oldest emulated version. A leader that the API server wants to replace
+    /// (`spec.preferredHolder`) does not renew its term, so that it ends. Needs Kubernetes 1.33 or
+    /// newer with the feature gate `CoordinatedLeaderElection` and `coordination.k8s.io/v1beta1`.
+    #[must_use]
+    pub fn lease_candidate(mut self, candidate: LeaseCandidate) -> Self {
+        self.lease_candidate = Some(candidate);
+        self
+    }
+
+    /// As which candidate the API server's elections are taken part in.
+    pub fn as_lease_candidate(&self) -> Option<&LeaseCandidate> {
+        self.lease_candidate.as_ref()
+    }
+
     /// Reads `<scheme>://[namespace][?parameters]`. No I/O yet.
     ///
     /// Parameters, percent-encoded where they hold anything but letters, digits and `-._~/`:
@@ -240,7 +261,8 @@ impl KubeConfig {
     /// those of the kubeconfig or service account; `connect_timeout`, `request_timeout`,
     /// `field_manager`, `gone_pods=true` for
     /// [`take_over_from_gone_pods`](Self::take_over_from_gone_pods), `create=false` for
-    /// [`create`](Self::create), and `label=name:value`, `annotation=name:value` and
+    /// [`create`](Self::create), `lease_candidate=name:1.4.0` for
+    /// [`lease_candidate`](Self::lease_candidate), and `label=name:value`, `annotation=name:value` and
     /// `owner=apps/v1:Deployment:name:uid`, each also several times. With none of the first three
     /// what the [environment](Self::from_environment) offers.
     ///
@@ -271,6 +293,11 @@ impl KubeConfig {
         }
         config.gone_pods = url.take_switch("gone_pods")?.unwrap_or(false);
         config.creates = url.take_switch("create")?.unwrap_or(true);
+        let candidate = take(&mut url, "lease_candidate")?;
+        config.lease_candidate = candidate
+            .as_deref()
+            .map(LeaseCandidate::parse)
+            .transpose()?;
         for label in url.take_all("label") {
             let (name, value) = pair("label", &label)?;
             config = config.label(name, value);

@@ -11,6 +11,7 @@ use tenure_core::{CampaignId, Error, ErrorKind, LockName, Operation};
 use crate::annotations::{annotation, remove_annotation, set_annotation};
 use crate::api::Api;
 use crate::cluster::Cluster;
+use crate::coordination::Coordination;
 use crate::crowded::Crowded;
 use crate::election_record::ElectionRecord;
 use crate::form::Form;
@@ -44,6 +45,8 @@ pub(crate) fn not_made<F: Form>(namespace: &str, lock: &LockName) -> String {
 pub(crate) struct Objects<F> {
     pub(crate) cluster: Cluster,
     pub(crate) crowded: Crowded,
+    /// Where the API server decides who leads.
+    pub(crate) coordination: Option<Coordination>,
     /// That locks cannot be watched.
     pub(crate) warned_of_watch: Warned,
     /// That pods cannot be looked at.
@@ -55,7 +58,9 @@ pub(crate) struct Objects<F> {
 
 impl<F: Form> Objects<F> {
     pub(crate) fn new(cluster: Cluster) -> Self {
+        let candidate = cluster.config().lease_candidate.clone();
         Self {
+            coordination: candidate.map(Coordination::new),
             cluster,
             crowded: Crowded::default(),
             warned_of_watch: Warned::default(),
@@ -84,9 +89,13 @@ impl<F: Form> Objects<F> {
         let mark = found.mark(object["metadata"]["uid"].as_str());
         let holder = (!found.holder.is_empty())
             .then(|| Term::holder(annotation(&object, TERM_ANNOTATION), &found));
-        let liveness = match &holder {
-            Some(holder) if self.is_of_earlier_self(holder) => Liveness::Gone,
-            _ => Liveness::Observed,
+        let liveness = match (&self.coordination, &holder) {
+            (Some(coordination), holder) => {
+                let lock = object["metadata"]["name"].as_str().unwrap_or_default();
+                coordination.liveness(lock, holder.as_ref(), &mark, found.lease())
+            }
+            (None, Some(holder)) if self.is_of_earlier_self(holder) => Liveness::Gone,
+            (None, _) => Liveness::Observed,
         };
         let record = Record {
             holder,

@@ -101,6 +101,16 @@ pub fn pods_rule(yaml: &str) -> String {
     yaml.replacen("---\n", &format!("{rule}---\n"), 1)
 }
 
+/// The same Role with the rights that a [`LeaseCandidate`](crate::LeaseCandidate) needs to its own
+/// object. They are not limited to names: each candidate has another.
+pub fn lease_candidates_rule(yaml: &str) -> String {
+    let verbs = "\"get\", \"create\", \"update\", \"watch\", \"delete\"";
+    let rule = format!(
+        "- apiGroups: [\"coordination.k8s.io\"]\n  resources: [\"leasecandidates\"]\n  verbs: [{verbs}]\n"
+    );
+    yaml.replacen("---\n", &format!("{rule}---\n"), 1)
+}
+
 /// A YAML string: JSON's are.
 fn quoted(text: &str) -> String {
     serde_json::Value::from(text).to_string()

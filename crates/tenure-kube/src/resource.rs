@@ -8,6 +8,8 @@ use tenure_core::LockName;
 pub struct Resource {
     /// The API group; empty for the core one.
     pub group: &'static str,
+    /// The group's version.
+    pub version: &'static str,
     /// The kind, as in an object.
     pub kind: &'static str,
     /// The name in paths.
@@ -17,6 +19,7 @@ pub struct Resource {
 /// `coordination.k8s.io/v1` Lease.
 pub const LEASES: Resource = Resource {
     group: "coordination.k8s.io",
+    version: "v1",
     kind: "Lease",
     plural: "leases",
 };
@@ -24,13 +27,23 @@ pub const LEASES: Resource = Resource {
 /// `v1` `ConfigMap`.
 pub const CONFIG_MAPS: Resource = Resource {
     group: "",
+    version: "v1",
     kind: "ConfigMap",
     plural: "configmaps",
+};
+
+/// `coordination.k8s.io/v1beta1` `LeaseCandidate`.
+pub(crate) const LEASE_CANDIDATES: Resource = Resource {
+    group: "coordination.k8s.io",
+    version: "v1beta1",
+    kind: "LeaseCandidate",
+    plural: "leasecandidates",
 };
 
 /// `v1` Pod.
 pub(crate) const PODS: Resource = Resource {
     group: "",
+    version: "v1",
     kind: "Pod",
     plural: "pods",
 };
@@ -38,18 +51,22 @@ pub(crate) const PODS: Resource = Resource {
 impl Resource {
     fn api_version(&self) -> String {
         if self.group.is_empty() {
-            "v1".to_owned()
+            self.version.to_owned()
         } else {
-            format!("{}/v1", self.group)
+            format!("{}/{}", self.group, self.version)
         }
     }
 
     /// An object of that kind that says nothing yet.
     pub(crate) fn object(&self, namespace: &str, lock: &LockName) -> Value {
+        self.object_named(namespace, lock.as_str())
+    }
+
+    pub(crate) fn object_named(&self, namespace: &str, name: &str) -> Value {
         json!({
             "apiVersion": self.api_version(),
             "kind": self.kind,
-            "metadata": { "name": lock.as_str(), "namespace": namespace },
+            "metadata": { "name": name, "namespace": namespace },
         })
     }
 
@@ -84,6 +101,8 @@ pub enum Verb {
     Update,
     /// Reading each change as it happens.
     Watch,
+    /// Removing one.
+    Delete,
 }
 
 impl Verb {
@@ -94,6 +113,7 @@ impl Verb {
             Self::Create => "create",
             Self::Update => "update",
             Self::Watch => "watch",
+            Self::Delete => "delete",
         }
     }
 }

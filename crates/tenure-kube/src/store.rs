@@ -8,12 +8,13 @@ use async_trait::async_trait;
 use serde_json::Value;
 use tenure_core::record::{Record, RecordEvents, RecordStore, Step, Versioned, Written};
 use tenure_core::{
-    BootClock, Capabilities, Check, Error, ErrorKind, Expiry, FencingGuarantee, LockName,
+    BootClock, Capabilities, Check, Error, ErrorKind, Expiry, FencingGuarantee, Identity, LockName,
     Operation, Order, Rises, SharedClock, Wakeup,
 };
 
 use crate::checks;
 use crate::cluster::Cluster;
+use crate::coordination;
 use crate::form::Form;
 use crate::objects::Objects;
 use crate::reply::Answer;
@@ -57,6 +58,29 @@ impl<F: Form> ObjectStore<F> {
     /// The cluster and namespace.
     pub fn cluster(&self) -> &Cluster {
         &self.objects.cluster
+    }
+
+    /// Takes part in the election of `lock`, where the API server decides who leads; elsewhere it
+    /// does nothing. Before each attempt to acquire.
+    ///
+    /// Fails with [`InvalidInput`](ErrorKind::InvalidInput) if `identity` is not the
+    /// [`LeaseCandidate`](crate::LeaseCandidate)'s, and as requests do. Dropping the future leaves
+    /// the candidate's object, which the API server ignores after a few seconds.
+    pub async fn enter(&self, lock: &LockName, identity: &Identity) -> Result<(), Error> {
+        match &self.objects.coordination {
+            Some(coordination) => {
+                let cluster = &self.objects.cluster;
+                coordination.enter(cluster, lock, identity).await
+            }
+            None => Ok(()),
+        }
+    }
+
+    /// Takes part no more. Before the lock is given back.
+    pub async fn leave(&self, lock: &LockName) {
+        if let Some(coordination) = &self.objects.coordination {
+            coordination.leave(&self.objects.cluster, lock).await;
+        }
     }
 }
 
@@ -116,6 +140,14 @@ impl<F: Form> RecordStore for ObjectStore<F> {
 
     async fn create(&self, lock: &LockName, record: &Record) -> Result<Written, Error> {
         let objects = &self.objects;
+        if objects.coordination.is_some() {
+            let message = coordination::not_assigned(lock);
+            return Err(Error::new(
+                ErrorKind::Unavailable,
+                Operation::Acquire,
+                message,
+            ));
+        }
         let api = objects.cluster.api(Operation::Acquire).await?;
         let object = objects.new_object(&api.namespace, lock)?;
         objects.remember(record);
@@ -149,6 +181,9 @@ impl<F: Form> RecordStore for ObjectStore<F> {
         let mut expected = expected.clone();
         for _ in 0..=FOREIGN_WRITES {
             let object = expected.state::<Value>().ok_or_else(foreign)?;
+            if let Some(coordination) = &objects.coordination {
+                coordination.check(lock, &object, step)?;
+            }
             let found = F::read(&object).ok().flatten().unwrap_or_default();
             let object = objects.written(Value::clone(&object), Some(&found), record, step);
             let answer = api.update(operation, &F::RESOURCE, lock.as_str(), &object);

@@ -2,7 +2,8 @@
 
 use tenure::Store;
 use tenure_kube::{
-    CONFIG_MAPS, KubeConfig, LEASES, NAMED_VERBS, Resource, Subject, pods_rule, rbac_yaml_of,
+    CONFIG_MAPS, KubeConfig, LEASES, NAMED_VERBS, Resource, Subject, lease_candidates_rule,
+    pods_rule, rbac_yaml_of,
 };
 
 use crate::failure::Failure;
@@ -36,6 +37,9 @@ pub(crate) fn rbac(args: RbacArgs) -> Result<u8, Failure> {
     let mut yaml = rbac_yaml_of(resource, namespace, &lock, &subject, &NAMED_VERBS, create);
     if config.takes_over_from_gone_pods() {
         yaml = pods_rule(&yaml);
+    }
+    if config.as_lease_candidate().is_some() {
+        yaml = lease_candidates_rule(&yaml);
     }
     print(yaml.trim_end())?;
     Ok(0)

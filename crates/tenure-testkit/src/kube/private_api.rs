@@ -42,8 +42,18 @@ impl PrivateApi {
         Self::start_on(etcd::start()?).await
     }
 
+    /// The same with more arguments.
+    pub async fn start_with(more: &[&str]) -> Option<Self> {
+        program()?;
+        Self::start_with_on(more, etcd::start()?).await
+    }
+
     /// Starts one on this etcd, and waits until it serves. `None`: left out.
     pub async fn start_on(etcd: etcd::Cluster) -> Option<Self> {
+        Self::start_with_on(&[], etcd).await
+    }
+
+    async fn start_with_on(more: &[&str], etcd: etcd::Cluster) -> Option<Self> {
         let program = program()?;
         let (folder, port) = (etcd.dir.path().join("api"), free_port());
         write_secrets(&folder, &[("admin", "system:masters")]);
@@ -51,6 +61,7 @@ impl PrivateApi {
         let mut arguments = arguments(&endpoint, port, &folder);
         // It is also how long it waits for others when it is asked to end.
         arguments.push("--request-timeout=5s".to_owned());
+        arguments.extend(more.iter().map(|argument| (*argument).to_owned()));
         let server = Server {
             url: format!("https://127.0.0.1:{port}"),
             ca: folder.join("ca.pem"),
