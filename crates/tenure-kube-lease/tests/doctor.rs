@@ -6,19 +6,26 @@ mod support;
 use std::time::Duration;
 
 use serde_json::{Value, json};
-use support::Connects as _;
+use support::{Connects as _, config_of};
 use tenure_core::{
     Acquired, CampaignId, Candidate, Check, Identity, LockBackend as _, Policy, Verdict,
 };
+use tenure_kube::KubeConfig;
 use tenure_kube_lease::{KubeLeaseBackend, connect};
+use tenure_testkit::forward_proxy::{ForwardProxy, PASSWORD};
 use tenure_testkit::kube::Server;
+use tenure_testkit::kube::faulty_api::FaultyApi;
 use tenure_testkit::lock;
 
 const NAME: &str = "holder's lease";
 
 async fn looked_at(backend: &KubeLeaseBackend, name: &str, lease: Duration) -> Check {
+    one_of(backend, name, lease, NAME).await
+}
+
+async fn one_of(backend: &KubeLeaseBackend, name: &str, lease: Duration, wanted: &str) -> Check {
     let checks = backend.checks(&lock(name), lease).await;
-    let check = checks.iter().find(|check| check.name == NAME);
+    let check = checks.iter().find(|check| check.name == wanted);
     check.unwrap_or_else(|| panic!("{checks:?}")).clone()
 }
 
@@ -185,4 +192,74 @@ async fn a_holder_without_a_lease_and_other_writers_are_told() {
         "{annotated:?}"
     );
     assert!(!annotated.reason.contains("theirs"), "{annotated:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_way_to_the_cluster_and_which_one_it_is_are_told() {
+    let Some(server) = Server::start().await else {
+        return;
+    };
+    let told = async |backend: &KubeLeaseBackend, name: &str| {
+        one_of(backend, "way", Policy::default().lease(), name).await
+    };
+    let direct = connect(server.config()).await.unwrap();
+    let between = told(&direct, "in between").await;
+    assert_eq!(between.verdict, Verdict::Fine, "{between:?}");
+    assert!(between.reason.contains("no forward proxy"), "{between:?}");
+    held_by_others(&server, "way", 60).await;
+    let uid = |object: Value| object["metadata"]["uid"].as_str().unwrap().to_owned();
+    let (_, lasting) = server
+        .send("GET", "/api/v1/namespaces/kube-system", None)
+        .await;
+    let cluster = told(&direct, "cluster").await;
+    assert_eq!(cluster.verdict, Verdict::Fine, "{cluster:?}");
+    for part in [
+        server.url.clone(),
+        uid(lasting),
+        uid(server.lease("way").await),
+    ] {
+        assert!(cluster.reason.contains(&part), "{part}: {cluster:?}");
+    }
+
+    let api = FaultyApi::start(&server).await;
+    let behind = connect(config_of(&api, &server)).await.unwrap();
+    let between = told(&behind, "in between").await;
+    assert_eq!(between.verdict, Verdict::Warning, "{between:?}");
+    assert!(between.reason.contains("via: 1.1 faulty"), "{between:?}");
+
+    // A kubeconfig that leads to more than one cluster, by a forward proxy.
+    let proxy = ForwardProxy::start(server.address());
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("config");
+    let here = json!({
+        "server": server.url,
+        "certificate-authority": server.ca,
+        "proxy-url": proxy.url("http"),
+    });
+    let kubeconfig = json!({
+        "apiVersion": "v1",
+        "kind": "Config",
+        "current-context": "here",
+        "clusters": [
+            { "name": "here", "cluster": here },
+            { "name": "there", "cluster": { "server": "https://10.0.0.1:6443" } },
+        ],
+        "users": [{ "name": "us", "user": { "tokenFile": server.token_file } }],
+        "contexts": [
+            { "name": "here", "context": { "cluster": "here", "user": "us" } },
+            { "name": "there", "context": { "cluster": "there", "user": "us" } },
+        ],
+    });
+    std::fs::write(&file, kubeconfig.to_string()).unwrap();
+    for (context, verdict) in [(None, Verdict::Warning), (Some("here"), Verdict::Fine)] {
+        let config = KubeConfig::from_file(Some(file.clone()), context.map(str::to_owned));
+        let config = config.namespace(&*server.namespace).unwrap();
+        let backend = connect(config).await.unwrap();
+        let cluster = told(&backend, "cluster").await;
+        assert_eq!(cluster.verdict, verdict, "{cluster:?}");
+        let between = told(&backend, "in between").await;
+        let address = proxy.url("http").replace(&format!("ann:{PASSWORD}@"), "");
+        assert!(between.reason.contains(&address), "{between:?}");
+        assert!(!between.reason.contains(PASSWORD), "{between:?}");
+    }
 }

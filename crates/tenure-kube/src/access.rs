@@ -8,18 +8,45 @@ use tenure_core::ErrorKind;
 use tenure_kit::StoreError;
 use tenure_kit::proxy::{self, Proxy};
 
+/// How the API server is reached, as far as doctor tells of it.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Route {
+    /// Its address; that of an application's own client is not known.
+    pub(crate) server: Option<String>,
+    /// Without user and password.
+    pub(crate) proxy: Option<String>,
+    /// The context that was chosen without being named in the configuration, and how many API servers the
+    /// kubeconfig names.
+    pub(crate) context: Option<(String, usize)>,
+}
+
 /// What a kubeconfig, a service account or an address says.
 pub(crate) struct Access {
     pub(crate) kube: Config,
     /// It stands here and not in `kube`, whose client takes fewer kinds of proxies.
     pub(crate) proxy: Option<Proxy>,
+    /// See [`Route`].
+    pub(crate) context: Option<(String, usize)>,
 }
 
 impl Access {
     /// By the proxy that the environment names for the server, if any.
     pub(crate) fn by_environment(kube: Config) -> Result<Self, StoreError> {
         let proxy = proxy_of_environment(&kube.cluster_url)?;
-        Ok(Self { kube, proxy })
+        let context = None;
+        Ok(Self {
+            kube,
+            proxy,
+            context,
+        })
+    }
+
+    pub(crate) fn route(&self, server: String) -> Route {
+        Route {
+            server: Some(server),
+            proxy: self.proxy.as_ref().map(Proxy::to_string),
+            context: self.context.clone(),
+        }
     }
 }
 

@@ -8,6 +8,7 @@ use kube::client::Body;
 use serde_json::{Value, json};
 use tenure_core::{Error, ErrorKind, Operation, Process};
 
+use crate::access::Route;
 use crate::config::KubeConfig;
 use crate::connector::{Connection, Connector};
 use crate::errors::{self, Refuser, Request};
@@ -147,6 +148,28 @@ impl Api {
             resource,
             namespace: &self.namespace,
             name,
+        }
+    }
+
+    /// How the API server is reached.
+    pub(crate) fn route(&self) -> Route {
+        let connection = self.connector.current();
+        connection.map_or_else(Route::default, |connection| connection.route.clone())
+    }
+
+    /// An object that is in no namespace.
+    pub(crate) async fn get_cluster_wide(
+        &self,
+        operation: Operation,
+        resource: &Resource,
+        name: &str,
+    ) -> Result<Answer, Error> {
+        let request = self.request(operation, Verb::Get, resource, name);
+        let path = format!("/api/v1/{}/{name}", resource.plural);
+        let reply = self.exchange(&request, Method::GET, &path, None).await?;
+        match reply.status {
+            StatusCode::NOT_FOUND => Ok(Answer::Absent),
+            _ => self.object(&request, reply).await,
         }
     }
 

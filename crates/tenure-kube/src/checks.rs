@@ -15,6 +15,7 @@ use crate::form::Form;
 use crate::objects::not_made;
 use crate::reply::{Answer, Reply};
 use crate::resource::{LEASES, PODS, Resource, Verb};
+use crate::surroundings;
 use crate::term::{TERM_ANNOTATION, Term};
 use crate::trial::{Trial, unreachable};
 
@@ -44,6 +45,7 @@ pub(crate) async fn all<F: Form>(
         checks.push(pods(api).await);
     }
     let found = api.get(Operation::Connect, resource, lock.as_str()).await;
+    checks.extend(surroundings::all(api, resource, lock, &found).await);
     let trial = Trial::run(cluster.config(), api, resource, lock, &found).await;
     checks.push(match &found {
         Ok(Answer::Absent) if !creates => Check::unusable(

@@ -67,7 +67,9 @@ pub(crate) async fn build(
     access: Access,
     generation: Generation,
 ) -> Result<kube::Client, StoreError> {
-    let Access { mut kube, proxy } = access;
+    let Access {
+        mut kube, proxy, ..
+    } = access;
     kube.default_retry = false;
     kube.connect_timeout = Some(config.connect_timeout);
     replace_tls(&mut kube, &config.tls).await?;

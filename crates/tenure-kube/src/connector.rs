@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use tenure_kit::deadline::within;
 use tenure_kit::{SingleFlight, StoreError, Tasks};
 
+use crate::access::Route;
 use crate::client;
 use crate::config::KubeConfig;
 use crate::destination::Destination;
@@ -29,6 +30,7 @@ pub(crate) struct Connection {
     /// Of the TCP connections that it uses. An application's own client does as it likes.
     pub(crate) generation: Generation,
     pub(crate) namespace: String,
+    pub(crate) route: Route,
     /// The API server has accepted its certificate and token.
     accepted: AtomicBool,
     /// The API server has refused its certificate or token.
@@ -42,6 +44,7 @@ impl Connection {
         client: kube::Client,
         generation: Generation,
         namespace: String,
+        route: Route,
         lasting: Option<Duration>,
     ) -> Self {
         let in_time = |left: Duration| left.saturating_sub(AHEAD).max(left / 2).max(AGAIN);
@@ -51,6 +54,7 @@ impl Connection {
             client,
             generation,
             namespace,
+            route,
             accepted: AtomicBool::new(false),
             refused: AtomicBool::new(false),
             renew_at: Mutex::new(renew_at),
@@ -101,7 +105,13 @@ impl Connector {
     pub(crate) fn given(client: kube::Client, config: &KubeConfig) -> Self {
         let stated = config.namespace.clone();
         let namespace = stated.unwrap_or_else(|| client.default_namespace().to_owned());
-        let connection = Connection::new(client, Generation::default(), namespace, None);
+        let connection = Connection::new(
+            client,
+            Generation::default(),
+            namespace,
+            Route::default(),
+            None,
+        );
         Self::Given(Arc::new(connection))
     }
 
@@ -209,6 +219,7 @@ impl Configured {
         }
         let lasting = client::authenticate(&self.config, &mut access).await?;
         let generation = Generation::default();
+        let route = access.route(now.address());
         let building = client::build(&self.config, access, generation.clone());
         let client = within(what, LIMIT, "its files", building).await?;
         let first = self.destination.get_or_init(|| now);
@@ -216,6 +227,7 @@ impl Configured {
             client,
             generation,
             first.namespace().to_owned(),
+            route,
             lasting,
         ))
     }

@@ -43,13 +43,21 @@ impl Destination {
         Err(StoreError::new(ErrorKind::Misconfigured, message))
     }
 
-    /// Without what stands before an `@`, which may be a password.
     fn text(&self) -> String {
+        format!(
+            "{}, namespace \"{}\",",
+            self.address(),
+            shown(&self.namespace)
+        )
+    }
+
+    /// The API server, without what stands before an `@`, which may be a password.
+    pub(crate) fn address(&self) -> String {
         let server = &self.server;
         let authority = server.authority().map_or("", http::uri::Authority::as_str);
         let address = authority.rsplit('@').next().unwrap_or_default();
         let scheme = server.scheme_str().unwrap_or("https");
         let url = format!("{scheme}://{address}{}", server.path());
-        format!("{}, namespace \"{}\",", shown(&url), shown(&self.namespace))
+        shown(&url)
     }
 }

@@ -1,5 +1,6 @@
 //! What a kubeconfig says, read as kubectl reads it.
 
+use std::collections::HashSet;
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -78,10 +79,10 @@ fn merged(files: &[PathBuf]) -> Result<Kubeconfig, KubeconfigError> {
     }
 }
 
-fn access_of(read: &Kubeconfig, context: Option<&str>) -> Result<Access, StoreError> {
+fn access_of(read: &Kubeconfig, given: Option<&str>) -> Result<Access, StoreError> {
     let absent = |what: &str, name: &str| wrong(&format!("it has no {what} \"{}\"", shown(name)));
     let current = read.current_context.as_deref();
-    let name = context.or(current).filter(|name| !name.is_empty());
+    let name = given.or(current).filter(|name| !name.is_empty());
     let name = name.ok_or_else(|| wrong("it has no current-context"))?;
     let mut contexts = read.contexts.iter().filter(|named| named.name == name);
     let context = contexts.find_map(|named| named.context.as_ref());
@@ -124,7 +125,17 @@ fn access_of(read: &Kubeconfig, context: Option<&str>) -> Result<Access, StoreEr
     {
         helper.cluster = Some(told);
     }
-    Ok(Access { kube, proxy })
+    let servers = read.clusters.iter().filter_map(|named| {
+        let cluster = named.cluster.as_ref()?;
+        cluster.server.as_deref()
+    });
+    let servers = servers.collect::<HashSet<_>>().len();
+    let by_itself = given.is_none().then(|| (name.to_owned(), servers));
+    Ok(Access {
+        kube,
+        proxy,
+        context: by_itself,
+    })
 }
 
 /// Nobody in particular when there is no such user, as for kubectl.

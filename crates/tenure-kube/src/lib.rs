@@ -41,6 +41,7 @@ mod resource;
 mod retries;
 mod source;
 mod store;
+mod surroundings;
 mod term;
 mod time;
 mod transport;

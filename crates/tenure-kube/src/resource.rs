@@ -40,6 +40,14 @@ pub(crate) const LEASE_CANDIDATES: Resource = Resource {
     plural: "leasecandidates",
 };
 
+/// `v1` Namespace.
+pub(crate) const NAMESPACES: Resource = Resource {
+    group: "",
+    version: "v1",
+    kind: "Namespace",
+    plural: "namespaces",
+};
+
 /// `v1` Pod.
 pub(crate) const PODS: Resource = Resource {
     group: "",

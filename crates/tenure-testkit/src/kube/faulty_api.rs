@@ -364,7 +364,7 @@ async fn write(
         asked.push_str("\r\n");
     }
     let mut answer = format!(
-        "HTTP/1.1 {status} As Said\r\nContent-Type: application/json\r\n\
+        "HTTP/1.1 {status} As Said\r\nVia: 1.1 faulty\r\nContent-Type: application/json\r\n\
          Content-Length: {}\r\n{asked}\r\n",
         body.len()
     )
