@@ -9,6 +9,8 @@ pub mod faulty_api;
 pub mod flood;
 pub mod launch;
 #[cfg(feature = "kube")]
+pub mod on_kine;
+#[cfg(feature = "kube")]
 pub mod owners;
 #[cfg(feature = "kube")]
 pub mod private_api;

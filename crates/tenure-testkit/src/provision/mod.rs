@@ -5,6 +5,7 @@
 
 mod apt;
 mod go_module;
+mod kine;
 pub(crate) mod kube_apiserver;
 pub mod newer_etcd;
 mod newest_postgres;

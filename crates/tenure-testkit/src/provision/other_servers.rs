@@ -7,7 +7,7 @@ use anyhow::Result;
 use tempfile::TempDir;
 
 use super::newer_etcd::{ETCD_3_6, ETCD_3_7, EtcdLine};
-use super::{newest_postgres, valkey};
+use super::{kine, newest_postgres, valkey};
 use crate::backends::Backend;
 use crate::etcd::programs;
 
@@ -49,9 +49,10 @@ pub fn provide(backends: &[&Backend]) -> Result<Vec<OtherServer>> {
 pub type Built = (&'static str, fn() -> Result<OtherServer>);
 
 /// Those of `cargo xtask test --more`.
-pub const BUILT: [Built; 2] = [
+pub const BUILT: [Built; 3] = [
     ("etcd 3.6", || etcd(&ETCD_3_6)),
     ("etcd 3.7", || etcd(&ETCD_3_7)),
+    ("kube-apiserver on kine", on_kine),
 ];
 
 /// A newer etcd, which all clusters of the tests run.
@@ -76,6 +77,21 @@ fn etcd(line: &EtcdLine) -> Result<OtherServer> {
         ],
         // Newer releases close the connection of a client without a certificate in another way.
         without: &["a_server_that_asks_for_certificates_takes_those_of_its_authority"],
+        _folder: None,
+    })
+}
+
+/// kube-apiserver on kine, as in k3s.
+fn on_kine() -> Result<OtherServer> {
+    let found = kine::provide()?;
+    Ok(OtherServer {
+        name: format!("kube-apiserver on kine {}", found.version),
+        backend: "kube-lease",
+        variable: "TENURE_TEST_KINE",
+        programs: found.folder,
+        package: "tenure-kube-lease",
+        tests: &["kine"],
+        without: &[],
         _folder: None,
     })
 }
