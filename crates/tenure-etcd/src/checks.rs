@@ -25,8 +25,8 @@ const ALARMS: &str = "alarms";
 
 const FREE_SPACE: &str = "compact and defragment, then `etcdctl alarm disarm`";
 
-/// So many keys of a queue are looked at.
-const MOST_KEYS: i64 = 10_000;
+/// So many keys of a queue are looked at for one that hangs on no lease.
+const MOST_KEYS: i64 = 5_000;
 
 /// Looks, and changes nothing.
 pub(crate) async fn all(connector: &Arc<Connector>, lock: &LockName) -> Vec<Check> {
@@ -207,35 +207,43 @@ async fn permissions(connector: &Arc<Connector>, lock: &LockName) -> Check {
     }
 }
 
-/// The candidates' keys, in the order of their turns.
+/// The candidates' keys.
 struct Queue {
     first: Option<KeyValue>,
-    all: Vec<KeyValue>,
+    count: i64,
+    /// Where not all of them hang on a lease, those that were looked at.
+    looked_at: Vec<KeyValue>,
 }
 
 async fn queued(connector: &Arc<Connector>, lock: &LockName) -> Result<Queue, StoreError> {
     let election = connector.config.election(lock);
     let ask = |mut client: Client| {
-        let all = GetOptions::new()
-            .with_prefix()
-            .with_keys_only()
-            .with_limit(MOST_KEYS);
-        let reads = [
-            TxnOp::get(election.clone(), Some(keys::first())),
-            TxnOp::get(election.clone(), Some(all)),
-        ];
-        async move { client.txn(Txn::new().and_then(reads)).await }
+        let get = |options: GetOptions| TxnOp::get(election.clone(), Some(options));
+        let first = get(keys::first());
+        let count = get(GetOptions::new().with_prefix().with_count_only());
+        let some = get(GetOptions::new().with_prefix().with_limit(MOST_KEYS));
+        // The server looks at the leases, so that mostly no key has to be sent.
+        let all_on_leases = Compare::lease(election.clone(), CompareOp::Greater, NO_LEASE);
+        let read = Txn::new()
+            .when([all_on_leases.with_prefix()])
+            .and_then([first.clone(), count.clone()])
+            .or_else([first, count, some]);
+        async move { client.txn(read).await }
     };
     let answer = connector
         .call(connector.config.request_timeout, ask)
         .await?;
     let mut reads = answer.op_responses().into_iter().map(|read| match read {
-        TxnOpResponse::Get(mut get) => get.take_kvs(),
-        _ => Vec::new(),
+        TxnOpResponse::Get(mut get) => (get.count(), get.take_kvs()),
+        _ => (0, Vec::new()),
     });
-    let first = reads.next().unwrap_or_default().into_iter().next();
-    let all = reads.next().unwrap_or_default();
-    Ok(Queue { first, all })
+    let mut next = || reads.next().unwrap_or_default();
+    let (first, count, looked_at) = (next().1.into_iter().next(), next().0, next().1);
+    Ok(Queue {
+        first,
+        count,
+        looked_at,
+    })
 }
 
 /// Whether anything in the queue keeps those behind it waiting that will not lead.
@@ -245,7 +253,7 @@ async fn queue(connector: &Arc<Connector>, lock: &LockName) -> Check {
         Ok(queue) => queue,
         Err(error) => return not_checked(NAME, &error),
     };
-    let mut obstacles = queue.all.iter().filter(|kv| kv.lease() == NO_LEASE);
+    let mut obstacles = queue.looked_at.iter().filter(|kv| kv.lease() == NO_LEASE);
     if let Some(kv) = obstacles.next() {
         let more = match obstacles.count() {
             0 => String::new(),
@@ -263,7 +271,7 @@ async fn queue(connector: &Arc<Connector>, lock: &LockName) -> Check {
             ),
         );
     }
-    let count = queue.all.len();
+    let count = queue.count;
     let fine = |leader: &str| Check::fine(NAME, format!("{leader}; {count} keys in all"));
     let Some(first) = queue.first else {
         return Check::fine(NAME, "empty");

@@ -152,7 +152,8 @@ pub(crate) fn of_client(error: Client) -> StoreError {
 
 /// TLS has no kind of error of its own in the client; its texts come from rustls.
 fn of_transport(text: &str, kind: ErrorKind) -> StoreError {
-    let is_tls = ["certificate", "Certificate", "TLS", "UnknownIssuer"]
+    // An alert is what a server ends a handshake by: `UnknownCA`, `CertificateRequired`.
+    let is_tls = ["certificate", "Certificate", "TLS", "UnknownIssuer", "fatal alert"]
         .iter()
         .any(|word| text.contains(word))
         // What rustls says when a plain server answers.

@@ -5,8 +5,8 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, MutexGuard, PoisonError};
 
 use etcd_client::{
-    GetOptions, KeyValue, LeaseKeepAliveStream, LeaseKeeper, LeaseTimeToLiveOptions,
-    ResponseHeader, Txn, TxnOp, TxnOpResponse,
+    KeyValue, LeaseKeepAliveStream, LeaseKeeper, LeaseTimeToLiveOptions, ResponseHeader, Txn,
+    TxnOp, TxnOpResponse,
 };
 use futures_util::future::try_join_all;
 use tenure_core::{Candidate, ErrorKind, FencingToken, LockName, Time};
@@ -256,15 +256,14 @@ impl Session {
         )
     }
 
-    /// These keys without their values, and the raft term in which they were read.
+    /// These keys, and the raft term in which they were read. With their values: etcd 3.7 tells the
+    /// lease of a key in no other read.
     async fn read(&self, some: &[String]) -> Result<(u64, Vec<KeyValue>), StoreError> {
         let answer = self
             .shared
             .connector
             .call(self.limit, |mut client| {
-                let get = |key: &String| {
-                    TxnOp::get(key.clone(), Some(GetOptions::new().with_keys_only()))
-                };
+                let get = |key: &String| TxnOp::get(key.clone(), None);
                 let reads: Vec<_> = some.iter().map(get).collect();
                 async move { client.txn(Txn::new().and_then(reads)).await }
             })

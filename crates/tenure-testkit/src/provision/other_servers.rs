@@ -75,8 +75,7 @@ fn etcd(line: &EtcdLine) -> Result<OtherServer> {
             "session_loss",
             "tls",
         ],
-        // Newer releases close the connection of a client without a certificate in another way.
-        without: &["a_server_that_asks_for_certificates_takes_those_of_its_authority"],
+        without: &[],
         _folder: None,
     })
 }
