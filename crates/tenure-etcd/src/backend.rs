@@ -61,7 +61,7 @@ pub struct Traffic {
 impl EtcdBackend {
     /// Connects. Reads, and writes nothing: no lease is granted before the first campaign.
     ///
-    /// Ends within the connect and request timeouts for each endpoint, or fails with
+    /// Ends within twice the connect timeout and one request timeout, or fails with
     /// [`Forbidden`](ErrorKind::Forbidden), [`Misconfigured`](ErrorKind::Misconfigured),
     /// [`Unavailable`](ErrorKind::Unavailable) or [`Timeout`](ErrorKind::Timeout) as the message
     /// says. Dropping the future gives up.
@@ -83,7 +83,7 @@ impl EtcdBackend {
         Box::pin(connector.compare_clusters())
             .await
             .map_err(failed)?;
-        Box::pin(connector.reach()).await.map_err(failed)?;
+        Box::pin(connector.get()).await.map_err(failed)?;
         Ok(this)
     }
 

@@ -203,7 +203,12 @@ async fn permissions(connector: &Arc<Connector>, lock: &LockName) -> Check {
         Err(error) if errors::is_full(&error) => {
             Check::unusable(ALARMS, error.message(), FREE_SPACE)
         }
-        Err(error) => not_checked(NAME, &error),
+        // It goes the way of an attempt to lead, which would meet the same.
+        Err(error) => Check::unusable(
+            NAME,
+            format!("not seen, and no candidate can lead: {}", error.message()),
+            "bring more than half of the members up, and run doctor again",
+        ),
     }
 }
 

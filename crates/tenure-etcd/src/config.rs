@@ -229,8 +229,9 @@ impl EtcdConfig {
         self
     }
 
-    /// How long one endpoint may take for an answer before the next is tried; 2 s by default, and
-    /// never more than a quarter of the lease.
+    /// How long one endpoint may take for an answer before the next is tried beside it, on a new
+    /// connection; 2 s by default, and never more than a quarter of the lease. A later answer still
+    /// counts: a call fails after twice this for each endpoint, and at least four times.
     #[must_use]
     pub fn request_timeout(mut self, timeout: Duration) -> Self {
         self.request_timeout = timeout;

@@ -19,11 +19,21 @@ use crate::errors::{self, StoreError};
 const PING: Duration = Duration::from_secs(10);
 const PING_ANSWER: Duration = Duration::from_secs(5);
 
+/// What is known of a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Health {
+    Fine,
+    /// An answer is overdue. Slow or dead: an answer tells, and until then others are used.
+    Silent,
+    /// Never to be used again.
+    Failed,
+}
+
 /// A client of one endpoint.
 pub(crate) struct Connection {
     pub(crate) client: Client,
     pub(crate) endpoint: String,
-    failed: watch::Sender<bool>,
+    health: watch::Sender<Health>,
     /// Something was answered on it.
     answered: AtomicBool,
     /// What it logged in with.
@@ -35,7 +45,7 @@ impl Connection {
         Self {
             client,
             endpoint,
-            failed: watch::Sender::new(false),
+            health: watch::Sender::new(Health::Fine),
             answered: AtomicBool::new(false),
             password,
         }
@@ -76,22 +86,38 @@ impl Connection {
     }
 
     pub(crate) fn fail(&self) {
-        self.failed.send_replace(true);
+        self.health.send_replace(Health::Failed);
     }
 
-    pub(crate) fn has_failed(&self) -> bool {
-        *self.failed.borrow()
-    }
-
-    /// Returns when a caller has found that the connection does not work any more.
-    pub(crate) async fn failure(&self) {
-        // Fails only when the sender is gone, which `self` holds.
-        let mut failed = self.failed.subscribe();
-        let _failed = failed.wait_for(|failed| *failed).await;
+    /// An answer is overdue: the next requests go elsewhere, unless it comes after all.
+    pub(crate) fn is_overdue(&self) {
+        self.changes(Health::Fine, Health::Silent);
     }
 
     pub(crate) fn has_answered(&self) {
         self.answered.store(true, Ordering::Relaxed);
+        self.changes(Health::Silent, Health::Fine);
+    }
+
+    fn changes(&self, from: Health, to: Health) {
+        self.health.send_if_modified(|health| {
+            let changes = *health == from;
+            if changes {
+                *health = to;
+            }
+            changes
+        });
+    }
+
+    pub(crate) fn is_usable(&self) -> bool {
+        *self.health.borrow() == Health::Fine
+    }
+
+    /// Returns when a caller has found that the connection does not answer in time.
+    pub(crate) async fn failure(&self) {
+        // Fails only when the sender is gone, which `self` holds.
+        let mut health = self.health.subscribe();
+        let _failed = health.wait_for(|health| *health != Health::Fine).await;
     }
 
     /// The error with what is most likely wrong, if nothing was answered on the connection so far.

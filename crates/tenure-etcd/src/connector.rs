@@ -3,7 +3,7 @@
 //! The client library spreads calls over its endpoints and does not notice when one of them is
 //! dead, has no deadlines of its own, and leaves streams of a frozen server pending without end. So
 //! each connection here is a client with a single endpoint. A caller that finds that it does not
-//! answer marks it as failed, and all that use it (keepalive, watch) move to the next one at once.
+//! answer in time says so, and all that use it (keepalive, watch) go on to the next one at once.
 //!
 //! Every new connection is asked first which cluster its endpoint belongs to, and each answer is
 //! compared as well: a proxy in between may lead to another cluster by then.
@@ -70,47 +70,39 @@ impl Connector {
 
     fn current(&self) -> Option<Arc<Connection>> {
         let current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
-        current
-            .clone()
-            .filter(|connection| !connection.has_failed())
+        current.clone().filter(|connection| connection.is_usable())
     }
 
-    /// How often a call is tried: each endpoint once, and a single one twice.
-    pub(crate) fn attempts(&self) -> usize {
-        self.config.endpoints.len().max(2)
-    }
-
-    /// The connection in use, or a new one to the next endpoint, which has to answer within `limit`
-    /// once it is connected.
-    pub(crate) async fn get(
-        self: &Arc<Self>,
-        limit: Duration,
-    ) -> Result<Arc<Connection>, StoreError> {
+    /// The connection in use, or a new one. Fails when no endpoint serves.
+    pub(crate) async fn get(self: &Arc<Self>) -> Result<Arc<Connection>, StoreError> {
         self.check()?;
         if let Some(connection) = self.current() {
             return Ok(connection);
         }
-        let connect = || {
-            let connector = self.clone();
-            async move { connector.connect_to_next(limit).await }
-        };
-        let usable = |connection: &Arc<Connection>| !connection.has_failed();
+        let connect = || self.clone().connect_to_any();
+        let usable = |connection: &Arc<Connection>| connection.is_usable();
         Box::pin(self.connecting.run(usable, connect)).await
     }
 
-    async fn connect_to_next(&self, limit: Duration) -> Result<Arc<Connection>, StoreError> {
+    /// A connection to the next endpoint, which is in use from now on.
+    pub(crate) async fn connect_to_next(&self) -> Result<Arc<Connection>, StoreError> {
         if let Some(connection) = self.current() {
             return Ok(connection);
         }
         let number = self.next.fetch_add(1, Ordering::Relaxed) % self.config.endpoints.len();
         let connection = Arc::new(self.connect_to(number).await?);
+        let limit = self.config.connect_timeout;
         if self.given.is_none() {
-            self.identify(&connection, number, limit).await?;
+            Box::pin(self.identify(&connection, number, limit)).await?;
         } else {
             self.refuse_proxy(&connection, limit).await?;
         }
-        tracing::debug!(endpoint = connection.endpoint, "etcd endpoint in use");
         let mut current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
+        // One that was silent may have answered meanwhile.
+        if let Some(usable) = current.as_ref().filter(|current| current.is_usable()) {
+            return Ok(usable.clone());
+        }
+        tracing::debug!(endpoint = connection.endpoint, "etcd endpoint in use");
         *current = Some(connection.clone());
         Ok(connection)
     }
@@ -135,7 +127,12 @@ impl Connector {
     ) -> Result<(), StoreError> {
         let mut client = connection.client.clone();
         let asking = async move { client.status().await };
-        let is_learner = match self.one(connection, limit, asking).await {
+        // Side by side: a slow server makes each round trip count.
+        let (status, is_no_proxy) = tokio::join!(
+            self.one(connection, limit, asking),
+            self.refuse_proxy(connection, limit)
+        );
+        let is_learner = match status {
             Ok(status) => status.is_learner(),
             // Some servers tell it to some users only; then the first answer tells.
             Err(error) if error.kind == ErrorKind::Forbidden => false,
@@ -146,7 +143,7 @@ impl Connector {
             connection.fail();
             return Err(errors::learner(&connection.endpoint));
         }
-        self.refuse_proxy(connection, limit).await
+        is_no_proxy
     }
 
     /// Fails when the endpoint is an `etcd grpc-proxy`: it answers keepalives at its own pace, also
@@ -213,7 +210,7 @@ impl Connector {
         let limit = self.config.request_timeout;
         let asking = self.not_compared().into_iter().map(|number| async move {
             let connection = self.connect_to(number).await?;
-            self.identify(&connection, number, limit).await
+            Box::pin(self.identify(&connection, number, limit)).await
         });
         // On the heap, or each call would be as large.
         let asking = Box::pin(join_all(asking));
@@ -234,68 +231,28 @@ impl Connector {
         }
     }
 
-    /// Connects to an endpoint that serves, and asks nothing more of it.
-    pub(crate) async fn reach(self: &Arc<Self>) -> Result<(), StoreError> {
-        let mut last = None;
-        for _ in 0..self.attempts() {
-            match self.get(self.config.request_timeout).await {
-                Err(error) if error.needs_reconnect() => {
-                    last = Some(errors::more_telling(last, error));
-                }
-                outcome => return outcome.map(|_| ()),
-            }
-        }
-        Err(last.unwrap_or_else(|| errors::unreadable("nothing")))
-    }
-
-    /// One request, tried on the next endpoint when one does not answer within `limit`.
-    ///
-    /// A request whose answer was lost may be applied twice, so it has to be one that can be.
-    pub(crate) async fn call<T, F>(
-        self: &Arc<Self>,
-        limit: Duration,
-        mut request: impl FnMut(Client) -> F,
-    ) -> Result<T, StoreError>
-    where
-        T: Answer,
-        F: Future<Output = Result<T, etcd_client::Error>>,
-    {
-        let mut last = None;
-        for _ in 0..self.attempts() {
-            let outcome = match self.get(limit).await {
-                Ok(connection) => {
-                    let request = request(connection.client.clone());
-                    self.one(&connection, limit, request).await
-                }
-                Err(error) => Err(error),
-            };
-            match outcome {
-                Err(error) if error.needs_reconnect() => {
-                    tracing::debug!(reason = error.message(), "etcd endpoint given up");
-                    last = Some(errors::more_telling(last, error));
-                }
-                outcome => return outcome,
-            }
-        }
-        Err(last.unwrap_or_else(|| errors::unreadable("nothing")))
-    }
-
-    /// One request on this very connection, which has failed when it does not answer.
+    /// One request on this very connection, which is a silent one when it does not answer within
+    /// `limit`.
     pub(crate) async fn one<T: Answer>(
         &self,
         connection: &Connection,
         limit: Duration,
         request: impl Future<Output = Result<T, etcd_client::Error>>,
     ) -> Result<T, StoreError> {
-        let no_answer = || errors::no_answer(&connection.endpoint, limit);
-        let outcome = tokio::select! {
-            outcome = tokio::time::timeout(limit, request) => match outcome {
-                Ok(outcome) => outcome.map_err(errors::of_client),
-                Err(_) => Err(no_answer()),
-            },
-            // Another caller has found out already.
-            () = connection.failure() => Err(no_answer()),
+        let Ok(outcome) = tokio::time::timeout(limit, request).await else {
+            connection.is_overdue();
+            return Err(errors::no_answer(&connection.endpoint, limit));
         };
+        let outcome = outcome.map_err(errors::of_client);
+        self.judge(connection, outcome).await
+    }
+
+    /// What an answer tells of its connection and of the cluster.
+    pub(crate) async fn judge<T: Answer>(
+        &self,
+        connection: &Connection,
+        outcome: Result<T, StoreError>,
+    ) -> Result<T, StoreError> {
         let error = match outcome {
             Ok(value) => {
                 connection.has_answered();

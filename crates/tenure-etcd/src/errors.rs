@@ -29,6 +29,11 @@ pub(crate) fn no_answer(endpoint: &str, limit: Duration) -> StoreError {
     StoreError::timeout(&format!("etcd at {endpoint}"), limit, None)
 }
 
+/// No endpoint has answered, and none has failed with a reason to show.
+pub(crate) fn no_answer_in(limit: Duration) -> StoreError {
+    StoreError::timeout("etcd", limit, None)
+}
+
 pub(crate) fn lease_gone() -> StoreError {
     StoreError::new(
         ErrorKind::Conflict,
@@ -218,6 +223,13 @@ fn of_status(status: &tonic::Status) -> StoreError {
         Code::ResourceExhausted => {
             StoreError::new(ErrorKind::Throttled { retry_after: None }, told)
         }
+        Code::OutOfRange if text.contains("message length too large") => StoreError::new(
+            ErrorKind::Corrupted,
+            format!(
+                "{}: look for keys of other programs with huge values below the lock's key",
+                shown(text)
+            ),
+        ),
         Code::InvalidArgument | Code::OutOfRange | Code::FailedPrecondition => {
             StoreError::new(ErrorKind::Misconfigured, told)
         }

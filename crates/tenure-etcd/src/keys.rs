@@ -17,6 +17,9 @@ use crate::errors::StoreError;
 /// Neither an identity nor a published value holds a tab.
 const WAITING: &str = "\twaiting";
 
+/// So much of an identity is told, in characters: ours are shorter, and any program may write here.
+const MOST_OF_IDENTITY: usize = 1024;
+
 /// The key of the candidate with this lease, in the election whose keys begin so.
 pub(crate) fn candidate(election: &str, lease: i64) -> String {
     format!("{election}{lease:x}")
@@ -56,14 +59,18 @@ impl First {
             return Ok(Self::Obstacle(kv.key().to_vec()));
         }
         let text = String::from_utf8_lossy(kv.value());
+        let holder = |identity: &str| {
+            let told: String = identity.chars().take(MOST_OF_IDENTITY).collect();
+            Holder::new(told)
+        };
         if let Some(identity) = text.strip_suffix(WAITING) {
-            return Ok(Self::Waiter(Holder::new(identity)));
+            return Ok(Self::Waiter(holder(identity)));
         }
         let (identity, value) = match text.split_once(' ') {
             Some((identity, value)) => (identity, Some(value.to_owned())),
             None => (&*text, None),
         };
-        let mut holder = Holder::new(identity);
+        let mut holder = holder(identity);
         holder.value = value;
         holder.token = Some(token(kv.create_revision())?);
         Ok(Self::Leader(holder))

@@ -54,6 +54,7 @@
 //! The build of `etcd-client` runs `protoc` and needs protobuf's own `.proto` files (Debian:
 //! `protobuf-compiler` and `libprotobuf-dev`). No other crate of this workspace needs them.
 
+mod attempts;
 mod backend;
 mod checks;
 mod cluster;

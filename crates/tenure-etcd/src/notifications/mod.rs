@@ -1,6 +1,7 @@
 //! Tells those who wait for a lock of its changes, by one watch stream for all elections of a
 //! backend.
 
+mod pace;
 mod registry;
 mod watcher;
 

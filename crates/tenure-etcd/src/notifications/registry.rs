@@ -16,6 +16,7 @@ use tenure_core::{Changes, Hint, LockName};
 use tenure_kit::Tasks;
 use tokio::sync::{Notify, mpsc, watch};
 
+use super::pace::Pace;
 use crate::config::EtcdConfig;
 
 /// A candidate subscribes before it has a key; an observer stays without one.
@@ -228,6 +229,7 @@ impl Notifications {
             hints: Some(entry.hints.subscribe()),
             notifications: self.clone(),
             lock: lock.clone(),
+            pace: Pace::new(),
         };
         drop(state);
         self.settle_later(lock);
@@ -235,8 +237,10 @@ impl Notifications {
             if !listener.notifications.tasks.process().is_current() {
                 return None;
             }
-            let changed = listener.hints.as_mut()?.changed().await;
-            changed.ok().map(|()| (Hint::MayBeFree, listener))
+            listener.hints.as_mut()?.changed().await.ok()?;
+            listener.pace.next().await;
+            listener.hints.as_mut()?.borrow_and_update();
+            Some((Hint::MayBeFree, listener))
         }))
     }
 
@@ -333,6 +337,7 @@ struct Listener {
     hints: Option<watch::Receiver<()>>,
     notifications: Arc<Notifications>,
     lock: LockName,
+    pace: Pace,
 }
 
 impl Drop for Listener {

@@ -17,6 +17,9 @@ use crate::errors::{self, StoreError};
 /// Between attempts to open a stream when no endpoint answers.
 const RETRY_INTERVAL: Duration = Duration::from_millis(250);
 
+/// A process that only waits connects again after a part of this, drawn at random.
+const COME_BACK_WITHIN: Duration = Duration::from_secs(1);
+
 /// The number that no watch of ours has: they are counted from 1.
 const NO_WATCH: i64 = 0;
 
@@ -58,15 +61,11 @@ impl Watcher {
                 };
                 continue;
             }
-            let connection = match self
-                .connector
-                .get(self.connector.config.request_timeout)
-                .await
-            {
+            let connection = match self.connector.get().await {
                 Ok(connection) => connection,
                 Err(error) => {
                     tracing::debug!(reason = error.message(), "no endpoint to watch on");
-                    tokio::time::sleep(RETRY_INTERVAL).await;
+                    tokio::time::sleep(RETRY_INTERVAL + self.stand_back()).await;
                     continue;
                 }
             };
@@ -74,12 +73,25 @@ impl Watcher {
                 Ok(()) => return,
                 Err(error) => {
                     tracing::debug!(reason = error.message(), "etcd watch reopened");
-                    if !error.needs_reconnect() {
-                        tokio::time::sleep(RETRY_INTERVAL).await;
-                    }
+                    let pause = if error.needs_reconnect() {
+                        self.stand_back()
+                    } else {
+                        RETRY_INTERVAL
+                    };
+                    tokio::time::sleep(pause).await;
                 }
             }
         }
+    }
+
+    /// A server that restarts ends the connections of all at once. A process that holds a term comes
+    /// back at once, the others after a random time.
+    fn stand_back(&self) -> Duration {
+        let leads = |target: &Target| target.term_key_gone.is_some();
+        if self.targets.values().any(leads) {
+            return Duration::ZERO;
+        }
+        COME_BACK_WITHIN.mul_f64(fastrand::f64())
     }
 
     fn note(&mut self, command: WatchCommand) -> Request {
@@ -101,7 +113,9 @@ impl Watcher {
             .with_watch_id(id)
             .with_start_revision(target.from);
         if target.all {
-            options = options.with_prefix();
+            // Any program may put values there: many of them in one answer would be more than the
+            // client takes.
+            options = options.with_prefix().with_fragment();
         } else {
             options = options.with_filters([etcd_client::WatchFilterType::NoPut]);
         }
@@ -121,8 +135,14 @@ impl Watcher {
         };
         let mut client = connection.client.watch_client();
         let opening = async move { client.watch(key, Some(options)).await.map(Opened) };
-        let limit = self.connector.config.request_timeout;
-        let Opened(opened) = self.connector.one(connection, limit, opening).await?;
+        // A slow server must not lose its connection by this.
+        let limit = self.connector.config.connect_timeout;
+        let no_answer = || errors::no_answer(&connection.endpoint, limit);
+        let Opened(opened) = tokio::select! {
+            opened = self.connector.one(connection, limit, opening) => opened?,
+            // Another caller has found out already.
+            () = connection.failure() => return Err(no_answer()),
+        };
         let (mut sender, mut responses) = opened.split();
         loop {
             // Answers are read while requests are sent, or both sides could wait for each other.
@@ -145,7 +165,7 @@ impl Watcher {
                 }
             };
             tokio::select! {
-                () = connection.failure() => return Err(errors::no_answer(&connection.endpoint, limit)),
+                () = connection.failure() => return Err(no_answer()),
                 response = responses.message() => {
                     let response = response.map_err(errors::of_client).and_then(|response| {
                         response.ok_or_else(|| errors::unreadable("a watch").reconnect())

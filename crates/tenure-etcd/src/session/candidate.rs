@@ -2,9 +2,7 @@
 
 use std::sync::Arc;
 
-use etcd_client::{
-    Compare, CompareOp, GetOptions, KeyValue, PutOptions, Txn, TxnOp, TxnOpResponse, TxnResponse,
-};
+use etcd_client::{GetOptions, KeyValue, PutOptions, Txn, TxnOp, TxnOpResponse, TxnResponse};
 use tenure_core::{Candidate, ErrorKind, FencingToken, Holder, LockName, Time};
 use tokio::sync::oneshot;
 
@@ -299,7 +297,8 @@ impl Session {
         // The deletion is no news.
         self.stop_watching_term(lock);
         let own = token.map(keys::revision);
-        self.leave(lock, own).await?;
+        let known = held.state().revision;
+        self.leave(lock, own.or(known)).await?;
         let is_over = {
             let mut state = held.state();
             let is_over = own.is_none_or(|own| state.revision.is_none_or(|now| now == own));
@@ -315,25 +314,46 @@ impl Session {
     }
 
     /// Deletes the key, or only that with this create revision.
+    ///
+    /// Never without a create revision: a deletion that arrives late would meet the key of a later
+    /// campaign on this lease, which may lead by then.
     pub(super) async fn leave(&self, lock: &LockName, own: Option<i64>) -> Result<(), StoreError> {
         if self.has_ended() {
             return Ok(());
         }
         let key = self.key(lock);
+        let own = match own {
+            Some(own) => own,
+            None => match self.own_key(&key).await? {
+                Some(own) => own,
+                None => return Ok(()),
+            },
+        };
         self.shared
             .connector
             .call(self.limit, |mut client| {
-                let when = match own {
-                    Some(own) => is(&key, own),
-                    None => Compare::lease(key.clone(), CompareOp::Equal, self.id),
-                };
                 let txn = Txn::new()
-                    .when([when])
+                    .when([is(&key, own)])
                     .and_then([TxnOp::delete(key.clone(), None)]);
                 async move { client.txn(txn).await }
             })
             .await?;
         Ok(())
+    }
+
+    /// The create revision of the key, while it hangs on this lease.
+    async fn own_key(&self, key: &str) -> Result<Option<i64>, StoreError> {
+        let mut answer = self
+            .shared
+            .connector
+            .call(self.limit, |mut client| {
+                let key = key.to_owned();
+                async move { client.get(key, None).await }
+            })
+            .await?;
+        let found = answer.take_kvs().into_iter().next();
+        let own = found.filter(|kv| kv.lease() == self.id);
+        Ok(own.map(|kv| kv.create_revision()))
     }
 
     /// The key and create revision of the term with this token, if it is held here.

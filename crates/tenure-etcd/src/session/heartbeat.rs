@@ -280,56 +280,41 @@ impl Session {
     }
 
     /// Sends one keepalive and reads its answer; the raft term in which it was taken.
-    async fn keep_alive(&self) -> Result<u64, StoreError> {
+    pub(super) async fn keep_alive(&self) -> Result<u64, StoreError> {
+        let asking = |connection| self.keep_alive_on(connection);
         let connector = &self.shared.connector;
-        let mut last = errors::unreadable("nothing");
-        for _ in 0..connector.attempts() {
-            let connection = match connector.get(self.limit).await {
-                Ok(connection) => connection,
-                Err(error) => {
-                    last = error;
-                    continue;
-                }
-            };
-            // A stream whose answer did not come is never read again: it would come late.
-            let last_used = self.stream().take();
-            let usable = last_used.filter(|open| Arc::ptr_eq(&open.connection, &connection));
-            let opened = match usable {
-                Some(open) => Ok(open),
-                None => self.open_stream(&connection).await,
-            };
-            let outcome = match opened {
-                Ok(open) => self.ask_stream(open).await,
-                Err(error) => Err(error),
-            };
-            match outcome {
-                Ok((open, term)) => {
-                    *self.stream() = Some(open);
-                    return Ok(term);
-                }
-                Err(error) if error.needs_reconnect() => last = error,
-                Err(error) => return Err(error),
-            }
-        }
-        Err(last)
+        let (open, term) = connector.until_answered(self.limit, asking).await?;
+        *self.stream() = Some(open);
+        Ok(term)
+    }
+
+    async fn keep_alive_on(
+        &self,
+        connection: Arc<Connection>,
+    ) -> Result<(KeepAlive, u64), StoreError> {
+        // A stream whose answer did not come is never read again: it would come late.
+        let last_used = self.stream().take();
+        let usable = last_used.filter(|open| Arc::ptr_eq(&open.connection, &connection));
+        let open = match usable {
+            Some(open) => open,
+            None => self.open_stream(connection).await?,
+        };
+        self.ask_stream(open).await
     }
 
     fn stream(&self) -> MutexGuard<'_, Option<KeepAlive>> {
         self.stream.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    async fn open_stream(&self, connection: &Arc<Connection>) -> Result<KeepAlive, StoreError> {
+    async fn open_stream(&self, connection: Arc<Connection>) -> Result<KeepAlive, StoreError> {
         self.keepalives.fetch_add(1, Ordering::Relaxed);
         let mut client = connection.client.lease_client();
-        let opening = async { client.keep_alive(self.id).await.map(Opened) };
-        let opened = self
-            .shared
-            .connector
-            .one(connection, self.limit, opening)
-            .await?;
-        let (sender, answers) = opened.0;
+        let opened = client.keep_alive(self.id).await.map(Opened);
+        let connector = &self.shared.connector;
+        let opened = opened.map_err(errors::of_client);
+        let Opened((sender, answers)) = connector.judge(&connection, opened).await?;
         Ok(KeepAlive {
-            connection: connection.clone(),
+            connection,
             sender,
             answers,
         })
@@ -337,21 +322,20 @@ impl Session {
 
     async fn ask_stream(&self, mut open: KeepAlive) -> Result<(KeepAlive, u64), StoreError> {
         self.keepalives.fetch_add(1, Ordering::Relaxed);
-        let connection = open.connection.clone();
         let asking = async {
             open.sender.keep_alive().await?;
             open.answers.message().await
         };
-        match self
-            .shared
-            .connector
-            .one(&connection, self.limit, asking)
-            .await?
-        {
+        let answer = asking.await.map_err(errors::of_client);
+        let connector = &self.shared.connector;
+        match connector.judge(&open.connection, answer).await? {
             Some(answer) if answer.ttl() <= 0 => Err(errors::lease_gone()),
-            Some(answer) => Ok((open, term_of(answer.header())?)),
+            Some(answer) => {
+                let term = term_of(answer.header())?;
+                Ok((open, term))
+            }
             None => {
-                connection.fail();
+                open.connection.fail();
                 Err(errors::unreadable("a keepalive").reconnect())
             }
         }

@@ -144,6 +144,9 @@ impl Session {
             shared.clone(),
             term_key_gone,
         ));
+        // Opened now, so that the first heartbeat takes one round trip, as all others do.
+        let opening = session.clone();
+        shared.spawn(async move { opening.keep_alive().await.map(|_| ()) });
         Ok(session)
     }
 

@@ -2,6 +2,9 @@
 #![allow(dead_code, reason = "each test binary uses a part")]
 #![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
+pub(crate) mod line;
+pub(crate) mod memory;
+
 use tenure_etcd::etcd_client::Client;
 use tenure_etcd::{EtcdBackend, EtcdConfig};
 use tenure_testkit::etcd::Cluster;
