@@ -52,7 +52,12 @@ async fn doctor_says_of_each_state_what_an_election_meets() {
     agree("one member", config(&hosts(&cluster), ""), true).await;
     let through = cluster.grpc_proxy(&[]);
     let proxy = through.address();
-    agree("grpc-proxy alone", config(std::slice::from_ref(&proxy), ""), false).await;
+    agree(
+        "grpc-proxy alone",
+        config(std::slice::from_ref(&proxy), ""),
+        false,
+    )
+    .await;
     let both = [proxy, cluster.members[0].address()];
     agree("grpc-proxy beside a member", config(&both, ""), true).await;
     cluster.add_learner();

@@ -92,31 +92,15 @@ fn no_file_includes_another_by_its_path() {
     assert!(included.is_empty(), "{}\n", included.join("\n"));
 }
 
-/// The circles that stand, and why.
-const CIRCLES: [(&str, &str); 1] = [(
-    "crates/tenure-etcd/src/session/",
-    "the session's parts are methods of `Session`, each in a file of its own",
-)];
-
 #[test]
 fn no_files_of_a_crate_import_each_other_in_a_circle() {
     let sources = source::read(&root());
     let all: Vec<&Source> = sources.iter().collect();
-    let (stand, circles): (Vec<_>, Vec<_>) = circles::circles(&all)
-        .into_iter()
-        .partition(|circle| stands(circle));
-    let circles: Vec<String> = circles.iter().map(|circle| circle.join(" ")).collect();
+    let circles: Vec<String> = circles::circles(&all)
+        .iter()
+        .map(|circle| circle.join(" "))
+        .collect();
     assert!(circles.is_empty(), "{}\n", circles.join("\n"));
-    assert_eq!(
-        stand.len(),
-        CIRCLES.len(),
-        "an exception that nothing needs"
-    );
-}
-
-fn stands(circle: &[&str]) -> bool {
-    let within = |folder: &str| circle.iter().all(|file| file.starts_with(folder));
-    CIRCLES.iter().any(|(folder, _)| within(folder))
 }
 
 #[test]

@@ -6,8 +6,10 @@ use etcd_client::{GetOptions, KeyValue, PutOptions, Txn, TxnOp, TxnOpResponse, T
 use tenure_core::{Candidate, ErrorKind, FencingToken, Holder, LockName, Time};
 use tokio::sync::oneshot;
 
+use super::held_lock::HeldLock;
+use super::lease::Session;
 use super::look::{Ask, Intent, Look, is, is_unchanged, revision_of};
-use super::{HeldLock, Session};
+
 use crate::errors::{self, StoreError};
 use crate::keys::{self, First};
 
@@ -76,7 +78,7 @@ impl Session {
                     revision,
                 } => (own, first, predecessor, revision),
             };
-            held.entered(self, own);
+            held.entered(own, self.shared.clock.now(), self.lease);
             let Some(first) = first else {
                 return Err(errors::unreadable("the queue of a lock"));
             };
@@ -101,7 +103,9 @@ impl Session {
                 let token = keys::token(own)
                     .map_err(|error| StoreError::new(error.kind(), error.message()))?;
                 // The session may have ended meanwhile, and everybody been told.
-                let Some(proven) = held.elected(self, own) else {
+                let Some(proven) =
+                    held.elected(own, &self.proof, self.shared.clock.now() + self.lease)
+                else {
                     continue;
                 };
                 self.watch_a_term();

@@ -4,15 +4,14 @@ use std::collections::{HashMap, HashSet};
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, MutexGuard, PoisonError};
 
-use etcd_client::{
-    KeyValue, LeaseKeepAliveStream, LeaseKeeper, LeaseTimeToLiveOptions, ResponseHeader, Txn,
-    TxnOp, TxnOpResponse,
-};
+use etcd_client::{KeyValue, LeaseTimeToLiveOptions, ResponseHeader, Txn, TxnOp, TxnOpResponse};
 use futures_util::future::try_join_all;
 use tenure_core::{Candidate, ErrorKind, FencingToken, LockName, Time};
 use tenure_kit::Deadline;
 
-use super::{HeldLock, Session};
+use super::held_lock::HeldLock;
+use super::lease::Session;
+use super::proof::{KeepAlive, Proof};
 use crate::cluster::Opened;
 use crate::connection::Connection;
 use crate::errors::{self, EtcdRecovery, StoreError};
@@ -25,28 +24,6 @@ const KEYS: usize = 100;
 pub(crate) enum RenewOutcome {
     Proven(Time),
     Lost,
-}
-
-pub(super) struct Proof {
-    /// The last acknowledged keepalive was sent then.
-    pub(super) lease: Time,
-    /// The last keepalive after which the keys were looked at.
-    pub(super) keys: Time,
-}
-
-impl Proof {
-    pub(super) fn new(sent: Time) -> Self {
-        Self {
-            lease: sent,
-            keys: sent,
-        }
-    }
-}
-
-pub(super) struct KeepAlive {
-    connection: Arc<Connection>,
-    sender: LeaseKeeper,
-    answers: LeaseKeepAliveStream,
 }
 
 /// What more than half of the members have confirmed.

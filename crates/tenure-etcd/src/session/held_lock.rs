@@ -8,7 +8,7 @@ use std::time::Duration;
 use tenure_core::{CampaignId, Candidate, Identity, LockName, PublishedValue, Time};
 use tokio::sync::Notify;
 
-use super::Session;
+use super::proof::Proof;
 
 #[derive(Default)]
 pub(super) struct HeldLocks {
@@ -102,27 +102,28 @@ impl HeldLock {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub(super) fn entered(&self, session: &Session, own: i64) {
+    /// The key with this create revision was seen `now`.
+    pub(super) fn entered(&self, own: i64, now: Time, lease: Duration) {
         let mut state = self.state();
-        let now = session.shared.clock.now();
         if state.revision != Some(own) {
             state.leads = false;
             state.revision = Some(own);
             state.since = now;
         }
-        state.until = now + session.lease;
+        state.until = now + lease;
     }
 
     /// Begins the term, unless it is over already. Its proof is the newest of the lease: one that
     /// is acknowledged while the first is read here would otherwise pass this key by.
-    pub(super) fn elected(&self, session: &Session, own: i64) -> Option<Time> {
+    pub(super) fn elected(&self, own: i64, proof: &Mutex<Proof>, until: Time) -> Option<Time> {
         let mut state = self.state();
         if state.closed || state.revision != Some(own) {
             return None;
         }
         state.leads = true;
-        state.proven = state.proven.max(session.proof().lease);
-        state.until = session.shared.clock.now() + session.lease;
+        let proof = proof.lock().unwrap_or_else(PoisonError::into_inner);
+        state.proven = state.proven.max(proof.lease);
+        state.until = until;
         Some(state.proven)
     }
 }

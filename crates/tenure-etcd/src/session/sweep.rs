@@ -7,7 +7,8 @@ use std::time::Duration;
 use tenure_core::{LockName, Time};
 use tokio::sync::Notify;
 
-use super::{HeldLock, Session, Shared};
+use super::held_lock::HeldLock;
+use super::lease::{Session, Shared};
 
 /// How often the sweep looks at most.
 const TICK: Duration = Duration::from_millis(50);
