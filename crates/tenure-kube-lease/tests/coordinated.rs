@@ -8,8 +8,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use support::Connects as _;
-use tenure_core::{Election, ErrorKind, Identity, LockBackend as _, Observation, Observer, Policy};
-use tenure_kube_lease::{LeaseCandidate, connect};
+use tenure_core::{
+    Check, Election, ErrorKind, Identity, LockBackend as _, Observation, Observer, Policy, Verdict,
+};
+use tenure_kube_lease::{KubeLeaseBackend, LeaseCandidate, connect};
 use tenure_testkit::kube::Server;
 use tenure_testkit::kube::private_api::PrivateApi;
 use tenure_testkit::{LONG, candidate, lock, until, within_limit};
@@ -36,6 +38,13 @@ async fn election(server: &Server, name: &str, version: &str) -> Election {
         .policy(policy.build().unwrap())
         .build()
         .unwrap()
+}
+
+/// What doctor tells of it.
+async fn told(backend: &KubeLeaseBackend) -> Check {
+    let checks = backend.checks(&lock("coordinated"), LONG).await;
+    let check = checks.iter().find(|check| check.name == "lease candidate");
+    check.unwrap_or_else(|| panic!("{checks:?}")).clone()
 }
 
 async fn has_candidate(server: &Server, name: &str) -> bool {
@@ -82,6 +91,7 @@ async fn the_api_server_chooses_the_leader_and_replaces_it_by_an_older_version()
         .config()
         .lease_candidate(as_candidate("older", "1.1.0"));
     let onlooker = Arc::new(connect(config).await.unwrap());
+    assert_eq!(told(&onlooker).await.verdict, Verdict::Fine);
     let observer = Observer::new(onlooker, lock("coordinated"), Policy::default());
     until("the leader is seen", async || match observer.look().await {
         Ok(Observation::Led { identity, .. }) => identity == "older",
@@ -116,6 +126,8 @@ async fn a_server_without_coordinated_elections_is_told() {
     assert!(error.message().contains("leasecandidates"), "{error}");
     let error = acquire("another").await;
     assert_eq!(error.kind(), ErrorKind::InvalidInput, "{error}");
+    let told = told(&backend).await;
+    assert_eq!(told.verdict, Verdict::Unusable, "{told:?}");
     let (status, _) = server.send("GET", &server.lease_path("x"), None).await;
     assert_eq!(status, 404);
 }

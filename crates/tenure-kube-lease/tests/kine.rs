@@ -58,10 +58,7 @@ async fn fifty_hand_overs_and_the_tokens_rise() {
     for check in &checks {
         assert_ne!(check.verdict, Verdict::Unusable, "{check:?}");
     }
-    println!(
-        "tokens {} to {}; {checks:#?}",
-        tokens[0], tokens[HAND_OVERS]
-    );
+    println!("tokens {} to {}", tokens[0], tokens[HAND_OVERS]);
     leader.resign().await.unwrap();
 }
 

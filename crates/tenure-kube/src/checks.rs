@@ -12,9 +12,10 @@ use crate::cluster::Cluster;
 use crate::election_record::ElectionRecord;
 use crate::errors::Refuser;
 use crate::form::Form;
+use crate::lease_candidate::LeaseCandidate;
 use crate::objects::not_made;
 use crate::reply::{Answer, Reply};
-use crate::resource::{LEASES, PODS, Resource, Verb};
+use crate::resource::{LEASE_CANDIDATES, LEASES, PODS, Resource, Verb};
 use crate::surroundings;
 use crate::term::{TERM_ANNOTATION, Term};
 use crate::trial::{Trial, unreachable};
@@ -43,6 +44,9 @@ pub(crate) async fn all<F: Form>(
     }
     if cluster.config().gone_pods {
         checks.push(pods(api).await);
+    }
+    if let Some(candidate) = &cluster.config().lease_candidate {
+        checks.push(lease_candidate(api, candidate).await);
     }
     let found = api.get(Operation::Connect, resource, lock.as_str()).await;
     checks.extend(surroundings::all(api, resource, lock, &found).await);
@@ -135,6 +139,39 @@ async fn pods(api: &Api) -> Check {
             "grant it as `tenure rbac` prints it for this URL, or take gone_pods out of the URL",
         ),
     }
+}
+
+/// Whether the API server decides elections and we may take part, where that is asked for.
+async fn lease_candidate(api: &Api, candidate: &LeaseCandidate) -> Check {
+    const NAME: &str = "lease candidate";
+    let resource = &LEASE_CANDIDATES;
+    let name = candidate.identity().as_str();
+    if let Err(error) = api.get(Operation::Connect, resource, name).await {
+        return Check::unusable(
+            NAME,
+            error.message(),
+            "switch the feature gate CoordinatedLeaderElection and coordination.k8s.io/v1beta1 of \
+             the API server on, or take lease_candidate out of the URL",
+        );
+    }
+    for verb in [Verb::Create, Verb::Update, Verb::Watch, Verb::Delete] {
+        let what = what(api, resource, verb);
+        match api.allowed(resource, Some(name), verb).await {
+            Ok(true) => {}
+            Ok(false) => {
+                return Check::unusable(
+                    NAME,
+                    format!("we may not {what}"),
+                    "grant it as `tenure rbac` prints it for this URL",
+                );
+            }
+            Err(why) => return unknown(NAME, &what, &why),
+        }
+    }
+    Check::fine(
+        NAME,
+        format!("\"{name}\" may take part in elections that the API server decides"),
+    )
 }
 
 fn what(api: &Api, resource: &Resource, verb: Verb) -> String {
