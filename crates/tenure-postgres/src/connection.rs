@@ -37,6 +37,8 @@ pub(crate) struct Login {
     live: Kept<OpenClient>,
     /// Which host of the list it leads to.
     pub(crate) address: Address,
+    /// Whether the database can hold every character.
+    holds_all_characters: bool,
 }
 
 struct OpenClient {
@@ -49,6 +51,11 @@ struct OpenClient {
 impl Login {
     pub(crate) fn client(&self) -> &Client {
         &self.live.client
+    }
+
+    /// Why the session has ended, if it has.
+    pub(crate) fn ended(&self) -> Option<StoreError> {
+        self.live.ended.borrow().clone()
     }
 
     pub(crate) fn checked(self, pid: i32, version: u32, incarnation: Incarnation) -> Connection {
@@ -72,7 +79,12 @@ impl Connection {
 
     /// Why the session has ended, if it has.
     pub(crate) fn ended(&self) -> Option<StoreError> {
-        self.login.live.ended.borrow().clone()
+        self.login.ended()
+    }
+
+    /// Whether the database can hold every character; others are refused or changed in it.
+    pub(crate) fn holds_all_characters(&self) -> bool {
+        self.login.holds_all_characters
     }
 
     /// Returns when the session has ended.
@@ -138,6 +150,9 @@ impl Driver {
         T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
         let (listener, mut refusal) = (self.listener, self.refusal);
+        // In SQL_ASCII nothing is converted.
+        let encoding = connection.parameter("server_encoding");
+        let holds_all_characters = matches!(encoding, Some("UTF8" | "SQL_ASCII"));
         let ended = watch::Sender::new(None);
         let end = ended.clone();
         let cancelled_waits = Arc::new(AtomicU64::new(0));
@@ -176,6 +191,7 @@ impl Driver {
                 connection: task.abort_handle(),
             }),
             address: self.address,
+            holds_all_characters,
         }
     }
 }

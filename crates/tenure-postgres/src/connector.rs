@@ -20,7 +20,8 @@ use crate::credentials::Account;
 use crate::errors::{self, StoreError, is_standby};
 use crate::incarnation::Incarnation;
 use crate::pooler;
-use crate::question::ask;
+use crate::question::{ask, run};
+use crate::settings::set_own;
 #[cfg(feature = "_tls")]
 use crate::tls::MakeTls;
 
@@ -116,7 +117,13 @@ impl Connector {
         listener: Option<Listener>,
     ) -> Result<Connection, StoreError> {
         let login = self.log_in(&self.cluster, address, listener).await?;
-        self.check(login).await
+        let checked = self.check(&login).await;
+        // The server may have ended the session between two questions, and has said why.
+        let (pid, version, incarnation) = checked.map_err(|error| {
+            let ended = login.ended().filter(|_| error.needs_reconnect());
+            errors::while_connecting(ended.unwrap_or(error))
+        })?;
+        Ok(login.checked(pid, version, incarnation))
     }
 
     /// Asks the hosts behind the one that serves for their cluster: on their way to it other
@@ -241,7 +248,7 @@ impl Connector {
     }
 
     /// Refuses servers on which locks would not exclude, expire or fence as promised.
-    async fn check(&self, login: Login) -> Result<Connection, StoreError> {
+    async fn check(&self, login: &Login) -> Result<(i32, u32, Incarnation), StoreError> {
         let client = login.client();
         // No prepared statement yet: a pooler could send its parts to different sessions.
         let rows = ask(
@@ -257,6 +264,9 @@ impl Connector {
         let pid = text(3)?.parse().map_err(|_| unreadable())?;
         let version = text(0)?.parse().map_err(|_| unreadable())?;
         check_version(&self.config, version)?;
+        self.check_pooler(client, pid).await?;
+        // The session is this client's: no limit of the role ends its statements any more.
+        run(client, &set_own(version)).await?;
         let identifier = cluster::identifier(client).await?;
         self.cluster.note(&login.address, identifier.as_deref())?;
         if text(1)? != "false" || text(2)? != "off" {
@@ -270,9 +280,8 @@ impl Connector {
                  in the URL (options=-c%20synchronous_commit%3Don)",
             ));
         }
-        self.check_pooler(client, pid).await?;
         let incarnation = Incarnation::of(client).await?;
-        Ok(login.checked(pid, version, incarnation))
+        Ok((pid, version, incarnation))
     }
 
     async fn check_pooler(&self, client: &Client, pid: i32) -> Result<(), StoreError> {

@@ -65,6 +65,21 @@ pub(crate) fn not_replicated(what: &str) -> StoreError {
     )
 }
 
+/// The same error of a session that is not set up yet. One that was closed without a word may have
+/// been ended by a limit of the role: what the server says of it is lost with the connection.
+pub(crate) fn while_connecting(error: StoreError) -> StoreError {
+    let is_told = error.message().contains("the server answers");
+    if !error.needs_reconnect() || error.kind != ErrorKind::Unavailable || is_told {
+        return error;
+    }
+    let message = format!(
+        "{}; if the server is up, check idle_session_timeout and transaction_timeout of the role, \
+         the database and the server",
+        error.message()
+    );
+    error.with_message(message)
+}
+
 /// A server that accepts reads only.
 pub(crate) fn standby() -> StoreError {
     let (kind, advice) = meaning(&SqlState::READ_ONLY_SQL_TRANSACTION);
@@ -171,15 +186,27 @@ fn meaning(code: &SqlState) -> (ErrorKind, &'static str) {
         ),
         "57P05" => (
             Unavailable,
-            "the lease has expired: no heartbeat reached the server in time",
+            "the lease has expired: no heartbeat reached the server in time; while connecting, \
+             idle_session_timeout of the role, the database or the server is too short",
         ),
         "25P04" => (
             Unavailable,
-            "a guarded transaction was open for longer than the lease",
+            "a guarded transaction was open for longer than the lease; while connecting, \
+             transaction_timeout of the role, the database or the server is too short",
         ),
         "25P03" => (
             Unavailable,
             "a guarded transaction stood idle for longer than the lease",
+        ),
+        "57014" => (
+            Unavailable,
+            "an administrator cancelled the statement; while connecting, statement_timeout of the \
+             role, the database or the server is too short",
+        ),
+        "58P01" => (
+            Misconfigured,
+            "check session_preload_libraries and local_preload_libraries of the role, the database \
+             and the server",
         ),
         "57P01" => (
             Unavailable,

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use percent_encoding::{AsciiSet, CONTROLS, percent_decode_str, utf8_percent_encode};
 use tenure_core::{FencingToken, Holder};
 use tokio_postgres::Notification;
 
@@ -9,6 +10,9 @@ use crate::key::AdvisoryKey;
 
 /// The channel on which sessions tell each other of locks.
 pub(crate) const CHANNEL: &str = "tenure";
+
+/// What is encoded of a value that the database cannot hold as it is, beside what is not ASCII.
+const ENCODED: &AsciiSet = &CONTROLS.add(b'%');
 
 /// What a holder has said of its term.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -29,10 +33,12 @@ impl Announcement {
         holder
     }
 
-    /// At most 1.8 kB, of the 8 kB that a notification can carry.
-    pub(crate) fn message(&self, key: AdvisoryKey) -> String {
+    /// At most 4 kB, of the 8 kB that a notification can carry. Where the database cannot hold
+    /// every character, the value is encoded; older versions see none then.
+    pub(crate) fn message(&self, key: AdvisoryKey, holds_all_characters: bool) -> String {
         let value = match &self.value {
-            Some(value) => format!("={value}"),
+            Some(value) if holds_all_characters || value.is_ascii() => format!("={value}"),
+            Some(value) => format!("%{}", utf8_percent_encode(value, ENCODED)),
             None => "-".to_owned(),
         };
         format!(
@@ -90,12 +96,20 @@ fn parse(pid: i32, payload: &str) -> Option<Message> {
                 token: FencingToken::from_counter(next()?.parse().ok()?).ok()?,
                 lock: next()?.to_owned(),
                 identity: next()?.to_owned(),
-                value: next()?.strip_prefix('=').map(str::to_owned),
+                value: read_value(next()?),
             };
             Some(Message::Led(key, announcement))
         }
         _ => None,
     }
+}
+
+fn read_value(text: &str) -> Option<String> {
+    if let Some(encoded) = text.strip_prefix('%') {
+        let decoded = percent_decode_str(encoded).decode_utf8();
+        return decoded.ok().map(Into::into);
+    }
+    text.strip_prefix('=').map(str::to_owned)
 }
 
 #[cfg(test)]
@@ -118,11 +132,16 @@ mod tests {
         for key in [AdvisoryKey::Big(-5), AdvisoryKey::Pair(-1, 3)] {
             assert_eq!(parse(7, &free_message(key)), Some(Message::Free(key)));
             assert_eq!(parse(7, &ask_message(key)), Some(Message::Ask(key)));
-            for value in [None, Some(String::new()), announcement.value.clone()] {
+            let odd = Some("100% é 🦀".to_owned());
+            for value in [None, Some(String::new()), announcement.value.clone(), odd] {
                 let mut announcement = announcement.clone();
                 announcement.value = value;
-                let message = announcement.message(key);
-                assert_eq!(parse(7, &message), Some(Message::Led(key, announcement)));
+                let read = |message: String| parse(7, &message);
+                let plain = read(announcement.message(key, true));
+                let encoded = announcement.message(key, false);
+                assert!(encoded.is_ascii(), "{encoded}");
+                assert_eq!(plain, read(encoded));
+                assert_eq!(plain, Some(Message::Led(key, announcement)));
             }
         }
         for foreign in [

@@ -62,9 +62,10 @@ impl Session {
         let Some(held) = held else {
             return Ok(());
         };
+        let connection = self.connection();
         let message = held
-            .announcement(self.connection().pid, self.lease)
-            .message(key);
+            .announcement(connection.pid, self.lease)
+            .message(key, connection.holds_all_characters());
         self.statements.notify(&message).await
     }
 
