@@ -213,6 +213,7 @@ impl LockBackend for PostgresBackend {
         lease: Duration,
     ) -> Result<Acquired, Error> {
         self.check_process(Operation::Acquire)?;
+        self.inner.common.config.check_lock(lock)?;
         let (answer, attempt) = oneshot::channel();
         let (inner, task_lock, task_candidate) =
             (self.inner.clone(), lock.clone(), candidate.clone());
@@ -294,6 +295,7 @@ impl LockBackend for PostgresBackend {
 
     async fn holder(&self, lock: &LockName) -> Result<Occupancy, Error> {
         self.check_process(Operation::Holder)?;
+        self.inner.common.config.check_lock(lock)?;
         let (inner, lock) = (self.inner.clone(), lock.clone());
         let work = async move {
             let key = inner.common.config.key_of(&lock);
@@ -326,10 +328,14 @@ impl LockBackend for PostgresBackend {
         }))
     }
 
-    async fn checks(&self, _lock: &LockName, lease: Duration) -> Vec<Check> {
+    async fn checks(&self, lock: &LockName, lease: Duration) -> Vec<Check> {
         // There is no operation for it: it looks, as `holder` does.
         if let Err(error) = self.check_process(Operation::Holder) {
             return vec![checks::forked(&error)];
+        }
+        if let Err(error) = self.inner.common.config.check_lock(lock) {
+            let remedy = "give the lock the name that the URL's lock_key has for this key";
+            return vec![Check::unusable("lock", error.message(), remedy)];
         }
         let process = &self.inner.common.tasks.process();
         process

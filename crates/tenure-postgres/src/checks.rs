@@ -1,7 +1,7 @@
 //! What bears on locks at a Postgres server, for an operator.
 
 use std::collections::{HashMap, HashSet};
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use futures_util::future::join_all;
 use tenure_core::{Check, Error};
@@ -20,6 +20,7 @@ use crate::setup;
 /// has another argument from release 17 on.
 const QUESTION: &str = "SELECT current_setting('server_version') AS version, \
     current_setting('fsync') AS fsync, \
+    extract(epoch FROM clock_timestamp())::text AS clock, \
     current_setting('full_page_writes') AS full_page_writes, \
     current_setting('synchronous_commit') AS synchronous_commit, \
     current_setting('synchronous_standby_names') AS synchronous_standbys, \
@@ -69,11 +70,15 @@ async fn look_at_one(connector: &Connector, lease: Duration) -> Vec<Check> {
     // Each step below is one or two short queries.
     let looking = async {
         let mut checks = vec![silence(&connection, config, lease).await];
+        let asked = SystemTime::now();
         match look(&connection).await {
-            Ok(seen) => checks.extend(judge(&seen, config)),
+            Ok(seen) => {
+                checks.push(clock(&seen, asked, SystemTime::now()));
+                checks.extend(judge(&seen, config));
+            }
             Err(error) => checks.push(failed("settings", &error)),
         }
-        checks.push(restarts(&connection, config));
+        checks.push(restarts(&connection, config, lease));
         if let Some(sequence) = &config.token_sequence {
             checks.push(tokens(&connection, sequence).await);
         }
@@ -269,11 +274,55 @@ fn encryption(seen: &Seen, config: &PostgresConfig) -> Check {
     )
 }
 
+/// Clocks that differ by more than this are not set by the same time.
+const CLOCKS_DIFFER: Duration = Duration::from_secs(2);
+
+/// Whether the server's clock agrees with this host's, which was read before and after it.
+fn clock(seen: &Seen, before: SystemTime, after: SystemTime) -> Check {
+    const NAME: &str = "clock";
+    let here = |time: SystemTime| time.duration_since(UNIX_EPOCH).unwrap_or_default();
+    let there: f64 = seen.text("clock").parse().unwrap_or_default();
+    let there = Duration::try_from_secs_f64(there).unwrap_or_default();
+    let ahead = there.saturating_sub(here(after));
+    let behind = here(before).saturating_sub(there);
+    let (by, how) = if ahead > behind {
+        (ahead, "ahead of")
+    } else {
+        (behind, "behind")
+    };
+    if by < CLOCKS_DIFFER {
+        return Check::fine(NAME, "the server's clock agrees with this host's");
+    }
+    let by = Duration::from_secs(by.as_secs());
+    Check::warning(
+        NAME,
+        format!(
+            "the server's clock is {by:?} {how} this host's; the server ends silent sessions by its \
+             clock, and tells by it for how long it has kept its locks"
+        ),
+        "set both hosts' clocks by NTP before PostgreSQL is started, and clock_error in the URL to \
+         more than the server's clock may be set forward while it runs",
+    )
+}
+
 /// Whether a crash or a promotion, with which the server loses its locks, can be seen.
-fn restarts(connection: &Connection, config: &PostgresConfig) -> Check {
+fn restarts(connection: &Connection, config: &PostgresConfig, lease: Duration) -> Check {
     const NAME: &str = "restarts";
-    if connection.incarnation.sees_restarts {
-        return Check::fine(NAME, "the server tells when it last lost its locks");
+    let incarnation = &connection.incarnation;
+    if incarnation.sees_restarts {
+        let told = "the server tells when it last lost its locks";
+        if !config.quarantine || !incarnation.is_young(lease, config.clock_error) {
+            return Check::fine(NAME, told);
+        }
+        let error = config.clock_error;
+        return Check::fine(
+            NAME,
+            format!(
+                "{told}; by its clock, less a clock_error of {error:?}, that may be less than a \
+                 lease ago: a process that connects now is elected after {lease:?}, or as soon as \
+                 another one that leads gives the lock back"
+            ),
+        );
     }
     let reason = if config.quarantine {
         "the server does not tell when it crashed or was promoted, so each session waits for a \

@@ -2,14 +2,13 @@
 
 mod url;
 
-use std::collections::HashMap;
 use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use tenure_core::{Error, LockName};
 use tenure_kit::limits::check_timeout;
-use tenure_kit::{Address, Credentials, Secret, Tls, Url};
+use tenure_kit::{Address, Credentials, LockKeys, Secret, Tls, Url};
 
 use crate::key::{ALIVE, AdvisoryKey};
 
@@ -32,11 +31,12 @@ pub struct PostgresConfig {
     request_timeout: Option<Duration>,
     pub(crate) watch_sessions: usize,
     pub(crate) class: Option<i32>,
-    pub(crate) keys: HashMap<LockName, AdvisoryKey>,
+    keys: LockKeys<AdvisoryKey>,
     pub(crate) token_sequence: Option<String>,
     pub(crate) session_pooler: bool,
     pub(crate) without_lease: bool,
     pub(crate) quarantine: bool,
+    pub(crate) clock_error: Duration,
 }
 
 /// Whether the connection is made by TLS.
@@ -89,11 +89,12 @@ impl PostgresConfig {
             request_timeout: None,
             watch_sessions: 2,
             class: None,
-            keys: HashMap::new(),
+            keys: LockKeys::default(),
             token_sequence: None,
             session_pooler: false,
             without_lease: false,
             quarantine: true,
+            clock_error: Duration::from_secs(60 * 60),
         })
     }
 
@@ -254,13 +255,22 @@ impl PostgresConfig {
         Ok(self)
     }
 
-    /// Uses this key for `lock` instead of the derived one: to join programs that use it already.
+    /// Joins the election that other programs hold under this advisory key, under the name `lock`
+    /// here; [`key_class`](Self::key_class) does not count for it.
+    ///
+    /// Fails with [`InvalidInput`](tenure_core::ErrorKind::InvalidInput) when another lock has this
+    /// key. So does each use of a lock whose name makes this key.
     pub fn key(mut self, lock: LockName, key: AdvisoryKey) -> Result<Self, Error> {
         if matches!(key, AdvisoryKey::Pair(ALIVE, _)) {
             return Err(reserved());
         }
-        self.keys.insert(lock, key);
+        self.keys.insert(lock, key, AdvisoryKey::eq)?;
         Ok(self)
+    }
+
+    /// Fails when another lock has the key of this one.
+    pub(crate) fn check_lock(&self, lock: &LockName) -> Result<(), Error> {
+        self.keys.check(lock, &self.key_of(lock), AdvisoryKey::eq)
     }
 
     /// Takes fencing tokens from this sequence (`name` or `schema.name`), instead of from the
@@ -309,12 +319,26 @@ impl PostgresConfig {
     /// wait in any case.
     ///
     /// Each candidate waits its own lease, so all candidates of a lock should have the same.
-    /// After a crash or a promotion, until the server is started the next time, every checkpoint
-    /// looks to a process that has just connected like another promotion, so it may wait though
-    /// it need not; never longer than its lease.
+    /// A process that has not seen the restart knows of it by the server's clock alone, see
+    /// [`clock_error`](Self::clock_error).
     #[must_use]
     pub fn quarantine(mut self, wait: bool) -> Self {
         self.quarantine = wait;
+        self
+    }
+
+    /// By how much the server's clock may have been set forward since its start; an hour by
+    /// default.
+    ///
+    /// A process that has not seen the server's earlier start knows by the server's clock alone for
+    /// how long the server has kept its locks. It believes that less this much. Where that is less
+    /// than its lease, it waits a lease from its own first connection, by its own clock, before it
+    /// is elected; unless it has seen another candidate lead meanwhile, which has waited.
+    ///
+    /// Zero is for servers whose clock is never set forward while they run.
+    #[must_use]
+    pub fn clock_error(mut self, most: Duration) -> Self {
+        self.clock_error = most;
         self
     }
 

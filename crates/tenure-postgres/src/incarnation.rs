@@ -75,6 +75,12 @@ impl Incarnation {
         Err(refused.unwrap_or_else(unreadable))
     }
 
+    /// Whether the server may have lost its locks less than a lease ago, if its clock may have been
+    /// set forward by this much since.
+    pub(crate) fn is_young(&self, lease: Duration, clock_error: Duration) -> bool {
+        self.age() < lease.saturating_add(clock_error)
+    }
+
     /// For how long at least the server has lost no lock.
     fn age(&self) -> Duration {
         let (age, asked) = self.age;
@@ -86,52 +92,92 @@ impl Incarnation {
 pub(crate) struct Quarantine {
     /// Whether an incarnation also waits that was the server's before this backend connected.
     waits_at_first: bool,
+    /// By how much the server's clock may have been set forward since its start.
+    clock_error: Duration,
     seen: Mutex<Seen>,
 }
 
 #[derive(Default)]
 struct Seen {
-    /// The incarnation of the first connection.
-    first: Option<String>,
+    /// The incarnation of the first connection, and when that was made.
+    first: Option<(String, Time)>,
     /// The incarnation that has followed it, and when this backend saw it.
     next: Option<(String, Time)>,
 }
 
+/// Until when a session grants nothing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Wait {
+    pub(crate) until: Time,
+    /// Whether a lock that another candidate holds meanwhile is an exception. It was elected by this
+    /// incarnation, and has waited: who led before the start does not lead any more.
+    pub(crate) ends_with_a_term: bool,
+}
+
+impl Wait {
+    const NONE: Self = Self {
+        until: Time::ZERO,
+        ends_with_a_term: false,
+    };
+}
+
 impl Quarantine {
-    pub(crate) fn new(waits_at_first: bool) -> Self {
+    pub(crate) fn new(waits_at_first: bool, clock_error: Duration) -> Self {
         Self {
             waits_at_first,
+            clock_error,
             seen: Mutex::default(),
         }
     }
 
     /// Remembers the first incarnation, so that a later one is seen.
-    pub(crate) fn connected(&self, incarnation: &Incarnation) {
+    pub(crate) fn connected(&self, incarnation: &Incarnation, now: Time) {
         let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
-        seen.first.get_or_insert_with(|| incarnation.id.clone());
+        seen.first
+            .get_or_insert_with(|| (incarnation.id.clone(), now));
     }
 
     /// Until when a session with this lease grants nothing: those who led before the server lost
     /// its locks may not know it yet.
-    pub(crate) fn until(&self, incarnation: &Incarnation, now: Time, lease: Duration) -> Time {
+    pub(crate) fn wait(&self, incarnation: &Incarnation, now: Time, lease: Duration) -> Wait {
         let id = &incarnation.id;
         let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
-        if seen.first.get_or_insert_with(|| id.clone()) != id {
+        let first = seen.first.get_or_insert_with(|| (id.clone(), now));
+        let connected = first.1;
+        if first.0 != *id {
             // By our own clock: the server's may differ from that of the server before.
             let known = seen.next.take().filter(|(next, _)| next == id);
             let (_, at) = seen.next.insert(known.unwrap_or_else(|| (id.clone(), now)));
-            return *at + lease;
+            return Wait {
+                until: *at + lease,
+                ends_with_a_term: false,
+            };
         }
-        if self.waits_at_first {
-            return now + lease.saturating_sub(incarnation.age());
+        let young = lease.saturating_add(self.clock_error);
+        let left = young.saturating_sub(incarnation.age());
+        if !self.waits_at_first || left.is_zero() {
+            return Wait::NONE;
         }
-        Time::ZERO
+        // Where a crash of the server does not show, it may have been after the first connection.
+        let since = if incarnation.sees_restarts {
+            connected
+        } else {
+            now
+        };
+        Wait {
+            until: (since + lease).min(now + left),
+            ends_with_a_term: true,
+        }
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    const LEASE: Duration = Duration::from_secs(20);
+    const SECOND: Duration = Duration::from_secs(1);
+    const HOUR: Duration = Duration::from_secs(3600);
 
     fn incarnation(id: &str, age: Duration) -> Incarnation {
         Incarnation {
@@ -141,35 +187,57 @@ mod tests {
         }
     }
 
-    #[test]
-    fn a_new_incarnation_waits_a_lease_from_the_moment_at_which_it_was_seen() {
-        let (lease, second) = (Duration::from_secs(20), Duration::from_secs(1));
-        let quarantine = Quarantine::new(false);
-        let old = incarnation("1", Duration::ZERO);
-        assert_eq!(quarantine.until(&old, Time::ZERO, lease), Time::ZERO);
-        let next = incarnation("2", Duration::from_secs(3600));
-        let seen = Time::ZERO + second;
-        assert_eq!(quarantine.until(&next, seen, lease), seen + lease);
-        assert_eq!(quarantine.until(&next, seen + second, lease), seen + lease);
+    /// Until when a backend waits that has connected a second ago.
+    fn until(quarantine: &Quarantine, incarnation: &Incarnation) -> Time {
+        quarantine.connected(incarnation, Time::ZERO);
+        let wait = quarantine.wait(incarnation, Time::ZERO + SECOND, LEASE);
+        assert!(wait.ends_with_a_term || wait == Wait::NONE);
+        wait.until
     }
 
     #[test]
-    fn the_first_incarnation_waits_what_is_left_of_a_lease_unless_told_otherwise() {
-        let lease = Duration::from_secs(20);
-        let old = incarnation("1", Duration::from_secs(3600));
-        assert_eq!(
-            Quarantine::new(true).until(&old, Time::ZERO, lease),
-            Time::ZERO
-        );
+    fn a_new_incarnation_waits_a_lease_from_the_moment_at_which_it_was_seen() {
+        let quarantine = Quarantine::new(false, Duration::ZERO);
+        let old = incarnation("1", Duration::ZERO);
+        assert_eq!(quarantine.wait(&old, Time::ZERO, LEASE), Wait::NONE);
+        let next = incarnation("2", 100 * HOUR);
+        let seen = Time::ZERO + SECOND;
+        for now in [seen, seen + SECOND] {
+            let wait = quarantine.wait(&next, now, LEASE);
+            assert_eq!(wait.until, seen + LEASE);
+            assert!(!wait.ends_with_a_term);
+        }
+    }
+
+    #[test]
+    fn the_first_incarnation_waits_a_lease_from_the_first_connection_unless_it_is_surely_old() {
+        let careful = || Quarantine::new(true, HOUR);
+        for age in [Duration::ZERO, SECOND, HOUR] {
+            let young = incarnation("1", age);
+            assert_eq!(until(&careful(), &young), Time::ZERO + LEASE, "{age:?}");
+        }
+        let old = incarnation("1", HOUR + LEASE);
+        assert_eq!(until(&careful(), &old), Time::ZERO);
         let young = incarnation("1", Duration::ZERO);
-        let until = Quarantine::new(true).until(&young, Time::ZERO, lease);
-        assert!(
-            until > Time::ZERO && until <= Time::ZERO + lease,
-            "{until:?}"
-        );
-        assert_eq!(
-            Quarantine::new(false).until(&young, Time::ZERO, lease),
-            Time::ZERO
-        );
+        let off = Quarantine::new(false, HOUR);
+        assert_eq!(until(&off, &young), Time::ZERO);
+    }
+
+    #[test]
+    fn a_clock_that_is_never_wrong_is_believed() {
+        let believing = || Quarantine::new(true, Duration::ZERO);
+        let young = incarnation("1", 10 * SECOND);
+        let waits_until = until(&believing(), &young);
+        assert!(waits_until <= Time::ZERO + 11 * SECOND, "{waits_until:?}");
+        assert!(waits_until > Time::ZERO);
+        assert_eq!(until(&believing(), &incarnation("1", LEASE)), Time::ZERO);
+    }
+
+    #[test]
+    fn where_a_crash_does_not_show_each_session_waits_anew() {
+        let mut young = incarnation("1", Duration::ZERO);
+        young.sees_restarts = false;
+        let quarantine = Quarantine::new(true, HOUR);
+        assert_eq!(until(&quarantine, &young), Time::ZERO + SECOND + LEASE);
     }
 }

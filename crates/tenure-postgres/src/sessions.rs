@@ -73,7 +73,7 @@ impl Sessions {
             connector,
             registry: Registry::new(notifications.clone()),
             common: Common {
-                quarantine: Arc::new(Quarantine::new(config.quarantine)),
+                quarantine: Arc::new(Quarantine::new(config.quarantine, config.clock_error)),
                 config,
                 clock,
                 notifications,
@@ -102,7 +102,10 @@ impl Sessions {
 
     /// For the first session.
     pub(crate) fn keep(&self, connection: Connection) {
-        self.common.quarantine.connected(&connection.incarnation);
+        let now = self.common.clock.now();
+        self.common
+            .quarantine
+            .connected(&connection.incarnation, now);
         *self.spare.lock().unwrap_or_else(PoisonError::into_inner) = Some(connection);
     }
 
@@ -225,6 +228,14 @@ impl Sessions {
                     self.common.notifications.look_again(key);
                 }
                 Ok(Attempt::Taken(holder))
+            }
+            Attempt::NotYet(early) if !gone() => {
+                // One that leads has waited: then the quarantine is over for its lock.
+                let holder = session.holder(key, lock, Duration::ZERO).await?;
+                Ok(match holder {
+                    Some(holder) => Attempt::Taken(Some(holder)),
+                    None => Attempt::NotYet(early),
+                })
             }
             attempt => Ok(attempt),
         }

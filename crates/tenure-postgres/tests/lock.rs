@@ -14,9 +14,9 @@ use support::Connects as _;
 use tenure_core::{
     ErrorKind, Hint, LockBackend as _, LockName, Occupancy, PublishedValue, Renewal, Time, Verdict,
 };
-use tenure_postgres::{AdvisoryKey, PostgresBackend};
+use tenure_postgres::{AdvisoryKey, PostgresBackend, PostgresConfig};
 use tenure_testkit::postgres::{NO_LOCKS, start, until};
-use tenure_testkit::{LIMIT, LONG, candidate, held, leader, lock, renewed, taken, win};
+use tenure_testkit::{LIMIT, LONG, candidate, held, is_taken, leader, lock, renewed, taken, win};
 
 #[tokio::test]
 async fn one_holder_and_adoption_and_release() {
@@ -170,22 +170,71 @@ async fn other_programs_join_by_the_key() {
     }
 }
 
+/// Keys of other programs, whose names are no lock names here: the URL joins each by its key.
+#[tokio::test]
+async fn elections_of_others_are_joined_by_their_keys() {
+    let Some(server) = start(&[]) else { return };
+    let admin = server.admin().await;
+    let name = lock("leader");
+    for key in ["42", "-9223372036854775808", "7,42", "-1,-2"] {
+        let url = format!("{}&lock_key=leader:{key}", server.url());
+        let config = PostgresConfig::from_url(&url).unwrap();
+        let backend = PostgresBackend::connect(config).await.unwrap();
+        let take = format!("SELECT pg_advisory_lock({key})");
+        admin.batch_execute(&take).await.unwrap();
+        // Who looks sees who has it, and so does the candidate that waits for it.
+        let seen = leader(backend.holder(&name).await.unwrap());
+        assert_eq!(seen.identity, "admin");
+        let ann = candidate("ann", 1);
+        assert!(is_taken(&backend.acquire(&name, &ann, LONG).await.unwrap()));
+        let checks = backend.checks(&name, LONG).await;
+        assert!(
+            checks.iter().all(|check| check.verdict == Verdict::Fine),
+            "{checks:?}"
+        );
+        let free = format!("SELECT pg_advisory_unlock({key})");
+        admin.batch_execute(&free).await.unwrap();
+        let grant = held(backend.acquire(&name, &ann, LONG).await.unwrap());
+        let try_it = format!("SELECT pg_try_advisory_lock({key})");
+        let row = admin.query_one(&try_it, &[]).await.unwrap();
+        assert!(!row.get::<_, bool>(0), "{key} is ours");
+        backend.release(&grant).await.unwrap();
+    }
+    for wrong in ["x", "1,2,3", "", "1952804469,1", "9223372036854775808"] {
+        let url = format!("{}&lock_key=leader:{wrong}", server.url());
+        let error = PostgresConfig::from_url(&url).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::InvalidInput, "{error}");
+    }
+}
+
 #[tokio::test]
 async fn colliding_names_are_told() {
     let Some(server) = start(&[]) else { return };
     let (one, two) = (lock("one"), lock("two"));
-    let same = |name: &LockName, config: tenure_postgres::PostgresConfig| {
-        config.key(name.clone(), AdvisoryKey::Big(5)).unwrap()
+    let named = |config: PostgresConfig, name: &LockName, key| {
+        config.key(name.clone(), AdvisoryKey::Big(key))
     };
-    let config = same(&two, same(&one, server.config()));
-    let connect = || PostgresBackend::connect(config.clone());
-    let (a, b) = (connect().await.unwrap(), connect().await.unwrap());
+    // Two names of one process that mean one key.
+    let own = named(server.config(), &one, 5).unwrap();
+    let told = named(own.clone(), &two, 5).unwrap_err();
+    assert_eq!(told.kind(), ErrorKind::InvalidInput, "{told}");
+    let AdvisoryKey::Big(made) = AdvisoryKey::of(&two) else {
+        panic!("not the default");
+    };
+    let meets = named(server.config(), &one, made).unwrap();
+    let backend = PostgresBackend::connect(meets).await.unwrap();
+    let told = backend.acquire(&two, &candidate("ann", 2), LONG).await;
+    for told in [told.unwrap_err(), backend.holder(&two).await.unwrap_err()] {
+        assert_eq!(told.kind(), ErrorKind::InvalidInput, "{told}");
+        assert!(told.message().contains("one and two") || told.message().contains("two and one"));
+    }
+    let checks = backend.checks(&two, LONG).await;
+    assert_eq!(checks[0].verdict, Verdict::Unusable, "{checks:?}");
+    // Names of two processes.
+    let a = PostgresBackend::connect(own).await.unwrap();
+    let other = named(server.config(), &two, 5).unwrap();
+    let b = PostgresBackend::connect(other).await.unwrap();
     let _grant = held(a.acquire(&one, &candidate("ann", 1), LONG).await.unwrap());
-    let told = a
-        .acquire(&two, &candidate("ann", 2), LONG)
-        .await
-        .unwrap_err();
-    assert_eq!(told.kind(), ErrorKind::Misconfigured);
     let told = b.holder(&two).await.unwrap_err();
     assert_eq!(told.kind(), ErrorKind::Misconfigured);
     assert!(told.message().contains("same advisory key"), "{told}");

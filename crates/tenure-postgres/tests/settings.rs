@@ -286,10 +286,10 @@ async fn sweep(meant: impl Fn(&str) -> bool) -> usize {
 
 /// The server converts what is announced; not every character exists in its encoding.
 #[tokio::test]
-async fn observers_see_token_and_value_in_databases_of_all_encodings() {
+async fn observers_see_token_and_value_in_databases_of_other_encodings() {
     let Some(server) = start(&[]) else { return };
     let admin = server.admin().await;
-    for encoding in ["LATIN1", "SQL_ASCII", "EUC_JP", "UTF8"] {
+    for encoding in ["LATIN1", "SQL_ASCII"] {
         let database = encoding.to_lowercase();
         let create = format!(
             "CREATE DATABASE {database} TEMPLATE template0 ENCODING '{encoding}' \

@@ -3,35 +3,23 @@
 
 mod support;
 
-use std::fs;
-use std::process::Command;
 use std::time::Duration;
 
 use support::Connects as _;
 use tenure_core::{Acquired, LockBackend as _, Occupancy, Renewal, Time};
-use tenure_testkit::environment::left_out;
 use tenure_testkit::redis::start_under;
+use tenure_testkit::wall_clock::WallClock;
 use tenure_testkit::{candidate, held, is_lost, is_taken, lock, renewed};
 
 #[tokio::test]
 async fn a_jump_of_the_servers_wall_clock_moves_the_end_of_a_lease() {
-    let dir = tempfile::tempdir().unwrap();
-    let (library, offset) = (dir.path().join("shim.so"), dir.path().join("offset"));
-    let source = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/wall_clock/clock_shim.c");
-    let compiled = Command::new("cc")
-        .args(["-shared", "-fPIC", "-o"])
-        .arg(&library)
-        .args([source, "-ldl"])
-        .status();
-    if !compiled.is_ok_and(|status| status.success()) {
-        left_out("no C compiler for a server's wall clock that jumps");
+    let Some(clock) = WallClock::new() else {
         return;
-    }
-    fs::write(&offset, "0").unwrap();
-    let environment = [
-        ("LD_PRELOAD", library.to_str().unwrap()),
-        ("CLOCK_SHIM", offset.to_str().unwrap()),
-    ];
+    };
+    let environment = clock.environment();
+    let environment = environment
+        .each_ref()
+        .map(|(name, value)| (*name, value.as_str()));
     let Some(server) = start_under(&environment, &[]) else {
         return;
     };
@@ -44,7 +32,7 @@ async fn a_jump_of_the_servers_wall_clock_moves_the_end_of_a_lease() {
 
     // Ahead by more than the lease: the lock is free at once, though no time has passed and its
     // holder is within its validity. Only the token tells the two apart.
-    fs::write(&offset, "1000").unwrap();
+    clock.set_ahead(1000);
     let second = held(backend.acquire(&lock, &b, lease).await.unwrap());
     assert!(backend.clock().now() < first.proven_at + lease);
     assert!(second.token > first.token);
@@ -52,7 +40,7 @@ async fn a_jump_of_the_servers_wall_clock_moves_the_end_of_a_lease() {
 
     // Back: the lease lasts longer by as much, until the next heartbeat. So nobody is told to wait
     // for longer than a lease without another look.
-    fs::write(&offset, "0").unwrap();
+    clock.set_ahead(0);
     let left = || server.number(&["PTTL", "tenure:{jump}"]);
     assert!(left() > 990_000);
     let Acquired::Taken { holder, free_in } = backend.acquire(&lock, &a, lease).await.unwrap()

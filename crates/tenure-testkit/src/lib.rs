@@ -44,6 +44,8 @@ pub mod shell;
 pub mod stores;
 pub mod terms;
 pub mod wait;
+#[cfg(any(feature = "postgres", feature = "redis"))]
+pub mod wall_clock;
 
 pub use port::free_port;
 pub use terms::{

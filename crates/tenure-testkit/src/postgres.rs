@@ -124,12 +124,21 @@ pub struct Server {
     pub dir: TempDir,
     bin: PathBuf,
     settings: Vec<String>,
+    environment: Vec<(&'static str, String)>,
     process: Process,
 }
 
 /// Starts a server with these settings. `None`: left out.
 pub fn start(settings: &[&str]) -> Option<Server> {
     start_copy_of(ONE, free_port(), settings)
+}
+
+/// The same with this environment, such as that of a [`WallClock`](crate::wall_clock::WallClock).
+pub fn start_under(environment: Vec<(&'static str, String)>, settings: &[&str]) -> Option<Server> {
+    let bin = programs()?;
+    let dir = folder();
+    data(&bin, ONE, &dir.path().join("data"));
+    Some(start_in(bin, dir, free_port(), environment, settings))
 }
 
 /// The same with another system identifier than all other servers here, on this port.
@@ -141,29 +150,43 @@ fn start_copy_of(cluster: &str, port: u16, settings: &[&str]) -> Option<Server> 
     let bin = programs()?;
     let dir = folder();
     data(&bin, cluster, &dir.path().join("data"));
-    Some(start_in(bin, dir, port, settings))
+    Some(start_in(bin, dir, port, Vec::new(), settings))
 }
 
-fn start_in(bin: PathBuf, dir: TempDir, port: u16, settings: &[&str]) -> Server {
+fn start_in(
+    bin: PathBuf,
+    dir: TempDir,
+    port: u16,
+    environment: Vec<(&'static str, String)>,
+    settings: &[&str],
+) -> Server {
     give(dir.path());
     let settings: Vec<String> = settings.iter().map(|&text| text.to_owned()).collect();
     let mut server = Server {
-        process: spawn(&bin, dir.path(), port, &settings),
+        process: spawn(&bin, dir.path(), port, &environment, &settings),
         port,
         dir,
         bin,
         settings,
+        environment,
     };
     server.await_up();
     server
 }
 
-fn spawn(bin: &Path, dir: &Path, port: u16, settings: &[String]) -> Process {
+fn spawn(
+    bin: &Path,
+    dir: &Path,
+    port: u16,
+    environment: &[(&'static str, String)],
+    settings: &[String],
+) -> Process {
     let mut log = fs::File::options();
     let log = log.create(true).append(true).open(dir.join("log")).unwrap();
     let mut command = as_user(&bin.join("postgres"));
     command
         .current_dir("/")
+        .envs(environment.iter().map(|(name, value)| (name, value)))
         .arg("-D")
         .arg(dir.join("data"))
         .args(["-p", &port.to_string(), "-h", "127.0.0.1", "-k", ""])
@@ -220,7 +243,8 @@ impl Server {
 
     /// Starts it again on the same port and data.
     pub fn restart(&mut self) {
-        self.process = spawn(&self.bin, self.dir.path(), self.port, &self.settings);
+        let (bin, dir) = (&self.bin, self.dir.path());
+        self.process = spawn(bin, dir, self.port, &self.environment, &self.settings);
         self.await_up();
     }
 
@@ -235,7 +259,7 @@ impl Server {
             .args(["-h", "127.0.0.1", "-p", &self.port.to_string(), "-U", "app"])
             .args(["-R", "--no-sync", "-c", "fast", "-X", "stream", "-D"])
             .arg(dir.path().join("data")));
-        start_in(self.bin.clone(), dir, free_port(), &[])
+        start_in(self.bin.clone(), dir, free_port(), Vec::new(), &[])
     }
 
     /// Makes a standby a server that writes.

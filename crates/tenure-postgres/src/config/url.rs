@@ -3,10 +3,11 @@
 use std::net::Ipv6Addr;
 use std::str::FromStr;
 
-use tenure_core::Error;
+use tenure_core::{Error, LockName};
 use tenure_kit::{Address, Credentials, Secret, Tls, TlsNames, Url};
 
 use super::{PostgresConfig, TlsMode};
+use crate::key::AdvisoryKey;
 
 /// By which names libpq knows the TLS settings.
 const OF_LIBPQ: TlsNames<'_> = TlsNames {
@@ -30,8 +31,9 @@ impl PostgresConfig {
     ///
     /// Parameters of this crate: `password_file`, `password_env`, `server_name`,
     /// `request_timeout`, `watch_sessions`, `key_class`, `token_sequence`, `pooler=session`,
-    /// `server_lease=off` and `quarantine=off` (or `restart_grace=off`); see the functions of the
-    /// same or similar name.
+    /// `server_lease=off`, `quarantine=off` (or `restart_grace=off`) and `clock_error`, and once for
+    /// each lock `lock_key=LOCK:KEY`, see [`key`](Self::key); see the functions of the same or
+    /// similar name.
     ///
     /// Fails with [`InvalidInput`](tenure_core::ErrorKind::InvalidInput), and says what is wrong
     /// without repeating the URL, which may hold a password.
@@ -117,6 +119,10 @@ impl PostgresConfig {
         if let Some(class) = url.take_number("key_class")? {
             *self = self.clone().key_class(class)?;
         }
+        for (lock, text) in url.take_lock_keys()? {
+            let key = AdvisoryKey::parse(&text).ok_or_else(|| not_a_key(&lock))?;
+            *self = self.clone().key(lock, key)?;
+        }
         self.token_sequence = url.take("token_sequence")?;
         let pooler = url.take_read(&["pooler"], "session", |value| {
             (value == "session").then_some(())
@@ -130,8 +136,18 @@ impl PostgresConfig {
             _ => None,
         })?;
         self.quarantine = quarantine.unwrap_or(true);
+        if let Some(most) = url.take_duration(&["clock_error"])? {
+            self.clock_error = most;
+        }
         Ok(())
     }
+}
+
+fn not_a_key(lock: &LockName) -> Error {
+    Error::invalid_input(format!(
+        "the key of the lock {lock} cannot be read; it is the number of pg_advisory_lock, or its two \
+         numbers with a comma between them: lock_key={lock}:42 or lock_key={lock}:7,42"
+    ))
 }
 
 impl FromStr for PostgresConfig {

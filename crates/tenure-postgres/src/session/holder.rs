@@ -86,6 +86,9 @@ impl Session {
             return Ok(None);
         };
         self.notifications.seen(key, owner.pid);
+        if owner.is_tenure {
+            self.is_led(key);
+        }
         let is_ours = owner.pid == self.connection().pid;
         if owner.is_tenure && !is_ours {
             self.notifications.watch(key, owner.pid);

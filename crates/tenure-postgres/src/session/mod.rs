@@ -20,8 +20,9 @@ mod renewal;
 mod statements;
 pub(crate) mod sweep;
 
-use std::sync::Arc;
+use std::collections::HashSet;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tenure_core::{Candidate, ErrorKind, FencingToken, Holder, LockName, SharedClock, Time};
@@ -35,7 +36,7 @@ use self::statements::Statements;
 use crate::config::PostgresConfig;
 use crate::connection::Connection;
 use crate::errors::{self, StoreError};
-use crate::incarnation::Quarantine;
+use crate::incarnation::{Quarantine, Wait};
 use crate::key::{AdvisoryKey, application_name};
 use crate::notifications::Notifications;
 use crate::notifications::message::free_message;
@@ -55,8 +56,10 @@ pub(crate) struct Session {
     limits: ApplicationLimits,
     /// By its number at the server.
     token_sequence: Option<u32>,
-    /// Nothing is granted before.
-    quarantine_until: Time,
+    /// Nothing is granted before, but for locks that [`was_led`](Self::was_led) names.
+    quarantine: Wait,
+    /// Locks that another candidate held in this quarantine.
+    led: Mutex<HashSet<AdvisoryKey>>,
     notifications: Arc<Notifications>,
     pub(crate) tasks: Tasks,
     statements: Statements,
@@ -159,14 +162,15 @@ impl Session {
             within("the server", limit, "connect_timeout", preparing).await?;
         let incarnation = &statements.connection.incarnation;
         let now = common.clock.now();
-        let quarantine_until = common.quarantine.until(incarnation, now, lease);
+        let quarantine = common.quarantine.wait(incarnation, now, lease);
         Ok(Arc::new(Self {
             config: config.clone(),
             clock: common.clock.clone(),
             lease,
             limits,
             token_sequence,
-            quarantine_until,
+            quarantine,
+            led: Mutex::default(),
             notifications: common.notifications.clone(),
             tasks: tasks.clone(),
             statements,
@@ -239,8 +243,8 @@ impl Session {
                 return Ok(self.claim(key, &held_lock, proven, false));
             }
         }
-        let early = self.quarantine_until.since(self.clock.now());
-        if !early.is_zero() {
+        let early = self.quarantined();
+        if !early.is_zero() && !self.was_led(key) {
             return Ok(Attempt::NotYet(early));
         }
         // Fails only when it is closed, which nothing does.
@@ -274,6 +278,26 @@ impl Session {
             until: sent + self.lease,
         });
         Ok(self.claim(key, &held_lock, sent, true))
+    }
+
+    /// For how long nothing is granted yet.
+    fn quarantined(&self) -> Duration {
+        self.quarantine.until.since(self.clock.now())
+    }
+
+    fn led(&self) -> MutexGuard<'_, HashSet<AdvisoryKey>> {
+        self.led.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn was_led(&self, key: AdvisoryKey) -> bool {
+        self.quarantine.ends_with_a_term && self.led().contains(&key)
+    }
+
+    /// A session of this library holds the lock.
+    fn is_led(&self, key: AdvisoryKey) {
+        if !self.quarantined().is_zero() {
+            self.led().insert(key);
+        }
     }
 
     async fn try_lock(&self, key: AdvisoryKey) -> Result<Option<FencingToken>, StoreError> {

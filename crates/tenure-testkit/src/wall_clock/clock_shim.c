@@ -25,6 +25,13 @@ int gettimeofday(struct timeval *tv, void *zone) {
     return result;
 }
 
+time_t time(time_t *into) {
+    struct timeval now;
+    gettimeofday(&now, NULL);
+    if (into) *into = now.tv_sec;
+    return now.tv_sec;
+}
+
 int clock_gettime(clockid_t clock, struct timespec *ts) {
     static int (*real)(clockid_t, struct timespec *);
     if (!real) real = (int (*)(clockid_t, struct timespec *))dlsym(RTLD_NEXT, "clock_gettime");
