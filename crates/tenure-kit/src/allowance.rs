@@ -8,7 +8,7 @@ use std::fmt;
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::task::{Context, Poll};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
@@ -19,6 +19,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 pub struct Allowance {
     most: u64,
     used: Arc<AtomicU64>,
+    is_lifted: Arc<AtomicBool>,
 }
 
 impl Allowance {
@@ -27,7 +28,15 @@ impl Allowance {
         Self {
             most,
             used: Arc::default(),
+            is_lifted: Arc::default(),
         }
+    }
+
+    /// The server may send whatever it likes until the value is dropped: for answers whose length
+    /// the application chooses. One at a time.
+    pub fn lift(&self) -> Lifted {
+        self.is_lifted.store(true, Ordering::Relaxed);
+        Lifted(self.clone())
     }
 
     /// An answer has come to its end: from now on the server may send as much again.
@@ -42,6 +51,17 @@ impl Allowance {
             stream,
             allowance: self.clone(),
         }
+    }
+}
+
+/// An [`Allowance`] without a limit; it has one again when this is dropped.
+#[derive(Debug)]
+pub struct Lifted(Allowance);
+
+impl Drop for Lifted {
+    fn drop(&mut self) {
+        self.0.renew();
+        self.0.is_lifted.store(false, Ordering::Relaxed);
     }
 }
 
@@ -76,8 +96,12 @@ impl<S: AsyncRead + Unpin> AsyncRead for Limited<S> {
         cx: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        let Allowance { most, used } = &self.allowance;
-        if used.load(Ordering::Relaxed) > *most {
+        let Allowance {
+            most,
+            used,
+            is_lifted,
+        } = &self.allowance;
+        if used.load(Ordering::Relaxed) > *most && !is_lifted.load(Ordering::Relaxed) {
             let exceeded = Exceeded { most: *most };
             return Poll::Ready(Err(io::Error::new(io::ErrorKind::InvalidData, exceeded)));
         }
@@ -127,6 +151,14 @@ mod tests {
         allowance.renew();
         assert_eq!(read(&mut stream, 60).await.unwrap(), 60);
         assert_eq!(read(&mut stream, 60).await.unwrap(), 60);
+        let lifted = allowance.lift();
+        for _ in 0..3 {
+            assert_eq!(read(&mut stream, 60).await.unwrap(), 60);
+        }
+        drop(lifted);
+        for _ in 0..2 {
+            assert_eq!(read(&mut stream, 60).await.unwrap(), 60);
+        }
         let error = read(&mut stream, 60).await.unwrap_err();
         let source = error.get_ref().unwrap();
         assert_eq!(

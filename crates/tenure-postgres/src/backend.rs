@@ -78,8 +78,12 @@ impl PostgresBackend {
             }
             error.into_error(Operation::Connect)
         })?;
+        // A standby neither lets a session listen, nor has anything to tell.
+        let may_listen = !connection.is_standby;
         this.inner.keep(connection);
-        process.confine(this.inner.listen()).await;
+        if may_listen {
+            process.confine(this.inner.listen()).await;
+        }
         Ok(this)
     }
 

@@ -51,7 +51,8 @@ impl Seen {
     }
 }
 
-/// Looks by a session of its own, and changes nothing.
+/// Looks by a session of its own, and writes nothing. The only lock that it takes is that session's
+/// own, which no election uses, and not on a standby.
 pub(crate) async fn all(connector: &Connector, lease: Duration) -> Vec<Check> {
     let (mut checks, cluster) = tokio::join!(look_at_one(connector, lease), cluster(connector));
     checks.push(cluster);
@@ -62,21 +63,30 @@ pub(crate) async fn all(connector: &Connector, lease: Duration) -> Vec<Check> {
 async fn look_at_one(connector: &Connector, lease: Duration) -> Vec<Check> {
     // What it sees is no reason to close the backend's sessions.
     let config = &*connector.config;
-    let connected = connector.renewed().connect().await;
+    let connected = connector.to_look().connect().await;
     let connection = match connected {
         Ok(connection) => connection,
         Err(error) => return vec![failed("session", &error)],
     };
     // Each step below is one or two short queries.
     let looking = async {
-        let mut checks = vec![silence(&connection, config, lease).await];
+        let mut checks = Vec::new();
+        if let Some(unfit) = &connection.unfit {
+            checks.push(failed("writes", unfit));
+        }
+        if !connection.is_standby {
+            checks.push(silence(&connection, config, lease).await);
+        }
         let asked = SystemTime::now();
         match look(&connection).await {
             Ok(seen) => {
                 checks.push(clock(&seen, asked, SystemTime::now()));
-                checks.extend(judge(&seen, config));
+                checks.extend(judge(&seen, config, connection.is_standby));
             }
             Err(error) => checks.push(failed("settings", &error)),
+        }
+        if connection.is_standby {
+            return checks;
         }
         checks.push(restarts(&connection, config, lease));
         if let Some(sequence) = &config.token_sequence {
@@ -110,7 +120,11 @@ async fn silence(connection: &Connection, config: &PostgresConfig, lease: Durati
     if let Err(error) = setup::set_up(connection, config, lease, "tenure doctor").await {
         return failed(NAME, &error);
     }
-    if let Err(error) = setup::give_own_value(connection).await {
+    let own = async {
+        let value = setup::give_own_value(connection).await?;
+        setup::take_own_lock(connection, &value).await
+    };
+    if let Err(error) = own.await {
         return failed("own session", &error);
     }
     if config.without_lease {
@@ -139,13 +153,14 @@ async fn look(connection: &Connection) -> Result<Seen, StoreError> {
     ))
 }
 
-fn judge(seen: &Seen, config: &PostgresConfig) -> Vec<Check> {
+fn judge(seen: &Seen, config: &PostgresConfig, is_standby: bool) -> Vec<Check> {
+    let role = if is_standby { "standby" } else { "primary" };
     vec![
         Check::fine(
             "server version",
             // Another's text: nothing in it is to reach the terminal.
             format!(
-                "PostgreSQL {}, a primary",
+                "PostgreSQL {}, a {role}",
                 seen.text("version").escape_debug()
             ),
         ),

@@ -10,8 +10,8 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use tenure_core::ErrorKind;
 use tenure_kit::{Address, Recovery};
 use tokio::sync::watch;
-use tokio_postgres::Client;
 
+use crate::client::SessionClient;
 use crate::errors::{Answer, StoreError};
 use crate::question::ask;
 
@@ -110,7 +110,7 @@ impl Cluster {
 
 /// Which cluster the server belongs to. A replica shows its primary's; `None` where the user may
 /// not ask, or a server that only resembles `PostgreSQL` does not know.
-pub(crate) async fn identifier(client: &Client) -> Result<Option<String>, StoreError> {
+pub(crate) async fn identifier(client: &SessionClient) -> Result<Option<String>, StoreError> {
     let question = "SELECT system_identifier::text FROM pg_control_system()";
     match ask(client, question).await {
         // The server's text, which errors show.

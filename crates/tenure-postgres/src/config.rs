@@ -27,6 +27,7 @@ pub struct PostgresConfig {
     pub(crate) options: Option<String>,
     pub(crate) tls_mode: TlsMode,
     pub(crate) tls: Tls,
+    pub(crate) channel_binding: ChannelBinding,
     pub(crate) connect_timeout: Duration,
     request_timeout: Option<Duration>,
     pub(crate) watch_sessions: usize,
@@ -37,6 +38,29 @@ pub struct PostgresConfig {
     pub(crate) without_lease: bool,
     pub(crate) quarantine: bool,
     pub(crate) clock_error: Duration,
+    pub(crate) servers: Servers,
+}
+
+/// Which servers will do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Servers {
+    /// One on which an election can be held.
+    Writable,
+    /// Any, to look at it.
+    Any,
+}
+
+/// Whether the login is bound to the TLS connection, so that nobody in between can pass it on.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum ChannelBinding {
+    /// Never (`channel_binding=disable`): for a proxy that ends TLS on the way, and makes it again.
+    Disable,
+    /// Where the server offers it (`channel_binding=prefer`), as libpq does.
+    #[default]
+    Prefer,
+    /// Always (`channel_binding=require`): needs TLS and a SCRAM password.
+    Require,
 }
 
 /// Whether the connection is made by TLS.
@@ -70,9 +94,22 @@ impl PostgresConfig {
     /// Several servers, of which one at a time is the primary: each is tried until one can be
     /// written to.
     pub fn servers<'a>(addresses: impl IntoIterator<Item = &'a str>) -> Result<Self, Error> {
+        Self::with_default_ports(addresses, &[])
+    }
+
+    /// The same with these ports for hosts that name none: one for all, or one for each.
+    fn with_default_ports<'a>(
+        addresses: impl IntoIterator<Item = &'a str>,
+        ports: &[u16],
+    ) -> Result<Self, Error> {
+        let port = |index| match ports {
+            [one] => *one,
+            several => several.get(index).copied().unwrap_or(PORT),
+        };
         let hosts = addresses
             .into_iter()
-            .map(|text| Address::parse_or_socket(text, PORT))
+            .enumerate()
+            .map(|(index, text)| Address::parse_or_socket(text, port(index)))
             .collect::<Result<Vec<_>, _>>()?;
         if hosts.is_empty() {
             return Err(no_host());
@@ -85,6 +122,7 @@ impl PostgresConfig {
             options: None,
             tls_mode: TlsMode::default(),
             tls: Tls::new(),
+            channel_binding: ChannelBinding::default(),
             connect_timeout: Duration::from_secs(2),
             request_timeout: None,
             watch_sessions: 2,
@@ -95,6 +133,7 @@ impl PostgresConfig {
             without_lease: false,
             quarantine: true,
             clock_error: Duration::from_secs(60 * 60),
+            servers: Servers::Writable,
         })
     }
 
@@ -106,7 +145,7 @@ impl PostgresConfig {
     /// Fails with [`InvalidInput`](tenure_core::ErrorKind::InvalidInput) when no host is named, or
     /// the password is no UTF-8.
     pub fn from_client_config(client: &tokio_postgres::Config) -> Result<Self, Error> {
-        use tokio_postgres::config::{Host, SslMode};
+        use tokio_postgres::config::{ChannelBinding as Binding, Host, SslMode};
 
         let ports = client.get_ports();
         let port = |index: usize| match ports {
@@ -141,6 +180,11 @@ impl PostgresConfig {
             SslMode::Disable => TlsMode::Disable,
             SslMode::Prefer => TlsMode::Prefer,
             _ => TlsMode::Require,
+        };
+        config.channel_binding = match client.get_channel_binding() {
+            Binding::Disable => ChannelBinding::Disable,
+            Binding::Require => ChannelBinding::Require,
+            _ => ChannelBinding::Prefer,
         };
         if let Some(timeout) = client.get_connect_timeout() {
             config.connect_timeout = *timeout;
@@ -213,6 +257,26 @@ impl PostgresConfig {
     #[must_use]
     pub fn tls(mut self, tls: Tls) -> Self {
         self.tls = tls;
+        self
+    }
+
+    /// Whether the login is bound to the TLS connection; [`ChannelBinding::Prefer`] by default.
+    #[must_use]
+    pub fn channel_binding(mut self, binding: ChannelBinding) -> Self {
+        self.channel_binding = binding;
+        self
+    }
+
+    /// Takes a server that cannot hold an election too, to look at it: one whose role accepts reads
+    /// only, or where all hosts are standbys. Who leads is seen at a primary alone; an attempt to
+    /// lock fails as without this.
+    #[must_use]
+    pub fn only_looks(mut self, only: bool) -> Self {
+        self.servers = if only {
+            Servers::Any
+        } else {
+            Servers::Writable
+        };
         self
     }
 
@@ -360,8 +424,14 @@ impl PostgresConfig {
         check_timeout("request_timeout", self.request_limit())?;
         self.tls.check()?;
         let is_for_tls = self.tls_mode == TlsMode::Require || self.tls.first_setting().is_some();
-        if is_for_tls && !cfg!(feature = "_tls") {
+        let is_bound = self.channel_binding == ChannelBinding::Require;
+        if (is_for_tls || is_bound) && !cfg!(feature = "_tls") {
             return Err(Tls::not_built_in("tenure-postgres"));
+        }
+        if is_bound && self.tls_mode == TlsMode::Disable {
+            return Err(Error::invalid_input(
+                "channel_binding=require needs TLS, which sslmode=disable turns off",
+            ));
         }
         self.check_tls_mode()
     }

@@ -1,28 +1,19 @@
 //! One connection to a server. Its end is the end of everything that its session holds.
 
-use std::future::poll_fn;
-use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use tenure_core::{Kept, Process};
+use tenure_core::Kept;
 use tenure_kit::Address;
-use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::watch;
 use tokio::task::AbortHandle;
-use tokio_postgres::{AsyncMessage, Client, Notification};
 
+use crate::client::SessionClient;
 use crate::errors::{self, StoreError};
 use crate::incarnation::Incarnation;
 
-/// Where the server says that it waits for no standby any more: its text may be in any language.
-const WAIT_FOR_A_STANDBY: &str = "SyncRepWaitForLSN";
-
-/// What is done with each notification.
-pub(crate) type Listener = Arc<dyn Fn(&Notification) + Send + Sync>;
-
-/// A connection to a server that is fit to hold locks. Ends with this value, but not with a
-/// forked child's copy of it.
+/// A connection to a server that was checked. Ends with this value, but not with a forked child's
+/// copy of it.
 pub(crate) struct Connection {
     login: Login,
     /// The session's process at the server.
@@ -30,6 +21,19 @@ pub(crate) struct Connection {
     /// Of the server: 15.18 is 150018.
     pub(crate) version: u32,
     pub(crate) incarnation: Incarnation,
+    /// Where it is only looked at. A standby does not show the locks of its primary.
+    pub(crate) is_standby: bool,
+    /// Why no election can be held there, where it is only looked at.
+    pub(crate) unfit: Option<StoreError>,
+}
+
+/// What a check has found out about a server.
+pub(crate) struct Checked {
+    pub(crate) pid: i32,
+    pub(crate) version: u32,
+    pub(crate) incarnation: Incarnation,
+    pub(crate) is_standby: bool,
+    pub(crate) unfit: Option<StoreError>,
 }
 
 /// A connection that is logged in, and not checked yet.
@@ -41,15 +45,28 @@ pub(crate) struct Login {
     holds_all_characters: bool,
 }
 
-struct OpenClient {
-    client: Client,
-    ended: watch::Sender<Option<StoreError>>,
-    cancelled_waits: Arc<AtomicU64>,
-    connection: AbortHandle,
+/// What ends with a connection, or ends it.
+pub(crate) struct OpenClient {
+    pub(crate) client: SessionClient,
+    pub(crate) ended: watch::Sender<Option<StoreError>>,
+    pub(crate) cancelled_waits: Arc<AtomicU64>,
+    pub(crate) connection: AbortHandle,
 }
 
 impl Login {
-    pub(crate) fn client(&self) -> &Client {
+    pub(crate) fn new(
+        live: Kept<OpenClient>,
+        address: Address,
+        holds_all_characters: bool,
+    ) -> Self {
+        Self {
+            live,
+            address,
+            holds_all_characters,
+        }
+    }
+
+    pub(crate) fn client(&self) -> &SessionClient {
         &self.live.client
     }
 
@@ -58,18 +75,20 @@ impl Login {
         self.live.ended.borrow().clone()
     }
 
-    pub(crate) fn checked(self, pid: i32, version: u32, incarnation: Incarnation) -> Connection {
+    pub(crate) fn checked(self, checked: Checked) -> Connection {
         Connection {
             login: self,
-            pid,
-            version,
-            incarnation,
+            pid: checked.pid,
+            version: checked.version,
+            incarnation: checked.incarnation,
+            is_standby: checked.is_standby,
+            unfit: checked.unfit,
         }
     }
 }
 
 impl Connection {
-    pub(crate) fn client(&self) -> &Client {
+    pub(crate) fn client(&self) -> &SessionClient {
         self.login.client()
     }
 
@@ -117,7 +136,8 @@ impl Drop for OpenClient {
     }
 }
 
-fn note_end(ended: &watch::Sender<Option<StoreError>>, error: &StoreError) {
+/// Notes why a session has ended.
+pub(crate) fn note_end(ended: &watch::Sender<Option<StoreError>>, error: &StoreError) {
     // The first reason is the true one; what follows from it comes later.
     ended.send_if_modified(|known| {
         let first = known.is_none();
@@ -126,72 +146,4 @@ fn note_end(ended: &watch::Sender<Option<StoreError>>, error: &StoreError) {
         }
         first
     });
-}
-
-/// What runs a connection once it is logged in.
-pub(crate) struct Driver {
-    pub(crate) process: Process,
-    pub(crate) address: Address,
-    /// None for a session that does not listen.
-    pub(crate) listener: Option<Listener>,
-    /// Returns when no connection of this backend may live.
-    pub(crate) refusal: Pin<Box<dyn Future<Output = StoreError> + Send>>,
-}
-
-impl Driver {
-    /// Runs the connection in a task of its own.
-    pub(crate) fn drive<S, T>(
-        self,
-        client: Client,
-        mut connection: tokio_postgres::Connection<S, T>,
-    ) -> Login
-    where
-        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
-        T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
-    {
-        let (listener, mut refusal) = (self.listener, self.refusal);
-        // In SQL_ASCII nothing is converted.
-        let encoding = connection.parameter("server_encoding");
-        let holds_all_characters = matches!(encoding, Some("UTF8" | "SQL_ASCII"));
-        let ended = watch::Sender::new(None);
-        let end = ended.clone();
-        let cancelled_waits = Arc::new(AtomicU64::new(0));
-        let count = cancelled_waits.clone();
-        let task = tokio::spawn(self.process.confine(async move {
-            let error = loop {
-                let message = tokio::select! {
-                    error = &mut refusal => break error,
-                    message = poll_fn(|cx| connection.poll_message(cx)) => message,
-                };
-                match message {
-                    Some(Ok(AsyncMessage::Notification(notification))) => {
-                        if let Some(listener) = &listener {
-                            listener(&notification);
-                        }
-                    }
-                    Some(Ok(AsyncMessage::Notice(notice)))
-                        if notice.routine() == Some(WAIT_FOR_A_STANDBY) =>
-                    {
-                        count.fetch_add(1, Ordering::SeqCst);
-                    }
-                    Some(Ok(_)) => {}
-                    Some(Err(error)) => break errors::of_client(error),
-                    None => break errors::closed(),
-                }
-            };
-            tracing::debug!(reason = error.message(), "a session has ended");
-            // Before the connection, with which the server frees the locks, is dropped.
-            note_end(&end, &error);
-        }));
-        Login {
-            live: self.process.keep(OpenClient {
-                client,
-                ended,
-                cancelled_waits,
-                connection: task.abort_handle(),
-            }),
-            address: self.address,
-            holds_all_characters,
-        }
-    }
 }

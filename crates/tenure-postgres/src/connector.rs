@@ -1,27 +1,31 @@
 //! Connects to a server that is fit to hold locks: one that can be written to, with no pooler in
 //! between, of the one cluster that this backend uses.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use futures_util::future::join_all;
 use tenure_core::{ErrorKind, Process};
-use tenure_kit::Address;
 use tenure_kit::deadline::within;
-use tokio_postgres::config::SslMode;
-use tokio_postgres::{CancelToken, Client, NoTls};
+use tenure_kit::{Address, Allowance};
+use tokio_postgres::config::{ChannelBinding as Binding, SslMode};
+use tokio_postgres::{CancelToken, NoTls};
 
+use crate::client::{LONGEST_ANSWER, SessionClient};
 use crate::cluster::{self, Cluster};
-use crate::config::PostgresConfig;
 #[cfg(feature = "_tls")]
 use crate::config::TlsMode;
-use crate::connection::{Connection, Driver, Listener, Login};
+use crate::config::{ChannelBinding, PostgresConfig, Servers};
+use crate::connection::{Checked, Connection, Login};
 use crate::credentials::Account;
+use crate::driver::{Driver, Listener};
 use crate::errors::{self, StoreError, is_standby};
 use crate::incarnation::Incarnation;
 use crate::pooler;
 use crate::question::{ask, run};
 use crate::settings::set_own;
+use crate::socket;
 #[cfg(feature = "_tls")]
 use crate::tls::MakeTls;
 
@@ -37,6 +41,8 @@ pub(crate) struct Connector {
     pub(crate) config: Arc<PostgresConfig>,
     cluster: Cluster,
     process: Process,
+    /// Whether it was told that a password was sent in clear.
+    has_warned: AtomicBool,
 }
 
 /// What a server is, whether it can hold locks or not.
@@ -54,12 +60,15 @@ impl Connector {
             config,
             cluster: Cluster::new(),
             process,
+            has_warned: AtomicBool::new(false),
         }
     }
 
-    /// One that has not seen any server yet.
-    pub(crate) fn renewed(&self) -> Self {
-        Self::new(self.config.clone(), self.process.clone())
+    /// One that has not seen any server yet, and takes one that is only fit to be looked at.
+    pub(crate) fn to_look(&self) -> Self {
+        let mut config = (*self.config).clone();
+        config.servers = Servers::Any;
+        Self::new(Arc::new(config), self.process.clone())
     }
 
     /// Why nothing may be held or tried any more, if two clusters were seen.
@@ -67,7 +76,8 @@ impl Connector {
         self.cluster.refused()
     }
 
-    /// Connects to the first host that can be written to. Each has the connect timeout.
+    /// Connects to the first host that can be written to. Each has the connect timeout. Where the
+    /// configuration only looks, a standby will do if there is none.
     pub(crate) async fn connect(&self) -> Result<Connection, StoreError> {
         self.connect_with(None).await
     }
@@ -85,13 +95,20 @@ impl Connector {
             return Err(error);
         }
         let limit = self.config.connect_timeout;
+        let mut unfit: Option<Connection> = None;
         let mut failed = Vec::new();
         let mut messages = Vec::new();
         for address in &self.config.hosts {
             let attempt = self.connect_to(address, listener.clone());
             // The deadline covers name resolution, TLS, login and checks (hazard 6).
             let error = match within("the server", limit, "connect_timeout", attempt).await {
-                Ok(connection) => return Ok(connection),
+                Ok(connection) if connection.unfit.is_none() => return Ok(connection),
+                Ok(connection) => {
+                    if unfit.as_ref().is_none_or(|unfit| unfit.is_standby) {
+                        unfit = Some(connection);
+                    }
+                    continue;
+                }
                 Err(error) => error,
             };
             if let Some(error) = self.refused() {
@@ -104,6 +121,9 @@ impl Connector {
             }
             failed.push(error);
             messages.push(message);
+        }
+        if let Some(unfit) = unfit {
+            return Ok(unfit);
         }
         // A standby says less than the reason why the others do not serve.
         let reason = failed.iter().position(|error| !is_standby(error));
@@ -119,11 +139,11 @@ impl Connector {
         let login = self.log_in(&self.cluster, address, listener).await?;
         let checked = self.check(&login).await;
         // The server may have ended the session between two questions, and has said why.
-        let (pid, version, incarnation) = checked.map_err(|error| {
+        let checked = checked.map_err(|error| {
             let ended = login.ended().filter(|_| error.needs_reconnect());
             errors::while_connecting(ended.unwrap_or(error))
         })?;
-        Ok(login.checked(pid, version, incarnation))
+        Ok(login.checked(checked))
     }
 
     /// Asks the hosts behind the one that serves for their cluster: on their way to it other
@@ -205,11 +225,11 @@ impl Connector {
         client_config
             .host(address.host())
             .port(address.port())
-            .connect_timeout(config.connect_timeout)
-            // Without these a cut network would be noticed by the next deadline only.
-            .keepalives_idle(Duration::from_secs(10))
-            .keepalives_interval(Duration::from_secs(5))
-            .keepalives_retries(2)
+            .channel_binding(match config.channel_binding {
+                ChannelBinding::Disable => Binding::Disable,
+                ChannelBinding::Prefer => Binding::Prefer,
+                ChannelBinding::Require => Binding::Require,
+            })
             .application_name("tenure");
         if let Some(options) = &config.options {
             client_config.options(options);
@@ -224,9 +244,14 @@ impl Connector {
         if let Some(password) = &account.password {
             client_config.password(password);
         }
+        let allowance = Allowance::new(LONGEST_ANSWER);
+        let socket = socket::connect(address).await?;
+        let asked_in_clear = socket.asked_in_clear();
+        let socket = allowance.limit(socket);
         let driver = Driver {
             process: self.process.clone(),
             address: address.clone(),
+            allowance,
             listener,
             refusal: Box::pin(cluster.refusal()),
         };
@@ -236,19 +261,36 @@ impl Connector {
                 TlsMode::Require => SslMode::Require,
                 _ => SslMode::Prefer,
             });
-            let tls = MakeTls::new(config).await?;
-            let connected = client_config.connect(tls).await;
+            let tls = MakeTls::new(config).await?.for_host(address)?;
+            let connected = client_config.connect_raw(socket, tls).await;
+            self.warn_of_clear_text(address, &asked_in_clear);
             let (client, connection) = connected.map_err(errors::of_client)?;
             return Ok(driver.drive(client, connection));
         }
         client_config.ssl_mode(SslMode::Disable);
-        let connected = client_config.connect(NoTls).await;
+        let connected = client_config.connect_raw(socket, NoTls).await;
+        self.warn_of_clear_text(address, &asked_in_clear);
         let (client, connection) = connected.map_err(errors::of_client)?;
         Ok(driver.drive(client, connection))
     }
 
-    /// Refuses servers on which locks would not exclude, expire or fence as promised.
-    async fn check(&self, login: &Login) -> Result<(i32, u32, Incarnation), StoreError> {
+    /// Once for a backend.
+    fn warn_of_clear_text(&self, address: &Address, asked: &AtomicBool) {
+        if asked.load(Ordering::Relaxed)
+            && !address.is_loopback()
+            && !self.has_warned.swap(true, Ordering::Relaxed)
+        {
+            tracing::warn!(
+                %address,
+                "the password was sent without encryption, so everyone on the way can read it; set \
+                 sslmode=verify-full in the URL, and scram-sha-256 in the server's pg_hba.conf"
+            );
+        }
+    }
+
+    /// Refuses servers on which locks would not exclude, expire or fence as promised. Where the
+    /// configuration only looks, one that has locks is not refused for that it may not be written to.
+    async fn check(&self, login: &Login) -> Result<Checked, StoreError> {
         let client = login.client();
         // No prepared statement yet: a pooler could send its parts to different sessions.
         let rows = ask(
@@ -269,22 +311,33 @@ impl Connector {
         run(client, &set_own(version)).await?;
         let identifier = cluster::identifier(client).await?;
         self.cluster.note(&login.address, identifier.as_deref())?;
-        if text(1)? != "false" || text(2)? != "off" {
-            return Err(errors::standby());
-        }
-        if text(4)? == "off" {
-            return Err(StoreError::new(
-                ErrorKind::Misconfigured,
-                "synchronous_commit is off, so a crash of the server could give a fencing token \
-                 twice; set it on for this role (ALTER ROLE ... SET synchronous_commit = on) or \
-                 in the URL (options=-c%20synchronous_commit%3Don)",
-            ));
+        let is_standby = text(1)? != "false";
+        let unfit = if is_standby {
+            Some(errors::standby())
+        } else if text(2)? != "off" {
+            Some(errors::read_only())
+        } else if text(4)? == "off" {
+            Some(errors::volatile())
+        } else {
+            None
+        };
+        if let Some(error) = unfit
+            .clone()
+            .filter(|_| self.config.servers == Servers::Writable)
+        {
+            return Err(error);
         }
         let incarnation = Incarnation::of(client).await?;
-        Ok((pid, version, incarnation))
+        Ok(Checked {
+            pid,
+            version,
+            incarnation,
+            is_standby,
+            unfit,
+        })
     }
 
-    async fn check_pooler(&self, client: &Client, pid: i32) -> Result<(), StoreError> {
+    async fn check_pooler(&self, client: &SessionClient, pid: i32) -> Result<(), StoreError> {
         let is_the_servers = pooler::pid_of_the_login(client).await == Some(pid);
         if is_the_servers || self.config.session_pooler {
             return Ok(());
@@ -298,14 +351,16 @@ impl Connector {
     }
 
     /// Ends what a session waits for at the server, within the connect timeout.
-    pub(crate) async fn cancel(&self, token: CancelToken) {
+    pub(crate) async fn cancel(&self, address: &Address, token: CancelToken) {
         let request = async {
+            let socket = socket::connect(address).await.ok()?;
             #[cfg(feature = "_tls")]
-            if self.config.tls_mode != TlsMode::Disable {
+            if self.config.tls_mode != TlsMode::Disable && !address.is_socket() {
                 let tls = MakeTls::new(&self.config).await.ok()?;
-                return token.cancel_query(tls).await.ok();
+                let tls = tls.for_host(address).ok()?;
+                return token.cancel_query_raw(socket, tls).await.ok();
             }
-            token.cancel_query(NoTls).await.ok()
+            token.cancel_query_raw(socket, NoTls).await.ok()
         };
         // Without an answer the server finds the closed connection itself.
         let _outcome = tokio::time::timeout(self.config.connect_timeout, request).await;

@@ -68,8 +68,9 @@ pub(crate) fn not_replicated(what: &str) -> StoreError {
 /// The same error of a session that is not set up yet. One that was closed without a word may have
 /// been ended by a limit of the role: what the server says of it is lost with the connection.
 pub(crate) fn while_connecting(error: StoreError) -> StoreError {
-    let is_told = error.message().contains("the server answers");
-    if !error.needs_reconnect() || error.kind != ErrorKind::Unavailable || is_told {
+    // Only its text tells the client's kinds of error apart.
+    let is_cut = |text: &str| text.ends_with("has ended") || text.contains("os error");
+    if !error.needs_reconnect() || !is_cut(error.message()) {
         return error;
     }
     let message = format!(
@@ -80,10 +81,36 @@ pub(crate) fn while_connecting(error: StoreError) -> StoreError {
     error.with_message(message)
 }
 
-/// A server that accepts reads only.
+/// A standby, which shows no lock of its primary.
 pub(crate) fn standby() -> StoreError {
-    let (kind, advice) = meaning(&SqlState::READ_ONLY_SQL_TRANSACTION);
-    StoreError::new(kind, advice).recover_by(Recovery::Store(Answer::Standby))
+    let error = StoreError::new(
+        ErrorKind::Unavailable,
+        "the server is a standby, and the locks are at its primary; name all hosts in the URL, so \
+         that the primary is found",
+    );
+    error.recover_by(Recovery::Store(Answer::Standby))
+}
+
+/// A primary whose role or database accepts reads only.
+pub(crate) fn read_only() -> StoreError {
+    // A former primary may have been made such a one: the next host is tried.
+    let error = StoreError::new(
+        ErrorKind::Unavailable,
+        "the server accepts reads only, as default_transaction_read_only is on; set it off for this \
+         role (ALTER ROLE ... SET default_transaction_read_only = off) or in the URL \
+         (options=-c%20default_transaction_read_only%3Doff)",
+    );
+    error.recover_by(Recovery::Store(Answer::Standby))
+}
+
+/// A role or database whose commits do not wait for the disk.
+pub(crate) fn volatile() -> StoreError {
+    StoreError::new(
+        ErrorKind::Misconfigured,
+        "synchronous_commit is off, so a crash of the server could give a fencing token twice; set \
+         it on for this role (ALTER ROLE ... SET synchronous_commit = on) or in the URL \
+         (options=-c%20synchronous_commit%3Don)",
+    )
 }
 
 /// Two locks have the same key.
@@ -112,6 +139,9 @@ pub(crate) fn of_client(error: tokio_postgres::Error) -> StoreError {
         // Only its text tells the client's kinds of error apart.
         let kind = if text.contains("TLS") {
             text.push_str("; check sslmode, ca and the server's certificate");
+            ErrorKind::Misconfigured
+        } else if text.contains("channel binding") {
+            text.push_str("; it needs TLS, and a SCRAM password in the server's pg_hba.conf");
             ErrorKind::Misconfigured
         } else {
             ErrorKind::Unavailable

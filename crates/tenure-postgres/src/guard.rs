@@ -151,6 +151,7 @@ impl GuardedTransaction {
         let begin = format!("BEGIN; {}", session.application_settings());
         let (turn, over) = oneshot::channel();
         let (end, watched, lease) = (session.connection().end(), session.clone(), session.lease);
+        let unlimited = session.connection().client().without_limit();
         let ends_at = Instant::now() + lease;
         session.tasks.spawn(async move {
             // The application may keep a transaction for longer than its session lives.
@@ -159,6 +160,7 @@ impl GuardedTransaction {
                 _error = end => {}
                 () = sleep_until(ends_at) => watched.connection().close(&too_long(lease)),
             }
+            drop(unlimited);
             drop(gate);
         });
         let mut transaction = Self {

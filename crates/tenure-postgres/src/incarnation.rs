@@ -8,8 +8,8 @@ use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use tenure_core::Time;
-use tokio_postgres::Client;
 
+use crate::client::SessionClient;
 use crate::errors::{self, StoreError};
 use crate::question::ask;
 
@@ -29,7 +29,7 @@ impl Incarnation {
     /// promoted (which a checkpoint on the new timeline follows; its time is in whole seconds).
     ///
     /// What the server does not show may have happened just now, so the age is then none.
-    pub(crate) async fn of(client: &Client) -> Result<Self, StoreError> {
+    pub(crate) async fn of(client: &SessionClient) -> Result<Self, StoreError> {
         const START: &str = "pg_postmaster_start_time()";
         const CRASH: &str = "(SELECT stats_reset FROM pg_stat_bgwriter)";
         const PROMOTION: &str = "(SELECT CASE WHEN pg_last_wal_replay_lsn() IS NULL THEN NULL \
@@ -115,7 +115,7 @@ pub(crate) struct Wait {
 }
 
 impl Wait {
-    const NONE: Self = Self {
+    pub(crate) const NONE: Self = Self {
         until: Time::ZERO,
         ends_with_a_term: false,
     };

@@ -78,12 +78,16 @@
 //! `NOTIFY tenure, '1 free <key>'`.
 
 mod backend;
+#[cfg(feature = "_tls")]
+mod channel_binding;
 mod checks;
+mod client;
 mod cluster;
 mod config;
 mod connection;
 mod connector;
 mod credentials;
+mod driver;
 mod errors;
 mod guard;
 mod incarnation;
@@ -95,12 +99,13 @@ mod session;
 mod sessions;
 mod settings;
 mod setup;
+mod socket;
 mod stream;
 #[cfg(feature = "_tls")]
 mod tls;
 
 pub use backend::PostgresBackend;
-pub use config::{PostgresConfig, TlsMode};
+pub use config::{ChannelBinding, PostgresConfig, TlsMode};
 pub use guard::GuardedTransaction;
 pub use key::AdvisoryKey;
 pub use tenure_kit::Tls;

@@ -7,7 +7,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream};
 use tokio_postgres::Client;
 use tokio_postgres::tls::TlsConnect;
 
-use crate::stream::Unbound;
+use crate::stream::Bound;
 
 /// The process id that came with the login, which a pooler makes up (hazard 29). The client hides
 /// it, but writes it into a request to cancel, which here goes nowhere.
@@ -39,11 +39,11 @@ async fn read_code(stream: &mut DuplexStream) -> Option<u32> {
 struct NoHandshake;
 
 impl TlsConnect<DuplexStream> for NoHandshake {
-    type Stream = Unbound<DuplexStream>;
+    type Stream = Bound<DuplexStream>;
     type Error = io::Error;
-    type Future = Ready<Result<Unbound<DuplexStream>, io::Error>>;
+    type Future = Ready<Result<Bound<DuplexStream>, io::Error>>;
 
     fn connect(self, stream: DuplexStream) -> Self::Future {
-        ready(Ok(Unbound(stream)))
+        ready(Ok(Bound::new(stream, None)))
     }
 }

@@ -9,13 +9,14 @@ use tenure_kit::{SingleFlight, Tasks};
 use tokio::sync::OnceCell;
 
 use crate::config::PostgresConfig;
-use crate::connection::{Connection, Listener};
+use crate::connection::Connection;
 use crate::connector::Connector;
+use crate::driver::Listener;
 use crate::errors::{Answer, StoreError};
 use crate::incarnation::Quarantine;
 use crate::notifications::Notifications;
 use crate::notifications::message::{self, Message};
-use crate::session::{self, Attempt, Common, Session};
+use crate::session::{self, Attempt, Common, Purpose, Session};
 
 /// The lease of the session that only looks who holds a lock.
 const OBSERVING: Duration = Duration::from_secs(60);
@@ -32,6 +33,8 @@ pub(crate) struct Sessions {
     pub(crate) registry: Arc<Registry>,
     pub(crate) common: Common,
     openings: Mutex<HashMap<Whose, Arc<Opening>>>,
+    /// The session that only looks.
+    looking: Arc<Opening>,
     /// The connection that `connect` has made and checked, until the first session needs one.
     spare: Mutex<Option<Connection>>,
     /// Set when the hosts behind the one that serves have been asked for their cluster.
@@ -48,6 +51,13 @@ struct Opening {
 }
 
 impl Opening {
+    fn new(tasks: Tasks) -> Self {
+        Self {
+            current: Mutex::default(),
+            starting: SingleFlight::new(tasks),
+        }
+    }
+
     fn current(&self) -> MutexGuard<'_, Option<Arc<Session>>> {
         self.current.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -69,7 +79,9 @@ impl Sessions {
         let config = Arc::new(config);
         let connector = Arc::new(Connector::new(config.clone(), tasks.process().clone()));
         let notifications = Notifications::new(connector.clone(), tasks.clone());
+        let looking = Arc::new(Opening::new(tasks.clone()));
         Self {
+            looking,
             connector,
             registry: Registry::new(notifications.clone()),
             common: Common {
@@ -102,10 +114,11 @@ impl Sessions {
 
     /// For the first session.
     pub(crate) fn keep(&self, connection: Connection) {
-        let now = self.common.clock.now();
-        self.common
-            .quarantine
-            .connected(&connection.incarnation, now);
+        if !connection.is_standby {
+            let now = self.common.clock.now();
+            let quarantine = &self.common.quarantine;
+            quarantine.connected(&connection.incarnation, now);
+        }
         *self.spare.lock().unwrap_or_else(PoisonError::into_inner) = Some(connection);
     }
 
@@ -132,12 +145,7 @@ impl Sessions {
         } else {
             ((lease, None), SHARED)
         };
-        let new = || {
-            Arc::new(Opening {
-                current: Mutex::default(),
-                starting: SingleFlight::new(self.common.tasks.clone()),
-            })
-        };
+        let new = || Arc::new(Opening::new(self.common.tasks.clone()));
         (openings.entry(key).or_insert_with(new).clone(), name)
     }
 
@@ -148,6 +156,17 @@ impl Sessions {
         identity: &Identity,
     ) -> Result<Arc<Session>, StoreError> {
         let (opening, name) = self.opening(lease, identity);
+        self.alive(opening, Purpose::Elect, lease, name).await
+    }
+
+    /// The session that is opened here; a new one if the last has ended.
+    async fn alive(
+        self: &Arc<Self>,
+        opening: Arc<Opening>,
+        purpose: Purpose,
+        lease: Duration,
+        name: &str,
+    ) -> Result<Arc<Session>, StoreError> {
         if let Some(session) = opening.alive() {
             return Ok(session);
         }
@@ -157,7 +176,8 @@ impl Sessions {
                 if let Some(session) = opening.alive() {
                     return Ok(session);
                 }
-                let session = this.start(lease, &name).await?;
+                let starting = Box::pin(this.start(purpose, lease, &name));
+                let session = starting.await?;
                 *opening.current() = Some(session.clone());
                 Ok(session)
             }
@@ -166,13 +186,18 @@ impl Sessions {
         opening.starting.run(is_alive, start).await
     }
 
-    async fn start(&self, lease: Duration, name: &str) -> Result<Arc<Session>, StoreError> {
+    async fn start(
+        &self,
+        purpose: Purpose,
+        lease: Duration,
+        name: &str,
+    ) -> Result<Arc<Session>, StoreError> {
         // It listens before the first try, so that a release after that is heard. Where it takes
         // long it is not waited for: the new session must not be silent for its lease.
         let notifications = &self.common.notifications;
         notifications.listen(self.registry.listener());
         let listening = notifications.listens(lease / 4);
-        let (session, ()) = tokio::join!(self.open(lease, name), listening);
+        let (session, ()) = tokio::join!(self.open(purpose, lease, name), listening);
         let session = session?;
         self.registry.add(&session);
         let kept = Arc::downgrade(&session);
@@ -181,14 +206,20 @@ impl Sessions {
         Ok(session)
     }
 
-    async fn open(&self, lease: Duration, name: &str) -> Result<Arc<Session>, StoreError> {
+    async fn open(
+        &self,
+        purpose: Purpose,
+        lease: Duration,
+        name: &str,
+    ) -> Result<Arc<Session>, StoreError> {
+        let start = |connection| Session::start(connection, &self.common, purpose, lease, name);
         let started = match self.spare() {
-            Some(spare) => Session::start(spare, &self.common, lease, name).await.ok(),
+            Some(spare) => start(spare).await.ok(),
             None => None,
         };
         match started {
             Some(session) => Ok(session),
-            None => Session::start(self.connect().await?, &self.common, lease, name).await,
+            None => start(self.connect().await?).await,
         }
     }
 
@@ -200,7 +231,9 @@ impl Sessions {
             session
         } else {
             let identity = Identity::of_this_process()?;
-            self.session(OBSERVING, &identity).await?
+            let name = identity.as_str();
+            self.alive(self.looking.clone(), Purpose::Look, OBSERVING, name)
+                .await?
         };
         // An answer of the holder that comes before is not heard.
         let limit = self.common.config.request_limit();

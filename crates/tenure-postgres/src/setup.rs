@@ -5,8 +5,9 @@ use std::time::Duration;
 
 use tenure_core::ErrorKind;
 use tokio_postgres::types::{ToSql, Type};
-use tokio_postgres::{Client, Row, SimpleQueryRow};
+use tokio_postgres::{Row, SimpleQueryRow};
 
+use crate::client::SessionClient;
 use crate::config::PostgresConfig;
 use crate::connection::Connection;
 use crate::errors::{self, StoreError};
@@ -111,11 +112,7 @@ async fn verify(
 /// it back: with another client's value, or none, the session is not this client's alone.
 pub(crate) const OWN_VALUE: &str = "tenure.session";
 
-/// Gives the session a value that no other one has, and takes the lock that says that it lives.
-///
-/// Fails where another client uses the same session: it holds locks there already, or has given it
-/// its own value. Of two that do this at once, one at most gets both. Fails too where `pg_locks`
-/// does not show that lock: then it would show none that is won.
+/// Gives the session a value that no other one has.
 pub(crate) async fn give_own_value(connection: &Connection) -> Result<String, StoreError> {
     let client = connection.client();
     // Hashed with keys that are new for each.
@@ -123,6 +120,16 @@ pub(crate) async fn give_own_value(connection: &Connection) -> Result<String, St
     let value = format!("{:016x}{:016x}", hash(1), hash(2));
     let set = format!("SELECT set_config('{OWN_VALUE}', $1, false)");
     bound(client, &set, &[(&value, Type::TEXT)]).await?;
+    Ok(value)
+}
+
+/// Takes the lock that says that the session lives.
+///
+/// Fails where another client uses the same session: it holds locks there already, or has given it
+/// its own value. Of two that do this at once, one at most gets both. Fails too where `pg_locks`
+/// does not show that lock: then it would show none that is won.
+pub(crate) async fn take_own_lock(connection: &Connection, value: &str) -> Result<(), StoreError> {
+    let client = connection.client();
     let take = format!(
         "SELECT CASE WHEN current_setting('{OWN_VALUE}', true) = '{value}' AND NOT EXISTS \
          (SELECT FROM pg_locks WHERE locktype = 'advisory' AND pid = pg_backend_pid()) \
@@ -143,21 +150,21 @@ pub(crate) async fn give_own_value(connection: &Connection) -> Result<String, St
             "the server gives advisory locks that pg_locks does not show; is it PostgreSQL?",
         ));
     }
-    Ok(value)
+    Ok(())
 }
 
 /// The rows of the answer to one statement, whose parameters are bound.
 async fn bound(
-    client: &Client,
+    client: &SessionClient,
     sql: &str,
     parameters: &[(&(dyn ToSql + Sync), Type)],
 ) -> Result<Vec<Row>, StoreError> {
-    let answer = client.query_typed(sql, parameters).await;
+    let answer = client.answer(client.query_typed(sql, parameters)).await;
     answer.map_err(errors::of_client)
 }
 
 /// Which relation the application means by this name, and whether it has named its schema.
-async fn find(client: &Client, name: &str) -> Result<(Option<u32>, bool), StoreError> {
+async fn find(client: &SessionClient, name: &str) -> Result<(Option<u32>, bool), StoreError> {
     // By its own search path, in which names of ours are none of the server's.
     const FIND: &str = "SELECT pg_catalog.to_regclass($1)::pg_catalog.oid, \
         pg_catalog.cardinality(pg_catalog.parse_ident($1)) OPERATOR(pg_catalog.>) 1";

@@ -5,9 +5,11 @@ use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
 
+use tenure_core::ErrorKind;
+use tenure_kit::Address;
 use tenure_kit::tls::client::provider;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio_postgres::tls::{MakeTlsConnect, TlsConnect};
+use tokio_postgres::tls::TlsConnect;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 use tokio_rustls::rustls::client::danger::{
@@ -19,9 +21,10 @@ use tokio_rustls::rustls::crypto::{
 use tokio_rustls::rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use tokio_rustls::rustls::{DigitallySignedStruct, Error as TlsError, SignatureScheme};
 
+use crate::channel_binding::server_end_point;
 use crate::config::{PostgresConfig, TlsMode};
 use crate::errors::StoreError;
-use crate::stream::Unbound;
+use crate::stream::Bound;
 
 /// Makes TLS connections for the client.
 #[derive(Clone)]
@@ -49,18 +52,20 @@ impl MakeTls {
     }
 }
 
-impl<S> MakeTlsConnect<S> for MakeTls
-where
-    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
-{
-    type Stream = Unbound<TlsStream<S>>;
-    type TlsConnect = Handshake;
-    type Error = tokio_rustls::rustls::pki_types::InvalidDnsNameError;
-
-    fn make_tls_connect(&mut self, domain: &str) -> Result<Handshake, Self::Error> {
+impl MakeTls {
+    /// The handshake with this host.
+    pub(crate) fn for_host(&self, address: &Address) -> Result<Handshake, StoreError> {
+        let name = self.name.as_deref().unwrap_or(address.host());
+        let name = ServerName::try_from(name).map_err(|error| {
+            let message = format!(
+                "no certificate can be for the name {name:?}; set server_name, or sslmode=disable \
+                 for a connection without TLS"
+            );
+            StoreError::new(ErrorKind::Misconfigured, message).with_source(error)
+        })?;
         Ok(Handshake {
             connector: self.connector.clone(),
-            name: ServerName::try_from(self.name.as_deref().unwrap_or(domain))?.to_owned(),
+            name: name.to_owned(),
         })
     }
 }
@@ -74,14 +79,17 @@ impl<S> TlsConnect<S> for Handshake
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    type Stream = Unbound<TlsStream<S>>;
+    type Stream = Bound<TlsStream<S>>;
     type Error = io::Error;
-    type Future = Pin<Box<dyn Future<Output = io::Result<Unbound<TlsStream<S>>>> + Send>>;
+    type Future = Pin<Box<dyn Future<Output = io::Result<Bound<TlsStream<S>>>> + Send>>;
 
     fn connect(self, stream: S) -> Self::Future {
         Box::pin(async move {
             let stream = self.connector.connect(self.name, stream).await?;
-            Ok(Unbound(stream))
+            let certificates = stream.get_ref().1.peer_certificates();
+            let first = certificates.and_then(<[_]>::first);
+            let binding = first.and_then(|certificate| server_end_point(certificate));
+            Ok(Bound::new(stream, binding))
         })
     }
 }

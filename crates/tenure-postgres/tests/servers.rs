@@ -808,6 +808,9 @@ async fn tls_is_verified_when_it_is_asked_for() {
     for config in [
         url("localhost", "sslmode=prefer"),
         url("localhost", &trusted),
+        // The server compares what the login is bound to with its own certificate.
+        url("localhost", &format!("{trusted}&channel_binding=require")),
+        url("localhost", &format!("{trusted}&channel_binding=disable")),
     ] {
         let backend = PostgresBackend::connect(config).await.unwrap();
         let name = lock("batch");

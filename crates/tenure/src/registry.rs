@@ -207,7 +207,7 @@ static STORES: [Store; 7] = [
         examples: &["postgres://user@host/database"],
         reach: Reach::Network,
         secret_parameters: &["password"],
-        look_only: None,
+        look_only: Some(("target_session_attrs", "any")),
         left_behind: None,
         connect: connect!("postgres", |url| {
             let config = tenure_postgres::PostgresConfig::from_parsed(url)?;
@@ -373,6 +373,7 @@ mod tests {
             ("FILE:///a?x=1", "FILE:///a?x=1&create=false"),
             ("file:///a?create=true", "file:///a?create=true"),
             ("redis://h", "redis://h"),
+            ("postgres://h/d", "postgres://h/d?target_session_attrs=any"),
         ] {
             assert_eq!(Store::of(url).unwrap().to_look_at(url), expected);
         }

@@ -102,8 +102,15 @@ fn bad_urls_are_refused_without_repeating_a_password() {
         ("postgres://u:secret@a,b,c?port=1,2", "2 ports for 3 hosts"),
         ("postgres://u:secret@a?port=0", "a port"),
         (
-            "postgres://u:secret@a?target_session_attrs=any",
+            "postgres://u:secret@a?target_session_attrs=standby",
             "read-write",
+        ),
+        ("postgres://u:secret@a?service=x", "pg_service.conf"),
+        ("postgres://u:secret@a?channel_binding=maybe", "prefer"),
+        ("postgres://u:secret@a?lock_key=job:x", "pg_advisory_lock"),
+        (
+            "postgres://u:secret@a?lock_key=a:1&lock_key=b:1",
+            "lock_key",
         ),
         ("postgres://u:secret@a?application_name=x", "identity"),
         ("postgres://u:secret@a?host=b", "twice"),

@@ -6,7 +6,7 @@ use std::str::FromStr;
 use tenure_core::{Error, LockName};
 use tenure_kit::{Address, Credentials, Secret, Tls, TlsNames, Url};
 
-use super::{PostgresConfig, TlsMode};
+use super::{ChannelBinding, PostgresConfig, Servers, TlsMode};
 use crate::key::AdvisoryKey;
 
 /// By which names libpq knows the TLS settings.
@@ -25,9 +25,11 @@ impl PostgresConfig {
     /// the parameters' values. Parameters as in libpq: `host` (a Unix socket's directory, with
     /// nothing between `//` and `/`), `port`, `user`, `password`, `passfile`, `dbname`,
     /// `options`, `sslmode` ([`TlsMode`]), `sslrootcert` (or `ca`), `sslcert` (or `client_cert`),
-    /// `sslkey` (or `client_key`), `connect_timeout` (seconds, or `500ms`) and
-    /// `target_session_attrs`, which can only be `read-write`: the session is always one that can
-    /// write. `application_name` is refused, because it carries the candidate's identity.
+    /// `sslkey` (or `client_key`), `channel_binding`, `connect_timeout` (seconds, or `500ms`) and
+    /// `target_session_attrs`, which is `read-write`, or `any` to look only
+    /// ([`only_looks`](Self::only_looks)). `application_name` is refused, because it carries the
+    /// candidate's identity, and `service`. Without a host or a port those of `PGHOST` and `PGPORT`
+    /// are taken.
     ///
     /// Parameters of this crate: `password_file`, `password_env`, `server_name`,
     /// `request_timeout`, `watch_sessions`, `key_class`, `token_sequence`, `pooler=session`,
@@ -66,7 +68,10 @@ impl PostgresConfig {
                  %2F and %40",
             ));
         }
-        let mut config = Self::servers(hosts(url)?.iter().map(String::as_str))?;
+        let default_ports = default_ports(variable)?;
+        let hosts = hosts(url, variable)?;
+        let hosts = hosts.iter().map(String::as_str);
+        let mut config = Self::with_default_ports(hosts, &default_ports)?;
         if let Some(ports) = url.take_read(&["port"], PORTS, ports)? {
             config.hosts = with_ports(config.hosts, &ports)?;
         }
@@ -75,6 +80,12 @@ impl PostgresConfig {
         config.database = url.take("dbname")?.or(Some(url.path()?));
         config.database = config.database.filter(|name| !name.is_empty());
         config.options = url.take("options")?;
+        if url.take("service")?.is_some() {
+            return Err(Error::invalid_input(
+                "the URL's parameter service is not read here; write into the URL what \
+                 pg_service.conf says of the service",
+            ));
+        }
         config.read_tls(url)?;
         config.read_limits(url)?;
         config.read_session(url)?;
@@ -91,6 +102,14 @@ impl PostgresConfig {
         })?;
         self.tls_mode = mode.unwrap_or_default();
         self.tls = Tls::take_from(url, OF_LIBPQ)?;
+        let expected = "one of disable, prefer, require";
+        let binding = url.take_read(&["channel_binding"], expected, |text| match text {
+            "disable" => Some(ChannelBinding::Disable),
+            "prefer" => Some(ChannelBinding::Prefer),
+            "require" => Some(ChannelBinding::Require),
+            _ => None,
+        })?;
+        self.channel_binding = binding.unwrap_or_default();
         self.check_tls_mode()
     }
 
@@ -107,10 +126,13 @@ impl PostgresConfig {
 
     /// What concerns the locks and the session that holds them.
     fn read_session(&mut self, url: &mut Url) -> Result<(), Error> {
-        let expected = "read-write: locks of a standby exclude no candidate";
-        url.take_read(&["target_session_attrs"], expected, |value| {
-            matches!(value, "read-write" | "primary").then_some(())
+        let expected = "read-write, or any to look only: locks of a standby exclude no candidate";
+        let servers = url.take_read(&["target_session_attrs"], expected, |value| match value {
+            "read-write" | "primary" => Some(Servers::Writable),
+            "any" => Some(Servers::Any),
+            _ => None,
         })?;
+        self.servers = servers.unwrap_or(Servers::Writable);
         if url.take("application_name")?.is_some() {
             return Err(Error::invalid_input(
                 "the URL's application_name cannot be set: it carries the candidate's identity",
@@ -158,14 +180,31 @@ impl FromStr for PostgresConfig {
     }
 }
 
-/// Those in front of the path, or of the parameter `host`.
-fn hosts(url: &mut Url) -> Result<Vec<String>, Error> {
+fn variable(name: &str) -> Option<String> {
+    std::env::var(name).ok().filter(|value| !value.is_empty())
+}
+
+/// Those of `PGPORT`, for hosts that name none.
+fn default_ports(variable: impl Fn(&str) -> Option<String>) -> Result<Vec<u16>, Error> {
+    let Some(text) = variable("PGPORT") else {
+        return Ok(Vec::new());
+    };
+    ports(&text)
+        .ok_or_else(|| Error::invalid_input(format!("PGPORT cannot be read; it is {PORTS}")))
+}
+
+/// Those in front of the path, or of the parameter `host`, or of `PGHOST`.
+fn hosts(url: &mut Url, variable: impl Fn(&str) -> Option<String>) -> Result<Vec<String>, Error> {
+    let split = |named: &str| named.split(',').map(bracketed).collect();
     let hosts = url.hosts().iter().filter(|host| !host.is_empty());
     let hosts: Vec<String> = hosts.cloned().collect();
     match url.take("host")? {
-        None if hosts.is_empty() => Ok(vec!["localhost".to_owned()]),
+        None if hosts.is_empty() => {
+            let named = variable("PGHOST");
+            Ok(split(named.as_deref().unwrap_or("localhost")))
+        }
         None => Ok(hosts),
-        Some(named) if hosts.is_empty() => Ok(named.split(',').map(bracketed).collect()),
+        Some(named) if hosts.is_empty() => Ok(split(&named)),
         Some(_) => Err(Error::invalid_input(
             "the URL names hosts twice; leave the parameter host out",
         )),
@@ -214,4 +253,42 @@ fn credentials(url: &mut Url) -> Result<Credentials, Error> {
         user: user.or(in_front.user).filter(|user| !user.is_empty()),
         password: url.take_secret("password", here)?,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_url_without_a_host_or_a_port_takes_those_of_the_environment() {
+        let read = |url: &str, host: &str, port: &str| {
+            let variable = |name: &str| {
+                let value = if name == "PGHOST" { host } else { port };
+                Some(value.to_owned()).filter(|value| !value.is_empty())
+            };
+            let mut url = Url::parse(url).unwrap();
+            let ports = default_ports(variable)?;
+            let hosts = hosts(&mut url, variable)?;
+            let hosts = hosts.iter().map(String::as_str);
+            let config = PostgresConfig::with_default_ports(hosts, &ports)?;
+            let hosts = config.hosts.iter().map(ToString::to_string);
+            Ok::<_, Error>(hosts.collect::<Vec<_>>().join(","))
+        };
+        for (url, host, port, expected) in [
+            ("postgres:///db", "", "", "localhost:5432"),
+            ("postgres:///db", "a,::1", "6432", "a:6432,[::1]:6432"),
+            ("postgres:///db", "a,b", "1,2", "a:1,b:2"),
+            ("postgres:///db", "/run/pg", "", "/run/pg:5432"),
+            // What the URL says comes first.
+            ("postgres://x,y:7/db", "a", "6432", "x:6432,y:7"),
+            ("postgres:///db?host=x", "a", "", "x:5432"),
+        ] {
+            assert_eq!(
+                read(url, host, port).unwrap(),
+                expected,
+                "{url} {host} {port}"
+            );
+        }
+        assert!(read("postgres:///db", "a", "x").is_err());
+    }
 }

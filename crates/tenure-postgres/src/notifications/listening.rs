@@ -12,8 +12,9 @@ use tenure_kit::tasks::AbortOnDrop;
 use tokio::sync::watch;
 
 use super::message::CHANNEL;
-use crate::connection::{Connection, Listener};
+use crate::connection::Connection;
 use crate::connector::Connector;
+use crate::driver::Listener;
 use crate::errors::StoreError;
 use crate::question::run;
 use crate::setup::set_up;

@@ -39,8 +39,8 @@ use self::listening::Listening;
 use self::message::Announcement;
 use self::rumours::{Look, Rumours};
 use self::watcher::ONE_WAIT;
-use crate::connection::Listener;
 use crate::connector::Connector;
+use crate::driver::Listener;
 use crate::errors::StoreError;
 use crate::key::AdvisoryKey;
 

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tenure_kit::deadline::within;
-use tenure_kit::{Recovery, Tasks};
+use tenure_kit::{Address, Recovery, Tasks};
 use tokio_postgres::CancelToken;
 
 use crate::connector::Connector;
@@ -38,13 +38,16 @@ pub(super) async fn await_end(
     run(connection.client(), &longest).await?;
     let mut waiting = CancelOnDrop {
         token: Some(connection.client().cancel_token()),
+        address: connection.address().clone(),
         tasks: tasks.clone(),
         connector: connector.clone(),
     };
     let mut may_catch = true;
     let outcome = loop {
         let statement = if may_catch { caught(pid) } else { plain(pid) };
-        match ask(connection.client(), &statement).await {
+        // The server ends the wait, and says so soon after.
+        let wait = ask(connection.client(), &statement);
+        match within("the server", one_wait + 2 * limit, "connect_timeout", wait).await {
             Ok(rows) if rows.last().and_then(|row| row.get(0)) == Some("t") => break Ok(()),
             Ok(_) => {}
             Err(error) if error.recovery == Recovery::Store(Answer::WaitedInVain) => {}
@@ -76,6 +79,7 @@ fn plain(pid: i32) -> String {
 /// A wait that is dropped would go on at the server until it looks after the connection.
 struct CancelOnDrop {
     token: Option<CancelToken>,
+    address: Address,
     tasks: Tasks,
     connector: Arc<Connector>,
 }
@@ -83,9 +87,9 @@ struct CancelOnDrop {
 impl Drop for CancelOnDrop {
     fn drop(&mut self) {
         if let Some(token) = self.token.take() {
-            let connector = self.connector.clone();
+            let (connector, address) = (self.connector.clone(), self.address.clone());
             self.tasks
-                .spawn(async move { connector.cancel(token).await });
+                .spawn(async move { connector.cancel(&address, token).await });
         }
     }
 }

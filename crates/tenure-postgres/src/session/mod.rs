@@ -41,7 +41,7 @@ use crate::key::{AdvisoryKey, application_name};
 use crate::notifications::Notifications;
 use crate::notifications::message::free_message;
 use crate::settings::{ApplicationLimits, set_own};
-use crate::setup::{check_sequence, give_own_value, set_up};
+use crate::setup::{check_sequence, give_own_value, set_up, take_own_lock};
 
 /// So many attempts to lock are sent at a time. The server answers a session's queries one after
 /// the other, and each grant waits for its disk: behind thousands of them the first heartbeat of
@@ -74,6 +74,15 @@ pub(crate) struct Session {
     claims: AtomicU64,
     /// Attempts that are under way: see [`MOST_ATTEMPTS`].
     attempts: Semaphore,
+}
+
+/// What a session is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Purpose {
+    /// It holds locks, and tries for them.
+    Elect,
+    /// It looks who holds them, and takes none.
+    Look,
 }
 
 /// What all sessions of a backend use.
@@ -141,17 +150,26 @@ impl Session {
     pub(crate) async fn start(
         connection: Connection,
         common: &Common,
+        purpose: Purpose,
         lease: Duration,
         name: &str,
     ) -> Result<Arc<Self>, StoreError> {
         let Common { config, tasks, .. } = common;
+        let elects = purpose == Purpose::Elect;
+        let unfit = connection.unfit.clone();
+        if let Some(unfit) = unfit.filter(|_| elects || connection.is_standby) {
+            return Err(unfit);
+        }
         let preparing = async {
             let limits = set_up(&connection, config, lease, &application_name(name)).await?;
             let token_sequence = match &config.token_sequence {
-                Some(sequence) => Some(check_sequence(&connection, sequence).await?),
-                None => None,
+                Some(sequence) if elects => Some(check_sequence(&connection, sequence).await?),
+                _ => None,
             };
             let own_value = give_own_value(&connection).await?;
+            if elects {
+                take_own_lock(&connection, &own_value).await?;
+            }
             let patience = lease.max(LEAST);
             let prepared =
                 Statements::prepare(connection, config, tasks.process(), patience, own_value);
@@ -162,7 +180,11 @@ impl Session {
             within("the server", limit, "connect_timeout", preparing).await?;
         let incarnation = &statements.connection.incarnation;
         let now = common.clock.now();
-        let quarantine = common.quarantine.wait(incarnation, now, lease);
+        let quarantine = if elects {
+            common.quarantine.wait(incarnation, now, lease)
+        } else {
+            Wait::NONE
+        };
         Ok(Arc::new(Self {
             config: config.clone(),
             clock: common.clock.clone(),

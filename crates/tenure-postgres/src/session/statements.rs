@@ -7,9 +7,10 @@ use tenure_core::{ErrorKind, Kept, Process};
 use tenure_kit::deadline::within;
 use tokio_postgres::error::{DbError, Severity};
 use tokio_postgres::types::ToSql;
-use tokio_postgres::{Client, Row, Statement};
+use tokio_postgres::{Row, Statement};
 
 use super::heartbeat::Heartbeat;
+use crate::client::SessionClient;
 use crate::config::PostgresConfig;
 use crate::connection::Connection;
 use crate::errors::{self, StoreError};
@@ -139,7 +140,7 @@ impl Statements {
         let (bits, kind) = key.in_pg_locks();
         let parameters: [&(dyn ToSql + Sync); 2] = [&bits, &kind];
         let client = self.connection.client();
-        let query = client.query_opt(&self.prepared.holder, &parameters);
+        let query = client.answer(client.query_opt(&self.prepared.holder, &parameters));
         let query = query.map_err(errors::of_client);
         let row = within("the server", limit, "request_timeout", query).await;
         let Some(row) = row.inspect_err(|error| self.close_if_silent(error))? else {
@@ -162,7 +163,8 @@ impl Statements {
         statement: &Statement,
         parameters: &[&(dyn ToSql + Sync)],
     ) -> Result<Row, StoreError> {
-        let query = self.connection.client().query_one(statement, parameters);
+        let client = self.connection.client();
+        let query = client.answer(client.query_one(statement, parameters));
         let query = query.map_err(|error| self.failed(error));
         let outcome = within("the server", self.patience, "the lease", query).await;
         outcome.inspect_err(|error| self.close_if_silent(error))
@@ -196,7 +198,7 @@ impl Statements {
 }
 
 impl Prepared {
-    async fn new(client: &Client, config: &PostgresConfig) -> Result<Self, StoreError> {
+    async fn new(client: &SessionClient, config: &PostgresConfig) -> Result<Self, StoreError> {
         let lock = "CASE WHEN $1::int8 IS NULL THEN pg_try_advisory_lock($2::int4, $3::int4) \
                     ELSE pg_try_advisory_lock($1::int8) END";
         // Whatever the session's setting has become, the token is on disk when it is given. A
