@@ -11,9 +11,10 @@ use support::Connects as _;
 use tenure_core::{
     Check, Election, ErrorKind, Identity, LockBackend as _, Observation, Observer, Policy, Verdict,
 };
+use tenure_kube::{KubeConfig, LEASES, Subject, Tls, lease_candidates_rule, rbac_yaml};
 use tenure_kube_lease::{KubeLeaseBackend, LeaseCandidate, connect};
-use tenure_testkit::kube::Server;
 use tenure_testkit::kube::private_api::PrivateApi;
+use tenure_testkit::kube::{Server, rights};
 use tenure_testkit::{LONG, candidate, lock, until, within_limit};
 
 const ON: [&str; 2] = [
@@ -25,9 +26,29 @@ fn as_candidate(name: &str, version: &str) -> LeaseCandidate {
     LeaseCandidate::new(Identity::new(name).unwrap(), version).unwrap()
 }
 
+/// Candidates with the rights that `tenure rbac` prints, and no others.
+async fn grant(server: &Server) {
+    let user = Subject::User(rights::USER.to_owned());
+    let yaml = rbac_yaml(&LEASES, &server.namespace, &lock("coordinated"), &user);
+    rights::apply(server, &lease_candidates_rule(&yaml)).await;
+}
+
 async fn election(server: &Server, name: &str, version: &str) -> Election {
-    let config = server.config().lease_candidate(as_candidate(name, version));
+    let folder = server.ca.parent().unwrap();
+    let [certificate, key] =
+        ["pem", "key"].map(|end| folder.join(format!("{}.{end}", rights::USER)));
+    let tls = Tls::new()
+        .ca(&server.ca)
+        .client_cert(certificate)
+        .client_key(key);
+    let config = KubeConfig::server(&*server.url).tls(tls);
+    let config = config.namespace(&*server.namespace).unwrap();
+    let config = config.lease_candidate(as_candidate(name, version));
     let backend = connect(config).await.unwrap();
+    until("the rights count", async || {
+        told(&backend).await.verdict == Verdict::Fine
+    })
+    .await;
     let policy = Policy::builder()
         .lease(Duration::from_secs(8))
         .heartbeat(Duration::from_secs(1))
@@ -61,6 +82,7 @@ async fn the_api_server_chooses_the_leader_and_replaces_it_by_an_older_version()
         return;
     };
     let server = &api.server;
+    grant(server).await;
     let newer = election(server, "newer", "1.2.0").await;
     let first = within_limit("the first term", newer.campaign())
         .await

@@ -179,4 +179,15 @@ subjects:
         assert!(yaml.contains(r#"name: "o'neill: \"x\"""#), "{yaml}");
         assert!(yaml.contains(r#"- apiGroups: [""]"#), "{yaml}");
     }
+
+    #[test]
+    fn the_rights_of_a_lease_candidate_go_into_the_role() {
+        let lock = LockName::new("batch").unwrap();
+        let account = Subject::ServiceAccount("worker".to_owned());
+        let yaml = rbac_yaml(&LEASES, "team", &lock, &account);
+        let more = lease_candidates_rule(&yaml);
+        let rule = "resources: [\"leasecandidates\"]\n  \
+                    verbs: [\"get\", \"create\", \"update\", \"watch\", \"delete\"]\n---\n";
+        assert!(more.contains(rule), "{more}");
+    }
 }
