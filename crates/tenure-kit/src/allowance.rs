@@ -19,6 +19,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 pub struct Allowance {
     most: u64,
     used: Arc<AtomicU64>,
+    reads: Arc<AtomicU64>,
     is_lifted: Arc<AtomicBool>,
 }
 
@@ -28,6 +29,7 @@ impl Allowance {
         Self {
             most,
             used: Arc::default(),
+            reads: Arc::default(),
             is_lifted: Arc::default(),
         }
     }
@@ -42,6 +44,11 @@ impl Allowance {
     /// An answer has come to its end: from now on the server may send as much again.
     pub fn renew(&self) {
         self.used.store(0, Ordering::Relaxed);
+    }
+
+    /// How often something has come from the server: a sign of life, for whatever it was the answer.
+    pub fn reads(&self) -> u64 {
+        self.reads.load(Ordering::Relaxed)
     }
 
     /// The stream, whose reads use this allowance. When nothing is left of it, reading fails with
@@ -100,6 +107,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for Limited<S> {
             most,
             used,
             is_lifted,
+            ..
         } = &self.allowance;
         if used.load(Ordering::Relaxed) > *most && !is_lifted.load(Ordering::Relaxed) {
             let exceeded = Exceeded { most: *most };
@@ -108,8 +116,9 @@ impl<S: AsyncRead + Unpin> AsyncRead for Limited<S> {
         let before = buffer.filled().len();
         let outcome = Pin::new(&mut self.stream).poll_read(cx, buffer);
         let read = buffer.filled().len() - before;
-        let used = &self.allowance.used;
+        let Allowance { used, reads, .. } = &self.allowance;
         used.fetch_add(u64::try_from(read).unwrap_or(u64::MAX), Ordering::Relaxed);
+        reads.fetch_add(u64::from(read > 0), Ordering::Relaxed);
         outcome
     }
 }
@@ -148,6 +157,7 @@ mod tests {
         let allowance = Allowance::new(100);
         let mut stream = allowance.limit(tokio::io::join(&[7_u8; 1000][..], Vec::new()));
         assert_eq!(read(&mut stream, 60).await.unwrap(), 60);
+        assert_eq!(allowance.reads(), 1);
         allowance.renew();
         assert_eq!(read(&mut stream, 60).await.unwrap(), 60);
         assert_eq!(read(&mut stream, 60).await.unwrap(), 60);

@@ -12,7 +12,6 @@ use tenure_core::{
     FencingToken, Grant, Kept, LockBackend, LockName, Loss, Occupancy, Operation, Order, Renewal,
     Rises, SharedClock, Time, Wakeup,
 };
-use tenure_kit::Deadline;
 use tenure_kit::limits::shown;
 
 use crate::checks::replicas::confirmation;
@@ -20,6 +19,7 @@ use crate::checks::{self, ElectionSettings, FIX, LockState, Permissions, Setting
 use crate::config::{RedisConfig, Replicas};
 use crate::errors::{self, StoreError, acl_line};
 use crate::keys::KeyNames;
+use crate::late::{LateRenewals, Renewed};
 use crate::net::network::Network;
 use crate::notifications::Notifications;
 use crate::requests::acquire::{self, Acquire};
@@ -50,6 +50,7 @@ struct Shared {
     topology: Arc<Topology>,
     network: Arc<Network>,
     notifications: Notifications,
+    late: LateRenewals,
     /// What was not fine when it was connected.
     checks: Vec<Check>,
     incarnation_changes: AtomicU64,
@@ -112,6 +113,7 @@ impl RedisBackend {
         let process = network.process().clone();
         let shared = Shared {
             notifications: Notifications::new(topology.clone(), network.clone()),
+            late: LateRenewals::new(&network.tasks),
             topology,
             network,
             checks,
@@ -163,7 +165,7 @@ impl RedisBackend {
         keys: &KeyNames,
         candidate: &Candidate,
         token: Option<FencingToken>,
-        deadline: Deadline,
+        lease: Option<Duration>,
     ) -> Result<(), StoreError> {
         let release = Release {
             keys,
@@ -171,7 +173,12 @@ impl RedisBackend {
             token,
         };
         let topology = &self.shared.topology;
-        let unheard = topology.ask_holder(keys, deadline, &release).await?;
+        let unheard = if let Some(lease) = lease {
+            topology.ask_for_lease(keys, lease, &release).await?
+        } else {
+            let deadline = topology.deadline();
+            topology.ask_holder(keys, deadline, &release).await?
+        };
         if let Some(problem) = unheard
             && !self
                 .shared
@@ -257,7 +264,7 @@ impl LockBackend for RedisBackend {
         };
         let topology = &self.shared.topology;
         let (sent_at, outcome) = topology
-            .ask_holder(keys, Deadline::for_lease(lease), &acquire)
+            .ask_for_lease(keys, lease, &acquire)
             .await
             .map_err(|error| error.into_error(Operation::Acquire))?;
         match &outcome {
@@ -271,13 +278,17 @@ impl LockBackend for RedisBackend {
             acquire::Outcome::NewIncarnation { .. } => {}
         }
         Ok(match outcome {
-            acquire::Outcome::Held(token) => Acquired::Held(Grant::new(
-                lock.clone(),
-                candidate.clone(),
-                token,
-                Duration::from_millis(millis),
-                sent_at,
-            )),
+            acquire::Outcome::Held(token) => {
+                self.shared.network.leads_until(sent_at + lease);
+                let lease = Duration::from_millis(millis);
+                Acquired::Held(Grant::new(
+                    lock.clone(),
+                    candidate.clone(),
+                    token,
+                    lease,
+                    sent_at,
+                ))
+            }
             acquire::Outcome::Taken { holder, left } => Acquired::Taken {
                 holder,
                 free_in: Some(left + PAST_EXPIRY),
@@ -306,26 +317,42 @@ impl LockBackend for RedisBackend {
     /// One script, and `WAIT` where replicas are asked for. Unanswered, it may have been applied,
     /// which does no harm.
     ///
-    /// `not_before` is of no use here. It lets a backend answer with a proof that it has already;
-    /// each lock is a key of its own, so there is none but this call's, which is newer.
-    async fn renew(&self, grant: &Grant, _not_before: Time) -> Result<Renewal, Error> {
+    /// Dropped, a request that was sent is waited for in the background, until the lease has passed.
+    /// When it is answered after all, that is the answer to the next call too, if it was sent at or
+    /// after `not_before`.
+    async fn renew(&self, grant: &Grant, not_before: Time) -> Result<Renewal, Error> {
         self.check_process(Operation::Renew)?;
         let millis = in_millis(grant.lease, Operation::Renew)?;
         let keys = &self.keys(&grant.lock)?;
+        let (term, late) = (&Renewed::of(keys, grant), &self.shared.late);
         let renew = Renew {
             keys,
+            term,
+            late,
             candidate: &grant.candidate,
             token: grant.token,
             lease: millis,
             replicas: self.replicas(),
         };
         let topology = &self.shared.topology;
-        let (sent_at, outcome) = topology
-            .ask_holder(keys, Deadline::for_lease(grant.lease), &renew)
-            .await
-            .map_err(|error| error.into_error(Operation::Renew))?;
+        let enough = |at| at >= not_before && at > grant.proven_at;
+        let (sent_at, outcome) = tokio::select! {
+            biased;
+            answer = topology.ask_for_lease(keys, grant.lease, &renew) => match answer {
+                Ok(answer) => answer,
+                Err(error) => {
+                    let error = error.into_error(Operation::Renew);
+                    // What is refused for good is not proven by an answer from before.
+                    let proof = late.proof_now(term, enough).filter(|_| error.is_retryable());
+                    (proof.ok_or(error)?, renew::Outcome::Renewed)
+                }
+            },
+            sent_at = late.proof(term, enough) => (sent_at, renew::Outcome::Renewed),
+        };
+        late.forget(term);
         Ok(match outcome {
             renew::Outcome::Renewed => {
+                self.shared.network.leads_until(sent_at + grant.lease);
                 let mut renewed = grant.clone();
                 renewed.proven_at = sent_at;
                 renewed.lease = Duration::from_millis(millis);
@@ -338,27 +365,19 @@ impl LockBackend for RedisBackend {
     /// One script. Unanswered, it may have been applied; repeat it.
     async fn release(&self, grant: &Grant) -> Result<(), Error> {
         self.check_process(Operation::Release)?;
-        self.give_back(
-            &self.keys(&grant.lock)?,
-            &grant.candidate,
-            Some(grant.token),
-            Deadline::for_lease(grant.lease),
-        )
-        .await
-        .map_err(|error| error.into_error(Operation::Release))
+        let keys = &self.keys(&grant.lock)?;
+        self.shared.late.forget(&Renewed::of(keys, grant));
+        self.give_back(keys, &grant.candidate, Some(grant.token), Some(grant.lease))
+            .await
+            .map_err(|error| error.into_error(Operation::Release))
     }
 
     /// One script. Unanswered, it may have been applied; repeat it.
     async fn withdraw(&self, lock: &LockName, candidate: &Candidate) -> Result<(), Error> {
         self.check_process(Operation::Withdraw)?;
-        self.give_back(
-            &self.keys(lock)?,
-            candidate,
-            None,
-            self.shared.topology.deadline(),
-        )
-        .await
-        .map_err(|error| error.into_error(Operation::Withdraw))
+        self.give_back(&self.keys(lock)?, candidate, None, None)
+            .await
+            .map_err(|error| error.into_error(Operation::Withdraw))
     }
 
     /// `GET` and `PTTL`, which a user without the right to write may be allowed; for a lock that is

@@ -30,7 +30,7 @@ pub struct RedisConfig {
     pub(crate) database: u32,
     pub(crate) prefix: String,
     pub(crate) connect_timeout: Duration,
-    pub(crate) request_timeout: Duration,
+    pub(crate) request_timeout: Option<Duration>,
     pub(crate) replicas: Option<Replicas>,
     pub(crate) tls: Option<Tls>,
     /// Of the locks that do not have the keys of their names.
@@ -77,7 +77,7 @@ impl RedisConfig {
             database: 0,
             prefix: "tenure".to_owned(),
             connect_timeout: Duration::from_secs(1),
-            request_timeout: Duration::from_secs(2),
+            request_timeout: None,
             replicas: None,
             tls: None,
             keys: LockKeys::default(),
@@ -227,7 +227,7 @@ impl RedisConfig {
             self.connect_timeout = limit;
         }
         if let Some(limit) = url.take_duration(&["request_timeout", "response_timeout"])? {
-            self.request_timeout = limit;
+            self.request_timeout = Some(limit);
         }
         let count = url.take_number("wait_replicas")?.unwrap_or(0);
         let timeout = url.take_duration(&["wait_timeout"])?;
@@ -367,11 +367,13 @@ impl RedisConfig {
         self
     }
 
-    /// How long the server may take for an answer before the connection is given up; 2 s by
-    /// default. The policy's request timeout, where it is shorter, ends a call earlier.
+    /// How long the server may take for an answer before the connection is given up. By default a
+    /// call that takes, extends or ends a lease has as long as the lease, and other calls have 2 s.
+    /// The policy's request timeout ends a call earlier where it is shorter, and a renewal that is
+    /// answered after that counts from when it was sent.
     #[must_use]
     pub fn request_timeout(mut self, timeout: Duration) -> Self {
-        self.request_timeout = timeout;
+        self.request_timeout = Some(timeout);
         self
     }
 
@@ -398,12 +400,17 @@ impl RedisConfig {
     /// The time limit of a call that has no lease: the first comparison of the servers, then twice a
     /// connection, found through sentinels perhaps, and an answer.
     pub(crate) fn call_limit(&self) -> Duration {
-        self.connect_timeout * 9 + self.request_timeout * 2
+        self.connect_timeout * 9 + self.answer_limit() * 2
+    }
+
+    /// How long the server may take for an answer to a call without a lease.
+    pub(crate) fn answer_limit(&self) -> Duration {
+        self.request_timeout.unwrap_or(Duration::from_secs(2))
     }
 
     pub(crate) fn check(&self) -> Result<(), Error> {
         check_timeout("connect_timeout", self.connect_timeout)?;
-        check_timeout("request_timeout", self.request_timeout)?;
+        check_timeout("request_timeout", self.answer_limit())?;
         if let Some(replicas) = self.replicas {
             // A `WAIT` of 0 ms would wait without end.
             check_timeout("time to wait for replicas", replicas.timeout)?;

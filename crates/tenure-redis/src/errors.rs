@@ -140,12 +140,22 @@ pub(crate) fn answered(address: &Address, patterns: &str, error: RedisError) -> 
         Some((text, _)) => (text, true),
         None => (text.as_str(), false),
     };
-    let message = format!("{address} answers \"{}\"; {advice}", shown(text));
+    let message = format!("{address}{ANSWERS}{}{ADVICE}{advice}", shown(text));
     let answer = StoreError::new(kind, message).recover_by(recovery);
     if repeated {
         return answer;
     }
     answer.with_source(error)
+}
+
+/// What stands between the server, its answer and our advice.
+const ANSWERS: &str = " answers \"";
+const ADVICE: &str = "\"; ";
+
+/// The server's own words in an error.
+pub(crate) fn quoted(error: &StoreError) -> Option<&str> {
+    let (_, rest) = error.message().split_once(ANSWERS)?;
+    Some(rest.rsplit_once(ADVICE).map_or(rest, |(answer, _)| answer))
 }
 
 /// The line that grants a user all that this crate needs on the keys and channels of these patterns.

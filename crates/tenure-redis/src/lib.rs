@@ -105,6 +105,11 @@
 //! limit for every step and are made again when they are lost; a call that meets a lost connection
 //! is repeated on a new one. They live on the runtime that the backend was made on.
 //!
+//! A heartbeat that its caller has given up is waited for in the background. When its answer comes
+//! after all, it proves the term from when it was sent. The attempts after it are made on new
+//! connections, and the old one stays in use as long as no new one can be had. When a process that
+//! holds no term loses the connection for notifications, it comes back within a second, at random.
+//!
 //! With Sentinel a connection leads to the master that more than half of the given sentinels
 //! name, and that says itself that it is one; both are asked again for each connection, and the
 //! sentinels as long as it lasts. In a
@@ -149,6 +154,7 @@ mod checks;
 mod config;
 mod errors;
 mod keys;
+mod late;
 mod net;
 mod notifications;
 mod pace;

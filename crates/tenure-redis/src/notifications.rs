@@ -26,7 +26,7 @@ use crate::errors::StoreError;
 use crate::keys::KeyNames;
 use crate::net::hold;
 use crate::net::network::{Network, Subscriber};
-use crate::pace::Pace;
+use crate::pace::{Pace, before_return};
 use crate::topology::Topology;
 
 /// How often a silent connection is asked whether it is still there.
@@ -146,7 +146,7 @@ impl Notifications {
     fn listener(&self, shared: Arc<Shared>) -> Listener {
         Listener {
             topology: self.topology.clone(),
-            request_timeout: self.network.config.request_timeout,
+            network: self.network.clone(),
             shared,
             retired: false,
         }
@@ -205,7 +205,7 @@ impl Drop for Subscription {
 /// The task that holds the connection.
 struct Listener {
     topology: Arc<Topology>,
-    request_timeout: Duration,
+    network: Arc<Network>,
     shared: Arc<Shared>,
     /// Ended by itself: another one may be there already.
     retired: bool,
@@ -249,16 +249,17 @@ impl Heard {
 enum Ended {
     /// No candidate waits any more.
     Unneeded,
-    Lost(StoreError),
+    /// And whether releases were heard of on it.
+    Lost(StoreError, bool),
 }
 
 impl Listener {
     async fn run(mut self) {
         let mut backoff = Backoff::new(SHORTEST_WAIT, LONGEST_WAIT);
         loop {
-            let error = match self.listen(&mut backoff).await {
+            let (error, was_open) = match self.listen(&mut backoff).await {
                 Ended::Unneeded => return,
-                Ended::Lost(error) => error,
+                Ended::Lost(error, was_open) => (error, was_open),
             };
             if matches!(error.kind, ErrorKind::Forbidden | ErrorKind::Unsupported) {
                 tracing::warn!(
@@ -269,7 +270,8 @@ impl Listener {
                 return;
             }
             tracing::debug!(%error, "no notifications from Redis just now");
-            sleep(backoff.next(None)).await;
+            let leads = self.network.may_lead();
+            sleep(before_return(was_open, leads, &mut backoff)).await;
             if self.is_unneeded() {
                 return;
             }
@@ -306,7 +308,7 @@ impl Listener {
     async fn listen(&mut self, backoff: &mut Backoff) -> Ended {
         let opened = match self.topology.subscriber(&self.locks()).await {
             Ok(opened) => opened,
-            Err(error) => return Ended::Lost(error),
+            Err(error) => return Ended::Lost(error, false),
         };
         for channel in hold(&self.shared.channels).by_name.values_mut() {
             channel.subscribed = false;
@@ -315,7 +317,7 @@ impl Listener {
         let mut subscribed = Vec::new();
         loop {
             if let Err(error) = self.update(&mut heard.sink, &mut subscribed).await {
-                return Ended::Lost(error);
+                return Ended::Lost(error, false);
             }
             heard.something();
             backoff.reset();
@@ -323,7 +325,7 @@ impl Listener {
                 return Ended::Unneeded;
             }
             if let Err(error) = self.hear(&mut heard).await {
-                return Ended::Lost(error);
+                return Ended::Lost(error, true);
             }
         }
     }
@@ -408,7 +410,7 @@ impl Listener {
         };
         within(
             "a subscription",
-            self.request_timeout,
+            self.network.config.answer_limit(),
             "request_timeout",
             answer,
         )

@@ -1,10 +1,12 @@
-//! How often a waiting candidate is told that its lock may be free.
+//! How often a waiting candidate is told that its lock may be free, and when it comes back to a
+//! server that it has lost.
 //!
 //! Each hint costs a call to the store. Other users of the server may be allowed to publish on a
 //! lock's channel, or everyone on its channels: what they send must not become as many calls.
 
 use std::time::Duration;
 
+use tenure_kit::Backoff;
 use tokio::time::{Instant, sleep_until};
 
 /// Hints that may follow each other at once: as many as there are, while each is true.
@@ -12,6 +14,22 @@ const AT_ONCE: u32 = 50;
 
 /// One more is allowed after this time.
 const EVERY: Duration = Duration::from_millis(50);
+
+/// A process that only waits comes back within this time.
+const SPREAD: Duration = Duration::from_secs(1);
+
+/// How long to wait before a lost connection for subscriptions is made again. `was_open` says that
+/// releases were heard of on it.
+///
+/// A server that restarts ends the connections of a whole fleet at once, and each process that comes
+/// back makes its candidates look. So those that only wait come back at random. One that may lead
+/// does not wait.
+pub(crate) fn before_return(was_open: bool, may_lead: bool, backoff: &mut Backoff) -> Duration {
+    if was_open && !may_lead {
+        return SPREAD.mul_f64(fastrand::f64());
+    }
+    backoff.next(None)
+}
 
 /// The hints of one candidate.
 #[derive(Debug)]
@@ -56,6 +74,22 @@ impl Pace {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn who_only_waits_comes_back_spread_over_time() {
+        let longest = Duration::from_millis(20);
+        let wait = |was_open, may_lead| {
+            let mut backoff = Backoff::new(longest, longest);
+            before_return(was_open, may_lead, &mut backoff)
+        };
+        let waits: Vec<Duration> = (0..200).map(|_| wait(true, false)).collect();
+        assert!(waits.iter().all(|wait| *wait <= SPREAD));
+        assert!(waits.iter().any(|wait| *wait < SPREAD / 4));
+        assert!(waits.iter().any(|wait| *wait > SPREAD / 4 * 3));
+        for (was_open, may_lead) in [(true, true), (false, false), (false, true)] {
+            assert!(wait(was_open, may_lead) <= longest);
+        }
+    }
 
     #[tokio::test(start_paused = true)]
     async fn hints_that_come_to_nothing_are_passed_on_ever_more_slowly() {

@@ -261,3 +261,30 @@ async fn resemble(mut stream: TcpStream) -> Option<()> {
         stream.write_all(answer.as_bytes()).await.ok()?;
     }
 }
+
+/// A server that repeats what it was given: no error shows it.
+#[tokio::test]
+async fn a_password_that_a_server_repeats_is_not_shown() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            let mut request = vec![0; 4096];
+            while stream.read(&mut request).await.is_ok_and(|read| read > 0) {
+                let answer = b"-WRONGPASS hunter2 is no password\r\n";
+                if stream.write_all(answer).await.is_err() {
+                    break;
+                }
+            }
+        }
+    });
+    let config = RedisConfig::server(&address).unwrap().password("hunter2");
+    let backend = RedisBackend::lazy(config).unwrap();
+    let me = candidate("a", 1);
+    let error = backend.acquire(&lock("echo"), &me, LONG).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Forbidden, "{error}");
+    let checks = backend.checks(&lock("echo"), LONG).await;
+    for shown in [format!("{error} {error:?}"), format!("{checks:?}")] {
+        assert!(!shown.contains("hunter2"), "{shown}");
+    }
+}

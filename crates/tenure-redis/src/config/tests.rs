@@ -208,7 +208,7 @@ fn secrets_and_names_are_those_of_every_store() {
     assert_eq!(ours.unwrap(), expected);
     let redis_names = "redis://a?response_timeout=3s&sentinel_username=s&sentinel_password=p";
     let theirs = RedisConfig::from_url(redis_names).unwrap();
-    assert_eq!(theirs.request_timeout, Duration::from_secs(3));
+    assert_eq!(theirs.request_timeout, Some(Duration::from_secs(3)));
     assert_eq!(theirs.sentinel_credentials.user.as_deref(), Some("s"));
 }
 

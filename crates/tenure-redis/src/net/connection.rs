@@ -1,7 +1,7 @@
 //! One connection to a server, on which calls are pipelined.
 
 use std::fmt;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -11,10 +11,10 @@ use tenure_core::{ErrorKind, Kept};
 use tenure_kit::deadline::within;
 use tenure_kit::tasks::AbortOnDrop;
 use tenure_kit::{Address, Allowance, Tasks};
-use tokio::time::timeout;
 
 use super::incarnation::Change;
-use super::silence::{Sent, Silence};
+use super::rights::Rights;
+use super::silence::Silence;
 use crate::config::Replicas;
 use crate::errors::{self, StoreError};
 
@@ -26,15 +26,12 @@ const LATE_ANSWER: Duration = Duration::from_secs(2);
 pub(crate) struct Connection(Arc<Kept<Shared>>);
 
 struct Shared {
-    address: Address,
-    /// The keys and channels that the user must be allowed.
-    patterns: String,
     client: MultiplexedConnection,
-    silence: Silence,
+    rights: Rights,
+    silence: Arc<Silence>,
     allowance: Allowance,
-    /// Where probes run.
+    /// Where calls wait for replicas.
     tasks: Tasks,
-    reads_whole: AtomicBool,
     /// How many writes have been answered that replicas are to confirm.
     written: AtomicU64,
     replicated: tokio::sync::Mutex<Replicated>,
@@ -50,26 +47,24 @@ struct Replicated {
     /// It covers the writes up to this one.
     up_to: u64,
     by: u64,
+    /// Why it had no answer: then no other one will have, and those that wait need not ask.
+    failed: Option<StoreError>,
 }
 
 impl Connection {
     pub(super) fn new(
-        address: Address,
-        patterns: &str,
+        rights: Rights,
         tasks: &Tasks,
         client: MultiplexedConnection,
-        heard: Arc<AtomicU64>,
         allowance: Allowance,
         driver: AbortOnDrop,
     ) -> Self {
         Self(Arc::new(tasks.process().keep(Shared {
-            address,
-            patterns: patterns.to_owned(),
+            rights,
+            silence: Silence::new(allowance.clone(), client.clone(), tasks),
             client,
-            silence: Silence::new(heard),
             allowance,
             tasks: tasks.clone(),
-            reads_whole: AtomicBool::new(false),
             written: AtomicU64::new(0),
             replicated: tokio::sync::Mutex::default(),
             incarnation: OnceLock::new(),
@@ -80,7 +75,7 @@ impl Connection {
     }
 
     pub(crate) fn address(&self) -> &Address {
-        &self.0.address
+        self.0.rights.server()
     }
 
     /// Whether anything has ever come from the server.
@@ -89,39 +84,16 @@ impl Connection {
     }
 
     /// Whether it may be dead without having been closed.
-    pub(crate) fn is_silent(&self) -> bool {
-        self.0.silence.has_lasted()
+    pub(crate) fn silence(&self) -> &Arc<Silence> {
+        &self.0.silence
     }
 
-    /// A call is sent now: tell this when it is answered, within `limit`.
-    pub(crate) fn watch_call(&self, limit: Duration) -> WatchedCall<'_> {
-        WatchedCall {
-            connection: self,
-            sent: self.0.silence.sent(),
-            limit,
-            is_answered: false,
-        }
-    }
-
-    /// Whether the user has turned out to have no right to read a part of a value.
-    pub(crate) fn reads_whole(&self) -> bool {
-        self.0.reads_whole.load(Ordering::Relaxed)
-    }
-
-    /// From now on values are read as a whole.
-    pub(crate) fn read_whole(&self) {
-        if !self.0.reads_whole.swap(true, Ordering::Relaxed) {
-            tracing::warn!(
-                server = %self.0.address,
-                grant = errors::acl_line(&self.0.patterns),
-                "this user may not run GETRANGE, so values are read as a whole: a huge one under a \
-                 lock's name would block the server with each call"
-            );
-        }
+    pub(crate) fn rights(&self) -> &Rights {
+        &self.0.rights
     }
 
     fn answered(&self, error: redis::RedisError) -> StoreError {
-        errors::answered(&self.0.address, &self.0.patterns, error)
+        errors::answered(self.address(), self.0.rights.patterns(), error)
     }
 
     /// How long beyond a lease a lock is in quarantine after a change of incarnation: for so long
@@ -213,6 +185,9 @@ impl Connection {
     async fn wait_for_replicas(&self, wanted: Replicas, mine: u64) -> Result<(), StoreError> {
         let this = &*self.0;
         let mut confirmed = this.replicated.lock().await;
+        if let Some(error) = &confirmed.failed {
+            return Err(error.clone());
+        }
         if confirmed.up_to < mine {
             let up_to = this.written.load(Ordering::Acquire);
             let millis = u64::try_from(wanted.timeout.as_millis()).unwrap_or(u64::MAX);
@@ -221,13 +196,20 @@ impl Connection {
             // The server may fall silent; others wait for this one to end.
             let limit = wanted.timeout + LATE_ANSWER;
             let what = self.address().to_string();
-            let answer = within(&what, limit, "wait_timeout", wait).await?;
+            let answer = within(&what, limit, "wait_timeout", wait).await;
+            if let Err(error) = &answer
+                && error.needs_reconnect()
+            {
+                confirmed.failed = Some(error.clone());
+            }
+            let answer = answer?;
             let Value::Int(by) = answer else {
                 return Err(errors::unreadable("WAIT"));
             };
             *confirmed = Replicated {
                 up_to,
                 by: u64::try_from(by).unwrap_or(0),
+                failed: None,
             };
         }
         if confirmed.by < u64::from(wanted.count) {
@@ -250,45 +232,7 @@ impl Connection {
 
 impl fmt::Debug for Connection {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Connection({})", self.0.address)
-    }
-}
-
-/// Watches a call that its caller may drop. If nothing at all comes from the server for a while
-/// then, the connection may be dead without having been closed (hazard 6): otherwise callers with
-/// a shorter limit than ours would wait on it without end. If something does come, a probe behind
-/// the call tells whether it ever is a whole answer.
-///
-/// It is not given up at once, because on one connection a `withdraw` cannot overtake the
-/// `acquire` that was dropped before it.
-pub(crate) struct WatchedCall<'a> {
-    connection: &'a Connection,
-    sent: Sent,
-    limit: Duration,
-    is_answered: bool,
-}
-
-impl WatchedCall<'_> {
-    /// It has been answered, or its own limit has passed.
-    pub(crate) fn ended(mut self) {
-        self.is_answered = true;
-    }
-}
-
-impl Drop for WatchedCall<'_> {
-    fn drop(&mut self) {
-        let shared = &self.connection.0;
-        // Another thread may have held a lock at a fork.
-        if self.is_answered || !shared.is_ours() || !shared.silence.dropped(self.sent) {
-            return;
-        }
-        let (connection, limit) = (self.connection.clone(), self.limit);
-        let probing = async move {
-            let answer = timeout(limit, connection.query(&cmd("PING"))).await;
-            // A lost connection is found by the next call, with its reason.
-            connection.0.silence.probed(answer.is_ok());
-        };
-        drop(shared.tasks.spawn(probing));
+        write!(f, "Connection({})", self.address())
     }
 }
 

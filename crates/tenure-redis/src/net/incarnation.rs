@@ -21,10 +21,13 @@ impl Change {
     }
 }
 
+/// A server that tells another one with each connection must not fill the memory.
+const MOST: usize = 1000;
+
 /// The incarnations that a connector has led to.
 #[derive(Debug, Default)]
 pub(crate) struct Incarnations {
-    /// The latest last. A change is a failover or a restart, so they stay few.
+    /// The latest last: as many as there have been failovers and restarts, up to [`MOST`].
     seen: Vec<String>,
     change: Option<Change>,
 }
@@ -32,9 +35,11 @@ pub(crate) struct Incarnations {
 impl Incarnations {
     /// A new connection leads to this one. Says what the last change was, if there was any.
     pub(crate) fn connected(&mut self, incarnation: &str) -> Option<Change> {
-        let known = self.seen.iter().position(|seen| seen == incarnation);
+        // An id has forty characters.
+        let incarnation: String = incarnation.chars().take(40).collect();
+        let known = self.seen.iter().position(|seen| *seen == incarnation);
         if let Some(before) = self.seen.last()
-            && before != incarnation
+            && *before != incarnation
         {
             self.change = Some(Change {
                 before: before.clone(),
@@ -45,7 +50,10 @@ impl Incarnations {
         if let Some(known) = known {
             self.seen.remove(known);
         }
-        self.seen.push(incarnation.to_owned());
+        self.seen.push(incarnation);
+        if self.seen.len() > MOST {
+            self.seen.remove(0);
+        }
         self.change.clone()
     }
 
@@ -71,6 +79,17 @@ mod tests {
         let back = incarnations.connected("a").unwrap();
         assert_eq!((back.before.as_str(), back.is_back), ("b", true));
         assert_eq!(incarnations.last(), Some("a"));
+    }
+
+    #[test]
+    fn a_server_with_another_id_each_time_does_not_fill_the_memory() {
+        let mut incarnations = Incarnations::default();
+        for number in 0..10_000 {
+            incarnations.connected(&format!("{number:0>1000}"));
+            incarnations.connected(&format!("{number}{}", "x".repeat(1000)));
+        }
+        assert!(incarnations.seen.len() <= MOST);
+        assert!(incarnations.seen.iter().all(|seen| seen.len() <= 40));
     }
 
     #[test]

@@ -5,7 +5,8 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 pub(crate) mod connection;
 pub(crate) mod incarnation;
 pub(crate) mod network;
-mod silence;
+pub(crate) mod rights;
+pub(crate) mod silence;
 mod stream;
 #[cfg(feature = "_tls")]
 mod tls;

@@ -2,13 +2,14 @@
 
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
-use std::sync::atomic::AtomicU64;
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{PoisonError, RwLock};
 
 use redis::aio::{MultiplexedConnection, PubSub};
 use redis::{AsyncConnectionConfig, RedisConnectionInfo, cmd};
-use tenure_core::{BootClock, Error, ErrorKind, Operation, Process, SharedClock};
+use tenure_core::{BootClock, Error, ErrorKind, Operation, Process, SharedClock, Time};
 use tenure_kit::deadline::within;
+use tenure_kit::limits::shown;
 use tenure_kit::tasks::AbortOnDrop;
 use tenure_kit::{Address, Allowance, Credentials, Secret, Tasks};
 #[cfg(unix)]
@@ -16,7 +17,8 @@ use tokio::net::UnixStream;
 use tokio::net::{TcpStream, lookup_host};
 
 use super::connection::Connection;
-use super::stream::{Heard, OwnStream, Transport};
+use super::rights::Rights;
+use super::stream::{OwnStream, Transport};
 use crate::config::RedisConfig;
 use crate::errors::{self, StoreError};
 
@@ -35,6 +37,8 @@ pub(crate) struct Network {
     /// Connections live on the runtime that the backend was made on, and in its process.
     pub(crate) tasks: Tasks,
     pub(crate) clock: SharedClock,
+    /// Until when a term of this process lasts, as far as it is known, in nanoseconds of the clock.
+    led_until: AtomicU64,
 }
 
 /// A server in the URL, and which of those that its host's name leads to.
@@ -76,7 +80,18 @@ impl Network {
             config,
             tasks: Tasks::here()?,
             clock: BootClock::shared(),
+            led_until: AtomicU64::new(0),
         })
+    }
+
+    /// A term of this process lasts until then.
+    pub(crate) fn leads_until(&self, end: Time) {
+        self.led_until.fetch_max(end.as_nanos(), Ordering::Relaxed);
+    }
+
+    /// Whether this process may hold a term.
+    pub(crate) fn may_lead(&self) -> bool {
+        self.clock.now().as_nanos() < self.led_until.load(Ordering::Relaxed)
     }
 
     pub(crate) fn process(&self) -> &Process {
@@ -172,10 +187,8 @@ impl Network {
             None => None,
         };
         let address = endpoint.shown();
-        let heard = Arc::new(AtomicU64::new(0));
         let allowance = Allowance::new(LONGEST_ANSWER);
         let stream = allowance.limit(self.transport(endpoint).await?);
-        let stream = Heard::new(stream, heard.clone());
         let settings = AsyncConnectionConfig::new()
             // Each call has a limit of ours.
             .set_response_timeout(None)
@@ -186,23 +199,16 @@ impl Network {
             .await
             .map_err(|error| errors::answered(&address, &self.config.patterns(), error))?;
         let driver = AbortOnDrop::new(self.tasks.spawn(driver).abort_handle());
-        let connection = Connection::new(
-            address,
-            &self.config.patterns(),
-            &self.tasks,
-            client,
-            heard,
-            allowance,
-            driver,
-        );
+        let rights = Rights::new(address, self.config.patterns());
+        let connection = Connection::new(rights, &self.tasks, client, allowance, driver);
         // Not left to the client, whose error would not say what the server has answered.
         if let Some(password) = password {
             let mut auth = cmd("AUTH");
             if let Some(user) = &credentials.user {
                 auth.arg(user);
             }
-            let answer = connection.query(auth.arg(password)).await;
-            answer.map_err(about_credentials)?;
+            let answer = connection.query(auth.arg(&password)).await;
+            answer.map_err(|error| about_credentials(without(error, &password)))?;
         }
         if database != 0 {
             connection.query(cmd("SELECT").arg(database)).await?;
@@ -254,17 +260,19 @@ impl Network {
         self.bounded(address, async {
             let credentials = self.credentials();
             let mut info = RedisConnectionInfo::default().set_skip_set_lib_name();
-            if let Some(password) = credentials.read_password().await? {
-                info = info.set_password(password);
+            let password = credentials.read_password().await?;
+            if let Some(password) = &password {
+                info = info.set_password(password.clone());
                 if let Some(user) = credentials.user {
                     info = info.set_username(user);
                 }
             }
             let allowance = Allowance::new(LONGEST_ANSWER);
             let stream = allowance.limit(self.transport(&address.clone().into()).await?);
-            let connection = PubSub::new(&info, stream)
-                .await
-                .map_err(|error| errors::answered(address, &self.config.patterns(), error))?;
+            let connection = PubSub::new(&info, stream).await.map_err(|error| {
+                let error = errors::answered(address, &self.config.patterns(), error);
+                without(error, password.as_deref().unwrap_or_default())
+            })?;
             allowance.renew();
             Ok(Subscriber {
                 address: address.clone(),
@@ -274,6 +282,18 @@ impl Network {
         })
         .await
     }
+}
+
+/// The same error without the server's answer, if that repeats the password.
+fn without(error: StoreError, password: &str) -> StoreError {
+    let answer = errors::quoted(&error).unwrap_or_default();
+    let is_repeated = |password: &str| !password.is_empty() && answer.contains(password);
+    if !is_repeated(password) && !is_repeated(&shown(password)) {
+        return error;
+    }
+    let message = "user or password are wrong; the server's answer repeats the password, and is not \
+                   shown";
+    StoreError::new(error.kind, message).recover_by(error.recovery)
 }
 
 /// Whatever `AUTH` fails with is about the credentials: a server without a password says `ERR`.

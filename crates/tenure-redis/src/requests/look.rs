@@ -54,8 +54,8 @@ impl Request for Look<'_> {
 /// The beginning of a value, or all of it where the user may not read a part; empty if there is
 /// none.
 pub(crate) async fn read(server: &LockServer, key: &str) -> Result<String, StoreError> {
-    let connection = &server.connection;
-    if !connection.reads_whole() {
+    let rights = server.connection.rights();
+    if !rights.reads_whole() {
         let mut part = cmd("GETRANGE");
         match server.query(part.arg(key).arg(0).arg(LAST_BYTE)).await {
             Err(error) if may_be_about_reading(&error) => {}
@@ -63,7 +63,7 @@ pub(crate) async fn read(server: &LockServer, key: &str) -> Result<String, Store
         }
     }
     let value = text_of(server.query(cmd("GET").arg(key)).await?, "GET")?;
-    connection.read_whole();
+    rights.read_whole();
     Ok(value)
 }
 

@@ -1,5 +1,8 @@
 //! Extends a term: a leader's heartbeat.
 
+use std::sync::Arc;
+use std::time::Duration;
+
 use async_trait::async_trait;
 use tenure_core::{Candidate, FencingToken, Holder, Time};
 
@@ -7,6 +10,7 @@ use super::script::Script;
 use crate::config::Replicas;
 use crate::errors::StoreError;
 use crate::keys::KeyNames;
+use crate::late::{LateRenewals, Renewed};
 use crate::topology::lock_server::{LockServer, Request};
 use crate::value::{holder, identity_and_value};
 
@@ -25,6 +29,8 @@ pub(crate) struct Renew<'a> {
     pub(crate) lease: u64,
     /// Those that must confirm it, where they are asked for.
     pub(crate) replicas: Option<Replicas>,
+    pub(crate) term: &'a Arc<Renewed>,
+    pub(crate) late: &'a LateRenewals,
 }
 
 #[async_trait]
@@ -40,21 +46,32 @@ impl Request for Renew<'_> {
             self.lease,
             identity_and_value(self.candidate)
         );
-        let answer = RENEW
-            .run(
-                server,
-                &[self.keys.lock()],
-                &[&value, &self.lease.to_string()],
-            )
-            .await?;
-        if answer.number != 1 {
-            let holder = holder(&answer.text(1)?, answer.millis(2)?);
-            return Ok((server.sent_at, Outcome::Lost(holder)));
-        }
-        if let Some(replicas) = self.replicas {
-            server.connection.replicated(replicas).await?;
-        }
-        Ok((server.sent_at, Outcome::Renewed))
+        let (server, key, lease) = (server.clone(), self.keys.lock().to_owned(), self.lease);
+        let replicas = self.replicas;
+        // It goes on when the caller goes.
+        let renewing = async move {
+            let sent_at = server.sent_at;
+            let arguments = [&*value, &lease.to_string()];
+            let answer = RENEW.run(&server, &[&key], &arguments).await?;
+            if answer.number != 1 {
+                let holder = holder(&answer.text(1)?, answer.millis(2)?);
+                return Ok((sent_at, Outcome::Lost(holder)));
+            }
+            if let Some(replicas) = replicas {
+                server.connection.replicated(replicas).await?;
+            }
+            Ok((sent_at, Outcome::Renewed))
+        };
+        let lease = Duration::from_millis(lease);
+        self.late.follow(self.term, lease, renewing, proof).await
+    }
+}
+
+/// What an answer proves: from when on the term goes on.
+fn proof(answer: &Result<(Time, Outcome), StoreError>) -> Option<Time> {
+    match answer {
+        Ok((sent_at, Outcome::Renewed)) => Some(*sent_at),
+        _ => None,
     }
 }
 

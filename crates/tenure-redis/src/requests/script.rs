@@ -85,15 +85,15 @@ impl Script {
         keys: &[&str],
         arguments: &[&str],
     ) -> Result<Answer, StoreError> {
-        let connection = &server.connection;
-        if connection.reads_whole() {
+        let rights = server.connection.rights();
+        if rights.reads_whole() {
             return self.run_with(server, Reads::Whole, keys, arguments).await;
         }
         match self.run_with(server, Reads::Part, keys, arguments).await {
             Err(error) if may_be_about_reading(&error) => {
                 match self.run_with(server, Reads::Whole, keys, arguments).await {
                     Ok(answer) => {
-                        connection.read_whole();
+                        rights.read_whole();
                         Ok(answer)
                     }
                     Err(error) if error.kind == ErrorKind::Unsupported => {

@@ -21,6 +21,10 @@ use crate::net::connection::{Connection, text};
 use crate::net::hold;
 use crate::net::network::{Network, Subscriber};
 
+/// Nodes without slots that are kept in mind. One that sends each call to another address must not
+/// fill the memory.
+const MOST_NODES: usize = 2000;
+
 /// How often a call follows the cluster to another node.
 const REDIRECTS: usize = 4;
 
@@ -98,6 +102,7 @@ impl Cluster {
         self: &Arc<Self>,
         slot: u16,
         request: &R,
+        limit: Duration,
     ) -> Result<R::Answer, StoreError> {
         let mut address = self.holder_of(slot).await?;
         let mut asking = false;
@@ -110,7 +115,7 @@ impl Cluster {
                 map: self.map.clone(),
             };
             let connector = self.connector(&address);
-            let outcome = connector.send(request, Some(&lock_slot)).await;
+            let outcome = connector.send(request, Some(&lock_slot), limit).await;
             let Err(error) = outcome else {
                 return outcome;
             };
@@ -187,7 +192,12 @@ impl Cluster {
             };
             Connector::new(Arc::new(route), self.network.clone())
         };
-        hold(&self.connectors)
+        let mut connectors = hold(&self.connectors);
+        if connectors.len() >= MOST_NODES && !connectors.contains_key(address) {
+            let map = hold(&self.map);
+            connectors.retain(|known, _| map.holders().any(|holder| holder == known));
+        }
+        connectors
             .entry(address.clone())
             .or_insert_with(new)
             .clone()
@@ -455,6 +465,18 @@ fn read_range(range: &Value, asked: &Address) -> Option<(Range, Option<String>)>
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::RedisConfig;
+
+    #[tokio::test]
+    async fn addresses_without_slots_are_not_kept_without_end() {
+        let config = RedisConfig::cluster(["a"]).unwrap();
+        let network = Arc::new(Network::new(config).unwrap());
+        let cluster = Cluster::new(Vec::new(), network, Arc::default());
+        for port in 1..=10_000 {
+            cluster.connector(&Address::new("a", port));
+        }
+        assert!(hold(&cluster.connectors).len() <= MOST_NODES);
+    }
 
     #[test]
     fn both_nodes_of_a_slot_that_is_moved_are_named() {

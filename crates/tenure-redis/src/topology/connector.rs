@@ -119,17 +119,18 @@ impl Connector {
 
     /// Sends a request, which may find the connection lost, or a server that is no longer a
     /// master. Then this function sends it once more, on a new connection; that does no harm. The
-    /// caller bounds the whole. `slot` is that of the lock, in a cluster.
+    /// caller bounds the whole, and the answer has `limit`. `slot` is that of the lock, in a cluster.
     ///
     /// Dropping the future leaves a request that was sent to the server.
     pub(super) async fn send<R: Request>(
         &self,
         request: &R,
         slot: Option<&LockSlot>,
+        limit: Duration,
     ) -> Result<R::Answer, StoreError> {
-        match self.send_once(request, slot).await {
+        match self.send_once(request, slot, limit).await {
             Err(error) if errors::is_lost(&error) && error.kind != ErrorKind::Timeout => {
-                self.send_once(request, slot).await
+                self.send_once(request, slot, limit).await
             }
             outcome => outcome,
         }
@@ -139,11 +140,11 @@ impl Connector {
         &self,
         request: &R,
         slot: Option<&LockSlot>,
+        limit: Duration,
     ) -> Result<R::Answer, StoreError> {
         let mut found = self.established().await?;
-        if found.connection.is_silent() {
-            self.shared.lose(&found.connection);
-            found = self.established().await?;
+        if found.connection.silence().has_lasted() {
+            found = self.replaced(&found.connection).await?;
         }
         let sent_at = match self.time_to_send(&found).await {
             Ok(time) => time,
@@ -157,8 +158,8 @@ impl Connector {
             slot: slot.cloned(),
         };
         let what = server.connection.address().to_string();
-        let limit = self.shared.network.config.request_timeout;
-        let watched = server.connection.watch_call(limit);
+        let silent = self.shared.network.config.answer_limit();
+        let watched = server.connection.silence().watch_call(silent);
         let answer = request.send(&server);
         let outcome = within(&what, limit, "request_timeout", answer).await;
         watched.ended();
@@ -184,6 +185,20 @@ impl Connector {
         let connect = || self.shared.clone().connect();
         // In a box, since it is seldom: most calls are small.
         Box::pin(self.shared.connecting.run(is_current, connect)).await
+    }
+
+    /// A connection in place of one that is silent, and stays the current one until then: the server
+    /// may be slow, and no new connection be had.
+    async fn replaced(&self, silent: &Connection) -> Result<Established, StoreError> {
+        let is_another = |found: &Established| {
+            !found.connection.is(silent) && self.shared.is_current(&found.connection)
+        };
+        let current = hold(&self.shared.current).clone();
+        if let Some(found) = current.filter(is_another) {
+            return Ok(found);
+        }
+        let connect = || self.shared.clone().connect();
+        Box::pin(self.shared.connecting.run(is_another, connect)).await
     }
 }
 

@@ -24,7 +24,7 @@ pub(crate) trait Request: Send + Sync {
 }
 
 /// A connection to the server that holds a lock.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct LockServer {
     pub(crate) connection: Connection,
     /// Before the request (I1, hazard 2), and soon after the sentinels' last confirmation,

@@ -13,9 +13,10 @@
 //! | one attempt to connect, to a server or a sentinel | `connect_timeout` | a server that is silent must not keep back those that are not, and the next attempt |
 //! | the first comparison of the URL's servers | 3 x `connect_timeout` | a server that is down must not keep back the first call |
 //! | the sentinels confirm the master | 2 x `connect_timeout` and a wait | the error names the sentinels |
-//! | one answer | `request_timeout` | a connection that is dead without being closed is given up while there is time for a new one |
+//! | one answer | `request_timeout`; by default the lease, where there is one, or 2 s | the policy's request timeout is shorter than a lease, and a limit of ours must not be shorter than that |
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use redis::RedisError;
@@ -127,22 +128,47 @@ impl Topology {
         }
     }
 
-    /// Sends a request to the server that holds the lock with these keys, and gives its answer, until `deadline`.
-    /// Dropping the future leaves a request that was sent.
+    /// Sends a request to the server that holds the lock with these keys, and gives its answer, until
+    /// `deadline`. Dropping the future leaves a request that was sent.
     pub(crate) async fn ask_holder<R: Request>(
         &self,
         keys: &KeyNames,
         deadline: Deadline,
         request: &R,
     ) -> Result<R::Answer, StoreError> {
+        let limit = self.network.config.answer_limit();
+        self.ask(keys, deadline, limit, request).await
+    }
+
+    /// The same of a request that takes, extends or ends a lease.
+    pub(crate) async fn ask_for_lease<R: Request>(
+        &self,
+        keys: &KeyNames,
+        lease: Duration,
+        request: &R,
+    ) -> Result<R::Answer, StoreError> {
+        let deadline = Deadline::for_lease(lease);
+        let limit = self.network.config.request_timeout;
+        self.ask(keys, deadline, limit.unwrap_or(deadline.left()), request)
+            .await
+    }
+
+    async fn ask<R: Request>(
+        &self,
+        keys: &KeyNames,
+        deadline: Deadline,
+        limit: Duration,
+        request: &R,
+    ) -> Result<R::Answer, StoreError> {
         let asking = async {
             self.survey.agreed().await?;
             match &self.servers {
-                Known::Master(connector) => connector.send(request, None).await,
+                Known::Master(connector) => connector.send(request, None, limit).await,
                 // Boxed, so that a call to a single master needs less than a kilobyte. The
                 // allocator is slower for larger futures.
                 Known::Cluster(cluster) => {
-                    Box::pin(cluster.follow(slot_of(keys.lock()), request)).await
+                    let slot = slot_of(keys.lock());
+                    Box::pin(cluster.follow(slot, request, limit)).await
                 }
             }
         };
@@ -151,13 +177,15 @@ impl Topology {
 
     /// Sends a request to any one master, to see whether anything answers.
     pub(crate) async fn ask_any<R: Request>(&self, request: &R) -> Result<R::Answer, StoreError> {
+        let limit = self.network.config.answer_limit();
         let asking = async {
             self.survey.agreed().await?;
             match &self.servers {
-                Known::Master(connector) => connector.send(request, None).await,
+                Known::Master(connector) => connector.send(request, None, limit).await,
                 Known::Cluster(cluster) => {
                     let address = cluster.holder_of(0).await?;
-                    cluster.connector(&address).send(request, None).await
+                    let connector = cluster.connector(&address);
+                    connector.send(request, None, limit).await
                 }
             }
         };
