@@ -216,3 +216,6 @@ where
         }
     }
 }
+
+#[cfg(test)]
+mod tests;
