@@ -27,7 +27,7 @@ use crate::commands::{bench, demo, doctor, run, status, watch};
 use crate::failure::{Failure, exit};
 use crate::options::{Cli, Command};
 use crate::output::harmless;
-use crate::supervisor::{exec, guard, subreaper};
+use crate::supervisor::{exec, guard_process, subreaper};
 
 /// The variable that says what to log.
 const LOG: &str = "TENURE_LOG";
@@ -50,7 +50,7 @@ fn main() -> ExitCode {
         #[cfg(any(feature = "kube-lease", feature = "kube-configmap"))]
         Command::Rbac(args) => commands::rbac::rbac(args),
         Command::Exec(args) => Err(exec::exec(&args)),
-        Command::Guard(args) => guard::serve(&args),
+        Command::Guard(args) => guard_process::serve(&args),
         Command::Subreaper(args) => subreaper::serve(&args),
         Command::Work(args) => demo::records::work(&args.record),
     };

@@ -51,15 +51,19 @@ term's fencing token) in its environment. It gets TENURE_BACKEND only with --pas
                          go on if the term is still valid. In the background CMD gets no input.
 
 To kill CMD is to kill everything that it has started, also what has left its process group or is
-a daemon. tenure cannot kill these, so they may work on without the lock:
+a daemon. Where tenure may make a cgroup v2 below its own, CMD runs there. tenure cannot kill these,
+so they may work on without the lock:
 
-  another user           what runs as another user (sudo, su, set-uid), unless tenure is root
+  another user           what runs as another user (sudo, su, set-uid), unless tenure is root or
+                         CMD has a cgroup
   another init system    what CMD has only asked others to start (systemd-run, at, docker run)
   all at once            what has left CMD's process group, when tenure, tenure __subreaper and
                          tenure __guard are all killed with SIGKILL; not in a container that ends
-                         with tenure
+                         with tenure. With a cgroup, a tenure that is elected in the same place
+                         later kills it before it starts its own CMD
 
-Not elected with --try, or within --wait: exit code 69. CMD was not started then.
+Not elected with --try, or within --wait: exit code 69. CMD was not started then; after a term that
+was lost the code is 75.
 
 CMD that cannot be found gives exit code 127, CMD that cannot be executed 126.";
 
@@ -337,6 +341,9 @@ pub(crate) struct ExecArgs {
     /// Wait to get the terminal
     #[arg(long)]
     pub(crate) foreground: bool,
+    /// The command's own cgroup
+    #[arg(long)]
+    pub(crate) cgroup: Option<PathBuf>,
     #[arg(last = true, required = true)]
     pub(crate) command: Vec<OsString>,
 }
@@ -362,6 +369,9 @@ pub(crate) struct GuardArgs {
     /// When, in nanoseconds of the boot clock
     #[arg(long)]
     pub(crate) until: u64,
+    /// The command's own cgroup
+    #[arg(long)]
+    pub(crate) cgroup: Option<PathBuf>,
 }
 
 #[derive(Args, Debug)]

@@ -4,7 +4,8 @@
 //! Each process of a command appends the boot clock to one file every few milliseconds, and so does
 //! the next leader's command: the times in that file are compared, and nothing else.
 //!
-//! All pairs: `cargo test -p tenure-cli --test outlives -- --ignored`.
+//! All pairs, on the host and in a PID namespace: `cargo test -p tenure-cli --test outlives --
+//! --ignored`.
 
 #![allow(clippy::unwrap_used, reason = "helpers of tests are tests")]
 
@@ -15,12 +16,14 @@ use std::io::Write as _;
 use std::os::unix::fs::PermissionsExt;
 use std::panic::catch_unwind;
 use std::path::Path;
+use std::process::Command;
 use std::sync::Mutex;
 use std::thread;
 use std::time::Duration;
 
-use rustix::process::{Signal, kill_process};
-use support::{Place, Running, is_alive, pid, stop, until, until_dead};
+use rustix::fs::{CWD, RenameFlags};
+use rustix::process::{Pid, Signal, kill_process};
+use support::{Place, Running, child_called, child_numbered, is_alive, stop, until, until_dead};
 use tenure::{BootClock, Clock as _};
 
 /// Time enough for a kill on a busy machine: the command is killed half a second before the end.
@@ -83,12 +86,15 @@ enum End {
     Terminated,
     TenureKilled,
     TenureAndGuardKilled,
+    /// And the subreaper. It holds only where the kernel ends the rest, or the next leader can.
+    AllKilled,
     TenureStopped,
     LockDeleted,
     StoreGone,
     CommandExits,
 }
 
+/// Those that hold everywhere.
 const ENDS: [End; 7] = [
     End::Terminated,
     End::TenureKilled,
@@ -111,6 +117,49 @@ fn role_of_a_command() {
         let line = format!("{role} {}\n", BootClock.now().as_nanos());
         file.write_all(line.as_bytes()).unwrap();
         thread::sleep(Duration::from_millis(3));
+    }
+}
+
+/// Where the command that is judged runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Where {
+    Host,
+    /// `tenure` is its first process, as in a container.
+    PidNamespace,
+}
+
+const NAMESPACE: [&str; 5] = ["--pid", "--fork", "--kill-child", "--mount", "--mount-proc"];
+
+impl Where {
+    fn can_be_had(self) -> bool {
+        let mut unshare = Command::new("unshare");
+        let has = self == Self::Host
+            || unshare
+                .args(NAMESPACE)
+                .arg("true")
+                .output()
+                .is_ok_and(|it| it.status.success());
+        if !has {
+            println!("LEFT OUT: no PID namespace can be made here");
+        }
+        has
+    }
+}
+
+/// The `tenure run` that is judged.
+struct Old {
+    process: Running,
+    /// Not `process` where that only waits for it.
+    tenure: Pid,
+}
+
+impl Old {
+    fn helpers(&self) -> [Pid; 2] {
+        ["__guard", "__subreaper"].map(|name| child_called(self.tenure, name))
+    }
+
+    fn signal(&self, signal: Signal) {
+        kill_process(self.tenure, signal).unwrap();
     }
 }
 
@@ -138,15 +187,37 @@ impl Cell {
         Self { place }
     }
 
-    fn start(&self, role: &str, more: &[&str], script: &str) -> Running {
-        let log = fs::File::create(self.place.path(&format!("log-{role}"))).unwrap();
+    fn command(&self, role: &str, more: &[&str], script: &str) -> Command {
         let options = [&["--id", role], &OPTIONS[..], more].concat();
-        let mut run = self.place.run(&options, script);
+        self.place.run(&options, script)
+    }
+
+    fn start(&self, role: &str, mut run: Command) -> Running {
+        let log = fs::File::create(self.place.path(&format!("log-{role}"))).unwrap();
         run.env("TENURE_LOG", "info")
             .env("W", self.place.path("work"))
             .env(ROLE, role)
             .env(RECORD, self.place.path("record"));
         Running::start(run.stdout(log.try_clone().unwrap()).stderr(log))
+    }
+
+    fn old(&self, place: Where, script: &str) -> Old {
+        let script = format!("echo $$ > command\n{script}");
+        let run = self.command("old", &["--exit-on-loss"], &script);
+        if place == Where::Host {
+            let process = self.start("old", run);
+            let tenure = process.pid();
+            return Old { process, tenure };
+        }
+        let mut unshare = Command::new("unshare");
+        unshare
+            .args(NAMESPACE)
+            .arg(run.get_program())
+            .args(run.get_args())
+            .current_dir(self.place.path(""));
+        let process = self.start("old", unshare);
+        let tenure = child_called(process.pid(), "run --backend");
+        Old { process, tenure }
     }
 
     /// The times at which a role worked.
@@ -162,7 +233,7 @@ impl Cell {
     }
 
     fn next(&self) -> Running {
-        let next = self.start("new", &[], "exec $W");
+        let next = self.start("new", self.command("new", &[], "exec $W"));
         // Unless the lock is free: then it needs not wait.
         until("the next one waits or works", || {
             self.place
@@ -173,65 +244,59 @@ impl Cell {
         next
     }
 
+    /// Puts what is away in the lock's place, at one instant: a lock that is gone is free.
+    fn exchange_lock(&self) {
+        let (lock, away) = (self.place.path("store/job"), self.place.path("away"));
+        rustix::fs::renameat_with(CWD, lock, CWD, away, RenameFlags::EXCHANGE).unwrap();
+    }
+
     /// Ends the term of `old`, and returns when the next one works.
-    fn end(&self, end: End, old: &mut Running) -> Running {
+    fn end(&self, end: End, old: &mut Old) -> Running {
+        if end == End::LockDeleted {
+            // Its leader writes there meanwhile.
+            until("the lock is deleted", || {
+                let lock = self.place.path("store/job");
+                fs::remove_dir_all(&lock).is_ok() || !lock.exists()
+            });
+            // A lock that is deleted is free at once, whatever its leader does.
+            assert_eq!(old.process.code(), 75);
+            return self.next();
+        }
+        let next = self.next();
+        let [guard, subreaper] = old.helpers();
         match end {
-            End::Terminated => {
-                let next = self.next();
-                old.signal(Signal::TERM);
-                next
-            }
-            End::TenureKilled => {
-                let next = self.next();
-                old.signal(Signal::KILL);
-                next
-            }
-            End::TenureAndGuardKilled => {
-                let next = self.next();
-                let guard = old.guard();
-                old.signal(Signal::KILL);
-                kill_process(guard, Signal::KILL).unwrap();
-                next
-            }
-            End::TenureStopped => {
-                let next = self.next();
-                stop(old.pid());
-                next
-            }
-            End::LockDeleted => {
-                // Its leader writes there meanwhile.
-                until("the lock is deleted", || {
-                    let lock = self.place.path("store/job");
-                    fs::remove_dir_all(&lock).is_ok() || !lock.exists()
-                });
-                // A lock that is deleted is free at once, whatever its leader does.
-                assert_eq!(old.code(), 75);
-                self.next()
-            }
+            End::LockDeleted => {}
+            End::Terminated => old.signal(Signal::TERM),
+            End::TenureKilled => old.signal(Signal::KILL),
+            End::TenureAndGuardKilled => kill_all(&[old.tenure, guard]),
+            End::AllKilled => kill_all(&[old.tenure, guard, subreaper]),
+            End::TenureStopped => stop(old.tenure),
             End::StoreGone => {
-                let next = self.next();
-                fs::rename(self.place.path("store/job"), self.place.path("away")).unwrap();
-                fs::write(self.place.path("store/job"), "a file in the way").unwrap();
-                assert_eq!(old.code(), 75);
-                fs::remove_file(self.place.path("store/job")).unwrap();
-                fs::rename(self.place.path("away"), self.place.path("store/job")).unwrap();
-                next
+                fs::write(self.place.path("away"), "a file in the way").unwrap();
+                self.exchange_lock();
+                assert_eq!(old.process.code(), 75);
+                self.exchange_lock();
             }
             End::CommandExits => {
-                let next = self.next();
-                let command: i32 = self.place.line("command").parse().unwrap();
-                kill_process(pid(command), Signal::KILL).unwrap();
-                next
+                let command = child_numbered(subreaper, &self.place.line("command"));
+                kill_process(command, Signal::KILL).unwrap();
             }
         }
+        next
+    }
+}
+
+/// Those that are dead already, with the first one, are fine.
+fn kill_all(processes: &[Pid]) {
+    for process in processes {
+        let _dead = kill_process(*process, Signal::KILL);
     }
 }
 
 /// What is wrong, if anything.
-fn fault(way: &str, script: &str, end: End) -> Option<String> {
+fn fault(place: Where, way: &str, script: &str, end: End) -> Option<String> {
     let cell = Cell::new();
-    let script = format!("echo $$ > command\n{script}");
-    let mut old = cell.start("old", &["--exit-on-loss"], &script);
+    let mut old = cell.old(place, script);
     cell.until_works("old");
     let next = cell.end(end, &mut old);
     cell.until_works("new");
@@ -241,7 +306,8 @@ fn fault(way: &str, script: &str, end: End) -> Option<String> {
     drop(next);
     (!late.is_empty()).then(|| {
         format!(
-            "{way}, {end:?}: worked {} times after the next leader, at last {} us later:\n{}\n{}",
+            "{place:?}, {way}, {end:?}: worked {} times after the next leader, at last {} us \
+             later:\n{}\n{}",
             late.len(),
             late.iter().max().unwrap() / 1000,
             cell.place.read("log-old"),
@@ -250,8 +316,15 @@ fn fault(way: &str, script: &str, end: End) -> Option<String> {
     })
 }
 
+/// A way, its script, and an end.
+type Pair = (&'static str, &'static str, End);
+
 /// So many at a time, each with a store of its own.
-fn assert_nothing_outlives(pairs: Vec<(&'static str, &'static str, End)>, at_a_time: usize) {
+fn assert_nothing_outlives(place: Where, pairs: Vec<Pair>, at_a_time: usize) {
+    if !place.can_be_had() {
+        return;
+    }
+    println!("{place:?}: {} pairs", pairs.len());
     let pairs = Mutex::new(pairs.into_iter());
     let faults = Mutex::new(Vec::new());
     thread::scope(|scope| {
@@ -263,7 +336,7 @@ fn assert_nothing_outlives(pairs: Vec<(&'static str, &'static str, End)>, at_a_t
                         return;
                     };
                     // A cell that is stuck says so, and the others go on.
-                    let found = catch_unwind(|| fault(way, script, end));
+                    let found = catch_unwind(|| fault(place, way, script, end));
                     let stuck = || Some(format!("{way}, {end:?}: see the panic above"));
                     let found = found.unwrap_or_else(|_| stuck());
                     faults.lock().unwrap().extend(found);
@@ -275,23 +348,47 @@ fn assert_nothing_outlives(pairs: Vec<(&'static str, &'static str, End)>, at_a_t
     assert!(faults.is_empty(), "{}", faults.join("\n"));
 }
 
+/// Each way, with one of the ends.
+fn each_way(ends: &[End]) -> Vec<Pair> {
+    let ends = ends.iter().cycle();
+    let ways = WAYS.iter().zip(ends);
+    ways.map(|((way, script), end)| (*way, *script, *end))
+        .collect()
+}
+
+fn each_pair(ends: &[End]) -> Vec<Pair> {
+    let of_way = |(way, script): &(&'static str, &'static str)| {
+        let (way, script) = (*way, *script);
+        ends.iter().map(move |end| (way, script, *end))
+    };
+    WAYS.iter().flat_map(of_way).collect()
+}
+
 #[test]
 fn nothing_works_on_after_the_next_leader_has_started() {
     // Each way and each end at least once.
-    let pairs = WAYS
-        .iter()
-        .enumerate()
-        .map(|(index, (way, script))| (*way, *script, ENDS[index % ENDS.len()]));
-    assert_nothing_outlives(pairs.collect(), 4);
+    assert_nothing_outlives(Where::Host, each_way(&ENDS), 4);
+}
+
+#[test]
+fn nothing_works_on_in_a_container_whose_first_process_was_killed() {
+    let ways = each_way(&[End::AllKilled, End::TenureStopped]);
+    // The chain, the daemon and a shell's jobs.
+    let some = ways.into_iter().skip(7).collect();
+    assert_nothing_outlives(Where::PidNamespace, some, 4);
 }
 
 #[test]
 #[ignore = "takes minutes: run it by name"]
 fn nothing_works_on_after_the_next_leader_has_started_in_any_pair() {
-    let pairs = WAYS
-        .iter()
-        .flat_map(|(way, script)| ENDS.map(|end| (*way, *script, end)));
-    assert_nothing_outlives(pairs.collect(), 6);
+    assert_nothing_outlives(Where::Host, each_pair(&ENDS), 6);
+}
+
+#[test]
+#[ignore = "takes minutes: run it by name"]
+fn nothing_works_on_in_any_pair_in_a_pid_namespace() {
+    let ends = [&ENDS[..], &[End::AllKilled]].concat();
+    assert_nothing_outlives(Where::PidNamespace, each_pair(&ends), 6);
 }
 
 /// A subreaper that is killed takes the command with it, and `tenure` finds the rest.
@@ -299,15 +396,28 @@ fn nothing_works_on_after_the_next_leader_has_started_in_any_pair() {
 fn a_subreaper_that_is_killed_leaves_nothing_behind() {
     let cell = Cell::new();
     let (_, script) = WAYS[8];
-    let mut old = cell.start("old", &["--exit-on-loss"], script);
+    let mut old = cell.old(Where::Host, script);
     cell.until_works("old");
     let next = cell.next();
-    kill_process(old.subreaper(), Signal::KILL).unwrap();
-    assert_eq!(old.code(), 75);
+    let [_, subreaper] = old.helpers();
+    kill_process(subreaper, Signal::KILL).unwrap();
+    assert_eq!(old.process.code(), 75);
     cell.until_works("new");
     let first = cell.times("new")[0];
     assert!(cell.times("old").into_iter().all(|at| at < first));
     drop(next);
+}
+
+/// Where the next leader of the host can find it.
+#[test]
+fn what_is_left_when_all_are_killed_at_once_is_killed_by_the_next_leader() {
+    if !support::has_cgroups() {
+        return;
+    }
+    let ways = each_way(&[End::AllKilled]);
+    // What leaves its process group and has no open file of the leader.
+    let some = ways.into_iter().skip(8).collect();
+    assert_nothing_outlives(Where::Host, some, 2);
 }
 
 /// Nor does anything die that the command did not start.

@@ -30,6 +30,34 @@ fn whoever_does_not_wait_gives_up_and_leaves_nothing_behind() {
     }
 }
 
+/// Then the command has run, and "not elected" would say that it has not.
+#[test]
+fn whoever_does_not_wait_and_loses_its_term_says_that_it_was_lost() {
+    let place = Place::new();
+    let options = ["--id", "alice", "--policy", "fast", "--try"];
+    let mut run = place.start(
+        &options,
+        "trap 'sleep 0.2' TERM; echo > works; sleep 1000 & wait",
+    );
+    place.line("works");
+    // Others can be elected while its command is told to stop.
+    let other = support::tenure()
+        .args(["run", "--id", "bob", "--lock", "job", "--backend"])
+        .arg(format!("file://{}", place.path("other").display()))
+        .args(["--lease", ENDLESS, "--", "sleep", "1000"])
+        .spawn();
+    let _other = support::Running(other.unwrap());
+    until("the other store is led", || {
+        place.path("other/job").exists()
+    });
+    until("the lock is the other's", || {
+        std::fs::read_dir(place.path("other/job")).unwrap().count() > 2
+    });
+    std::fs::rename(place.path("store/job"), place.path("away")).unwrap();
+    std::fs::rename(place.path("other/job"), place.path("store/job")).unwrap();
+    assert_eq!(run.code(), 75);
+}
+
 #[test]
 fn the_lock_is_held_after_the_command_has_exited() {
     let place = Place::new();

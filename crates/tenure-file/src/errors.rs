@@ -175,6 +175,11 @@ impl FileError {
                 "free some space; until then nobody can be elected here and a leader cannot \
                  extend its term",
             ),
+            io::ErrorKind::FileTooLarge => (
+                ErrorKind::Unavailable,
+                "raise the limit of file sizes (ulimit -f); until then a leader cannot extend its \
+                 term",
+            ),
             _ => (
                 ErrorKind::Unavailable,
                 "it is tried again; if it stays, check the disk",

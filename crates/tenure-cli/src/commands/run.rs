@@ -114,6 +114,7 @@ impl Plan {
                  and heartbeat leave no time for that; use a shorter heartbeat"
             );
         }
+        let mut has_led = false;
         loop {
             let leadership = match self.campaign(&election, &mut signals).await? {
                 Ok(leadership) => leadership,
@@ -122,10 +123,13 @@ impl Plan {
                     election.settled().await;
                     return Ok(match why {
                         NotElected::Signal(signal) => signalled(signal),
+                        // The command has run, so it is not as if nothing had happened.
+                        NotElected::TooLate if has_led => exit::LOST,
                         NotElected::TooLate => exit::NOT_ELECTED,
                     });
                 }
             };
+            has_led = true;
             let elected = BootClock.now();
             // Whatever has happened, the command is reaped when this returns.
             let ending = self
@@ -253,11 +257,11 @@ impl Plan {
             &term,
             self.passed_backend(),
             Terminal::in_foreground(),
-        )?;
+        )
+        .await?;
         let limit = self.limits.time_left(&term).min(GUARD_LIMIT);
         let end = self.limits.end(&term);
-        let mut guard =
-            Guard::start(subreaper.seen(), end, witness, limit, self.allow_unguarded).await?;
+        let mut guard = Guard::start(&subreaper, end, witness, limit, self.allow_unguarded).await?;
         // Starting it took its time.
         if term.is_cancelled() || self.limits.time_left(&term).is_zero() {
             return Ok(Ending::Lost);

@@ -13,6 +13,7 @@ use rustix::process::{Pid, PidfdFlags, Signal, WaitOptions};
 use tenure::Term;
 
 use crate::failure::{Failure, exit};
+use crate::supervisor::cgroup::{self, Cgroup};
 use crate::supervisor::control::{Control, News, request};
 use crate::supervisor::exec::THIS_PROGRAM;
 use crate::supervisor::processes::{self, Process};
@@ -35,18 +36,26 @@ pub(crate) struct Subreaper {
     seen: Process,
     control: Control,
     terminal: Option<Terminal>,
+    /// Where one can be made.
+    cgroup: Option<Cgroup>,
     _awaited: Awaited,
 }
 
 impl Subreaper {
     /// Starts the subreaper of `command`, which gets the store's URL if `backend` has it.
-    pub(crate) fn start(
+    ///
+    /// What others left behind that were killed with their helpers is killed first.
+    pub(crate) async fn start(
         command: &[OsString],
         term: &Term,
         backend: Option<&str>,
         terminal: Option<Terminal>,
     ) -> Result<Self, Failure> {
         let cannot = |error| Failure::new(format!("cannot start a process: {error}"));
+        if !cgroup::kill_leftovers().await {
+            tracing::error!("what another tenure left behind hangs in the kernel");
+        }
+        let cgroup = Cgroup::make();
         let (control, theirs) = Control::pair().map_err(cannot)?;
         let mut starter = process::Command::new(THIS_PROGRAM);
         match backend {
@@ -57,6 +66,7 @@ impl Subreaper {
             .arg0("tenure")
             .args(["__subreaper", "--parent", &process::id().to_string()])
             .args(terminal.as_ref().map(|_| "--foreground"))
+            .args(cgroup.iter().flat_map(Cgroup::arguments))
             .arg("--")
             .args(command)
             .env(LOCK, term.lock().as_str())
@@ -81,7 +91,13 @@ impl Subreaper {
             seen,
             control,
             terminal,
+            cgroup,
         })
+    }
+
+    /// Where everything of the command is, if one could be made.
+    pub(crate) fn cgroup(&self) -> Option<&Cgroup> {
+        self.cgroup.as_ref()
     }
 
     /// Below which everything of the command is.
@@ -146,6 +162,9 @@ impl Drop for Subreaper {
             self.tell_end();
         }
         let _status = self.process.wait();
+        if let Some(cgroup) = &self.cgroup {
+            cgroup.remove();
+        }
     }
 }
 
@@ -204,6 +223,9 @@ impl Child {
     /// Kills what has left the process group too, once; the number of processes that were alive.
     pub(crate) fn kill_rest(&self) -> usize {
         let subreaper = self.subreaper.seen;
+        if let Some(cgroup) = &self.subreaper.cgroup {
+            cgroup.kill();
+        }
         if !self.subreaper_is_gone {
             return processes::kill_below(&subreaper);
         }
@@ -219,6 +241,11 @@ impl Child {
                 && !reaper::is_awaited(child.pid)
                 && (!is_first || is_of_a_term(child.pid))
         })
+    }
+
+    fn is_populated(&self) -> bool {
+        let cgroup = self.subreaper.cgroup.as_ref();
+        cgroup.is_some_and(Cgroup::is_populated)
     }
 
     /// Whether the command has exited; what it started may still run.
@@ -342,7 +369,7 @@ impl Child {
         let mut status = None;
         let mut left = true;
         for wait in processes::waits() {
-            left = self.kill_rest() > 0;
+            left = self.kill_rest() > 0 || self.is_populated();
             if let Ok(Some((_, ended))) =
                 rustix::process::waitpid(Some(self.group), WaitOptions::NOHANG)
             {

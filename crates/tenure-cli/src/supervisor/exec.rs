@@ -14,6 +14,7 @@ use rustix::process::{Pid, Signal};
 
 use crate::failure::{Failure, exit};
 use crate::options::ExecArgs;
+use crate::supervisor::cgroup::Cgroup;
 use crate::supervisor::terminal;
 
 /// How long the terminal is waited for: then something else has taken it.
@@ -23,12 +24,17 @@ const FOREGROUND_LIMIT: Duration = Duration::from_secs(2);
 pub(crate) const THIS_PROGRAM: &str = "/proc/self/exe";
 
 /// `command`, by way of this program. It is killed when the calling *thread* ends.
-pub(crate) fn dying_with_us(command: &[OsString], foreground: bool) -> process::Command {
+pub(crate) fn dying_with_us(
+    command: &[OsString],
+    foreground: bool,
+    cgroup: Option<&Cgroup>,
+) -> process::Command {
     let mut starter = process::Command::new(THIS_PROGRAM);
     starter
         .arg0("tenure")
         .args(["__exec", "--parent", &process::id().to_string()])
         .args(foreground.then_some("--foreground"))
+        .args(cgroup.into_iter().flat_map(Cgroup::arguments))
         .arg("--")
         .args(command);
     starter
@@ -45,6 +51,9 @@ pub(crate) fn exec(args: &ExecArgs) -> Failure {
     if rustix::process::getppid() != Pid::from_raw(args.parent) {
         return Failure::new("tenure has ended, so its command is not started");
     }
+    // Without it the subreaper finds what the command starts.
+    let cgroup = args.cgroup.clone().map(Cgroup::at);
+    let _not_allowed = cgroup.map(|cgroup| cgroup.enter());
     if args.foreground {
         terminal::await_foreground(FOREGROUND_LIMIT);
     }

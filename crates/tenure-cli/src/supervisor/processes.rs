@@ -8,6 +8,7 @@ use std::collections::HashSet;
 use std::fs;
 use std::time::Duration;
 
+use nix::sys::wait::{Id, WaitPidFlag};
 use rustix::process::{Pid, PidfdFlags, Signal};
 
 /// Where the kernel shows processes.
@@ -101,6 +102,21 @@ fn all() -> Vec<Process> {
         .filter_map(Pid::from_raw)
         .filter_map(Process::read)
         .collect()
+}
+
+/// A dead child of this process, which is not reaped by this.
+pub(crate) fn dead_child() -> Option<Pid> {
+    let look = WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG | WaitPidFlag::WNOWAIT;
+    let seen = nix::sys::wait::waitid(Id::All, look).ok()?;
+    Pid::from_raw(seen.pid()?.as_raw())
+}
+
+/// Reaps a dead child, unless another thread started it and waits for it. What has lost its parent
+/// falls to the main thread.
+pub(crate) fn reap_of_this_thread(dead: Pid) {
+    let flags = WaitPidFlag::WNOHANG | WaitPidFlag::__WNOTHREAD;
+    let number = nix::unistd::Pid::from_raw(dead.as_raw_nonzero().get());
+    let _another_thread_has_it = nix::sys::wait::waitpid(number, Some(flags));
 }
 
 /// The dead children of this process that nobody has reaped.

@@ -1,10 +1,11 @@
-//! The first process of a container is the parent of every process that has lost its own, whoever
-//! started it. It has to reap them, or they stay in the process table.
+//! We are the parent of every process below us that has lost its own, whoever started it: as a
+//! subreaper, or as the first process of a container. So we reap them, or they stay in the process
+//! table.
 
 use std::collections::HashSet;
 use std::sync::{Mutex, PoisonError};
 
-use rustix::process::{Pid, WaitOptions};
+use rustix::process::Pid;
 use tokio::signal::unix::SignalKind;
 
 use crate::failure::Failure;
@@ -40,17 +41,14 @@ pub(crate) fn is_awaited(pid: Pid) -> bool {
     awaited(|all| all.contains(&pid))
 }
 
-/// Reaps what nobody waits for, on the runtime that this is called on, if we are the first process.
+/// Reaps what nobody waits for, on the runtime of the main thread, on which this is called.
 pub(crate) fn reap_orphans() -> Result<(), Failure> {
-    if !rustix::process::getpid().is_init() {
-        return Ok(());
-    }
     let mut changed = signals::stream(SignalKind::child())?;
     tokio::spawn(async move {
         loop {
             for dead in processes::dead_children() {
                 if !is_awaited(dead) {
-                    let _reaped = rustix::process::waitpid(Some(dead), WaitOptions::NOHANG);
+                    processes::reap_of_this_thread(dead);
                 }
             }
             changed.recv().await;

@@ -7,7 +7,7 @@ use std::collections::VecDeque;
 use std::thread;
 use std::time::Duration;
 
-use rustix::process::Signal;
+use rustix::process::{Resource, Signal};
 use rustix_libc_wrappers::process::SignalExt as _;
 use tenure::{BootClock, Clock as _, Time};
 use tokio::runtime::{Builder, Runtime};
@@ -152,11 +152,25 @@ fn send_on(
     runtime.spawn(async move {
         while stream.recv().await.is_some() {
             let at = BootClock.now();
+            if is_about_us(signal) {
+                continue;
+            }
             if sender.send(Received { signal, at }).is_err() {
                 return;
             }
         }
     });
+}
+
+/// Whether the kernel sends this when we ourselves reach a limit, such as that of the log's file.
+/// The command has limits of its own, and would die of our signal.
+fn is_about_us(signal: Signal) -> bool {
+    let limit = match signal {
+        Signal::XFSZ => Resource::Fsize,
+        Signal::XCPU => Resource::Cpu,
+        _ => return false,
+    };
+    rustix::process::getrlimit(limit).current.is_some()
 }
 
 fn real_time() -> impl Iterator<Item = Signal> {

@@ -6,7 +6,7 @@
 //! child left, nothing of the command is left anywhere. When the subreaper itself is killed, the
 //! kernel kills the command, and its orphans fall to `tenure`, which is a subreaper too.
 
-use std::os::fd::AsFd as _;
+use std::os::fd::{AsFd as _, OwnedFd};
 use std::os::unix::process::CommandExt as _;
 use std::process::Stdio;
 
@@ -16,6 +16,7 @@ use tokio::signal::unix::SignalKind;
 
 use crate::failure::Failure;
 use crate::options::ExecArgs;
+use crate::supervisor::cgroup::Cgroup;
 use crate::supervisor::control::{Control, News, request};
 use crate::supervisor::exec::dying_with_us;
 use crate::supervisor::processes::{self, Process};
@@ -56,7 +57,8 @@ async fn keep(args: &ExecArgs) -> Result<u8, Failure> {
     if text != request::START {
         return Ok(0);
     }
-    let command = match start(args, streams) {
+    let cgroup = args.cgroup.clone().map(Cgroup::at);
+    let command = match start(args, cgroup.as_ref(), streams) {
         Ok(command) => command,
         Err(error) => {
             let _gone = control.send(&News::NotStarted(error).text());
@@ -66,6 +68,7 @@ async fn keep(args: &ExecArgs) -> Result<u8, Failure> {
     let mut kept = Kept {
         this,
         command,
+        cgroup,
         status: None,
         told: None,
         control,
@@ -82,11 +85,11 @@ async fn keep(args: &ExecArgs) -> Result<u8, Failure> {
 }
 
 /// The process number of the command, which has begun.
-fn start(args: &ExecArgs, streams: Vec<std::os::fd::OwnedFd>) -> Result<Pid, String> {
+fn start(args: &ExecArgs, cgroup: Option<&Cgroup>, streams: Vec<OwnedFd>) -> Result<Pid, String> {
     let Ok([stdin, stdout, stderr]) = <[_; 3]>::try_from(streams) else {
         return Err("its standard streams did not come".to_owned());
     };
-    let started = dying_with_us(&args.command, args.foreground)
+    let started = dying_with_us(&args.command, args.foreground, cgroup)
         .process_group(0)
         .stdin(Stdio::from(stdin))
         .stdout(Stdio::from(stdout))
@@ -103,6 +106,7 @@ fn start(args: &ExecArgs, streams: Vec<std::os::fd::OwnedFd>) -> Result<Pid, Str
 struct Kept {
     this: Process,
     command: Pid,
+    cgroup: Option<Cgroup>,
     /// Once it is reaped. Until then the number of its process group means this group.
     status: Option<i32>,
     /// What was told last.
@@ -123,15 +127,9 @@ impl Kept {
 
     /// A child has changed: the command, or an orphan that has fallen to us.
     fn look(&mut self) {
-        while !self.has_exited() {
-            match rustix::process::wait(WaitOptions::NOHANG) {
-                // It has exited between the two calls.
-                Ok(Some((pid, status))) if pid == self.command => {
-                    self.status = Some(status.as_raw());
-                }
-                Ok(Some(_)) => {}
-                _ => break,
-            }
+        // The command is not reaped: others send signals to its process group.
+        while let Some(dead) = processes::dead_child().filter(|dead| *dead != self.command) {
+            let _reaped = rustix::process::waitpid(Some(dead), WaitOptions::NOHANG);
         }
         if self.has_exited() {
             self.tell(News::Exited);
@@ -162,19 +160,30 @@ impl Kept {
         if self.status.is_none() {
             let _gone = rustix::process::kill_process_group(self.command, Signal::KILL);
         }
-        let mut left = !self.reap();
+        let mut left = self.is_left();
         for wait in processes::waits() {
             if !left {
                 break;
             }
+            if let Some(cgroup) = &self.cgroup {
+                cgroup.kill();
+            }
             tokio::time::sleep(wait).await;
             // Before they are reaped: the dead tell of their groups.
             let _living = processes::kill_below(&self.this);
-            left = !self.reap();
+            left = self.is_left();
+        }
+        if let Some(cgroup) = &self.cgroup {
+            cgroup.remove();
         }
         let status = self.status.unwrap_or(Signal::KILL.as_raw());
         self.tell(News::Ended { status, left });
         Ok(0)
+    }
+
+    fn is_left(&mut self) -> bool {
+        let is_populated = self.cgroup.as_ref().is_some_and(Cgroup::is_populated);
+        !self.reap() || is_populated
     }
 
     /// Whether no child is left. Then nothing of the command is: what has lost its parent would be

@@ -197,15 +197,20 @@ impl Running {
     }
 
     fn helper(&self, name: &str) -> Pid {
-        let mut found = None;
-        until(&format!("there is a {name}"), || {
-            found = children(self.pid())
-                .into_iter()
-                .find(|child| command_line(*child).contains(name) && is_alive(*child));
-            found.is_some()
-        });
-        found.unwrap()
+        child_called(self.pid(), name)
     }
+}
+
+/// A child whose command line holds this, once there is one.
+pub(crate) fn child_called(parent: Pid, name: &str) -> Pid {
+    let mut found = None;
+    until(&format!("there is a {name}"), || {
+        found = children(parent)
+            .into_iter()
+            .find(|child| command_line(*child).contains(name) && is_alive(*child));
+        found.is_some()
+    });
+    found.unwrap()
 }
 
 impl Drop for Running {
@@ -213,6 +218,18 @@ impl Drop for Running {
         let _ended = self.0.kill();
         let _status = self.0.wait();
     }
+}
+
+/// The child that has this number where it runs, which may be a PID namespace.
+pub(crate) fn child_numbered(parent: Pid, number: &str) -> Pid {
+    let has_number = |child: &Pid| {
+        let status = fs::read_to_string(folder_of(*child).join("status")).unwrap_or_default();
+        let mut lines = status.lines();
+        let numbers = lines.find_map(|line| line.strip_prefix("NSpid:"));
+        numbers.and_then(|all| all.split_whitespace().last()) == Some(number)
+    };
+    let found = children(parent).into_iter().find(has_number);
+    found.unwrap()
 }
 
 fn number(process: Pid) -> u32 {
@@ -246,6 +263,34 @@ pub(crate) fn until_dead(process: Pid) {
 
 pub(crate) fn stop(process: Pid) {
     process::freeze(number(process));
+}
+
+/// Where the kernel shows the cgroups of this process, if one can be made there.
+pub(crate) fn cgroup() -> Option<PathBuf> {
+    let ours = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
+    let path = ours.lines().find_map(|line| line.strip_prefix("0::/"));
+    let mounts = ["/sys/fs/cgroup", "/sys/fs/cgroup/unified"];
+    let found = path.and_then(|path| {
+        let below = |mount: &&str| Path::new(mount).join("cgroup.procs").exists();
+        Some(Path::new(mounts.iter().find(|mount| below(mount))?).join(path))
+    });
+    let trial = found
+        .as_ref()
+        .map(|it| it.join(format!("try-{}", std::process::id())));
+    let works = trial.is_some_and(|trial| {
+        let works = fs::create_dir(&trial).is_ok() && trial.join("cgroup.kill").exists();
+        let _made = fs::remove_dir(&trial);
+        works
+    });
+    if !works {
+        println!("LEFT OUT: no cgroup can be made here");
+        return None;
+    }
+    found
+}
+
+pub(crate) fn has_cgroups() -> bool {
+    cgroup().is_some()
 }
 
 pub(crate) fn stderr(output: &Output) -> String {

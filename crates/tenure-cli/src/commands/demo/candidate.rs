@@ -75,7 +75,7 @@ impl CandidateProcess {
             "--record",
         ]);
         command.push(record.into_os_string());
-        let mut starter = dying_with_us(&command, false);
+        let mut starter = dying_with_us(&command, false, None);
         // The caller's own settings are not the demo's.
         for (name, _) in std::env::vars_os() {
             if name.to_string_lossy().starts_with("TENURE_") {

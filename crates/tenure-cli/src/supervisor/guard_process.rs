@@ -1,0 +1,238 @@
+//! `tenure __guard`: the process of the [guard](crate::supervisor::guard).
+
+use std::fs::File;
+use std::io;
+use std::thread;
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::process::{Pid, PidfdFlags, Signal};
+use rustix::time::{Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags};
+use tenure::{BootClock, Clock as _, Time};
+
+use crate::failure::Failure;
+use crate::options::GuardArgs;
+use crate::supervisor::cgroup::Cgroup;
+use crate::supervisor::processes::{self, Process};
+use crate::supervisor::signals;
+use crate::supervisor::subreaper;
+
+/// What the guard says when its timer is set.
+pub(crate) const READY: u8 = b'r';
+
+/// What the guard says before it kills because it is time.
+pub(crate) const KILLS: u8 = b'!';
+
+/// What comes before the number of the command's process group.
+pub(crate) const GROUP: char = 'g';
+
+/// `tenure __guard`: watches until the pipe is closed.
+pub(crate) fn serve(args: &GuardArgs) -> Result<u8, Failure> {
+    let subreaper = beside_us(args.subreaper)?;
+    // We leave when `tenure` does.
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_io()
+        .build()
+        .map_err(|error| Failure::new(format!("cannot handle signals: {error}")))?;
+    let _context = runtime.enter();
+    let _ignored = signals::ignore_requests_to_end()?;
+    let cgroup = args.cgroup.clone().map(Cgroup::at);
+    GuardProcess::new(subreaper, cgroup, Time::from_nanos(args.until))
+        .and_then(|mut guard| guard.serve())
+        .map_err(|error| Failure::new(format!("the guard cannot go on: {error}")))?;
+    Ok(0)
+}
+
+/// The subreaper, which has the same parent as we have: nothing else is ever killed.
+fn beside_us(number: i32) -> Result<Process, Failure> {
+    let subreaper = group_of_a_command(number).and_then(Process::read);
+    let parent = rustix::process::getppid().map(|parent| parent.as_raw_nonzero().get());
+    let beside = subreaper.filter(|subreaper| Some(subreaper.parent) == parent);
+    beside.ok_or_else(|| {
+        Failure::new(format!(
+            "{number} is not the subreaper of a command; only `tenure run` starts this"
+        ))
+    })
+}
+
+/// Before it is done: once the command is dead, we may be killed any moment.
+fn report_kill() {
+    // Nobody may be there to read it any more. One byte into an empty pipe does not block.
+    let _gone = rustix::io::write(io::stdout(), &[KILLS]);
+}
+
+/// What the guard's process does.
+struct GuardProcess {
+    /// Runs during suspend too, so that the command is killed right after it.
+    timer: File,
+    subreaper: Process,
+    group: Option<Pid>,
+    cgroup: Option<Cgroup>,
+    until: Time,
+    /// What was read of a line whose end has not come yet.
+    partial: String,
+}
+
+impl GuardProcess {
+    fn new(subreaper: Process, cgroup: Option<Cgroup>, until: Time) -> io::Result<Self> {
+        let flags = TimerfdFlags::CLOEXEC | TimerfdFlags::NONBLOCK;
+        let timer = rustix::time::timerfd_create(TimerfdClockId::Boottime, flags)?;
+        let guard = Self {
+            timer: File::from(timer),
+            subreaper,
+            group: None,
+            cgroup,
+            until,
+            partial: String::new(),
+        };
+        guard.set_timer()?;
+        Ok(guard)
+    }
+
+    fn serve(&mut self) -> io::Result<()> {
+        rustix::io::write(io::stdout(), &[READY])?;
+        let times = io::stdin();
+        let mut killed = false;
+        loop {
+            let mut ready = [
+                PollFd::new(&times, PollFlags::IN),
+                PollFd::new(&self.timer, PollFlags::IN),
+            ];
+            // Once it has fired, the timer is not asked any more.
+            let asked = if killed { 1 } else { 2 };
+            match poll(&mut ready[..asked], None::<&Timespec>) {
+                Ok(_) | Err(rustix::io::Errno::INTR) => {}
+                Err(error) => return Err(error.into()),
+            }
+            // First what was written: it may put the time off.
+            let written = !ready[0].revents().is_empty();
+            if written && !self.read(&times)? {
+                self.kill_all();
+                return Ok(());
+            }
+            if !killed && BootClock.now() >= self.until {
+                report_kill();
+                self.kill_all();
+                killed = true;
+            }
+        }
+    }
+
+    /// Reads what there is; `false` when there never will be more.
+    fn read(&mut self, times: &io::Stdin) -> io::Result<bool> {
+        let mut buffer = [0; 4096];
+        match rustix::io::read(times, &mut buffer) {
+            Ok(0) => return Ok(false),
+            Ok(count) => self
+                .partial
+                .push_str(&String::from_utf8_lossy(&buffer[..count])),
+            Err(rustix::io::Errno::INTR) => {}
+            Err(error) => return Err(error.into()),
+        }
+        while let Some((line, rest)) = self.partial.split_once('\n') {
+            // Only a tenure of another version could write anything else.
+            if let Ok(nanos) = line.parse() {
+                self.until = Time::from_nanos(nanos);
+            } else if let Some(number) = line.strip_prefix(GROUP) {
+                self.group = number.parse().ok().and_then(group_of_a_command);
+            }
+            self.partial = rest.to_owned();
+        }
+        self.set_timer()?;
+        Ok(true)
+    }
+
+    fn set_timer(&self) -> io::Result<()> {
+        // Zero would switch the timer off.
+        let at = self.until.as_nanos().max(1);
+        let clamp = |part: u64| i64::try_from(part).unwrap_or(i64::MAX);
+        let setting = Itimerspec {
+            it_interval: Timespec::default(),
+            it_value: Timespec {
+                tv_sec: clamp(at / 1_000_000_000),
+                tv_nsec: clamp(at % 1_000_000_000),
+            },
+        };
+        rustix::time::timerfd_settime(&self.timer, TimerfdTimerFlags::ABSTIME, &setting)?;
+        Ok(())
+    }
+
+    /// Kills until nothing is left. As long as we live, others see that not everything of the
+    /// leader is dead.
+    fn kill_all(&self) {
+        self.end_subreaper();
+        for wait in processes::waits() {
+            let is_gone = self.cgroup_is_gone();
+            let _living = processes::kill_below(&self.subreaper);
+            // The subreaper ends when nothing is left.
+            if !self.subreaper_lives() && self.group_is_gone() && is_gone {
+                return;
+            }
+            thread::sleep(wait);
+        }
+    }
+
+    fn cgroup_is_gone(&self) -> bool {
+        let Some(cgroup) = &self.cgroup else {
+            return true;
+        };
+        cgroup.kill();
+        let is_gone = !cgroup.is_populated();
+        if is_gone {
+            cgroup.remove();
+        }
+        is_gone
+    }
+
+    fn end_subreaper(&self) {
+        let opened = rustix::process::pidfd_open(self.subreaper.pid, PidfdFlags::empty());
+        if !self.subreaper_lives() {
+            return;
+        }
+        for signal in [subreaper::END, Signal::CONT] {
+            let _gone = match &opened {
+                Ok(opened) => rustix::process::pidfd_send_signal(opened, signal),
+                Err(_) => rustix::process::kill_process(self.subreaper.pid, signal),
+            };
+        }
+    }
+
+    fn subreaper_lives(&self) -> bool {
+        let subreaper = Process::read(self.subreaper.pid);
+        subreaper.is_some_and(|it| it.start == self.subreaper.start && it.is_alive())
+    }
+
+    /// Kills the command's group when its subreaper is dead too: then the command was killed with
+    /// it, and this is what can still be known.
+    fn group_is_gone(&self) -> bool {
+        let Some(group) = self.group else {
+            return true;
+        };
+        let _refused = rustix::process::kill_process_group(group, Signal::KILL);
+        processes::is_gone(group)
+    }
+}
+
+/// To a system call, 0 means our own group and 1 (as -1) every process there is.
+fn group_of_a_command(number: i32) -> Option<Pid> {
+    (number > 1).then(|| Pid::from_raw(number)).flatten()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_group_of_its_own_is_ever_killed() {
+        for number in [i32::MIN, -2, -1, 0, 1] {
+            assert!(group_of_a_command(number).is_none(), "{number}");
+        }
+        assert!(group_of_a_command(2).is_some());
+    }
+
+    #[test]
+    fn only_what_is_below_a_process_beside_us_is_ever_killed() {
+        for number in [i32::MIN, -1, 0, 1, i32::MAX] {
+            assert!(beside_us(number).is_err(), "{number}");
+        }
+    }
+}
