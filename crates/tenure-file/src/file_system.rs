@@ -1,11 +1,12 @@
 //! Whether a directory is one that processes can share locks in.
 
-use std::ffi::OsStr;
 use std::fs;
 use std::io;
 use std::path::Path;
+use std::time::{Duration, SystemTime};
 
 use rustix::fs::Mode;
+use rustix::io::Errno;
 #[cfg(target_os = "linux")]
 use tenure_core::ErrorKind;
 use tenure_core::{Error, Operation, random_u64};
@@ -13,6 +14,13 @@ use tenure_core::{Error, Operation, random_u64};
 use crate::errors::{Action, During as _, StoreError};
 use crate::open_dir::OpenDir;
 use crate::trust::Sharing;
+
+/// What a directory is called until it has its owner, group and mode. No lock has such a name.
+const UNFINISHED: &str = ".new-";
+
+/// Nobody takes so long to give it its name, unless it was killed. Only directories are removed
+/// after that, and only empty ones, so a clock that jumps makes somebody try again.
+const TIME_TO_NAME: Duration = Duration::from_secs(3600);
 
 /// Makes the directory, with its parents, if `create` says so; fails unless it can be read and
 /// searched.
@@ -32,13 +40,31 @@ pub(crate) fn prepare(path: &Path, create: bool, sharing: &Sharing) -> Result<Op
 }
 
 fn make(path: &Path, sharing: &Sharing) -> Result<OpenDir, StoreError> {
-    let (Some(parent), Some(name)) = (path.parent(), path.file_name().and_then(OsStr::to_str))
-    else {
+    let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else {
+        // The root, or a path that ends with "..".
         fs::create_dir_all(path).during(Action::Create, path)?;
         return OpenDir::open(path);
     };
     fs::create_dir_all(parent).during(Action::Create, parent)?;
-    make_in(&OpenDir::open(parent)?, name, sharing)
+    match name.to_str() {
+        Some(name) => make_in(&OpenDir::open(parent)?, name, sharing),
+        None => make_here(path, sharing),
+    }
+}
+
+/// Makes a directory whose name is no text: its owner's alone, until it is shared.
+fn make_here(path: &Path, sharing: &Sharing) -> Result<OpenDir, StoreError> {
+    let mode = Mode::RWXU;
+    match rustix::fs::mkdir(path, mode) {
+        // Somebody else made it, and shares it.
+        Err(Errno::EXIST) => return OpenDir::open(path),
+        made => made.map_err(io::Error::from).during(Action::Create, path)?,
+    }
+    let dir = OpenDir::open(path)?;
+    dir.share(sharing.group_id(), sharing.mode())
+        .during(Action::Share, path)?;
+    // As it is now.
+    OpenDir::open(path)
 }
 
 /// Makes a directory in another one, unless somebody else does at the same time. Its owner, group
@@ -50,8 +76,8 @@ pub(crate) fn make_in(
 ) -> Result<OpenDir, StoreError> {
     let path = parent.path(name);
     let number = random_u64().map_err(StoreError::NoNumber)?;
-    // No lock has such a name.
-    let temporary = format!(".new-{number:016x}");
+    remove_unfinished(parent);
+    let temporary = format!("{UNFINISHED}{number:016x}");
     parent
         .make(&temporary, Mode::RWXU)
         .during(Action::Create, &path)?;
@@ -62,6 +88,20 @@ pub(crate) fn make_in(
     match (named, parent.directory(name)) {
         (Err(error), Err(_)) => Err(error),
         (_, opened) => opened,
+    }
+}
+
+/// Removes what processes left that were killed while they made a directory: they are empty.
+fn remove_unfinished(parent: &OpenDir) {
+    let names = parent.names().unwrap_or_default();
+    for name in names.iter().filter(|name| name.starts_with(UNFINISHED)) {
+        let made = parent.stat_of(name).map(|stat| stat.st_mtime);
+        let made = made.ok().and_then(|at| u64::try_from(at).ok());
+        let made = made.map(|at| SystemTime::UNIX_EPOCH + Duration::from_secs(at));
+        let age = made.and_then(|made| made.elapsed().ok());
+        if age.is_some_and(|age| age > TIME_TO_NAME) {
+            let _in_use = parent.remove_directory(name);
+        }
     }
 }
 
@@ -177,6 +217,38 @@ pub(crate) fn check(_dir: &Path, _operation: Operation) -> Result<(), Error> {
 #[cfg(all(test, target_os = "linux"))]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_directory_is_private_also_when_its_name_is_no_text() {
+        use std::os::unix::ffi::OsStrExt as _;
+        use std::os::unix::fs::MetadataExt as _;
+
+        let parent = tempfile::TempDir::new().unwrap();
+        let sharing = Sharing::new(None);
+        for name in [b"text".as_slice(), b"no-\xff-text"] {
+            let path = parent.path().join(std::ffi::OsStr::from_bytes(name));
+            prepare(&path, true, &sharing).unwrap();
+            let mode = fs::metadata(&path).unwrap().mode();
+            assert_eq!(mode & 0o777, 0o700, "{}", path.display());
+        }
+    }
+
+    #[test]
+    fn what_a_killed_process_left_unfinished_is_removed_later() {
+        let parent = tempfile::TempDir::new().unwrap();
+        let (old, young) = (parent.path().join(".new-1"), parent.path().join(".new-2"));
+        for path in [&old, &young] {
+            fs::create_dir(path).unwrap();
+        }
+        let opened = fs::File::open(&old).unwrap();
+        opened
+            .set_modified(SystemTime::now() - 2 * TIME_TO_NAME)
+            .unwrap();
+        let dir = OpenDir::open(parent.path()).unwrap();
+        make_in(&dir, "job", &Sharing::new(None)).unwrap();
+        assert!(!old.exists());
+        assert!(young.exists(), "it may get its name yet");
+    }
 
     #[test]
     fn file_systems_that_are_not_local_are_refused() {

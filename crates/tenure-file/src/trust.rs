@@ -85,7 +85,7 @@ impl Sharing {
 
     fn judge_stat(&self, stat: &Stat, path: &Path) -> Result<Option<Unsafe>, StoreError> {
         let shown = path.display();
-        let fix = self.remedy(path);
+        let fix = self.remedy(path, stat.st_uid);
         if let Some(group) = &self.group {
             if stat.st_gid != group.id || stat.st_mode & GROUP_SHARES != GROUP_SHARES {
                 return Err(StoreError::Untrusted(Unsafe {
@@ -177,7 +177,7 @@ impl Sharing {
 
     /// The command for a directory, and for all that is in it: a record that its maker alone may
     /// read would keep the lock from everybody else.
-    fn remedy(&self, path: &Path) -> String {
+    fn remedy(&self, path: &Path, owner: u32) -> String {
         let path = quoted(path);
         match &self.group {
             Some(group) => format!(
@@ -185,6 +185,7 @@ impl Sharing {
                  chmod g+s {{}} +",
                 group.name
             ),
+            None if owner == self.user => format!("chmod -R go= {path}"),
             None => format!("chown -R {} {path} && chmod -R go= {path}", self.user),
         }
     }
@@ -215,4 +216,26 @@ pub(crate) fn check_group_name(name: &str) -> Result<(), Error> {
          number",
         name.chars().take(64).collect::<String>()
     )))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt as _;
+
+    use super::*;
+
+    #[test]
+    fn the_remedy_for_ones_own_directory_changes_no_owner() {
+        let place = tempfile::TempDir::new().unwrap();
+        fs::set_permissions(place.path(), fs::Permissions::from_mode(0o755)).unwrap();
+        let dir = OpenDir::open(place.path()).unwrap();
+        let warning = Sharing::new(None).judge(&dir).unwrap().unwrap();
+        assert!(warning.remedy.starts_with("chmod -R go="), "{warning}");
+        let others = Sharing {
+            user: 12345,
+            group: None,
+        };
+        let remedy = others.remedy(place.path(), 65534);
+        assert!(remedy.starts_with("chown -R 12345"), "{remedy}");
+    }
 }

@@ -11,7 +11,7 @@ use std::io;
 use std::mem;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, TryLockError};
 
 use tenure_core::Process;
 use tokio::sync::watch;
@@ -36,8 +36,11 @@ use nothing::Notifier;
 /// would hear of them.
 pub(crate) struct DirectoryWatcher {
     process: Process,
-    /// Also orders all subscribing and unsubscribing. The watcher's thread never takes it.
+    /// Also orders all subscribing and unsubscribing. The watcher's thread never takes it. Held
+    /// while a directory is looked up, which a disk that hangs may never end.
     notifier: Mutex<Option<Notifier>>,
+    /// Watches whose subscriptions ended meanwhile.
+    left: Mutex<Vec<i32>>,
     topics: Arc<Topics>,
     warned: AtomicBool,
 }
@@ -56,6 +59,7 @@ impl DirectoryWatcher {
         Self {
             process: Process::current(),
             notifier: Mutex::default(),
+            left: Mutex::default(),
             topics: Arc::default(),
             warned: AtomicBool::new(false),
         }
@@ -90,11 +94,28 @@ impl DirectoryWatcher {
             }
         };
         drop(topics);
-        Ok(Subscription {
+        let subscription = Subscription {
             topic,
             receiver: Some(receiver),
             watches: self.clone(),
-        })
+        };
+        self.end_left(notifier.as_ref());
+        Ok(subscription)
+    }
+
+    /// Ends the watches that nobody has a subscription of any more.
+    fn end_left(&self, notifier: Option<&Notifier>) {
+        let left = mem::take(&mut *hold(&self.left));
+        let mut topics = hold(&self.topics);
+        for topic in left {
+            let unused = |sender: &watch::Sender<Seen>| sender.receiver_count() == 0;
+            if topics.get(&topic).is_some_and(unused) {
+                topics.remove(&topic);
+                if let Some(notifier) = notifier {
+                    notifier.unwatch(topic);
+                }
+            }
+        }
     }
 
     /// Whether this is the first time that it is to be said that nothing can be watched.
@@ -144,19 +165,49 @@ impl Drop for Subscription {
             mem::forget(self.receiver.take());
             return;
         }
-        let notifier = hold(&self.watches.notifier);
         self.receiver = None;
-        let is_last = {
-            let mut topics = hold(&self.watches.topics);
-            let unused = |sender: &watch::Sender<Seen>| sender.receiver_count() == 0;
-            let is_last = topics.get(&self.topic).is_some_and(unused);
-            if is_last {
-                topics.remove(&self.topic);
-            }
-            is_last
+        hold(&self.watches.left).push(self.topic);
+        // Whoever is dropped must not wait for a disk: then the next one who comes by does it.
+        let notifier = match self.watches.notifier.try_lock() {
+            Ok(notifier) => notifier,
+            Err(TryLockError::Poisoned(notifier)) => notifier.into_inner(),
+            Err(TryLockError::WouldBlock) => return,
         };
-        if is_last && let Some(watcher) = &*notifier {
-            watcher.unwatch(self.topic);
-        }
+        self.watches.end_left(notifier.as_ref());
+    }
+}
+
+#[cfg(all(test, target_os = "linux"))]
+#[allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
+mod tests {
+    use std::sync::mpsc;
+    use std::thread;
+    use std::time::Duration;
+
+    use super::*;
+
+    #[test]
+    fn a_subscription_ends_while_another_one_waits_for_a_disk() {
+        let dir = tempfile::TempDir::new().unwrap();
+        let watcher = Arc::new(DirectoryWatcher::new());
+        let first = watcher.subscribe(dir.path()).unwrap();
+        let (ended, is_ended) = mpsc::channel();
+        // As if a directory were being looked up on a disk that hangs.
+        let hanging = hold(&watcher.notifier);
+        thread::spawn(move || {
+            drop(first);
+            ended.send(()).unwrap();
+        });
+        is_ended.recv_timeout(Duration::from_secs(60)).unwrap();
+        drop(hanging);
+        let other = tempfile::TempDir::new().unwrap();
+        let second = watcher.subscribe(other.path()).unwrap();
+        assert_eq!(
+            hold(&watcher.topics).len(),
+            1,
+            "the first one's watch ended"
+        );
+        drop(second);
+        assert!(hold(&watcher.topics).is_empty());
     }
 }
