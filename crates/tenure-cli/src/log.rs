@@ -5,12 +5,13 @@
 //! keep up with is counted and dropped.
 
 use std::io::{self, Write};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 use std::sync::{Arc, OnceLock};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use serde_json::json;
 use tracing_subscriber::fmt::MakeWriter;
 
 /// How many texts wait to be written.
@@ -25,6 +26,9 @@ const AGAIN: Duration = Duration::from_millis(5);
 /// Started with the first text.
 static STANDARD_ERROR: OnceLock<Queue> = OnceLock::new();
 
+/// Whether errors are written as JSON.
+static AS_JSON: AtomicBool = AtomicBool::new(false);
+
 enum Text {
     Line(Vec<u8>),
     /// All before it is written.
@@ -37,6 +41,27 @@ struct Queue {
     texts: Option<SyncSender<Text>>,
     /// Texts that were not written since the last one that was.
     dropped: Arc<AtomicU64>,
+}
+
+/// From now on errors are JSON objects, one per line.
+pub(crate) fn write_json() {
+    AS_JSON.store(true, Ordering::Relaxed);
+}
+
+/// A line that tells an error.
+pub(crate) fn error_line(message: &str, exit_code: u8) -> String {
+    if AS_JSON.load(Ordering::Relaxed) {
+        let told = json!({ "error": message, "exit_code": exit_code });
+        return format!("{told}\n");
+    }
+    format!("tenure: {message}\n")
+}
+
+fn warning_line(message: &str) -> String {
+    if AS_JSON.load(Ordering::Relaxed) {
+        return format!("{}\n", json!({ "level": "WARN", "message": message }));
+    }
+    format!("tenure: {message}\n")
 }
 
 /// Writes `text` to standard error, or drops it. Never blocks.
@@ -123,10 +148,9 @@ fn tell_dropped(out: &mut impl Write, dropped: u64) -> io::Result<()> {
     if dropped == 0 {
         return Ok(());
     }
-    writeln!(
-        out,
-        "tenure: {dropped} lines of the log were dropped, because nobody read standard error"
-    )
+    let told =
+        format!("{dropped} lines of the log were dropped, because nobody read standard error");
+    out.write_all(warning_line(&told).as_bytes())
 }
 
 /// Standard error for `tracing`.

@@ -9,11 +9,13 @@ compile_error!(
 mod backend_file;
 mod commands;
 mod failure;
+mod help;
 mod log;
 mod options;
 mod output;
 mod supervisor;
 
+use std::ffi::OsString;
 use std::io::{self, IsTerminal as _};
 use std::process::ExitCode;
 
@@ -23,22 +25,25 @@ use tracing_subscriber::EnvFilter;
 use tracing_subscriber::filter::Directive;
 
 use crate::commands::run::WAITING;
-use crate::commands::{bench, demo, doctor, run, status, watch};
+use crate::commands::{bench, demo, doctor, pages, run, status, version, watch};
 use crate::failure::{Failure, exit};
-use crate::options::{Cli, Command};
+use crate::options::{Cli, Command, LogFormat};
 use crate::output::harmless;
 use crate::supervisor::{exec, guard_process, subreaper};
 
-/// The variable that says what to log.
-const LOG: &str = "TENURE_LOG";
+/// The variables that say what to log; the first one that is set counts.
+const LOG: [&str; 2] = ["TENURE_LOG", "RUST_LOG"];
 
 fn main() -> ExitCode {
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(error) => return usage(&error),
     };
+    if cli.log_format == LogFormat::Json || cli.command.prints_json() {
+        log::write_json();
+    }
     if !cli.command.is_part_of_run() {
-        log_to_stderr();
+        log_to_stderr(cli.log_format);
     }
     let outcome = match cli.command {
         Command::Run(args) => run::run(args),
@@ -49,6 +54,9 @@ fn main() -> ExitCode {
         Command::Demo(args) => demo::demo(args),
         #[cfg(any(feature = "kube-lease", feature = "kube-configmap"))]
         Command::Rbac(args) => commands::rbac::rbac(args),
+        Command::Version(args) => version::version(&args),
+        Command::Completions(args) => pages::completions(&args),
+        Command::Man(args) => pages::man(&args),
         Command::Exec(args) => Err(exec::exec(&args)),
         Command::Guard(args) => guard_process::serve(&args),
         Command::Subreaper(args) => subreaper::serve(&args),
@@ -63,7 +71,7 @@ fn main() -> ExitCode {
 }
 
 fn complain(failure: &Failure) {
-    log::write(&format!("tenure: {failure}\n"));
+    log::write(&log::error_line(&failure.to_string(), failure.code));
 }
 
 /// Help and version go to standard output; the rest is an error, which may quote what was typed:
@@ -71,7 +79,15 @@ fn complain(failure: &Failure) {
 fn usage(error: &clap::Error) -> ExitCode {
     if error.use_stderr() {
         let text = format!("{error}{}", missing_dashes(error));
-        log::write(&harmless(&tenure::redact(&text)));
+        let text = harmless(&tenure::redact(&text));
+        if is_json_asked_for() {
+            log::write_json();
+        }
+        // What is printed without an error, as without any argument, is the help.
+        match text.strip_prefix("error: ") {
+            Some(text) => log::write(&log::error_line(text.trim_end(), exit::ERROR)),
+            None => log::write(&text),
+        }
         log::flush();
         ExitCode::from(exit::ERROR)
     } else {
@@ -79,6 +95,20 @@ fn usage(error: &clap::Error) -> ExitCode {
         let _closed = error.print();
         ExitCode::SUCCESS
     }
+}
+
+/// As far as a command line tells that cannot be understood.
+fn is_json_asked_for() -> bool {
+    let arguments: Vec<_> = std::env::args_os()
+        .skip(1)
+        .take_while(|it| it != "--")
+        .collect();
+    let is_format = |pair: &[OsString]| pair[0] == "--log-format" && pair[1] == "json";
+    arguments
+        .iter()
+        .any(|it| it == "--json" || it == "--log-format=json")
+        || arguments.windows(2).any(is_format)
+        || std::env::var_os("TENURE_LOG_FORMAT").is_some_and(|it| it == "json")
 }
 
 /// What is missing when the command of `run` is taken for an option.
@@ -91,36 +121,38 @@ fn missing_dashes(error: &clap::Error) -> &'static str {
     ""
 }
 
-fn log_to_stderr() {
+fn log_to_stderr(format: LogFormat) {
     let terminal = io::stderr().is_terminal();
     let default = if terminal {
         "warn,tenure=info".to_owned()
     } else {
         format!("warn,{WAITING}=info")
     };
-    let chosen = std::env::var(LOG).unwrap_or_default();
-    let filter = if chosen.is_empty() {
-        EnvFilter::new(default)
-    } else {
-        EnvFilter::new(understood(&chosen))
+    let chosen = LOG.map(|name| (name, std::env::var(name).unwrap_or_default()));
+    let filter = match chosen.iter().find(|(_, chosen)| !chosen.is_empty()) {
+        None => EnvFilter::new(default),
+        Some((name, chosen)) => EnvFilter::new(understood(name, chosen)),
     };
-    tracing_subscriber::fmt()
+    let lines = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(log::Log)
         // It would tell of them on standard error, and panic when that is what is closed: whoever
         // reads the log may go at any time, and the term goes on.
         .log_internal_errors(false)
-        .with_ansi(terminal && std::env::var_os("NO_COLOR").is_none_or(|v| v.is_empty()))
-        .init();
+        .with_ansi(terminal && std::env::var_os("NO_COLOR").is_none_or(|v| v.is_empty()));
+    match format {
+        LogFormat::Text => lines.init(),
+        LogFormat::Json => lines.json().flatten_event(true).with_ansi(false).init(),
+    }
 }
 
 /// The directives of `chosen` that can be obeyed. The filter itself would complain about the others
 /// in a way that panics when standard error is closed.
-fn understood(chosen: &str) -> String {
+fn understood(name: &str, chosen: &str) -> String {
     let is_understood = |directive: &&str| match directive.parse::<Directive>() {
         Ok(_) => true,
         Err(error) => {
-            let complaint = format!("ignoring \"{directive}\" in {LOG}: {error}");
+            let complaint = format!("ignoring \"{directive}\" in {name}: {error}");
             complain(&Failure::new(harmless(&complaint)));
             false
         }

@@ -34,7 +34,7 @@ fn of_many_below_xargs_one_works_at_a_time() {
     let place = Place::new();
     // Whoever works finds no one else at work.
     let work = "mkdir at-work || echo two >> faults; echo >> turns; rmdir at-work";
-    let script = format!("seq 6 | xargs -P 6 -I N $RUN --id candidate-N -- sh -c '{work}'");
+    let script = format!("seq 6 | xargs -P 6 -I @ $RUN --id candidate-@ -- sh -c '{work}'");
     let output = shell(&place, &script).output().unwrap();
     assert_eq!(output.status.code(), Some(0), "{output:?}");
     assert_eq!(place.read("turns").lines().count(), 6, "{output:?}");
@@ -162,7 +162,7 @@ fn a_full_disk_below_the_store_stops_the_command_in_time() {
 fn a_full_file_system_is_waited_for_and_stops_the_command() {
     let place = Place::new();
     fs::create_dir(place.path("store")).unwrap();
-    let script = r#"mount -t tmpfs -o size=64k,mode=700 none store || exit 200
+    let script = r"mount -t tmpfs -o size=64k,mode=700 none store || exit 200
         fill() { dd if=/dev/zero of=store/filled bs=4k 2> /dev/null; }
         fill
         $RUN --policy fast -- sh -c 'echo $$ >> terms; until [ -e end ]; do sleep 0.01; done' 2> log &
@@ -173,7 +173,7 @@ fn a_full_file_system_is_waited_for_and_stops_the_command() {
         fill; while kill -0 $(head -1 terms) 2> /dev/null; do sleep 0.01; done
         rm store/filled
         until [ $(wc -l < terms) = 2 ]; do sleep 0.01; done
-        touch end; wait %1"#;
+        touch end; wait %1";
     let mut unshare = Command::new("unshare");
     unshare
         .args(["--mount", "sh", "-c", script])

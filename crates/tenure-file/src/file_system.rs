@@ -54,8 +54,7 @@ fn make(path: &Path, sharing: &Sharing) -> Result<OpenDir, StoreError> {
 
 /// Makes a directory whose name is no text: its owner's alone, until it is shared.
 fn make_here(path: &Path, sharing: &Sharing) -> Result<OpenDir, StoreError> {
-    let mode = Mode::RWXU;
-    match rustix::fs::mkdir(path, mode) {
+    match rustix::fs::mkdir(path, Mode::RWXU) {
         // Somebody else made it, and shares it.
         Err(Errno::EXIST) => return OpenDir::open(path),
         made => made.map_err(io::Error::from).during(Action::Create, path)?,

@@ -3,8 +3,10 @@
 pub(crate) mod bench;
 pub(crate) mod demo;
 pub(crate) mod doctor;
+pub(crate) mod pages;
 #[cfg(any(feature = "kube-lease", feature = "kube-configmap"))]
 pub(crate) mod rbac;
 pub(crate) mod run;
 pub(crate) mod status;
+pub(crate) mod version;
 pub(crate) mod watch;

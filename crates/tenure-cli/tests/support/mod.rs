@@ -24,7 +24,8 @@ pub(crate) fn tenure() -> Command {
         .arg("--default-signal")
         .arg(env!("CARGO_BIN_EXE_tenure"));
     for (name, _) in std::env::vars_os() {
-        if name.to_string_lossy().starts_with("TENURE_") {
+        let name_text = name.to_string_lossy();
+        if name_text.starts_with("TENURE_") || name_text == "RUST_LOG" {
             command.env_remove(name);
         }
     }

@@ -1,0 +1,72 @@
+//! What `--help` says after the options.
+
+pub(crate) const EXAMPLES: &str = "\
+Examples:
+  Run a batch job on one of many hosts at a time; start this on each of them:
+    tenure run --backend file:///var/lib/batch --lock nightly-batch -- ./batch.sh
+
+  Who leads?
+    tenure status --backend file:///var/lib/batch --lock nightly-batch
+
+Each option can be given as the environment variable shown beside it. TENURE_LOG sets what is
+logged on standard error: error, warn, info, debug or trace. It is warn by default, and info when
+standard error is a terminal. RUST_LOG does the same where TENURE_LOG is not set.
+
+Errors are told on standard error, with exit code 2. With --json or --log-format json they are one
+JSON object. All exit codes and the JSON of each command: docs/command-line.md.";
+
+pub(crate) const RUN_HELP: &str = "\
+CMD runs in a process group of its own, with TENURE_LOCK, TENURE_IDENTITY and TENURE_TOKEN (the
+term's fencing token) in its environment. It gets TENURE_BACKEND only with --pass-backend.
+
+  CMD exits              the lock is released; tenure exits with CMD's code, or 128 + N when
+                         signal N killed CMD. What CMD left running is killed first.
+  leadership is lost     CMD gets SIGTERM, and SIGKILL before another can be elected; then
+                         tenure campaigns again, or exits with 75 (--exit-on-loss).
+  SIGTERM, SIGINT        are passed on to CMD, which is awaited; then the lock is released. A
+                         second one, or the end of --drain-limit, kills CMD. What comes within
+                         half a second is the same request: GNU timeout sends two.
+  other signals          are passed on to CMD. A candidate that waits ends with SIGTERM, SIGINT,
+                         SIGQUIT and SIGHUP, and ignores the others.
+  tenure is killed       CMD is killed at once.
+  tenure is stopped      CMD is killed before another can be elected.
+  CMD is stopped         CMD is killed after the stop grace, and the lock is given up.
+  a terminal             if tenure is in its foreground, CMD is. Ctrl-Z stops both; after fg both
+                         go on if the term is still valid. In the background CMD gets no input.
+
+To kill CMD is to kill everything that it has started, also what has left its process group or is
+a daemon. Where tenure may make a cgroup v2 below its own, CMD runs there. tenure cannot kill these,
+so they may work on without the lock:
+
+  another user           what runs as another user (sudo, su, set-uid), unless tenure is root or
+                         CMD has a cgroup
+  another init system    what CMD has only asked others to start (systemd-run, at, docker run)
+  all at once            what has left CMD's process group, when tenure, tenure __subreaper and
+                         tenure __guard are all killed with SIGKILL; not in a container that ends
+                         with tenure. With a cgroup, a tenure that is elected in the same place
+                         later kills it before it starts its own CMD
+
+Not elected with --try, or within --wait: exit code 69. CMD was not started then; after a term that
+was lost the code is 75.
+
+CMD that cannot be found gives exit code 127, CMD that cannot be executed 126.";
+
+pub(crate) const STATUS_HELP: &str = "\
+Exit code 0 when there is a leader, 1 when there is none, 2 on an error.
+
+Where leases are judged by observation, a record may name a leader that nobody has seen renewing
+yet: that is the state \"unknown\" with a leader, and exit code 0.";
+
+pub(crate) const DOCTOR_HELP: &str = "\
+Looks only: nothing is changed at the store, and no election is disturbed.
+
+Exit code 0 when all is fine, 1 when there are warnings, 2 when nobody could be elected or nobody
+should rely on it.";
+
+pub(crate) const BENCH_HELP: &str = "\
+One after the other, for under a minute, by two candidates on a lock of a name that nobody else has.
+The lock is released in the end, also on SIGINT and SIGTERM; what a store keeps of a released lock
+is told, since candidates have no right to delete.
+
+A store that others may use is not loaded without asking; --yes is the answer for scripts. Nobody is
+asked about file: and memory: URLs.";

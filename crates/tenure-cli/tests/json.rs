@@ -1,0 +1,214 @@
+//! What is printed as JSON is what `docs/tenure.schema.json` says, and what packages install.
+
+#![allow(clippy::unwrap_used, reason = "helpers of tests are tests")]
+
+mod support;
+
+use std::fs;
+use std::io::{BufRead as _, BufReader};
+use std::path::Path;
+use std::process::Stdio;
+
+use serde_json::{Map, Value};
+use support::{ENDLESS, Place, Running, stderr, stdout, tenure};
+
+fn docs(name: &str) -> String {
+    let docs = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs");
+    fs::read_to_string(docs.join(name)).unwrap()
+}
+
+/// Holds a value against a definition of the schema.
+fn assert_is(definition: &str, text: &str) -> Value {
+    let schema: Value = serde_json::from_str(&docs("tenure.schema.json")).unwrap();
+    let value: Value = serde_json::from_str(text).unwrap_or_else(|_| panic!("{text}"));
+    check(&schema["$defs"][definition], &value, definition);
+    value
+}
+
+/// The part of JSON Schema that ours uses; any other word fails.
+fn check(schema: &Value, value: &Value, at: &str) {
+    let empty = Map::new();
+    let object = value.as_object().unwrap_or(&empty);
+    let properties = schema.get("properties").and_then(Value::as_object);
+    for (word, says) in schema
+        .as_object()
+        .unwrap_or_else(|| panic!("{at}: no schema"))
+    {
+        match word.as_str() {
+            "description" => {}
+            "type" => {
+                let one = std::slice::from_ref(says);
+                let types = says.as_array().map_or(one, Vec::as_slice);
+                let fits = types.iter().any(|it| is_a(value, it.as_str().unwrap()));
+                assert!(fits, "{at}: {value} is not {says}");
+            }
+            "enum" => assert!(says.as_array().unwrap().contains(value), "{at}: {value}"),
+            "required" => {
+                for name in says.as_array().unwrap() {
+                    assert!(
+                        object.contains_key(name.as_str().unwrap()),
+                        "{at}: no {name}"
+                    );
+                }
+            }
+            "additionalProperties" => {
+                assert_eq!(says, &Value::Bool(false));
+                for name in object.keys() {
+                    assert!(
+                        properties.unwrap().contains_key(name),
+                        "{at}: {name} is new"
+                    );
+                }
+            }
+            "properties" => {
+                for (name, schema) in says.as_object().unwrap() {
+                    if let Some(value) = object.get(name) {
+                        check(schema, value, &format!("{at}.{name}"));
+                    }
+                }
+            }
+            "items" => {
+                for value in value.as_array().unwrap() {
+                    check(says, value, &format!("{at}[]"));
+                }
+            }
+            other => panic!("{at}: this test does not know the word {other}"),
+        }
+    }
+}
+
+fn is_a(value: &Value, kind: &str) -> bool {
+    match kind {
+        "string" => value.is_string(),
+        "integer" => value.is_u64() || value.is_i64(),
+        "number" => value.is_number(),
+        "boolean" => value.is_boolean(),
+        "array" => value.is_array(),
+        "object" => value.is_object(),
+        "null" => value.is_null(),
+        other => panic!("{other}"),
+    }
+}
+
+#[test]
+fn every_command_prints_the_json_that_the_schema_says() {
+    let place = Place::new();
+    place.make_store();
+    let print = |arguments: &[&str]| {
+        let mut command = tenure();
+        command.args(arguments).args(["--json"]);
+        if arguments != ["version"] {
+            command.args(["--backend", &place.url()]);
+        }
+        if ["status", "watch"].contains(&arguments[0]) {
+            command.args(["--lock", place.lock()]);
+        }
+        stdout(&command.output().unwrap())
+    };
+    assert_eq!(assert_is("status", &print(&["status"]))["state"], "free");
+    let options = ["--id", "alice", "--lease", ENDLESS];
+    let _leader = place.start(&options, "exec sleep 1000");
+    place.until_led_by("alice");
+    let status = assert_is("status", &print(&["status"]));
+    assert_eq!(
+        (&status["leader"], &status["token"]),
+        (&"alice".into(), &1.into())
+    );
+    let mut watch = place.tenure("watch");
+    let mut watch = Running::start(watch.arg("--json").stdout(Stdio::piped()));
+    let lines = BufReader::new(watch.0.stdout.take().unwrap());
+    for line in lines.lines().take(1) {
+        assert_is("watch", &line.unwrap());
+    }
+    let doctor = assert_is("doctor", &print(&["doctor"]));
+    assert!(!doctor["checks"].as_array().unwrap().is_empty());
+    assert_is("bench", &print(&["bench"]));
+    let version = assert_is("version", &print(&["version"]));
+    assert!(
+        version["features"]
+            .as_array()
+            .unwrap()
+            .contains(&"file".into())
+    );
+}
+
+#[test]
+fn errors_are_json_where_json_is_asked_for_and_have_one_prefix_elsewhere() {
+    let failing = |arguments: &[&str]| {
+        let output = tenure().args(arguments).output().unwrap();
+        assert_eq!(output.status.code(), Some(2), "{output:?}");
+        stderr(&output)
+    };
+    let bad_url = ["status", "--backend", "mysql://h", "--lock", "job"];
+    let wrong_usage = ["status", "--no-such-option"];
+    for arguments in [&bad_url[..], &wrong_usage] {
+        let text = failing(arguments);
+        assert!(text.starts_with("tenure: "), "{text}");
+        for more in [&["--json"] as &[&str], &["--log-format", "json"]] {
+            let text = failing(&[arguments, more].concat());
+            let error = assert_is("error", &text);
+            assert_eq!(error["exit_code"], 2);
+        }
+    }
+}
+
+#[test]
+fn the_log_can_be_json_and_rust_log_says_what_is_logged() {
+    let place = Place::new();
+    let log = |variables: &[(&str, &str)]| {
+        let mut run = place.run(&["--log-format", "json"], "exit 0");
+        let output = run.envs(variables.iter().copied()).output().unwrap();
+        assert_eq!(output.status.code(), Some(0), "{output:?}");
+        stderr(&output)
+    };
+    assert_eq!(log(&[]), "");
+    let lines = log(&[("RUST_LOG", "info")]);
+    assert!(lines.lines().count() > 1, "{lines}");
+    for line in lines.lines() {
+        assert_is("log", line);
+    }
+    assert!(lines.contains("\"token\":"), "{lines}");
+    // The own variable goes first.
+    let both = [("RUST_LOG", "info"), ("TENURE_LOG", "error")];
+    assert_eq!(log(&both), "");
+    for line in log(&[("RUST_LOG", "=,=")]).lines() {
+        assert!(
+            assert_is("error", line)["error"]
+                .as_str()
+                .unwrap()
+                .contains("RUST_LOG")
+        );
+    }
+}
+
+#[test]
+fn completions_and_manual_pages_show_what_there_is_and_nothing_hidden() {
+    for shell in ["bash", "zsh", "fish"] {
+        let output = tenure().args(["completions", shell]).output().unwrap();
+        let script = stdout(&output);
+        assert!(
+            script.contains("--hold-for") || script.contains("hold-for"),
+            "{shell}"
+        );
+    }
+    let place = Place::new();
+    let output = tenure().arg("man").arg(place.path("man")).output().unwrap();
+    assert_eq!(output.status.code(), Some(0), "{output:?}");
+    let pages = fs::read_dir(place.path("man")).unwrap();
+    let names: Vec<String> = pages
+        .map(|page| page.unwrap().file_name().into_string().unwrap())
+        .collect();
+    for name in ["tenure.1", "tenure-run.1", "tenure-status.1"] {
+        assert!(names.iter().any(|it| it == name), "{names:?}");
+    }
+    assert!(!names.iter().any(|it| it.contains("__")), "{names:?}");
+    assert!(place.read("man/tenure-run.1").contains("SIGTERM"));
+}
+
+#[test]
+fn every_exit_code_is_in_the_table() {
+    let page = docs("command-line.md");
+    for code in ["0", "1", "2", "69", "75", "126", "127", "128 + N"] {
+        assert!(page.contains(&format!("\n| {code} |")), "{code}");
+    }
+}
