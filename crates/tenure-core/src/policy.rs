@@ -17,13 +17,13 @@ const MIN_LEASE: Duration = Duration::from_millis(10);
 
 /// How a leader proves that it is alive, and when the others take it for dead.
 ///
-/// | | default | [`client_go`](Self::client_go) | [`fast`](Self::fast) |
-/// |---|---|---|---|
-/// | lease: others wait so long after the last heartbeat | 20 s | 15 s | 3 s |
-/// | heartbeat: renewed so often | 10 s | 2 s | 1 s |
-/// | request timeout: a call without an answer has failed | 3 s | 2 s | 500 ms |
-/// | retry interval: pause after a failed call | 1 s | 2 s | 250 ms |
-/// | stop grace: time the work gets to stop, inside the validity | 5 s | 4.9 s | 400 ms |
+/// | | default | [`client_go`](Self::client_go) | [`fast`](Self::fast) | [`patient`](Self::patient) |
+/// |---|---|---|---|---|
+/// | lease: others wait so long after the last heartbeat | 20 s | 15 s | 3 s | 60 s |
+/// | heartbeat: renewed so often | 10 s | 2 s | 1 s | 10 s |
+/// | request timeout: a call without an answer has failed | 3 s | 2 s | 500 ms | 3 s |
+/// | retry interval: pause after a failed call | 1 s | 2 s | 250 ms | 1 s |
+/// | stop grace: time the work gets to stop, inside the validity | 1.5 s | 2.9 s | 400 ms | 1.5 s |
 ///
 /// From these follows the **validity**, how long after sending its last successful heartbeat a
 /// holder may believe that it leads: the lease shortened by what two clocks may drift apart, less
@@ -40,7 +40,7 @@ const MIN_LEASE: Duration = Duration::from_millis(10);
 /// # use tenure_core::Policy;
 /// let error = Policy::builder()
 ///     .lease(Duration::from_secs(20))
-///     .heartbeat(Duration::from_secs(15))
+///     .heartbeat(Duration::from_secs(17))
 ///     .build()
 ///     .unwrap_err();
 /// assert!(error.to_string().contains("heartbeat"));
@@ -69,7 +69,7 @@ impl Default for Policy {
             heartbeat: Duration::from_secs(10),
             request_timeout: Duration::from_secs(3),
             retry_interval: Duration::from_secs(1),
-            stop_grace: Duration::from_secs(5),
+            stop_grace: Duration::from_millis(1500),
             jitter_percent: 20,
             drift_ppm: 500,
         }
@@ -79,15 +79,16 @@ impl Default for Policy {
 impl Policy {
     /// The rhythm of Kubernetes' own components: lease 15 s, renew deadline 10 s, retry 2 s.
     ///
-    /// client-go renews every retry period, so the heartbeat is 2 s; its renew deadline is where
-    /// the work is told to stop, so the stop grace is what is left of the validity after 10 s.
+    /// client-go renews every retry period, so the heartbeat is 2 s. Its renew deadline of 10 s
+    /// counts from the start of the first renewal that fails, 12 s after the last one that
+    /// succeeded: the stop grace is what is left of the validity then.
     pub fn client_go() -> Self {
         Self {
             lease: Duration::from_secs(15),
             heartbeat: Duration::from_secs(2),
             request_timeout: Duration::from_secs(2),
             retry_interval: Duration::from_secs(2),
-            stop_grace: Duration::from_millis(4900),
+            stop_grace: Duration::from_millis(2900),
             ..Self::default()
         }
     }
@@ -100,6 +101,16 @@ impl Policy {
             request_timeout: Duration::from_millis(500),
             retry_interval: Duration::from_millis(250),
             stop_grace: Duration::from_millis(400),
+            ..Self::default()
+        }
+    }
+
+    /// A lease of 60 s and a heartbeat every 10 s: an outage of the store of 45 s changes no
+    /// leader. After a crash the others wait 60 s on a store that does not report the death of a
+    /// process.
+    pub fn patient() -> Self {
+        Self {
+            lease: Duration::from_secs(60),
             ..Self::default()
         }
     }
@@ -135,6 +146,14 @@ impl Policy {
     /// The pause after a failed call, and between looks at a store that cannot wake its waiters.
     pub fn retry_interval(&self) -> Duration {
         self.retry_interval
+    }
+
+    /// How long an attempt to renew after a failed one may stay without an answer before the next
+    /// one begins: the retry interval, but at least a third of the request timeout and never more
+    /// than it.
+    pub(crate) fn retry_timeout(&self) -> Duration {
+        let least = self.request_timeout / 3;
+        self.retry_interval.max(least).min(self.request_timeout)
     }
 
     /// The time the work gets to stop, inside the validity.
@@ -175,15 +194,21 @@ impl Policy {
     pub fn tolerance(&self) -> Tolerance {
         let work_time = self.validity().saturating_sub(self.stop_grace);
         let spare = work_time.saturating_sub(self.request_timeout);
+        // Measured from a heartbeat: the last attempt begins then.
+        let last_attempt = work_time
+            .saturating_sub(self.retry_timeout())
+            .saturating_sub(self.heartbeat);
         let heartbeats = spare.as_nanos() / self.heartbeat.as_nanos();
         Tolerance {
             // The policy was checked, so at least one heartbeat fits.
             lost_heartbeats: u32::try_from(heartbeats)
                 .unwrap_or(u32::MAX)
                 .saturating_sub(1),
-            outage: spare
-                .saturating_sub(self.heartbeat)
-                .saturating_sub(self.retry_interval),
+            outage: if last_attempt < self.request_timeout {
+                Duration::ZERO
+            } else {
+                last_attempt
+            },
         }
     }
 
@@ -294,7 +319,9 @@ impl fmt::Display for Policy {
 pub struct Tolerance {
     /// So many heartbeats in a row may be lost whole, with all their retries.
     pub lost_heartbeats: u32,
-    /// An outage of the store so long is survived whenever it begins, by retrying.
+    /// An outage of the store so long is survived whenever it begins, by retrying: silent, or
+    /// refused. Once the store is back, a connection and a renewal must fit into what is left: the
+    /// retry interval, but at least a third of the request timeout.
     pub outage: Duration,
 }
 

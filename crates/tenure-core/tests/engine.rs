@@ -770,6 +770,125 @@ async fn a_candidate_that_is_unwell_reports_no_call() {
     assert_eq!(store.calls(), 0);
 }
 
+/// A store that takes so long for each heartbeat's answer.
+#[derive(Debug)]
+struct Slow {
+    store: TestBackend,
+    takes: Duration,
+    overlaps: bool,
+}
+
+#[async_trait]
+impl LockBackend for Slow {
+    fn capabilities(&self) -> Capabilities {
+        self.store.capabilities()
+    }
+
+    fn clock(&self) -> SharedClock {
+        self.store.clock()
+    }
+
+    async fn acquire(
+        &self,
+        lock: &LockName,
+        candidate: &Candidate,
+        lease: Duration,
+    ) -> Result<Acquired, Error> {
+        self.store.acquire(lock, candidate, lease).await
+    }
+
+    async fn renew(&self, grant: &Grant, not_before: Time) -> Result<Renewal, Error> {
+        let renewal = self.store.renew(grant, not_before).await;
+        tokio::time::sleep(self.takes).await;
+        renewal
+    }
+
+    fn may_go_on(&self, _began_at: Time) -> bool {
+        self.overlaps
+    }
+
+    async fn release(&self, grant: &Grant) -> Result<(), Error> {
+        self.store.release(grant).await
+    }
+
+    async fn withdraw(&self, lock: &LockName, candidate: &Candidate) -> Result<(), Error> {
+        self.store.withdraw(lock, candidate).await
+    }
+
+    async fn holder(&self, lock: &LockName) -> Result<Occupancy, Error> {
+        self.store.holder(lock).await
+    }
+
+    fn changes(&self, lock: &LockName) -> Changes {
+        self.store.changes(lock)
+    }
+}
+
+/// A leader of five minutes on a store whose answers take so long; and how many heartbeats it sent.
+async fn leads_on(takes: Duration, overlaps: bool) -> (bool, u64) {
+    let store = TestBackend::new();
+    let slow = Arc::new(Slow {
+        store: store.clone(),
+        takes,
+        overlaps,
+    });
+    let election = Election::builder(slow, lock()).build().unwrap();
+    let leadership = election.campaign().await.unwrap();
+    let before = store.calls();
+    tokio::time::sleep(300 * SECOND).await;
+    let led = !leadership.is_cancelled();
+    (led, store.calls() - before)
+}
+
+/// An attempt that has no answer goes on while the next one is made, and its answer counts.
+#[tokio::test(start_paused = true)]
+async fn a_store_that_takes_seconds_for_each_answer_costs_no_term() {
+    for (takes, most) in [(2, 32), (4, 96), (6, 192)] {
+        let (led, heartbeats) = leads_on(takes * SECOND, true).await;
+        assert!(led, "{takes} s");
+        assert!(heartbeats < most, "{heartbeats} heartbeats at {takes} s");
+    }
+}
+
+/// As the backend says: there the next attempt would wait for the one before.
+#[tokio::test(start_paused = true)]
+async fn where_heartbeats_do_not_overlap_a_call_ends_before_the_next() {
+    let (led, _) = leads_on(2 * SECOND, false).await;
+    assert!(led, "within the request timeout");
+    let (led, _) = leads_on(4 * SECOND, false).await;
+    assert!(!led);
+}
+
+/// What is published during a slow heartbeat is not in it, and does not wait for it.
+#[tokio::test(start_paused = true)]
+async fn a_late_answer_does_not_say_yes_to_a_value_that_came_after_it() {
+    let store = TestBackend::new();
+    let slow = Arc::new(Slow {
+        store: store.clone(),
+        takes: 4 * SECOND,
+        overlaps: true,
+    });
+    let election = Election::builder(slow, lock()).build().unwrap();
+    let leadership = Arc::new(election.campaign().await.unwrap());
+    // The heartbeat at 10 s has left.
+    tokio::time::sleep(12 * SECOND).await;
+    let publishing = leadership.clone();
+    let published = tokio::spawn(async move {
+        publishing
+            .publish(Some(PublishedValue::new("new").unwrap()))
+            .await
+    });
+    // The next heartbeat, which has it, is answered after the request timeout.
+    let error = published.await.unwrap().unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Timeout);
+    tokio::time::sleep(10 * SECOND).await;
+    assert!(!leadership.is_cancelled());
+    let Occupancy::Led(holder) = store.holder(&lock()).await.unwrap() else {
+        panic!("nobody leads");
+    };
+    assert_eq!(holder.value.as_deref(), Some("new"));
+}
+
 /// A store whose stream of hints is always ready.
 #[derive(Debug)]
 struct Flooding(MemoryBackend);

@@ -438,11 +438,14 @@ impl Application {
         }
         let era = world.term(id).map_or(0, |term| term.era);
         let (accepted, seen) = world.write_fenced(era, permit.token);
+        // A store that grants less than before takes back what the permit has promised.
+        let lately = world.now().saturating_sub(self.plan.policy.lease());
+        let shortened = world.was_stingy_since(lately);
         world.record(Event::Effect {
             term: id,
             at_least,
             after: clock.now().since(permitted),
-            valid: term.is_valid(),
+            valid: term.is_valid() || shortened,
             accepted,
             seen,
         });

@@ -13,6 +13,10 @@ pub struct Faults {
     pub stormy_until: Moment,
     /// Requests are slow (1 to 12 s) until then.
     pub slow_until: Moment,
+    /// Each answer takes `trip` until then: the store is slow, but not dead.
+    pub sluggish_until: Moment,
+    /// How long a request and its reply take together while the store is slow.
+    pub trip: Duration,
     /// Nothing gets through until then.
     pub outage_until: Moment,
     /// The store answers "unavailable" until then.

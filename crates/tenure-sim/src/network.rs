@@ -205,7 +205,15 @@ impl Link {
     fn there(&self, drawn: Duration) -> Duration {
         let now = self.world.now();
         let mut last = self.arrival.lock().unwrap_or_else(PoisonError::into_inner);
-        let in_order = !self.world.faults().stormy && *last <= now + SLOWEST;
+        let (stormy, sluggish) = {
+            let faults = self.world.faults();
+            (faults.stormy, now < faults.sluggish_until)
+        };
+        if sluggish {
+            // Each attempt has a connection of its own.
+            return drawn;
+        }
+        let in_order = !stormy && *last <= now + SLOWEST;
         let arrives = if in_order {
             (now + drawn).max(*last)
         } else {

@@ -64,6 +64,8 @@ pub struct Plan {
     pub tells_of_loss: bool,
     /// A client of sessions seldom proves by itself that a leader's session lives.
     pub lazy_keepalives: bool,
+    /// A heartbeat without an answer goes on while others are sent.
+    pub heartbeats_overlap: bool,
     /// The first two candidates are one process whose memory was copied: they have one name, and
     /// draw the same numbers.
     pub clones: bool,
@@ -149,6 +151,7 @@ impl Plan {
             knowledge: Knowledge::None,
             tells_of_loss: false,
             lazy_keepalives: false,
+            heartbeats_overlap: false,
             clones: false,
             length,
             storm: Storm {
@@ -172,6 +175,7 @@ impl Plan {
             }
             Family::Ttl => {}
         }
+        plan.heartbeats_overlap = rng.u8(0..3) > 0;
         plan
     }
 

@@ -30,6 +30,8 @@ struct Key {
     lease: Duration,
     /// On the server's clock.
     expires: Duration,
+    /// What the newest renewal that was applied would have it be.
+    renewed_until: Duration,
     owner: (usize, u32),
 }
 
@@ -102,6 +104,7 @@ impl TtlServer {
             }
             // An earlier attempt whose answer was lost: adopted, with a new lease.
             key.expires = expires;
+            key.renewed_until = expires;
             key.candidate = candidate.clone();
             link.applied(key.token, link.true_time(key.expires), value(candidate));
             link.prolonged(key.token);
@@ -114,6 +117,7 @@ impl TtlServer {
             token,
             lease,
             expires,
+            renewed_until: expires,
             owner: (link.candidate, link.life),
         });
         link.minted(token);
@@ -134,6 +138,7 @@ impl TtlServer {
             Some(key) if key.is_of_term(grant) => {
                 let lease = link.granted(key.lease);
                 key.expires = key.expires.max(now + lease);
+                key.renewed_until = now + lease;
                 key.candidate.value.clone_from(&grant.candidate.value);
                 link.applied(
                     key.token,
@@ -149,9 +154,11 @@ impl TtlServer {
     }
 
     /// The holder has read that its lease is shorter now.
+    /// Not if another renewal was applied after the one that `expires` is of.
     fn shorten(&mut self, link: &Link, grant: &Grant, expires: Duration) {
         if let Some(key) = &mut self.key
             && key.is_of_term(grant)
+            && key.renewed_until == expires
         {
             key.expires = expires;
             link.applied(key.token, link.true_time(expires), value(&key.candidate));
@@ -275,6 +282,10 @@ impl LockBackend for SimTtl {
             }
             Err(holder) => Renewal::Lost { holder },
         })
+    }
+
+    fn may_go_on(&self, _began_at: Time) -> bool {
+        self.link.world.plan.heartbeats_overlap
     }
 
     async fn release(&self, grant: &Grant) -> Result<(), Error> {

@@ -162,6 +162,10 @@ impl LockBackend for Watched {
         self.inner.renew(grant, not_before).await
     }
 
+    fn may_go_on(&self, began_at: Time) -> bool {
+        self.inner.may_go_on(began_at)
+    }
+
     async fn release(&self, grant: &Grant) -> Result<(), Error> {
         self.inner.release(grant).await
     }

@@ -40,7 +40,7 @@ pub mod variable {
 /// | `TENURE_BACKEND` | the store's URL, see [`connect`](crate::connect()) | `file:///var/lib/my-service` |
 /// | `TENURE_LOCK` | the lock's name, the same for all candidates | `nightly-batch` |
 /// | `TENURE_IDENTITY` | who campaigns; by default [`Identity::of_this_process`] | `host-7` |
-/// | `TENURE_POLICY` | the [`Policy`] to start from; by default `default` | `default`, `client-go`, `fast` |
+/// | `TENURE_POLICY` | the [`Policy`] to start from; by default `default` | `default`, `client-go`, `fast`, `patient` |
 /// | `TENURE_LEASE` | its lease; what is not set scales with it | `15s` |
 /// | `TENURE_HEARTBEAT` | its heartbeat | `5s` |
 /// | `TENURE_STOP_GRACE` | its stop grace | `2s` |
@@ -211,7 +211,7 @@ pub struct PolicySettings<'a> {
 
 impl PolicySettings<'_> {
     /// The names of the ready-made policies.
-    pub const PRESETS: [&'static str; 3] = ["default", "client-go", "fast"];
+    pub const PRESETS: [&'static str; 4] = ["default", "client-go", "fast", "patient"];
 
     /// The policy, or an error that names the setting that cannot be read, or says with numbers
     /// what does not fit.
@@ -220,6 +220,7 @@ impl PolicySettings<'_> {
             None | Some("default") => Policy::default(),
             Some("client-go") => Policy::client_go(),
             Some("fast") => Policy::fast(),
+            Some("patient") => Policy::patient(),
             Some(other) => {
                 return Err(Error::invalid_input(format!(
                     "{} \"{}\" is no policy; use one of {}",

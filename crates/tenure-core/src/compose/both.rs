@@ -376,6 +376,12 @@ impl LockBackend for Both {
         }
     }
 
+    fn may_go_on(&self, began_at: Time) -> bool {
+        // Both are asked: each makes a new connection for what follows.
+        let first = self.first.may_go_on(began_at);
+        self.second.may_go_on(began_at) && first
+    }
+
     async fn release(&self, grant: &Grant) -> Result<(), Error> {
         let grants = grants_of(grant, Operation::Release)?;
         self.forget(&grant.candidate);

@@ -114,6 +114,10 @@ impl LockBackend for InGeneration {
         })
     }
 
+    fn may_go_on(&self, began_at: Time) -> bool {
+        self.inner.may_go_on(began_at)
+    }
+
     async fn release(&self, grant: &Grant) -> Result<(), Error> {
         let inner = self.lower_for(grant, Operation::Release)?;
         self.inner.release(&inner).await

@@ -43,7 +43,9 @@ use crate::contract::token::{FencingToken, Generation};
 ///    keeps alive what no caller holds), and at once with [`withdraw`](Self::withdraw).
 /// 7. **Late judgement.** Expiry is never decided by comparing another host's timestamps (I5).
 /// 8. **Deadlines.** The engine puts a deadline on every call by dropping its future; a backend
-///    needs no overall one of its own, only that nothing it waits on blocks the thread.
+///    needs no overall one of its own, only that nothing it waits on blocks the thread. A
+///    heartbeat without an answer is not dropped where it [may go on](Self::may_go_on): further
+///    ones begin beside it, until one is answered or the term ends.
 /// 9. **One owner.** A store's entry belongs to an identity *and* a campaign: `acquire` adopts,
 ///    `renew` and `release` act on, and `withdraw` takes back only what bears both.
 /// 10. **One process.** In a child that was forked since the backend was made, each call fails
@@ -77,6 +79,21 @@ pub trait LockBackend: fmt::Debug + Send + Sync + 'static {
     /// [`clock`](Self::clock): a session backend answers the heartbeats of many elections from
     /// one proof by this.
     async fn renew(&self, grant: &Grant, not_before: Time) -> Result<Renewal, Error>;
+
+    /// A heartbeat that began at `began_at`, a time of [`clock`](Self::clock), has no answer in its
+    /// time. May it go on while further ones begin?
+    ///
+    /// Say yes only if calls from now on wait for nothing that it waits for: no lock, no place in a
+    /// pool, and no connection that was made before it began. They must reach the store although the
+    /// way of this one is dead. The first answer counts, from its proof. So a store that takes
+    /// seconds for each answer costs no term, and an outage is over with the first connection that
+    /// can be made. Many elections of a process may ask at once: one new connection serves them all.
+    ///
+    /// No, the default: the engine drops the call before it makes the next one.
+    fn may_go_on(&self, began_at: Time) -> bool {
+        let _ = began_at;
+        false
+    }
 
     /// Ends the term of `grant` and wakes the next candidate. `Ok` when the term is over at the
     /// store, also when it had been before; a successor's lock is left alone.

@@ -6,7 +6,12 @@ const SECOND: Duration = Duration::from_secs(1);
 
 #[test]
 fn the_presets_hold_their_own_rules() {
-    for policy in [Policy::default(), Policy::client_go(), Policy::fast()] {
+    for policy in [
+        Policy::default(),
+        Policy::client_go(),
+        Policy::fast(),
+        Policy::patient(),
+    ] {
         assert_eq!(policy.clone().check().unwrap(), policy);
     }
 }
@@ -16,21 +21,36 @@ fn the_default_is_the_example_of_the_invariants() {
     let policy = Policy::default();
     assert_eq!(policy.validity().as_millis(), 19_880);
     assert_eq!(policy.tolerance().lost_heartbeats, 0);
-    assert!(policy.tolerance().outage > Duration::from_millis(800));
 }
 
 #[test]
-fn client_go_is_told_to_stop_at_its_renew_deadline() {
+fn client_go_is_told_to_stop_when_its_renew_deadline_is_over() {
     let policy = Policy::client_go();
     let stop = policy.validity().saturating_sub(policy.stop_grace());
-    assert_eq!(stop.as_secs(), 10);
+    // A retry period after the last success, and a renew deadline of 10 s.
+    assert_eq!(stop.as_secs(), 12);
+    assert_eq!(policy.tolerance().outage.as_secs(), 8);
+}
+
+#[test]
+fn a_store_outage_of_seven_seconds_is_survived_and_of_45_by_the_patient() {
+    assert!(Policy::default().tolerance().outage > 7 * SECOND);
+    assert!(Policy::patient().tolerance().outage > 45 * SECOND);
+}
+
+/// The first heartbeat of an outage may use up all the time there is.
+#[test]
+fn no_outage_is_promised_where_one_slow_heartbeat_takes_all_the_time() {
+    let policy = Policy::builder().stop_grace(6 * SECOND);
+    let policy = policy.build().unwrap();
+    assert_eq!(policy.tolerance().outage, Duration::ZERO);
 }
 
 #[test]
 fn validity_is_shorter_than_the_lease_by_twice_the_drift() {
-    let policy = Policy::builder().drift_ppm(100_000).build();
-    // 20 s * 0.9 / 1.1 = 16.4 s: too short for the default's heartbeat, timeout and grace.
-    let message = policy.unwrap_err().to_string();
+    let policy = Policy::builder().drift_ppm(100_000).stop_grace(5 * SECOND);
+    // 20 s * 0.9 / 1.1 = 16.4 s: too short for the default's heartbeat and timeout, and this grace.
+    let message = policy.build().unwrap_err().to_string();
     assert!(message.contains("16.26"), "{message}");
 }
 
@@ -38,7 +58,7 @@ fn validity_is_shorter_than_the_lease_by_twice_the_drift() {
 fn a_lease_alone_scales_the_rest() {
     let policy = Policy::builder().lease(10 * SECOND).build().unwrap();
     assert_eq!(policy.heartbeat(), 5 * SECOND);
-    assert_eq!(policy.stop_grace(), Duration::from_millis(2500));
+    assert_eq!(policy.stop_grace(), Duration::from_millis(750));
 }
 
 #[test]

@@ -453,6 +453,10 @@ impl<S: RecordStore> LockBackend for RecordLock<S> {
         self.inner.renew(grant).await
     }
 
+    fn may_go_on(&self, began_at: Time) -> bool {
+        self.inner.store.may_go_on(began_at)
+    }
+
     async fn release(&self, grant: &Grant) -> Result<(), Error> {
         self.inner.process.check(Operation::Release)?;
         self.inner.release(grant).await

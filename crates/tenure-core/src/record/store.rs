@@ -54,6 +54,12 @@ pub trait RecordStore: fmt::Debug + Send + Sync + 'static {
         expected: &Versioned,
     ) -> Result<Written, Error>;
 
+    /// See [`LockBackend::may_go_on`](crate::LockBackend::may_go_on).
+    fn may_go_on(&self, began_at: Time) -> bool {
+        let _ = began_at;
+        false
+    }
+
     /// Reports changes; may miss some. Ends when no more can come.
     fn watch(&self, lock: &LockName) -> RecordEvents;
 

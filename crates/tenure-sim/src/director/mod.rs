@@ -308,7 +308,7 @@ impl Director {
             });
             return;
         };
-        let scene = self.world.rng().u8(0..21);
+        let scene = self.world.rng().u8(0..22);
         match scene {
             0 | 1 => self.resignation(&leader).await,
             2 | 3 => self.crash(&leader).await,
@@ -325,7 +325,8 @@ impl Director {
             14 => self.observer_throttled(&leader).await,
             15 => self.unwell_at_the_grant(&leader).await,
             16 => self.lost_grant(&leader).await,
-            17 | 18 => self.of_the_store(&leader, false).await,
+            17 => self.slow_store(&leader).await,
+            18 | 19 => self.of_the_store(&leader, false).await,
             _ => self.of_the_store(&leader, true).await,
         }
     }

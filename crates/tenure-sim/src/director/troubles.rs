@@ -5,6 +5,7 @@ use std::time::Duration;
 use tokio::time::sleep;
 
 use super::{ABSURD, CALM_TRIP, Director, SECOND};
+use crate::faults::SLOWEST;
 use crate::history::Fault;
 use crate::plan::{Family, Knowledge};
 use crate::world::Leading;
@@ -21,6 +22,26 @@ impl Director {
         self.world.fault(Fault::Outage { lasts: outage });
         sleep(outage + policy.lease()).await;
         self.must_stand(leader, "an outage that the policy tolerates");
+        self.settle(self.settling_time()).await;
+    }
+
+    /// Each answer takes seconds: a leader whose heartbeats overlap goes on.
+    pub(super) async fn slow_store(&self, leader: &Leading) {
+        let policy = self.fleet.policy(leader.candidate);
+        let trip = policy.tolerance().outage.mul_f64(0.55).min(SLOWEST);
+        // On a store of records more attempts than three at once are in each other's way.
+        let trip = trip.min(policy.request_timeout() * 2);
+        if !self.world.plan.heartbeats_overlap || trip.is_zero() {
+            return self.short_outage(leader).await;
+        }
+        let lasts = policy.heartbeat() * 4;
+        let mut faults = self.world.faults();
+        faults.sluggish_until = self.world.now() + lasts;
+        faults.trip = trip;
+        drop(faults);
+        self.world.fault(Fault::Slow { lasts });
+        sleep(lasts + policy.lease()).await;
+        self.must_stand(leader, "a store that answers slowly");
         self.settle(self.settling_time()).await;
     }
 

@@ -225,9 +225,10 @@ impl World {
     /// What becomes of a message.
     pub fn fate(&self, candidate: usize) -> Fate {
         let now = self.now();
-        let (stormy, slow) = {
+        let (stormy, slow, sluggish) = {
             let faults = self.faults();
-            (faults.stormy, now < faults.slow_until)
+            let sluggish = (now < faults.sluggish_until).then_some(faults.trip);
+            (faults.stormy, now < faults.slow_until, sluggish)
         };
         let storm = self.plan.storm;
         let mut rng = self.rng();
@@ -256,6 +257,10 @@ impl World {
         if slow {
             fate.there = millis(rng.u64(1_000..12_000)) / 2;
             fate.back = millis(rng.u64(1_000..12_000)) / 2;
+        }
+        if let Some(trip) = sluggish {
+            fate.there = trip / 2;
+            fate.back = trip / 2;
         }
         drop(rng);
         debug_assert!(fate.there <= SLOWEST && fate.back <= SLOWEST);

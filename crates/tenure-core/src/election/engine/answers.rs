@@ -2,9 +2,11 @@
 
 use std::sync::Arc;
 
-use crate::contract::backend::{Acquired, Renewal};
+use crate::contract::backend::{Acquired, Grant, Holder, Renewal};
+use crate::contract::clock::Time;
 use crate::contract::error::{Error, ErrorKind};
 use crate::election::engine::Engine;
+use crate::election::engine::calls::{Heartbeat, Overdue};
 use crate::election::event::Event;
 use crate::election::machine::input::{Failure, Input};
 use crate::election::telemetry;
@@ -39,40 +41,90 @@ impl Engine {
     pub(super) fn renewed(&mut self, answer: Result<Renewal, Error>) {
         match answer {
             Ok(Renewal::Renewed(grant)) => {
-                self.failed_attempts = 0;
-                let (proven_at, lease) = (grant.proven_at, grant.lease);
-                self.grant = Some(grant);
-                let latency = self.context.clock.now().since(self.calls.began_at());
-                telemetry::heartbeat(&self.context.setup.lock, latency);
-                // Before the next heartbeat, which may begin at once and bring more.
-                let written = self.questions.written_by_call();
-                self.feed(Input::Renewed { proven_at, lease });
-                self.questions.proved(proven_at, written);
-                if !self.questions.is_empty() {
-                    self.feed(Input::RenewNow);
-                }
+                let (began_at, written) = (self.calls.began_at(), self.questions.written_by_call());
+                self.heartbeat(grant, began_at, written);
             }
-            Ok(Renewal::Lost { holder }) => {
-                if let Some(holder) = holder {
-                    self.context.leader_seen(holder);
-                }
-                self.feed(Input::Lost);
-            }
+            Ok(Renewal::Lost { holder }) => self.lost(holder),
             Err(error) => self.failed(Arc::new(error)),
         }
     }
 
-    fn failed(&mut self, error: Arc<Error>) {
+    /// The heartbeat under way has no answer in its time. What is left of it goes on where the
+    /// backend allows that, but not with a value that is out of date.
+    pub(super) fn overdue(&mut self, error: Error, rest: Option<Heartbeat>) {
+        let rest = rest.filter(|_| self.questions.is_call_current());
+        let goes_on = rest.is_some();
+        if let Some(rest) = rest {
+            self.calls
+                .keep_overdue(rest, self.questions.written_by_call());
+        }
+        let error = Arc::new(error);
         telemetry::failure(&self.context.setup.lock, &error);
+        // Who asks is told after a request timeout, as when the first attempt is overdue.
+        let timeout = self.context.setup.policy.request_timeout();
+        let asked = self.context.clock.now().minus(timeout);
+        self.questions.unanswered(asked, &error);
+        self.report_miss(Some(error));
+        self.feed(Input::Overdue { goes_on });
+        self.renew_for_questions();
+    }
+
+    /// An answer that comes late counts from when its request was sent, like every other.
+    pub(super) fn renewed_late(&mut self, call: &Overdue, answer: Result<Renewal, Error>) {
+        match answer {
+            Ok(Renewal::Renewed(grant)) => self.heartbeat(grant, call.began_at, call.written),
+            Ok(Renewal::Lost { holder }) => self.lost(holder),
+            // It was reported when it was overdue.
+            Err(_) => {}
+        }
+    }
+
+    /// One answer will do: other calls on the same record would only be in its way.
+    fn heartbeat(&mut self, grant: Grant, began_at: Time, written: u64) {
+        self.failed_attempts = 0;
+        self.calls.drop_renewals();
+        let latency = self.context.clock.now().since(began_at);
+        telemetry::heartbeat(&self.context.setup.lock, latency);
+        let (proven_at, lease) = (grant.proven_at, grant.lease);
+        let known = self.grant.as_ref().map(|known| known.proven_at);
+        if known.is_none_or(|known| known <= proven_at) {
+            self.grant = Some(grant);
+        }
+        // Before the next heartbeat, which may begin at once and bring more.
+        self.feed(Input::Renewed { proven_at, lease });
+        self.questions.proved(proven_at, written);
+        self.renew_for_questions();
+    }
+
+    fn renew_for_questions(&mut self) {
+        if !self.questions.is_empty() {
+            self.feed(Input::RenewNow);
+        }
+    }
+
+    fn lost(&mut self, holder: Option<Holder>) {
+        if let Some(holder) = holder {
+            self.context.leader_seen(holder);
+        }
+        self.feed(Input::Lost);
+    }
+
+    fn failed(&mut self, error: Arc<Error>) {
         let failure = Failure {
             permanent: is_permanent(&error),
             retry_after: error.retry_after(),
         };
+        telemetry::failure(&self.context.setup.lock, &error);
         self.questions.failed(self.calls.began_at(), &error);
         self.missed(Some(error), failure);
     }
 
     pub(super) fn missed(&mut self, error: Option<Arc<Error>>, failure: Failure) {
+        self.report_miss(error);
+        self.feed(Input::Failed(failure));
+    }
+
+    fn report_miss(&mut self, error: Option<Arc<Error>>) {
         self.failed_attempts = self.failed_attempts.saturating_add(1);
         if let Some(term) = &self.term {
             let slack = term.cancel_at().since(self.context.clock.now());
@@ -85,7 +137,6 @@ impl Engine {
         } else if let Some(error) = error {
             self.context.report(Event::StoreFailed(error));
         }
-        self.feed(Input::Failed(failure));
     }
 
     pub(super) fn gave_back(&mut self, answer: Result<(), Error>) {

@@ -1,26 +1,50 @@
-//! The engine's call to the store: made, kept and polled here, under the request timeout.
+//! The engine's calls to the store: made, kept and polled here, each under its deadline.
+//!
+//! One call at a time, but for heartbeats: where the backend allows it, one without an answer goes
+//! on while further attempts are made.
 
 use std::future::{self, Future};
 use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{self, Poll};
 
 use crate::contract::backend::{Acquired, Candidate, Grant, Renewal};
 use crate::contract::clock::Time;
 use crate::contract::error::{Error, ErrorKind, Operation};
 use crate::election::context::Context;
 
+/// How many overdue heartbeats are kept: the first, which a slow store may answer yet, and the
+/// newest ones, which found the store last.
+const MOST_OVERDUE: usize = 3;
+
 /// What the store has answered, or why there is no answer.
 pub(super) enum Answer {
     Acquire(Result<Acquired, Error>),
     Renew(Result<Renewal, Error>),
+    /// The heartbeat under way has no answer in its time. The rest of it, where it may go on.
+    Overdue(Error, Option<Heartbeat>),
+    /// A heartbeat is answered that was overdue.
+    Late(Overdue, Result<Renewal, Error>),
     GiveBack(Result<(), Error>),
 }
 
-/// The call under way, if there is one.
+/// A call of `renew`.
+pub(super) type Heartbeat = Pin<Box<dyn Future<Output = Result<Renewal, Error>> + Send>>;
+
+/// A heartbeat that had no answer in its time.
+pub(super) struct Overdue {
+    heartbeat: Heartbeat,
+    pub(super) began_at: Time,
+    /// The number of the published value that it writes.
+    pub(super) written: u64,
+}
+
+/// The call under way, if there is one, and the heartbeats that are overdue.
 pub(super) struct Calls {
     context: Arc<Context>,
     under_way: Option<Pin<Box<dyn Future<Output = Answer> + Send>>>,
     began_at: Time,
+    overdue: Vec<Overdue>,
 }
 
 impl Calls {
@@ -29,6 +53,7 @@ impl Calls {
             context,
             under_way: None,
             began_at: Time::ZERO,
+            overdue: Vec::new(),
         }
     }
 
@@ -42,19 +67,32 @@ impl Calls {
         });
     }
 
-    pub(super) fn renew(&mut self, grant: Option<Grant>, not_before: Time) {
+    pub(super) fn renew(&mut self, grant: Option<Grant>, not_before: Time, overdue_at: Time) {
         let context = self.context.clone();
         self.keep(async move {
             let Some(grant) = grant else {
                 return Answer::Renew(Err(no_grant(Operation::Renew)));
             };
-            let call = context.setup.backend.renew(&grant, not_before);
-            Answer::Renew(until_timeout(&context, Operation::Renew, call).await)
+            let began_at = context.clock.now();
+            let timer = async { context.clock.sleep_until(overdue_at).await };
+            let backend = context.setup.backend.clone();
+            let mut heartbeat: Heartbeat =
+                Box::pin(async move { backend.renew(&grant, not_before).await });
+            tokio::select! {
+                biased;
+                answer = &mut heartbeat => Answer::Renew(answer),
+                () = timer => {
+                    let error = Error::timeout(Operation::Renew, overdue_at.since(began_at));
+                    let goes_on = context.setup.backend.may_go_on(began_at);
+                    Answer::Overdue(error, goes_on.then_some(heartbeat))
+                }
+            }
         });
     }
 
     pub(super) fn release(&mut self, grant: Option<Grant>) {
         let context = self.context.clone();
+        self.drop_overdue();
         self.keep(async move {
             let Some(grant) = grant else {
                 return Answer::GiveBack(Err(no_grant(Operation::Release)));
@@ -84,15 +122,56 @@ impl Calls {
         self.began_at
     }
 
-    /// Runs the call under way to its answer; without one it never returns. Cancel safe: the call
-    /// goes on when this is awaited again.
+    /// Runs the call under way, and the overdue heartbeats, to the next answer; without one it
+    /// never returns. Cancel safe: the calls go on when this is awaited again.
     pub(super) async fn answer(&mut self) -> Answer {
-        let Some(call) = &mut self.under_way else {
-            return future::pending().await;
-        };
-        let answer = call.await;
+        future::poll_fn(|cx| self.poll_answer(cx)).await
+    }
+
+    fn poll_answer(&mut self, cx: &mut task::Context<'_>) -> Poll<Answer> {
+        if let Some(call) = &mut self.under_way
+            && let Poll::Ready(answer) = call.as_mut().poll(cx)
+        {
+            self.under_way = None;
+            return Poll::Ready(answer);
+        }
+        let mut answer = None;
+        let answered = self.overdue.iter_mut().position(|overdue| {
+            match overdue.heartbeat.as_mut().poll(cx) {
+                Poll::Ready(late) => answer = Some(late),
+                Poll::Pending => {}
+            }
+            answer.is_some()
+        });
+        match (answered, answer) {
+            (Some(index), Some(answer)) => {
+                Poll::Ready(Answer::Late(self.overdue.remove(index), answer))
+            }
+            _ => Poll::Pending,
+        }
+    }
+
+    /// Keeps the heartbeat that is overdue: it began with the last call.
+    pub(super) fn keep_overdue(&mut self, heartbeat: Heartbeat, written: u64) {
+        if self.overdue.len() == MOST_OVERDUE {
+            self.overdue.remove(1);
+        }
+        self.overdue.push(Overdue {
+            heartbeat,
+            began_at: self.began_at,
+            written,
+        });
+    }
+
+    /// No answer to them is of use any more.
+    pub(super) fn drop_overdue(&mut self) {
+        self.overdue.clear();
+    }
+
+    /// The same, and the heartbeat under way. Only while there is a term: then each call is one.
+    pub(super) fn drop_renewals(&mut self) {
+        self.overdue.clear();
         self.under_way = None;
-        answer
     }
 }
 

@@ -30,7 +30,10 @@ impl Engine {
     fn carry_out(&mut self, command: Command) {
         match command {
             Command::Acquire => self.calls.acquire(self.candidate.clone()),
-            Command::Renew { not_before } => self.renew_if_healthy(not_before),
+            Command::Renew {
+                not_before,
+                overdue_at,
+            } => self.renew_if_healthy(not_before, overdue_at),
             Command::Release => self.calls.release(self.grant.clone()),
             Command::Withdraw => self.calls.withdraw(self.candidate.clone()),
             Command::Probe => self.probe(),
@@ -46,7 +49,7 @@ impl Engine {
     }
 
     /// An unhealthy application does not keep the lead: its heartbeats fail without being sent.
-    fn renew_if_healthy(&mut self, not_before: Time) {
+    fn renew_if_healthy(&mut self, not_before: Time, overdue_at: Time) {
         if self.context.is_healthy() {
             let mut grant = self.grant.clone();
             if let Some(grant) = &mut grant {
@@ -54,7 +57,7 @@ impl Engine {
             }
             let wanted = self.questions.not_before(self.context.clock.now());
             let not_before = wanted.map_or(not_before, |wanted| wanted.max(not_before));
-            self.calls.renew(grant, not_before);
+            self.calls.renew(grant, not_before, overdue_at);
             self.questions.call_begins();
             return;
         }
@@ -149,6 +152,7 @@ impl Engine {
         // It ran out while the engine was late: what the work saw by itself is the cause.
         let cause = if cause == Cause::Expired { told } else { cause };
         self.questions.clear();
+        self.calls.drop_overdue();
         let state = ElectionState::SteppingDown {
             token: term.token,
             cause,

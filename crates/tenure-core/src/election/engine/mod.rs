@@ -176,6 +176,10 @@ impl Engine {
             }
             Happening::Answer(Answer::Acquire(answer)) => self.acquired(answer),
             Happening::Answer(Answer::Renew(answer)) => self.renewed(answer),
+            Happening::Answer(Answer::Overdue(error, rest)) => self.overdue(error, rest),
+            Happening::Answer(Answer::Late(heartbeat, answer)) => {
+                self.renewed_late(&heartbeat, answer);
+            }
             Happening::Answer(Answer::GiveBack(answer)) => self.gave_back(answer),
             Happening::Hint(Some(hint)) => self.feed(Input::Hint(hint)),
             Happening::Hint(None) => {
@@ -204,7 +208,9 @@ impl Engine {
     fn publish(&mut self, value: Option<PublishedValue>, reply: Reply) {
         if self.has_term() {
             self.candidate.value = value;
-            self.questions.publish(reply);
+            self.questions.publish(self.context.clock.now(), reply);
+            // They would write the value of before.
+            self.calls.drop_overdue();
             self.feed(Input::RenewNow);
         }
     }

@@ -7,13 +7,20 @@ use crate::contract::clock::Time;
 use crate::contract::error::Error;
 use crate::election::instruction::Reply;
 
+/// Who waits for an answer.
+struct Question<T> {
+    /// What answers it: a proof of this time or a later one, the value of this number or a later
+    /// one.
+    answered_by: T,
+    asked_at: Time,
+    reply: Reply,
+}
+
 /// The questions about a term that are not answered yet.
 #[derive(Default)]
 pub(super) struct Questions {
-    /// Each waits for a proof no older than the time.
-    confirming: Vec<(Time, Reply)>,
-    /// Each waits for the store to have the value of this number or a later one.
-    publishing: Vec<(u64, Reply)>,
+    confirming: Vec<Question<Time>>,
+    publishing: Vec<Question<u64>>,
     /// How many values were published in this term: the number of the last one.
     published: u64,
     /// The number of the value that the call under way writes.
@@ -23,17 +30,30 @@ pub(super) struct Questions {
 impl Questions {
     /// Does the term go on at `now` or later?
     pub(super) fn confirm(&mut self, now: Time, reply: Reply) {
-        self.confirming.push((now, reply));
+        self.confirming.push(Question {
+            answered_by: now,
+            asked_at: now,
+            reply,
+        });
     }
 
     /// Has the store the value that was set just now? Only a call that begins later writes it.
-    pub(super) fn publish(&mut self, reply: Reply) {
+    pub(super) fn publish(&mut self, now: Time, reply: Reply) {
         self.published += 1;
-        self.publishing.push((self.published, reply));
+        self.publishing.push(Question {
+            answered_by: self.published,
+            asked_at: now,
+            reply,
+        });
     }
 
     pub(super) fn call_begins(&mut self) {
         self.written_by_call = self.published;
+    }
+
+    /// Whether the call under way writes the newest value.
+    pub(super) fn is_call_current(&self) -> bool {
+        self.written_by_call == self.published
     }
 
     pub(super) fn written_by_call(&self) -> u64 {
@@ -53,6 +73,19 @@ impl Questions {
         reply_to(up_to(&mut self.publishing, &self.written_by_call), &outcome);
     }
 
+    /// A call is overdue, and who has asked at `asked_at` or before has waited long enough.
+    pub(super) fn unanswered(&mut self, asked_at: Time, error: &Arc<Error>) {
+        let outcome = Err(error.clone());
+        reply_to(
+            take(&mut self.confirming, |it| it.asked_at <= asked_at),
+            &outcome,
+        );
+        reply_to(
+            take(&mut self.publishing, |it| it.asked_at <= asked_at),
+            &outcome,
+        );
+    }
+
     /// No call is made that could answer them.
     pub(super) fn refused(&mut self, error: Error) {
         let outcome = Err(Arc::new(error));
@@ -69,7 +102,7 @@ impl Questions {
         if !self.publishing.is_empty() {
             return Some(now);
         }
-        self.confirming.last().map(|(asked, _)| *asked)
+        self.confirming.last().map(|question| question.asked_at)
     }
 
     /// The term is over: dropping a reply says so.
@@ -79,18 +112,23 @@ impl Questions {
     }
 }
 
-/// Takes out the questions that are settled.
-fn up_to<T: PartialOrd>(asked: &mut Vec<(T, Reply)>, settled: &T) -> Vec<(T, Reply)> {
-    let (taken, waiting) = mem::take(asked)
-        .into_iter()
-        .partition(|(number, _)| number <= settled);
+/// Takes out the questions that are answered.
+fn up_to<T: PartialOrd>(asked: &mut Vec<Question<T>>, answered: &T) -> Vec<Question<T>> {
+    take(asked, |question| question.answered_by <= *answered)
+}
+
+fn take<T>(
+    asked: &mut Vec<Question<T>>,
+    wanted: impl Fn(&Question<T>) -> bool,
+) -> Vec<Question<T>> {
+    let (taken, waiting) = mem::take(asked).into_iter().partition(wanted);
     *asked = waiting;
     taken
 }
 
-fn reply_to<T>(asked: Vec<(T, Reply)>, outcome: &Result<(), Arc<Error>>) {
-    for (_, reply) in asked {
+fn reply_to<T>(asked: Vec<Question<T>>, outcome: &Result<(), Arc<Error>>) {
+    for question in asked {
         // An asker that was dropped needs no answer.
-        let _unheard = reply.send(outcome.clone());
+        let _unheard = question.reply.send(outcome.clone());
     }
 }

@@ -202,6 +202,8 @@ impl Machine {
             proven_at,
             renew_at: Some(next_heartbeat(proven_at, self.policy.heartbeat())),
             cancelled: None,
+            missed: false,
+            overlaps: false,
             drain_until: None,
         });
     }

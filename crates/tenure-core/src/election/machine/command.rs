@@ -13,6 +13,9 @@ pub enum Command {
     Renew {
         /// The oldest proof that will do for a heartbeat.
         not_before: Time,
+        /// Without an answer by then give [`Input::Overdue`](super::Input::Overdue). The call may
+        /// go on.
+        overdue_at: Time,
     },
     /// Call `release`.
     Release,

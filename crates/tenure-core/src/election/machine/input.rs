@@ -30,12 +30,18 @@ pub enum Input {
         /// When it can expire, where it is known.
         free_in: Option<Duration>,
     },
-    /// `renew` was answered: the term goes on.
+    /// `renew` was answered: the term goes on. Perhaps by the answer to a call that was overdue; no
+    /// other call goes on.
     Renewed {
         /// When the request that proves it was sent.
         proven_at: Time,
         /// The lease the store granted.
         lease: Duration,
+    },
+    /// The `renew` under way has no answer in the time given to it.
+    Overdue {
+        /// It may be answered later, beside others.
+        goes_on: bool,
     },
     /// `renew` was answered: the term is over at the store.
     Lost,

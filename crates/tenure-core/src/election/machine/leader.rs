@@ -12,6 +12,7 @@ impl Machine {
     pub(super) fn leader(&mut self, now: Time, input: Input, commands: &mut Vec<Command>) {
         let heartbeat = self.policy.heartbeat();
         let request_timeout = self.policy.request_timeout();
+        let retry_timeout = self.policy.retry_timeout();
         let retry = self.jittered(self.policy.retry_interval());
         let new_span = match input {
             Input::Renewed { proven_at, lease } => Some(self.span(proven_at, lease)),
@@ -30,6 +31,7 @@ impl Machine {
                     leading.proven_at = proven_at;
                     commands.push(Command::Extend(span));
                 }
+                leading.missed = false;
                 leading.renew_at =
                     Some(leading.next_renewal(now, heartbeat, request_timeout, retry));
                 // A shorter lease may be over, or its end may be near.
@@ -48,9 +50,17 @@ impl Machine {
                 return;
             }
             Input::Failed(failure) => {
+                leading.missed = true;
                 // The last attempt that still fits, whatever pause the store asks for.
                 let limit = leading.ends_at().minus(request_timeout).since(now);
-                leading.renew_at = Some(now + pause(retry, failure, limit.min(heartbeat)));
+                let pause = pause(retry, failure, limit.min(heartbeat));
+                leading.renew_at = Some(leading.next_attempt(now, pause, retry_timeout));
+            }
+            Input::Overdue { goes_on } => {
+                // Its time was the pause.
+                leading.missed = true;
+                leading.overlaps = goes_on;
+                leading.renew_at = Some(now);
             }
             Input::RenewNow => leading.renew_at = leading.renew_at.map(|_| now),
             Input::Stop(cause) => {
@@ -67,9 +77,8 @@ impl Machine {
     }
 
     fn renew_if_due(&mut self, now: Time, commands: &mut Vec<Command>) {
-        let heartbeat = self.policy.heartbeat();
         if let State::Leader(leading) = &mut self.state {
-            commands.extend(leading.take_due_renewal(now, heartbeat));
+            commands.extend(leading.take_due_renewal(now, &self.policy));
         }
     }
 }

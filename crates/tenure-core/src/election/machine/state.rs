@@ -7,6 +7,7 @@ use crate::contract::clock::Time;
 use crate::election::machine::cause::Cause;
 use crate::election::machine::command::{Command, Span};
 use crate::election::machine::schedule::next_heartbeat;
+use crate::policy::Policy;
 
 #[derive(Clone, Debug, Hash)]
 pub(super) enum State {
@@ -79,8 +80,12 @@ pub(super) struct Leading {
     pub(super) span: Span,
     /// The proof behind the span.
     pub(super) proven_at: Time,
-    /// When to call `renew`; `None` while a call is under way.
+    /// When to call `renew`; `None` while a call is under way that is not overdue.
     pub(super) renew_at: Option<Time>,
+    /// The last call has failed or is overdue.
+    pub(super) missed: bool,
+    /// Overdue calls go on.
+    pub(super) overlaps: bool,
     /// Why the work was told to stop.
     pub(super) cancelled: Option<Cause>,
     /// Until then the term is kept up for work that is stopping.
@@ -152,8 +157,19 @@ impl Leading {
         }
     }
 
+    /// The next attempt, `pause` from now. One always begins a retry timeout before the work is
+    /// told to stop: an outage that ends by then is survived, whatever its phase.
+    pub(super) fn next_attempt(&self, now: Time, pause: Duration, retry_timeout: Duration) -> Time {
+        let last = self.ends_at().minus(retry_timeout);
+        let next = now + pause;
+        if now < last { next.min(last) } else { next }
+    }
+
     /// The heartbeat that is due, once.
-    pub(super) fn take_due_renewal(&mut self, now: Time, heartbeat: Duration) -> Option<Command> {
+    ///
+    /// The first attempt gets the request timeout to answer. Those after it get less where they may
+    /// go on beside the next one, which then finds out sooner whether the store is back.
+    pub(super) fn take_due_renewal(&mut self, now: Time, policy: &Policy) -> Option<Command> {
         if self.renew_at.is_none_or(|at| now < at) {
             return None;
         }
@@ -165,7 +181,16 @@ impl Leading {
         }
         // A proof of the last half heartbeat will do: so a session answers many elections'
         // heartbeats at once.
-        let not_before = now.minus(heartbeat / 2);
-        Some(Command::Renew { not_before })
+        let not_before = now.minus(policy.heartbeat() / 2);
+        let (first, later) = (policy.request_timeout(), policy.retry_timeout());
+        let overdue_at = if self.missed {
+            self.next_attempt(now, if self.overlaps { later } else { first }, later)
+        } else {
+            now + first
+        };
+        Some(Command::Renew {
+            not_before,
+            overdue_at,
+        })
     }
 }

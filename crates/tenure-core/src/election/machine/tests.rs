@@ -81,7 +81,7 @@ fn an_election_won_too_late_is_asked_for_again() {
     let mut machine = machine();
     handle(&mut machine, at(0), Input::Campaign);
     let (proven_at, lease) = (at(0), 20 * SECOND);
-    let commands = handle(&mut machine, at(16), Input::Held { proven_at, lease });
+    let commands = handle(&mut machine, at(19), Input::Held { proven_at, lease });
     assert_eq!(commands, [Command::Acquire]);
 }
 
@@ -93,6 +93,8 @@ fn a_lease_too_short_for_the_policy_is_given_back() {
     let commands = handle(&mut machine, at(0), Input::Held { proven_at, lease });
     assert_eq!(commands, [Command::GiveUp, Command::Withdraw]);
 }
+
+const OVERDUE: Input = Input::Overdue { goes_on: true };
 
 const THROTTLED: Input = Input::Failed(Failure {
     permanent: false,
@@ -158,13 +160,73 @@ fn a_leader_waits_for_the_last_attempt_that_fits_at_most() {
     handle(&mut machine, at(10), Input::Timer);
     handle(&mut machine, at(10), THROTTLED);
     let retry_at = machine.next_wake().unwrap();
-    // Told to stop at 14.9 s, less a request timeout of 3 s.
-    assert!(retry_at > at(11) && retry_at < at(12), "{retry_at:?}");
+    // Told to stop at 18.4 s, less a request timeout of 3 s.
+    assert!(retry_at > at(15) && retry_at < at(16), "{retry_at:?}");
     let commands = handle(&mut machine, retry_at, Input::Timer);
     assert!(
         matches!(commands[..], [Command::Renew { .. }]),
         "{commands:?}"
     );
+}
+
+fn renewal(commands: &[Command]) -> Time {
+    match commands {
+        [Command::Renew { overdue_at, .. }] => *overdue_at,
+        _ => panic!("{commands:?}"),
+    }
+}
+
+/// Each attempt without an answer is followed by the next, and the last begins a second before the
+/// work is told to stop: at 17.4 s.
+#[test]
+fn in_a_silent_outage_attempts_go_on_to_the_last_moment_that_helps() {
+    let mut machine = leader();
+    let mut now = machine.next_wake().unwrap();
+    let mut overdue_at = renewal(&handle(&mut machine, now, Input::Timer));
+    assert_eq!(
+        overdue_at,
+        now + 3 * SECOND,
+        "the first has a request timeout"
+    );
+    while overdue_at < at(18) {
+        now = overdue_at;
+        overdue_at = renewal(&handle(&mut machine, now, OVERDUE));
+        assert!(overdue_at <= now + SECOND, "{now:?}");
+    }
+    assert!(now > at(17), "{now:?}");
+    let told = overdue_at;
+    let commands = handle(&mut machine, told, Input::Timer);
+    assert_eq!(commands, [Command::Cancel(Cause::HeartbeatsMissed)]);
+}
+
+#[test]
+fn attempts_that_fail_at_once_go_on_as_long() {
+    let mut machine = leader();
+    let mut last = at(0);
+    while let Some(now) = machine.next_wake()
+        && now < at(18)
+    {
+        renewal(&handle(&mut machine, now, Input::Timer));
+        handle(&mut machine, now, Input::Failed(Failure::default()));
+        last = now;
+    }
+    assert!(last > at(17), "{last:?}");
+}
+
+/// A store that takes four seconds for each answer.
+#[test]
+fn a_late_answer_counts_from_its_proof() {
+    let mut machine = leader();
+    handle(&mut machine, at(10), Input::Timer);
+    renewal(&handle(&mut machine, at(13), OVERDUE));
+    let (proven_at, lease) = (at(10), 20 * SECOND);
+    let commands = handle(&mut machine, at(14), Input::Renewed { proven_at, lease });
+    let [Command::Extend(span)] = commands[..] else {
+        panic!("{commands:?}");
+    };
+    assert!(span.valid_until < at(30), "{span:?}");
+    let next = machine.next_wake().unwrap();
+    assert!(next > at(19) && next <= at(20), "{next:?}");
 }
 
 #[test]

@@ -5,7 +5,7 @@
 //! with the reason why no driver gives it.
 //!
 //! Without jitter the default policy says: a lease of 20 s is valid for 19.88 s; the work is told to
-//! stop after 14.88 s; a heartbeat every 10 s; a retry after 1 s.
+//! stop after 18.38 s; a heartbeat every 10 s; a retry after 1 s.
 
 use std::time::Duration;
 
@@ -69,6 +69,7 @@ enum On {
     Held,
     Taken,
     Renewed,
+    Overdue,
     Lost,
     Failed,
     Refused,
@@ -80,7 +81,7 @@ enum On {
     Unwell,
 }
 
-const INPUTS: [On; 17] = [
+const INPUTS: [On; 18] = [
     On::Campaign,
     On::Timer,
     On::HintFree,
@@ -89,6 +90,7 @@ const INPUTS: [On; 17] = [
     On::Held,
     On::Taken,
     On::Renewed,
+    On::Overdue,
     On::Lost,
     On::Failed,
     On::Refused,
@@ -156,7 +158,7 @@ const TABLE: &[Row] = &[
     (Is::ProbedWaiting, 1,  On::Unwell,     "Withdraw",                      Is::Leaving),
 
     (Is::ProbedGranted, 0,  On::Well,       "Elect",                         Is::Leading),
-    (Is::ProbedGranted, 15, On::Well,       "Acquire",                       Is::ProbedAsking),
+    (Is::ProbedGranted, 19, On::Well,       "Acquire",                       Is::ProbedAsking),
     (Is::ProbedGranted, 0,  On::Unwell,     "Release",                       Is::Leaving),
 
     (Is::Leaving,       2,  On::Timer,      "Probe",                         Is::Leaving),
@@ -178,7 +180,7 @@ const TABLE: &[Row] = &[
 
     (Is::Leading,       1,  On::Timer,      "",                              Is::Leading),
     (Is::Leading,       10, On::Timer,      "Renew",                         Is::Renewing),
-    (Is::Leading,       15, On::Timer,      "Cancel(HeartbeatsMissed) Renew", Is::Stopping),
+    (Is::Leading,       19, On::Timer,      "Cancel(HeartbeatsMissed) Renew", Is::Stopping),
     (Is::Leading,       20, On::Timer,      "End(Expired) Overrun",          Is::RanOut),
     (Is::Leading,       1,  On::Lost,       "End(Lost)",                     Is::Lost),
     (Is::Leading,       1,  On::Stop,       "Cancel(Shutdown)",              Is::Stopping),
@@ -187,11 +189,13 @@ const TABLE: &[Row] = &[
     (Is::Leading,       1,  On::RenewNow,   "Renew",                         Is::Renewing),
 
     (Is::Renewing,      11, On::Timer,      "",                              Is::Renewing),
-    (Is::Renewing,      15, On::Timer,      "Cancel(HeartbeatsMissed)",      Is::Stopping),
+    (Is::Renewing,      19, On::Timer,      "Cancel(HeartbeatsMissed)",      Is::Stopping),
     (Is::Renewing,      20, On::Timer,      "End(Expired) Overrun",          Is::RanOut),
     (Is::Renewing,      11, On::Renewed,    "Extend",                        Is::Leading),
-    (Is::Renewing,      15, On::Renewed,    "Cancel(HeartbeatsMissed) Extend", Is::Stopping),
+    (Is::Renewing,      19, On::Renewed,    "Cancel(HeartbeatsMissed) Extend", Is::Stopping),
     (Is::Renewing,      20, On::Renewed,    "End(Expired) Overrun",          Is::RanOut),
+    (Is::Renewing,      11, On::Overdue,    "Renew",                         Is::Renewing),
+    (Is::Renewing,      19, On::Overdue,    "Cancel(HeartbeatsMissed) Renew", Is::Stopping),
     (Is::Renewing,      11, On::Lost,       "End(Lost)",                     Is::Lost),
     (Is::Renewing,      11, On::Failed,     "",                              Is::Leading),
     (Is::Renewing,      11, On::Refused,    "",                              Is::Leading),
@@ -202,6 +206,7 @@ const TABLE: &[Row] = &[
     (Is::Stopping,      11, On::Timer,      "",                              Is::Stopping),
     (Is::Stopping,      20, On::Timer,      "End(Shutdown) Overrun",         Is::RanOut),
     (Is::Stopping,      11, On::Renewed,    "Extend",                        Is::Stopping),
+    (Is::Stopping,      11, On::Overdue,    "Renew",                         Is::Stopping),
     (Is::Stopping,      11, On::Lost,       "End(Lost)",                     Is::Lost),
     (Is::Stopping,      11, On::Failed,     "",                              Is::Stopping),
     (Is::Stopping,      11, On::Refused,    "",                              Is::Stopping),
@@ -211,6 +216,7 @@ const TABLE: &[Row] = &[
 
     (Is::RanOut,        21, On::Timer,      "",                              Is::RanOut),
     (Is::RanOut,        21, On::Renewed,    "",                              Is::RanOut),
+    (Is::RanOut,        21, On::Overdue,    "",                              Is::RanOut),
     (Is::RanOut,        21, On::Lost,       "",                              Is::RanOut),
     (Is::RanOut,        21, On::Failed,     "",                              Is::RanOut),
     (Is::RanOut,        21, On::Refused,    "",                              Is::RanOut),
@@ -221,6 +227,7 @@ const TABLE: &[Row] = &[
     (Is::Lost,          2,  On::Timer,      "",                              Is::Lost),
     (Is::Lost,          6,  On::Timer,      "Overrun",                       Is::Lost),
     (Is::Lost,          2,  On::Renewed,    "",                              Is::Lost),
+    (Is::Lost,          2,  On::Overdue,    "",                              Is::Lost),
     (Is::Lost,          2,  On::Lost,       "",                              Is::Lost),
     (Is::Lost,          2,  On::Failed,     "",                              Is::Lost),
     (Is::Lost,          2,  On::Refused,    "",                              Is::Lost),
@@ -258,17 +265,18 @@ const IMPOSSIBLE: &[Impossible] = &[
      &[On::Campaign], "a campaign starts once"),
     (&[Is::Asking, Is::Waiting, Is::BackingOff, Is::ProbedAsking, Is::ProbedWaiting, Is::Leaving,
        Is::SittingOut, Is::Withdrawing],
-     &[On::Stop, On::RenewNow, On::Renewed, On::Lost], "there is no term"),
+     &[On::Stop, On::RenewNow, On::Renewed, On::Overdue, On::Lost], "there is no term"),
     (&[Is::Asking, Is::ProbedAsking], &[On::Done], "the call under way is acquire"),
     (&[Is::Leaving, Is::Releasing, Is::Withdrawing],
      &[On::Held, On::Taken], "the call under way is release or withdraw"),
     (&[Is::Renewing, Is::Stopping, Is::RanOut, Is::Lost],
      &[On::Held, On::Taken, On::Done], "the call under way is renew"),
-    (&[Is::Releasing], &[On::Renewed], "the call under way is release"),
+    (&[Is::Releasing], &[On::Renewed, On::Overdue], "the call under way is release"),
     (&[Is::Waiting, Is::BackingOff, Is::ProbedWaiting, Is::SittingOut],
      &[On::Held, On::Taken, On::Failed, On::Refused, On::Done], "no call is under way"),
     (&[Is::Leading],
-     &[On::Held, On::Taken, On::Renewed, On::Failed, On::Refused, On::Done], "no call is under way"),
+     &[On::Held, On::Taken, On::Renewed, On::Overdue, On::Failed, On::Refused, On::Done],
+     "no call is under way"),
     (&[Is::Asking, Is::Waiting, Is::BackingOff, Is::Leading, Is::Renewing, Is::Stopping, Is::RanOut,
        Is::Lost, Is::Releasing, Is::Withdrawing],
      &[On::Well, On::Unwell], "the machine has not asked the probe"),
@@ -277,12 +285,12 @@ const IMPOSSIBLE: &[Impossible] = &[
      &[On::HintFree, On::HintHeld, On::HintsEnded], "the machine wants no hints"),
     (&[Is::ProbedFirst, Is::ProbedGranted],
      &[On::Campaign, On::Timer, On::HintFree, On::HintHeld, On::HintsEnded, On::Held, On::Taken,
-       On::Renewed, On::Lost, On::Failed, On::Refused, On::Done, On::Stop, On::WorkEnded,
-       On::RenewNow],
+       On::Renewed, On::Overdue, On::Lost, On::Failed, On::Refused, On::Done, On::Stop,
+       On::WorkEnded, On::RenewNow],
      "the probe is answered at once"),
     (&[Is::Idle],
      &[On::Timer, On::HintFree, On::HintHeld, On::HintsEnded, On::Held, On::Taken, On::Renewed,
-       On::Lost, On::Failed, On::Refused, On::Done, On::Stop, On::WorkEnded, On::RenewNow, On::Well,
+       On::Overdue, On::Lost, On::Failed, On::Refused, On::Done, On::Stop, On::WorkEnded, On::RenewNow, On::Well,
        On::Unwell],
      "the campaign comes first"),
     (&[Is::Finished], &INPUTS, "the driver has stopped"),
@@ -375,6 +383,7 @@ fn input(on: On, now: Time) -> Input {
             proven_at: now,
             lease,
         },
+        On::Overdue => Input::Overdue { goes_on: true },
         On::Lost => Input::Lost,
         On::Failed => Input::Failed(Failure::default()),
         On::Refused => Input::Failed(Failure {
