@@ -59,6 +59,10 @@ impl LockBackend for KubeLeaseBackend {
         self.lock.renew(grant, not_before).await
     }
 
+    fn may_go_on(&self, began_at: Time) -> bool {
+        self.lock.may_go_on(began_at)
+    }
+
     async fn release(&self, grant: &Grant) -> Result<(), Error> {
         self.store().leave(&grant.lock).await;
         self.lock.release(grant).await

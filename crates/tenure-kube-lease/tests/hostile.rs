@@ -189,3 +189,44 @@ async fn after_an_attempt_without_an_answer_the_next_has_a_connection_of_its_own
     proxy.restore();
     renewed(backend.renew(&grant, backend.clock().now()).await.unwrap());
 }
+
+/// An attempt without an answer goes on, and is answered when the network carries on; the next one
+/// has not waited for that.
+#[tokio::test]
+async fn beside_a_heartbeat_that_goes_on_the_next_has_a_connection_of_its_own() {
+    let Some(server) = Server::start().await else {
+        return;
+    };
+    let proxy = FaultProxy::start(server.address()).unwrap();
+    let backend = Arc::new(connect(server.config_at(proxy.address())).await.unwrap());
+    let us = candidate("us", 1);
+    let grant = backend.acquire(&lock("overdue"), &us, LONG).await;
+    let grant = held(grant.unwrap());
+    let renewing = || {
+        let (backend, grant) = (backend.clone(), grant.clone());
+        tokio::spawn(async move { backend.renew(&grant, backend.clock().now()).await })
+    };
+
+    // Idle connections, which a later request would use.
+    fill(&backend).await;
+    proxy.hold(Way::Answers);
+    let sent = proxy.seen(Way::Requests);
+    let began_at = backend.clock().now();
+    let first = renewing();
+    until("the first is sent", async || {
+        proxy.seen(Way::Requests) > sent
+    })
+    .await;
+    assert!(backend.may_go_on(began_at));
+    let before = proxy.accepted();
+    let second = renewing();
+    until("the next attempt has a connection of its own", async || {
+        proxy.accepted() > before
+    })
+    .await;
+    // Many elections ask for the same outage: one connection serves them.
+    assert!(backend.may_go_on(began_at));
+    proxy.restore();
+    renewed(first.await.unwrap().unwrap());
+    renewed(second.await.unwrap().unwrap());
+}

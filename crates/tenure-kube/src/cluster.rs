@@ -4,7 +4,7 @@ use std::fmt;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use tenure_core::{Error, Kept, Operation, Process};
+use tenure_core::{Error, Kept, Operation, Process, Time};
 use tenure_kit::Tasks;
 
 use crate::api::Api;
@@ -98,6 +98,11 @@ impl Cluster {
         let connection = self.inner.connector.current();
         let read = connection.map(|connection| connection.namespace.clone());
         read.or_else(|| self.inner.config.namespace.clone())
+    }
+
+    /// See [`RecordStore::may_go_on`](tenure_core::record::RecordStore::may_go_on).
+    pub(crate) fn may_go_on(&self, began_at: Time) -> bool {
+        self.inner.connector.give_up_before(began_at)
     }
 
     /// The API server, for `operation`, which makes the first client if there is none.

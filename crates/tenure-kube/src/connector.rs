@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
+use tenure_core::Time;
 use tenure_kit::deadline::within;
 use tenure_kit::{SingleFlight, StoreError, Tasks};
 
@@ -105,13 +106,8 @@ impl Connector {
     pub(crate) fn given(client: kube::Client, config: &KubeConfig) -> Self {
         let stated = config.namespace.clone();
         let namespace = stated.unwrap_or_else(|| client.default_namespace().to_owned());
-        let connection = Connection::new(
-            client,
-            Generation::default(),
-            namespace,
-            Route::default(),
-            None,
-        );
+        let connection =
+            Connection::new(client, Generation::new(), namespace, Route::default(), None);
         Self::Given(Arc::new(connection))
     }
 
@@ -129,6 +125,18 @@ impl Connector {
     /// Whether it is an application's own client, which is never made again here.
     pub(crate) fn is_given(&self) -> bool {
         matches!(self, Self::Given(_))
+    }
+
+    /// A request of that time has no answer: whether later ones use connections that were made after
+    /// it. An application's own client does as it likes.
+    pub(crate) fn give_up_before(&self, sent_at: Time) -> bool {
+        if self.is_given() {
+            return false;
+        }
+        if let Some(connection) = self.current() {
+            connection.generation.give_up_before(sent_at);
+        }
+        true
     }
 
     /// The connection in use, whether it was refused or not, if there is one.
@@ -218,7 +226,7 @@ impl Configured {
             first.check(&now)?;
         }
         let lasting = client::authenticate(&self.config, &mut access).await?;
-        let generation = Generation::default();
+        let generation = Generation::new();
         let route = access.route(now.address());
         let building = client::build(&self.config, access, generation.clone());
         let client = within(what, LIMIT, "its files", building).await?;

@@ -9,7 +9,7 @@ use serde_json::Value;
 use tenure_core::record::{Record, RecordEvents, RecordStore, Step, Versioned, Written};
 use tenure_core::{
     BootClock, Capabilities, Check, Error, ErrorKind, Expiry, FencingGuarantee, Identity, LockName,
-    Operation, Order, Rises, SharedClock, Wakeup,
+    Operation, Order, Rises, SharedClock, Time, Wakeup,
 };
 
 use crate::checks;
@@ -122,6 +122,10 @@ impl<F: Form> RecordStore for ObjectStore<F> {
 
     fn clock(&self) -> SharedClock {
         BootClock::shared()
+    }
+
+    fn may_go_on(&self, began_at: Time) -> bool {
+        self.objects.cluster.may_go_on(began_at)
     }
 
     async fn get(&self, lock: &LockName) -> Result<Option<Versioned>, Error> {

@@ -1,8 +1,7 @@
 //! [`Transport`]: the connections of a client, all of which are given up when one falls silent.
 
 use std::pin::Pin;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -11,7 +10,7 @@ use hyper::body::Incoming;
 use hyper_util::client::legacy;
 use hyper_util::client::legacy::connect::{Connect, HttpConnector};
 use kube::client::Body;
-use tenure_core::Process;
+use tenure_core::{BootClock, Process, Time};
 use tower::{BoxError, Service};
 
 /// A connection whose other side has vanished is known to be dead after about so long, also when
@@ -35,12 +34,26 @@ pub(crate) fn direct() -> HttpConnector {
 }
 
 /// Which connections may be used: those that were made since the last one fell silent.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct Generation(Arc<AtomicU64>);
+#[derive(Clone, Debug)]
+pub(crate) struct Generation(Arc<Mutex<Numbered>>);
+
+#[derive(Clone, Copy, Debug)]
+struct Numbered {
+    number: u64,
+    /// On the clock of the records.
+    begun_at: Time,
+}
 
 impl Generation {
+    pub(crate) fn new() -> Self {
+        Self(Arc::new(Mutex::new(Numbered {
+            number: 0,
+            begun_at: BootClock::shared().now(),
+        })))
+    }
+
     fn now(&self) -> u64 {
-        self.0.load(Ordering::Acquire)
+        self.hold().number
     }
 
     /// A request is sent now, and its answer awaited.
@@ -50,6 +63,27 @@ impl Generation {
             generation: self.clone(),
             is_answered: false,
         }
+    }
+
+    /// A request of that time has no answer yet. It goes on; later ones use connections that were made
+    /// after it.
+    pub(crate) fn give_up_before(&self, sent_at: Time) {
+        let mut current = self.hold();
+        if current.begun_at <= sent_at {
+            current.begin_next();
+        }
+    }
+
+    fn hold(&self) -> MutexGuard<'_, Numbered> {
+        // Whole at every step.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Numbered {
+    fn begin_next(&mut self) {
+        self.number += 1;
+        self.begun_at = BootClock::shared().now();
     }
 }
 
@@ -73,12 +107,11 @@ impl Drop for Attempt {
         if self.is_answered {
             return;
         }
-        let (from, to) = (self.begun_in, self.begun_in + 1);
+        let mut current = self.generation.hold();
         // Another attempt of the same generation may have been quicker.
-        let _begun =
-            self.generation
-                .0
-                .compare_exchange(from, to, Ordering::AcqRel, Ordering::Acquire);
+        if current.number == self.begun_in {
+            current.begin_next();
+        }
     }
 }
 
