@@ -35,10 +35,12 @@ async fn an_attempt_that_hangs_keeps_no_later_one_waiting() {
 
     line.silence();
     let before = line.accepted();
+    let now = backend.clock().now();
     let renewal = tokio::spawn({
-        let (backend, now) = (backend.clone(), backend.clock().now());
+        let backend = backend.clone();
         async move { backend.renew(&grant, now).await }
     });
+    assert!(backend.may_go_on(now));
     until(
         "three connections were begun beside each other",
         async || line.accepted() >= before + 3,
