@@ -35,10 +35,12 @@ impl Director {
             return self.short_outage(leader).await;
         }
         let lasts = policy.heartbeat() * 4;
-        let mut faults = self.world.faults();
-        faults.sluggish_until = self.world.now() + lasts;
-        faults.trip = trip;
-        drop(faults);
+        let until = self.world.now() + lasts;
+        {
+            let mut faults = self.world.faults();
+            faults.sluggish_until = until;
+            faults.trip = trip;
+        }
         self.world.fault(Fault::Slow { lasts });
         sleep(lasts + policy.lease()).await;
         self.must_stand(leader, "a store that answers slowly");
