@@ -272,7 +272,7 @@ impl Application {
             return;
         };
         let lately = world.now().saturating_sub(SLOWEST * 4);
-        if of != id || world.was_stormy_since(lately) {
+        if of != id || world.was_stormy_since(lately) || world.was_slow_since(lately) {
             return;
         }
         let info = world.term(id);

@@ -294,6 +294,11 @@ impl World {
         faults.stormy || faults.stormy_until >= since.max(Duration::from_nanos(1))
     }
 
+    /// Whether the store was slow, but not dead, at or after this moment.
+    pub fn was_slow_since(&self, since: Moment) -> bool {
+        self.faults().sluggish_until >= since.max(Duration::from_nanos(1))
+    }
+
     /// Whether a store has granted less than a lease at or after this moment.
     pub fn was_stingy_since(&self, since: Moment) -> bool {
         let faults = self.faults();

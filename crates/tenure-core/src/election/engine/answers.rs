@@ -50,9 +50,8 @@ impl Engine {
     }
 
     /// The heartbeat under way has no answer in its time. What is left of it goes on where the
-    /// backend allows that, but not with a value that is out of date.
+    /// backend allows that.
     pub(super) fn overdue(&mut self, error: Error, rest: Option<Heartbeat>) {
-        let rest = rest.filter(|_| self.questions.is_call_current());
         let goes_on = rest.is_some();
         if let Some(rest) = rest {
             self.calls

@@ -209,8 +209,6 @@ impl Engine {
         if self.has_term() {
             self.candidate.value = value;
             self.questions.publish(self.context.clock.now(), reply);
-            // They would write the value of before.
-            self.calls.drop_overdue();
             self.feed(Input::RenewNow);
         }
     }

@@ -51,11 +51,6 @@ impl Questions {
         self.written_by_call = self.published;
     }
 
-    /// Whether the call under way writes the newest value.
-    pub(super) fn is_call_current(&self) -> bool {
-        self.written_by_call == self.published
-    }
-
     pub(super) fn written_by_call(&self) -> u64 {
         self.written_by_call
     }
