@@ -143,7 +143,8 @@ impl Policy {
         self.request_timeout
     }
 
-    /// The pause after a failed call, and between looks at a store that cannot wake its waiters.
+    /// The pause after a failed call, and between looks at a store that cannot wake its waiters. After
+    /// a heartbeat without an answer the time that it had counts as the pause.
     pub fn retry_interval(&self) -> Duration {
         self.retry_interval
     }

@@ -3,7 +3,7 @@
 
 use std::future::{self, Future as _};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -776,6 +776,8 @@ struct Slow {
     store: TestBackend,
     takes: Duration,
     overlaps: bool,
+    /// So many heartbeats get no answer.
+    loses: AtomicU64,
 }
 
 #[async_trait]
@@ -798,6 +800,14 @@ impl LockBackend for Slow {
     }
 
     async fn renew(&self, grant: &Grant, not_before: Time) -> Result<Renewal, Error> {
+        let lose = |left: u64| left.checked_sub(1);
+        if self
+            .loses
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, lose)
+            .is_ok()
+        {
+            return future::pending().await;
+        }
         let renewal = self.store.renew(grant, not_before).await;
         tokio::time::sleep(self.takes).await;
         renewal
@@ -831,6 +841,7 @@ async fn leads_on(takes: Duration, overlaps: bool) -> (bool, u64) {
         store: store.clone(),
         takes,
         overlaps,
+        loses: AtomicU64::new(0),
     });
     let election = Election::builder(slow, lock()).build().unwrap();
     let leadership = election.campaign().await.unwrap();
@@ -850,6 +861,23 @@ async fn a_store_that_takes_seconds_for_each_answer_costs_no_term() {
     }
 }
 
+/// The connection of the first attempt is dead, and the store is slow: an attempt after it has the
+/// time to be answered.
+#[tokio::test(start_paused = true)]
+async fn a_lost_attempt_at_a_slow_store_costs_no_term() {
+    let slow = Arc::new(Slow {
+        store: TestBackend::new(),
+        takes: 4 * SECOND,
+        overlaps: true,
+        loses: AtomicU64::new(1),
+    });
+    let election = Election::builder(slow.clone(), lock()).build().unwrap();
+    let leadership = election.campaign().await.unwrap();
+    tokio::time::sleep(60 * SECOND).await;
+    assert!(!leadership.is_cancelled());
+    assert_eq!(slow.loses.load(Ordering::Relaxed), 0);
+}
+
 /// As the backend says: there the next attempt would wait for the one before.
 #[tokio::test(start_paused = true)]
 async fn where_heartbeats_do_not_overlap_a_call_ends_before_the_next() {
@@ -867,6 +895,7 @@ async fn a_late_answer_does_not_say_yes_to_a_value_that_came_after_it() {
         store: store.clone(),
         takes: 4 * SECOND,
         overlaps: true,
+        loses: AtomicU64::new(0),
     });
     let election = Election::builder(slow, lock()).build().unwrap();
     let leadership = Arc::new(election.campaign().await.unwrap());

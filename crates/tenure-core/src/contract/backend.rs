@@ -87,7 +87,7 @@ pub trait LockBackend: fmt::Debug + Send + Sync + 'static {
     /// pool, and no connection that was made before it began. They must reach the store although the
     /// way of this one is dead. The first answer counts, from its proof. So a store that takes
     /// seconds for each answer costs no term, and an outage is over with the first connection that
-    /// can be made. Many elections of a process may ask at once: one new connection serves them all.
+    /// can be made. Many elections of a process may ask at once: what is made for one of them serves all.
     ///
     /// No, the default: the engine drops the call before it makes the next one.
     fn may_go_on(&self, began_at: Time) -> bool {

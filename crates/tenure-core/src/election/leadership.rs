@@ -88,7 +88,9 @@ impl Leadership {
     /// Changes the value that is published beside the leader's identity, and waits until the
     /// store has it; `None` takes it away.
     ///
-    /// On an error the store may have it or not; it goes out again with the next heartbeat.
+    /// On an error the store may have it or not; it goes out again with the next heartbeat. A
+    /// heartbeat that was sent before and arrives late takes its older value along, until the next
+    /// one.
     pub async fn publish(&self, value: Option<PublishedValue>) -> Result<(), Error> {
         self.state.process.check(Operation::Renew)?;
         match self

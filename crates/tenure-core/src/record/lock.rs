@@ -110,8 +110,7 @@ impl<S: RecordStore> Inner<S> {
             holder: Some(holder_record(candidate, None)),
             lease,
         };
-        // Perhaps it has changed since then: the write is conditional on its version, and the next
-        // attempt looks.
+        // Perhaps it has changed since: the write is conditional, and the next attempt looks.
         let mut reported = self.reported().remove(lock);
         for _ in 0..ATTEMPTS {
             let found = match reported.take() {

@@ -34,6 +34,8 @@ impl Director {
         if !self.world.plan.heartbeats_overlap || trip.is_zero() {
             return self.short_outage(leader).await;
         }
+        // Another program may have written the record just now: then a heartbeat takes three trips.
+        sleep(policy.heartbeat() + CALM_TRIP).await;
         let lasts = policy.heartbeat() * 4;
         let until = self.world.now() + lasts;
         {

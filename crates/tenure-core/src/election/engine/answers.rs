@@ -81,7 +81,7 @@ impl Engine {
     /// One answer will do: other calls on the same record would only be in its way.
     fn heartbeat(&mut self, grant: Grant, began_at: Time, written: u64) {
         self.failed_attempts = 0;
-        self.calls.drop_renewals();
+        let rewrites = self.calls.drop_renewals(written);
         let latency = self.context.clock.now().since(began_at);
         telemetry::heartbeat(&self.context.setup.lock, latency);
         let (proven_at, lease) = (grant.proven_at, grant.lease);
@@ -92,6 +92,10 @@ impl Engine {
         // Before the next heartbeat, which may begin at once and bring more.
         self.feed(Input::Renewed { proven_at, lease });
         self.questions.proved(proven_at, written);
+        if rewrites {
+            // What was dropped may have written its older value over this one.
+            self.feed(Input::RenewNow);
+        }
         self.renew_for_questions();
     }
 

@@ -14,8 +14,8 @@ use crate::contract::error::{Error, ErrorKind, Operation};
 use crate::election::context::Context;
 
 /// How many overdue heartbeats are kept: the first, which a slow store may answer yet, and the
-/// newest ones, which found the store last.
-const MOST_OVERDUE: usize = 3;
+/// newest ones. With these a retry of the default policy has five seconds.
+const MOST_OVERDUE: usize = 5;
 
 /// What the store has answered, or why there is no answer.
 pub(super) enum Answer {
@@ -168,10 +168,14 @@ impl Calls {
         self.overdue.clear();
     }
 
-    /// The same, and the heartbeat under way. Only while there is a term: then each call is one.
-    pub(super) fn drop_renewals(&mut self) {
+    /// The same, and the heartbeat under way. Only while there is a term, or at its end: then each
+    /// call is one. Whether one that was overdue may have written another value than the number
+    /// `written`.
+    pub(super) fn drop_renewals(&mut self, written: u64) -> bool {
+        let other = self.overdue.iter().any(|call| call.written != written);
         self.overdue.clear();
         self.under_way = None;
+        other
     }
 }
 

@@ -152,7 +152,9 @@ impl Engine {
         // It ran out while the engine was late: what the work saw by itself is the cause.
         let cause = if cause == Cause::Expired { told } else { cause };
         self.questions.clear();
-        self.calls.drop_overdue();
+        // Nothing may prolong at the store what is over.
+        let written = self.questions.written_by_call();
+        let _rewrites = self.calls.drop_renewals(written);
         let state = ElectionState::SteppingDown {
             token: term.token,
             cause,

@@ -57,10 +57,11 @@ impl Machine {
                 leading.renew_at = Some(leading.next_attempt(now, pause, retry_timeout));
             }
             Input::Overdue { goes_on } => {
-                // Its time was the pause.
                 leading.missed = true;
                 leading.overlaps = goes_on;
-                leading.renew_at = Some(now);
+                // Its time was the pause, as far as it goes.
+                let rest = retry.saturating_sub(request_timeout);
+                leading.renew_at = Some(leading.next_attempt(now, rest, retry_timeout));
             }
             Input::RenewNow => leading.renew_at = leading.renew_at.map(|_| now),
             Input::Stop(cause) => {
