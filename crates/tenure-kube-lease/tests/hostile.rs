@@ -230,3 +230,26 @@ async fn beside_a_heartbeat_that_goes_on_the_next_has_a_connection_of_its_own() 
     renewed(first.await.unwrap().unwrap());
     renewed(second.await.unwrap().unwrap());
 }
+
+/// Beside a slow write a read is sent, and dropped when the write is answered: that says nothing of
+/// the connections.
+#[tokio::test]
+async fn a_slow_api_server_costs_no_new_connections() {
+    let Some(server) = Server::start().await else {
+        return;
+    };
+    let proxy = FaultProxy::start(server.address()).unwrap();
+    let backend = connect(server.config_at(proxy.address())).await.unwrap();
+    let us = candidate("us", 1);
+    let grant = backend.acquire(&lock("sluggish"), &us, LONG).await;
+    let mut grant = held(grant.unwrap());
+    // A write and a read beside each other.
+    fill(&backend).await;
+    let before = proxy.accepted();
+    proxy.delay(Way::Answers, Duration::from_millis(400));
+    for _ in 0..5 {
+        let renewal = backend.renew(&grant, backend.clock().now()).await;
+        grant = renewed(renewal.unwrap());
+    }
+    assert_eq!(proxy.accepted(), before);
+}

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use support::Connects as _;
 use tenure_core::{Election, FencingToken, Identity, LockBackend as _, Policy, Verdict};
 use tenure_kube_lease::{KubeLeaseBackend, connect};
-use tenure_testkit::kube::on_kine::OnKine;
+use tenure_testkit::kube::on_kine::{Database, OnKine};
 use tenure_testkit::{LONG, candidate, held, is_lost, lock, renewed, within_limit};
 
 const HAND_OVERS: usize = 50;
@@ -24,7 +24,16 @@ fn election(backend: &Arc<KubeLeaseBackend>, identity: &str) -> Election {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn fifty_hand_overs_and_the_tokens_rise() {
-    let Some(kine) = OnKine::start().await else {
+    hand_over(Database::Sqlite).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn fifty_hand_overs_on_postgres() {
+    hand_over(Database::Postgres).await;
+}
+
+async fn hand_over(database: Database) {
+    let Some(kine) = OnKine::start(database).await else {
         return;
     };
     let backends = [
@@ -66,7 +75,16 @@ async fn fifty_hand_overs_and_the_tokens_rise() {
 /// versions never begin again.
 #[tokio::test]
 async fn a_deletion_ends_the_term_and_the_next_token_is_larger() {
-    let Some(kine) = OnKine::start().await else {
+    delete(Database::Sqlite).await;
+}
+
+#[tokio::test]
+async fn a_deletion_on_postgres() {
+    delete(Database::Postgres).await;
+}
+
+async fn delete(database: Database) {
+    let Some(kine) = OnKine::start(database).await else {
         return;
     };
     let server = &kine.server;

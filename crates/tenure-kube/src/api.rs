@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use http::{Method, StatusCode};
+use http_body_util::{BodyExt as _, Limited};
 use kube::client::Body;
 use serde_json::{Value, json};
 use tenure_core::{Error, ErrorKind, Operation, Process};
@@ -13,7 +14,7 @@ use crate::config::KubeConfig;
 use crate::connector::{Connection, Connector};
 use crate::errors::{self, Refuser, Request};
 use crate::held_up::HeldUp;
-use crate::reply::{Answer, Begun, Reply, Sent};
+use crate::reply::{Answer, Begun, LONGEST, Reply, Sent};
 use crate::resource::{LEASES, Resource, Verb};
 use crate::warned::Warned;
 
@@ -308,7 +309,15 @@ impl Api {
         let mut asking = std::pin::pin!(asking);
         let reading = async {
             tokio::time::sleep(PROMPT).await;
-            self.send(request, Method::GET, VERSION, None).await.is_ok()
+            let Some(connection) = self.connector.ready() else {
+                return false;
+            };
+            // To its end, also when the write is answered first: else its connection is closed.
+            let process = self.process.clone();
+            let reading = async move { version_of(&process, &connection).await };
+            let reading = tokio::time::timeout(ANSWER_LIMIT, reading);
+            let read = tokio::spawn(reading).await;
+            matches!(read, Ok(Ok(Some(_))))
         };
         let answer = tokio::select! {
             biased;
@@ -408,13 +417,22 @@ impl Api {
     /// Whether the credentials are good for something: a 401 may come from a proxy, for reasons of
     /// its own.
     async fn are_accepted(&self, connection: &Connection) -> bool {
-        let Ok(request) = http::Request::get(VERSION).body(Body::empty()) else {
-            return false;
-        };
-        let asking = connection.client.send(request);
-        let answer = self.process.confine(asking).await;
-        answer.is_ok_and(|response| response.status() != StatusCode::UNAUTHORIZED)
+        let status = version_of(&self.process, connection).await;
+        status.is_some_and(|status| status != StatusCode::UNAUTHORIZED)
     }
+}
+
+/// Asks for the version; the status of the answer, if there is one. Dropped it gives up no connection
+/// but its own.
+async fn version_of(process: &Process, connection: &Connection) -> Option<StatusCode> {
+    let request = http::Request::get(VERSION).body(Body::empty()).ok()?;
+    let asking = connection.client.send(request);
+    let answer = process.confine(asking).await;
+    let response = answer.ok()?;
+    let status = response.status();
+    // Read whole, so that the connection can be used again.
+    let _whole = Limited::new(response.into_body(), LONGEST).collect().await;
+    Some(status)
 }
 
 /// Whether a 401 is what an API server says to credentials that it does not know.

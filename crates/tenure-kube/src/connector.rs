@@ -127,16 +127,11 @@ impl Connector {
         matches!(self, Self::Given(_))
     }
 
-    /// A request of that time has no answer: whether later ones use connections that were made after
-    /// it. An application's own client does as it likes.
+    /// A request of that time has no answer: whether it may go on, and later ones use connections
+    /// that were made after it. An application's own client does as it likes.
     pub(crate) fn give_up_before(&self, sent_at: Time) -> bool {
-        if self.is_given() {
-            return false;
-        }
-        if let Some(connection) = self.current() {
-            connection.generation.give_up_before(sent_at);
-        }
-        true
+        let connection = self.current().filter(|_| !self.is_given());
+        connection.is_some_and(|connection| connection.generation.give_up_before(sent_at))
     }
 
     /// The connection in use, whether it was refused or not, if there is one.

@@ -42,13 +42,19 @@ struct Numbered {
     number: u64,
     /// On the clock of the records.
     begun_at: Time,
+    /// When a request was answered last, on whichever connection.
+    answered_at: Time,
 }
+
+/// Sockets that overdue requests may keep: from there on they are dropped when the next are sent.
+const MOST_AT_ONCE: usize = 1024;
 
 impl Generation {
     pub(crate) fn new() -> Self {
         Self(Arc::new(Mutex::new(Numbered {
             number: 0,
             begun_at: BootClock::shared().now(),
+            answered_at: Time::ZERO,
         })))
     }
 
@@ -60,18 +66,21 @@ impl Generation {
     pub(crate) fn attempt(&self) -> Attempt {
         Attempt {
             begun_in: self.now(),
+            begun_at: BootClock::shared().now(),
             generation: self.clone(),
             is_answered: false,
         }
     }
 
-    /// A request of that time has no answer yet. It goes on; later ones use connections that were made
-    /// after it.
-    pub(crate) fn give_up_before(&self, sent_at: Time) {
+    /// A request of that time has no answer yet. Later ones use connections that were made after it.
+    /// Whether it may go on: each keeps a socket.
+    pub(crate) fn give_up_before(&self, sent_at: Time) -> bool {
         let mut current = self.hold();
         if current.begun_at <= sent_at {
             current.begin_next();
         }
+        // Each attempt has a clone.
+        Arc::strong_count(&self.0) <= MOST_AT_ONCE
     }
 
     fn hold(&self) -> MutexGuard<'_, Numbered> {
@@ -89,16 +98,19 @@ impl Numbered {
 
 /// A request without an answer. Dropped without one it gives up all connections that there were
 /// when it was sent: what has made one of them silent has done so to the others too, and the next
-/// attempt must not wait on another of them.
+/// attempt must not wait on another of them. Not if another request was answered meanwhile: then this
+/// one was dropped because its answer is not needed any more, or its own connection is at fault.
 pub(crate) struct Attempt {
     generation: Generation,
     begun_in: u64,
+    begun_at: Time,
     is_answered: bool,
 }
 
 impl Attempt {
     pub(crate) fn is_answered(&mut self) {
         self.is_answered = true;
+        self.generation.hold().answered_at = BootClock::shared().now();
     }
 }
 
@@ -108,8 +120,9 @@ impl Drop for Attempt {
             return;
         }
         let mut current = self.generation.hold();
+        let is_alive = current.answered_at > self.begun_at;
         // Another attempt of the same generation may have been quicker.
-        if current.number == self.begun_in {
+        if current.number == self.begun_in && !is_alive {
             current.begin_next();
         }
     }

@@ -8,7 +8,7 @@ pub mod faulty_api;
 #[cfg(all(feature = "kube", target_os = "linux"))]
 pub mod flood;
 pub mod launch;
-#[cfg(feature = "kube")]
+#[cfg(all(feature = "kube", feature = "postgres"))]
 pub mod on_kine;
 #[cfg(feature = "kube")]
 pub mod owners;
