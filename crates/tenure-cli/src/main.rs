@@ -25,7 +25,7 @@ use tracing_subscriber::EnvFilter;
 use tracing_subscriber::filter::Directive;
 
 use crate::commands::run::WAITING;
-use crate::commands::{bench, demo, doctor, pages, run, status, version, watch};
+use crate::commands::{bench, demo, doctor, pages, policy, run, status, version, watch};
 use crate::failure::{Failure, exit};
 use crate::options::{Cli, Command, LogFormat};
 use crate::output::harmless;
@@ -54,6 +54,7 @@ fn main() -> ExitCode {
         Command::Demo(args) => demo::demo(args),
         #[cfg(any(feature = "kube-lease", feature = "kube-configmap"))]
         Command::Rbac(args) => commands::rbac::rbac(args),
+        Command::Policy(args) => policy::policy(&args),
         Command::Version(args) => version::version(&args),
         Command::Completions(args) => pages::completions(&args),
         Command::Man(args) => pages::man(&args),

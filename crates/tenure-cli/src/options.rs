@@ -67,6 +67,8 @@ pub(crate) enum Command {
     /// Print the least Role and RoleBinding that a candidate needs in Kubernetes
     #[cfg(any(feature = "kube-lease", feature = "kube-configmap"))]
     Rbac(RbacArgs),
+    /// Tell what a policy survives, and for how long nobody leads
+    Policy(PolicyShownArgs),
     /// Tell the version, and which stores are compiled in
     Version(VersionArgs),
     /// Print a script that completes the command line in a shell
@@ -90,6 +92,7 @@ impl Command {
             Self::Status(args) | Self::Watch(args) => args.json,
             Self::Doctor(args) => args.json,
             Self::Bench(args) => args.json,
+            Self::Policy(args) => args.json,
             Self::Version(args) => args.json,
             _ => false,
         }
@@ -234,7 +237,9 @@ pub(crate) struct PolicyArgs {
     /// A leader renews so often
     #[arg(long, env = "TENURE_HEARTBEAT", value_name = "DURATION")]
     pub(crate) heartbeat: Option<String>,
-    /// CMD gets so long to stop when leadership is lost
+    /// CMD gets so long to stop when leadership is lost; 1.5s with the default policy
+    ///
+    /// Each second of it is a second less without the store that is survived (tenure policy).
     ///
     /// A CMD that has not stopped is killed a little before the end of it, half a second at most, so
     /// that it is dead by then. Less than 2 % of the lease, or than 1 s with a long one, counts as
@@ -252,6 +257,8 @@ pub(crate) enum Preset {
     ClientGo,
     /// Lease 3 s, heartbeat 1 s
     Fast,
+    /// Lease 60 s, heartbeat 10 s: survives 45 s without the store
+    Patient,
 }
 
 #[derive(Args, Debug)]
@@ -284,6 +291,15 @@ pub(crate) struct BenchArgs {
     /// Do not ask before loading a store that others may use
     #[arg(long)]
     pub(crate) yes: bool,
+    /// Print one JSON object
+    #[arg(long, env = "TENURE_JSON", value_parser = FalseyValueParser::new())]
+    pub(crate) json: bool,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct PolicyShownArgs {
+    #[command(flatten)]
+    pub(crate) policy: PolicyArgs,
     /// Print one JSON object
     #[arg(long, env = "TENURE_JSON", value_parser = FalseyValueParser::new())]
     pub(crate) json: bool,

@@ -211,7 +211,7 @@ fn postgres_pooler_standby_wrong_password_and_volatile_settings_are_found() {
 
     let standby = server.standby();
     doctor(&standby.url(), &[])
-        .says("connection", "unusable", "standby")
+        .says("writes", "unusable", "standby")
         .ends(2);
     until("the standby streams", || {
         let found = doctor(&server.url(), &[]);

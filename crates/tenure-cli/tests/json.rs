@@ -181,6 +181,24 @@ fn the_log_can_be_json_and_rust_log_says_what_is_logged() {
     }
 }
 
+/// The same numbers as in `docs/policy.md`.
+#[test]
+fn a_policy_is_told_in_numbers() {
+    let shown = |arguments: &[&str]| {
+        let output = tenure().arg("policy").args(arguments).output().unwrap();
+        assert_eq!(output.status.code(), Some(0), "{output:?}");
+        stdout(&output)
+    };
+    let policy = assert_is("policy", &shown(&["--json"]));
+    assert_eq!(policy["outage_ms"], 7_380);
+    assert_eq!(policy["told_to_stop_after_ms"], 18_380);
+    assert_eq!(policy["nobody_leads_ms"]["after_resignation"], 7_500);
+    let patient = assert_is("policy", &shown(&["--policy", "patient", "--json"]));
+    assert!(patient["outage_ms"].as_u64() > Some(45_000), "{patient}");
+    let text = shown(&["--stop-grace", "5s"]);
+    assert!(text.contains("outage survived             3.88s"), "{text}");
+}
+
 #[test]
 fn completions_and_manual_pages_show_what_there_is_and_nothing_hidden() {
     for shell in ["bash", "zsh", "fish"] {

@@ -4,6 +4,7 @@ pub(crate) mod bench;
 pub(crate) mod demo;
 pub(crate) mod doctor;
 pub(crate) mod pages;
+pub(crate) mod policy;
 #[cfg(any(feature = "kube-lease", feature = "kube-configmap"))]
 pub(crate) mod rbac;
 pub(crate) mod run;

@@ -12,6 +12,7 @@ use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use rustix::io::Errno;
 use rustix::process::Pid;
 
 use crate::supervisor::processes::{self, Process};
@@ -39,7 +40,7 @@ impl Cgroup {
     /// A cgroup below our own; `None` where none can be made.
     pub(crate) fn make() -> Option<Self> {
         let this = Process::read(rustix::process::getpid())?;
-        let name = format!("{}-{}-{}", namespaces(), this.pid, this.start);
+        let name = format!("{}-{}-{}", namespaces()?, this.pid, this.start);
         let directory = ours()?.join(name);
         match fs::create_dir(&directory) {
             // What is left there of an earlier term could not be killed.
@@ -72,16 +73,21 @@ impl Cgroup {
         fs::write(self.directory.join("cgroup.procs"), "0")
     }
 
-    /// Kills everything in it.
-    pub(crate) fn kill(&self) {
-        // It fails when it is removed: then it was empty.
-        let _removed = fs::write(self.kill_file(), "1");
+    /// Kills everything in it. Whether that is allowed.
+    pub(crate) fn kill(&self) -> bool {
+        match fs::write(self.kill_file(), "1") {
+            Ok(()) => true,
+            // It fails too when it is removed: then it was empty.
+            Err(error) => error.kind() != io::ErrorKind::PermissionDenied,
+        }
     }
 
-    /// Whether something in it is alive.
+    /// Whether something in it is alive, or that cannot be told.
     pub(crate) fn is_populated(&self) -> bool {
-        let events = fs::read_to_string(self.directory.join("cgroup.events"));
-        events.is_ok_and(|text| text.lines().any(|line| line == "populated 1"))
+        match fs::read_to_string(self.directory.join("cgroup.events")) {
+            Ok(text) => text.lines().any(|line| line == "populated 1"),
+            Err(error) => !is_removed(&error),
+        }
     }
 
     /// Whether it is empty, and not because its command is about to start: left of a PID namespace
@@ -107,6 +113,12 @@ impl Cgroup {
     }
 }
 
+/// One that was removed while its file was open gives the second of them.
+fn is_removed(error: &io::Error) -> bool {
+    let gone = Some(Errno::NODEV.raw_os_error());
+    error.kind() == io::ErrorKind::NotFound || error.raw_os_error() == gone
+}
+
 /// Also what commands made in it.
 fn remove_all(directory: &Path) {
     let inner = fs::read_dir(directory).into_iter().flatten().flatten();
@@ -125,20 +137,21 @@ pub(crate) async fn kill_leftovers() -> bool {
             cgroup = %cgroup.directory.display(),
             "killing what the command of a tenure that was killed left behind"
         );
-        cgroup.kill();
     }
-    let lives = || abandoned.iter().any(Cgroup::is_populated);
+    // What another user left is not ours to wait for.
+    let (killed, refused): (Vec<_>, Vec<_>) = abandoned.into_iter().partition(Cgroup::kill);
+    let lives = || killed.iter().any(Cgroup::is_populated);
     for wait in processes::waits() {
         if !lives() {
             break;
         }
         tokio::time::sleep(wait).await;
     }
-    abandoned.iter().for_each(Cgroup::remove);
+    killed.iter().for_each(Cgroup::remove);
     all_of_tenure()
         .filter(Cgroup::is_unused)
         .for_each(|unused| unused.remove());
-    !lives()
+    !lives() && !refused.iter().any(Cgroup::is_populated)
 }
 
 /// All that a `tenure` has made beside ours.
@@ -151,11 +164,15 @@ fn all_of_tenure() -> impl Iterator<Item = Cgroup> {
 
 /// Those whose `tenure` is dead, as far as we can tell.
 fn abandoned() -> Vec<Cgroup> {
-    let namespaces = namespaces();
+    let Some(namespaces) = namespaces() else {
+        return Vec::new();
+    };
     let is_abandoned = |cgroup: &Cgroup| {
         let owner = owner(cgroup.name(), &namespaces);
-        owner.is_some_and(|(pid, start)| {
-            Process::read(pid).is_none_or(|now| now.start != start || !now.is_alive())
+        owner.is_some_and(|(pid, start)| match Process::read(pid) {
+            Some(now) => now.start != start || !now.is_alive(),
+            // Not to be seen is not dead: nobody must have the number.
+            None => rustix::process::test_kill_process(pid) == Err(Errno::SRCH),
         })
     };
     all_of_tenure().filter(is_abandoned).collect()
@@ -168,10 +185,12 @@ fn owner(name: &str, namespaces: &str) -> Option<(Pid, u64)> {
     Some((Pid::from_raw(pid.parse().ok()?)?, start.parse().ok()?))
 }
 
-fn namespaces() -> String {
+fn namespaces() -> Option<String> {
+    let [of_pids, of_time] = NAMESPACES.map(|it| fs::metadata(it).map(|it| it.ino()));
+    let of_pids = of_pids.ok()?;
     // Without time namespaces there is one time.
-    let [of_pids, of_time] = NAMESPACES.map(|it| fs::metadata(it).map_or(0, |it| it.ino()));
-    format!("{PREFIX}{of_pids}-{of_time}")
+    let of_time = of_time.unwrap_or_default();
+    Some(format!("{PREFIX}{of_pids}-{of_time}"))
 }
 
 /// The directory of our own cgroup.

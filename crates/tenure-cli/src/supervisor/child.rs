@@ -53,7 +53,9 @@ impl Subreaper {
     ) -> Result<Self, Failure> {
         let cannot = |error| Failure::new(format!("cannot start a process: {error}"));
         if !cgroup::kill_leftovers().await {
-            tracing::error!("what another tenure left behind hangs in the kernel");
+            tracing::error!(
+                "what another tenure left behind lives on: it is another user's, or hangs in the kernel"
+            );
         }
         let cgroup = Cgroup::make();
         let (control, theirs) = Control::pair().map_err(cannot)?;

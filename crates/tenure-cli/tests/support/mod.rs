@@ -284,7 +284,7 @@ pub(crate) fn cgroup() -> Option<PathBuf> {
         works
     });
     if !works {
-        println!("LEFT OUT: no cgroup can be made here");
+        tenure_testkit::environment::left_out("no cgroup can be made here");
         return None;
     }
     found

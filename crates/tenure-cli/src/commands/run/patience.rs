@@ -26,12 +26,13 @@ impl Patience {
         })
     }
 
-    /// When a campaign that begins now is given up. A store that does not say who leads does not
-    /// answer a single try either.
+    /// When a campaign that begins now is given up. A single try lasts a lease where nobody is seen to
+    /// lead: after a start of the store a lock may be kept for so long from those who do not know who
+    /// has had it.
     pub(super) fn end(self, policy: &Policy) -> Option<Instant> {
         let limit = match self {
             Self::Endless => return None,
-            Self::None => policy.request_timeout() * 2,
+            Self::None => policy.lease() + policy.request_timeout() * 2,
             Self::Limited(limit) => limit,
         };
         Some(Instant::now() + limit)
