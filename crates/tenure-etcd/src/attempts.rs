@@ -20,7 +20,7 @@ use crate::errors::{self, StoreError};
 
 /// Between two attempts to connect while none of them has an answer. One that was begun in an
 /// outage can hang long after it; a new one does not.
-const BETWEEN_CONNECTS: Duration = Duration::from_millis(500);
+const BETWEEN_CONNECTS: Duration = Duration::from_millis(200);
 
 /// So many attempts are under way at a time.
 const MOST_AT_ONCE: usize = 10;

@@ -93,7 +93,7 @@ pub(crate) fn make_in(
 /// Removes what processes left that were killed while they made a directory: they are empty.
 fn remove_unfinished(parent: &OpenDir) {
     let names = parent.names().unwrap_or_default();
-    for name in names.iter().filter(|name| name.starts_with(UNFINISHED)) {
+    for name in names.iter().filter(|name| is_unfinished(name)) {
         let made = parent.stat_of(name).map(|stat| stat.st_mtime);
         let made = made.ok().and_then(|at| u64::try_from(at).ok());
         let made = made.map(|at| SystemTime::UNIX_EPOCH + Duration::from_secs(at));
@@ -102,6 +102,12 @@ fn remove_unfinished(parent: &OpenDir) {
             let _in_use = parent.remove_directory(name);
         }
     }
+}
+
+/// Whether it is called as we call them.
+fn is_unfinished(name: &str) -> bool {
+    let number = name.strip_prefix(UNFINISHED).unwrap_or_default();
+    number.len() == 16 && number.bytes().all(|byte| byte.is_ascii_hexdigit())
 }
 
 fn name_it(
@@ -235,7 +241,10 @@ mod tests {
     #[test]
     fn what_a_killed_process_left_unfinished_is_removed_later() {
         let parent = tempfile::TempDir::new().unwrap();
-        let (old, young) = (parent.path().join(".new-1"), parent.path().join(".new-2"));
+        let (old, young) = (
+            parent.path().join(".new-0000000000000001"),
+            parent.path().join(".new-0000000000000002"),
+        );
         for path in [&old, &young] {
             fs::create_dir(path).unwrap();
         }

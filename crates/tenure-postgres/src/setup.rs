@@ -1,9 +1,8 @@
 //! Prepares a connection for a session that holds locks, or waits for the end of one that does.
 
-use std::hash::{BuildHasher as _, RandomState};
 use std::time::Duration;
 
-use tenure_core::ErrorKind;
+use tenure_core::{ErrorKind, random_u64};
 use tokio_postgres::types::{ToSql, Type};
 use tokio_postgres::{Row, SimpleQueryRow};
 
@@ -115,9 +114,9 @@ pub(crate) const OWN_VALUE: &str = "tenure.session";
 /// Gives the session a value that no other one has.
 pub(crate) async fn give_own_value(connection: &Connection) -> Result<String, StoreError> {
     let client = connection.client();
-    // Hashed with keys that are new for each.
-    let hash = |number: u8| RandomState::new().hash_one(number);
-    let value = format!("{:016x}{:016x}", hash(1), hash(2));
+    // Not from the memory of this process: forked workers would draw the same.
+    let draw = || random_u64().map_err(|error| StoreError::new(error.kind(), error.message()));
+    let value = format!("{:016x}{:016x}", draw()?, draw()?);
     let set = format!("SELECT set_config('{OWN_VALUE}', $1, false)");
     bound(client, &set, &[(&value, Type::TEXT)]).await?;
     Ok(value)

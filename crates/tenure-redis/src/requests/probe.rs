@@ -17,11 +17,13 @@ use crate::keys::{KeyNames, beside};
 use crate::net::connection::text;
 use crate::topology::lock_server::{LockServer, Request};
 
-/// Runs the scripts' commands where they change nothing: on keys beside those of the lock, which do
-/// not exist. The first that is refused says why. A message would reach the replicas, so `PUBLISH` is
+/// Runs the scripts' commands where they change nothing: on a key beside those of the lock, which does
+/// not exist. If it does, it is somebody's, and nothing is tried. The first that is refused says why. A message would reach the replicas, so `PUBLISH` is
 /// not among them.
 const COMMANDS: &str = "
 local key = KEYS[1]
+local there = redis.pcall('GET', key)
+if there and not (type(there) == 'table' and there.err) then return '' end
 for _, call in ipairs({
   {'GET', key}, {'PTTL', key}, {'TIME'}, {'INFO', 'replication'},
   {'SET', key, '', 'XX', 'PX', '1'}, {'PEXPIRE', key, '1'}, {'DEL', key},
