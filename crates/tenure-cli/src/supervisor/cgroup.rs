@@ -131,7 +131,9 @@ fn remove_all(directory: &Path) {
 /// Kills what commands of dead `tenure` processes left in the cgroups beside ours. Whether nothing
 /// is left.
 pub(crate) async fn kill_leftovers() -> bool {
-    let abandoned = abandoned();
+    let (abandoned, empty): (Vec<_>, Vec<_>) =
+        abandoned().into_iter().partition(Cgroup::is_populated);
+    empty.iter().for_each(Cgroup::remove);
     for cgroup in &abandoned {
         tracing::warn!(
             cgroup = %cgroup.directory.display(),

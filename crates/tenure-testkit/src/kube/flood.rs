@@ -120,7 +120,10 @@ pub async fn a_flood_of_foreign_writes_costs_nothing<B: LockBackend>(
     few_calls(&apis, &before, took);
     assert!(memory.grown() < MOST_KIB, "{} KiB", memory.grown());
 
-    leader.resign().await.unwrap();
+    // On a busy machine no release may get between the writes: then the lease ends.
+    if let Err(error) = leader.resign().await {
+        println!("not given back in the flood: {error}");
+    }
     let next = within_limit("the hand-over", campaign)
         .await
         .unwrap()
