@@ -220,6 +220,10 @@ pub(crate) struct RunArgs {
     /// debugger) leaves CMD running without the lock
     #[arg(long, env = "TENURE_ALLOW_UNGUARDED", value_parser = FalseyValueParser::new())]
     pub(crate) allow_unguarded: bool,
+    /// Do not give CMD a cgroup of its own: for a CMD that reads its limits from the cgroup that it
+    /// runs in
+    #[arg(long, env = "TENURE_NO_CGROUP", value_parser = FalseyValueParser::new())]
+    pub(crate) no_cgroup: bool,
     /// The command to run while leading, and its arguments
     #[arg(last = true, required = true, value_name = "CMD")]
     pub(crate) command: Vec<OsString>,

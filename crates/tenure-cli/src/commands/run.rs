@@ -45,6 +45,7 @@ struct Plan {
     limits: Limits,
     exit_on_loss: bool,
     allow_unguarded: bool,
+    no_cgroup: bool,
     pass_backend: bool,
     patience: Patience,
     hold_for: Duration,
@@ -61,6 +62,7 @@ pub(crate) fn run(args: RunArgs) -> Result<u8, Failure> {
         ),
         exit_on_loss: args.exit_on_loss,
         allow_unguarded: args.allow_unguarded,
+        no_cgroup: args.no_cgroup,
         url: args.lock_args.backend.url()?,
         pass_backend: args.pass_backend,
         patience: Patience::of(args.try_once, args.wait.as_deref())?,
@@ -257,6 +259,7 @@ impl Plan {
             &term,
             self.passed_backend(),
             Terminal::in_foreground(),
+            !self.no_cgroup,
         )
         .await?;
         let limit = self.limits.time_left(&term).min(GUARD_LIMIT);

@@ -50,6 +50,7 @@ impl Subreaper {
         term: &Term,
         backend: Option<&str>,
         terminal: Option<Terminal>,
+        in_cgroup: bool,
     ) -> Result<Self, Failure> {
         let cannot = |error| Failure::new(format!("cannot start a process: {error}"));
         if !cgroup::kill_leftovers().await {
@@ -57,7 +58,7 @@ impl Subreaper {
                 "what another tenure left behind lives on: it is another user's, or hangs in the kernel"
             );
         }
-        let cgroup = Cgroup::make();
+        let cgroup = in_cgroup.then(Cgroup::make).flatten();
         let (control, theirs) = Control::pair().map_err(cannot)?;
         let mut starter = process::Command::new(THIS_PROGRAM);
         match backend {

@@ -24,7 +24,10 @@ impl Machine {
         };
         match input {
             Input::Renewed { proven_at, .. } => {
+                // What was sent after the drain limit, by a call that was overdue, counts no more.
+                let counts = leading.drain_until.is_none_or(|until| proven_at < until);
                 if let Some(span) = new_span
+                    && counts
                     && leading.is_news(proven_at, span)
                 {
                     leading.span = span;
