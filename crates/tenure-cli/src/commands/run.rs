@@ -38,6 +38,10 @@ pub(crate) const WAITING: &str = "tenure::waiting";
 pub(crate) const WAITS: &str = "waits to be elected";
 
 /// What to do, checked.
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "one for each switch of the command line"
+)]
 struct Plan {
     url: String,
     lock: LockName,
