@@ -12,8 +12,8 @@ use crate::connection::Connection;
 use crate::names::{identity, value};
 use crate::verdict::{Stop, Verdict, ensure, fail};
 
-/// How often an observer looks before it must know the holder's whole name.
-const MOST_LOOKS: u32 = 5;
+/// How often an observer looks before it must know the holder's whole name, value and token.
+pub(crate) const MOST_LOOKS: u32 = 5;
 
 /// What a refused candidate was told.
 pub(crate) struct Refusal {
@@ -239,19 +239,6 @@ impl Contestant {
         Ok(())
     }
 
-    /// This one has to see `holder` as the holder of `what`. A store may have the name from the
-    /// holder itself, and show a shortened one until that has answered.
-    pub(crate) async fn sees(&self, holder: &Self, what: &str) -> Verdict {
-        for _ in 1..MOST_LOOKS {
-            let seen = self.sees_held(what).await?;
-            if holder.is_named(&seen, "an observer").is_ok() {
-                return Ok(());
-            }
-        }
-        let seen = self.sees_held(what).await?;
-        holder.is_named(&seen, "an observer")
-    }
-
     /// The same, with the value that this one publishes.
     pub(crate) fn is_published(&self, holder: &Holder, what: &str) -> Verdict {
         self.is_named(holder, what)?;
@@ -262,6 +249,19 @@ impl Contestant {
             holder.value
         );
         Ok(())
+    }
+
+    /// This one has to see `holder` as the holder of `what`, with its value. A store may have both
+    /// from the holder itself, and show less until that has answered.
+    pub(crate) async fn sees(&self, holder: &Self, what: &str) -> Verdict {
+        for _ in 1..MOST_LOOKS {
+            let seen = self.sees_held(what).await?;
+            if holder.is_published(&seen, "an observer").is_ok() {
+                return Ok(());
+            }
+        }
+        let seen = self.sees_held(what).await?;
+        holder.is_published(&seen, "an observer")
     }
 
     /// What holds for every grant.

@@ -98,6 +98,7 @@ async fn connect(address: impl std::fmt::Display) -> Arc<EtcdBackend> {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_flood_of_keys_ends_no_term_and_its_cost_has_a_bound() {
     const FOREIGN: usize = 2000;
+    const FLOOD: u64 = 2500;
     let Some(cluster) = start() else { return };
     let address = cluster.members[0].address();
     let policy = Policy::builder()
@@ -147,7 +148,11 @@ async fn a_flood_of_keys_ends_no_term_and_its_cost_has_a_bound() {
             );
         }
     });
-    tokio::time::sleep(Duration::from_secs(5)).await;
+    let start = cluster.revision();
+    until("it is flooded", async || {
+        cluster.revision() >= start + FLOOD
+    })
+    .await;
     goes_on.store(false, Ordering::Relaxed);
     within_limit("the flood's end", flooding).await.unwrap();
     // Puts and deletions are not counted there: all of these are ours.

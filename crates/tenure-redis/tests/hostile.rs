@@ -6,7 +6,6 @@
 
 mod support;
 
-use std::fs;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
@@ -14,6 +13,7 @@ use std::time::{Duration, Instant};
 use support::Connects as _;
 use tenure_core::{ErrorKind, LockBackend as _, Time};
 use tenure_redis::{RedisBackend, RedisConfig};
+use tenure_testkit::memory::Memory;
 use tenure_testkit::redis::start;
 use tenure_testkit::{LONG, candidate, held, is_lost, lock, until, within_limit};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -98,30 +98,6 @@ async fn converse(mut stream: TcpStream, answer: Answer) -> Option<()> {
     };
     loop {
         stream.write_all(&piece).await.ok()?;
-    }
-}
-
-/// The most memory of this process since [`forget_peak`], beyond what it had then.
-struct Memory {
-    before: u64,
-}
-
-impl Memory {
-    fn of_process(field: &str) -> u64 {
-        let status = fs::read_to_string("/proc/self/status").unwrap();
-        let line = status.lines().find(|line| line.starts_with(field)).unwrap();
-        line.split_whitespace().nth(1).unwrap().parse().unwrap()
-    }
-
-    fn watch() -> Self {
-        fs::write("/proc/self/clear_refs", "5").unwrap();
-        Self {
-            before: Self::of_process("VmRSS:"),
-        }
-    }
-
-    fn grown(&self) -> u64 {
-        Self::of_process("VmHWM:").saturating_sub(self.before)
     }
 }
 

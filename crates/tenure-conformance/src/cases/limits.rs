@@ -48,8 +48,7 @@ async fn one_term(context: &CaseContext<'_>, leader: &Contestant) -> Verdict {
     let grant = leader.held("a fresh lock").await?;
     let rival = context.contestant(&leader.lock).await?;
     rival.refused("a held lock").await?;
-    let seen = rival.sees_held("a held lock").await?;
-    leader.is_published(&seen, "an observer")?;
+    rival.sees(leader, "a held lock").await?;
     leader.renews_and_releases(&grant, "a held term").await?;
     rival.holds_and_releases("a released lock").await
 }

@@ -120,9 +120,11 @@ pub async fn a_flood_of_foreign_writes_costs_nothing<B: LockBackend>(
     few_calls(&apis, &before, took);
     assert!(memory.grown() < MOST_KIB, "{} KiB", memory.grown());
 
-    // On a busy machine no release may get between the writes: then the lease ends.
-    if let Err(error) = leader.resign().await {
+    // On a machine too busy no release and no acquire may get between the writes.
+    let given_back = leader.resign().await;
+    if let Err(error) = &given_back {
         println!("not given back in the flood: {error}");
+        writers.iter().for_each(tokio::task::JoinHandle::abort);
     }
     let next = within_limit("the hand-over", campaign)
         .await
@@ -130,7 +132,7 @@ pub async fn a_flood_of_foreign_writes_costs_nothing<B: LockBackend>(
         .unwrap();
     assert!(next.token() > token);
     assert!(
-        writers.iter().all(|writer| !writer.is_finished()),
+        given_back.is_err() || writers.iter().all(|writer| !writer.is_finished()),
         "all the time"
     );
     let leaders = within_limit("the onlooker", looking).await.unwrap();
