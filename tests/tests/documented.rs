@@ -9,13 +9,13 @@ use tenure::{Capabilities, Expiry, Order, Rises, Wakeup};
 
 /// The stores, and where each has its page.
 const PAGES: [(&str, &str); 7] = [
-    ("memory", "docs/backends/memory.md"),
-    ("file", "docs/backends/file.md"),
-    ("etcd", "docs/backends/etcd.md"),
-    ("redis", "docs/backends/redis.md"),
-    ("postgres", "docs/backends/postgres.md"),
-    ("kube-lease", "docs/backends/kubernetes.md"),
-    ("kube-configmap", "docs/backends/kubernetes.md"),
+    ("memory", "docs/reference/backends/memory.md"),
+    ("file", "docs/reference/backends/file.md"),
+    ("etcd", "docs/reference/backends/etcd.md"),
+    ("redis", "docs/reference/backends/redis.md"),
+    ("postgres", "docs/reference/backends/postgres.md"),
+    ("kube-lease", "docs/reference/backends/kubernetes.md"),
+    ("kube-configmap", "docs/reference/backends/kubernetes.md"),
 ];
 
 fn read(page: &str) -> String {
@@ -139,7 +139,7 @@ fn rows(capabilities: &Capabilities) -> [Row; 3] {
         _ => "-",
     });
     let leases = Row {
-        page: "docs/guarantees.md",
+        page: "docs/reference/guarantees.md",
         heading: "Leases",
         begin: begin.clone(),
         end: format!(
@@ -153,7 +153,7 @@ fn rows(capabilities: &Capabilities) -> [Row; 3] {
         ),
     };
     let tokens = Row {
-        page: "docs/guarantees.md",
+        page: "docs/reference/guarantees.md",
         heading: "With fencing",
         begin,
         end: format!(" {} |", over.map(rises).join(" | ")),

@@ -1,4 +1,4 @@
-//! Writes the report of the benchmarks: `docs/benchmarks.md` and its two charts, from the lines that
+//! Writes the report of the benchmarks: `docs/benchmarks/all.md` and its two charts, from the lines that
 //! the benchmarks have written (`benches/record.rs`). `cargo xtask bench` calls it.
 //!
 //! It knows no store: the lines name the stores, the operations beside which something must hold,
@@ -36,7 +36,7 @@ fn main() -> Result<()> {
     }
     let notes = fs::read_to_string(folder.join("notes.md")).unwrap_or_default();
     let page = page::write(&figures, &drawn, notes.trim());
-    save(&docs.join("benchmarks.md"), &page)
+    save(&folder.join("all.md"), &page)
 }
 
 fn save(path: &Path, text: &str) -> Result<()> {

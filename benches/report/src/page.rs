@@ -39,10 +39,7 @@ pub(crate) fn write(figures: &Figures, charts: &[Chart<'_>], notes: &str) -> Str
     page.engine(figures);
     page.push("\n## Charts\n");
     for chart in charts {
-        page.push(&format!(
-            "\n![{}](benchmarks/{}.svg)\n",
-            chart.title, chart.name
-        ));
+        page.push(&format!("\n![{}]({}.svg)\n", chart.title, chart.name));
     }
     if !notes.is_empty() {
         page.push(&format!("\n{notes}\n"));

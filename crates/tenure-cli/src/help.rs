@@ -13,7 +13,7 @@ logged on standard error: error, warn, info, debug or trace. It is warn by defau
 standard error is a terminal. RUST_LOG does the same where TENURE_LOG is not set.
 
 Errors are told on standard error, with exit code 2. With --json or --log-format json they are one
-JSON object. All exit codes and the JSON of each command: docs/command-line.md.";
+JSON object. All exit codes and the JSON of each command: docs/reference/command-line.md.";
 
 pub(crate) const RUN_HELP: &str = "\
 CMD runs in a process group of its own, with TENURE_LOCK, TENURE_IDENTITY and TENURE_TOKEN (the

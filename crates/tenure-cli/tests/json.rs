@@ -1,4 +1,4 @@
-//! What is printed as JSON is what `docs/tenure.schema.json` says, and what packages install.
+//! What is printed as JSON is what `docs/reference/tenure.schema.json` says, and what packages install.
 
 #![allow(clippy::unwrap_used, reason = "helpers of tests are tests")]
 
@@ -13,7 +13,7 @@ use serde_json::{Map, Value};
 use support::{ENDLESS, Place, Running, stderr, stdout, tenure};
 
 fn docs(name: &str) -> String {
-    let docs = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs");
+    let docs = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/reference");
     fs::read_to_string(docs.join(name)).unwrap()
 }
 
@@ -181,7 +181,7 @@ fn the_log_can_be_json_and_rust_log_says_what_is_logged() {
     }
 }
 
-/// The same numbers as in `docs/policy.md`.
+/// The same numbers as in `docs/reference/policy.md`.
 #[test]
 fn a_policy_is_told_in_numbers() {
     let shown = |arguments: &[&str]| {

@@ -1,4 +1,4 @@
-//! What elections log and count is what `docs/observability.md` says, no more and no less.
+//! What elections log and count is what `docs/reference/observability.md` says, no more and no less.
 #![cfg(feature = "metrics")]
 #![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
@@ -15,7 +15,7 @@ use tokio::time::sleep;
 use tracing::field::{Field, Visit};
 use tracing::{Event, Level, Subscriber, span};
 
-const PAGE: &str = include_str!("../../../docs/observability.md");
+const PAGE: &str = include_str!("../../../docs/reference/observability.md");
 
 /// The beginnings of rows of the page's tables.
 #[derive(Clone, Default)]

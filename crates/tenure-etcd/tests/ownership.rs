@@ -338,7 +338,7 @@ impl Drop for Waiter {
 }
 
 /// A waiter that is dead holds up a hand-over by no more than what is left of its own lease, which
-/// `docs/policy.md` says; and it is never shown as the leader.
+/// `docs/reference/policy.md` says; and it is never shown as the leader.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_dead_waiter_holds_up_a_hand_over_until_its_lease_ends() {
     let Some(cluster) = start() else { return };

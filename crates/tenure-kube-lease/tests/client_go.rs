@@ -188,7 +188,7 @@ async fn the_current_client_go_goes_by_the_record_and_the_old_one_by_its_own_lea
     assert!(clock.now() < grant.proven_at + much_longer);
 }
 
-/// What `docs/backends/kubernetes.md` says of fleets with an old client-go: with its lease ours has
+/// What `docs/reference/backends/kubernetes.md` says of fleets with an old client-go: with its lease ours has
 /// ended when it takes over from a leader that was cut off, and with a longer one it has not.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn beside_an_old_client_go_our_lease_must_not_be_longer_than_its_own() {

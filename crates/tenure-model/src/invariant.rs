@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-/// A promise or an invariant, as docs/guarantees.md names them.
+/// A promise or an invariant, as docs/reference/guarantees.md names them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, clap::ValueEnum)]
 #[value(rename_all = "lower")]
 pub enum Invariant {

@@ -60,6 +60,6 @@ fn broken_rules_are_found() {
             "no broken rule breaks {invariant}: {found:?}"
         );
     }
-    // Those that take more states are listed in docs/testing.md.
+    // Those that take more states are listed in docs/contributing/testing.md.
     assert!(found.len() >= 20, "{} found: {found:?}", found.len());
 }

@@ -77,7 +77,7 @@ async fn a_lock_that_another_process_gives_back_is_in_no_quarantine() {
     win_for(&believing, &free, &ann, Duration::from_millis(100)).await;
 }
 
-/// The server ends a silent session by its wall clock: see `docs/backends/postgres.md`.
+/// The server ends a silent session by its wall clock: see `docs/reference/backends/postgres.md`.
 #[tokio::test]
 async fn a_lease_ends_early_when_the_servers_clock_is_set_forward() {
     let Some(clock) = WallClock::new() else {

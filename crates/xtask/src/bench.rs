@@ -64,7 +64,9 @@ pub(crate) fn bench(quick: bool, kubernetes: bool) -> Result<ExitCode> {
     rows.push(written);
     let code = report(&rows, begin.elapsed());
     if is_written {
-        println!("the report: docs/benchmarks.md; criterion's: target/criterion/report/index.html");
+        println!(
+            "the report: docs/benchmarks/all.md; criterion's: target/criterion/report/index.html"
+        );
     }
     Ok(code)
 }

@@ -51,7 +51,7 @@ enum Command {
     },
     /// That each feature of the facade pulls its own store's client only, and builds alone
     Features,
-    /// All benchmarks on the real stores and beside peers, and docs/benchmarks.md with its charts
+    /// All benchmarks on the real stores and beside peers, and docs/benchmarks/all.md with its charts
     Bench {
         /// Fewer samples: under 15 minutes on two cores
         #[arg(long)]

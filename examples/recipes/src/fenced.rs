@@ -10,7 +10,7 @@
 //! Here the resource is an SQL table, and the statements are the same on any SQL database. Others
 //! need the same comparison: a conditional put of an object store, a script in Redis. Where the
 //! election is on Postgres or etcd and the data is there too, their backends have a fence of their
-//! own, which needs no token in the data: see `docs/backends`.
+//! own, which needs no token in the data: see `docs/reference/backends`.
 
 use std::path::Path;
 use std::time::Duration;

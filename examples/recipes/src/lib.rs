@@ -1,4 +1,4 @@
-//! Recipes: each module is one, complete, to be copied. `docs/recipes.md` says when to use which,
+//! Recipes: each module is one, complete, to be copied. `docs/how-to/recipes.md` says when to use which,
 //! and `tests/recipes.rs` tries each.
 //!
 //! Three of them are services that can be run, several at a time:

@@ -1,5 +1,5 @@
 //! A worked example: a lock backend of one's own, on a `SQLite` database that several processes of
-//! a host share. [Writing a backend](../../../docs/writing-a-backend.md) walks through it.
+//! a host share. [Writing a backend](../../../docs/how-to/write-a-backend.md) walks through it.
 //!
 //! `SQLite` offers compare-and-swap on a row, so this implements [`RecordStore`] and gets the lock
 //! protocol from [`RecordLock`].

@@ -1,7 +1,7 @@
 //! What elections write to the log and, with the feature `metrics`, to the metrics recorder.
 //!
 //! Names and fields are a promise to those who search logs and draw graphs: they stand in
-//! `docs/observability.md`, and a test compares.
+//! `docs/reference/observability.md`, and a test compares.
 
 use std::time::Duration;
 
