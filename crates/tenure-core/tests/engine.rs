@@ -15,7 +15,7 @@ use tenure_core::{
     LockBackend, LockName, MemoryBackend, Next, NotLeading, Observation, Observer, Occupancy,
     Policy, PublishedValue, Renewal, RunError, SharedClock, Time,
 };
-use tokio::sync::oneshot;
+use tokio::sync::{broadcast, oneshot};
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -35,7 +35,7 @@ fn now(store: &TestBackend) -> Time {
     store.clock().now()
 }
 
-async fn event(events: &mut tokio::sync::broadcast::Receiver<Event>, wanted: fn(&Event) -> bool) {
+async fn event(events: &mut broadcast::Receiver<Event>, wanted: fn(&Event) -> bool) {
     while !wanted(&events.recv().await.unwrap()) {}
 }
 
@@ -329,6 +329,47 @@ async fn work_that_never_stops_is_kept_exclusive_for_the_drain_limit_only() {
     let kept = now(&store).since(start);
     assert!(kept >= 30 * SECOND && kept < 50 * SECOND, "{kept:?}");
     assert!(!leadership.is_valid());
+}
+
+/// What comes after it follows from it: work that was told to stop returns, and its owner resigns.
+#[tokio::test(start_paused = true)]
+async fn a_term_ends_for_the_first_reason_for_which_its_work_was_told_to_stop() {
+    let store = TestBackend::new();
+    let election = election(&store, "a");
+    let mut events = election.events();
+
+    let leadership = election.campaign().await.unwrap();
+    store.freeze();
+    leadership.cancelled().await;
+    store.thaw();
+    leadership.resign().await.unwrap();
+    assert_eq!(end(&mut events).await, Cause::HeartbeatsMissed);
+
+    let leadership = election.campaign().await.unwrap();
+    leadership.stop(Cause::Shutdown);
+    leadership.cancelled().await;
+    drop(leadership);
+    assert_eq!(end(&mut events).await, Cause::Shutdown);
+
+    let leadership = election.campaign().await.unwrap();
+    leadership.stop(Cause::Shutdown);
+    leadership.cancelled().await;
+    store.lose(&lock());
+    assert_eq!(end(&mut events).await, Cause::Shutdown);
+    drop(leadership);
+
+    let leadership = election.campaign().await.unwrap();
+    leadership.resign().await.unwrap();
+    assert_eq!(end(&mut events).await, Cause::Resigned);
+}
+
+/// Why the next term to end has ended.
+async fn end(events: &mut broadcast::Receiver<Event>) -> Cause {
+    loop {
+        if let Event::SteppedDown(cause) = events.recv().await.unwrap() {
+            return cause;
+        }
+    }
 }
 
 #[tokio::test(start_paused = true)]

@@ -778,7 +778,7 @@ impl World {
             }
             Command::End(cause) => {
                 self.check_the_cause(rules, of, cause, broken);
-                self.candidates[of].end_term(&rules.policies[of], cause);
+                self.candidates[of].end_term(&rules.policies[of]);
             }
             Command::Overrun => {
                 if let Some(work) = &mut self.candidates[of].work {
@@ -1031,16 +1031,14 @@ impl Candidate {
         })
     }
 
-    fn end_term(&mut self, policy: &Policy, cause: Cause) {
+    /// Where the store ended it, the work has until the end that it knew of to stop.
+    fn end_term(&mut self, policy: &Policy) {
         let ends = self.term.map(|term| term.span.valid_until);
         self.term = None;
         if let Some(work) = &mut self.work {
             work.told = work.told.or(Some(self.now));
             let grace = self.now + policy.stop_grace();
-            work.report_by = match cause {
-                Cause::Lost => ends.map(|ends| ends.min(grace)),
-                _ => Some(self.now),
-            };
+            work.report_by = ends.map(|ends| ends.min(grace).max(self.now));
         }
     }
 

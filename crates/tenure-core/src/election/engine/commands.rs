@@ -148,9 +148,8 @@ impl Engine {
         let Some(term) = &self.term else {
             return;
         };
-        let told = term.end(cause);
-        // It ran out while the engine was late: what the work saw by itself is the cause.
-        let cause = if cause == Cause::Expired { told } else { cause };
+        // What the work saw by itself, or its owner said, may have come before.
+        let cause = term.end(cause);
         self.questions.clear();
         // Nothing may prolong at the store what is over.
         let written = self.questions.written_by_call();

@@ -33,7 +33,8 @@ pub enum Command {
     Extend(Span),
     /// Tell the work to stop; it is still exclusive until the validity ends.
     Cancel(Cause),
-    /// The validity is over: nothing may be done in the term's name any more.
+    /// The validity is over: nothing may be done in the term's name any more. Work that was told to
+    /// stop before ends for that reason.
     End(Cause),
     /// The work still runs although the validity is over.
     Overrun,

@@ -2,7 +2,6 @@
 
 use crate::contract::clock::Time;
 use crate::election::machine::Machine;
-use crate::election::machine::cause::Cause;
 use crate::election::machine::command::Command;
 use crate::election::machine::input::Input;
 use crate::election::machine::schedule::pause;
@@ -10,8 +9,8 @@ use crate::election::machine::state::State;
 
 impl Machine {
     /// The work has returned after its term had ended.
-    pub(super) fn after_the_end(&mut self, now: Time, cause: Cause, commands: &mut Vec<Command>) {
-        if cause == Cause::Lost {
+    pub(super) fn after_the_end(&mut self, now: Time, lost: bool, commands: &mut Vec<Command>) {
+        if lost {
             self.state = State::Finished;
             commands.push(Command::Finish);
             return;

@@ -42,12 +42,13 @@ impl Machine {
                 return self.renew_if_due(now, commands);
             }
             Input::Lost => {
-                commands.push(Command::End(Cause::Lost));
+                let cause = leading.cancelled.unwrap_or(Cause::Lost);
+                commands.push(Command::End(cause));
                 // Work that is quick to stop gets the chance before it is called an overrun.
                 let grace = now + self.policy.stop_grace();
                 let overrun_at = Some(grace.min(leading.span.valid_until));
                 self.state = State::Ended {
-                    cause: Cause::Lost,
+                    lost: true,
                     overrun_at,
                 };
                 return;
@@ -71,7 +72,9 @@ impl Machine {
                 leading.cancel(cause, now + drain_limit, commands);
             }
             Input::WorkEnded => {
-                commands.push(Command::End(Cause::Resigned));
+                // Work that was told to stop returns because of that.
+                let cause = leading.cancelled.unwrap_or(Cause::Resigned);
+                commands.push(Command::End(cause));
                 self.give_back(now, Command::Release, commands);
                 return;
             }

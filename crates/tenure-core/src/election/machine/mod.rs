@@ -147,10 +147,10 @@ impl Machine {
             State::Candidate(_) => self.candidate(now, input, commands),
             State::SittingOut(_) => self.sitting_out(now, input, commands),
             State::Leader(_) => self.leader(now, input, commands),
-            State::Ended { cause, .. } => {
+            State::Ended { lost, .. } => {
                 if input == Input::WorkEnded {
-                    let cause = *cause;
-                    self.after_the_end(now, cause, commands);
+                    let lost = *lost;
+                    self.after_the_end(now, lost, commands);
                 }
             }
             State::GivingBack { .. } => self.giving_back(now, input, commands),
@@ -171,7 +171,7 @@ impl Machine {
                     commands.push(Command::End(cause));
                     commands.push(Command::Overrun);
                     self.state = State::Ended {
-                        cause,
+                        lost: false,
                         overrun_at: None,
                     };
                 } else {

@@ -17,7 +17,8 @@ pub(super) enum State {
     Leader(Leading),
     /// The validity is over, but the work still runs.
     Ended {
-        cause: Cause,
+        /// The store says so, and holds nothing for us.
+        lost: bool,
         overrun_at: Option<Time>,
     },
     /// `Release` or `Withdraw` is being repeated until it succeeds or makes no difference.

@@ -207,11 +207,11 @@ const TABLE: &[Row] = &[
     (Is::Stopping,      20, On::Timer,      "End(Shutdown) Overrun",         Is::RanOut),
     (Is::Stopping,      11, On::Renewed,    "Extend",                        Is::Stopping),
     (Is::Stopping,      11, On::Overdue,    "Renew",                         Is::Stopping),
-    (Is::Stopping,      11, On::Lost,       "End(Lost)",                     Is::Lost),
+    (Is::Stopping,      11, On::Lost,       "End(Shutdown)",                 Is::Lost),
     (Is::Stopping,      11, On::Failed,     "",                              Is::Stopping),
     (Is::Stopping,      11, On::Refused,    "",                              Is::Stopping),
     (Is::Stopping,      11, On::Stop,       "",                              Is::Stopping),
-    (Is::Stopping,      11, On::WorkEnded,  "End(Resigned) Release",         Is::Releasing),
+    (Is::Stopping,      11, On::WorkEnded,  "End(Shutdown) Release",         Is::Releasing),
     (Is::Stopping,      11, On::RenewNow,   "",                              Is::Stopping),
 
     (Is::RanOut,        21, On::Timer,      "",                              Is::RanOut),
@@ -416,9 +416,7 @@ fn state_of(machine: &Machine) -> Is {
         State::Leader(leading) if leading.cancelled.is_some() => Is::Stopping,
         State::Leader(leading) if leading.renew_at.is_none() => Is::Renewing,
         State::Leader(_) => Is::Leading,
-        State::Ended {
-            cause: Cause::Lost, ..
-        } => Is::Lost,
+        State::Ended { lost: true, .. } => Is::Lost,
         State::Ended { .. } => Is::RanOut,
         State::GivingBack {
             command: Command::Release,
