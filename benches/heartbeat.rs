@@ -18,8 +18,8 @@ use futures_util::{StreamExt as _, stream};
 use tenure_benches::{is_asked, one_thread, record};
 use tenure_core::{
     Acquired, BootClock, Candidate, Capabilities, Changes, Election, Error, Event, Expiry,
-    FencingGuarantee, FencingToken, Grant, LockBackend, LockName, MemoryBackend, Occupancy, Order,
-    Policy, Renewal, Rises, SharedClock, Spawn, Task, Time, Wakeup,
+    FencingGuarantee, FencingToken, Grant, LockBackend, LockName, MemoryBackend, Occupancy, Policy,
+    Renewal, SharedClock, Spawn, Task, Time, Wakeup,
 };
 
 #[global_allocator]
@@ -118,21 +118,10 @@ struct Nothing;
 #[async_trait]
 impl LockBackend for Nothing {
     fn capabilities(&self) -> Capabilities {
-        Capabilities {
-            store: "nothing",
-            min_lease: Duration::from_millis(1),
-            lease_granularity: Duration::from_nanos(1),
-            expiry: Expiry::Store,
-            expiry_lag: Duration::ZERO,
-            wakeup: Wakeup::Push,
-            order: Order::Race,
-            fencing: FencingGuarantee {
-                over_crash: Rises::Never,
-                over_failover: Rises::Never,
-                over_deletion: Rises::Never,
-                over_restore: Rises::Never,
-            },
-        }
+        Capabilities::new("nothing", Expiry::Store, FencingGuarantee::none())
+            .with_min_lease(Duration::from_millis(1))
+            .with_lease_granularity(Duration::from_nanos(1))
+            .with_wakeup(Wakeup::Push)
     }
 
     fn clock(&self) -> SharedClock {

@@ -35,14 +35,14 @@ pub fn candidate(identity: &Identity) -> Candidate {
 pub fn held(acquired: Acquired) -> Grant {
     match acquired {
         Acquired::Held(grant) => grant,
-        Acquired::Taken { holder, free_in } => panic!("taken by {holder:?} for {free_in:?}"),
+        other => panic!("not granted: {other:?}"),
     }
 }
 
 pub fn renewed(renewal: Renewal) -> Grant {
     match renewal {
         Renewal::Renewed(grant) => grant,
-        Renewal::Lost { holder } => panic!("lost to {holder:?}"),
+        other => panic!("not renewed: {other:?}"),
     }
 }
 

@@ -128,9 +128,12 @@ impl Contestant {
     pub(crate) async fn held(&self, why: &str) -> Result<Grant, Stop> {
         match self.acquire().await? {
             Acquired::Held(grant) => Ok(grant),
-            Acquired::Taken { holder, free_in } => fail!(
+            Acquired::Taken {
+                holder, free_in, ..
+            } => fail!(
                 "{why}: the lock should have been granted, but it is taken by {holder:?}, free in {free_in:?}"
             ),
+            other => fail!("{why}: the lock should have been granted, but the answer is {other:?}"),
         }
     }
 
@@ -138,7 +141,7 @@ impl Contestant {
     pub(crate) async fn try_held(&self) -> Result<Option<Grant>, Stop> {
         Ok(match self.acquire().await? {
             Acquired::Held(grant) => Some(grant),
-            Acquired::Taken { .. } => None,
+            _ => None,
         })
     }
 
@@ -148,10 +151,13 @@ impl Contestant {
             Acquired::Held(grant) => {
                 fail!("{why}: the lock should have been refused, but it was granted: {grant:?}")
             }
-            Acquired::Taken { holder, free_in } => {
+            Acquired::Taken {
+                holder, free_in, ..
+            } => {
                 self.withdraw().await?;
                 Ok(Refusal { holder, free_in })
             }
+            other => fail!("{why}: the lock should have been refused, but the answer is {other:?}"),
         }
     }
 
@@ -173,19 +179,21 @@ impl Contestant {
     pub(crate) async fn renewed(&self, grant: &Grant, why: &str) -> Result<Grant, Stop> {
         match self.renew(grant).await? {
             Renewal::Renewed(grant) => Ok(grant),
-            Renewal::Lost { holder } => {
+            Renewal::Lost { holder, .. } => {
                 fail!("{why}: the term should have been renewed, but it is lost to {holder:?}")
             }
+            other => fail!("{why}: the term should have been renewed, but the answer is {other:?}"),
         }
     }
 
     /// The term has to be over.
     pub(crate) async fn lost(&self, grant: &Grant, why: &str) -> Result<Option<Holder>, Stop> {
         match self.renew(grant).await? {
-            Renewal::Lost { holder } => Ok(holder),
+            Renewal::Lost { holder, .. } => Ok(holder),
             Renewal::Renewed(grant) => {
                 fail!("{why}: the term should have been lost, but it was renewed: {grant:?}")
             }
+            other => fail!("{why}: the term should have been lost, but the answer is {other:?}"),
         }
     }
 

@@ -317,6 +317,7 @@ impl fmt::Display for Policy {
 
 /// What a [`Policy`] survives without a change of leader.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Tolerance {
     /// So many heartbeats in a row may be lost whole, with all their retries.
     pub lost_heartbeats: u32,

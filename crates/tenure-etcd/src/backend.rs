@@ -238,22 +238,22 @@ impl EtcdBackend {
 #[async_trait]
 impl LockBackend for EtcdBackend {
     fn capabilities(&self) -> Capabilities {
-        Capabilities {
-            store: "etcd",
-            min_lease: USUAL_MIN_LEASE,
-            lease_granularity: Duration::from_secs(1),
-            expiry: Expiry::Session,
-            // The sweep of the server is every 500 ms.
-            expiry_lag: Duration::from_secs(1),
-            wakeup: Wakeup::Push,
-            order: Order::Fifo,
-            fencing: FencingGuarantee {
-                over_crash: Rises::Always,
-                over_failover: Rises::Always,
-                over_deletion: Rises::Always,
-                over_restore: Rises::If("it is restored with --bump-revision (etcd 3.6 or newer)"),
-            },
-        }
+        Capabilities::new(
+            "etcd",
+            Expiry::Session,
+            FencingGuarantee::none()
+                .over_crash(Rises::Always)
+                .over_failover(Rises::Always)
+                .over_deletion(Rises::Always)
+                .over_restore(Rises::If(
+                    "it is restored with --bump-revision (etcd 3.6 or newer)",
+                )),
+        )
+        .with_min_lease(USUAL_MIN_LEASE)
+        // The sweep of the server is every 500 ms.
+        .with_expiry_lag(Duration::from_secs(1))
+        .with_wakeup(Wakeup::Push)
+        .with_order(Order::Fifo)
     }
 
     fn clock(&self) -> SharedClock {
@@ -294,10 +294,7 @@ impl LockBackend for EtcdBackend {
                 let grant = Grant::new(lock.clone(), candidate.clone(), token, lease, proven);
                 Ok(Acquired::Held(grant.with_state(grant_state)))
             }
-            (Attempt::Taken(holder), _) => Ok(Acquired::Taken {
-                holder,
-                free_in: None,
-            }),
+            (Attempt::Taken(holder), _) => Ok(Acquired::taken(holder, None)),
             (Attempt::Moved, _) => Err(errors::lease_gone().into_error(Operation::Acquire)),
         }
     }
@@ -317,7 +314,7 @@ impl LockBackend for EtcdBackend {
                 grant.lease = session.lease;
                 Ok(Renewal::Renewed(grant))
             }
-            RenewOutcome::Lost => Ok(Renewal::Lost { holder: None }),
+            RenewOutcome::Lost => Ok(Renewal::lost(None)),
         }
     }
 

@@ -8,13 +8,13 @@ use async_trait::async_trait;
 use tenure_core::record::{self, Record, RecordEvents, RecordLock, RecordStore, Step, Versioned};
 use tenure_core::{
     BootClock, Capabilities, Check, Error, ErrorKind, Expiry, FencingGuarantee, LockName,
-    Operation, Order, Rises, SharedClock, Wakeup,
+    Operation, Rises, SharedClock, Wakeup,
 };
 
 use crate::alive::Alive;
 use crate::checks;
 use crate::config::FileConfig;
-use crate::directory::{Write, operation_of};
+use crate::directory::Write;
 use crate::disk::Disk;
 use crate::events;
 use crate::watch::DirectoryWatcher;
@@ -94,7 +94,7 @@ impl FileStore {
             alive: expected.and_then(Versioned::state::<Alive>),
         };
         self.disk
-            .run(operation_of(step), move |directory| directory.write(write))
+            .run(step.operation(), move |directory| directory.write(write))
             .await
     }
 }
@@ -102,7 +102,7 @@ impl FileStore {
 fn foreign(step: Step) -> Error {
     Error::new(
         ErrorKind::InvalidInput,
-        operation_of(step),
+        step.operation(),
         "this grant comes from another backend",
     )
 }
@@ -110,22 +110,17 @@ fn foreign(step: Step) -> Error {
 #[async_trait]
 impl RecordStore for FileStore {
     fn capabilities(&self) -> Capabilities {
-        Capabilities {
-            store: "file",
-            min_lease: Duration::from_millis(100),
-            lease_granularity: Duration::from_millis(1),
+        Capabilities::new(
+            "file",
             // The host's clock is the store's.
-            expiry: Expiry::Store,
-            expiry_lag: Duration::ZERO,
-            wakeup: Wakeup::Push,
-            order: Order::Race,
-            fencing: FencingGuarantee {
-                over_crash: Rises::Always,
-                over_failover: Rises::NotApplicable,
-                over_deletion: Rises::Never,
-                over_restore: Rises::Never,
-            },
-        }
+            Expiry::Store,
+            FencingGuarantee::none()
+                .over_crash(Rises::Always)
+                .over_failover(Rises::NotApplicable),
+        )
+        .with_min_lease(Duration::from_millis(100))
+        .with_lease_granularity(Duration::from_millis(1))
+        .with_wakeup(Wakeup::Push)
     }
 
     fn clock(&self) -> SharedClock {

@@ -214,11 +214,11 @@ impl Directory {
     }
 
     pub(crate) fn write(&self, write: Write) -> Result<record::Written, Error> {
-        let operation = operation_of(write.step);
+        let operation = write.step.operation();
         let failed = |error: StoreError| error.into_error(operation);
         let opened = match write.step {
             Step::Acquire => self.make_files(&write.lock),
-            Step::Renew | Step::Release => self.files(&write.lock),
+            _ => self.files(&write.lock),
         };
         let files = match opened {
             Err(error) if error.is_missing() && write.step != Step::Acquire => {
@@ -314,15 +314,10 @@ fn unreadable(files: &RecordFiles) -> Result<(Record, Liveness), StoreError> {
             Maker::Unknown => Some(MAX_LEASE),
         })
         .max();
-    let record = Record {
-        holder: Some(RecordHolder {
-            identity: "(unreadable record)".to_owned(),
-            campaign: None,
-            token: None,
-            value: None,
-        }),
-        lease: lease.unwrap_or(MAX_LEASE),
-    };
+    let record = Record::new(
+        Some(RecordHolder::new("(unreadable record)")),
+        lease.unwrap_or(MAX_LEASE),
+    );
     let liveness = match lease {
         Some(_) => Liveness::Observed,
         None => Liveness::Gone,
@@ -353,12 +348,4 @@ fn beyond_tokens(operation: Operation, path: &Path) -> Error {
             path.display()
         ),
     )
-}
-
-pub(crate) fn operation_of(step: Step) -> Operation {
-    match step {
-        Step::Acquire => Operation::Acquire,
-        Step::Renew => Operation::Renew,
-        Step::Release => Operation::Release,
-    }
 }

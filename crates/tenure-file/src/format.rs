@@ -114,10 +114,7 @@ pub(crate) fn decode(bytes: &[u8]) -> Content {
     };
     let lease = Duration::from_millis(text.lease_ms);
     let Some(holder) = text.holder else {
-        let record = Record {
-            holder: None,
-            lease,
-        };
+        let record = Record::new(None, lease);
         return Content::Record(record, Written::default());
     };
     if lease.is_zero() {
@@ -132,15 +129,15 @@ pub(crate) fn decode(bytes: &[u8]) -> Content {
         renewed: holder.renewed.map(Time::from_nanos),
         clock: holder.clock,
     };
-    let record = Record {
-        holder: Some(RecordHolder {
-            identity: holder.identity,
-            campaign: holder.campaign.as_deref().and_then(CampaignId::parse),
-            token,
-            value: holder.value,
-        }),
+    let record = Record::new(
+        Some(
+            RecordHolder::new(holder.identity)
+                .with_campaign(holder.campaign.as_deref().and_then(CampaignId::parse))
+                .with_token(token)
+                .with_value(holder.value),
+        ),
         lease,
-    };
+    );
     Content::Record(record, written)
 }
 
@@ -149,15 +146,15 @@ mod tests {
     use super::*;
 
     fn record() -> (Record, Written) {
-        let record = Record {
-            holder: Some(RecordHolder {
-                identity: "pod-1".to_owned(),
-                campaign: Some(CampaignId::new(0xabc)),
-                token: FencingToken::from_counter(7).ok(),
-                value: Some("http://10.0.0.1 \"grün\"".to_owned()),
-            }),
-            lease: Duration::from_secs(20),
-        };
+        let record = Record::new(
+            Some(
+                RecordHolder::new("pod-1")
+                    .with_campaign(CampaignId::new(0xabc))
+                    .with_token(FencingToken::from_counter(7).ok())
+                    .with_value("http://10.0.0.1 \"grün\"".to_owned()),
+            ),
+            Duration::from_secs(20),
+        );
         let written = Written {
             alive: Some("alive-0000000000000abc-12".to_owned()),
             renewed: Some(Time::from_nanos(123_456_789_012)),
@@ -173,10 +170,7 @@ mod tests {
             Content::Record(found, by) => assert_eq!((found, by), (record, written)),
             other => panic!("{other:?}"),
         }
-        let released = Record {
-            holder: None,
-            lease: Duration::from_secs(1),
-        };
+        let released = Record::new(None, Duration::from_secs(1));
         match decode(&encode(&released, &Written::default()).unwrap()) {
             Content::Record(found, _) => assert_eq!(found, released),
             other => panic!("{other:?}"),

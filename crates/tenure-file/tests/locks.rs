@@ -54,14 +54,14 @@ impl Scene {
     async fn win(&self, campaign: u64, lease: Duration) -> Grant {
         match self.acquire(campaign, lease).await {
             Acquired::Held(grant) => grant,
-            Acquired::Taken { holder, free_in } => panic!("{holder:?} has it for {free_in:?}"),
+            other => panic!("not granted: {other:?}"),
         }
     }
 
     async fn free_in(&self, campaign: u64) -> Duration {
         match self.acquire(campaign, LONG).await {
-            Acquired::Held(grant) => panic!("was free: {grant:?}"),
             Acquired::Taken { free_in, .. } => free_in.unwrap(),
+            other => panic!("not taken: {other:?}"),
         }
     }
 
@@ -197,6 +197,7 @@ async fn a_silent_holder_loses_the_lock_at_the_end_of_its_lease_and_not_before()
         match scene.acquire(2, lease).await {
             Acquired::Held(grant) => break grant,
             Acquired::Taken { free_in, .. } => assert!(free_in.unwrap() <= lease),
+            other => panic!("{other:?}"),
         }
     };
     assert!(next.proven_at >= silent.proven_at + lease);
@@ -258,7 +259,7 @@ async fn a_holder_in_another_time_namespace_is_judged_by_observation() {
     scene.free_in(2).await;
     match scene.backend.renew(&holder, Time::ZERO).await.unwrap() {
         Renewal::Renewed(renewed) => holder = renewed,
-        Renewal::Lost { .. } => panic!("lost"),
+        other => panic!("not renewed: {other:?}"),
     }
     assert!(matches!(
         scene.other.holder(&scene.lock).await.unwrap(),
@@ -423,7 +424,7 @@ async fn a_removed_lock_is_lost_and_starts_anew() {
     fs::remove_dir_all(scene.lock_dir()).unwrap();
     assert!(matches!(
         scene.backend.renew(&leader, Time::ZERO).await.unwrap(),
-        Renewal::Lost { holder: None }
+        Renewal::Lost { holder: None, .. }
     ));
     scene.backend.release(&leader).await.unwrap();
     assert_eq!(scene.win(2, LONG).await.token.as_u64(), 1);

@@ -119,7 +119,7 @@ async fn serve(dir: &Path) {
                         held = Some(grant);
                         said
                     }
-                    Ok(Acquired::Taken { .. }) => "taken".to_owned(),
+                    Ok(_) => "taken".to_owned(),
                     Err(error) => format!("{:?} {}", error.kind(), error.message()),
                 }
             }
@@ -129,7 +129,7 @@ async fn serve(dir: &Path) {
                         held = Some(grant);
                         "renewed".to_owned()
                     }
-                    Renewal::Lost { .. } => "lost".to_owned(),
+                    _ => "lost".to_owned(),
                 }
             }
             ("release", Some(backend), Some(grant)) => {
@@ -196,15 +196,10 @@ fn record_of(counts: &BTreeMap<String, u64>) -> Record {
         .iter()
         .map(|(name, count)| format!("{name}={count}"))
         .collect();
-    Record {
-        holder: Some(RecordHolder {
-            identity: "count".to_owned(),
-            campaign: None,
-            token: None,
-            value: Some(value.join(" ")),
-        }),
-        lease: LONG,
-    }
+    Record::new(
+        Some(RecordHolder::new("count".to_owned()).with_value(Some(value.join(" ")))),
+        LONG,
+    )
 }
 
 /// Leads again and again, and says when and with which token.
@@ -214,7 +209,7 @@ async fn lead(dir: &Path) {
     loop {
         let grant = match backend.acquire(&lock(), &own_candidate(), LONG).await {
             Ok(Acquired::Held(grant)) => grant,
-            Ok(Acquired::Taken { .. }) => {
+            Ok(_) => {
                 while changes.next().await.unwrap() != Hint::MayBeFree {}
                 continue;
             }

@@ -108,13 +108,10 @@ fn of_client_go(said: &str) -> String {
         let text = said[name].as_str();
         text.unwrap_or("null").to_owned()
     };
-    let record = ElectionRecord {
-        holder: said["holderIdentity"].as_str().unwrap().to_owned(),
-        lease_seconds: said["leaseDurationSeconds"].as_i64().unwrap(),
-        acquired: None,
-        renewed: None,
-        transitions: said["leaderTransitions"].as_i64().unwrap(),
-    };
+    let number = |name: &str| said[name].as_i64().unwrap();
+    let holder = said["holderIdentity"].as_str().unwrap();
+    let record = ElectionRecord::new(holder, number("leaseDurationSeconds"))
+        .with_transitions(number("leaderTransitions"));
     let times = format!(" {} {} ", time("acquireTime"), time("renewTime"));
     shown(&record).replacen(" null null ", &times, 1)
 }
@@ -140,6 +137,7 @@ async fn of_us<F: Form>(
     let does = match backend.acquire(&lock(name), &us, LEASE).await {
         Ok(Acquired::Held(_)) => "takes it".to_owned(),
         Ok(Acquired::Taken { free_in, .. }) => format!("waits {} s", free_in.unwrap().as_secs()),
+        Ok(other) => panic!("{other:?}"),
         Err(error) => {
             assert_eq!(error.kind(), ErrorKind::Corrupted, "{error}");
             "refuses".to_owned()

@@ -14,14 +14,13 @@ impl Form for LeaseForm {
     fn read(object: &Value) -> Result<Option<ElectionRecord>, String> {
         let spec = &object["spec"];
         let text = |field: &str| spec[field].as_str().map(str::to_owned);
+        let number = |field: &str| spec[field].as_i64().unwrap_or(0);
         let holder = text("holderIdentity").unwrap_or_default();
-        Ok(Some(ElectionRecord {
-            holder,
-            lease_seconds: spec["leaseDurationSeconds"].as_i64().unwrap_or(0),
-            acquired: text("acquireTime"),
-            renewed: text("renewTime"),
-            transitions: spec["leaseTransitions"].as_i64().unwrap_or(0),
-        }))
+        let record = ElectionRecord::new(holder, number("leaseDurationSeconds"))
+            .with_acquired(text("acquireTime"))
+            .with_renewed(text("renewTime"))
+            .with_transitions(number("leaseTransitions"));
+        Ok(Some(record))
     }
 
     fn write(object: &mut Value, record: &ElectionRecord) {

@@ -42,7 +42,7 @@ async fn held(
 async fn renewed(backend: &KubeLeaseBackend, grant: &Grant) -> Grant {
     match backend.renew(grant, backend.clock().now()).await.unwrap() {
         Renewal::Renewed(grant) => grant,
-        other @ Renewal::Lost { .. } => panic!("{other:?}"),
+        other => panic!("{other:?}"),
     }
 }
 

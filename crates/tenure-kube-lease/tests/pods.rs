@@ -55,7 +55,7 @@ async fn acquire(
     let candidate = Candidate::new(identity.clone(), CampaignId::new(campaign));
     match backend.acquire(&lock(name), &candidate, LONG).await {
         Ok(Acquired::Held(grant)) => Some(grant),
-        Ok(Acquired::Taken { .. }) => None,
+        Ok(_) => None,
         Err(error) => panic!("{error}"),
     }
 }

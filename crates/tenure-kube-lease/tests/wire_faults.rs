@@ -46,14 +46,14 @@ async fn acquire(
     let outcome = backend.acquire(&lock(name), candidate, LONG).await?;
     Ok(match outcome {
         Acquired::Held(grant) => Some(grant),
-        Acquired::Taken { .. } => None,
+        _ => None,
     })
 }
 
 async fn renew(backend: &KubeLeaseBackend, grant: &Grant) -> Result<Grant, Error> {
     match backend.renew(grant, backend.clock().now()).await? {
         Renewal::Renewed(grant) => Ok(grant),
-        Renewal::Lost { holder } => panic!("it is ours, not of {holder:?}"),
+        other => panic!("not renewed: {other:?}"),
     }
 }
 

@@ -304,11 +304,8 @@ mod tests {
     async fn a_lock_that_is_given_to_us_is_taken_after_the_last_holders_lease() {
         let identity = Identity::new("us").unwrap();
         let coordination = Coordination::new(LeaseCandidate::new(identity, "1.0.0").unwrap());
-        let holder = |identity: &str, campaign: Option<u64>| RecordHolder {
-            identity: identity.to_owned(),
-            campaign: campaign.map(CampaignId::new),
-            token: None,
-            value: None,
+        let holder = |identity: &str, campaign: Option<u64>| {
+            RecordHolder::new(identity.to_owned()).with_campaign(campaign.map(CampaignId::new))
         };
         let long = Duration::from_secs(600);
         let judge = |holder: Option<RecordHolder>, mark: &str, lease| {

@@ -16,6 +16,7 @@ const MAX_SECONDS: u64 = i32::MAX as u64;
 ///
 /// Times are kept as the text that stands there: none of them is ever judged.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct ElectionRecord {
     /// The holder's identity; empty when the lock is free.
     pub holder: String,
@@ -30,6 +31,36 @@ pub struct ElectionRecord {
 }
 
 impl ElectionRecord {
+    /// A record of this holder, or of none when it is empty, with its lease in seconds, or 0.
+    pub fn new(holder: impl Into<String>, lease_seconds: i64) -> Self {
+        Self {
+            holder: holder.into(),
+            lease_seconds,
+            ..Self::default()
+        }
+    }
+
+    /// Sets when the holder came, as text.
+    #[must_use]
+    pub fn with_acquired(mut self, acquired: impl Into<Option<String>>) -> Self {
+        self.acquired = acquired.into();
+        self
+    }
+
+    /// Sets when the holder last renewed, as text.
+    #[must_use]
+    pub fn with_renewed(mut self, renewed: impl Into<Option<String>>) -> Self {
+        self.renewed = renewed.into();
+        self
+    }
+
+    /// Sets how often the holder has changed.
+    #[must_use]
+    pub fn with_transitions(mut self, transitions: i64) -> Self {
+        self.transitions = transitions;
+        self
+    }
+
     /// How long the holder is given without a sign of life.
     ///
     /// One that states no duration, or one below a second, may be a client-go that judges by its
@@ -104,16 +135,8 @@ mod tests {
     use super::*;
 
     fn record(identity: &str) -> Record {
-        let holder = (!identity.is_empty()).then(|| RecordHolder {
-            identity: identity.to_owned(),
-            campaign: None,
-            token: None,
-            value: None,
-        });
-        Record {
-            holder,
-            lease: Duration::from_millis(14_001),
-        }
+        let holder = (!identity.is_empty()).then(|| RecordHolder::new(identity.to_owned()));
+        Record::new(holder, Duration::from_millis(14_001))
     }
 
     fn found(holder: &str) -> ElectionRecord {

@@ -97,10 +97,7 @@ impl<F: Form> Objects<F> {
             (None, Some(holder)) if self.is_of_earlier_self(holder) => Liveness::Gone,
             (None, _) => Liveness::Observed,
         };
-        let record = Record {
-            holder,
-            lease: found.lease(),
-        };
+        let record = Record::new(holder, found.lease());
         Ok(Versioned::new(record, version)
             .with_mark(mark)
             .with_liveness(liveness)

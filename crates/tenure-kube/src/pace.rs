@@ -74,16 +74,8 @@ mod tests {
     use super::*;
 
     fn event(mark: &str, holder: Option<&str>) -> RecordEvent {
-        let holder = holder.map(|identity| RecordHolder {
-            identity: identity.to_owned(),
-            campaign: None,
-            token: None,
-            value: None,
-        });
-        let record = Record {
-            holder,
-            lease: Duration::from_secs(20),
-        };
+        let holder = holder.map(|identity| RecordHolder::new(identity.to_owned()));
+        let record = Record::new(holder, Duration::from_secs(20));
         RecordEvent::Is(Versioned::new(record, 1).with_mark(mark.to_owned()))
     }
 

@@ -9,7 +9,7 @@ use serde_json::Value;
 use tenure_core::record::{Record, RecordEvents, RecordStore, Step, Versioned, Written};
 use tenure_core::{
     BootClock, Capabilities, Check, Error, ErrorKind, Expiry, FencingGuarantee, Identity, LockName,
-    Operation, Order, Rises, SharedClock, Time, Wakeup,
+    Operation, Rises, SharedClock, Time, Wakeup,
 };
 
 use crate::checks;
@@ -84,14 +84,6 @@ impl<F: Form> ObjectStore<F> {
     }
 }
 
-fn operation_of(step: Step) -> Operation {
-    match step {
-        Step::Acquire => Operation::Acquire,
-        Step::Renew => Operation::Renew,
-        Step::Release => Operation::Release,
-    }
-}
-
 /// Whether only others have written since: beside the record, or over the annotation that names its
 /// campaign.
 fn is_same_record(found: &Versioned, expected: &Versioned) -> bool {
@@ -103,21 +95,15 @@ fn is_same_record(found: &Versioned, expected: &Versioned) -> bool {
 #[async_trait]
 impl<F: Form> RecordStore for ObjectStore<F> {
     fn capabilities(&self) -> Capabilities {
-        Capabilities {
-            store: F::STORE,
-            min_lease: Duration::from_secs(1),
-            lease_granularity: Duration::from_secs(1),
-            expiry: Expiry::Observation,
-            expiry_lag: Duration::ZERO,
-            wakeup: Wakeup::Push,
-            order: Order::Race,
-            fencing: FencingGuarantee {
-                over_crash: Rises::Always,
-                over_failover: Rises::Always,
-                over_deletion: Rises::Always,
-                over_restore: Rises::Never,
-            },
-        }
+        Capabilities::new(
+            F::STORE,
+            Expiry::Observation,
+            FencingGuarantee::none()
+                .over_crash(Rises::Always)
+                .over_failover(Rises::Always)
+                .over_deletion(Rises::Always),
+        )
+        .with_wakeup(Wakeup::Push)
     }
 
     fn clock(&self) -> SharedClock {
@@ -170,7 +156,7 @@ impl<F: Form> RecordStore for ObjectStore<F> {
         expected: &Versioned,
     ) -> Result<Written, Error> {
         let objects = &self.objects;
-        let operation = operation_of(step);
+        let operation = step.operation();
         let foreign = || {
             Error::new(
                 ErrorKind::InvalidInput,

@@ -50,16 +50,16 @@ impl Term {
         let term = annotation
             .and_then(|text| serde_json::from_str::<Self>(text).ok())
             .filter(|term| term.belongs_to(record));
-        RecordHolder {
-            identity: record.holder.clone(),
-            campaign: term
-                .as_ref()
-                .and_then(|term| CampaignId::parse(&term.campaign)),
-            token: term
-                .as_ref()
-                .and_then(|term| FencingToken::from_counter(term.token?).ok()),
-            value: term.and_then(|term| term.value),
-        }
+        RecordHolder::new(record.holder.clone())
+            .with_campaign(
+                term.as_ref()
+                    .and_then(|term| CampaignId::parse(&term.campaign)),
+            )
+            .with_token(
+                term.as_ref()
+                    .and_then(|term| FencingToken::from_counter(term.token?).ok()),
+            )
+            .with_value(term.and_then(|term| term.value))
     }
 
     fn belongs_to(&self, record: &ElectionRecord) -> bool {
@@ -85,12 +85,10 @@ mod tests {
     }
 
     fn holder() -> RecordHolder {
-        RecordHolder {
-            identity: "pod-1".to_owned(),
-            campaign: Some(CampaignId::new(7)),
-            token: Some(FencingToken::from_counter(41).unwrap()),
-            value: Some("http://10.0.0.1/".to_owned()),
-        }
+        RecordHolder::new("pod-1".to_owned())
+            .with_campaign(Some(CampaignId::new(7)))
+            .with_token(Some(FencingToken::from_counter(41).unwrap()))
+            .with_value(Some("http://10.0.0.1/".to_owned()))
     }
 
     #[test]

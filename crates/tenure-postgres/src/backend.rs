@@ -9,7 +9,7 @@ use futures_util::stream;
 use tenure_core::{
     Acquired, BootClock, Candidate, Capabilities, Changes, Check, Error, ErrorKind, Expiry,
     FencingGuarantee, FencingToken, Grant, LockBackend, LockName, Loss, Occupancy, Operation,
-    Order, Renewal, Rises, SharedClock, Time, Wakeup,
+    Renewal, Rises, SharedClock, Time, Wakeup,
 };
 use tenure_kit::Tasks;
 use tokio::sync::oneshot;
@@ -185,25 +185,23 @@ impl LockBackend for PostgresBackend {
             Some(_) => Rises::If("the sequence is raised by hand above all tokens that were given"),
             None => Rises::Never,
         };
-        Capabilities {
-            store: "postgres",
-            min_lease: Duration::from_millis(100),
-            lease_granularity: Duration::from_millis(1),
-            expiry: Expiry::Session,
-            // The sweep of the server's timers and of the session itself.
-            expiry_lag: Duration::from_millis(500),
-            wakeup: Wakeup::Push,
-            order: Order::Race,
-            fencing: FencingGuarantee {
-                over_crash: Rises::If(
+        Capabilities::new(
+            "postgres",
+            Expiry::Session,
+            FencingGuarantee::none()
+                .over_crash(Rises::If(
                     "fsync and synchronous_commit are on, as they are by default",
-                ),
-                over_failover: REPLICATED,
+                ))
+                .over_failover(REPLICATED)
                 // There is nothing to delete.
-                over_deletion: Rises::NotApplicable,
-                over_restore,
-            },
-        }
+                .over_deletion(Rises::NotApplicable)
+                .over_restore(over_restore),
+        )
+        .with_min_lease(Duration::from_millis(100))
+        .with_lease_granularity(Duration::from_millis(1))
+        // The sweep of the server's timers and of the session itself.
+        .with_expiry_lag(Duration::from_millis(500))
+        .with_wakeup(Wakeup::Push)
     }
 
     fn clock(&self) -> SharedClock {
@@ -233,14 +231,8 @@ impl LockBackend for PostgresBackend {
             .await
             .map_err(|_| runtime_is_gone(Operation::Acquire))?;
         match outcome.map_err(|error| error.into_error(Operation::Acquire))? {
-            Attempt::Taken(holder) => Ok(Acquired::Taken {
-                holder,
-                free_in: None,
-            }),
-            Attempt::NotYet(early) => Ok(Acquired::Taken {
-                holder: None,
-                free_in: Some(early),
-            }),
+            Attempt::Taken(holder) => Ok(Acquired::taken(holder, None)),
+            Attempt::NotYet(early) => Ok(Acquired::taken(None, Some(early))),
             Attempt::Held(claim) => {
                 let (token, proven) = (claim.token, claim.proven);
                 let grant = Grant::new(lock.clone(), candidate.clone(), token, lease, proven);
@@ -271,7 +263,7 @@ impl LockBackend for PostgresBackend {
                 grant.lease = session.lease;
                 Ok(Renewal::Renewed(grant))
             }
-            Standing::Lost => Ok(Renewal::Lost { holder: None }),
+            Standing::Lost => Ok(Renewal::lost(None)),
         }
     }
 

@@ -43,7 +43,7 @@ async fn elect(config: PostgresConfig) -> Result<(), String> {
         .await;
     match tried.map_err(said)? {
         Acquired::Held(grant) => backend.release(&grant).await.map_err(said),
-        Acquired::Taken { .. } => Ok(()),
+        _ => Ok(()),
     }
 }
 

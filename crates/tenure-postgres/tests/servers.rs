@@ -860,6 +860,7 @@ async fn nobody_is_elected_on_a_server_that_was_just_started() {
         Acquired::Taken {
             holder: None,
             free_in: Some(left),
+            ..
         } => assert!(left <= LONG),
         other => panic!("{other:?}"),
     }

@@ -7,9 +7,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use support::Connects as _;
-use tenure_core::{
-    Acquired, Election, Error, ErrorKind, LockBackend as _, Policy, Renewal, Verdict,
-};
+use tenure_core::{Acquired, Election, Error, ErrorKind, LockBackend as _, Policy, Verdict};
 use tenure_postgres::{PostgresBackend, PostgresConfig};
 use tenure_testkit::postgres::{Bouncer, PASSWORD, Server, start, until};
 use tenure_testkit::{LONG, candidate, held, leader, lock, renewed, taken, wait};
@@ -207,7 +205,7 @@ async fn of_two_clients_that_share_a_session_one_at_most_leads() {
         assert!(winners.len() < 2, "two grants in round {round}");
         for (backend, grant) in winners {
             match backend.renew(&grant, backend.clock().now()).await {
-                Ok(Renewal::Renewed(_) | Renewal::Lost { .. }) => {}
+                Ok(_) => {}
                 Err(error) => refusals.push(error),
             }
         }

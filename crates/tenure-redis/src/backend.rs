@@ -9,8 +9,8 @@ use async_trait::async_trait;
 use futures_util::stream;
 use tenure_core::{
     Acquired, Candidate, Capabilities, Changes, Check, Error, ErrorKind, Expiry, FencingGuarantee,
-    FencingToken, Grant, Kept, LockBackend, LockName, Loss, Occupancy, Operation, Order, Renewal,
-    Rises, SharedClock, Time, Wakeup,
+    FencingToken, Grant, Kept, LockBackend, LockName, Loss, Occupancy, Operation, Renewal, Rises,
+    SharedClock, Time, Wakeup,
 };
 use tenure_kit::limits::shown;
 
@@ -219,26 +219,24 @@ fn in_millis(lease: Duration, operation: Operation) -> Result<u64, Error> {
 #[async_trait]
 impl LockBackend for RedisBackend {
     fn capabilities(&self) -> Capabilities {
-        Capabilities {
-            store: "redis",
-            min_lease: Duration::from_millis(10),
-            lease_granularity: Duration::from_millis(1),
-            expiry: Expiry::Store,
-            expiry_lag: Duration::from_millis(5),
-            wakeup: Wakeup::Push,
-            order: Order::Race,
-            fencing: FencingGuarantee {
-                over_crash: Rises::If(
+        Capabilities::new(
+            "redis",
+            Expiry::Store,
+            FencingGuarantee::none()
+                .over_crash(Rises::If(
                     "the server has an append-only file that is synced with each write, or its \
                      wall clock is not set back",
-                ),
-                over_failover: Rises::If(
+                ))
+                .over_failover(Rises::If(
                     "the servers' wall clocks differ by less than the time between the two terms",
-                ),
-                over_deletion: Rises::Always,
-                over_restore: Rises::If("the server's wall clock is not set back"),
-            },
-        }
+                ))
+                .over_deletion(Rises::Always)
+                .over_restore(Rises::If("the server's wall clock is not set back")),
+        )
+        .with_min_lease(Duration::from_millis(10))
+        .with_lease_granularity(Duration::from_millis(1))
+        .with_expiry_lag(Duration::from_millis(5))
+        .with_wakeup(Wakeup::Push)
     }
 
     fn clock(&self) -> SharedClock {
@@ -289,10 +287,9 @@ impl LockBackend for RedisBackend {
                     sent_at,
                 ))
             }
-            acquire::Outcome::Taken { holder, left } => Acquired::Taken {
-                holder,
-                free_in: Some(left + PAST_EXPIRY),
-            },
+            acquire::Outcome::Taken { holder, left } => {
+                Acquired::taken(holder, Some(left + PAST_EXPIRY))
+            }
             acquire::Outcome::NewIncarnation { wait, before, now } => {
                 self.shared
                     .incarnation_changes
@@ -306,10 +303,7 @@ impl LockBackend for RedisBackend {
                      forgotten one that still goes on: no candidate is elected until it is over; if this \
                      server lost terms, tokens go on above its clock"
                 );
-                Acquired::Taken {
-                    holder: None,
-                    free_in: Some(wait + PAST_EXPIRY),
-                }
+                Acquired::taken(None, Some(wait + PAST_EXPIRY))
             }
         })
     }
@@ -358,7 +352,7 @@ impl LockBackend for RedisBackend {
                 renewed.lease = Duration::from_millis(millis);
                 Renewal::Renewed(renewed)
             }
-            renew::Outcome::Lost(holder) => Renewal::Lost { holder },
+            renew::Outcome::Lost(holder) => Renewal::lost(holder),
         })
     }
 

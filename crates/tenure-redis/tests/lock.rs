@@ -33,7 +33,9 @@ async fn a_term_from_acquire_to_release() {
     let grant = held(backend.acquire(&lock, &a, LONG).await.unwrap());
     assert!(grant.proven_at >= before && grant.proven_at <= backend.clock().now());
     assert_eq!(grant.lease, LONG);
-    let Acquired::Taken { holder, free_in } = backend.acquire(&lock, &b, LONG).await.unwrap()
+    let Acquired::Taken {
+        holder, free_in, ..
+    } = backend.acquire(&lock, &b, LONG).await.unwrap()
     else {
         panic!("two hold it");
     };
@@ -118,7 +120,7 @@ async fn of_candidates_with_one_campaign_number_one_holds_the_lock() {
             LONG,
             first.proven_at,
         );
-        let Renewal::Lost { holder } = backend.renew(&stolen, Time::ZERO).await.unwrap() else {
+        let Renewal::Lost { holder, .. } = backend.renew(&stolen, Time::ZERO).await.unwrap() else {
             panic!("two renew it");
         };
         assert_eq!(holder.unwrap().identity, "a");
@@ -187,7 +189,8 @@ async fn a_deleted_lock_is_lost_and_never_written_by_a_renewal() {
             .unwrap(),
     );
     server.command(&["DEL", "tenure:{deleted}"]);
-    let Renewal::Lost { holder: None } = backend.renew(&grant, Time::ZERO).await.unwrap() else {
+    let Renewal::Lost { holder: None, .. } = backend.renew(&grant, Time::ZERO).await.unwrap()
+    else {
         panic!("there is no lock");
     };
     assert_eq!(server.number(&["EXISTS", "tenure:{deleted}"]), 0);
@@ -297,7 +300,7 @@ async fn of_many_candidates_one_holds_the_lock_at_a_time() {
                     let grant = loop {
                         match backend.acquire(&lock, &me, LONG).await.unwrap() {
                             Acquired::Held(grant) => break grant,
-                            Acquired::Taken { .. } => {
+                            _ => {
                                 assert_eq!(changes.next().await, Some(Hint::MayBeFree));
                             }
                         }
@@ -468,6 +471,7 @@ async fn what_others_have_written_is_no_panic_and_no_wedge() {
         let Acquired::Taken {
             holder: None,
             free_in,
+            ..
         } = backend.acquire(&lock, &me, LONG).await.unwrap()
         else {
             panic!("{value:?} was taken over");
@@ -611,6 +615,7 @@ async fn the_moment_at_which_a_lease_ends_is_told_and_true() {
             }
             // The machine was slow.
             Acquired::Held(grant) => backend.release(&grant).await.unwrap(),
+            other => panic!("{other:?}"),
         }
     }
 }

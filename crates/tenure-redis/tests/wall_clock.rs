@@ -43,7 +43,9 @@ async fn a_jump_of_the_servers_wall_clock_moves_the_end_of_a_lease() {
     clock.set_ahead(0);
     let left = || server.number(&["PTTL", "tenure:{jump}"]);
     assert!(left() > 990_000);
-    let Acquired::Taken { holder, free_in } = backend.acquire(&lock, &a, lease).await.unwrap()
+    let Acquired::Taken {
+        holder, free_in, ..
+    } = backend.acquire(&lock, &a, lease).await.unwrap()
     else {
         panic!("it was held");
     };
@@ -53,7 +55,7 @@ async fn a_jump_of_the_servers_wall_clock_moves_the_end_of_a_lease() {
         panic!("it was held");
     };
     assert!(holder.expires_in.unwrap() <= lease);
-    let Renewal::Lost { holder } = backend.renew(&first, Time::ZERO).await.unwrap() else {
+    let Renewal::Lost { holder, .. } = backend.renew(&first, Time::ZERO).await.unwrap() else {
         panic!("two hold it");
     };
     assert!(holder.unwrap().expires_in.unwrap() <= lease);

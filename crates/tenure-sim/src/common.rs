@@ -9,10 +9,8 @@ pub fn value(candidate: &Candidate) -> Option<&str> {
 
 /// A guarantee of tokens over a crash, and of none over a restore.
 pub fn fencing(over_failover: Rises, over_deletion: Rises) -> FencingGuarantee {
-    FencingGuarantee {
-        over_crash: Rises::Always,
-        over_failover,
-        over_deletion,
-        over_restore: Rises::Never,
-    }
+    FencingGuarantee::none()
+        .over_crash(Rises::Always)
+        .over_failover(over_failover)
+        .over_deletion(over_deletion)
 }

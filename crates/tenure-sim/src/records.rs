@@ -10,7 +10,7 @@ use tenure_core::record::{
     Liveness, Record, RecordEvent, RecordEvents, RecordStore, Step, Versioned, Written,
 };
 use tenure_core::{
-    Capabilities, Error, Expiry, FencingToken, LockName, Operation, Order, Rises, SharedClock, Time,
+    Capabilities, Error, Expiry, FencingToken, LockName, Operation, Rises, SharedClock, Time,
 };
 
 use super::common::fencing;
@@ -213,13 +213,13 @@ impl RecordServer {
                 }
                 link.minted(token);
             }
-            Step::Renew => {}
             Step::Release => {
                 if let (Some(token), Some(owner)) = (before, owner) {
                     link.released(token, owner);
                 }
                 owner = None;
             }
+            _ => {}
         }
         let lease = record.lease;
         let stored = Stored {
@@ -293,18 +293,13 @@ impl SimRecords {
 impl RecordStore for SimRecords {
     fn capabilities(&self) -> Capabilities {
         let plan = &self.link.world.plan;
-        Capabilities {
-            store: "simulated records",
-            min_lease: Duration::from_millis(10),
-            lease_granularity: Duration::from_nanos(1),
-            expiry: match plan.knowledge {
+        Capabilities::new(
+            "simulated records",
+            match plan.knowledge {
                 Knowledge::None => Expiry::Observation,
                 Knowledge::End | Knowledge::Death => Expiry::Store,
             },
-            expiry_lag: Duration::ZERO,
-            wakeup: plan.wakeup,
-            order: Order::Race,
-            fencing: fencing(
+            fencing(
                 Rises::Always,
                 if plan.repeats {
                     Rises::Never
@@ -312,7 +307,10 @@ impl RecordStore for SimRecords {
                     Rises::Always
                 },
             ),
-        }
+        )
+        .with_min_lease(Duration::from_millis(10))
+        .with_lease_granularity(Duration::from_nanos(1))
+        .with_wakeup(plan.wakeup)
     }
 
     fn may_go_on(&self, _began_at: Time) -> bool {

@@ -369,16 +369,16 @@ impl SimSessions {
 #[async_trait]
 impl LockBackend for SimSessions {
     fn capabilities(&self) -> Capabilities {
-        Capabilities {
-            store: "simulated sessions",
-            min_lease: Duration::from_millis(10),
-            lease_granularity: Duration::from_millis(1),
-            expiry: Expiry::Session,
-            expiry_lag: Duration::from_secs(1),
-            wakeup: self.link.world.plan.wakeup,
-            order: Order::Fifo,
-            fencing: fencing(Rises::Always, Rises::Always),
-        }
+        Capabilities::new(
+            "simulated sessions",
+            Expiry::Session,
+            fencing(Rises::Always, Rises::Always),
+        )
+        .with_min_lease(Duration::from_millis(10))
+        .with_lease_granularity(Duration::from_millis(1))
+        .with_expiry_lag(Duration::from_secs(1))
+        .with_wakeup(self.link.world.plan.wakeup)
+        .with_order(Order::Fifo)
     }
 
     fn clock(&self) -> SharedClock {
@@ -410,22 +410,19 @@ impl LockBackend for SimSessions {
                 Grant::new(lock.clone(), candidate.clone(), token, lease, proven_at)
                     .with_state(held),
             ),
-            Err(holder) => Acquired::Taken {
-                holder: Some(holder),
-                free_in: None,
-            },
+            Err(holder) => Acquired::taken(Some(holder), None),
         })
     }
 
     async fn renew(&self, grant: &Grant, not_before: Time) -> Result<Renewal, Error> {
         let proof = self.proof(&grant.candidate);
         let proven_at = match proof {
-            None | Some((_, false)) => return Ok(Renewal::Lost { holder: None }),
+            None | Some((_, false)) => return Ok(Renewal::lost(None)),
             Some((proven_at, true)) if proven_at >= not_before => proven_at,
             Some(_) => {
                 let sent = self.clock.now();
                 if !self.keep_alive(&grant.candidate).await? {
-                    return Ok(Renewal::Lost { holder: None });
+                    return Ok(Renewal::lost(None));
                 }
                 sent
             }

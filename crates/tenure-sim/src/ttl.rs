@@ -7,7 +7,7 @@ use async_trait::async_trait;
 use futures_util::StreamExt as _;
 use tenure_core::{
     Acquired, Candidate, Capabilities, Changes, Error, Expiry, FencingToken, Grant, Hint, Holder,
-    LockBackend, LockName, Occupancy, Operation, Order, Renewal, Rises, SharedClock, Time,
+    LockBackend, LockName, Occupancy, Operation, Renewal, Rises, SharedClock, Time,
 };
 
 use super::common::{fencing, value};
@@ -218,16 +218,14 @@ impl SimTtl {
 #[async_trait]
 impl LockBackend for SimTtl {
     fn capabilities(&self) -> Capabilities {
-        Capabilities {
-            store: "simulated keys with a lifetime",
-            min_lease: Duration::from_millis(10),
-            lease_granularity: Duration::from_millis(1),
-            expiry: Expiry::Store,
-            expiry_lag: Duration::ZERO,
-            wakeup: self.link.world.plan.wakeup,
-            order: Order::Race,
-            fencing: fencing(Rises::Never, Rises::Always),
-        }
+        Capabilities::new(
+            "simulated keys with a lifetime",
+            Expiry::Store,
+            fencing(Rises::Never, Rises::Always),
+        )
+        .with_min_lease(Duration::from_millis(10))
+        .with_lease_granularity(Duration::from_millis(1))
+        .with_wakeup(self.link.world.plan.wakeup)
     }
 
     fn clock(&self) -> SharedClock {
@@ -255,10 +253,7 @@ impl LockBackend for SimTtl {
                 lease,
                 proven_at,
             )),
-            Err((holder, left)) => Acquired::Taken {
-                holder: Some(holder),
-                free_in: Some(left),
-            },
+            Err((holder, left)) => Acquired::taken(Some(holder), Some(left)),
         })
     }
 
@@ -280,7 +275,7 @@ impl LockBackend for SimTtl {
                 grant.lease = lease;
                 Renewal::Renewed(grant)
             }
-            Err(holder) => Renewal::Lost { holder },
+            Err(holder) => Renewal::lost(holder),
         })
     }
 

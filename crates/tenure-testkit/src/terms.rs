@@ -26,7 +26,7 @@ pub fn candidate(identity: &str, campaign: u64) -> Candidate {
 pub fn held(acquired: Acquired) -> Grant {
     match acquired {
         Acquired::Held(grant) => grant,
-        Acquired::Taken { holder, free_in } => panic!("taken by {holder:?} for {free_in:?}"),
+        other => panic!("not granted: {other:?}"),
     }
 }
 
@@ -34,7 +34,7 @@ pub fn held(acquired: Acquired) -> Grant {
 pub fn taken(acquired: Acquired) -> Option<Holder> {
     match acquired {
         Acquired::Taken { holder, .. } => holder,
-        Acquired::Held(grant) => panic!("held: {grant:?}"),
+        other => panic!("not taken: {other:?}"),
     }
 }
 
@@ -47,7 +47,7 @@ pub fn is_taken(acquired: &Acquired) -> bool {
 pub fn renewed(renewal: Renewal) -> Grant {
     match renewal {
         Renewal::Renewed(grant) => grant,
-        Renewal::Lost { holder } => panic!("lost to {holder:?}"),
+        other => panic!("not renewed: {other:?}"),
     }
 }
 

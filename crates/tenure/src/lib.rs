@@ -73,7 +73,8 @@ mod registry;
 mod settings;
 
 pub use connect::connect;
-// The table of the stores, and their backends by name.
+// The table of the stores. The backends' crates are no part of this one's interface: a new major of
+// a client library is none of this crate.
 pub use registry::*;
 pub use settings::{PolicySettings, Setting, Settings, from_env, variable};
 pub use tenure_core::*;

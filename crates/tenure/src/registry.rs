@@ -9,21 +9,6 @@ use std::sync::Arc;
 use tenure_core::{Error, LockBackend, LockName};
 use tenure_kit::Url;
 
-// The backends by name, for what a URL does not say: typed configurations, and an application's own
-// client.
-#[cfg(feature = "etcd")]
-pub use tenure_etcd as etcd;
-#[cfg(feature = "file")]
-pub use tenure_file as file;
-#[cfg(feature = "kube-configmap")]
-pub use tenure_kube_configmap as kube_configmap;
-#[cfg(feature = "kube-lease")]
-pub use tenure_kube_lease as kube_lease;
-#[cfg(feature = "postgres")]
-pub use tenure_postgres as postgres;
-#[cfg(feature = "redis")]
-pub use tenure_redis as redis;
-
 /// A backend that is being connected.
 type Connecting = Pin<Box<dyn Future<Output = Result<Arc<dyn LockBackend>, Error>> + Send>>;
 
@@ -48,10 +33,10 @@ type Connect = fn(url: Url) -> Connecting;
 /// With a Kubernetes store the application chooses the API version that the client library is
 /// built for, by a line of its own: `k8s-openapi = { version = "0.29", features = ["latest"] }`.
 ///
-/// A service that has a client of its store already gives that, or its settings, to the backend,
-/// which is a module of its feature's name: `kube_lease::with_client(client, config)`,
-/// `etcd::EtcdBackend::with_client(client, config)`, `redis::RedisConfig::from_client(&client)` and
-/// `postgres::PostgresConfig::from_client_config(&config)`.
+/// A service that has a client of its store already adds the backend's crate, `tenure-redis` say,
+/// and gives that client or its settings to the backend: `tenure_kube_lease::with_client`,
+/// `tenure_etcd::EtcdBackend::with_client`, `tenure_redis::RedisConfig::from_client` or
+/// `tenure_postgres::PostgresConfig::from_client_config`.
 ///
 /// ```
 /// let store = tenure::Store::of("rediss+cluster://a,b")?;

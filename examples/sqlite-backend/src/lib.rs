@@ -16,7 +16,7 @@ use tenure_core::record::{
 };
 use tenure_core::{
     BootClock, CampaignId, Capabilities, Error, ErrorKind, Expiry, FencingGuarantee, FencingToken,
-    LockName, Operation, Order, Rises, SharedClock, Wakeup,
+    LockName, Operation, Rises, SharedClock,
 };
 
 /// Elections among the processes that share one `SQLite` database.
@@ -88,11 +88,7 @@ impl SqliteStore {
         expected: Option<u64>,
     ) -> Result<Written, Error> {
         let (name, row) = (lock.as_str().to_owned(), record.clone());
-        let operation = match step {
-            Step::Acquire => Operation::Acquire,
-            Step::Renew => Operation::Renew,
-            Step::Release => Operation::Release,
-        };
+        let operation = step.operation();
         let version = self
             .run(operation, move |connection| {
                 let transaction = connection.transaction()?;
@@ -141,21 +137,16 @@ impl SqliteStore {
 #[async_trait]
 impl RecordStore for SqliteStore {
     fn capabilities(&self) -> Capabilities {
-        Capabilities {
-            store: "sqlite",
-            min_lease: Duration::from_millis(500),
-            lease_granularity: Duration::from_millis(1),
-            expiry: Expiry::Observation,
-            expiry_lag: Duration::ZERO,
-            wakeup: Wakeup::Poll,
-            order: Order::Race,
-            fencing: FencingGuarantee {
-                over_crash: Rises::Always,
-                over_failover: Rises::NotApplicable,
-                over_deletion: Rises::Always,
-                over_restore: Rises::Never,
-            },
-        }
+        Capabilities::new(
+            "sqlite",
+            Expiry::Observation,
+            FencingGuarantee::none()
+                .over_crash(Rises::Always)
+                .over_failover(Rises::NotApplicable)
+                .over_deletion(Rises::Always),
+        )
+        .with_min_lease(Duration::from_millis(500))
+        .with_lease_granularity(Duration::from_millis(1))
     }
 
     fn clock(&self) -> SharedClock {
@@ -220,16 +211,16 @@ fn columns(row: &Row<'_>) -> rusqlite::Result<(u64, Record)> {
     let campaign: Option<String> = row.get("campaign")?;
     let value: Option<String> = row.get("value")?;
     let holder: Option<String> = row.get("holder")?;
-    let record = Record {
-        holder: holder.map(|identity| RecordHolder {
-            identity,
-            campaign: campaign.as_deref().and_then(CampaignId::parse),
-            token: token.and_then(|token| FencingToken::from_counter(token).ok()),
-            value,
+    let record = Record::new(
+        holder.map(|identity| {
+            RecordHolder::new(identity)
+                .with_campaign(campaign.as_deref().and_then(CampaignId::parse))
+                .with_token(token.and_then(|token| FencingToken::from_counter(token).ok()))
+                .with_value(value)
         }),
         // A negative duration in a damaged row counts as none.
-        lease: Duration::from_millis(u64::try_from(row.get::<_, i64>("lease_ms")?).unwrap_or(0)),
-    };
+        Duration::from_millis(u64::try_from(row.get::<_, i64>("lease_ms")?).unwrap_or(0)),
+    );
     Ok((row.get::<_, i64>("version")?.unsigned_abs(), record))
 }
 

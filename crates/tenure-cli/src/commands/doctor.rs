@@ -44,7 +44,7 @@ pub(crate) fn doctor(args: &DoctorArgs) -> Result<u8, Failure> {
     Ok(match verdict {
         Verdict::Fine => 0,
         Verdict::Warning => exit::WARNINGS,
-        Verdict::Unusable => exit::ERROR,
+        _ => exit::ERROR,
     })
 }
 
@@ -173,7 +173,7 @@ fn summary(checks: &[Check], verdict: Verdict) -> String {
     match verdict {
         Verdict::Fine => "all is fine".to_owned(),
         Verdict::Warning => format!("usable, with {warnings} to look at"),
-        Verdict::Unusable => format!("not usable: {unusable} to mend, {warnings} to look at"),
+        _ => format!("not usable: {unusable} to mend, {warnings} to look at"),
     }
 }
 
@@ -205,10 +205,8 @@ mod tests {
     #[test]
     fn a_slow_store_and_a_lease_that_cannot_be_granted_are_told() {
         let policy = Policy::default();
-        let coarse = Capabilities {
-            min_lease: Duration::from_secs(60),
-            ..tenure::MemoryBackend::private().capabilities()
-        };
+        let coarse = tenure::MemoryBackend::private().capabilities();
+        let coarse = coarse.with_min_lease(Duration::from_secs(60));
         assert_eq!(granted(&policy, &coarse).verdict, Verdict::Unusable);
         assert!(fencing(&coarse).reason.contains("not over a crash"));
     }

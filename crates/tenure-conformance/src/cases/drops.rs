@@ -150,7 +150,7 @@ pub async fn a_dropped_look_changes_nothing(target: &dyn Target) -> Verdict {
     .await?;
     let grant = match leader.acquire().await? {
         Acquired::Held(grant) => grant,
-        Acquired::Taken { .. } => leader.renewed(&grant, "a term that was looked at").await?,
+        _ => leader.renewed(&grant, "a term that was looked at").await?,
     };
     leader.release(&grant).await
 }

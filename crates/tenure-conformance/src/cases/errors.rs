@@ -89,7 +89,7 @@ async fn tries(contestant: &Contestant) -> Result<Option<Grant>, Stop> {
     let asking = contestant.acquiring();
     match contestant.on.once(Operation::Acquire, asking).await? {
         Ok(Acquired::Held(grant)) => Ok(Some(grant)),
-        Ok(Acquired::Taken { .. }) => Ok(None),
+        Ok(_) => Ok(None),
         Err(error) => typed(&error).map(|()| None),
     }
 }

@@ -38,16 +38,14 @@ pub async fn a_renewed_lease_never_ends_early(target: &dyn Target) -> Verdict {
 
 /// `None` if the machine stood still until the lease had ended.
 async fn renewed_in_time(leader: &Contestant, grant: &Grant) -> Result<Option<Grant>, Stop> {
-    match leader.renew(grant).await? {
-        Renewal::Renewed(renewed) => Ok(Some(renewed)),
-        Renewal::Lost { .. } => {
-            ensure!(
-                leader.now() >= earliest_end(grant),
-                "a renewal within the lease found the term lost"
-            );
-            Ok(None)
-        }
+    if let Renewal::Renewed(renewed) = leader.renew(grant).await? {
+        return Ok(Some(renewed));
     }
+    ensure!(
+        leader.now() >= earliest_end(grant),
+        "a renewal within the lease found the term lost"
+    );
+    Ok(None)
 }
 
 /// The lock of a silent holder is free at the latest when the declared lag has passed after its

@@ -268,7 +268,7 @@ async fn round(context: &CaseContext<'_>, fault: Fault) -> Result<Round, Stop> {
                 round == Round::Survived,
                 "a renewal that was under way when its session was lost says that the term goes on"
             ),
-            Ok(Ok(Ok(Renewal::Lost { .. }))) => {}
+            Ok(Ok(Ok(_))) => {}
             Ok(Ok(Err(error))) => term.contestant.on.judge(Operation::Renew, &error)?,
             Ok(Err(error)) => fail!("a renewal panicked: {error}"),
             Err(_) => fail!("a renewal whose connection was reset did not end in {patience:?}"),
@@ -329,16 +329,12 @@ impl HeldTerm {
                 if looks < LOOKS || found_lost || told.yet() {
                     return Ok(None);
                 }
-                match contestant.renew(grant).await? {
-                    Renewal::Renewed(renewed) => {
-                        *grant = renewed;
-                        Ok(Some(None))
-                    }
-                    Renewal::Lost { .. } => {
-                        found_lost = true;
-                        Ok(None)
-                    }
+                if let Renewal::Renewed(renewed) = contestant.renew(grant).await? {
+                    *grant = renewed;
+                    return Ok(Some(None));
                 }
+                found_lost = true;
+                Ok(None)
             })
             .await?;
         let Some((next, in_order)) = taken else {

@@ -199,29 +199,27 @@ impl Drop for Connection {
 impl LockBackend for Connection {
     fn capabilities(&self) -> Capabilities {
         let least = if self.lies(Lie::NoMinLease) { 0 } else { 10 };
-        Capabilities {
-            store: "model",
-            min_lease: Duration::from_millis(least),
-            lease_granularity: Duration::from_millis(1),
-            expiry: if self.by_session() {
+        Capabilities::new(
+            "model",
+            if self.by_session() {
                 Expiry::Session
             } else {
                 Expiry::Store
             },
-            expiry_lag: Duration::ZERO,
-            wakeup: Wakeup::Push,
-            order: if self.model.kind == Honest::Fifo {
-                Order::Fifo
-            } else {
-                Order::Race
-            },
-            fencing: FencingGuarantee {
-                over_crash: Rises::Always,
-                over_failover: Rises::NotApplicable,
-                over_deletion: Rises::Always,
-                over_restore: Rises::NotApplicable,
-            },
-        }
+            FencingGuarantee::none()
+                .over_crash(Rises::Always)
+                .over_failover(Rises::NotApplicable)
+                .over_deletion(Rises::Always)
+                .over_restore(Rises::NotApplicable),
+        )
+        .with_min_lease(Duration::from_millis(least))
+        .with_lease_granularity(Duration::from_millis(1))
+        .with_wakeup(Wakeup::Push)
+        .with_order(if self.model.kind == Honest::Fifo {
+            Order::Fifo
+        } else {
+            Order::Race
+        })
     }
 
     fn clock(&self) -> SharedClock {
@@ -245,7 +243,7 @@ impl LockBackend for Connection {
         });
         call.answer().await?;
         match answer? {
-            Answer::Taken { holder, free_in } => Ok(Acquired::Taken { holder, free_in }),
+            Answer::Taken { holder, free_in } => Ok(Acquired::taken(holder, free_in)),
             Answer::Held {
                 token,
                 began,
@@ -298,7 +296,7 @@ impl LockBackend for Connection {
         let resumed = self.lies(Lie::RenewAfterLoss);
         if self.by_session() && session != call.session() && !resumed {
             call.answer().await?;
-            return Ok(Renewal::Lost { holder: None });
+            return Ok(Renewal::lost(None));
         }
         let renewed = {
             let mut store = self.model.store();
@@ -319,7 +317,7 @@ impl LockBackend for Connection {
                 token: grant.token.as_u64(),
                 lease: grant.lease,
             },
-            Err(holder) => return Ok(Renewal::Lost { holder }),
+            Err(holder) => return Ok(Renewal::lost(holder)),
         };
         if self.lies(Lie::RenewKeepsOrphans) {
             let end = proven_at + grant.lease;

@@ -19,7 +19,7 @@ use tenure_core::record::{
 };
 use tenure_core::{
     BootClock, CampaignId, Capabilities, Clock as _, Error, ErrorKind, Expiry, FencingGuarantee,
-    FencingToken, LockBackend, LockName, Operation, Order, Rises, SharedClock, Time, Wakeup,
+    FencingToken, LockBackend, LockName, Operation, Rises, SharedClock, Time,
 };
 use tokio::time::sleep;
 
@@ -154,14 +154,14 @@ impl Directory {
         let process: u32 = lines.next()?.parse().ok()?;
         let holder = match lines.next()? {
             "" => None,
-            identity => Some(RecordHolder {
-                identity: identity.to_owned(),
-                campaign: CampaignId::parse(lines.next()?),
-                token: FencingToken::from_counter(lines.next()?.parse().ok()?).ok(),
-                value: lines.next()?.strip_prefix('=').map(str::to_owned),
-            }),
+            identity => Some(
+                RecordHolder::new(identity.to_owned())
+                    .with_campaign(CampaignId::parse(lines.next()?))
+                    .with_token(FencingToken::from_counter(lines.next()?.parse().ok()?).ok())
+                    .with_value(lines.next()?.strip_prefix('=').map(str::to_owned)),
+            ),
         };
-        let mut record = Record { holder, lease };
+        let mut record = Record::new(holder, lease);
         let mut ends = Time::from_nanos(ends);
         if self.lie == Some(Lie::DeadProcessesKeepLocks) && process != std::process::id() {
             ends = Time::from_nanos(u64::MAX);
@@ -177,11 +177,7 @@ impl Directory {
         step: Step,
         expected: Option<u64>,
     ) -> Result<Written, Error> {
-        let operation = match step {
-            Step::Acquire => Operation::Acquire,
-            Step::Renew => Operation::Renew,
-            Step::Release => Operation::Release,
-        };
+        let operation = step.operation();
         let _locked = self.lock().map_err(|error| failed(operation, error))?;
         let found = self.read(lock)?.and_then(|found| found.version.as_u64());
         if found != expected && self.lie != Some(Lie::WritesUnconditionally) {
@@ -246,21 +242,15 @@ fn failed(operation: Operation, error: io::Error) -> Error {
 #[async_trait]
 impl RecordStore for Directory {
     fn capabilities(&self) -> Capabilities {
-        Capabilities {
-            store: "directory",
-            min_lease: Duration::from_millis(10),
-            lease_granularity: Duration::from_millis(1),
-            expiry: Expiry::Store,
-            expiry_lag: Duration::ZERO,
-            wakeup: Wakeup::Poll,
-            order: Order::Race,
-            fencing: FencingGuarantee {
-                over_crash: Rises::Never,
-                over_failover: Rises::NotApplicable,
-                over_deletion: Rises::Always,
-                over_restore: Rises::Never,
-            },
-        }
+        Capabilities::new(
+            "directory",
+            Expiry::Store,
+            FencingGuarantee::none()
+                .over_failover(Rises::NotApplicable)
+                .over_deletion(Rises::Always),
+        )
+        .with_min_lease(Duration::from_millis(10))
+        .with_lease_granularity(Duration::from_millis(1))
     }
 
     fn clock(&self) -> SharedClock {

@@ -17,7 +17,7 @@ use tenure_core::record::{
 };
 use tenure_core::{
     Acquired, Candidate, Capabilities, Changes, Error, Expiry, FencingGuarantee, FencingToken,
-    Grant, LockBackend, LockName, Occupancy, Order, Renewal, Rises, SharedClock, Time, Wakeup,
+    Grant, LockBackend, LockName, Occupancy, Renewal, Rises, SharedClock, Time,
 };
 
 use crate::clock::{PATIENCE, TokioClock};
@@ -169,21 +169,15 @@ impl ObservedStore {
 #[async_trait]
 impl RecordStore for ObservedStore {
     fn capabilities(&self) -> Capabilities {
-        Capabilities {
-            store: "observed",
-            min_lease: Duration::from_millis(10),
-            lease_granularity: Duration::from_nanos(1),
-            expiry: Expiry::Observation,
-            expiry_lag: Duration::ZERO,
-            wakeup: Wakeup::Poll,
-            order: Order::Race,
-            fencing: FencingGuarantee {
-                over_crash: Rises::Never,
-                over_failover: Rises::NotApplicable,
-                over_deletion: Rises::Never,
-                over_restore: Rises::NotApplicable,
-            },
-        }
+        Capabilities::new(
+            "observed",
+            Expiry::Observation,
+            FencingGuarantee::none()
+                .over_failover(Rises::NotApplicable)
+                .over_restore(Rises::NotApplicable),
+        )
+        .with_min_lease(Duration::from_millis(10))
+        .with_lease_granularity(Duration::from_nanos(1))
     }
 
     fn clock(&self) -> SharedClock {

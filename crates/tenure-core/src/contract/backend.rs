@@ -311,11 +311,15 @@ impl fmt::Debug for Grant {
 }
 
 /// The answer to [`LockBackend::acquire`].
+///
+/// A backend that wraps another one passes on an answer that it does not know.
 #[derive(Clone, Debug)]
+#[non_exhaustive]
 pub enum Acquired {
     /// The lock is ours.
     Held(Grant),
-    /// Another candidate has it.
+    /// Another candidate has it. Made by [`Acquired::taken`].
+    #[non_exhaustive]
     Taken {
         /// Who, where the store tells.
         holder: Option<Holder>,
@@ -324,16 +328,35 @@ pub enum Acquired {
     },
 }
 
+impl Acquired {
+    /// The lock is taken, by `holder` if the store tells who. It cannot become free without a
+    /// release before `free_in` has passed, where that is known.
+    pub const fn taken(holder: Option<Holder>, free_in: Option<Duration>) -> Self {
+        Self::Taken { holder, free_in }
+    }
+}
+
 /// The answer to [`LockBackend::renew`].
+///
+/// A backend that wraps another one passes on an answer that it does not know.
 #[derive(Clone, Debug)]
+#[non_exhaustive]
 pub enum Renewal {
     /// The term goes on; this grant replaces the one that was renewed.
     Renewed(Grant),
-    /// The term is over at the store.
+    /// The term is over at the store. Made by [`Renewal::lost`].
+    #[non_exhaustive]
     Lost {
         /// Who has the lock now, if it is held.
         holder: Option<Holder>,
     },
+}
+
+impl Renewal {
+    /// The term is over at the store; `holder` has the lock now, if it is held.
+    pub const fn lost(holder: Option<Holder>) -> Self {
+        Self::Lost { holder }
+    }
 }
 
 /// A holder as the store records it.

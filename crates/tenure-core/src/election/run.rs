@@ -13,6 +13,7 @@ use crate::election::{Election, telemetry};
 
 /// What comes after the work has returned.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Next {
     /// Campaign again.
     Campaign,
@@ -22,6 +23,7 @@ pub enum Next {
 
 /// Why [`Election::run_until`] ended with an error.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum RunError<E> {
     /// The election cannot work: see [`Election::campaign`].
     #[error(transparent)]

@@ -13,7 +13,7 @@ use crate::contract::backend::CampaignId;
 use crate::contract::capabilities::Capabilities;
 use crate::contract::check::Check;
 use crate::contract::clock::{SharedClock, Time};
-use crate::contract::error::Error;
+use crate::contract::error::{Error, Operation};
 use crate::contract::name::LockName;
 use crate::contract::token::FencingToken;
 use crate::record::mark::Mark;
@@ -75,6 +75,7 @@ pub type RecordEvents = Pin<Box<dyn Stream<Item = RecordEvent> + Send>>;
 
 /// A change of a record.
 #[derive(Clone, Debug)]
+#[non_exhaustive]
 pub enum RecordEvent {
     /// The record now is this. If it is free, the next attempt to acquire replaces it without a
     /// `get` before: so it must be as good as the answer to one.
@@ -86,7 +87,10 @@ pub enum RecordEvent {
 }
 
 /// Why a record is written.
+///
+/// A store that meets a step that it does not know writes the record as it is told.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Step {
     /// A new term begins. The version of this write is its fencing token.
     Acquire,
@@ -96,8 +100,20 @@ pub enum Step {
     Release,
 }
 
+impl Step {
+    /// The operation that an error of this write is about.
+    pub const fn operation(self) -> Operation {
+        match self {
+            Self::Acquire => Operation::Acquire,
+            Self::Renew => Operation::Renew,
+            Self::Release => Operation::Release,
+        }
+    }
+}
+
 /// The outcome of a conditional write.
 #[derive(Clone, Debug)]
+#[non_exhaustive]
 pub enum Written {
     /// It was applied; the record as it now stands.
     Applied(Versioned),
@@ -107,6 +123,7 @@ pub enum Written {
 
 /// A record: who holds the lock, and for how long after each renewal.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Record {
     /// The holder; `None` after a release.
     pub holder: Option<RecordHolder>,
@@ -114,8 +131,16 @@ pub struct Record {
     pub lease: Duration,
 }
 
+impl Record {
+    /// A record of this holder, or of none after a release.
+    pub const fn new(holder: Option<RecordHolder>, lease: Duration) -> Self {
+        Self { holder, lease }
+    }
+}
+
 /// The holder in a [`Record`].
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct RecordHolder {
     /// Its identity, unchecked: other programs may share the record.
     pub identity: String,
@@ -126,6 +151,39 @@ pub struct RecordHolder {
     pub token: Option<FencingToken>,
     /// What it publishes.
     pub value: Option<String>,
+}
+
+impl RecordHolder {
+    /// A holder of whom only the identity is known.
+    pub fn new(identity: impl Into<String>) -> Self {
+        Self {
+            identity: identity.into(),
+            campaign: None,
+            token: None,
+            value: None,
+        }
+    }
+
+    /// Sets the campaign, or that it is unknown.
+    #[must_use]
+    pub fn with_campaign(mut self, campaign: impl Into<Option<CampaignId>>) -> Self {
+        self.campaign = campaign.into();
+        self
+    }
+
+    /// Sets the term's token, or that it is unknown.
+    #[must_use]
+    pub fn with_token(mut self, token: impl Into<Option<FencingToken>>) -> Self {
+        self.token = token.into();
+        self
+    }
+
+    /// Sets what the holder publishes, or that it publishes nothing.
+    #[must_use]
+    pub fn with_value(mut self, value: impl Into<Option<String>>) -> Self {
+        self.value = value.into();
+        self
+    }
 }
 
 /// A record with its version.

@@ -64,7 +64,7 @@ async fn renewed(backend: &dyn LockBackend, grant: &Grant) -> Grant {
     let now = backend.clock().now();
     match backend.renew(grant, now).await.unwrap() {
         Renewal::Renewed(grant) => grant,
-        other @ Renewal::Lost { .. } => panic!("{other:?}"),
+        other => panic!("{other:?}"),
     }
 }
 
@@ -77,7 +77,7 @@ pub async fn an_earlier_self_is_an_identity_and_a_campaign(
         let outcome = backend.acquire(&lock(name), candidate, LONG).await;
         match outcome.unwrap() {
             Acquired::Held(grant) => grant,
-            other @ Acquired::Taken { .. } => panic!("{name}: {other:?}"),
+            other => panic!("{name}: {other:?}"),
         }
     };
     let old = held(earlier, "mine", &candidate("pod-0", 7)).await;

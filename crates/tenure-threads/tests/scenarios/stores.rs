@@ -150,7 +150,7 @@ async fn heard(hints: &mut Changes) -> bool {
 async fn acquire(backend: &impl LockBackend, candidate: &Candidate) -> Option<Grant> {
     match backend.acquire(&lock(), candidate, LEASE).await {
         Ok(Acquired::Held(grant)) => Some(grant),
-        Ok(Acquired::Taken { .. }) => None,
+        Ok(_) => None,
         Err(error) => panic!("{error}"),
     }
 }

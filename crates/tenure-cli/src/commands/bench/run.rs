@@ -170,24 +170,20 @@ impl BenchRun {
         let call = self.backends[0].acquire(&self.lock, &me, LEASE);
         let acquired = within(Operation::Acquire, call).await?;
         let taken = start.elapsed();
-        match acquired {
-            Acquired::Held(grant) => {
-                self.held = Some(grant);
-                Ok(taken)
-            }
-            Acquired::Taken { .. } => {
-                let call = self.backends[0].withdraw(&self.lock, &me);
-                within(Operation::Withdraw, call).await?;
-                Err(Error::new(
-                    ErrorKind::Conflict,
-                    Operation::Acquire,
-                    format!(
-                        "the store does not grant {}, a lock that nobody else has",
-                        self.lock
-                    ),
-                ))
-            }
+        if let Acquired::Held(grant) = acquired {
+            self.held = Some(grant);
+            return Ok(taken);
         }
+        let call = self.backends[0].withdraw(&self.lock, &me);
+        within(Operation::Withdraw, call).await?;
+        Err(Error::new(
+            ErrorKind::Conflict,
+            Operation::Acquire,
+            format!(
+                "the store does not grant {}, a lock that nobody else has",
+                self.lock
+            ),
+        ))
     }
 
     async fn be_refused(&mut self) -> Result<Duration, Error> {
@@ -200,7 +196,7 @@ impl BenchRun {
         within(Operation::Withdraw, call).await?;
         match acquired {
             Acquired::Taken { .. } => Ok(taken),
-            Acquired::Held(_) => Err(lost(Operation::Acquire)),
+            _ => Err(lost(Operation::Acquire)),
         }
     }
 
@@ -218,7 +214,7 @@ impl BenchRun {
                 self.held = Some(grant);
                 Ok(taken)
             }
-            Renewal::Lost { .. } => Err(lost(Operation::Renew)),
+            _ => Err(lost(Operation::Renew)),
         }
     }
 
