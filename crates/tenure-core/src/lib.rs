@@ -76,6 +76,7 @@ pub use contract::error::{Error, ErrorKind, Operation};
 pub use contract::name::{Identity, LockName, PublishedValue};
 pub use contract::process::{Confined, Kept, Process, random_u64};
 pub use contract::token::{FencingToken, Generation};
+pub use contract::wish::Wish;
 pub use election::Election;
 pub use election::builder::ElectionBuilder;
 pub use election::event::{ElectionState, Event};

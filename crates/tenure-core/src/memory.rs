@@ -15,6 +15,7 @@ use crate::contract::error::Error;
 use crate::contract::name::LockName;
 use crate::contract::process::PerProcess;
 use crate::contract::token::FencingToken;
+use crate::contract::wish::Wish;
 use crate::record::lock::RecordLock;
 use crate::record::store::{
     Liveness, Record, RecordEvent, RecordEvents, RecordStore, Step, Versioned, Written,
@@ -65,6 +66,8 @@ struct Shared {
 #[derive(Debug, Default)]
 struct LockState {
     stored: Option<Stored>,
+    /// Made for the term in which the record was then: it names its token.
+    wish: Option<Wish>,
     /// Made by the first watcher: most locks of a process with many elections have none.
     changed: Option<watch::Sender<()>>,
 }
@@ -88,6 +91,7 @@ impl MemoryStore {
         let mut shared = self.lock();
         if let Some(state) = shared.locks.get_mut(lock) {
             state.stored = None;
+            state.wish = None;
             state.announce();
         }
     }
@@ -121,8 +125,11 @@ impl MemoryStore {
             record,
             version,
         };
-        let written = stored.versioned();
         let state = shared.locks.entry(lock.clone()).or_default();
+        if step != Step::Renew {
+            state.wish = None;
+        }
+        let written = stored.versioned().with_wish(state.wish);
         state.stored = Some(stored);
         state.announce();
         Ok(Written::Applied(written))
@@ -191,6 +198,19 @@ impl RecordStore for MemoryStore {
         expected: &Versioned,
     ) -> Result<Written, Error> {
         self.write(lock, record, step, Some(expected))
+    }
+
+    async fn ask_to_resign(
+        &self,
+        lock: &LockName,
+        token: FencingToken,
+        lasts: Duration,
+    ) -> Result<(), Error> {
+        let wish = Wish::new(token, self.clock.now() + lasts);
+        if let Some(state) = self.lock().locks.get_mut(lock) {
+            state.wish = Some(wish);
+        }
+        Ok(())
     }
 
     async fn checks(&self, _lock: &LockName, _lease: Duration) -> Vec<Check> {

@@ -37,6 +37,7 @@ use crate::contract::capabilities::Capabilities;
 use crate::contract::clock::{Clock, SharedClock, Time};
 use crate::contract::error::{Error, ErrorKind, Operation};
 use crate::contract::name::LockName;
+use crate::contract::token::FencingToken;
 use crate::memory::MemoryBackend;
 
 /// A memory backend whose faults are commanded by a test. Clones share locks, faults and clock.
@@ -178,6 +179,16 @@ impl LockBackend for TestBackend {
     async fn withdraw(&self, lock: &LockName, candidate: &Candidate) -> Result<(), Error> {
         self.call(Operation::Withdraw, self.memory.withdraw(lock, candidate))
             .await
+    }
+
+    async fn ask_to_resign(
+        &self,
+        lock: &LockName,
+        token: FencingToken,
+        lasts: Duration,
+    ) -> Result<(), Error> {
+        let call = self.memory.ask_to_resign(lock, token, lasts);
+        self.call(Operation::AskToResign, call).await
     }
 
     async fn holder(&self, lock: &LockName) -> Result<Occupancy, Error> {

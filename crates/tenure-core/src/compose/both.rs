@@ -20,6 +20,7 @@ use crate::contract::clock::{SharedClock, Time};
 use crate::contract::error::{Error, ErrorKind, Operation};
 use crate::contract::name::{Identity, LockName};
 use crate::contract::token::FencingToken;
+use crate::contract::wish::Wish;
 use crate::sync::{Mutex, MutexGuard};
 
 /// Two stores as one: a candidate leads only while it holds the lock in both of them.
@@ -245,17 +246,18 @@ fn grant_of(first: Grant, second: Grant) -> Grant {
     let lease = first.lease.min(second.lease);
     let token = first.token.max(second.token);
     let (lock, candidate) = (first.lock.clone(), first.candidate.clone());
-    Grant::new(lock, candidate, token, lease, proven_at).with_state(Grants { first, second })
+    // A wish names the term as its own store counts it.
+    let of = |half: &Grant| half.wish.filter(|wish| wish.token == half.token);
+    let wish = of(&first).or(of(&second));
+    Grant::new(lock, candidate, token, lease, proven_at)
+        .with_wish(wish.map(|wish| Wish { token, ..wish }))
+        .with_state(Grants { first, second })
 }
 
 /// The grants behind `grant`, with what its candidate publishes now.
 fn grants_of(grant: &Grant, operation: Operation) -> Result<Grants, Error> {
     let Some(Grants { first, second }) = grant.state() else {
-        return Err(Error::new(
-            ErrorKind::InvalidInput,
-            operation,
-            "this grant comes from another backend",
-        ));
+        return Err(Error::foreign_grant(operation));
     };
     let publishing = |inner: &Grant| {
         let mut inner = inner.clone();
@@ -397,6 +399,26 @@ impl LockBackend for Both {
         let second = self.second.withdraw(lock, candidate).await;
         let first = self.first.withdraw(lock, candidate).await;
         second.and(first)
+    }
+
+    /// Asks through the first store that can carry the wish: the leader renews in both.
+    async fn ask_to_resign(
+        &self,
+        lock: &LockName,
+        token: FencingToken,
+        lasts: Duration,
+    ) -> Result<(), Error> {
+        let (first, second) = future::join(self.first.holder(lock), self.second.holder(lock)).await;
+        let halves = first?.token().zip(second?.token());
+        let Some((in_first, in_second)) = halves.filter(|(a, b)| *a.max(b) == token) else {
+            return Ok(());
+        };
+        match self.first.ask_to_resign(lock, in_first, lasts).await {
+            Err(error) if error.kind() == ErrorKind::Unsupported => {
+                self.second.ask_to_resign(lock, in_second, lasts).await
+            }
+            outcome => outcome,
+        }
     }
 
     /// Who holds whatever is held; unknown while the two stores name different holders, as they

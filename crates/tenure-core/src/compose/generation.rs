@@ -14,6 +14,7 @@ use crate::contract::clock::{SharedClock, Time};
 use crate::contract::error::{Error, ErrorKind, Operation};
 use crate::contract::name::LockName;
 use crate::contract::token::{FencingToken, Generation};
+use crate::contract::wish::Wish;
 
 /// A backend whose tokens carry a [`Generation`].
 ///
@@ -41,7 +42,8 @@ impl InGeneration {
     /// The same term for the caller, whose `candidate` it is.
     fn raise(&self, grant: &Grant, candidate: &Candidate) -> Result<Grant, Error> {
         let token = grant.token.in_generation(self.generation)?;
-        let mut grant = grant.clone().with_token(token);
+        let wish = grant.wish.and_then(|wish| self.raise_wish(wish));
+        let mut grant = grant.clone().with_token(token).with_wish(wish);
         grant.candidate = candidate.clone();
         Ok(grant)
     }
@@ -53,13 +55,14 @@ impl InGeneration {
     }
 
     fn lower_for(&self, grant: &Grant, operation: Operation) -> Result<Grant, Error> {
-        self.lower(grant).ok_or_else(|| {
-            Error::new(
-                ErrorKind::InvalidInput,
-                operation,
-                "this grant comes from another backend",
-            )
-        })
+        self.lower(grant)
+            .ok_or_else(|| Error::foreign_grant(operation))
+    }
+
+    fn raise_wish(&self, wish: Wish) -> Option<Wish> {
+        // What does not fit is no token of a term.
+        let token = wish.token.in_generation(self.generation).ok()?;
+        Some(Wish { token, ..wish })
     }
 
     fn raise_holder(&self, mut holder: Holder) -> Holder {
@@ -125,6 +128,22 @@ impl LockBackend for InGeneration {
 
     async fn withdraw(&self, lock: &LockName, candidate: &Candidate) -> Result<(), Error> {
         self.inner.withdraw(lock, candidate).await
+    }
+
+    async fn ask_to_resign(
+        &self,
+        lock: &LockName,
+        token: FencingToken,
+        lasts: Duration,
+    ) -> Result<(), Error> {
+        let Some(token) = token.without_generation(self.generation) else {
+            return Err(Error::new(
+                ErrorKind::InvalidInput,
+                Operation::AskToResign,
+                format!("the token {token} is of another generation than this backend's"),
+            ));
+        };
+        self.inner.ask_to_resign(lock, token, lasts).await
     }
 
     async fn holder(&self, lock: &LockName) -> Result<Occupancy, Error> {

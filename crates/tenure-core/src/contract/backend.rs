@@ -16,6 +16,7 @@ use crate::contract::error::Error;
 use crate::contract::name::{Identity, LockName, PublishedValue};
 use crate::contract::process::random_u64;
 use crate::contract::token::{FencingToken, Generation};
+use crate::contract::wish::Wish;
 
 /// A lock in a shared store: what every backend implements and the engine drives.
 ///
@@ -102,6 +103,26 @@ pub trait LockBackend: fmt::Debug + Send + Sync + 'static {
     /// Takes back every trace of a campaign that holds no grant: a place in the queue, or the
     /// lock itself when an attempt was applied but its answer was lost.
     async fn withdraw(&self, lock: &LockName, candidate: &Candidate) -> Result<(), Error>;
+
+    /// Asks the leader of the term with `token` to resign; see [`Wish`].
+    ///
+    /// `Ok` when the store has the wish, or the lock is in another term or free: then there is no
+    /// one to ask. The leader finds the wish with its next heartbeat. The wish ends `lasts` after
+    /// the call, or with the term, whatever comes first. Dropping the future leaves either all of
+    /// the wish or none.
+    ///
+    /// Needs the right to write the lock, no less: whoever may ask could take the lock instead. By
+    /// default an error of kind [`Unsupported`](crate::ErrorKind::Unsupported).
+    async fn ask_to_resign(
+        &self,
+        lock: &LockName,
+        token: FencingToken,
+        lasts: Duration,
+    ) -> Result<(), Error> {
+        let _ = (lock, token, lasts);
+        let store = self.capabilities().store;
+        Err(Error::cannot_ask_to_resign(store))
+    }
 
     /// Who leads, for observers without write rights.
     async fn holder(&self, lock: &LockName) -> Result<Occupancy, Error>;
@@ -256,6 +277,8 @@ pub struct Grant {
     pub lease: Duration,
     /// When the request that proves this grant was sent, on the backend's clock.
     pub proven_at: Time,
+    /// A wish that came with the answer to [`renew`](LockBackend::renew). The engine judges it.
+    pub wish: Option<Wish>,
     state: Option<Arc<dyn Any + Send + Sync>>,
 }
 
@@ -274,8 +297,16 @@ impl Grant {
             token,
             lease,
             proven_at,
+            wish: None,
             state: None,
         }
+    }
+
+    /// Adds the wish that the store has for this lock, whatever term it names.
+    #[must_use]
+    pub fn with_wish(mut self, wish: Option<Wish>) -> Self {
+        self.wish = wish;
+        self
     }
 
     /// Attaches what the backend needs to renew or release this grant: a record's version, say.
@@ -306,6 +337,7 @@ impl fmt::Debug for Grant {
             .field("token", &self.token)
             .field("lease", &self.lease)
             .field("proven_at", &self.proven_at)
+            .field("wish", &self.wish)
             .finish_non_exhaustive()
     }
 }
@@ -398,4 +430,14 @@ pub enum Occupancy {
     /// The record names a holder, but whether it still lives cannot be told yet (stores judged by
     /// observation: it was not seen renewing so far).
     Unknown(Holder),
+}
+
+impl Occupancy {
+    /// The token of the term that the record names, where it is known.
+    pub(crate) fn token(&self) -> Option<FencingToken> {
+        match self {
+            Self::Led(holder) | Self::Unknown(holder) => holder.token,
+            Self::Free => None,
+        }
+    }
 }

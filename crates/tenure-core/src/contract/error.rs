@@ -72,6 +72,8 @@ pub enum Operation {
     Withdraw,
     /// Reading who leads.
     Holder,
+    /// Asking a leader to resign.
+    AskToResign,
     /// Running the engine.
     Campaign,
 }
@@ -86,6 +88,7 @@ impl fmt::Display for Operation {
             Self::Release => "releasing",
             Self::Withdraw => "withdrawing",
             Self::Holder => "reading the holder",
+            Self::AskToResign => "asking the leader to resign",
             Self::Campaign => "campaigning",
         })
     }
@@ -149,6 +152,25 @@ impl Error {
     /// A setting that cannot work, found before any I/O.
     pub fn misconfigured(message: impl Into<String>) -> Self {
         Self::new(ErrorKind::Misconfigured, Operation::Configure, message)
+    }
+
+    /// A grant that the backend did not make.
+    pub(crate) fn foreign_grant(operation: Operation) -> Self {
+        let message = "this grant comes from another backend";
+        Self::new(ErrorKind::InvalidInput, operation, message)
+    }
+
+    /// The store `store` has no place for a wish: see
+    /// [`LockBackend::ask_to_resign`](crate::LockBackend::ask_to_resign).
+    pub fn cannot_ask_to_resign(store: &str) -> Self {
+        Self::new(
+            ErrorKind::Unsupported,
+            Operation::AskToResign,
+            format!(
+                "a leader cannot be asked to resign through the store \"{store}\"; stop its \
+                 process instead"
+            ),
+        )
     }
 
     /// No answer to `operation` within `limit`; whether it was applied is unknown.

@@ -8,3 +8,4 @@ pub(crate) mod error;
 pub(crate) mod name;
 pub(crate) mod process;
 pub(crate) mod token;
+pub(crate) mod wish;

@@ -1,6 +1,7 @@
 //! Watching an election without being a candidate.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures_core::Stream;
 use futures_util::stream;
@@ -94,6 +95,23 @@ impl Observer {
         }))
     }
 
+    /// Asks the leader of the term with `token`, as [`look`](Self::look) told it, to resign; needs
+    /// the rights of a candidate. The leader heeds that with its next heartbeat, if that comes
+    /// within `lasts`. See [`Wish`](crate::Wish).
+    ///
+    /// Fails with [`Unsupported`](crate::ErrorKind::Unsupported) on a store that carries no wishes.
+    /// Ends within the request timeout. When it is dropped, the wish may stand or not.
+    pub async fn ask_to_resign(&self, token: FencingToken, lasts: Duration) -> Result<(), Error> {
+        let limit = self.policy.request_timeout();
+        tokio::select! {
+            biased;
+            asked = self.backend.ask_to_resign(&self.lock, token, lasts) => asked,
+            () = self.clock.sleep_until(self.clock.now() + limit) => {
+                Err(Error::timeout(Operation::AskToResign, limit))
+            }
+        }
+    }
+
     fn subscribe(&self) -> Option<Changes> {
         let pushes = self.backend.capabilities().wakeup == Wakeup::Push;
         pushes.then(|| self.backend.changes(&self.lock))
@@ -145,7 +163,7 @@ impl Observer {
         Ok((ends.map_or(look_at, |ends| ends.min(look_at)), observation))
     }
 
-    fn interval(&self) -> std::time::Duration {
+    fn interval(&self) -> Duration {
         match self.backend.capabilities().wakeup {
             Wakeup::Push => self.policy.heartbeat(),
             Wakeup::Poll => self.policy.retry_interval(),
@@ -184,7 +202,7 @@ impl Watch {
     }
 
     async fn look(&mut self) -> Observation {
-        let tick = self.observer.clock.now() + std::time::Duration::from_millis(1);
+        let tick = self.observer.clock.now() + Duration::from_millis(1);
         match self.observer.ask().await {
             Ok((look_at, observation)) => {
                 self.look_at = look_at.max(tick);

@@ -44,7 +44,7 @@ impl Election {
     ///   that overruns its term is reported as [`Event::Overrun`](crate::Event::Overrun).
     /// - On `shutdown` the work is told to stop and awaited, and the term is kept up meanwhile,
     ///   for at most the election's drain limit; then this returns `Ok`.
-    /// - After work that returned by itself, the others get a retry interval's head start before
+    /// - After work that returned by itself, or a wish that the leader resign, the others get a retry interval's head start before
     ///   this candidate campaigns again.
     /// - A panic of the work gives the term back and goes on to the caller.
     ///
@@ -87,7 +87,8 @@ impl Election {
                 .in_scope(|| work(term.clone()))
                 .instrument(span.clone());
             let (outcome, stopping) = lead(&leadership, working, shutdown.as_mut()).await;
-            let told_to_stop = term.is_cancelled();
+            // Who was asked to resign lets the others go first, as after work that has returned.
+            let goes_on_at_once = term.cause().is_some_and(|cause| cause != Cause::Asked);
             if let Err(error) = leadership.resign().await {
                 // Logged by the engine too; the lease ends by itself, so the work's outcome counts.
                 tracing::debug!(lock = %self.lock(), error = ?error.to_string(), "not released");
@@ -96,7 +97,7 @@ impl Election {
             if stopping || next == Next::Stop {
                 return Ok(());
             }
-            if !told_to_stop {
+            if !goes_on_at_once {
                 tokio::select! {
                     biased;
                     () = &mut shutdown => return Ok(()),

@@ -32,9 +32,6 @@ const ATTEMPTS: usize = 3;
 /// How long a look that follows a change may take.
 const LOOK_LIMIT: Duration = Duration::from_secs(1);
 
-/// The lease written with a released record; client-go writes the same second.
-const RELEASED_LEASE: Duration = Duration::from_secs(1);
-
 /// A [`LockBackend`] on any [`RecordStore`].
 ///
 /// Every write is conditional on the exact version that was judged, so of all candidates that see
@@ -159,7 +156,7 @@ impl<S: RecordStore> Inner<S> {
     async fn undo(&self, lock: &LockName, written: &Versioned) {
         let undone = self
             .store
-            .replace(lock, &released(), Step::Release, written)
+            .replace(lock, &Record::released(), Step::Release, written)
             .await;
         if let Err(error) = undone {
             tracing::debug!(%lock, %error, "a record without a term is left to end by itself");
@@ -231,7 +228,7 @@ impl<S: RecordStore> Inner<S> {
         for _ in 0..ATTEMPTS {
             let written = self
                 .store
-                .replace(&grant.lock, &released(), Step::Release, &expected)
+                .replace(&grant.lock, &Record::released(), Step::Release, &expected)
                 .await?;
             if let Written::Applied(_) = written {
                 return Ok(());
@@ -257,7 +254,7 @@ impl<S: RecordStore> Inner<S> {
             }
             let written = self
                 .store
-                .replace(lock, &released(), Step::Release, &found)
+                .replace(lock, &Record::released(), Step::Release, &found)
                 .await?;
             if let Written::Applied(_) = written {
                 return Ok(());
@@ -334,7 +331,10 @@ impl<S: RecordStore> Inner<S> {
         written: Versioned,
     ) -> Grant {
         self.observations.wrote(lock, &written, self.now());
-        Grant::new(lock.clone(), candidate.clone(), token, lease, proven_at).with_state(written)
+        let wish = written.wish;
+        Grant::new(lock.clone(), candidate.clone(), token, lease, proven_at)
+            .with_wish(wish)
+            .with_state(written)
     }
 }
 
@@ -348,13 +348,6 @@ fn holder_record(candidate: &Candidate, token: Option<FencingToken>) -> RecordHo
             .value
             .as_ref()
             .map(|value| value.as_str().to_owned()),
-    }
-}
-
-fn released() -> Record {
-    Record {
-        holder: None,
-        lease: RELEASED_LEASE,
     }
 }
 
@@ -400,13 +393,8 @@ fn is_ours(found: &Versioned, ours: &Versioned, grant: &Grant) -> bool {
 }
 
 fn state_of(grant: &Grant, operation: Operation) -> Result<&Versioned, Error> {
-    grant.state::<Versioned>().ok_or_else(|| {
-        Error::new(
-            ErrorKind::InvalidInput,
-            operation,
-            "this grant comes from another backend",
-        )
-    })
+    let state = grant.state::<Versioned>();
+    state.ok_or_else(|| Error::foreign_grant(operation))
 }
 
 /// A record of our own term that was read again, with what the store attached to it then, or
@@ -464,6 +452,16 @@ impl<S: RecordStore> LockBackend for RecordLock<S> {
     async fn withdraw(&self, lock: &LockName, candidate: &Candidate) -> Result<(), Error> {
         self.inner.process.check(Operation::Withdraw)?;
         self.inner.withdraw(lock, candidate).await
+    }
+
+    async fn ask_to_resign(
+        &self,
+        lock: &LockName,
+        token: FencingToken,
+        lasts: Duration,
+    ) -> Result<(), Error> {
+        self.inner.process.check(Operation::AskToResign)?;
+        self.inner.store.ask_to_resign(lock, token, lasts).await
     }
 
     async fn holder(&self, lock: &LockName) -> Result<Occupancy, Error> {

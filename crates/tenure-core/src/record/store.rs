@@ -16,6 +16,7 @@ use crate::contract::clock::{SharedClock, Time};
 use crate::contract::error::{Error, Operation};
 use crate::contract::name::LockName;
 use crate::contract::token::FencingToken;
+use crate::contract::wish::Wish;
 use crate::record::mark::Mark;
 use crate::record::version::Version;
 
@@ -58,6 +59,21 @@ pub trait RecordStore: fmt::Debug + Send + Sync + 'static {
     fn may_go_on(&self, began_at: Time) -> bool {
         let _ = began_at;
         false
+    }
+
+    /// Leaves a wish at the record of `lock` if that is in the term with `token`: see
+    /// [`LockBackend::ask_to_resign`](crate::LockBackend::ask_to_resign). Changes neither the
+    /// record nor its mark.
+    ///
+    /// The answer to each [`Step::Renew`] of that term [has it](Versioned::with_wish) from then on.
+    async fn ask_to_resign(
+        &self,
+        lock: &LockName,
+        token: FencingToken,
+        lasts: Duration,
+    ) -> Result<(), Error> {
+        let _ = (lock, token, lasts);
+        Err(Error::cannot_ask_to_resign(self.capabilities().store))
     }
 
     /// Reports changes; may miss some. Ends when no more can come.
@@ -136,6 +152,11 @@ impl Record {
     pub const fn new(holder: Option<RecordHolder>, lease: Duration) -> Self {
         Self { holder, lease }
     }
+
+    /// What a release writes; client-go writes the same second.
+    pub(super) fn released() -> Self {
+        Self::new(None, Duration::from_secs(1))
+    }
 }
 
 /// The holder in a [`Record`].
@@ -200,6 +221,8 @@ pub struct Versioned {
     pub mark: Option<Mark>,
     /// What the store itself knows about the holder.
     pub liveness: Liveness,
+    /// A wish that its holder resign.
+    pub wish: Option<Wish>,
     pub(super) state: Option<Arc<dyn Any + Send + Sync>>,
 }
 
@@ -211,6 +234,7 @@ impl Versioned {
             version: version.into(),
             mark: None,
             liveness: Liveness::Observed,
+            wish: None,
             state: None,
         }
     }
@@ -226,6 +250,13 @@ impl Versioned {
     #[must_use]
     pub fn with_mark(mut self, mark: impl Into<Mark>) -> Self {
         self.mark = Some(mark.into());
+        self
+    }
+
+    /// The same record with the wish that stands at it.
+    #[must_use]
+    pub fn with_wish(mut self, wish: Option<Wish>) -> Self {
+        self.wish = wish;
         self
     }
 
@@ -249,6 +280,7 @@ impl fmt::Debug for Versioned {
             .field("version", &self.version)
             .field("mark", &self.mark)
             .field("liveness", &self.liveness)
+            .field("wish", &self.wish)
             .finish_non_exhaustive()
     }
 }

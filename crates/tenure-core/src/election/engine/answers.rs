@@ -5,9 +5,12 @@ use std::sync::Arc;
 use crate::contract::backend::{Acquired, Grant, Holder, Renewal};
 use crate::contract::clock::Time;
 use crate::contract::error::{Error, ErrorKind};
+use crate::contract::token::FencingToken;
+use crate::contract::wish::Wish;
 use crate::election::engine::Engine;
 use crate::election::engine::calls::{Heartbeat, Overdue};
 use crate::election::event::Event;
+use crate::election::machine::cause::Cause;
 use crate::election::machine::input::{Failure, Input};
 use crate::election::telemetry;
 
@@ -85,6 +88,7 @@ impl Engine {
         let latency = self.context.clock.now().since(began_at);
         telemetry::heartbeat(&self.context.setup.lock, latency);
         let (proven_at, lease) = (grant.proven_at, grant.lease);
+        let wish = grant.wish.map(|wish| (wish, grant.token));
         let known = self.grant.as_ref().map(|known| known.proven_at);
         if known.is_none_or(|known| known <= proven_at) {
             self.grant = Some(grant);
@@ -92,11 +96,21 @@ impl Engine {
         // Before the next heartbeat, which may begin at once and bring more.
         self.feed(Input::Renewed { proven_at, lease });
         self.questions.proved(proven_at, written);
+        if let Some((wish, token)) = wish {
+            self.heed(wish, token);
+        }
         if rewrites {
             // What was dropped may have written its older value over this one.
             self.feed(Input::RenewNow);
         }
         self.renew_for_questions();
+    }
+
+    /// A wish is a reason to resign like any other: the term is kept up while the work stops.
+    fn heed(&mut self, wish: Wish, token: FencingToken) {
+        if wish.counts_for(token, self.context.clock.now()) {
+            self.feed(Input::Stop(Cause::Asked));
+        }
     }
 
     fn renew_for_questions(&mut self) {

@@ -8,6 +8,9 @@ pub enum Cause {
     Resigned,
     /// The service shuts down.
     Shutdown,
+    /// Somebody asked the leader to resign: see
+    /// [`LockBackend::ask_to_resign`](crate::LockBackend::ask_to_resign).
+    Asked,
     /// No heartbeat got through in time; the validity is about to end.
     HeartbeatsMissed,
     /// The validity had ended before anything could be done: the process was stopped, say.
@@ -24,6 +27,7 @@ impl Cause {
         match self {
             Self::Resigned => "resigned",
             Self::Shutdown => "shutdown",
+            Self::Asked => "asked",
             Self::HeartbeatsMissed => "heartbeats_missed",
             Self::Expired => "expired",
             Self::Lost => "lost",
@@ -36,6 +40,7 @@ impl Cause {
         match self {
             Self::Resigned => "the term was given back",
             Self::Shutdown => "the service shuts down",
+            Self::Asked => "the leader was asked to resign",
             Self::HeartbeatsMissed => "no heartbeat got through to the store",
             Self::Expired => "the term ran out before anything could be done",
             Self::Lost => "the lock was deleted or another candidate holds it",
