@@ -43,7 +43,7 @@ fn wakeup(capabilities: &Capabilities) -> &'static str {
 fn order(capabilities: &Capabilities) -> &'static str {
     match capabilities.order {
         Order::Fifo => "first come, first served",
-        Order::Race => "whoever is first",
+        Order::Race => "the first that asks",
         _ => panic!("tell here what it is"),
     }
 }
@@ -160,7 +160,7 @@ fn rows(capabilities: &Capabilities) -> [Row; 3] {
     };
     let readme = Row {
         page: "README.md",
-        heading: "What it promises",
+        heading: "Stores",
         begin: format!("| [`{}`](", capabilities.store),
         end: format!(" {} |", short.join(" | ")),
     };
