@@ -63,7 +63,9 @@ fn the_second_instance_leads_after_the_first_is_killed() {
 
 #[test]
 fn a_late_write_is_refused() {
-    let output = Command::new(env!("CARGO_BIN_EXE_fenced_write")).output().unwrap();
+    let output = Command::new(env!("CARGO_BIN_EXE_fenced_write"))
+        .output()
+        .unwrap();
     let text = String::from_utf8(output.stdout).unwrap();
     let page = read("../docs/tutorial/fence-a-write.md");
     assert!(output.status.success(), "{text}");

@@ -15,7 +15,7 @@ use tenure_testkit::paths::{self, Dirs};
 use tenure_testkit::provision::newer_etcd::ETCD_3_6;
 use tenure_testkit::provision::other_servers::{self, OtherServer};
 use tenure_testkit::provision::tools::NEXTEST;
-use tenure_testkit::provision::{self, Need};
+use tenure_testkit::provision::{self, Need, mdbook};
 use tenure_testkit::stores::kind::Kind;
 use tenure_testkit::stores::process::Hold;
 use tenure_testkit::stores::session::{self, Session};
@@ -57,6 +57,7 @@ pub(crate) fn test(only: &[String]) -> Result<ExitCode> {
     let mut environment = strict(&log, &state);
     environment.extend(newer_etcd);
     if all {
+        environment.push((mdbook::PROGRAM.into(), mdbook::provide()?.into()));
         rows.extend(tests(&dirs, nextest.as_os_str(), &others, &environment)?);
         rows.push(cargo_step("doc tests", &words(DOC_TESTS), &environment)?);
     } else {

@@ -7,6 +7,7 @@ mod apt;
 mod go_module;
 mod kine;
 pub(crate) mod kube_apiserver;
+pub mod mdbook;
 pub mod newer_etcd;
 mod newest_postgres;
 pub mod other_servers;

@@ -1,0 +1,118 @@
+//! The book is plain English, and holds together: the length of sentences and paragraphs, refused
+//! words, links, the list of pages, and that mdBook builds it. `docs/contributing/style.md` says
+//! how to write.
+#![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
+
+mod links;
+mod pages;
+mod prose;
+
+use std::process::Command;
+
+use pages::{all, root, written_by_the_rules};
+
+/// The longest sentence, in words.
+const SENTENCE: usize = 35;
+
+/// The longest paragraph, entry of a list or cell of a table, in words.
+const PARAGRAPH: usize = 120;
+
+/// Words with no place in plain English, and what to write.
+const REFUSED: [(&str, &str); 18] = [
+    ("somebody", "say who"),
+    ("someone", "say who"),
+    ("whoever", "say who"),
+    ("for ever", "always, or say until when"),
+    ("anew", "again"),
+    ("afresh", "again"),
+    ("all the same", "still, or leave it out"),
+    ("stands by", "say what happens"),
+    ("gives its word", "confirms"),
+    ("takes itself for", "believes"),
+    ("is told of", "receives"),
+    ("mend", "fix"),
+    ("mends", "fixes"),
+    ("sibling", "similar"),
+    ("siblings", "similar"),
+    ("hint", "notification"),
+    ("hints", "notifications"),
+    ("in vain", "without success"),
+];
+
+#[test]
+fn sentences_and_paragraphs_are_short() {
+    let mut wrong = Vec::new();
+    for page in written_by_the_rules() {
+        for paragraph in prose::paragraphs(&page.text) {
+            let words = prose::words(&paragraph);
+            if words > PARAGRAPH {
+                wrong.push(format!("{}: {words} words: {paragraph}", page.name));
+            }
+            for sentence in prose::sentences(&paragraph) {
+                let words = prose::words(sentence);
+                if words > SENTENCE {
+                    wrong.push(format!("{}: {words} words: {sentence}", page.name));
+                }
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "too long:\n{}", wrong.join("\n"));
+}
+
+#[test]
+fn no_page_uses_a_refused_word() {
+    let mut wrong = Vec::new();
+    for page in written_by_the_rules() {
+        for paragraph in prose::paragraphs(&page.text) {
+            for (word, instead) in REFUSED {
+                if prose::has(&paragraph, word) {
+                    let name = &page.name;
+                    wrong.push(format!("{name}: \"{word}\" ({instead}): {paragraph}"));
+                }
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+#[test]
+fn every_link_leads_to_a_file_and_a_heading() {
+    let wrong: Vec<_> = all().iter().flat_map(links::broken).collect();
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+#[test]
+fn every_page_is_in_the_summary() {
+    let summary = std::fs::read_to_string(root().join("docs/SUMMARY.md")).unwrap();
+    let lost: Vec<_> = all()
+        .into_iter()
+        .filter_map(|page| page.name.strip_prefix("docs/").map(str::to_owned))
+        .filter(|page| !["SUMMARY.md", "benchmarks/notes.md"].contains(&page.as_str()))
+        .filter(|page| !summary.contains(&format!("]({page})")))
+        .collect();
+    assert!(lost.is_empty(), "add to docs/SUMMARY.md: {lost:?}");
+}
+
+/// `cargo xtask test` names the program; it is built once and cached.
+#[test]
+fn mdbook_builds_the_book() {
+    let Some(mdbook) = std::env::var_os("TENURE_TEST_MDBOOK") else {
+        println!("LEFT OUT: TENURE_TEST_MDBOOK is not set, as `cargo xtask test` sets it");
+        return;
+    };
+    let out = tempfile::tempdir().unwrap();
+    let output = Command::new(mdbook)
+        .arg("build")
+        .arg(root().join("docs"))
+        .arg("--dest-dir")
+        .arg(out.path())
+        .output()
+        .unwrap();
+    let text = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{text}");
+    assert!(
+        !text.contains("[WARN]") && !text.contains("[ERROR]"),
+        "{text}"
+    );
+    assert!(out.path().join("tutorial/first-leader.html").exists());
+}

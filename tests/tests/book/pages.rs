@@ -1,0 +1,56 @@
+//! The pages.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// A page, by its path from the repository's root.
+pub(crate) struct Page {
+    pub(crate) name: String,
+    pub(crate) text: String,
+}
+
+pub(crate) fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
+}
+
+/// The README, `CONTRIBUTING.md` and every page below `docs`.
+pub(crate) fn all() -> Vec<Page> {
+    let mut names = vec!["README.md".to_owned(), "CONTRIBUTING.md".to_owned()];
+    find("docs", &mut names);
+    names.sort();
+    names
+        .into_iter()
+        .map(|name| Page {
+            text: fs::read_to_string(root().join(&name)).unwrap(),
+            name,
+        })
+        .collect()
+}
+
+fn find(folder: &str, names: &mut Vec<String>) {
+    for entry in fs::read_dir(root().join(folder)).unwrap() {
+        let entry = entry.unwrap();
+        let name = format!("{folder}/{}", entry.file_name().to_str().unwrap());
+        if entry.file_type().unwrap().is_dir() {
+            find(&name, names);
+        } else if name.ends_with(".md") {
+            names.push(name);
+        }
+    }
+}
+
+/// Those for users, written by hand: the README and four parts of the book.
+pub(crate) fn written_by_the_rules() -> Vec<Page> {
+    let parts = ["tutorial", "how-to", "reference", "explanation"];
+    all()
+        .into_iter()
+        .filter(|page| {
+            let part = page.name.strip_prefix("docs/").unwrap_or(&page.name);
+            let is_of_a_part = parts
+                .iter()
+                .any(|it| part.strip_prefix(it).is_some_and(|it| it.starts_with('/')));
+            let is_generated = page.name == "docs/reference/cli.md";
+            part == "README.md" || page.name == "README.md" || is_of_a_part && !is_generated
+        })
+        .collect()
+}
