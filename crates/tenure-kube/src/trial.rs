@@ -141,9 +141,10 @@ impl Trial {
             ),
             format!(
                 "repair the webhook (kubectl get validatingwebhookconfigurations,\
-                 mutatingwebhookconfigurations), or choose --request-timeout {request_timeout}s \
-                 --lease {}s",
-                5 * request_timeout
+                 mutatingwebhookconfigurations), or choose --lease {}s, which makes the request \
+                 timeout longer than {request_timeout}s",
+                // A little more than what `default_request_timeout` divides by.
+                7 * request_timeout
             ),
         )
     }

@@ -93,11 +93,39 @@ fn every_page_is_in_the_summary() {
     assert!(lost.is_empty(), "add to docs/SUMMARY.md: {lost:?}");
 }
 
+#[test]
+fn every_backend_has_the_same_sections() {
+    let sections = [
+        "URL",
+        "Capabilities",
+        "Permissions",
+        "Server settings",
+        "Errors",
+        "Versions tried",
+    ];
+    let mut wrong = Vec::new();
+    for page in all() {
+        if !page.name.starts_with("docs/reference/backends/") {
+            continue;
+        }
+        let headings: Vec<_> = page.text.lines().collect();
+        let places = sections.map(|section| {
+            let heading = format!("## {section}");
+            headings.iter().position(|line| *line == heading)
+        });
+        if !places.is_sorted() || places.contains(&None) {
+            wrong.push(format!("{}: {places:?}", page.name));
+        }
+    }
+    assert!(wrong.is_empty(), "must have {sections:?}: {wrong:?}");
+}
+
 /// `cargo xtask test` names the program; it is built once and cached.
 #[test]
 fn mdbook_builds_the_book() {
     let Some(mdbook) = std::env::var_os("TENURE_TEST_MDBOOK") else {
         println!("LEFT OUT: TENURE_TEST_MDBOOK is not set, as `cargo xtask test` sets it");
+        assert!(std::env::var_os("TENURE_TEST_STRICT").is_none());
         return;
     };
     let out = tempfile::tempdir().unwrap();

@@ -39,9 +39,15 @@ fn find(folder: &str, names: &mut Vec<String>) {
     }
 }
 
-/// Those for users, written by hand: the README and four parts of the book.
+/// Those that are written by hand, but for the decisions, which are records of their time.
 pub(crate) fn written_by_the_rules() -> Vec<Page> {
-    let parts = ["tutorial", "how-to", "reference", "explanation"];
+    let parts = [
+        "tutorial",
+        "how-to",
+        "reference",
+        "explanation",
+        "contributing",
+    ];
     all()
         .into_iter()
         .filter(|page| {
@@ -49,8 +55,9 @@ pub(crate) fn written_by_the_rules() -> Vec<Page> {
             let is_of_a_part = parts
                 .iter()
                 .any(|it| part.strip_prefix(it).is_some_and(|it| it.starts_with('/')));
-            let is_generated = page.name == "docs/reference/cli.md";
-            part == "README.md" || page.name == "README.md" || is_of_a_part && !is_generated
+            let is_left_out = page.name == "docs/reference/cli.md"
+                || page.name.starts_with("docs/contributing/decisions/2");
+            part == "README.md" || page.name == "README.md" || is_of_a_part && !is_left_out
         })
         .collect()
 }
