@@ -22,4 +22,7 @@ mod pages {
 
     #[doc = include_str!("../docs/how-to/use-in-a-service.md")]
     struct UseInAService;
+
+    #[doc = include_str!("../docs/how-to/move.md")]
+    struct Move;
 }

@@ -3,6 +3,7 @@
 //! how to write.
 #![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
+mod commands;
 mod links;
 mod pages;
 mod prose;
@@ -91,6 +92,32 @@ fn every_page_is_in_the_summary() {
         .filter(|page| !summary.contains(&format!("]({page})")))
         .collect();
     assert!(lost.is_empty(), "add to docs/SUMMARY.md: {lost:?}");
+}
+
+#[test]
+fn every_command_and_option_exists() {
+    let reference = std::fs::read_to_string(root().join("docs/reference/cli.md")).unwrap();
+    let mut wrong = Vec::new();
+    for page in written_by_the_rules() {
+        wrong.extend(commands::unknown_options(&page, &reference));
+        wrong.extend(commands::unknown_packages(&page));
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+/// Code that cannot be compiled alone is shown as it stands in a file that is.
+#[test]
+fn the_code_of_write_a_backend_is_that_of_the_example() {
+    let page = std::fs::read_to_string(root().join("docs/how-to/write-a-backend.md")).unwrap();
+    let file = "examples/sqlite-backend/tests/conformance.rs";
+    let file = std::fs::read_to_string(root().join(file)).unwrap();
+    let blocks = page.split("```rust,ignore\n").skip(1);
+    let mut blocks = blocks.filter_map(|block| block.split("```").next());
+    let block = blocks
+        .find(|block| block.contains("tenure_conformance::suite!"))
+        .unwrap();
+    let lost: Vec<_> = block.lines().filter(|line| !file.contains(line)).collect();
+    assert!(lost.is_empty(), "not in the example: {lost:#?}");
 }
 
 #[test]
