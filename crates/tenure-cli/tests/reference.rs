@@ -1,4 +1,5 @@
 //! The page of the book that lists the options is what clap says.
+#![cfg(feature = "full")]
 #![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
 use std::fmt::Write as _;
