@@ -1,6 +1,6 @@
 //! Standard error without waiting for it.
 //!
-//! Whoever reads standard error may stall for as long as he likes: neither the heartbeat nor the
+//! The reader of standard error may stall for any time: neither the heartbeat nor the
 //! command's supervision may wait for that. So a thread of its own writes, and what it does not
 //! keep up with is counted and dropped.
 
@@ -183,7 +183,7 @@ mod tests {
 
     use super::*;
 
-    /// Blocks until somebody reads.
+    /// Blocks until the reader reads.
     #[derive(Clone, Default)]
     struct Stalled(Arc<(Mutex<Reader>, Condvar)>);
 

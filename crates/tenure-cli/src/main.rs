@@ -137,7 +137,7 @@ fn log_to_stderr(format: LogFormat) {
     let lines = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(log::Log)
-        // It would tell of them on standard error, and panic when that is what is closed: whoever
+        // It would tell of them on standard error, and panic when that is what is closed: who
         // reads the log may go at any time, and the term goes on.
         .log_internal_errors(false)
         .with_ansi(terminal && std::env::var_os("NO_COLOR").is_none_or(|v| v.is_empty()));

@@ -19,7 +19,7 @@ use etcd_client::{Compare, CompareOp, Txn};
 /// let guard = backend.guard(&lock, token)?;
 /// let write = guard.txn().and_then([TxnOp::put("balance", "17", None)]);
 /// if !client.txn(write).await?.succeeded() {
-///     // The term is over; somebody else may lead.
+///     // The term is over; another candidate may lead.
 /// }
 /// # Ok(())
 /// # }

@@ -46,7 +46,7 @@
 //!
 //! etcd grants whole seconds, and no less than one and a half of its election timeouts: 2 s by
 //! default. A policy that asks for another lease is refused, with the numbers. The lease at the
-//! server ends at most about half a second late, never early, and begins anew when the members
+//! server ends at most about half a second late, never early, and begins again when the members
 //! elect another raft leader.
 //!
 //! # Building

@@ -1,7 +1,7 @@
 //! Files that live as long as the process that made them: by them a death is noticed.
 //!
 //! Such a file is open and locked (`flock`) from before anybody can know its name, and is neither
-//! closed nor unlocked while it means anything. So whoever gets a lock on it knows that its maker
+//! closed nor unlocked while it means anything. So a process that gets a lock on it knows that its maker
 //! is through with it or dead: the kernel closes the files of a killed process, and only then.
 //!
 //! The lock also tells leftovers apart. Between the creation of a file and its locking it looks
@@ -21,7 +21,7 @@ use crate::open_dir::OpenDir;
 const ALIVE: &str = "alive-";
 const TEMPORARY: &str = "tmp-";
 
-/// How often a file is made anew because its name was taken for a leftover's.
+/// How often a file is made again because its name was taken for a leftover's.
 pub(crate) const ATTEMPTS: usize = 8;
 
 /// No file of ours is larger. One that is was not written by us.
@@ -75,7 +75,7 @@ impl<'dir> Temporary<'dir> {
             };
             match locked {
                 Ok(()) => return Ok(temporary),
-                // Somebody is just looking whether it is a leftover.
+                // Another process is just looking whether it is a leftover.
                 Err(TryLockError::WouldBlock) => {}
                 Err(TryLockError::Error(error)) => {
                     return Err(error).during(Action::Lock, &dir.path(&temporary.name));
@@ -181,7 +181,7 @@ impl Alive {
     }
 }
 
-/// What a look at somebody's alive or temporary file tells.
+/// What a look at an alive or temporary file tells.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Maker {
     /// Its maker has it open; an alive file also tells the longest lease of its term.

@@ -242,7 +242,7 @@ impl Directory {
             if let Some(holder) = &mut record.holder {
                 holder.token = Some(token);
                 let campaign = holder.campaign.unwrap_or(CampaignId::new(0));
-                // A new one for each term, since the old one may be held by whoever made an
+                // A new one for each term, since the old one may be held by the maker of an
                 // earlier attempt.
                 alive = match Alive::create(files.dir(), campaign, record.lease) {
                     Ok(made) => Some(Arc::new(made)),
@@ -301,7 +301,7 @@ impl Directory {
     }
 }
 
-/// What an unreadable record is taken for: held by somebody for as long as anybody who may hold it
+/// What an unreadable record is taken for: held for as long as any candidate that may hold it
 /// could believe so.
 fn unreadable(files: &RecordFiles) -> Result<(Record, Liveness), StoreError> {
     // A leader's alive file is there and locked from before its record is.

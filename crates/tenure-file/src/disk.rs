@@ -48,7 +48,7 @@ impl Disk {
         let started = thread.spawn(move || {
             let _permit = permit;
             let done = disk.directory(operation).and_then(work);
-            // Whoever asked may have given up.
+            // The caller may have given up.
             let _unheard = answer.send(done);
         });
         if let Err(error) = started {

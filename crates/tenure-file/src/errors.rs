@@ -17,7 +17,7 @@ pub(crate) enum StoreError {
     Untrusted(Unsafe),
 }
 
-/// Why a directory is not safe to use, and the command that mends it.
+/// Why a directory is not safe to use, and the command that fixes it.
 #[derive(Clone, Debug)]
 pub(crate) struct Unsafe {
     pub(crate) problem: String,

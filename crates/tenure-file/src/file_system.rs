@@ -19,7 +19,7 @@ use crate::trust::Sharing;
 const UNFINISHED: &str = ".new-";
 
 /// Nobody takes so long to give it its name, unless it was killed. Only directories are removed
-/// after that, and only empty ones, so a clock that jumps makes somebody try again.
+/// after that, and only empty ones, so a clock that jumps makes a process try again.
 const TIME_TO_NAME: Duration = Duration::from_secs(3600);
 
 /// Makes the directory, with its parents, if `create` says so; fails unless it can be read and
@@ -55,7 +55,7 @@ fn make(path: &Path, sharing: &Sharing) -> Result<OpenDir, StoreError> {
 /// Makes a directory whose name is no text: its owner's alone, until it is shared.
 fn make_here(path: &Path, sharing: &Sharing) -> Result<OpenDir, StoreError> {
     match rustix::fs::mkdir(path, Mode::RWXU) {
-        // Somebody else made it, and shares it.
+        // Another process made it, and shares it.
         Err(Errno::EXIST) => return OpenDir::open(path),
         made => made.map_err(io::Error::from).during(Action::Create, path)?,
     }
@@ -66,7 +66,7 @@ fn make_here(path: &Path, sharing: &Sharing) -> Result<OpenDir, StoreError> {
     OpenDir::open(path)
 }
 
-/// Makes a directory in another one, unless somebody else does at the same time. Its owner, group
+/// Makes a directory in another one, unless another does at the same time. Its owner, group
 /// and mode are right from the moment at which it has its name.
 pub(crate) fn make_in(
     parent: &OpenDir,

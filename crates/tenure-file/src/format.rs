@@ -14,7 +14,7 @@ use crate::alive;
 /// it: older versions ignore them.
 const FORMAT: u64 = 1;
 
-/// A clock that two processes share if and only if these are equal: the boot clock starts anew at
+/// A clock that two processes share if and only if these are equal: the boot clock starts again at
 /// each boot, and each time namespace has an offset of its own.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct ClockDomain {

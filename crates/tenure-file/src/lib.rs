@@ -54,7 +54,7 @@
 //! several users [name a group](FileConfig::group); observers of another user belong to it too.
 //! A directory that another user made, or could lead elsewhere by a link, is refused with
 //! [`Misconfigured`](tenure_core::ErrorKind::Misconfigured); the message has the command that
-//! mends it. One of one's own that others may read or change goes on with a warning.
+//! fixes it. One of one's own that others may read or change goes on with a warning.
 //!
 //! # What is in it
 //!
@@ -76,7 +76,7 @@
 //!
 //! - **An unreadable record** (cut off, not JSON, a lease that is zero or negative): if no alive
 //!   file of the lock is locked by anybody, there is no leader, and the next candidate takes over
-//!   at once. Else somebody may lead, and the lock counts as held until the record has stood there
+//!   at once. Else a candidate may lead, and the lock counts as held until the record has stood there
 //!   unchanged for as long as the longest lease among those alive files, an hour at most. A leader
 //!   that is alive repairs the record with its next heartbeat. Tokens go on rising either way.
 //! - **A lease of many years** in a record is believed for an hour at most.

@@ -126,7 +126,7 @@ impl OpenDir {
     }
 
     /// Renames, unless something has the new name. A file system that cannot do that in one step
-    /// puts it in the place of an empty directory: whoever is writing in that one finds it gone.
+    /// puts it in the place of an empty directory: a writer in that one finds it gone.
     pub(crate) fn rename_new(&self, from: &str, to: &str) -> io::Result<()> {
         #[cfg(target_os = "linux")]
         {

@@ -41,7 +41,7 @@
 //! The first version has no predecessor to keep open, so there is one without meaning, 0, which
 //! everybody may link at any time: it says that there is no record.
 //!
-//! A process may stop for ever between any two steps: before the link it has changed nothing;
+//! A process may stop between any two steps: before the link it has changed nothing;
 //! after it, its write counts or is a stray one below the highest, which means nothing.
 
 use std::collections::BTreeSet;
@@ -191,7 +191,7 @@ impl RecordFiles {
     ) -> Result<Swapped, StoreError> {
         let mut published = false;
         match self.try_swap(expected, content, &mut published, at) {
-            // Somebody removed the directory, or a file that only a successor's sweep removes.
+            // A user removed the directory, or a file that only a successor's sweep removes.
             Err(error) if error.is_missing() => Ok(Swapped::Conflict { published }),
             outcome => outcome,
         }
@@ -292,7 +292,7 @@ impl RecordFiles {
         if claimed {
             for name in &sweep.listing.claimed {
                 if alive::maker(&self.dir, name) == Maker::Dead {
-                    // Somebody else may have been faster.
+                    // Another process may have been faster.
                     let _gone = self.dir.remove(name);
                 }
             }

@@ -167,7 +167,7 @@ impl Drop for Subscription {
         }
         self.receiver = None;
         hold(&self.watches.left).push(self.topic);
-        // Whoever is dropped must not wait for a disk: then the next one who comes by does it.
+        // A dropped waiter must not wait for a disk: then the next one who comes by does it.
         let notifier = match self.watches.notifier.try_lock() {
             Ok(notifier) => notifier,
             Err(TryLockError::Poisoned(notifier)) => notifier.into_inner(),

@@ -116,7 +116,7 @@ async fn right(api: &Api, resource: &Resource, lock: &LockName, verb: Verb) -> C
             format!("we may not {what}: waiting candidates ask every retry interval instead"),
             remedy,
         ),
-        // An object that somebody else has made can be led on without it.
+        // An object that another program has made can be led on without it.
         (Ok(false), Verb::Create) => Check::warning(
             name,
             format!("we may not {what}: the object must be there, and never be deleted"),

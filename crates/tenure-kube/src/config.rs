@@ -180,7 +180,7 @@ impl KubeConfig {
         self
     }
 
-    /// Whether an object that is not there is made; it is by default. Without it somebody else has
+    /// Whether an object that is not there is made; it is by default. Without it another program has
     /// to make the object, and to acquire fails with
     /// [`Misconfigured`](tenure_core::ErrorKind::Misconfigured) until then.
     #[must_use]

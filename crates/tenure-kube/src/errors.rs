@@ -195,7 +195,7 @@ fn in_between(request: &Request<'_>, message: &str) -> Error {
 /// The seconds of `Retry-After`, the longest if there are several. Its form with a date is not
 /// used by API servers, and would be judged by another host's clock.
 ///
-/// As it was said, however long: whoever waits bounds it.
+/// As it was said, however long: the waiting side bounds it.
 fn retry_after(headers: &HeaderMap) -> Option<Duration> {
     let said = headers.get_all(http::header::RETRY_AFTER).iter();
     let seconds = said.filter_map(|value| value.to_str().ok()?.trim().parse().ok());
@@ -287,7 +287,7 @@ pub(crate) fn is_about_tls(error: &(dyn StdError + 'static)) -> bool {
     inside.is_some_and(|inside| is_about_tls(inside)) || error.source().is_some_and(is_about_tls)
 }
 
-/// Whether a status asks for another attempt, whoever says it.
+/// Whether a status asks for another attempt, whichever server says it.
 fn is_for_later(status: StatusCode) -> bool {
     matches!(status.as_u16(), 408 | 409 | 429)
 }

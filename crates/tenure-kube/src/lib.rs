@@ -4,8 +4,8 @@
 //! Applications use `tenure-kube-lease` or `tenure-kube-configmap`.
 //!
 //! Objects are read and written as JSON, not as this version's types: a field that it does not
-//! know, of a newer API server or of somebody else, survives. So no version feature of
-//! `k8s-openapi` matters here; the client library needs one all the same, and which one is the
+//! know, of a newer API server or of another program, survives. So no version feature of
+//! `k8s-openapi` matters here; the client library needs one still, and which one is the
 //! application's choice:
 //!
 //! ```toml

@@ -35,7 +35,7 @@ pub(crate) fn unreadable<F: Form>(namespace: &str, lock: &str, problem: &str) ->
 pub(crate) fn not_made<F: Form>(namespace: &str, lock: &LockName) -> String {
     format!(
         "the {} \"{lock}\" in the namespace \"{namespace}\" is not there, and create=false says \
-         that somebody else makes it: kubectl create -f - <<< '{}'",
+         that another program makes it: kubectl create -f - <<< '{}'",
         F::RESOURCE.kind,
         F::RESOURCE.object(namespace, lock)
     )

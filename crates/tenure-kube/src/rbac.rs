@@ -22,7 +22,7 @@ pub const NAMED_VERBS: [Verb; 3] = [Verb::Get, Verb::Update, Verb::Watch];
 
 /// A Role and `RoleBinding` with what a candidate for `lock` needs, and nothing else.
 ///
-/// Where the object exists already, the second rule (`create`) can be left out, until somebody
+/// Where the object exists already, the second rule (`create`) can be left out, until a user
 /// deletes the object. Without `watch` the lock is polled. Observers need `get` and `watch` only.
 pub fn rbac_yaml(
     resource: &Resource,

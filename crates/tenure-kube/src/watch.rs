@@ -176,7 +176,7 @@ impl<F: Form> Watching<F> {
         None
     }
 
-    /// It is told once, and tried again all the same.
+    /// It is told once, and still tried again.
     fn forbidden(&mut self, error: &Error) {
         self.is_forbidden = true;
         if self.objects.warned_of_watch.first() {

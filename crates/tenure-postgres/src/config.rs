@@ -70,7 +70,7 @@ pub enum TlsMode {
     /// Never (`sslmode=disable`).
     Disable,
     /// When the server offers it, without looking at its certificate, as libpq does
-    /// (`sslmode=prefer`): no protection from somebody in between, who could turn TLS off anyway.
+    /// (`sslmode=prefer`): no protection from an attacker in between, who could turn TLS off anyway.
     #[default]
     Prefer,
     /// Always, and the certificate must be for the host and of a trusted authority

@@ -3,7 +3,7 @@
 //! No table, no extension and no privilege but `CONNECT` on the database. What it promises:
 //!
 //! - **A leader that hangs or is cut off loses the lock when its lease ends.** Advisory locks
-//!   alone have no lease: a frozen holder keeps them for ever. Here the session that holds them
+//!   alone have no lease: a frozen holder keeps them without end. Here the session that holds them
 //!   has `idle_session_timeout` set to the lease, so the server ends it, and frees its locks,
 //!   when no heartbeat has come for so long.
 //! - **A leader that dies is noticed at once**, and so is one that resigns.
@@ -72,7 +72,7 @@
 //!
 //! # Clients in other languages
 //!
-//! The key of a lock is documented at [`AdvisoryKey`]. Whoever takes it with
+//! The key of a lock is documented at [`AdvisoryKey`]. A program that takes it with
 //! `pg_try_advisory_lock` excludes, and is excluded by, the candidates here; to be noticed at once
 //! when it dies or resigns it holds `pg_advisory_lock(1952804469, pg_backend_pid())` too, and says
 //! `NOTIFY tenure, '1 free <key>'`.

@@ -235,7 +235,7 @@ fn meaning(error: &RedisError, patterns: &str) -> Meaning {
         ),
         "BUSY" => fixed(
             Unavailable,
-            "somebody's script is blocking it; see SCRIPT KILL",
+            "a script is blocking it; see SCRIPT KILL",
         ),
         "MISCONF" => fixed(
             Unavailable,

@@ -95,7 +95,7 @@
 //!
 //! The `1` is the format's version; a value of another version counts as held until it expires, so
 //! that versions can be mixed in a fleet. The braces put the keys of a lock into one slot of a
-//! cluster. The second key stays for ever, some 80 bytes for each lock name that was ever used: do
+//! cluster. The second key stays, some 80 bytes for each lock name that was ever used: do
 //! not make names up in unlimited number. It may be deleted when nobody uses the lock any more.
 //!
 //! # Connections
@@ -113,7 +113,7 @@
 //! With Sentinel a connection leads to the master that more than half of the given sentinels
 //! name, and that says itself that it is one; both are asked again for each connection, and the
 //! sentinels as long as it lasts. In a
-//! cluster redirections are followed, and the map of slots is fetched anew when a node is lost,
+//! cluster redirections are followed, and the map of slots is fetched again when a node is lost,
 //! from the first node that names another for the lock's slot.
 //!
 //! # What a server can do to a process

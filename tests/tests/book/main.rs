@@ -76,6 +76,23 @@ fn no_page_uses_a_refused_word() {
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }
 
+/// Comments, messages and help of what users build on. Names have their own list in `layout`.
+#[test]
+fn no_comment_or_message_uses_a_refused_word() {
+    let names = ["hint", "hints", "sibling", "siblings", "is told of"];
+    let mut wrong = Vec::new();
+    for (name, text) in pages::sources() {
+        for (at, line) in text.lines().enumerate() {
+            for (word, instead) in REFUSED {
+                if !names.contains(&word) && prose::has(line, word) {
+                    wrong.push(format!("{name}:{}: \"{word}\" ({instead})", at + 1));
+                }
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
 #[test]
 fn every_link_leads_to_a_file_and_a_heading() {
     let wrong: Vec<_> = all().iter().flat_map(links::broken).collect();

@@ -16,7 +16,7 @@ pub(crate) fn root() -> PathBuf {
 /// The README, `CONTRIBUTING.md` and every page below `docs`.
 pub(crate) fn all() -> Vec<Page> {
     let mut names = vec!["README.md".to_owned(), "CONTRIBUTING.md".to_owned()];
-    find("docs", &mut names);
+    find("docs", ".md", &mut names);
     names.sort();
     names
         .into_iter()
@@ -27,13 +27,13 @@ pub(crate) fn all() -> Vec<Page> {
         .collect()
 }
 
-fn find(folder: &str, names: &mut Vec<String>) {
+fn find(folder: &str, ending: &str, names: &mut Vec<String>) {
     for entry in fs::read_dir(root().join(folder)).unwrap() {
         let entry = entry.unwrap();
         let name = format!("{folder}/{}", entry.file_name().to_str().unwrap());
         if entry.file_type().unwrap().is_dir() {
-            find(&name, names);
-        } else if name.ends_with(".md") {
+            find(&name, ending, names);
+        } else if name.ends_with(ending) {
             names.push(name);
         }
     }
@@ -59,5 +59,30 @@ pub(crate) fn written_by_the_rules() -> Vec<Page> {
                 || page.name.starts_with("docs/contributing/decisions/2");
             part == "README.md" || page.name == "README.md" || is_of_a_part && !is_left_out
         })
+        .collect()
+}
+
+/// The sources of the crates that users depend on, and of the command line.
+pub(crate) fn sources() -> Vec<(String, String)> {
+    let crates = [
+        "tenure",
+        "tenure-cli",
+        "tenure-core",
+        "tenure-etcd",
+        "tenure-file",
+        "tenure-kit",
+        "tenure-kube",
+        "tenure-kube-configmap",
+        "tenure-kube-lease",
+        "tenure-postgres",
+        "tenure-redis",
+    ];
+    let mut names = Vec::new();
+    for name in crates {
+        find(&format!("crates/{name}/src"), ".rs", &mut names);
+    }
+    names
+        .into_iter()
+        .map(|name| (name.clone(), fs::read_to_string(root().join(name)).unwrap()))
         .collect()
 }

@@ -81,12 +81,14 @@ pub(crate) fn words(text: &str) -> usize {
         .count()
 }
 
-/// Whether the word, or the words, stand in the text as such.
+/// Whether the word, or the words, stand in the text as such: not as a part of a name.
 pub(crate) fn has(text: &str, word: &str) -> bool {
-    let letters = |sign: char| if sign.is_alphanumeric() { sign } else { ' ' };
-    let text: String = text.to_lowercase().chars().map(letters).collect();
-    let text: Vec<&str> = text.split_whitespace().collect();
-    format!(" {} ", text.join(" ")).contains(&format!(" {word} "))
+    let text = text.to_lowercase();
+    let is_letter = |sign: char| sign.is_alphanumeric() || sign == '_';
+    text.match_indices(word).any(|(at, _)| {
+        let (before, after) = (&text[..at], &text[at + word.len()..]);
+        !before.ends_with(is_letter) && !after.starts_with(is_letter)
+    })
 }
 
 #[test]

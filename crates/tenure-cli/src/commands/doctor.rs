@@ -80,8 +80,8 @@ fn failed(name: &'static str, error: &Error) -> Check {
             "see whether the store runs, whether the URL names it, and whether a firewall is in \
              between"
         }
-        ErrorKind::Forbidden => "mend the user, the password or the permissions",
-        _ => "mend what the reason names",
+        ErrorKind::Forbidden => "fix the user, the password or the permissions",
+        _ => "fix what the reason names",
     };
     Check::unusable(name, error.message(), remedy)
 }
@@ -173,7 +173,7 @@ fn summary(checks: &[Check], verdict: Verdict) -> String {
     match verdict {
         Verdict::Fine => "all is fine".to_owned(),
         Verdict::Warning => format!("usable, with {warnings} to look at"),
-        _ => format!("not usable: {unusable} to mend, {warnings} to look at"),
+        _ => format!("not usable: {unusable} to fix, {warnings} to look at"),
     }
 }
 

@@ -174,7 +174,7 @@ impl Plan {
 
     /// Waits to be elected, or for a signal that says to leave, or for as long as we were told.
     ///
-    /// What somebody has to mend is an error at the start only. Later on the engine waits for it:
+    /// What an operator has to fix is an error at the start only. Later on the engine waits for it:
     /// a service that has worked must not stay down because its store was out of order for a
     /// moment.
     async fn campaign(

@@ -75,7 +75,7 @@ impl Subreaper {
             .env(LOCK, term.lock().as_str())
             .env(IDENTITY, term.identity().as_str())
             .env(TOKEN, term.token().as_u64().to_string())
-            // Away from the terminal's signals, and from whoever waits for our output to end.
+            // Away from the terminal's signals, and from a process that waits for our output to end.
             .process_group(0)
             .stdin(Stdio::from(theirs))
             .stdout(Stdio::null())

@@ -11,7 +11,7 @@
 //! What is written to the pipe are times of the boot clock in nanoseconds, a line each, and the
 //! command's process group. The guard says through another pipe that its timer is set: no command
 //! runs before that. It also says when it kills because the time has come: from the outside that
-//! looks like a command that somebody else has killed, which is no loss of leadership. It is ended
+//! looks like a command that another process has killed, which is no loss of leadership. It is ended
 //! before the subreaper is reaped, so that the subreaper's number cannot have come to mean another
 //! one.
 
@@ -180,7 +180,7 @@ impl Guard {
         let written = self.launched.as_mut().map(|it| it.write(line));
         match written {
             Some(Ok(())) => true,
-            // Somebody killed it.
+            // It was killed.
             Some(Err(_)) => {
                 self.replace();
                 false
@@ -256,7 +256,7 @@ fn launch(subreaper: Process, cgroup: Option<&Cgroup>, until: Time) -> Result<La
         .args(["--until", &until.as_nanos().to_string()])
         .args(cgroup.into_iter().flat_map(Cgroup::arguments))
         .env_remove(BACKEND)
-        // Away from the terminal's signals, and from whoever waits for our output to end.
+        // Away from the terminal's signals, and from a process that waits for our output to end.
         .process_group(0)
         .current_dir("/")
         .stdin(Stdio::piped())

@@ -80,7 +80,7 @@ pub(crate) fn are_shown() -> bool {
     Process::read(rustix::process::getpid()).is_some()
 }
 
-/// Whether a shell with job control has started us: only then somebody lets us go on after Ctrl-Z.
+/// Whether a shell with job control has started us: only then the shell lets us go on after Ctrl-Z.
 pub(crate) fn are_a_job() -> bool {
     let mut ours = Process::read(rustix::process::getpid());
     while let Some(process) = ours {
@@ -148,7 +148,7 @@ pub(crate) fn kill_among(root: &Process, is_ours: impl Fn(&Process) -> bool) -> 
     let mut killed_groups = HashSet::new();
     let mut living = 0;
     for process in all.iter().filter(|it| ours.contains(&it.pid)) {
-        // One that is dead and not reaped still tells of its group: whoever forks and exits all the
+        // One that is dead and not reaped still tells of its group: a program that forks and exits all the
         // time is seen dead only.
         living += usize::from(process.is_alive());
         let strangers = |it: &&Process| it.group == process.group && !ours.contains(&it.pid);

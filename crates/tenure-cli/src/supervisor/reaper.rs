@@ -1,4 +1,4 @@
-//! We are the parent of every process below us that has lost its own, whoever started it: as a
+//! We are the parent of every process below us that has lost its own, whichever started it: as a
 //! subreaper, or as the first process of a container. So we reap them, or they stay in the process
 //! table.
 
@@ -11,7 +11,7 @@ use tokio::signal::unix::SignalKind;
 use crate::failure::Failure;
 use crate::supervisor::{processes, signals};
 
-/// Processes whose end somebody here waits for.
+/// Processes whose end is waited for here.
 static AWAITED: Mutex<Option<HashSet<Pid>>> = Mutex::new(None);
 
 fn awaited<T>(with: impl FnOnce(&mut HashSet<Pid>) -> T) -> T {

@@ -132,7 +132,7 @@ impl Signals {
     /// The next signal by which a process without a command of its own ends. Cancel safe.
     ///
     /// The others mean something to commands only; a candidate that waits must not die because
-    /// somebody sent them to every process of the name.
+    /// another process sent them to every process of the name.
     pub(crate) async fn ending(&mut self) -> Received {
         loop {
             let received = self.next().await;

@@ -111,7 +111,7 @@ pub trait LockBackend: fmt::Debug + Send + Sync + 'static {
     /// the call, or with the term, whatever comes first. Dropping the future leaves either all of
     /// the wish or none.
     ///
-    /// Needs the right to write the lock, no less: whoever may ask could take the lock instead. By
+    /// Needs the right to write the lock, no less: a candidate that may ask could take the lock instead. By
     /// default an error of kind [`Unsupported`](crate::ErrorKind::Unsupported).
     async fn ask_to_resign(
         &self,

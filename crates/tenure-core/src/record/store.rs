@@ -37,7 +37,7 @@ pub trait RecordStore: fmt::Debug + Send + Sync + 'static {
     fn clock(&self) -> SharedClock;
 
     /// The record of `lock`, or `None` when there is none. An unreadable record is an error of
-    /// kind [`Corrupted`](crate::ErrorKind::Corrupted), or `None` where starting afresh is safe.
+    /// kind [`Corrupted`](crate::ErrorKind::Corrupted), or `None` where starting again is safe.
     async fn get(&self, lock: &LockName) -> Result<Option<Versioned>, Error>;
 
     /// Writes the first record of `lock`; a [`Conflict`](Written::Conflict) when there is one.

@@ -1,6 +1,6 @@
 //! How often one who listens is woken at most.
 //!
-//! Whoever may write below an election's key can cause a change, and each wake-up costs a look at the
+//! Every user who may write below an election's key can cause a change, and each wake-up costs a look at the
 //! store: a flood of changes must not become a flood of calls.
 
 use std::time::Duration;

@@ -13,7 +13,7 @@
 //!   nothing but a share of a lock that nobody else wants.
 //! - The end of the session that listens is a hint too: what it would have told was missed.
 //!
-//! Any role of the database can notify, as whoever and as often as it likes. The server itself says
+//! Any role of the database can notify, under any name and as often as it likes. The server itself says
 //! which session has sent a notification, and which one holds a lock. So what is said of a lock
 //! counts when its holder says it. As long as the holder is not known, others are believed; they
 //! wake a waiter once a second at most.
@@ -44,7 +44,7 @@ use crate::driver::Listener;
 use crate::errors::StoreError;
 use crate::key::AdvisoryKey;
 
-/// A session can also end under a living leader, whose connection was reset or closed by somebody
+/// A session can also end under a living leader, whose connection was reset or closed by a third party
 /// else. It learns that within a millisecond, and stops; those who wait for its locks hold back so
 /// long, so that it is not they who are faster.
 const HEARS_OF_ITS_END: Duration = Duration::from_millis(20);
@@ -88,7 +88,7 @@ struct Waiting {
 }
 
 /// What those who wait for a lock were told. A subscriber that has not looked for a while still
-/// learns that the lock was free meanwhile, whoever has won it since.
+/// learns that the lock was free meanwhile, whichever candidate has won it since.
 #[derive(Clone, Copy, Default)]
 struct Told {
     /// How often it may have become free.

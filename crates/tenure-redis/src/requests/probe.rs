@@ -18,7 +18,7 @@ use crate::net::connection::text;
 use crate::topology::lock_server::{LockServer, Request};
 
 /// Runs the scripts' commands where they change nothing: on a key beside those of the lock, which does
-/// not exist. If it does, it is somebody's, and nothing is tried. The first that is refused says why. A message would reach the replicas, so `PUBLISH` is
+/// not exist. If it does, it belongs to another program, and nothing is tried. The first that is refused says why. A message would reach the replicas, so `PUBLISH` is
 /// not among them.
 const COMMANDS: &str = "
 local key = KEYS[1]

@@ -216,7 +216,7 @@ impl Cluster {
     /// Asks for the map, unless another call has meanwhile, because nobody is known to have `slot`,
     /// or because the one that is has `failed`.
     ///
-    /// The first answer counts that names somebody else. One that does not name the slot comes
+    /// The first answer counts that names another node. One that does not name the slot comes
     /// from a node that is not in the cluster any more, or not yet; and one that leaves the slot
     /// where it was may come from a node that has not heard of a failover. It is not put to the
     /// vote: a node that is silent would keep back what another one knows, for longer perhaps than

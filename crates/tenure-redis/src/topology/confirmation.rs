@@ -39,7 +39,7 @@ pub(super) fn trust(config: &RedisConfig) -> Duration {
 /// at.
 ///
 /// Any two majorities of the same sentinels share one, and it does not go back to a former master.
-/// So the last question to which they named that one was asked before they answered somebody with
+/// So the last question to which they named that one was asked before they answered a process with
 /// the new one. What is granted on the former master counts from when it was asked for, however
 /// late that is executed there, and it is not asked for later than [`trust`] after that question.
 ///
@@ -174,7 +174,7 @@ impl Shared {
         let master = &self.master;
         match self.sentinels.master().await {
             Ok(named) if named.address == *master => {
-                // First: whoever sees the confirmation sees this too.
+                // First: a task that sees the confirmation sees this too.
                 note(&self.failovers, &named);
                 self.asked_at
                     .fetch_max(asked_at.as_nanos(), Ordering::AcqRel);

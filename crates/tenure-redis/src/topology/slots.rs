@@ -18,7 +18,7 @@ pub(super) const USUAL_NODE_TIMEOUT: Duration = Duration::from_secs(15);
 /// How long beyond a lease a term may go on that another node has granted before.
 ///
 /// A node that is cut off from the others grants and renews terms until it takes more than half of
-/// them for lost: a node timeout after it has asked them something in vain, which it does when it
+/// them for lost: a node timeout after it has asked them something without an answer, which it does when it
 /// has heard nothing for half of one. The others may have asked it just when it was cut off, and
 /// promote its replica half a node timeout earlier than it stops. (`clusterCron` in the server's
 /// source. Of 20 nodes that were cut off on loopback each stopped before its replica was promoted,
@@ -92,7 +92,7 @@ impl SlotMap {
     /// Takes over what a node has told of all slots. `incarnation_of` gives the last
     /// incarnation that was known of a node.
     ///
-    /// A slot that it names nobody for stays where it was: whoever gets it next is not the first
+    /// A slot that it names nobody for stays where it was: the node that gets it next is not the first
     /// to have it.
     pub(crate) fn learn(
         &mut self,

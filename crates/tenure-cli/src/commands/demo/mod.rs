@@ -219,7 +219,7 @@ impl Demo {
     /// Waits until the next one leads.
     async fn next_leader(&mut self) -> Result<RecordedTerm, Failure> {
         let known = self.terms.all().len();
-        self.until("somebody leads", |demo| demo.terms.all().len() > known)
+        self.until("a candidate leads", |demo| demo.terms.all().len() > known)
             .await?;
         let leader = self.terms.latest().cloned();
         leader.ok_or_else(|| Failure::new("nobody leads"))
@@ -247,7 +247,7 @@ impl Demo {
             }
             if BootClock.now() >= deadline {
                 return Err(Failure::new(format!(
-                    "the demo waited {} in vain until {what}; see the candidates' logs above",
+                    "the demo waited {} until {what}, and gave up; see the candidates' logs above",
                     humantime::format_duration(limit)
                 )));
             }

@@ -8,7 +8,7 @@ pub enum Cause {
     Resigned,
     /// The service shuts down.
     Shutdown,
-    /// Somebody asked the leader to resign: see
+    /// An operator asked the leader to resign: see
     /// [`LockBackend::ask_to_resign`](crate::LockBackend::ask_to_resign).
     Asked,
     /// No heartbeat got through in time; the validity is about to end.

@@ -124,7 +124,7 @@ impl RecordStore for Counting {
     }
 }
 
-/// A release that the store has told of is taken without another look, unless somebody else
+/// A release that the store has told of is taken without another look, unless another one
 /// was quicker.
 #[tokio::test]
 async fn what_was_told_is_written_upon_at_once_or_looked_at_again() {
