@@ -1,5 +1,6 @@
 //! Where links lead.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 
@@ -23,6 +24,45 @@ pub(crate) fn broken(page: &Page) -> Vec<String> {
         })
         .map(|target| format!("{}: {target}", page.name))
         .collect()
+}
+
+/// How many clicks each page is from the README.
+pub(crate) fn clicks(pages: &[Page]) -> BTreeMap<&str, usize> {
+    let mut clicks = BTreeMap::from([("README.md", 0)]);
+    let mut next = vec!["README.md"];
+    while let Some(name) = next.pop() {
+        let distance = clicks[name] + 1;
+        let page = pages.iter().find(|page| page.name == name).unwrap();
+        for target in page.text.split("](").skip(1) {
+            let target = target.split([')', '#']).next().unwrap();
+            let file = resolved(name, target);
+            let Some(found) = pages.iter().find(|page| page.name == file) else {
+                continue;
+            };
+            if clicks
+                .get(&*found.name)
+                .is_none_or(|known| *known > distance)
+            {
+                clicks.insert(&found.name, distance);
+                next.push(&found.name);
+            }
+        }
+    }
+    clicks
+}
+
+/// The path from the root of what a page links to.
+pub(crate) fn resolved(page: &str, target: &str) -> String {
+    let mut parts: Vec<&str> = page.split('/').collect();
+    parts.pop();
+    for part in target.split('/') {
+        match part {
+            ".." => drop(parts.pop()),
+            "." => {}
+            part => parts.push(part),
+        }
+    }
+    parts.join("/")
 }
 
 /// Whether the page has the heading, as GitHub and mdBook name it.

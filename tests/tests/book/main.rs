@@ -100,6 +100,27 @@ fn every_link_leads_to_a_file_and_a_heading() {
 }
 
 #[test]
+fn each_question_of_users_is_as_many_clicks_away_as_it_says() {
+    let (pages, name) = (all(), "docs/contributing/questions.md");
+    let clicks = links::clicks(&pages);
+    let page = pages.iter().find(|page| page.name == name).unwrap();
+    let mut questions = 0;
+    for row in page.text.lines().filter(|line| line.contains("](")) {
+        let (_, rest) = row.split_once("](").unwrap();
+        let target = rest.split([')', '#']).next().unwrap();
+        let said = row.trim_end_matches(" |").rsplit(' ').next().unwrap();
+        let found = clicks.get(&*links::resolved(name, target));
+        assert_eq!(
+            found.map(ToString::to_string).as_deref(),
+            Some(said),
+            "{row}"
+        );
+        questions += 1;
+    }
+    assert!(questions >= 20, "{questions}");
+}
+
+#[test]
 fn every_page_is_in_the_summary() {
     let summary = std::fs::read_to_string(root().join("docs/SUMMARY.md")).unwrap();
     let lost: Vec<_> = all()
