@@ -42,8 +42,8 @@ struct Stored {
     versioned: Versioned,
     /// Which record it is, of those that were written one after the other.
     incarnation: u64,
-    /// Changes with each write of a candidate. `None` where no other program writes.
-    mark: Option<u64>,
+    /// Changes with each write of a candidate.
+    mark: u64,
     /// When the lease ends, on the clock of the host that all share.
     ends: Time,
     owner: Option<(usize, u32)>,
@@ -71,11 +71,9 @@ impl Stored {
             Knowledge::Death if gone => Liveness::Gone,
             Knowledge::End | Knowledge::Death => Liveness::Until(self.ends),
         };
+        let mark = format!("{}/{}", self.incarnation, self.mark);
         let versioned = self.versioned.clone().with_liveness(liveness);
-        match self.mark {
-            Some(mark) => versioned.with_mark(format!("{}/{mark}", self.incarnation)),
-            None => versioned,
-        }
+        versioned.with_mark(mark)
     }
 }
 
@@ -225,7 +223,7 @@ impl RecordServer {
         let stored = Stored {
             versioned: Versioned::new(record, version),
             incarnation: self.incarnations,
-            mark: (!self.repeats).then_some(version),
+            mark: version,
             ends: now + lease,
             owner,
         };

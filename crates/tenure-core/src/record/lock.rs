@@ -20,7 +20,7 @@ use crate::contract::error::{Error, ErrorKind, Operation};
 use crate::contract::name::LockName;
 use crate::contract::process::Process;
 use crate::contract::token::FencingToken;
-use crate::record::observation::{Observations, Standing};
+use crate::record::observation::{Observations, Standing, check_marked};
 use crate::record::store::{
     Record, RecordEvent, RecordHolder, RecordStore, Step, Versioned, Written,
 };
@@ -40,6 +40,11 @@ const LOOK_LIMIT: Duration = Duration::from_secs(1);
 /// [`Unsupported`](ErrorKind::Unsupported), or with [`Misconfigured`](ErrorKind::Misconfigured)
 /// when only the candidate's generation is too high. The version of a first record is known when it
 /// is written: if it does not fit, that record is given back at once.
+///
+/// So is, with [`Unsupported`](ErrorKind::Unsupported), a lock on a store whose versions may begin
+/// again after a deletion ([`over_deletion`](crate::FencingGuarantee::over_deletion) is not
+/// certain), whose holders are judged [by observation](Liveness::Observed), and whose records have
+/// no [mark](Versioned::mark).
 #[derive(Debug)]
 pub struct RecordLock<S> {
     inner: Arc<Inner<S>>,
@@ -116,6 +121,7 @@ impl<S: RecordStore> Inner<S> {
             };
             if let Some(found) = &found {
                 found.version.check_next(candidate.generation)?;
+                check_marked(found, self.versions_are_unique())?;
             }
             // What an earlier attempt of this campaign wrote, without our having had the answer,
             // is taken over like a free lock: no one has its token yet.
@@ -136,7 +142,9 @@ impl<S: RecordStore> Inner<S> {
                 None => self.store.create(lock, &record).await?,
             };
             if let Written::Applied(written) = written {
-                let token = match written.version.token(candidate.generation) {
+                let marked = check_marked(&written, self.versions_are_unique());
+                let token = match marked.and_then(|()| written.version.token(candidate.generation))
+                {
                     Ok(token) => token,
                     Err(error) => {
                         self.undo(lock, &written).await;

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use crate::contract::backend::CampaignId;
 use crate::contract::clock::Time;
+use crate::contract::error::{Error, ErrorKind, Operation};
 use crate::contract::name::LockName;
 use crate::contract::token::FencingToken;
 use crate::record::mark::Mark;
@@ -126,6 +127,24 @@ impl Observations {
         // No code panics while it holds this lock; even so each entry is whole on its own.
         self.seen.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Refuses a record whose renewals observers cannot tell apart, with
+/// [`Unsupported`](ErrorKind::Unsupported).
+///
+/// A campaign whose first write was deleted may write it again, under the same version. The lease
+/// of the second would then be counted from the sight of the first.
+pub(super) fn check_marked(record: &Versioned, versions_are_unique: bool) -> Result<(), Error> {
+    let observed = record.liveness == Liveness::Observed;
+    if !observed || record.mark.is_some() || versions_are_unique {
+        return Ok(());
+    }
+    Err(Error::new(
+        ErrorKind::Unsupported,
+        Operation::Acquire,
+        "this store's versions begin again after a deletion, and its records have no mark: \
+         give each write a mark of its own with `Versioned::with_mark`",
+    ))
 }
 
 fn alive(left: Duration, proven: bool) -> Standing {

@@ -216,8 +216,9 @@ pub struct Versioned {
     /// Its version: rises with each write of the lock, as far as the store's
     /// [`FencingGuarantee`](crate::FencingGuarantee) reaches.
     pub version: Version,
-    /// What changes with every renewal, and with nothing else. `None` where no other program
-    /// writes: then the version and the holder do.
+    /// What changes with every renewal, and with nothing else, and is never the same again, also
+    /// not after a deletion. `None` where no other program writes and versions never repeat: then
+    /// the version does.
     pub mark: Option<Mark>,
     /// What the store itself knows about the holder.
     pub liveness: Liveness,
@@ -246,7 +247,8 @@ impl Versioned {
         self
     }
 
-    /// The same record with a mark of its own, for a store whose object others write too.
+    /// The same record with a mark of its own, for a store whose object others write too, or whose
+    /// versions begin again after a deletion.
     #[must_use]
     pub fn with_mark(mut self, mark: impl Into<Mark>) -> Self {
         self.mark = Some(mark.into());

@@ -9,7 +9,7 @@ use crate::contract::capabilities::Rises;
 use crate::contract::name::Identity;
 use crate::contract::token::Generation;
 use crate::memory::{MemoryBackend, MemoryStore};
-use crate::record::store::RecordEvents;
+use crate::record::store::{Liveness, RecordEvents};
 use crate::record::version::Version;
 use crate::testing::TestClock;
 
@@ -191,6 +191,96 @@ async fn what_was_told_is_not_written_upon_where_versions_repeat() {
     let outcome = lock.acquire(&name, &candidate(2), lease).await;
     assert!(matches!(outcome, Ok(Acquired::Held(_))), "{outcome:?}");
     assert_eq!(looks.load(Ordering::Relaxed) - before, 1);
+}
+
+/// What the store in memory holds, with nothing that tells how long it holds.
+#[derive(Debug)]
+struct Observed {
+    counting: Counting,
+    marked: bool,
+}
+
+impl Observed {
+    fn shown(&self, found: Versioned) -> Versioned {
+        let found = found.with_liveness(Liveness::Observed);
+        if !self.marked {
+            return found;
+        }
+        let mark = format!("{:?}", found.version);
+        found.with_mark(mark)
+    }
+
+    fn written(&self, written: Written) -> Written {
+        match written {
+            Written::Applied(written) => Written::Applied(self.shown(written)),
+            Written::Conflict => Written::Conflict,
+        }
+    }
+}
+
+#[async_trait]
+impl RecordStore for Observed {
+    fn capabilities(&self) -> Capabilities {
+        self.counting.capabilities()
+    }
+
+    fn clock(&self) -> SharedClock {
+        self.counting.clock()
+    }
+
+    async fn get(&self, lock: &LockName) -> Result<Option<Versioned>, Error> {
+        let found = self.counting.get(lock).await?;
+        Ok(found.map(|found| self.shown(found)))
+    }
+
+    async fn create(&self, lock: &LockName, record: &Record) -> Result<Written, Error> {
+        let written = self.counting.create(lock, record).await?;
+        Ok(self.written(written))
+    }
+
+    async fn replace(
+        &self,
+        lock: &LockName,
+        record: &Record,
+        step: Step,
+        expected: &Versioned,
+    ) -> Result<Written, Error> {
+        let written = self.counting.replace(lock, record, step, expected).await?;
+        Ok(self.written(written))
+    }
+
+    fn watch(&self, lock: &LockName) -> RecordEvents {
+        self.counting.watch(lock)
+    }
+}
+
+/// A deleted record that its own campaign writes again would look unchanged to an observer, who
+/// would count its lease from the first one's sight.
+#[tokio::test]
+async fn where_versions_repeat_an_observed_record_without_a_mark_begins_no_term() {
+    for (over_deletion, marked, served) in [
+        (Rises::Never, false, false),
+        (Rises::If("it is so"), false, false),
+        (Rises::Never, true, true),
+        (Rises::Always, false, true),
+    ] {
+        let memory = MemoryBackend::private();
+        let counting = Counting::new(&memory, over_deletion);
+        let lock = RecordLock::new(Observed { counting, marked });
+        for attempt in 1..=2 {
+            let outcome = lock.acquire(&name(), &numbered(attempt), LONG).await;
+            if served {
+                let Ok(Acquired::Held(grant)) = outcome else {
+                    panic!("{outcome:?}");
+                };
+                lock.release(&grant).await.unwrap();
+                continue;
+            }
+            let error = outcome.unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::Unsupported, "{error}");
+            assert_eq!(lock.holder(&name()).await.unwrap(), Occupancy::Free);
+        }
+    }
 }
 
 /// A store in memory whose versions are larger by `offset`, as those of some clusters are.
