@@ -233,10 +233,7 @@ fn meaning(error: &RedisError, patterns: &str) -> Meaning {
             Recovery::Store(NextStep::SendScript),
             "it has forgotten the script".to_owned(),
         ),
-        "BUSY" => fixed(
-            Unavailable,
-            "a script is blocking it; see SCRIPT KILL",
-        ),
+        "BUSY" => fixed(Unavailable, "a script is blocking it; see SCRIPT KILL"),
         "MISCONF" => fixed(
             Unavailable,
             "it cannot write to its disk, and refuses writes until it can",

@@ -40,11 +40,7 @@ const LOOK_LIMIT: Duration = Duration::from_secs(1);
 /// [`Unsupported`](ErrorKind::Unsupported), or with [`Misconfigured`](ErrorKind::Misconfigured)
 /// when only the candidate's generation is too high. The version of a first record is known when it
 /// is written: if it does not fit, that record is given back at once.
-///
-/// So is, with [`Unsupported`](ErrorKind::Unsupported), a lock on a store whose versions may begin
-/// again after a deletion ([`over_deletion`](crate::FencingGuarantee::over_deletion) is not
-/// certain), whose holders are judged [by observation](Liveness::Observed), and whose records have
-/// no [mark](Versioned::mark).
+/// So is a lock on a store where a renewal may look like an older one: see [`Versioned::mark`].
 #[derive(Debug)]
 pub struct RecordLock<S> {
     inner: Arc<Inner<S>>,
@@ -495,11 +491,8 @@ impl<S: RecordStore> LockBackend for RecordLock<S> {
 
     async fn checks(&self, lock: &LockName, lease: Duration) -> Vec<Check> {
         if let Err(error) = self.inner.process.check(Operation::Holder) {
-            return vec![Check::unusable(
-                "process",
-                error.message(),
-                "connect after the fork",
-            )];
+            let fix = "connect after the fork";
+            return vec![Check::unusable("process", error.message(), fix)];
         }
         self.inner.store.checks(lock, lease).await
     }
