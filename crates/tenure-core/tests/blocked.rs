@@ -22,7 +22,11 @@ impl Subscriber for Blocking {
         true
     }
 
-    fn new_span(&self, _: &span::Attributes<'_>) -> span::Id {
+    /// The spans of calls to the store as well.
+    fn new_span(&self, attributes: &span::Attributes<'_>) -> span::Id {
+        if attributes.metadata().target() == "tenure_core::trace" {
+            thread::sleep(BLOCKED);
+        }
         span::Id::from_u64(1)
     }
 
@@ -83,5 +87,78 @@ async fn a_health_probe_that_blocks_costs_no_lease() {
     let leadership = leader.campaign().await.unwrap();
     blocks.store(true, Ordering::Relaxed);
     assert_goes_on(leadership, election(&backend, "rival", None)).await;
+    blocks.store(false, Ordering::Relaxed);
+}
+
+/// Blocks each call, once it is told to.
+#[cfg(feature = "metrics")]
+struct Recorder(Arc<AtomicBool>);
+
+#[cfg(feature = "metrics")]
+impl Recorder {
+    fn block(&self) {
+        while self.0.load(Ordering::Relaxed) {
+            thread::sleep(Duration::from_millis(10));
+        }
+    }
+}
+
+#[cfg(feature = "metrics")]
+impl metrics::Recorder for Recorder {
+    fn describe_counter(
+        &self,
+        _: metrics::KeyName,
+        _: Option<metrics::Unit>,
+        _: metrics::SharedString,
+    ) {
+    }
+
+    fn describe_gauge(
+        &self,
+        _: metrics::KeyName,
+        _: Option<metrics::Unit>,
+        _: metrics::SharedString,
+    ) {
+    }
+
+    fn describe_histogram(
+        &self,
+        _: metrics::KeyName,
+        _: Option<metrics::Unit>,
+        _: metrics::SharedString,
+    ) {
+    }
+
+    fn register_counter(&self, _: &metrics::Key, _: &metrics::Metadata<'_>) -> metrics::Counter {
+        self.block();
+        metrics::Counter::noop()
+    }
+
+    fn register_gauge(&self, _: &metrics::Key, _: &metrics::Metadata<'_>) -> metrics::Gauge {
+        self.block();
+        metrics::Gauge::noop()
+    }
+
+    fn register_histogram(
+        &self,
+        _: &metrics::Key,
+        _: &metrics::Metadata<'_>,
+    ) -> metrics::Histogram {
+        self.block();
+        metrics::Histogram::noop()
+    }
+}
+
+#[cfg(feature = "metrics")]
+#[tokio::test(flavor = "current_thread")]
+async fn a_recorder_that_blocks_costs_no_lease() {
+    let blocks = Arc::new(AtomicBool::new(false));
+    metrics::set_global_recorder(Recorder(blocks.clone())).unwrap();
+    let backend = Arc::new(MemoryBackend::private());
+    let leader = election(&backend, "leader", None);
+    let rival = election(&backend, "rival", None);
+    let leadership = leader.campaign().await.unwrap();
+    blocks.store(true, Ordering::Relaxed);
+    assert_goes_on(leadership, rival).await;
     blocks.store(false, Ordering::Relaxed);
 }

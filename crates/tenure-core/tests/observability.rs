@@ -2,15 +2,17 @@
 #![cfg(feature = "metrics")]
 #![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use metrics::{Counter, Gauge, Histogram, Key, KeyName, Metadata, Recorder, SharedString, Unit};
+use metrics::{
+    Counter, Gauge, Histogram, HistogramFn, Key, KeyName, Metadata, Recorder, SharedString, Unit,
+};
 use tenure_core::testing::TestBackend;
-use tenure_core::{Election, ElectionState, ErrorKind, LockName, Next, Policy};
+use tenure_core::{Election, ElectionState, ErrorKind, LockBackend as _, LockName, Next, Policy};
 use tokio::time::sleep;
 use tracing::field::{Field, Visit};
 use tracing::{Event, Level, Subscriber, span};
@@ -48,7 +50,7 @@ impl Visit for Message {
 
 impl Subscriber for Seen {
     fn enabled(&self, metadata: &tracing::Metadata<'_>) -> bool {
-        metadata.target() == "tenure_core::telemetry"
+        ["tenure_core::telemetry", "tenure_core::trace"].contains(&metadata.target())
     }
 
     fn new_span(&self, attributes: &span::Attributes<'_>) -> span::Id {
@@ -159,8 +161,12 @@ async fn everything() {
     waiting.await.unwrap().unwrap();
     alice.settled().await;
 
-    // The heartbeats stop, and the work does not.
+    // The heartbeats stop, and the work does not. A candidate has left before.
     let leadership = alice.campaign().await.unwrap();
+    let carol = election(&backend, "carol");
+    let campaign = tokio::time::timeout(lease / 3, carol.campaign()).await;
+    assert!(campaign.is_err());
+    carol.settled().await;
     backend.freeze();
     leadership.term().lost().await;
     sleep(lease).await;
@@ -226,4 +232,157 @@ fn what_is_logged_and_counted_is_what_the_page_says() {
     for change in seen.changes.lock().unwrap().iter() {
         assert!(PAGE.contains(&format!("`{change}`")), "{change}");
     }
+}
+
+/// What the series hold, by name and labels.
+#[derive(Clone, Default)]
+struct Values {
+    series: Arc<Mutex<BTreeMap<String, Arc<AtomicU64>>>>,
+    described: Arc<Mutex<BTreeSet<String>>>,
+}
+
+/// How many values a histogram has.
+struct Count(Arc<AtomicU64>);
+
+impl HistogramFn for Count {
+    fn record(&self, _: f64) {
+        self.0.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+impl Values {
+    fn cell(&self, key: &Key) -> Arc<AtomicU64> {
+        let labels = key.labels().filter(|label| label.key() != "lock");
+        let labels: Vec<&str> = labels.map(metrics::Label::value).collect();
+        let name = [&[key.name()], &labels[..]].concat().join(" ");
+        self.series.lock().unwrap().entry(name).or_default().clone()
+    }
+
+    fn counted(&self, name: &str) -> Option<u64> {
+        let series = self.series.lock().unwrap();
+        series.get(name).map(|cell| cell.load(Ordering::Relaxed))
+    }
+
+    fn gauge(&self, name: &str) -> Option<f64> {
+        self.counted(name).map(f64::from_bits)
+    }
+
+    fn describe(&self, name: &KeyName) {
+        let name = name.as_str().to_owned();
+        self.described.lock().unwrap().insert(name);
+    }
+}
+
+impl Recorder for Values {
+    fn describe_counter(&self, name: KeyName, _: Option<Unit>, _: SharedString) {
+        self.describe(&name);
+    }
+
+    fn describe_gauge(&self, name: KeyName, _: Option<Unit>, _: SharedString) {
+        self.describe(&name);
+    }
+
+    fn describe_histogram(&self, name: KeyName, _: Option<Unit>, _: SharedString) {
+        self.describe(&name);
+    }
+
+    fn register_counter(&self, key: &Key, _: &Metadata<'_>) -> Counter {
+        Counter::from_arc(self.cell(key))
+    }
+
+    fn register_gauge(&self, key: &Key, _: &Metadata<'_>) -> Gauge {
+        Gauge::from_arc(self.cell(key))
+    }
+
+    fn register_histogram(&self, key: &Key, _: &Metadata<'_>) -> Histogram {
+        Histogram::from_arc(Arc::new(Count(self.cell(key))))
+    }
+}
+
+const GAUGES: [&str; 3] = ["tenure_is_leader", "tenure_slack_seconds", "tenure_token"];
+
+/// The recorder is in force at the building and in each poll of this future.
+async fn series_from_the_building_to_the_end_of_a_term(values: Values) {
+    let backend = TestBackend::new();
+    let follower = election(&backend, "alice");
+    let zero = || GAUGES.map(|name| values.gauge(name)) == [Some(0.0); 3];
+    assert!(zero(), "a candidate that never led is counted");
+    let causes = documented("Why has leadership changed?");
+    assert!(causes.len() > 5, "{causes:?}");
+    let causes = causes.iter().filter(|row| !row.contains(" in the log |"));
+    let causes = causes.filter_map(|row| row.split('`').nth(3));
+    for change in causes.chain(["elected"]) {
+        let name = format!("tenure_transitions_total {change}");
+        assert_eq!(values.counted(&name), Some(0), "{name}");
+    }
+    assert_eq!(values.counted("tenure_overruns_total"), Some(0));
+    let store = format!("tenure_store {}", backend.capabilities().store);
+    assert_eq!(values.gauge(&store), Some(1.0), "{store}");
+
+    let leadership = follower.campaign().await.unwrap();
+    assert_eq!(values.gauge("tenure_is_leader"), Some(1.0));
+    let token = values.gauge("tenure_token");
+    assert_eq!(
+        token.map(|token| token.to_string()),
+        Some(leadership.token().to_string())
+    );
+    assert!(
+        values.gauge("tenure_slack_seconds") > Some(0.0),
+        "before any heartbeat"
+    );
+
+    // A second candidate for the lock, in this process, says nothing of the first.
+    drop(election(&backend, "bob"));
+    assert_eq!(values.gauge("tenure_is_leader"), Some(1.0));
+
+    sleep(Policy::fast().heartbeat() * 2).await;
+    backend.freeze();
+    leadership.cancelled().await;
+    backend.thaw();
+    leadership.resign().await.unwrap();
+    assert!(zero(), "nothing of a term is left after its end");
+    assert_eq!(
+        values.counted("tenure_transitions_total heartbeats_missed"),
+        Some(1)
+    );
+    assert_eq!(values.counted("tenure_transitions_total resigned"), Some(0));
+    for histogram in ["tenure_campaign_seconds", "tenure_term_seconds"] {
+        assert_eq!(values.counted(histogram), Some(1), "{histogram}");
+    }
+    assert!(values.counted("tenure_heartbeat_seconds") > Some(0));
+
+    // A runtime that ends in mid-term.
+    let leadership = follower.campaign().await.unwrap();
+    std::mem::forget(leadership);
+}
+
+#[test]
+fn series_begin_with_the_election_and_gauges_end_with_the_term() {
+    let values = Values::default();
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_time()
+        .start_paused(true)
+        .build()
+        .unwrap();
+    // Beside the other test, which needs each event and must not meet one that nobody wants.
+    let subscriber = tracing::subscriber::set_default(Seen::default());
+    metrics::with_local_recorder(&values, || {
+        runtime.block_on(series_from_the_building_to_the_end_of_a_term(
+            values.clone(),
+        ));
+        assert_eq!(values.gauge("tenure_is_leader"), Some(1.0));
+        drop(runtime);
+    });
+    drop(subscriber);
+    for gauge in GAUGES {
+        assert_eq!(values.gauge(gauge), Some(0.0), "{gauge}");
+    }
+    let rows = documented("Metrics");
+    let names = rows.iter().filter_map(|row| row.split('`').nth(1));
+    let names: BTreeSet<String> = names.map(str::to_owned).collect();
+    assert_eq!(
+        *values.described.lock().unwrap(),
+        names,
+        "each metric has a help text"
+    );
 }

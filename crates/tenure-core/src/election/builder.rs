@@ -7,10 +7,10 @@ use std::time::Duration;
 use crate::contract::backend::LockBackend;
 use crate::contract::error::Error;
 use crate::contract::name::{Identity, LockName, PublishedValue};
-use crate::election::Election;
 use crate::election::context::{Context, Numbers, Setup};
 use crate::election::probe::HealthProbe;
 use crate::election::spawn::{CurrentRuntime, Spawn};
+use crate::election::{Election, telemetry};
 use crate::policy::Policy;
 
 /// The default of [`ElectionBuilder::drain_limit`]; below the 30 s that Kubernetes gives a pod.
@@ -134,6 +134,7 @@ impl ElectionBuilder {
             spawner: self.spawner,
             numbers: Numbers::new(self.seed),
         };
+        telemetry::registered(&setup.lock, setup.backend.capabilities().store);
         Ok(Election {
             context: Arc::new(Context::new(setup)),
         })

@@ -39,6 +39,8 @@ pub(super) struct Setup {
 pub(crate) struct Context {
     pub(super) setup: Setup,
     pub(super) clock: SharedClock,
+    /// What the backend calls itself.
+    store: &'static str,
     /// Campaigns of a fork would be the parent's.
     pub(super) process: Process,
     pub(super) due: Due,
@@ -57,6 +59,7 @@ impl Context {
     pub(super) fn new(setup: Setup) -> Self {
         Self {
             clock: setup.backend.clock(),
+            store: setup.backend.capabilities().store,
             setup,
             process: Process::current(),
             due: Due::default(),
@@ -72,6 +75,7 @@ impl Context {
         Labels {
             lock: &self.setup.lock,
             identity: &self.setup.identity,
+            store: self.store,
         }
     }
 

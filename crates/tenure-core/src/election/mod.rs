@@ -49,7 +49,7 @@
 //! | `engine/` | the task: its calls to the store, its answers, the commands |
 //! | `term.rs`, `leadership.rs`, `run.rs` | the work's side, the owner's side, work that is run while leading |
 //! | `observer.rs` | watching without being a candidate |
-//! | `event.rs`, `telemetry.rs` | what is reported |
+//! | `event.rs`, `telemetry.rs`, `series.rs`, `spans.rs` | what is reported |
 
 pub(crate) mod builder;
 pub(crate) mod context;
@@ -64,6 +64,8 @@ pub(crate) mod observer;
 mod probe;
 mod relay;
 pub(crate) mod run;
+mod series;
+mod spans;
 pub(crate) mod spawn;
 pub(crate) mod telemetry;
 pub(crate) mod term;

@@ -5,10 +5,11 @@
 
 use std::cell::RefCell;
 use std::io;
+use std::mem;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 use std::thread;
 
 /// How many calls wait; what comes beyond is dropped and counted.
@@ -44,9 +45,14 @@ impl Relay {
         RELAY.set(Some(self));
     }
 
-    fn hand_over(&self, telling: Telling) {
-        if self.calls.try_send(telling).is_err() {
-            self.dropped.fetch_add(1, Ordering::Relaxed);
+    /// What could not be handed over.
+    fn hand_over(&self, telling: Telling) -> Option<Telling> {
+        match self.calls.try_send(telling) {
+            Ok(()) => None,
+            Err(TrySendError::Full(telling) | TrySendError::Disconnected(telling)) => {
+                self.dropped.fetch_add(1, Ordering::Relaxed);
+                Some(telling)
+            }
         }
     }
 }
@@ -70,14 +76,27 @@ fn call_all(received: &Receiver<Telling>, dropped: &AtomicU64) {
 
 /// Whether this thread hands over what it tells.
 pub(super) fn is_used() -> bool {
-    RELAY.with_borrow(Option::is_some)
+    // A task can be dropped so late in a thread's end that nothing is left of its relay.
+    RELAY
+        .try_with(|relay| relay.borrow().is_some())
+        .unwrap_or(false)
 }
 
 /// Hands over a call, on a thread that [does so](is_used).
 pub(super) fn hand_over(telling: impl FnOnce() + Send + 'static) {
     RELAY.with_borrow(|relay| {
         if let Some(relay) = relay {
-            relay.hand_over(Box::new(telling));
+            drop(relay.hand_over(Box::new(telling)));
+        }
+    });
+}
+
+/// The same for a call that holds a span. Where there is no room it is not dropped: the span's end
+/// would tell the subscriber that blocks. At most as many as wait are left like that.
+pub(super) fn hand_over_span(telling: impl FnOnce() + Send + 'static) {
+    RELAY.with_borrow(|relay| {
+        if let Some(relay) = relay {
+            mem::forget(relay.hand_over(Box::new(telling)));
         }
     });
 }

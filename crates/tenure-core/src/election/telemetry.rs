@@ -9,7 +9,7 @@ use crate::contract::error::Error;
 use crate::contract::name::{Identity, LockName};
 use crate::contract::token::FencingToken;
 use crate::election::event::Event;
-use crate::election::relay;
+use crate::election::{relay, series};
 
 /// Part of the promise: those who filter logs name it.
 const TARGET: &str = "tenure_core::telemetry";
@@ -19,6 +19,7 @@ const TARGET: &str = "tenure_core::telemetry";
 pub(crate) struct Labels<'a> {
     pub(crate) lock: &'a LockName,
     pub(crate) identity: &'a Identity,
+    pub(crate) store: &'static str,
 }
 
 /// Around all that the engine and the store do for one campaign and its term. Below the level of
@@ -41,10 +42,12 @@ pub(crate) fn event(of: Labels<'_>, event: &Event) {
         return;
     }
     let (lock, identity, event) = (of.lock.clone(), of.identity.clone(), event.clone());
+    let store = of.store;
     relay::hand_over(move || {
         let of = Labels {
             lock: &lock,
             identity: &identity,
+            store,
         };
         tell(of, &event);
     });
@@ -54,7 +57,11 @@ pub(crate) fn event(of: Labels<'_>, event: &Event) {
 fn tell(of: Labels<'_>, event: &Event) {
     let (lock, identity) = (of.lock.as_str(), of.identity.as_str());
     match event {
-        Event::Campaigning => tracing::debug!(target: TARGET, lock, identity, "campaigning"),
+        Event::Campaigning => {
+            tracing::debug!(target: TARGET, lock, identity, "campaigning");
+            // Again, for a recorder that was installed after the election was built.
+            series::register(of.lock, of.store);
+        }
         Event::LeaderSeen(holder) => {
             tracing::info!(
                 target: TARGET,
@@ -66,12 +73,11 @@ fn tell(of: Labels<'_>, event: &Event) {
         }
         Event::Elected { token } => {
             tracing::info!(target: TARGET, lock, identity, token = token.as_u64(), "elected");
-            metrics::is_leader(of.lock, true);
-            metrics::transition(of.lock, "elected");
+            series::elected(of.lock, *token);
         }
         Event::Renewed { slack } => {
             tracing::trace!(target: TARGET, lock, identity, ?slack, "renewed");
-            metrics::slack(of.lock, *slack);
+            series::slack(of.lock, *slack);
         }
         Event::HeartbeatMissed {
             attempts,
@@ -90,7 +96,7 @@ fn tell(of: Labels<'_>, event: &Event) {
                 attempts, ?slack, ?error,
                 "heartbeat missed"
             );
-            metrics::slack(of.lock, *slack);
+            series::slack(of.lock, *slack);
         }
         Event::Unhealthy => {
             tracing::warn!(target: TARGET, lock, identity, "unhealthy, not campaigning");
@@ -121,14 +127,14 @@ fn tell(of: Labels<'_>, event: &Event) {
                 cause = cause.describe(),
                 "stepped down"
             );
-            metrics::is_leader(of.lock, false);
-            metrics::transition(of.lock, cause.name());
+            series::ended(of.lock, *cause);
         }
         Event::Overrun => {
             tracing::error!(target: TARGET, lock,
                 identity,
                 "the work still runs although its term is over"
             );
+            series::overrun(of.lock);
         }
         Event::Released => tracing::debug!(target: TARGET, lock, identity, "released"),
         Event::ReleaseFailed(error) => {
@@ -142,13 +148,35 @@ fn tell(of: Labels<'_>, event: &Event) {
     }
 }
 
+/// From the building of an election on.
+pub(crate) fn registered(lock: &LockName, store: &'static str) {
+    count(lock, move |lock| series::register(lock, store));
+}
+
+/// A campaign was won; `slack` is what is left until the work would be told to stop.
+pub(crate) fn won(lock: &LockName, took: Duration, slack: Duration) {
+    count(lock, move |lock| {
+        series::campaign(lock, took);
+        series::slack(lock, slack);
+    });
+}
+
+pub(crate) fn term_lasted(lock: &LockName, lasted: Duration) {
+    count(lock, move |lock| series::term(lock, lasted));
+}
+
+/// The engine was dropped in mid-term, so no event tells of the end.
+pub(crate) fn not_leading(lock: &LockName) {
+    count(lock, series::not_leading);
+}
+
 pub(crate) fn heartbeat(lock: &LockName, latency: Duration) {
-    count(lock, move |lock| metrics::heartbeat(lock, latency));
+    count(lock, move |lock| series::heartbeat(lock, latency));
 }
 
 pub(crate) fn failure(lock: &LockName, error: &Error) {
     let kind = error.kind().name();
-    count(lock, move |lock| metrics::failure(lock, kind));
+    count(lock, move |lock| series::failure(lock, kind));
 }
 
 /// As with events.
@@ -159,51 +187,4 @@ fn count(lock: &LockName, metric: impl FnOnce(&LockName) + Send + 'static) {
         let lock = lock.clone();
         relay::hand_over(move || metric(&lock));
     }
-}
-
-#[cfg(feature = "metrics")]
-mod metrics {
-    use std::time::Duration;
-
-    use metrics::{counter, gauge, histogram};
-
-    use crate::contract::name::LockName;
-
-    fn label(lock: &LockName) -> String {
-        lock.as_str().to_owned()
-    }
-
-    pub(super) fn is_leader(lock: &LockName, leads: bool) {
-        gauge!("tenure_is_leader", "lock" => label(lock)).set(f64::from(u8::from(leads)));
-    }
-
-    pub(super) fn transition(lock: &LockName, change: &'static str) {
-        counter!("tenure_transitions_total", "lock" => label(lock), "change" => change)
-            .increment(1);
-    }
-
-    pub(super) fn heartbeat(lock: &LockName, latency: Duration) {
-        histogram!("tenure_heartbeat_seconds", "lock" => label(lock)).record(latency);
-    }
-
-    pub(super) fn slack(lock: &LockName, slack: Duration) {
-        gauge!("tenure_slack_seconds", "lock" => label(lock)).set(slack.as_secs_f64());
-    }
-
-    pub(super) fn failure(lock: &LockName, kind: &'static str) {
-        counter!("tenure_failures_total", "lock" => label(lock), "kind" => kind).increment(1);
-    }
-}
-
-#[cfg(not(feature = "metrics"))]
-mod metrics {
-    use std::time::Duration;
-
-    use crate::contract::name::LockName;
-
-    pub(super) fn is_leader(_: &LockName, _: bool) {}
-    pub(super) fn transition(_: &LockName, _: &'static str) {}
-    pub(super) fn heartbeat(_: &LockName, _: Duration) {}
-    pub(super) fn slack(_: &LockName, _: Duration) {}
-    pub(super) fn failure(_: &LockName, _: &'static str) {}
 }

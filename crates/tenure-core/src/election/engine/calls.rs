@@ -12,6 +12,7 @@ use crate::contract::backend::{Acquired, Candidate, Grant, Renewal};
 use crate::contract::clock::Time;
 use crate::contract::error::{Error, ErrorKind, Operation};
 use crate::election::context::Context;
+use crate::election::spans::CallSpan;
 
 /// How many overdue heartbeats are kept: the first, which a slow store may answer yet, and the
 /// newest ones. With these a retry of the default policy has five seconds.
@@ -59,16 +60,23 @@ impl Calls {
 
     pub(super) fn acquire(&mut self, candidate: Candidate) {
         let context = self.context.clone();
+        let span = self.span(Operation::Acquire);
         self.keep(async move {
             let setup = &context.setup;
             let lease = setup.policy.lease();
             let call = setup.backend.acquire(&setup.lock, &candidate, lease);
-            Answer::Acquire(until_timeout(&context, Operation::Acquire, call).await)
+            let answer = until_timeout(&context, Operation::Acquire, call).await;
+            span.end(&answer, |acquired| match acquired {
+                Acquired::Held(_) => "held",
+                Acquired::Taken { .. } => "taken",
+            });
+            Answer::Acquire(answer)
         });
     }
 
     pub(super) fn renew(&mut self, grant: Option<Grant>, not_before: Time, overdue_at: Time) {
         let context = self.context.clone();
+        let span = self.span(Operation::Renew);
         self.keep(async move {
             let Some(grant) = grant else {
                 return Answer::Renew(Err(no_grant(Operation::Renew)));
@@ -76,8 +84,14 @@ impl Calls {
             let began_at = context.clock.now();
             let timer = async { context.clock.sleep_until(overdue_at).await };
             let backend = context.setup.backend.clone();
-            let mut heartbeat: Heartbeat =
-                Box::pin(async move { backend.renew(&grant, not_before).await });
+            let mut heartbeat: Heartbeat = Box::pin(async move {
+                let answer = backend.renew(&grant, not_before).await;
+                span.end(&answer, |renewal| match renewal {
+                    Renewal::Renewed(_) => "renewed",
+                    Renewal::Lost { .. } => "lost",
+                });
+                answer
+            });
             tokio::select! {
                 biased;
                 answer = &mut heartbeat => Answer::Renew(answer),
@@ -93,22 +107,37 @@ impl Calls {
     pub(super) fn release(&mut self, grant: Option<Grant>) {
         let context = self.context.clone();
         self.drop_overdue();
+        let span = self.span(Operation::Release);
         self.keep(async move {
             let Some(grant) = grant else {
                 return Answer::GiveBack(Err(no_grant(Operation::Release)));
             };
             let call = context.setup.backend.release(&grant);
-            Answer::GiveBack(until_timeout(&context, Operation::Release, call).await)
+            let answer = until_timeout(&context, Operation::Release, call).await;
+            span.end(&answer, |()| "done");
+            Answer::GiveBack(answer)
         });
     }
 
     pub(super) fn withdraw(&mut self, candidate: Candidate) {
         let context = self.context.clone();
+        let span = self.span(Operation::Withdraw);
         self.keep(async move {
             let setup = &context.setup;
             let call = setup.backend.withdraw(&setup.lock, &candidate);
-            Answer::GiveBack(until_timeout(&context, Operation::Withdraw, call).await)
+            let answer = until_timeout(&context, Operation::Withdraw, call).await;
+            span.end(&answer, |()| "done");
+            Answer::GiveBack(answer)
         });
+    }
+
+    /// Around a call that is made now.
+    fn span(&self, operation: Operation) -> CallSpan {
+        CallSpan::start(
+            operation,
+            &self.context.setup.lock,
+            &self.context.setup.identity,
+        )
     }
 
     /// Nothing of the call runs before [`answer`](Self::answer) polls it.

@@ -1,5 +1,6 @@
 //! How the engine asks the machine, and carries out its commands.
 
+use std::mem;
 use std::time::Duration;
 
 use crate::contract::backend::Grant;
@@ -11,6 +12,7 @@ use crate::election::instruction::Instruction;
 use crate::election::machine::cause::Cause;
 use crate::election::machine::command::{Command, Span};
 use crate::election::machine::input::{Failure, Input};
+use crate::election::telemetry;
 use crate::election::term::TermState;
 
 impl Engine {
@@ -111,6 +113,9 @@ impl Engine {
             self.instructions.clone(),
         );
         self.term = Some(term.clone());
+        let now = self.context.clock.now();
+        let took = now.since(mem::replace(&mut self.since, now));
+        telemetry::won(&self.context.setup.lock, took, span.cancel_at.since(now));
         self.context
             .enter(ElectionState::Leader { token }, Event::Elected { token });
         // An error says that the campaign was dropped; then the instruction to give the term back
@@ -158,6 +163,8 @@ impl Engine {
             token: term.token,
             cause,
         };
+        let lasted = self.context.clock.now().since(self.since);
+        telemetry::term_lasted(&self.context.setup.lock, lasted);
         self.context.enter(state, Event::SteppedDown(cause));
     }
 

@@ -18,6 +18,7 @@ use tokio::sync::{OwnedMutexGuard, oneshot};
 
 use crate::contract::backend::{Candidate, Changes, Grant, Hint, Loss};
 use crate::contract::capabilities::Wakeup;
+use crate::contract::clock::Time;
 use crate::contract::error::Error;
 use crate::contract::name::PublishedValue;
 use crate::contract::process::Process;
@@ -29,6 +30,7 @@ use crate::election::instruction::{Instruction, Instructions, Reply};
 use crate::election::machine::cause::Cause;
 use crate::election::machine::input::Input;
 use crate::election::machine::{Machine, Settings};
+use crate::election::telemetry;
 use crate::election::term::TermState;
 
 enum Happening {
@@ -56,6 +58,8 @@ pub(crate) struct Engine {
     loss: Option<Loss>,
     grant: Option<Grant>,
     term: Option<Arc<TermState>>,
+    /// When the campaign began; then when its term did.
+    since: Time,
     elected: Option<Elected>,
     questions: Questions,
     /// What a candidate's health probe said last.
@@ -96,6 +100,7 @@ impl Engine {
             loss: None,
             grant: None,
             term: None,
+            since: context.clock.now(),
             elected: Some(elected),
             questions: Questions::default(),
             well: true,
@@ -236,6 +241,9 @@ impl Drop for Engine {
         }
         if let Some(term) = &self.term {
             term.end(Cause::Expired);
+            if !self.finished {
+                telemetry::not_leading(&self.context.setup.lock);
+            }
         }
         self.instructions.close();
         self.context.due.set(None);

@@ -22,6 +22,17 @@ pub enum Cause {
 }
 
 impl Cause {
+    /// Each is a series of metrics. A fork counts nothing: its parent goes on.
+    #[cfg(feature = "metrics")]
+    pub(crate) const COUNTED: [Self; 6] = [
+        Self::Resigned,
+        Self::Shutdown,
+        Self::Asked,
+        Self::HeartbeatsMissed,
+        Self::Expired,
+        Self::Lost,
+    ];
+
     /// The cause as a label of metrics.
     pub const fn name(self) -> &'static str {
         match self {
