@@ -15,11 +15,12 @@ use crate::paths::Dirs;
 use crate::shell::{capture, run_with_progress};
 
 /// Packages that start a service of their own when they are installed, and the service's name.
-const SERVICES: [(&str, &str); 4] = [
+const SERVICES: [(&str, &str); 5] = [
     ("etcd-server", "etcd"),
     ("redis-server", "redis-server"),
     ("postgresql", "postgresql"),
     ("pgbouncer", "pgbouncer"),
+    ("prometheus", "prometheus"),
 ];
 
 /// Installs packages, and leaves none of their services running.

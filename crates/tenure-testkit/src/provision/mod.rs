@@ -37,22 +37,25 @@ pub enum Need {
     PgBouncer,
     /// `strace`, with which a test makes a disk stall.
     Strace,
+    /// `prometheus` and `promtool`, which evaluate the alert rules.
+    Prometheus,
     /// `protoc` with the definitions that belong to it, for the build of the etcd client.
     Protoc,
 }
 
 impl Need {
     /// What the tests need.
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 7] = [
         Self::Protoc,
         Self::Etcd,
         Self::Redis,
         Self::Postgres,
         Self::PgBouncer,
         Self::Strace,
+        Self::Prometheus,
     ];
 
-    const PROGRAMS: [(Self, &'static [&'static str]); 6] = [
+    const PROGRAMS: [(Self, &'static [&'static str]); 7] = [
         (Self::Etcd, &["etcd", "etcdctl"]),
         (Self::Redis, &["redis-server", "redis-cli"]),
         (
@@ -61,6 +64,7 @@ impl Need {
         ),
         (Self::PgBouncer, &["pgbouncer"]),
         (Self::Strace, &["strace"]),
+        (Self::Prometheus, &["prometheus", "promtool"]),
         (Self::Protoc, &["protoc"]),
     ];
 
@@ -78,6 +82,7 @@ impl Need {
             Self::Postgres => &["postgresql"],
             Self::PgBouncer => &["pgbouncer"],
             Self::Strace => &["strace"],
+            Self::Prometheus => &["prometheus"],
             Self::Protoc => &["protobuf-compiler", "libprotobuf-dev"],
         }
     }
