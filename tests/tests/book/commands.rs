@@ -19,7 +19,11 @@ fn commands(page: &str) -> Vec<String> {
             all.push(line.to_owned());
         } else if block.is_none() {
             let spans = line.split('`').enumerate();
-            all.extend(spans.filter_map(|(at, span)| (at % 2 == 1).then(|| span.to_owned())));
+            all.extend(
+                spans
+                    .filter(|(at, _)| at % 2 == 1)
+                    .map(|(_, span)| span.to_owned()),
+            );
         }
     }
     all
