@@ -24,6 +24,7 @@ use tenure_testkit::stores::state::State;
 use crate::bench;
 use crate::features;
 use crate::more;
+use crate::packages;
 use crate::suite;
 
 /// The workspace's own commands
@@ -62,6 +63,24 @@ enum Command {
     },
     /// The documentation, with warnings as errors
     Docs,
+    /// The verified dry run of all packages, their documentation as docs.rs builds it, and a service
+    /// on them
+    Package {
+        /// Elect on this store too, beside memory and a directory
+        #[arg(long, value_name = "URL")]
+        store: Vec<String>,
+    },
+    /// Licences, banned crates and sources, by deny.toml
+    Deny,
+    /// That the public interface of each library is the one in api/
+    Api {
+        /// Write what is public now
+        #[arg(long)]
+        update: bool,
+        /// The nightly compiler, as rustup names it; the files are of nightly-2026-05-20
+        #[arg(long, default_value = "nightly")]
+        toolchain: String,
+    },
     /// Records a server's process and becomes it
     #[command(name = "__child", hide = true)]
     Child {
@@ -177,6 +196,18 @@ fn run(command: Command) -> Result<ExitCode> {
         Command::Bench { quick, kubernetes } => {
             interrupt::install()?;
             bench::bench(quick, kubernetes || !quick)
+        }
+        Command::Package { store } => {
+            interrupt::install()?;
+            packages::package(&store)
+        }
+        Command::Deny => {
+            interrupt::install()?;
+            packages::deny()
+        }
+        Command::Api { update, toolchain } => {
+            interrupt::install()?;
+            packages::api(&toolchain, update)
         }
         Command::Docs => {
             interrupt::install()?;

