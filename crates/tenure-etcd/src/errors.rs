@@ -177,7 +177,7 @@ fn of_transport(text: &str, kind: ErrorKind) -> StoreError {
     StoreError::new(kind, format!("etcd cannot be reached: {text}")).reconnect()
 }
 
-fn of_status(status: &tonic::Status) -> StoreError {
+pub(crate) fn of_status(status: &tonic::Status) -> StoreError {
     let text = status.message();
     let told = format!("etcd answers \"{}\"", shown(text));
     let advised = |kind, advice: &str| StoreError::new(kind, format!("{told}; {advice}"));

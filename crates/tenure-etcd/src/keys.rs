@@ -55,10 +55,19 @@ pub(crate) enum First {
 
 impl First {
     pub(crate) fn of(kv: &KeyValue) -> Result<Self, Error> {
-        if kv.lease() == 0 {
-            return Ok(Self::Obstacle(kv.key().to_vec()));
+        Self::read(kv.key(), kv.value(), kv.lease(), kv.create_revision())
+    }
+
+    pub(crate) fn read(
+        key: &[u8],
+        value: &[u8],
+        lease: i64,
+        create_revision: i64,
+    ) -> Result<Self, Error> {
+        if lease == 0 {
+            return Ok(Self::Obstacle(key.to_vec()));
         }
-        let text = String::from_utf8_lossy(kv.value());
+        let text = String::from_utf8_lossy(value);
         let holder = |identity: &str| {
             let told: String = identity.chars().take(MOST_OF_IDENTITY).collect();
             Holder::new(told)
@@ -72,7 +81,7 @@ impl First {
         };
         let mut holder = holder(identity);
         holder.value = value;
-        holder.token = Some(token(kv.create_revision())?);
+        holder.token = Some(token(create_revision)?);
         Ok(Self::Leader(holder))
     }
 }

@@ -62,6 +62,9 @@ mod config;
 mod connection;
 mod connector;
 mod errors;
+#[cfg(feature = "fuzzing")]
+#[doc(hidden)]
+pub mod fuzzing;
 mod guard;
 mod keys;
 mod notifications;

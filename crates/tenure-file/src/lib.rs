@@ -97,6 +97,9 @@ mod errors;
 mod events;
 mod file_system;
 mod format;
+#[cfg(feature = "fuzzing")]
+#[doc(hidden)]
+pub mod fuzzing;
 mod open_dir;
 mod record_file;
 mod trust;

@@ -192,8 +192,8 @@ impl fmt::Debug for Credentials {
 /// values of parameters such as `password=`.
 ///
 /// For logs and error messages. It hides too much rather than too little. A password that should
-/// have been percent-encoded may hold any character, so in each line everything between the first
-/// `://` and the last `@` goes. Where that `@` may stand within a parameter's secret, all that
+/// have been percent-encoded may hold any character, also a line's end. So everything goes between the
+/// first `://` of a line and the last `@` before the next line with a `://`. Where that `@` may stand within a parameter's secret, all that
 /// follows goes too.
 ///
 /// ```
@@ -207,13 +207,24 @@ pub fn redact(text: &str) -> Cow<'_, str> {
     if !text.contains("://") {
         return Cow::Borrowed(text);
     }
-    let lines: Vec<String> = text.split('\n').map(redact_line).collect();
-    Cow::Owned(lines.join("\n"))
+    // A URL may be broken into lines: those without one of their own may belong to the one before.
+    let mut parts: Vec<String> = Vec::new();
+    for line in text.split('\n') {
+        match parts.last_mut() {
+            Some(part) if !line.contains("://") => {
+                part.push('\n');
+                part.push_str(line);
+            }
+            _ => parts.push(line.to_owned()),
+        }
+    }
+    let parts: Vec<String> = parts.iter().map(|part| redact_part(part)).collect();
+    Cow::Owned(parts.join("\n"))
 }
 
-fn redact_line(line: &str) -> String {
-    let Some((before, after)) = line.split_once("://") else {
-        return line.to_owned();
+fn redact_part(part: &str) -> String {
+    let Some((before, after)) = part.split_once("://") else {
+        return part.to_owned();
     };
     match after.rsplit_once('@') {
         Some((hidden, _)) if has_secret_parameter(hidden) => format!("{before}://{HIDDEN}"),

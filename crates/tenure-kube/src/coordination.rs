@@ -279,7 +279,7 @@ async fn answer_pings(api: Arc<Api>, candidate: LeaseCandidate, lock: LockName) 
 }
 
 /// Whether an event asks for a sign of life, or tells that the object was removed.
-fn is_ping(line: &[u8]) -> bool {
+pub(crate) fn is_ping(line: &[u8]) -> bool {
     let event: Value = serde_json::from_slice(line).unwrap_or_default();
     let spec = &event["object"]["spec"];
     match event["type"].as_str() {

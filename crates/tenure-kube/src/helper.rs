@@ -141,7 +141,7 @@ struct Status {
 }
 
 /// The error says what is wrong, and never what stands there.
-fn read(output: &[u8]) -> Result<Credentials, &'static str> {
+pub(crate) fn read(output: &[u8]) -> Result<Credentials, &'static str> {
     // YAML, of which JSON is a part.
     let read: Option<ExecCredential> = serde_saphyr::from_slice(output).ok();
     let status = read.ok_or("its output is no ExecCredential")?;

@@ -30,7 +30,7 @@ fn wrong(problem: &str) -> StoreError {
     ))
 }
 
-fn unreadable(error: &KubeconfigError) -> StoreError {
+pub(crate) fn unreadable(error: &KubeconfigError) -> StoreError {
     if let KubeconfigError::Parse(error) = error {
         // Its text shows what stands there, which may be a token.
         let place = error.location();
@@ -79,7 +79,7 @@ fn merged(files: &[PathBuf]) -> Result<Kubeconfig, KubeconfigError> {
     }
 }
 
-fn access_of(read: &Kubeconfig, given: Option<&str>) -> Result<Access, StoreError> {
+pub(crate) fn access_of(read: &Kubeconfig, given: Option<&str>) -> Result<Access, StoreError> {
     let absent = |what: &str, name: &str| wrong(&format!("it has no {what} \"{}\"", shown(name)));
     let current = read.current_context.as_deref();
     let name = given.or(current).filter(|name| !name.is_empty());

@@ -26,6 +26,9 @@ mod destination;
 mod election_record;
 mod errors;
 mod form;
+#[cfg(feature = "fuzzing")]
+#[doc(hidden)]
+pub mod fuzzing;
 mod held_up;
 mod helper;
 mod kubeconfig;

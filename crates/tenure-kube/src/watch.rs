@@ -104,7 +104,7 @@ impl<F: Form> Watching<F> {
                 }
             };
             match line {
-                Ok(Some(line)) => match self.read(&line) {
+                Ok(Some(line)) => match read(&self.objects, &line) {
                     Read::Event(event) => {
                         if let Some(event) = self.pace.is_due(event) {
                             return self.tell(event);
@@ -209,23 +209,25 @@ impl<F: Form> Watching<F> {
         };
         self.begin_at = Instant::now() + wait;
     }
+}
 
-    fn read(&self, line: &[u8]) -> Read {
-        let Ok(mut event) = serde_json::from_slice::<Value>(line) else {
-            return Read::End;
-        };
-        let object = event["object"].take();
-        match event["type"].as_str() {
-            Some("ADDED" | "MODIFIED") => match self.objects.versioned(object) {
-                Ok(found) => Read::Event(RecordEvent::Is(found)),
-                // The look that follows says what is wrong.
-                Err(_) => Read::Event(RecordEvent::Changed),
-            },
-            Some("DELETED") => Read::Event(RecordEvent::Gone),
-            Some("BOOKMARK") => Read::Nothing,
-            // `ERROR`, with 410 when its version is too old: begin again from now.
-            _ => Read::End,
-        }
+/// What a line of a watch says. A line can be any JSON, also one that is no object.
+pub(crate) fn read<F: Form>(objects: &Objects<F>, line: &[u8]) -> Read {
+    let Ok(mut event) = serde_json::from_slice::<Value>(line) else {
+        return Read::End;
+    };
+    let object = event.get_mut("object").map(Value::take);
+    let object = object.unwrap_or_default();
+    match event["type"].as_str() {
+        Some("ADDED" | "MODIFIED") => match objects.versioned(object) {
+            Ok(found) => Read::Event(RecordEvent::Is(found)),
+            // The look that follows says what is wrong.
+            Err(_) => Read::Event(RecordEvent::Changed),
+        },
+        Some("DELETED") => Read::Event(RecordEvent::Gone),
+        Some("BOOKMARK") => Read::Nothing,
+        // `ERROR`, with 410 when its version is too old: begin again from now.
+        _ => Read::End,
     }
 }
 
@@ -237,7 +239,7 @@ async fn reached(at: Option<Instant>) {
     }
 }
 
-enum Read {
+pub(crate) enum Read {
     Event(RecordEvent),
     Nothing,
     End,

@@ -89,6 +89,9 @@ mod connector;
 mod credentials;
 mod driver;
 mod errors;
+#[cfg(feature = "fuzzing")]
+#[doc(hidden)]
+pub mod fuzzing;
 mod guard;
 mod incarnation;
 mod key;

@@ -153,6 +153,9 @@ mod backend;
 mod checks;
 mod config;
 mod errors;
+#[cfg(feature = "fuzzing")]
+#[doc(hidden)]
+pub mod fuzzing;
 mod keys;
 mod late;
 mod net;

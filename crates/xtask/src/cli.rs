@@ -23,6 +23,7 @@ use tenure_testkit::stores::state::State;
 
 use crate::bench;
 use crate::features;
+use crate::fuzz::{self, Plan};
 use crate::more;
 use crate::packages;
 use crate::suite;
@@ -60,6 +61,17 @@ enum Command {
         /// Kubernetes beside its peers in a quick run too: minutes more
         #[arg(long, requires = "quick")]
         kubernetes: bool,
+    },
+    /// The fuzz targets, under libFuzzer: needs a C++ compiler
+    Fuzz {
+        /// Which targets [default: all]
+        targets: Vec<String>,
+        /// How long each runs
+        #[arg(long, default_value_t = 1)]
+        minutes: u64,
+        /// Plant a panic in each target, and fail unless each finds it within a minute
+        #[arg(long, conflicts_with = "minutes")]
+        planted: bool,
     },
     /// The documentation, with warnings as errors
     Docs,
@@ -208,6 +220,18 @@ fn run(command: Command) -> Result<ExitCode> {
         Command::Api { update, toolchain } => {
             interrupt::install()?;
             packages::api(&toolchain, update)
+        }
+        Command::Fuzz {
+            targets,
+            minutes,
+            planted,
+        } => {
+            interrupt::install()?;
+            fuzz::fuzz(&Plan {
+                targets,
+                minutes,
+                planted,
+            })
         }
         Command::Docs => {
             interrupt::install()?;

@@ -13,6 +13,8 @@ mod cli;
 #[cfg(unix)]
 mod features;
 #[cfg(unix)]
+mod fuzz;
+#[cfg(unix)]
 mod more;
 #[cfg(unix)]
 mod other_servers;

@@ -48,7 +48,7 @@ impl Purpose {
             || begins(&["crates/tenure-conformance/"])
         {
             Self::Support
-        } else if begins(&["crates/tenure-model/", "crates/tenure-threads/"]) {
+        } else if begins(&["crates/tenure-model/", "crates/tenure-threads/", "fuzz/"]) {
             Self::Proof
         } else {
             Self::Product

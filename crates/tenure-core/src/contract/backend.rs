@@ -201,7 +201,8 @@ impl CampaignId {
 
     /// Reads what [`Display`](fmt::Display) wrote: 16 hexadecimal digits.
     pub fn parse(text: &str) -> Option<Self> {
-        if text.len() != 16 {
+        // A number may begin with a plus sign elsewhere.
+        if text.len() != 16 || text.starts_with('+') {
             return None;
         }
         u64::from_str_radix(text, 16).ok().map(Self)
@@ -438,6 +439,26 @@ impl Occupancy {
         match self {
             Self::Led(holder) | Self::Unknown(holder) => holder.token,
             Self::Free => None,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_campaign_has_one_form() {
+        let campaign = CampaignId::new(0xabc);
+        assert_eq!(CampaignId::parse("0000000000000abc"), Some(campaign));
+        for wrong in [
+            "",
+            "abc",
+            "+000000000000abc",
+            "-000000000000abc",
+            "000000000000000g",
+        ] {
+            assert_eq!(CampaignId::parse(wrong), None, "{wrong}");
         }
     }
 }

@@ -48,6 +48,9 @@ fn secrets_are_hidden_and_the_rest_is_kept() {
             "error: 'redis://u:p@h'\nnext line",
             "error: 'redis://***@h'\nnext line",
         ),
+        // A URL that was broken into lines.
+        ("redis://u:pa\nss@h", "redis://***@h"),
+        ("redis://h/?a\n&password=s", "redis://h/?a\n&password=***"),
     ] {
         assert_eq!(redact(text), expected, "{text}");
     }

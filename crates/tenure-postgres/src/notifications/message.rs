@@ -77,7 +77,7 @@ pub(crate) fn read(notification: &Notification) -> Option<Message> {
     parse(notification.process_id(), notification.payload())
 }
 
-fn parse(pid: i32, payload: &str) -> Option<Message> {
+pub(crate) fn parse(pid: i32, payload: &str) -> Option<Message> {
     let mut words = payload.splitn(4, ' ');
     let (version, verb, key) = (words.next()?, words.next()?, words.next()?);
     if version != "1" {

@@ -29,7 +29,7 @@ const CLOCK_MICROS: u64 = 50_000;
 
 /// What the replicas of a master have reported.
 #[derive(Debug, Default)]
-struct Reports {
+pub(crate) struct Reports {
     /// How much the master has written.
     written: u64,
     /// The replicas that are linked.
@@ -81,7 +81,7 @@ fn time(answer: &Value) -> Option<(u64, u64)> {
     Some((number(0)?, number(1)?))
 }
 
-fn reports(info: &Value, now: u64) -> Reports {
+pub(crate) fn reports(info: &Value, now: u64) -> Reports {
     let mut reports = Reports::default();
     for (name, value) in fields(info) {
         if name == "master_repl_offset" {
@@ -111,7 +111,7 @@ fn reports(info: &Value, now: u64) -> Reports {
 
 impl Reports {
     /// How many replicas have said since `first` that they have all that was written then.
-    fn since(&self, first: &Self) -> usize {
+    pub(crate) fn since(&self, first: &Self) -> usize {
         let is_new = |(name, report): &(&String, &Report)| {
             let before = first.by_name.get(*name);
             // One that was not linked then has said so since.

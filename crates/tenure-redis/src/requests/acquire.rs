@@ -110,7 +110,11 @@ impl Acquire<'_> {
         self.outcome(&answer, change.as_ref())
     }
 
-    fn outcome(&self, answer: &Answer, change: Option<&Change>) -> Result<Outcome, StoreError> {
+    pub(super) fn outcome(
+        &self,
+        answer: &Answer,
+        change: Option<&Change>,
+    ) -> Result<Outcome, StoreError> {
         if answer.parts.is_empty() {
             let token = u64::try_from(answer.number).ok();
             let token = token.and_then(|token| FencingToken::from_counter(token).ok());

@@ -2,6 +2,8 @@
 //! topology brings to that server. Those that change something are one script each.
 
 pub(crate) mod acquire;
+#[cfg(feature = "fuzzing")]
+pub(crate) mod fuzzing;
 pub(crate) mod look;
 pub(crate) mod probe;
 pub(crate) mod release;

@@ -132,20 +132,7 @@ impl Script {
             }
             answer => answer?,
         };
-        match answer {
-            Value::Int(number) => Ok(Answer {
-                number,
-                parts: Vec::new(),
-            }),
-            Value::Array(parts) => match parts.first() {
-                Some(Value::Int(number)) => Ok(Answer {
-                    number: *number,
-                    parts,
-                }),
-                _ => Err(unreadable()),
-            },
-            _ => Err(unreadable()),
-        }
+        Answer::of(answer)
     }
 }
 
@@ -165,6 +152,23 @@ pub(super) struct Answer {
 }
 
 impl Answer {
+    pub(super) fn of(answer: Value) -> Result<Self, StoreError> {
+        match answer {
+            Value::Int(number) => Ok(Self {
+                number,
+                parts: Vec::new(),
+            }),
+            Value::Array(parts) => match parts.first() {
+                Some(Value::Int(number)) => Ok(Self {
+                    number: *number,
+                    parts,
+                }),
+                _ => Err(unreadable()),
+            },
+            _ => Err(unreadable()),
+        }
+    }
+
     pub(super) fn text(&self, index: usize) -> Result<String, StoreError> {
         match self.parts.get(index) {
             Some(Value::BulkString(bytes)) => Ok(String::from_utf8_lossy(bytes).into_owned()),

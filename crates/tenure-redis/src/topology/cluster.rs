@@ -355,7 +355,7 @@ fn incarnation_in(connectors: &HashMap<Address, Connector>) -> impl Fn(&Address)
 
 /// What a node tells of the cluster.
 pub(super) struct Told {
-    ranges: Vec<Range>,
+    pub(super) ranges: Vec<Range>,
     pub(super) view: View,
 }
 
@@ -373,41 +373,48 @@ pub(super) async fn slots_of(connection: &Connection) -> Result<Told, StoreError
         }
         error
     })?;
-    let unreadable = || errors::unreadable("CLUSTER SLOTS");
+    // May be forbidden; then it cannot be compared.
+    let members = nodes.map(|nodes| ids_in(&nodes)).unwrap_or_default();
+    read_slots(&answer, members, connection.address())
+        .ok_or_else(|| errors::unreadable("CLUSTER SLOTS"))
+}
+
+/// What the node `asked` answers to `CLUSTER SLOTS`; it knows the nodes `members`.
+pub(super) fn read_slots(
+    answer: &Value,
+    members: HashSet<String>,
+    asked: &Address,
+) -> Option<Told> {
     let Value::Array(told) = answer else {
-        return Err(unreadable());
+        return None;
     };
     let mut ranges = Vec::new();
     let mut view = View {
-        by: connection.address().to_string(),
-        // May be forbidden; then it cannot be compared.
-        members: nodes.map(|nodes| ids_in(&nodes)).unwrap_or_default(),
+        by: asked.to_string(),
+        members,
         shares: Vec::new(),
     };
-    for range in &told {
-        let (range, id) = read_range(range, connection.address()).ok_or_else(unreadable)?;
+    for range in told {
+        let (range, id) = read_range(range, asked)?;
         view.shares.push(Share {
             first: range.first,
             last: range.last,
-            keeper: match id {
-                Some(id) => format!("node {id}"),
-                None => format!("node {}", range.holder),
-            },
+            keeper: format!("node {}", id.unwrap_or_else(|| range.holder.to_string())),
         });
         ranges.push(range);
     }
-    Ok(Told { ranges, view })
+    Some(Told { ranges, view })
 }
 
 /// The ids of all nodes that `CLUSTER NODES` names, one in each line.
-fn ids_in(nodes: &Value) -> HashSet<String> {
+pub(super) fn ids_in(nodes: &Value) -> HashSet<String> {
     let lines = text(nodes).unwrap_or_default().lines();
     let ids = lines.filter_map(|line| line.split(' ').next());
     ids.map(str::to_owned).collect()
 }
 
 /// From which node a slot is being moved, and to which, by the answer of either to `CLUSTER NODES`.
-fn moving(nodes: &str, slot: u16) -> Option<(String, String)> {
+pub(super) fn moving(nodes: &str, slot: u16) -> Option<(String, String)> {
     let node = |line: &str| -> Option<(String, String)> {
         let (id, rest) = line.split_once(' ')?;
         let address = rest.split([' ', '@', ',']).next()?;

@@ -32,6 +32,8 @@ mod cluster;
 mod confirmation;
 mod connector;
 mod deployment;
+#[cfg(feature = "fuzzing")]
+pub(crate) mod fuzzing;
 pub(crate) mod lock_server;
 mod sentinels;
 mod slots;

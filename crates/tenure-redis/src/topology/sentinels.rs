@@ -242,13 +242,13 @@ fn sentinel(id: &str) -> String {
     format!("sentinel {id}")
 }
 
-fn address_in(properties: &HashMap<&str, &str>) -> Option<Address> {
+pub(super) fn address_in(properties: &HashMap<&str, &str>) -> Option<Address> {
     let port = properties.get("port")?.parse().ok()?;
     Some(Address::new(*properties.get("ip")?, port))
 }
 
 /// Names and values in turn.
-fn properties(answer: &Value) -> HashMap<&str, &str> {
+pub(super) fn properties(answer: &Value) -> HashMap<&str, &str> {
     let Value::Array(parts) = answer else {
         return HashMap::new();
     };
