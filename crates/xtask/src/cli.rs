@@ -22,6 +22,7 @@ use tenure_testkit::stores::session::{self, Session};
 use tenure_testkit::stores::state::State;
 
 use crate::bench;
+use crate::chaos;
 use crate::features;
 use crate::fuzz::{self, Plan};
 use crate::more;
@@ -72,6 +73,12 @@ enum Command {
         /// Plant a panic in each target, and fail unless each finds it within a minute
         #[arg(long, conflicts_with = "minutes")]
         planted: bool,
+    },
+    /// Faults on a real store, and a verdict; `cargo xtask chaos --help` tells the rest
+    Chaos {
+        /// For the chaos program
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<OsString>,
     },
     /// The documentation, with warnings as errors
     Docs,
@@ -232,6 +239,10 @@ fn run(command: Command) -> Result<ExitCode> {
                 minutes,
                 planted,
             })
+        }
+        Command::Chaos { arguments } => {
+            interrupt::install()?;
+            chaos::chaos(&arguments)
         }
         Command::Docs => {
             interrupt::install()?;

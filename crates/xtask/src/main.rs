@@ -9,6 +9,8 @@ fn main() {
 #[cfg(unix)]
 mod bench;
 #[cfg(unix)]
+mod chaos;
+#[cfg(unix)]
 mod cli;
 #[cfg(unix)]
 mod features;

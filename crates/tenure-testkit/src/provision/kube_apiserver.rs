@@ -20,16 +20,17 @@ const PROGRAM: &str = "kube-apiserver";
 
 /// A server to run.
 #[derive(Debug)]
-pub(crate) struct KubeApiserver {
-    pub(crate) program: PathBuf,
+pub struct KubeApiserver {
+    /// Its file.
+    pub program: PathBuf,
     /// `v1.35.4`
-    pub(crate) version: String,
+    pub version: String,
     /// In words, for the test's report.
-    pub(crate) origin: String,
+    pub origin: String,
 }
 
 /// Finds kube-apiserver or builds it.
-pub(crate) fn provide() -> Result<KubeApiserver> {
+pub fn provide() -> Result<KubeApiserver> {
     if let Some(found) = installed()? {
         return Ok(found);
     }

@@ -6,7 +6,7 @@
 mod apt;
 mod go_module;
 mod kine;
-pub(crate) mod kube_apiserver;
+pub mod kube_apiserver;
 pub mod mdbook;
 pub mod newer_etcd;
 mod newest_postgres;

@@ -1,0 +1,92 @@
+//! `cargo run -p tenure-chaos --bin chaos-mutants`: the suite must fail with each planted bug.
+
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, ensure};
+use clap::Parser;
+use tenure_chaos::judge::Minimums;
+use tenure_chaos::mutants::{Copy, PLANTED, Planted};
+use tenure_chaos::report::text;
+use tenure_chaos::run::{Outcome, Plan, run};
+
+/// Builds candidates with planted bugs, and runs the suite with each
+#[derive(Debug, Parser)]
+struct Options {
+    /// Only this mutant; may be repeated
+    #[arg(long)]
+    only: Vec<String>,
+    /// How many faults a mutant may survive
+    #[arg(long, default_value_t = 30)]
+    faults: usize,
+    /// What the runs are drawn from
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+}
+
+#[tokio::main]
+async fn main() -> Result<ExitCode> {
+    let options = Options::parse();
+    let copy = Copy::make()?;
+    let mut survivors = Vec::new();
+    let wanted = |planted: &&Planted| {
+        options.only.is_empty() || options.only.iter().any(|name| name == planted.name)
+    };
+    for planted in PLANTED.iter().filter(wanted) {
+        let program = copy.build(Some(planted.name))?;
+        let mut noticed = None;
+        let begin = Instant::now();
+        // Short runs, so that a mutant that is noticed early ends early.
+        for round in 0..options.faults.div_ceil(5) {
+            let plan = Plan {
+                seed: options.seed + u64::try_from(round)?,
+                faults: 5,
+                only: planted.faults.to_vec(),
+                lease: Duration::from_secs(2),
+                other_lease: planted.other_lease_seconds.map(Duration::from_secs),
+                minimums: Minimums {
+                    terms: 1,
+                    led_percent: 0,
+                    at_leader_percent: 0,
+                },
+                ..Plan::new("file", program.clone())
+            };
+            let outcome = run(&plan).await?;
+            ensure!(outcome.is_some(), "there is no directory");
+            noticed = outcome.and_then(|outcome| what(&plan, &outcome));
+            if noticed.is_some() {
+                break;
+            }
+        }
+        let name = planted.name;
+        let took = begin.elapsed();
+        match noticed {
+            Some(what) => println!("| {name} | {what} | {took:.0?} |"),
+            None => {
+                println!("| {name} | SURVIVES | {took:.0?} |");
+                survivors.push(name);
+            }
+        }
+    }
+    Ok(if survivors.is_empty() {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    })
+}
+
+/// The first thing that a run was not green for.
+fn what(plan: &Plan, outcome: &Outcome) -> Option<String> {
+    let verdict = &outcome.verdict;
+    let seed = plan.seed;
+    if let Some(violation) = verdict.violations.first() {
+        return Some(format!("seed {seed}: {violation}"));
+    }
+    if !verdict.is_green() {
+        return Some(format!(
+            "seed {seed}: {}",
+            text(plan, outcome).replace('\n', "; ")
+        ));
+    }
+    None
+}

@@ -1,0 +1,118 @@
+//! What a run must show at least, or it proves nothing.
+
+use super::Verdict;
+use super::terms::TermSeen;
+use crate::history::{Line, Nanos};
+
+/// The least that a run must show.
+#[derive(Clone, Copy, Debug)]
+pub struct Minimums {
+    /// So many terms.
+    pub terms: usize,
+    /// A process leads for this part of the run, in percent.
+    pub led_percent: u64,
+    /// This part of the faults hits the process that leads, in percent.
+    pub at_leader_percent: usize,
+}
+
+impl Default for Minimums {
+    fn default() -> Self {
+        Self {
+            terms: 10,
+            led_percent: 50,
+            at_leader_percent: 50,
+        }
+    }
+}
+
+/// A fault that was brought about.
+#[derive(Clone, Debug)]
+pub struct Struck {
+    /// When it began.
+    pub at: Nanos,
+    /// When it was over.
+    pub healed: Option<Nanos>,
+    /// The process that it hit; 0 for the store.
+    pub pid: u32,
+    /// Its name.
+    pub fault: String,
+    /// The evidence that it took effect; empty if there is none.
+    pub evidence: String,
+}
+
+impl Minimums {
+    /// What a run misses.
+    pub(super) fn missed_by(&self, verdict: &Verdict) -> Vec<String> {
+        let mut missed = Vec::new();
+        if verdict.terms < self.terms {
+            missed.push(format!("{} terms, not {}", verdict.terms, self.terms));
+        }
+        if verdict.led_percent < self.led_percent {
+            missed.push(format!("a process led for {} %", verdict.led_percent));
+        }
+        let (hit, all) = (verdict.at_leader, verdict.struck.len());
+        if hit * 100 < all * self.at_leader_percent {
+            missed.push(format!("{hit} of {all} faults hit the process that led"));
+        }
+        let blind = verdict.struck.iter().filter(|s| s.evidence.is_empty());
+        missed.extend(blind.map(|struck| format!("{} left no evidence", struck.fault)));
+        missed
+    }
+}
+
+/// The faults of a history. They come one at a time.
+pub(super) fn struck(lines: &[Line]) -> Vec<Struck> {
+    let mut all: Vec<Struck> = Vec::new();
+    for line in lines {
+        let (fault, rest) = line.rest.split_once(' ').unwrap_or((&line.rest, ""));
+        match line.event.as_str() {
+            "strikes" => all.push(Struck {
+                at: line.at,
+                healed: None,
+                pid: line.pid,
+                fault: fault.to_owned(),
+                evidence: String::new(),
+            }),
+            "healed" | "unseen" => {
+                if let Some(last) = all.last_mut() {
+                    last.healed = Some(line.at);
+                    if line.event == "healed" {
+                        rest.trim().clone_into(&mut last.evidence);
+                    }
+                }
+            }
+            _ => {}
+        }
+    }
+    all
+}
+
+/// How many faults hit a process whose term was valid then.
+pub(super) fn at_leader(struck: &[Struck], terms: &[TermSeen]) -> usize {
+    let led = |struck: &&Struck| {
+        let mut of_process = terms.iter().filter(|term| term.pid == struck.pid);
+        // Its last look at its term was a piece of work ago.
+        of_process.any(|term| {
+            let (seen, until) = term.last_valid;
+            let believed = term.believed_until.max(seen.max(until.min(struck.at)));
+            let stopped = term.stops.unwrap_or(Nanos::MAX);
+            (term.elected..=believed).contains(&struck.at) && struck.at <= stopped
+        })
+    };
+    struck.iter().filter(led).count()
+}
+
+/// For which part of the history a process led, in percent.
+pub(super) fn led_percent(lines: &[Line], terms: &[TermSeen]) -> u64 {
+    let (Some(first), Some(last)) = (lines.first(), lines.last()) else {
+        return 0;
+    };
+    let mut led = 0;
+    let mut until = 0;
+    for term in terms.iter().filter(|term| term.is_valid_at_first()) {
+        let from = term.elected.max(until);
+        led += term.believed_until.saturating_sub(from);
+        until = until.max(term.believed_until);
+    }
+    led * 100 / (last.at - first.at).max(1)
+}

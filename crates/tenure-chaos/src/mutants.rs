@@ -1,0 +1,163 @@
+//! Planted bugs of the mutation gate, built into a candidate: the suite must notice each.
+//!
+//! A simulator can look at things that a process cannot. So a mutant counts as noticed here when a
+//! run with it is not green, whatever its own invariant is called.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context as _, Result, ensure};
+use tenure_sim::mutants::{Mutant, read, root};
+
+use crate::fault::Fault;
+
+/// A mutant, and the faults that show it on a directory.
+#[derive(Clone, Copy, Debug)]
+pub struct Planted {
+    /// Its name in `mutants.txt`.
+    pub name: &'static str,
+    /// The faults of its run.
+    pub faults: &'static [Fault],
+    /// The candidates' second lease, where a fleet with mixed policies shows it.
+    pub other_lease_seconds: Option<u64>,
+}
+
+const fn planted(name: &'static str, faults: &'static [Fault]) -> Planted {
+    Planted {
+        name,
+        faults,
+        other_lease_seconds: None,
+    }
+}
+
+/// Those that real processes on a directory can show.
+pub const PLANTED: [Planted; 10] = [
+    planted("valid-without-clock", &[Fault::Freeze]),
+    planted("permit-without-clock", &[Fault::Freeze]),
+    planted("until-too-early", &[Fault::Freeze]),
+    planted("release-by-name", &[Fault::Freeze]),
+    planted("withdraw-takes-anybody", &[Fault::Terminate]),
+    planted("identity-adopts", &[Fault::Kill]),
+    planted("renews-after-the-work", &[Fault::Freeze]),
+    planted("candidate-never-wakes", &[Fault::Freeze]),
+    planted("gone-is-alive", &[Fault::Kill]),
+    planted("old-token", &[Fault::Freeze, Fault::Kill]),
+];
+
+/// A copy of the sources, in which one mutant at a time is planted.
+#[derive(Debug)]
+pub struct Copy {
+    work: PathBuf,
+    target: PathBuf,
+}
+
+impl Copy {
+    /// Makes it in `target/chaos-mutants`, from the files that git knows.
+    pub fn make() -> Result<Self> {
+        let root = root();
+        let folder = root.join("target/chaos-mutants");
+        let work = folder.join("work");
+        if work.exists() {
+            fs::remove_dir_all(&work)?;
+        }
+        let listed = Command::new("git")
+            .args([
+                "ls-files",
+                "-z",
+                "--cached",
+                "--others",
+                "--exclude-standard",
+            ])
+            .current_dir(&root)
+            .output()
+            .context("git ls-files")?;
+        ensure!(listed.status.success(), "git ls-files failed");
+        for file in String::from_utf8_lossy(&listed.stdout).split('\0') {
+            let from = root.join(file);
+            if file.is_empty() || !from.is_file() {
+                continue;
+            }
+            let to = work.join(file);
+            fs::create_dir_all(to.parent().unwrap_or(Path::new("/")))?;
+            fs::copy(from, to).with_context(|| file.to_owned())?;
+        }
+        Ok(Self {
+            work,
+            target: folder.join("target"),
+        })
+    }
+
+    /// Builds a candidate with a mutant, or without; the program's file.
+    pub fn build(&self, name: Option<&str>) -> Result<PathBuf> {
+        let originals = match name {
+            Some(name) => self.plant(&mutant(name)?)?,
+            None => Vec::new(),
+        };
+        let built = self.cargo_build();
+        // The last first: a file that was changed twice becomes what it was.
+        for (path, original) in originals.into_iter().rev() {
+            fs::write(path, original)?;
+        }
+        built?;
+        let program = self.target.join("debug/chaos-candidate");
+        let named = self
+            .target
+            .join(format!("candidate-{}", name.unwrap_or("clean")));
+        fs::copy(program, &named)?;
+        Ok(named)
+    }
+
+    fn plant(&self, mutant: &Mutant) -> Result<Vec<(PathBuf, String)>> {
+        let mut originals = Vec::new();
+        for edit in &mutant.edits {
+            let path = self.work.join(&edit.file);
+            let original = fs::read_to_string(&path).with_context(|| edit.file.clone())?;
+            fs::write(&path, edit.apply(&original)?)?;
+            originals.push((path, original));
+        }
+        Ok(originals)
+    }
+
+    /// The candidate alone, for directories alone.
+    fn cargo_build(&self) -> Result<()> {
+        let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+        let status = Command::new(cargo)
+            .args([
+                "build",
+                "--quiet",
+                "-p",
+                "tenure-chaos",
+                "--bin",
+                "chaos-candidate",
+            ])
+            .args(["--no-default-features"])
+            .current_dir(&self.work)
+            .env("CARGO_TARGET_DIR", &self.target)
+            .env("CARGO_PROFILE_DEV_DEBUG", "0")
+            .status()
+            .context("cargo build")?;
+        ensure!(status.success(), "the candidate does not build");
+        Ok(())
+    }
+}
+
+fn mutant(name: &str) -> Result<Mutant> {
+    let all = read()?.into_iter();
+    let mut named = all.filter(|mutant| mutant.name == name);
+    named
+        .next()
+        .with_context(|| format!("there is no mutant {name:?}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_planted_mutant_is_one_of_the_gate() {
+        for planted in PLANTED {
+            mutant(planted.name).unwrap();
+        }
+    }
+}
