@@ -145,8 +145,9 @@ impl Candidate {
                 _ = self.stop.recv() => true,
                 result = work(&self.history, &self.options, &term) => { result?; false }
             };
-            let why = term.cause().map_or("asked", |cause| cause.name());
-            self.history.event("stops", token, why)?;
+            let why = term.cause();
+            let why = why.map_or_else(|| "asked".to_owned(), |cause| format!("{cause:?}"));
+            self.history.event("stops", token, &why)?;
             let resigned = leadership.resign().await;
             let how = resigned.map_or_else(|error| error.to_string(), |()| "ok".to_owned());
             self.history.event("released", token, &how)?;

@@ -25,6 +25,8 @@ pub mod mutants;
 #[cfg(feature = "suite")]
 pub mod nemesis;
 #[cfg(feature = "suite")]
+pub mod older;
+#[cfg(feature = "suite")]
 pub mod register;
 #[cfg(feature = "suite")]
 pub mod report;

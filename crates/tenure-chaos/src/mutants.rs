@@ -12,37 +12,44 @@ use tenure_sim::mutants::{Mutant, read, root};
 
 use crate::fault::Fault;
 
-/// A mutant, and the faults that show it on a directory.
+/// A mutant, and the run that shows it.
 #[derive(Clone, Copy, Debug)]
 pub struct Planted {
     /// Its name in `mutants.txt`.
     pub name: &'static str,
-    /// The faults of its run.
+    /// The topology.
+    pub backend: &'static str,
+    /// The faults.
     pub faults: &'static [Fault],
-    /// The candidates' second lease, where a fleet with mixed policies shows it.
-    pub other_lease_seconds: Option<u64>,
 }
 
 const fn planted(name: &'static str, faults: &'static [Fault]) -> Planted {
     Planted {
         name,
+        backend: "file",
         faults,
-        other_lease_seconds: None,
     }
 }
 
-/// Those that real processes on a directory can show.
+const fn on_redis(name: &'static str, faults: &'static [Fault]) -> Planted {
+    Planted {
+        backend: "redis",
+        ..planted(name, faults)
+    }
+}
+
+/// Those that real processes are most likely to show.
 pub const PLANTED: [Planted; 10] = [
     planted("valid-without-clock", &[Fault::Freeze]),
     planted("permit-without-clock", &[Fault::Freeze]),
     planted("until-too-early", &[Fault::Freeze]),
     planted("release-by-name", &[Fault::Freeze]),
     planted("withdraw-takes-anybody", &[Fault::Terminate]),
+    planted("candidate-never-wakes", &[Fault::Freeze]),
     planted("identity-adopts", &[Fault::Kill]),
     planted("renews-after-the-work", &[Fault::Freeze]),
-    planted("candidate-never-wakes", &[Fault::Freeze]),
-    planted("gone-is-alive", &[Fault::Kill]),
-    planted("old-token", &[Fault::Freeze, Fault::Kill]),
+    on_redis("no-acquire-retry", &[Fault::StoreKill, Fault::StoreFreeze]),
+    on_redis("no-request-timeout", &[Fault::Swallow, Fault::Freeze]),
 ];
 
 /// A copy of the sources, in which one mutant at a time is planted.
@@ -53,6 +60,13 @@ pub struct Copy {
 }
 
 impl Copy {
+    /// The program with a mutant that was built before.
+    pub fn built(name: &str) -> PathBuf {
+        root()
+            .join("target/chaos-mutants/target")
+            .join(format!("candidate-{name}"))
+    }
+
     /// Makes it in `target/chaos-mutants`, from the files that git knows.
     pub fn make() -> Result<Self> {
         let root = root();
@@ -119,7 +133,7 @@ impl Copy {
         Ok(originals)
     }
 
-    /// The candidate alone, for directories alone.
+    /// The candidate alone, for directories and Redis.
     fn cargo_build(&self) -> Result<()> {
         let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
         let status = Command::new(cargo)
@@ -131,7 +145,7 @@ impl Copy {
                 "--bin",
                 "chaos-candidate",
             ])
-            .args(["--no-default-features"])
+            .args(["--no-default-features", "--features", "redis"])
             .current_dir(&self.work)
             .env("CARGO_TARGET_DIR", &self.target)
             .env("CARGO_PROFILE_DEV_DEBUG", "0")

@@ -19,6 +19,12 @@ struct Options {
     /// How many faults a mutant may survive
     #[arg(long, default_value_t = 30)]
     faults: usize,
+    /// Build the candidates and run nothing
+    #[arg(long, conflicts_with = "run_only")]
+    build_only: bool,
+    /// Run candidates that were built before
+    #[arg(long)]
+    run_only: bool,
     /// What the runs are drawn from
     #[arg(long, default_value_t = 1)]
     seed: u64,
@@ -27,13 +33,19 @@ struct Options {
 #[tokio::main]
 async fn main() -> Result<ExitCode> {
     let options = Options::parse();
-    let copy = Copy::make()?;
+    let copy = (!options.run_only).then(Copy::make).transpose()?;
     let mut survivors = Vec::new();
     let wanted = |planted: &&Planted| {
         options.only.is_empty() || options.only.iter().any(|name| name == planted.name)
     };
     for planted in PLANTED.iter().filter(wanted) {
-        let program = copy.build(Some(planted.name))?;
+        let program = match &copy {
+            Some(copy) => copy.build(Some(planted.name))?,
+            None => Copy::built(planted.name),
+        };
+        if options.build_only {
+            continue;
+        }
         let mut noticed = None;
         let begin = Instant::now();
         // Short runs, so that a mutant that is noticed early ends early.
@@ -43,16 +55,15 @@ async fn main() -> Result<ExitCode> {
                 faults: 5,
                 only: planted.faults.to_vec(),
                 lease: Duration::from_secs(2),
-                other_lease: planted.other_lease_seconds.map(Duration::from_secs),
                 minimums: Minimums {
                     terms: 1,
                     led_percent: 0,
                     at_leader_percent: 0,
                 },
-                ..Plan::new("file", program.clone())
+                ..Plan::new(planted.backend, program.clone())
             };
             let outcome = run(&plan).await?;
-            ensure!(outcome.is_some(), "there is no directory");
+            ensure!(outcome.is_some(), "no server for {}", planted.backend);
             noticed = outcome.and_then(|outcome| what(&plan, &outcome));
             if noticed.is_some() {
                 break;

@@ -9,6 +9,7 @@ use clap::Parser;
 use tenure_chaos::candidate::Broken;
 use tenure_chaos::fault::Fault;
 use tenure_chaos::nemesis::candidate_program;
+use tenure_chaos::older;
 use tenure_chaos::report::{Circumstances, append, row, text};
 use tenure_chaos::run::{Plan, run};
 use tenure_chaos::stores;
@@ -47,6 +48,9 @@ struct Options {
     /// The program of every other candidate
     #[arg(long)]
     other_candidate: Option<PathBuf>,
+    /// Every other candidate on the library of this commit; for `file` and `redis`
+    #[arg(long, conflicts_with = "other_candidate", value_name = "COMMIT")]
+    older: Option<String>,
     /// What is wrong with the candidates: the run has to fail
     #[arg(long, value_enum, default_value = "nothing")]
     broken: Broken,
@@ -68,6 +72,10 @@ async fn main() -> Result<ExitCode> {
         Some(program) => program.clone(),
         None => candidate_program()?,
     };
+    let other_program = match &options.older {
+        Some(commit) => Some(older::build(commit)?),
+        None => options.other_candidate.clone(),
+    };
     let plan = Plan {
         time: Duration::from_secs_f64(options.minutes * 60.0),
         seed: options.seed,
@@ -76,7 +84,7 @@ async fn main() -> Result<ExitCode> {
         beyond: options.beyond,
         lease: options.lease,
         other_lease: options.other_lease,
-        other_program: options.other_candidate.clone(),
+        other_program,
         broken: options.broken,
         fenced: !options.unfenced,
         ..Plan::new(&options.backend, program)

@@ -17,7 +17,7 @@ use crate::history::{Line, Nanos};
 use crate::stores::Applies;
 
 pub use minimums::{Minimums, Struck};
-pub use terms::{Overlap, TermSeen, overlaps, terms};
+pub use terms::{BothBelieved, TermSeen, overlaps, terms};
 use translate::Translation;
 
 /// What the judge has to know of a run.

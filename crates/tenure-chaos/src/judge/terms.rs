@@ -134,7 +134,7 @@ fn add(term: &mut TermSeen, event: &str, line: &Line) {
 
 /// Two terms that were believed in at the same time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Overlap {
+pub struct BothBelieved {
     /// The one that began earlier: an index.
     pub older: usize,
     /// The other.
@@ -146,7 +146,7 @@ pub struct Overlap {
 }
 
 /// All overlaps.
-pub fn overlaps(terms: &[TermSeen]) -> Vec<Overlap> {
+pub fn overlaps(terms: &[TermSeen]) -> Vec<BothBelieved> {
     let mut found = Vec::new();
     for (newer, new) in terms.iter().enumerate() {
         if !new.is_valid_at_first() {
@@ -155,7 +155,7 @@ pub fn overlaps(terms: &[TermSeen]) -> Vec<Overlap> {
         for (older, old) in terms.iter().enumerate().take(newer) {
             let until = old.believed_until.min(new.believed_until.max(new.elected));
             if old.is_valid_at_first() && new.elected < old.believed_until {
-                found.push(Overlap {
+                found.push(BothBelieved {
                     older,
                     newer,
                     from: new.elected,

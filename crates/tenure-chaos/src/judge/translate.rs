@@ -11,7 +11,7 @@ use anyhow::{Context as _, Result};
 use tenure::Policy;
 
 use super::minimums::{Struck, struck};
-use super::terms::{Overlap, TermSeen, overlaps};
+use super::terms::{BothBelieved, TermSeen, overlaps};
 use super::{Event, History, Rules, SimFault, moment};
 use crate::candidate::policy;
 use crate::fault::{Fault, Promise};
@@ -22,7 +22,7 @@ pub(super) struct Translation<'a> {
     terms: &'a [TermSeen],
     rules: &'a Rules,
     struck: Vec<Struck>,
-    overlaps: Vec<Overlap>,
+    overlaps: Vec<BothBelieved>,
     gaps: Vec<Gap>,
     minted: Vec<Nanos>,
     start: Nanos,
@@ -111,7 +111,8 @@ impl<'a> Translation<'a> {
         gaps
     }
 
-    /// The formula counts from the last fault that was still going on.
+    /// The formula counts from the end of the store's last fault. One candidate's fault puts nothing
+    /// off: there are others.
     fn gap(&self, from: Nanos, to: Option<Nanos>, over: Nanos) -> Gap {
         let end = to.unwrap_or(over);
         let mut begin = from;
@@ -122,14 +123,17 @@ impl<'a> Translation<'a> {
             // A fault shortly before is what the gap comes from.
             let recent = self.rules.lease.as_nanos() * 3;
             let reaches = u128::from(healed) + recent >= u128::from(from);
-            if struck.at < end && reaches {
-                begin = begin.max(healed.min(end));
-                after = Some(index);
-                let fault = self.name_of(struck);
-                let mut applies = self.rules.faults.iter();
-                let applies = applies.find(|applies| Some(applies.fault) == fault);
-                leases = leases.max(applies.map_or(0, |applies| applies.more_leases));
+            if struck.at >= end || !reaches {
+                continue;
             }
+            after = Some(index);
+            if struck.pid == 0 {
+                begin = begin.max(healed.min(end));
+            }
+            let fault = self.name_of(struck);
+            let mut applies = self.rules.faults.iter();
+            let applies = applies.find(|applies| Some(applies.fault) == fault);
+            leases = leases.max(applies.map_or(0, |applies| applies.more_leases));
         }
         let allowed = self.rules.formula + self.rules.lease * leases;
         Gap {
@@ -185,9 +189,9 @@ impl<'a> Translation<'a> {
             self.add_term(id, term, &mut events);
             history.terms.push(info(term, policy));
         }
-        for overlap in &self.overlaps {
-            for at in [overlap.from, overlap.until] {
-                let (older, newer) = (overlap.older, overlap.newer);
+        for both in &self.overlaps {
+            for at in [both.from, both.until] {
+                let (older, newer) = (both.older, both.newer);
                 events.push((at, 2, Event::Overlap { older, newer }));
             }
         }
