@@ -45,7 +45,7 @@ impl Purpose {
             Self::Test
         } else if begins(&["tests/src/", "benches/", "crates/xtask/"])
             || begins(&["crates/tenure-testkit/", "crates/tenure-sim/"])
-            || begins(&["crates/tenure-conformance/"])
+            || begins(&["crates/tenure-conformance/", "crates/tenure-chaos/"])
         {
             Self::Support
         } else if begins(&["crates/tenure-model/", "crates/tenure-threads/", "fuzz/"]) {
