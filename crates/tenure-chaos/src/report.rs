@@ -16,6 +16,9 @@ pub const COLUMNS: &str = "start\tend\tcommit\tbackend\tpromise\tseed\tminutes\t
                            at leader\tled %\tmedian gap ms\tlongest gap ms\tformula ms\t\
                            violations\texcused\tmissed\tfaults by name\tcommand";
 
+/// So many violations are printed.
+const SHOWN: usize = 10;
+
 /// What a run was, beside its plan.
 #[derive(Clone, Debug)]
 pub struct Circumstances {
@@ -112,8 +115,13 @@ pub fn text(plan: &Plan, outcome: &Outcome) -> String {
         "without a leader: median {median:.0?}, longest {longest:.0?}; formula {:.0?}",
         outcome.formula
     ));
-    for violation in &verdict.violations {
+    // One broken promise can show in each write of a term.
+    for violation in verdict.violations.iter().take(SHOWN) {
         line(format!("VIOLATION {violation}"));
+    }
+    let more = verdict.violations.len().saturating_sub(SHOWN);
+    if more > 0 {
+        line(format!("and {more} more VIOLATIONS"));
     }
     for stale in &verdict.stale_writes {
         let seen = &stale.rest;
