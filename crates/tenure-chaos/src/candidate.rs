@@ -82,7 +82,7 @@ pub fn policy(lease: Duration) -> Result<Policy> {
 
 /// Runs a candidate until it is told to stop by SIGTERM.
 pub async fn run(options: Options) -> Result<()> {
-    let history = Writer::create(&options.history, &format!("{}", std::process::id()))?;
+    let history = Writer::create(&options.history, &std::process::id().to_string())?;
     history.event(
         "starts",
         0,
