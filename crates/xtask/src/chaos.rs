@@ -15,10 +15,13 @@ pub(crate) fn chaos(arguments: &[OsString]) -> Result<ExitCode> {
     let mut texts = arguments.iter().map(|argument| argument.to_string_lossy());
     let for_kubernetes = texts.any(|text| text.contains("kube-"));
     provision::ensure(&Need::ALL)?;
-    let mut build = bound::watched(&cargo())?;
-    build.args(["build", "--quiet", "-p", "tenure-chaos", "--bins"]);
-    let built = build.current_dir(paths::workspace()).status();
-    ensure!(built.context("cargo build")?.success(), "it does not build");
+    let mut cargo = bound::watched(cargo())?;
+    cargo.args(["build", "--quiet", "-p", "tenure-chaos", "--bins"]);
+    let status = cargo.current_dir(paths::workspace()).status();
+    ensure!(
+        status.context("cargo build")?.success(),
+        "it does not build"
+    );
     let program = std::env::current_exe()?.with_file_name("chaos");
     // The candidates and servers end with this command.
     let mut command = bound::watched(program.as_os_str())?;
