@@ -75,6 +75,7 @@ enum Command {
         planted: bool,
     },
     /// Faults on a real store, and a verdict; `cargo xtask chaos --help` tells the rest
+    #[command(disable_help_flag = true)]
     Chaos {
         /// For the chaos program
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
