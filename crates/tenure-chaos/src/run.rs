@@ -126,14 +126,14 @@ pub async fn run(plan: &Plan) -> Result<Option<Outcome>> {
 
 /// The faults of a run: those of processes, those of networks where there is one, and the store's.
 fn applying(store: &dyn Store, plan: &Plan) -> Vec<Applies> {
-    let plain = |fault: Fault| Applies {
+    let usual = |fault: Fault| Applies {
         fault,
         promise: Promise::Within,
         more_leases: 0,
     };
-    let mut all: Vec<Applies> = Fault::OF_PROCESSES.into_iter().map(plain).collect();
+    let mut all: Vec<Applies> = Fault::OF_PROCESSES.into_iter().map(usual).collect();
     if !store.proxies(0).is_empty() {
-        all.extend(Fault::OF_NETWORKS.into_iter().map(plain));
+        all.extend(Fault::OF_NETWORKS.into_iter().map(usual));
     }
     all.extend(store.faults());
     let wanted = |applies: &Applies| {

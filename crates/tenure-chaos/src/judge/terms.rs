@@ -62,7 +62,7 @@ struct ProcessSeen {
 
 /// All terms, in the order in which they began.
 pub fn terms(lines: &[Line]) -> Vec<TermSeen> {
-    let mut lives: BTreeMap<u64, u32> = BTreeMap::new();
+    let mut starts: BTreeMap<u64, u32> = BTreeMap::new();
     let mut processes: BTreeMap<u32, ProcessSeen> = BTreeMap::new();
     let mut terms: Vec<TermSeen> = Vec::new();
     for line in lines {
@@ -70,7 +70,7 @@ pub fn terms(lines: &[Line]) -> Vec<TermSeen> {
         match line.event.as_str() {
             "starts" => {
                 let candidate = line.number(0).unwrap_or_default();
-                let life = lives.entry(candidate).or_default();
+                let life = starts.entry(candidate).or_default();
                 *life += 1;
                 *process = ProcessSeen {
                     candidate: usize::try_from(candidate).unwrap_or_default(),

@@ -279,8 +279,8 @@ impl<'a> Translation<'a> {
             };
             for at in [Some(struck.at), struck.healed].into_iter().flatten() {
                 // The term that was the last to begin: it may hold the lock.
-                let began = self.terms.iter().filter(|term| term.elected <= at);
-                let token = began.last().map(|term| term.token);
+                let mut began = self.terms.iter().filter(|term| term.elected <= at);
+                let token = began.next_back().map(|term| term.token);
                 let forgets = self.rules.forgetting.contains(&fault) && at == struck.at;
                 let excuse = if forgets {
                     SimFault::StateLost

@@ -172,7 +172,7 @@ impl Store for Replicas {
                     let refused = self.servers[self.struck].try_command(&["PING"]).is_err();
                     ensure!(refused, "a killed server answers");
                     self.servers[self.struck].restart();
-                    evidence = "no answer, then a new process".to_owned();
+                    "no answer, then a new process".clone_into(&mut evidence);
                 }
                 Fault::StoreFreeze => self.servers[self.struck].thaw(),
                 _ => return Ok(evidence),
