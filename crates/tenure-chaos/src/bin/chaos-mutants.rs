@@ -71,12 +71,11 @@ async fn main() -> Result<ExitCode> {
         }
         let name = planted.name;
         let took = begin.elapsed();
-        match noticed {
-            Some(what) => println!("| {name} | {what} | {took:.0?} |"),
-            None => {
-                println!("| {name} | SURVIVES | {took:.0?} |");
-                survivors.push(name);
-            }
+        if let Some(what) = noticed {
+            println!("| {name} | {what} | {took:.0?} |");
+        } else {
+            println!("| {name} | SURVIVES | {took:.0?} |");
+            survivors.push(name);
         }
     }
     Ok(if survivors.is_empty() {
