@@ -1,5 +1,6 @@
 //! The judge on histories by hand.
 #![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
+#![allow(clippy::format_collect, reason = "histories of a few lines")]
 
 use std::time::Duration;
 
