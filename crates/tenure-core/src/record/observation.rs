@@ -135,7 +135,8 @@ impl Observations {
 /// A campaign whose first write was deleted may write it again, under the same version. The lease
 /// of the second would then be counted from the sight of the first.
 pub(super) fn check_marked(record: &Versioned, versions_are_unique: bool) -> Result<(), Error> {
-    let observed = record.liveness == Liveness::Observed;
+    // A record without a holder has no lease to count.
+    let observed = record.liveness == Liveness::Observed && record.record.holder.is_some();
     if !observed || record.mark.is_some() || versions_are_unique {
         return Ok(());
     }
