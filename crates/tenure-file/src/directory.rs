@@ -183,9 +183,8 @@ impl Directory {
                     unreadable(&files).map_err(failed)?
                 }
             };
-            return Ok(Some(
-                Versioned::new(record, version).with_liveness(liveness),
-            ));
+            let found = Versioned::new(record, version).with_liveness(liveness);
+            return Ok(Some(found.with_mark(mark(&bytes))));
         }
         Err(Error::new(
             ErrorKind::Conflict,
@@ -293,12 +292,21 @@ impl Directory {
             remove_alive(alive.as_ref());
         }
         let liveness = self.liveness(&record, &written, Maker::Unknown);
-        let mut versioned = Versioned::new(record, version).with_liveness(liveness);
+        let mut versioned = Versioned::new(record, version)
+            .with_liveness(liveness)
+            .with_mark(mark(&content));
         if let Some(alive) = alive {
             versioned = versioned.with_state(alive);
         }
         Ok(record::Written::Applied(versioned))
     }
+}
+
+/// What tells a renewal from all others, also from one of a deleted record under the same version:
+/// the record as it is written, with its time and the name of the file that its holder keeps
+/// locked.
+fn mark(content: &[u8]) -> String {
+    String::from_utf8_lossy(content).into_owned()
 }
 
 /// What an unreadable record is taken for: held for as long as any candidate that may hold it
