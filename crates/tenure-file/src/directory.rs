@@ -184,7 +184,7 @@ impl Directory {
                 }
             };
             let found = Versioned::new(record, version).with_liveness(liveness);
-            return Ok(Some(found.with_mark(mark(&bytes))));
+            return Ok(Some(found.with_mark(text(&bytes))));
         }
         Err(Error::new(
             ErrorKind::Conflict,
@@ -294,7 +294,7 @@ impl Directory {
         let liveness = self.liveness(&record, &written, Maker::Unknown);
         let mut versioned = Versioned::new(record, version)
             .with_liveness(liveness)
-            .with_mark(mark(&content));
+            .with_mark(text(&content));
         if let Some(alive) = alive {
             versioned = versioned.with_state(alive);
         }
@@ -305,7 +305,7 @@ impl Directory {
 /// What tells a renewal from all others, also from one of a deleted record under the same version:
 /// the record as it is written, with its time and the name of the file that its holder keeps
 /// locked.
-fn mark(content: &[u8]) -> String {
+fn text(content: &[u8]) -> String {
     String::from_utf8_lossy(content).into_owned()
 }
 

@@ -1,44 +1,8 @@
 //! What a run must show at least, or it proves nothing.
 
-use super::Verdict;
-use super::terms::TermSeen;
 use crate::history::{Line, Nanos};
-
-/// The least that a run must show.
-#[derive(Clone, Copy, Debug)]
-pub struct Minimums {
-    /// So many terms.
-    pub terms: usize,
-    /// A process leads for this part of the run, in percent.
-    pub led_percent: u64,
-    /// This part of the faults hits the process that leads, in percent.
-    pub at_leader_percent: usize,
-}
-
-impl Default for Minimums {
-    fn default() -> Self {
-        Self {
-            terms: 10,
-            led_percent: 50,
-            at_leader_percent: 50,
-        }
-    }
-}
-
-/// A fault that was brought about.
-#[derive(Clone, Debug)]
-pub struct Struck {
-    /// When it began.
-    pub at: Nanos,
-    /// When it was over.
-    pub healed: Option<Nanos>,
-    /// The process that it hit; 0 for the store.
-    pub pid: u32,
-    /// Its name.
-    pub fault: String,
-    /// The evidence that it took effect; empty if there is none.
-    pub evidence: String,
-}
+use crate::judge::terms::TermSeen;
+use crate::judge::verdict::{Minimums, Struck, Verdict};
 
 impl Minimums {
     /// What a run misses.

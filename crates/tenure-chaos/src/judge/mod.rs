@@ -4,77 +4,18 @@
 mod minimums;
 mod terms;
 mod translate;
-
-use std::time::Duration;
+mod verdict;
 
 use anyhow::Result;
 use tenure_sim::checker::check;
-use tenure_sim::history::{Event, Fault as SimFault, History};
 use tenure_sim::invariant::Violation;
 
 use crate::fault::{Fault, Promise};
-use crate::history::{Line, Nanos};
-use crate::stores::Applies;
+use crate::history::Line;
 
-pub use minimums::{Minimums, Struck};
 pub use terms::{BothBelieved, TermSeen, overlaps, terms};
 use translate::Translation;
-
-/// What the judge has to know of a run.
-#[derive(Clone, Debug)]
-pub struct Rules {
-    /// The faults that could be drawn.
-    pub faults: Vec<Applies>,
-    /// How long the next leader may take after a crash.
-    pub formula: Duration,
-    /// The longest lease in the fleet.
-    pub lease: Duration,
-    /// The faults that take the tokens back to their start.
-    pub forgetting: Vec<Fault>,
-    /// What the run must show at least.
-    pub minimums: Minimums,
-}
-
-/// What a run has shown.
-#[derive(Debug, Default)]
-pub struct Verdict {
-    /// The terms that were valid when they began.
-    pub terms: usize,
-    /// The faults, with their evidence.
-    pub struck: Vec<Struck>,
-    /// How many of them hit the process that led.
-    pub at_leader: usize,
-    /// The part of the run in which a process led, in percent.
-    pub led_percent: u64,
-    /// The times without a leader.
-    pub gaps: Vec<Duration>,
-    /// What the checker called broken.
-    pub violations: Vec<Violation>,
-    /// What it would have called broken without the excuse of a fault beyond the promise.
-    pub excused: Vec<Excused>,
-    /// Writes that the register took although it had seen a larger token.
-    pub stale_writes: Vec<Line>,
-    /// What the run failed to show.
-    pub shortfalls: Vec<String>,
-}
-
-/// A violation that a fault beyond the promise excuses.
-#[derive(Clone, Debug)]
-pub struct Excused {
-    /// What it is.
-    pub violation: Violation,
-    /// The fault.
-    pub fault: Fault,
-    /// The sentence of the documentation that excludes it.
-    pub sentence: &'static str,
-}
-
-impl Verdict {
-    /// Whether nothing is broken and nothing is missing.
-    pub fn is_green(&self) -> bool {
-        self.violations.is_empty() && self.shortfalls.is_empty() && self.stale_writes.is_empty()
-    }
-}
+pub use verdict::{Excused, Minimums, Rules, Struck, Verdict};
 
 /// Judges the lines of all histories of a run.
 pub fn judge(lines: &[Line], rules: &Rules) -> Result<Verdict> {
@@ -136,9 +77,4 @@ fn stale_writes(lines: &[Line]) -> Vec<Line> {
     let took = lines.iter().filter(|line| line.event == "took");
     let stale = took.filter(|line| line.number(0).is_some_and(|seen| line.token < seen));
     stale.cloned().collect()
-}
-
-/// The moment of a simulation for a time of the boot clock.
-fn moment(at: Nanos, start: Nanos) -> Duration {
-    Duration::from_nanos(at.saturating_sub(start))
 }

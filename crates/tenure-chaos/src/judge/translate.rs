@@ -9,13 +9,14 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use tenure::Policy;
+use tenure_sim::history::{Event, Fault as SimFault, History};
 
-use super::minimums::{Struck, struck};
-use super::terms::{BothBelieved, TermSeen, overlaps};
-use super::{Event, History, Rules, SimFault, moment};
 use crate::candidate::policy;
 use crate::fault::{Fault, Promise};
 use crate::history::{Line, Nanos};
+use crate::judge::minimums::struck;
+use crate::judge::terms::{BothBelieved, TermSeen, overlaps};
+use crate::judge::verdict::{Rules, Struck};
 
 /// A history on its way.
 pub(super) struct Translation<'a> {
@@ -330,4 +331,9 @@ fn effect(term: usize, write: &Line) -> Option<(Nanos, Event)> {
         seen,
     };
     Some((at, effect))
+}
+
+/// The moment of a simulation for a time of the boot clock.
+fn moment(at: Nanos, start: Nanos) -> Duration {
+    Duration::from_nanos(at.saturating_sub(start))
 }

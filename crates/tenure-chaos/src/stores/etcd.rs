@@ -8,8 +8,8 @@ use tenure_conformance::proxy::FaultProxy;
 use tenure_testkit::etcd::{self, Cluster};
 use tokio::task::block_in_place;
 
-use super::{Applies, DELETED, LOCK, Store, beyond, proxies, within};
 use crate::fault::Fault;
+use crate::stores::topology::{Applies, DELETED, LOCK, Store, beyond, proxies, within};
 
 /// The topologies `etcd` and `etcd-cluster`.
 pub(super) struct Etcd {

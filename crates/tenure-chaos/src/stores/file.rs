@@ -8,8 +8,8 @@ use anyhow::{Context as _, Result, bail, ensure};
 use tenure_conformance::async_trait;
 use tenure_conformance::proxy::FaultProxy;
 
-use super::{Applies, LOCK, Store, beyond, within};
 use crate::fault::Fault;
+use crate::stores::topology::{Applies, LOCK, Store, beyond, within};
 
 /// The topology `file`.
 pub(super) struct File {

@@ -9,8 +9,8 @@ use tenure_testkit::kube::private_api::PrivateApi;
 use tokio::runtime::Handle;
 use tokio::task::block_in_place;
 
-use super::{Applies, DELETED, LOCK, Store, beyond, proxies, within};
 use crate::fault::Fault;
+use crate::stores::topology::{Applies, DELETED, LOCK, Store, beyond, proxies, within};
 
 /// The topologies `kube-lease` and `kube-configmap`.
 pub(super) struct Kubernetes {

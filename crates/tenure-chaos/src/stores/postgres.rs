@@ -11,8 +11,8 @@ use tenure_testkit::process;
 use tenure_testkit::wall_clock::WallClock;
 use tokio::task::block_in_place;
 
-use super::{Applies, Store, beyond, proxies, within};
 use crate::fault::Fault;
+use crate::stores::topology::{Applies, Store, beyond, proxies, within};
 
 /// The topology `postgres`.
 pub(super) struct Postgres {

@@ -9,8 +9,8 @@ use tenure_conformance::proxy::FaultProxy;
 use tenure_testkit::redis::{self, Server};
 use tokio::task::block_in_place;
 
-use super::{Applies, DELETED, LOCK, Store, beyond, proxies, within};
 use crate::fault::Fault;
+use crate::stores::topology::{Applies, DELETED, LOCK, Store, beyond, proxies, within};
 
 /// The user that candidates log in as.
 const USER: &str = "candidate";

@@ -10,8 +10,8 @@ use tenure_testkit::redis::{self, Server, WATCHED};
 use tenure_testkit::wait::wait_until;
 use tokio::task::block_in_place;
 
-use super::{Applies, DELETED, LOCK, Store, beyond, within};
 use crate::fault::Fault;
+use crate::stores::topology::{Applies, DELETED, LOCK, Store, beyond, within};
 
 /// The topologies `redis-sentinel` and `redis-cluster`.
 pub(super) struct Replicas {
