@@ -54,6 +54,23 @@ use crate::contract::wish::Wish;
 ///     child has inherited changes nothing at the store ([`Process`](crate::Process)).
 ///
 /// The suite in `tenure-conformance` turns each of these into test cases.
+///
+/// # Details
+///
+/// - **A session that ends without the holder's knowledge**: [`loss`](Self::loss) tells it, without a
+///   call. A backend that cannot notice it must not claim [`Expiry::Session`](crate::Expiry::Session).
+/// - **A store that forgets its locks at a restart** breaks point 1 unless the backend waits: after a
+///   restart it grants nothing until the longest lease that was granted before is over, or until
+///   `loss` has told each holder.
+/// - **Linearizable calls**: `acquire`, `renew`, `release` and `withdraw` see every earlier write, so
+///   they go to the primary, or through the consensus. `holder` and `changes` may be behind.
+/// - **Rounding of leases**: [`Grant::lease`] is what the store was told. Round up to the store's
+///   granularity before the request, and report the rounded lease.
+/// - **Older grants after an adoption**: the newest grant of a campaign counts. `renew` of an older one
+///   may answer [`Renewal::Lost`], and `release` of it must not end the newer term's lock for another
+///   campaign. The engine keeps the newest only.
+/// - **A grant that this value does not know**, of another connection or without the backend's
+///   state: `renew` answers `Lost` or fails. It never creates or takes over a lock.
 #[async_trait]
 pub trait LockBackend: fmt::Debug + Send + Sync + 'static {
     /// What this store promises.

@@ -15,7 +15,7 @@ use crate::contract::check::Check;
 use crate::contract::clock::{SharedClock, Time};
 use crate::contract::error::{Error, Operation};
 use crate::contract::name::LockName;
-use crate::contract::token::FencingToken;
+use crate::contract::token::{FencingToken, Generation};
 use crate::contract::wish::Wish;
 use crate::record::mark::Mark;
 use crate::record::version::Version;
@@ -37,7 +37,10 @@ pub trait RecordStore: fmt::Debug + Send + Sync + 'static {
     fn clock(&self) -> SharedClock;
 
     /// The record of `lock`, or `None` when there is none. An unreadable record is an error of
-    /// kind [`Corrupted`](crate::ErrorKind::Corrupted), or `None` where starting again is safe.
+    /// kind [`Corrupted`](crate::ErrorKind::Corrupted). It is `None` only where starting again is
+    /// safe: no candidate can hold a lease by that record, and the versions go on rising over it.
+    ///
+    /// Linearizable: it sees every write that was answered before it began.
     async fn get(&self, lock: &LockName) -> Result<Option<Versioned>, Error>;
 
     /// Writes the first record of `lock`; a [`Conflict`](Written::Conflict) when there is one.
@@ -238,6 +241,19 @@ impl Versioned {
             wish: None,
             state: None,
         }
+    }
+
+    /// The same record with its version as the token of a holder that has none: for a store where
+    /// only the write that begins a term leaves a record without a token.
+    ///
+    /// Fails as [`FencingToken::from_counter`] does, when the version is too large for a token.
+    pub fn with_minted_token(mut self) -> Result<Self, Error> {
+        if let Some(holder) = &mut self.record.holder
+            && holder.token.is_none()
+        {
+            holder.token = Some(self.version.token(Generation::default())?);
+        }
+        Ok(self)
     }
 
     /// The same record with what the store knows about its holder.
