@@ -9,6 +9,7 @@ use std::time::Duration;
 use tenure_core::{Error, ErrorKind, LockBackend, LockName, Occupancy, Operation, Time};
 use tokio::time::{Instant, sleep, timeout};
 
+use crate::limited::told;
 use crate::verdict::{Stop, Verdict, ensure, fail};
 
 /// The least pause before a call that failed is repeated.
@@ -76,6 +77,7 @@ impl Connection {
         operation: Operation,
         call: impl Future<Output = Result<T, Error>>,
     ) -> Result<Result<T, Error>, Stop> {
+        let call = told(operation, call);
         let Ok(answer) = timeout(self.patience, call).await else {
             fail!("{operation}: no answer within {:?}", self.patience);
         };

@@ -15,7 +15,7 @@ use crate::cases::{Case, EXPECTED_CASES, cases};
 use crate::limited::Limited;
 use crate::runtime::runtime;
 use crate::target::Target;
-use crate::verdict::Outcome;
+use crate::verdict::{Outcome, Stop, Verdict};
 
 /// The file that each case appends a line to, if the environment names one.
 pub const LOG: &str = "TENURE_CONFORMANCE_LOG";
@@ -34,10 +34,22 @@ impl Case {
         let target = Limited(target);
         let case = AssertUnwindSafe((self.run)(&target)).catch_unwind();
         match timeout(limit, case).await {
-            Ok(Ok(verdict)) => verdict.into(),
+            Ok(Ok(verdict)) => judge(verdict, target.impossible_hooks()),
             Ok(Err(panic)) => Outcome::Failed(format!("panicked: {}", panic_text(&*panic))),
             Err(_) => Outcome::Failed(format!("the case did not end within {limit:?}")),
         }
+    }
+}
+
+/// In strict mode a missing hook is a failure.
+fn judge(verdict: Verdict, impossible: Option<&[&str]>) -> Outcome {
+    match (verdict, impossible) {
+        (Err(Stop::MissingHook(hook, text)), Some(impossible)) if !impossible.contains(&hook) => {
+            Outcome::Failed(format!(
+                "{text}; implement it, or name it in `impossible_hooks`"
+            ))
+        }
+        (verdict, _) => verdict.into(),
     }
 }
 

@@ -1,5 +1,6 @@
 //! A target whose hooks have a time limit.
 
+use std::fmt::Display;
 use std::future::Future;
 use std::process::Command;
 use std::sync::Arc;
@@ -21,9 +22,9 @@ impl Limited<'_> {
         self.0.patience() * 5
     }
 
-    async fn done(&self, hook: impl Future<Output = Hook>) -> Hook {
+    async fn done(&self, name: &str, hook: impl Future<Output = Hook>) -> Hook {
         let limit = self.limit();
-        timeout(limit, hook)
+        timeout(limit, told(format!("the hook `{name}`"), hook))
             .await
             .unwrap_or_else(|_| Hook::Failed(format!("it was not done within {limit:?}")))
     }
@@ -34,15 +35,30 @@ impl Limited<'_> {
         opening: impl Future<Output = Option<Result<T, Error>>>,
     ) -> Option<Result<T, Error>> {
         let limit = self.limit();
-        timeout(limit, opening).await.unwrap_or_else(|_| {
-            let text = format!("the hook `{hook}` was not done within {limit:?}");
-            Some(Err(Error::new(
-                ErrorKind::Timeout,
-                Operation::Connect,
-                text,
-            )))
-        })
+        timeout(limit, told(format!("the hook `{hook}`"), opening))
+            .await
+            .unwrap_or_else(|_| {
+                let text = format!("the hook `{hook}` was not done within {limit:?}");
+                Some(Err(Error::new(
+                    ErrorKind::Timeout,
+                    Operation::Connect,
+                    text,
+                )))
+            })
     }
+}
+
+/// How long a call or a hook may take before the suite says that it waits.
+const QUIET: Duration = Duration::from_secs(15);
+
+/// Says on standard error that `what` is slow: a silent store must not look like a hung suite.
+pub(crate) async fn told<T>(what: impl Display, work: impl Future<Output = T>) -> T {
+    let mut work = std::pin::pin!(work);
+    if let Ok(done) = timeout(QUIET, &mut work).await {
+        return done;
+    }
+    eprintln!("conformance: {what} has not answered for {QUIET:?}; waiting");
+    work.await
 }
 
 #[async_trait]
@@ -63,28 +79,32 @@ impl Target for Limited<'_> {
         self.0.conditions_met()
     }
 
+    fn impossible_hooks(&self) -> Option<&[&str]> {
+        self.0.impossible_hooks()
+    }
+
     fn secrets(&self) -> Vec<String> {
         self.0.secrets()
     }
 
     async fn delete_lock(&self, lock: &LockName) -> Hook {
-        self.done(self.0.delete_lock(lock)).await
+        self.done("delete_lock", self.0.delete_lock(lock)).await
     }
 
     async fn corrupt_lock(&self, lock: &LockName) -> Hook {
-        self.done(self.0.corrupt_lock(lock)).await
+        self.done("corrupt_lock", self.0.corrupt_lock(lock)).await
     }
 
     async fn write_beside(&self, lock: &LockName) -> Hook {
-        self.done(self.0.write_beside(lock)).await
+        self.done("write_beside", self.0.write_beside(lock)).await
     }
 
     async fn restart_store(&self) -> Hook {
-        self.done(self.0.restart_store()).await
+        self.done("restart_store", self.0.restart_store()).await
     }
 
     async fn answers(&self, answers: Answers) -> Hook {
-        self.done(self.0.answers(answers)).await
+        self.done("answers", self.0.answers(answers)).await
     }
 
     async fn connect_by_proxy(&self) -> Option<Result<Proxied, Error>> {
@@ -93,7 +113,7 @@ impl Target for Limited<'_> {
     }
 
     async fn end_session(&self, lock: &LockName) -> Hook {
-        self.done(self.0.end_session(lock)).await
+        self.done("end_session", self.0.end_session(lock)).await
     }
 
     async fn connect_to_nothing(&self) -> Option<Result<Arc<dyn LockBackend>, Error>> {

@@ -157,7 +157,7 @@ impl Running {
         (name, turns, lease): (&str, u32, Duration),
     ) -> Result<Self, Stop> {
         let Some(mut command) = context.target.contestant() else {
-            return Err(Stop::left_out("the target has no hook `contestant`"));
+            return Err(Stop::missing_hook("contestant"));
         };
         command
             .env(HISTORY, &history.0)

@@ -8,12 +8,15 @@ use async_trait::async_trait;
 use tenure_core::{Capabilities, Error, LockBackend, LockName, MemoryBackend, SharedClock};
 
 use crate::network::Proxied;
+use crate::proxy::{FaultProxy, Way};
 use crate::verdict::Stop;
 
 /// A backend under test: how to connect to it, and what else can be done with its store.
 ///
 /// Only [`connect`](Self::connect) is required. A hook that is not implemented leaves out the
-/// cases that need it, each with a line that names the hook.
+/// cases that need it, each with a line that names the hook; see
+/// [`impossible_hooks`](Self::impossible_hooks) for a strict mode. Each hook has a limit of five
+/// times the [patience](Self::patience).
 #[async_trait]
 pub trait Target: Send + Sync {
     /// Opens a new connection to the store, as independent of the others as one of another
@@ -41,6 +44,16 @@ pub trait Target: Send + Sync {
     /// capabilities ask for.
     fn conditions_met(&self) -> bool {
         false
+    }
+
+    /// Strict mode: the hooks that this target cannot have. A case that needs another missing one
+    /// fails, instead of being left out. `None`, the default: all but [`connect`](Self::connect)
+    /// may be missing.
+    ///
+    /// For a backend that is meant to be relied on: name what its store makes impossible, such as
+    /// `&["connect_by_proxy", "end_session"]` where there is no connection.
+    fn impossible_hooks(&self) -> Option<&[&str]> {
+        None
     }
 
     /// Hook: passwords and tokens that may appear in no error and no debug output.
@@ -117,10 +130,10 @@ pub enum Hook {
 }
 
 impl Hook {
-    pub(crate) fn need(self, name: &str) -> Result<(), Stop> {
+    pub(crate) fn need(self, name: &'static str) -> Result<(), Stop> {
         match self {
             Self::Done => Ok(()),
-            Self::Absent => Err(Stop::left_out(format!("the target has no hook `{name}`"))),
+            Self::Absent => Err(Stop::missing_hook(name)),
             Self::Failed(problem) => Err(Stop::failed(format!("hook `{name}`: {problem}"))),
         }
     }
@@ -135,6 +148,22 @@ pub enum Answers {
     Late(Duration),
     /// Never; requests arrive and are applied.
     Lost,
+}
+
+impl Answers {
+    /// Lets the answers arrive like this by way of `proxies`, all that stand in front of the store:
+    /// what the hook [`answers`](Target::answers) does.
+    pub fn through<'a>(self, proxies: impl IntoIterator<Item = &'a FaultProxy>) -> Hook {
+        for proxy in proxies {
+            proxy.restore();
+            match self {
+                Self::Prompt => {}
+                Self::Late(delay) => proxy.delay(Way::Answers, delay),
+                Self::Lost => proxy.lose(Way::Answers),
+            }
+        }
+        Hook::Done
+    }
 }
 
 /// The memory backend as a target; each value has locks of its own.

@@ -12,6 +12,8 @@ pub enum Stop {
     Failed(String),
     /// The case does not apply; the text names the capability or the hook that is the reason.
     LeftOut(String),
+    /// The case does not apply, because the target lacks this hook; the text says so.
+    MissingHook(&'static str, String),
 }
 
 impl Stop {
@@ -21,6 +23,10 @@ impl Stop {
 
     pub(crate) fn left_out(reason: impl Into<String>) -> Self {
         Self::LeftOut(reason.into())
+    }
+
+    pub(crate) fn missing_hook(hook: &'static str) -> Self {
+        Self::MissingHook(hook, format!("the target has no hook `{hook}`"))
     }
 }
 
@@ -40,7 +46,7 @@ impl From<Verdict> for Outcome {
         match verdict {
             Ok(()) => Self::Passed,
             Err(Stop::Failed(message)) => Self::Failed(message),
-            Err(Stop::LeftOut(reason)) => Self::LeftOut(reason),
+            Err(Stop::LeftOut(reason) | Stop::MissingHook(_, reason)) => Self::LeftOut(reason),
         }
     }
 }

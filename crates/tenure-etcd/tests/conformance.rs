@@ -7,7 +7,7 @@ use std::process::Command;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use tenure_conformance::proxy::{FaultProxy, Way};
+use tenure_conformance::proxy::FaultProxy;
 use tenure_conformance::{Answers, Hook, Proxied, Target, async_trait, reexec, run_all};
 use tenure_core::{Error, LockBackend, LockName};
 use tenure_etcd::{EtcdBackend, EtcdConfig};
@@ -107,15 +107,7 @@ impl Target for Etcd {
     }
 
     async fn answers(&self, answers: Answers) -> Hook {
-        for proxy in &self.proxies {
-            proxy.restore();
-            match answers {
-                Answers::Prompt => {}
-                Answers::Late(delay) => proxy.delay(Way::Answers, delay),
-                Answers::Lost => proxy.lose(Way::Answers),
-            }
-        }
-        Hook::Done
+        answers.through(&self.proxies)
     }
 
     async fn connect_by_proxy(&self) -> Option<Result<Proxied, Error>> {

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use serde_json::json;
 use support::Connects as _;
-use tenure_conformance::proxy::{FaultProxy, Way};
+use tenure_conformance::proxy::FaultProxy;
 use tenure_conformance::{Answers, Hook, Proxied, Target, async_trait, run_all};
 use tenure_core::{Error, LockBackend, LockName};
 use tenure_testkit::kube::Server;
@@ -70,12 +70,7 @@ impl Target for Cluster {
     }
 
     async fn answers(&self, answers: Answers) -> Hook {
-        match answers {
-            Answers::Prompt => self.proxy.restore(),
-            Answers::Late(delay) => self.proxy.delay(Way::Answers, delay),
-            Answers::Lost => self.proxy.lose(Way::Answers),
-        }
-        Hook::Done
+        answers.through([&self.proxy])
     }
 
     async fn connect_by_proxy(&self) -> Option<Result<Proxied, Error>> {

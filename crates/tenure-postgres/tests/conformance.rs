@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use futures_util::FutureExt as _;
-use tenure_conformance::proxy::{FaultProxy, Way};
+use tenure_conformance::proxy::FaultProxy;
 use tenure_conformance::{Answers, Hook, Proxied, Stop, Target, async_trait, sessions};
 use tenure_core::{
     Acquired, Candidate, Capabilities, Changes, Error, Grant, LockBackend, LockName, Loss,
@@ -106,12 +106,7 @@ impl Target for Postgres {
     }
 
     async fn answers(&self, answers: Answers) -> Hook {
-        match answers {
-            Answers::Prompt => self.proxy.restore(),
-            Answers::Late(delay) => self.proxy.delay(Way::Answers, delay),
-            Answers::Lost => self.proxy.lose(Way::Answers),
-        }
-        Hook::Done
+        answers.through([&self.proxy])
     }
 
     async fn connect_by_proxy(&self) -> Option<Result<Proxied, Error>> {

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use support::sentinel_config;
-use tenure_conformance::proxy::{FaultProxy, Way};
+use tenure_conformance::proxy::FaultProxy;
 use tenure_conformance::{Answers, Hook, Proxied, Target, async_trait};
 use tenure_core::{Error, LockBackend, LockName};
 use tenure_redis::{RedisBackend, RedisConfig};
@@ -42,17 +42,6 @@ fn contestant_on(url: &str) -> Command {
     let mut command = tenure_conformance::reexec("contestant");
     command.env(URL, url);
     command
-}
-
-fn answer(proxies: &[FaultProxy], answers: Answers) -> Hook {
-    for proxy in proxies {
-        match answers {
-            Answers::Prompt => proxy.restore(),
-            Answers::Late(delay) => proxy.delay(Way::Answers, delay),
-            Answers::Lost => proxy.lose(Way::Answers),
-        }
-    }
-    Hook::Done
 }
 
 fn proxy_of(server: &Server) -> FaultProxy {
@@ -119,7 +108,7 @@ impl Target for Single {
     }
 
     async fn answers(&self, answers: Answers) -> Hook {
-        answer(&self.proxies, answers)
+        answers.through(&self.proxies)
     }
 
     async fn connect_by_proxy(&self) -> Option<Result<Proxied, Error>> {
@@ -333,7 +322,7 @@ impl Target for Sharded {
     }
 
     async fn answers(&self, answers: Answers) -> Hook {
-        answer(&self.proxies, answers)
+        answers.through(&self.proxies)
     }
 
     async fn connect_to_nothing(&self) -> Option<Opened> {

@@ -129,9 +129,7 @@ pub async fn a_damaged_lock_recovers_by_deletion(target: &dyn Target) -> Verdict
 pub async fn an_absent_store_gives_typed_errors(target: &dyn Target) -> Verdict {
     let context = CaseContext::open(target).await?;
     let Some(connected) = target.connect_to_nothing().await else {
-        return Err(Stop::left_out(
-            "the target has no hook `connect_to_nothing`",
-        ));
+        return Err(Stop::missing_hook("connect_to_nothing"));
     };
     let usual = context.connect().await?;
     let backend = match connected {
@@ -178,7 +176,10 @@ fn absent(call: &str, error: &Error) -> Verdict {
 pub async fn secrets_are_not_shown(target: &dyn Target) -> Verdict {
     let (context, [leader]) = contest(target).await?;
     if target.secrets().is_empty() {
-        return Err(Stop::left_out("the target names no `secrets`"));
+        return Err(Stop::MissingHook(
+            "secrets",
+            "the target names no `secrets`".to_owned(),
+        ));
     }
     let on = &leader.on;
     on.keeps_secrets("a backend's debug output", &format!("{:?}", on.backend))?;

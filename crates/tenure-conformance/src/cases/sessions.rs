@@ -155,10 +155,11 @@ async fn proxied(context: &CaseContext<'_>) -> Result<(Box<dyn Network>, Connect
                  session. Implement the hook with a `FaultProxy` in front of the store"
             ),
             None => {
-                return Err(Stop::left_out(format!(
+                let text = format!(
                     "{}, and the target has no hook `connect_by_proxy`",
                     no_session(context)
-                )));
+                );
+                return Err(Stop::MissingHook("connect_by_proxy", text));
             }
         }
         sleep(FIRST_PAUSE).await;

@@ -139,6 +139,40 @@ async fn a_hook_that_hangs_fails_its_case_by_name() {
     }
 }
 
+/// A target that says which hooks it cannot have.
+struct Strict(Arc<dyn Target>);
+
+#[async_trait]
+impl Target for Strict {
+    async fn connect(&self) -> Result<Arc<dyn LockBackend>, Error> {
+        self.0.connect().await
+    }
+
+    async fn delete_lock(&self, lock: &LockName) -> Hook {
+        self.0.delete_lock(lock).await
+    }
+
+    fn impossible_hooks(&self) -> Option<&[&str]> {
+        Some(&["connect_by_proxy", "end_session", "contestant"])
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn in_strict_mode_only_the_hooks_that_are_impossible_may_be_missing() {
+    let report = run_all("strict", &Strict(honest(Honest::Race))).await;
+    let of = |case: &str| report.outcome(case).unwrap().to_string();
+    assert_eq!(of("a_deleted_lock_is_lost"), "passed");
+    let possible = of("a_write_beside_the_record_costs_no_term");
+    assert!(possible.starts_with("failed"), "{possible}");
+    assert!(
+        possible.contains("`write_beside`; implement it"),
+        "{possible}"
+    );
+    let impossible = of("a_reset_ends_the_term_before_the_next");
+    assert!(impossible.starts_with("left out"), "{impossible}");
+    assert!(!report.is_green());
+}
+
 /// Runs an honest store through the suite; gives the names of the cases that were left out.
 fn left_out_of(kind: Honest) -> Vec<&'static str> {
     let outcomes = matrix::on_honest(kind);
