@@ -4,6 +4,7 @@ use std::borrow::Cow;
 use std::fmt;
 use std::io::Read as _;
 use std::path::{Path, PathBuf};
+use std::sync::{PoisonError, RwLock};
 
 use tenure_core::ErrorKind;
 
@@ -15,6 +16,26 @@ const HIDDEN: &str = "***";
 
 /// Words in the name of a parameter that say that its value is a secret.
 const SECRET_WORDS: [&str; 5] = ["pass", "secret", "token", "credential", "pwd"];
+
+/// Further names of parameters whose values are secrets, in lower case.
+static SECRET_NAMES: RwLock<Vec<String>> = RwLock::new(Vec::new());
+
+/// From now on [`redact`] hides the values of the parameter `name`, in the whole process.
+///
+/// For secrets whose names do not say so: `redact` hides those that hold `pass`, `secret`, `token`,
+/// `credential` or `pwd` anyway. What is hidden once stays hidden. `tenure::Registry` calls this for
+/// the stores that are added to it.
+pub fn hide_parameter(name: &str) {
+    let name = name.to_ascii_lowercase();
+    let mut names = SECRET_NAMES.write().unwrap_or_else(PoisonError::into_inner);
+    if !is_known(&names, &name) && !name.is_empty() {
+        names.push(name);
+    }
+}
+
+fn is_known(names: &[String], name: &str) -> bool {
+    names.iter().any(|known| known == name)
+}
 
 /// A password or token: its value, a file that holds it, or a variable of the environment.
 ///
@@ -277,7 +298,12 @@ fn has_secret(parameters: &str) -> bool {
 /// Whether a parameter's name says that its value is a secret.
 fn is_secret(name: &str) -> bool {
     let name = name.to_ascii_lowercase();
-    SECRET_WORDS.iter().any(|word| name.contains(word))
+    if SECRET_WORDS.iter().any(|word| name.contains(word)) {
+        return true;
+    }
+    let names = SECRET_NAMES.read().unwrap_or_else(PoisonError::into_inner);
+    let mut parts = name.split(['?', '&', '=']);
+    parts.any(|part| is_known(&names, part))
 }
 
 /// Whether a parameter's value is the secret itself, and not the place where it is.

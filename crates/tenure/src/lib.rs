@@ -48,7 +48,7 @@
 //!   dead. By default: a heartbeat every 10 s, and 20 s.
 //! - [`Observer`] watches who leads without being a candidate.
 //! - [`Capabilities`] is what a store promises, as data; [`LockBackend`] is the contract, for a
-//!   store of your own.
+//!   store of your own. A [`Registry`] opens it by its URL.
 //!
 //! # Dangers
 //!
@@ -71,11 +71,13 @@
 mod connect;
 mod registry;
 mod settings;
+mod store;
 
 pub use connect::connect;
-// The table of the stores. The backends' crates are no part of this one's interface: a new major of
-// a client library is none of this crate.
-pub use registry::*;
+// The backends' crates are no part of this one's interface: a new major of a client library is none
+// of this crate.
+pub use registry::Registry;
 pub use settings::{PolicySettings, Setting, Settings, from_env, variable};
+pub use store::{Reach, Store};
 pub use tenure_core::*;
-pub use tenure_kit::redact;
+pub use tenure_kit::{Url, redact};

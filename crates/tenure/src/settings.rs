@@ -8,7 +8,7 @@ use std::time::Duration;
 use tenure_core::{Election, ElectionBuilder, Error, Identity, LockName, Operation, Policy};
 use tenure_kit::redact;
 
-use crate::connect::{self, connect};
+use crate::registry::{Registry, built_in};
 
 /// What can be added to any clock's time.
 const LONGEST: Duration = Duration::from_secs(100 * 365 * 86_400);
@@ -66,9 +66,10 @@ pub fn from_env() -> Result<Settings, Error> {
 /// The store, the lock, the candidate and the policy: everything that an [`Election`] needs.
 ///
 /// `Debug` shows no password.
-#[derive(Clone, PartialEq, Eq)]
+#[derive(Clone)]
 #[non_exhaustive]
 pub struct Settings {
+    registry: Registry,
     /// The store's URL; may hold a password, so show it through [`redact`](crate::redact) only.
     pub backend: String,
     /// The lock.
@@ -85,6 +86,14 @@ impl Settings {
     /// The settings that `read` gives for the names of the [`variable`]s; see [`from_env`], which
     /// is this with the process's environment.
     pub fn from_variables(read: impl Fn(&str) -> Option<OsString>) -> Result<Self, Error> {
+        Self::read(built_in().clone(), read)
+    }
+
+    /// The same, with the stores of `registry`.
+    pub(crate) fn read(
+        registry: Registry,
+        read: impl Fn(&str) -> Option<OsString>,
+    ) -> Result<Self, Error> {
         let text = |name: &str| match read(name).map(OsString::into_string) {
             None => Ok(None),
             Some(Ok(text)) => Ok(Some(text)),
@@ -96,7 +105,9 @@ impl Settings {
         };
         let url = "the store's URL, like file:///var/lib/my-service";
         let backend = required(variable::BACKEND, url)?;
-        connect::check(&backend).map_err(|error| named(variable::BACKEND, &error))?;
+        registry
+            .check(&backend)
+            .map_err(|error| named(variable::BACKEND, &error))?;
         let lock = required(variable::LOCK, "the lock's name, like nightly-batch")?;
         let lock = LockName::new(lock).map_err(|error| named(variable::LOCK, &error))?;
         let identity = text(variable::IDENTITY)?
@@ -116,6 +127,7 @@ impl Settings {
         let drain_limit = text(variable::DRAIN_LIMIT)?;
         let drain_limit = Setting::new(variable::DRAIN_LIMIT, drain_limit.as_deref());
         Ok(Self {
+            registry,
             backend,
             lock,
             identity,
@@ -133,7 +145,7 @@ impl Settings {
 
     /// The same, for those who have more to set.
     pub async fn builder(&self) -> Result<ElectionBuilder, Error> {
-        let backend = connect(&self.backend).await?;
+        let backend = self.registry.connect(&self.backend).await?;
         let mut builder = Election::builder(backend, self.lock.clone()).policy(self.policy.clone());
         if let Some(identity) = &self.identity {
             builder = builder.identity(identity.clone());
@@ -145,6 +157,21 @@ impl Settings {
     }
 }
 
+impl Registry {
+    /// The settings in the process's environment: [`from_env`](crate::from_env) with these stores.
+    pub fn from_env(&self) -> Result<Settings, Error> {
+        self.from_variables(|name| env::var_os(name))
+    }
+
+    /// The settings that `read` gives: [`Settings::from_variables`] with these stores.
+    pub fn from_variables(
+        &self,
+        read: impl Fn(&str) -> Option<OsString>,
+    ) -> Result<Settings, Error> {
+        Settings::read(self.clone(), read)
+    }
+}
+
 impl fmt::Debug for Settings {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Settings")
@@ -153,7 +180,7 @@ impl fmt::Debug for Settings {
             .field("identity", &self.identity)
             .field("policy", &self.policy)
             .field("drain_limit", &self.drain_limit)
-            .finish()
+            .finish_non_exhaustive()
     }
 }
 
@@ -273,6 +300,7 @@ mod tests {
     use tenure_core::ErrorKind;
 
     use super::*;
+    use crate::store::Store;
 
     fn read(variables: &[(&str, &str)]) -> Result<Settings, Error> {
         Settings::from_variables(|name| {
@@ -371,6 +399,21 @@ mod tests {
         };
         let message = Settings::from_variables(read).unwrap_err().to_string();
         assert!(message.contains("TENURE_BACKEND is not valid UTF-8"));
+    }
+
+    #[test]
+    fn the_settings_of_a_registry_open_its_stores() {
+        let connect = |_| async { Ok(tenure_core::MemoryBackend::private()) };
+        let store = Store::new("scratch", connect);
+        let registry = Registry::empty().with(store).unwrap();
+        let read = |name: &str| match name {
+            "TENURE_BACKEND" => Some("scratch:".into()),
+            "TENURE_LOCK" => Some("job".into()),
+            _ => None,
+        };
+        let settings = registry.from_variables(read).unwrap();
+        assert_eq!(settings.backend, "scratch:");
+        assert!(Settings::from_variables(read).is_err());
     }
 
     #[cfg(feature = "memory")]

@@ -26,6 +26,7 @@ use crate::chaos;
 use crate::features;
 use crate::fuzz::{self, Plan};
 use crate::more;
+use crate::outside;
 use crate::packages;
 use crate::suite;
 
@@ -54,6 +55,8 @@ enum Command {
     },
     /// That each feature of the facade pulls its own store's client only, and builds alone
     Features,
+    /// The tests of the worked example as a crate of its own, outside the workspace
+    Outside,
     /// All benchmarks on the real stores and beside peers, and docs/benchmarks/all.md with its charts
     Bench {
         /// Fewer samples: under 15 minutes on two cores
@@ -212,6 +215,10 @@ fn run(command: Command) -> Result<ExitCode> {
             println!("trees: {}", features::assert_trees()?);
             features::check_builds()?;
             Ok(ExitCode::SUCCESS)
+        }
+        Command::Outside => {
+            interrupt::install()?;
+            outside::test()
         }
         Command::Bench { quick, kubernetes } => {
             interrupt::install()?;

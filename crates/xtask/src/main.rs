@@ -21,6 +21,8 @@ mod more;
 #[cfg(unix)]
 mod other_servers;
 #[cfg(unix)]
+mod outside;
+#[cfg(unix)]
 mod packages;
 #[cfg(unix)]
 mod report;

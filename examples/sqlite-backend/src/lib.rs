@@ -4,28 +4,55 @@
 //! `SQLite` offers compare-and-swap on a row, so this implements [`RecordStore`] and gets the lock
 //! protocol from [`RecordLock`].
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
 use futures_util::stream;
-use rusqlite::{Connection, OptionalExtension as _, Row, params};
+use rusqlite::{Connection, OpenFlags, OptionalExtension as _, Row, params};
 use tenure_core::record::{
     Record, RecordEvents, RecordHolder, RecordLock, RecordStore, Step, Versioned, Written,
 };
 use tenure_core::{
-    BootClock, CampaignId, Capabilities, Error, ErrorKind, Expiry, FencingGuarantee, FencingToken,
-    LockName, Operation, Rises, SharedClock,
+    BootClock, CampaignId, Capabilities, Check, Error, ErrorKind, Expiry, FencingGuarantee,
+    FencingToken, LockName, Operation, Rises, SharedClock,
 };
+use tenure_kit::Url;
 
 /// Elections among the processes that share one `SQLite` database.
 pub type SqliteBackend = RecordLock<SqliteStore>;
 
+/// Connects by a URL: `sqlite:///directory/locks.db`. With `create=false` a missing database is an
+/// error. Wrong settings fail before any I/O.
+pub async fn connect(mut url: Url) -> Result<SqliteBackend, Error> {
+    let create = url.take_switch("create")?.unwrap_or(true);
+    let path = PathBuf::from(format!("/{}", url.path()?));
+    let is_local = url.hosts().is_empty() && url.user().is_none() && url.password().is_none();
+    if !is_local || !url.raw_path().starts_with('/') || path.file_name().is_none() {
+        return Err(Error::invalid_input(
+            "the URL does not name a file; use sqlite:///absolute/path/locks.db",
+        ));
+    }
+    url.finish()?;
+    // Dropping the future lets it run to its end: then there is an empty database.
+    let opened = tokio::task::spawn_blocking(move || open_with(&path, create)).await;
+    opened.map_err(|error| {
+        let text = "opening the database panicked";
+        Error::new(ErrorKind::Internal, Operation::Connect, text).with_source(error)
+    })?
+}
+
 /// Opens the database at `path`, creating it if need be. Blocks for as long as the disk takes.
 pub fn open(path: &Path) -> Result<SqliteBackend, Error> {
+    open_with(path, true)
+}
+
+fn open_with(path: &Path, create: bool) -> Result<SqliteBackend, Error> {
     let open = || {
-        let connection = Connection::open(path)?;
+        let mut flags = OpenFlags::default();
+        flags.set(OpenFlags::SQLITE_OPEN_CREATE, create);
+        let connection = Connection::open_with_flags(path, flags)?;
         // How long a writer waits for another one; below every request timeout.
         connection.busy_timeout(Duration::from_millis(200))?;
         connection.execute_batch(SCHEMA)?;
@@ -125,12 +152,9 @@ impl SqliteStore {
         let Some(version) = version else {
             return Ok(Written::Conflict);
         };
-        let version = version.unsigned_abs();
-        let mut record = record.clone();
-        if step == Step::Acquire {
-            mint(&mut record, version)?;
-        }
-        Ok(Written::Applied(Versioned::new(record, version)))
+        // A record to be written lacks a token only in the write that mints it.
+        let written = Versioned::new(record.clone(), version.unsigned_abs());
+        Ok(Written::Applied(written.with_minted_token()?))
     }
 }
 
@@ -166,12 +190,12 @@ impl RecordStore for SqliteStore {
                     .optional()
             })
             .await?;
-        let Some((version, mut record)) = row else {
+        let Some((version, record)) = row else {
             return Ok(None);
         };
         // A record without a token is the very write that minted it.
-        mint(&mut record, version)?;
-        Ok(Some(Versioned::new(record, version)))
+        let found = Versioned::new(record, version);
+        Ok(Some(found.with_minted_token()?))
     }
 
     async fn create(&self, lock: &LockName, record: &Record) -> Result<Written, Error> {
@@ -190,20 +214,26 @@ impl RecordStore for SqliteStore {
         self.write(lock, record, step, Some(expected)).await
     }
 
+    async fn checks(&self, _: &LockName, _: Duration) -> Vec<Check> {
+        const NAME: &str = "journal";
+        let mode = |connection: &mut Connection| {
+            connection.query_row("PRAGMA journal_mode", [], |row| row.get::<_, String>(0))
+        };
+        vec![match self.run(Operation::Connect, mode).await {
+            Ok(mode) if mode == "wal" => Check::fine(NAME, "writers do not wait for readers"),
+            Ok(mode) => Check::warning(
+                NAME,
+                format!("the journal mode is {mode}, so writers wait for readers"),
+                "put the database on a local file system, which WAL mode needs",
+            ),
+            Err(error) => Check::warning(NAME, error.message(), "fix this and run doctor again"),
+        }]
+    }
+
     fn watch(&self, _: &LockName) -> RecordEvents {
         // SQLite tells nobody of changes: the stream ends at once, and candidates poll.
         Box::pin(stream::empty())
     }
-}
-
-/// The token of a term is the version of the write that began it.
-fn mint(record: &mut Record, version: u64) -> Result<(), Error> {
-    if let Some(holder) = &mut record.holder
-        && holder.token.is_none()
-    {
-        holder.token = Some(FencingToken::from_counter(version)?);
-    }
-    Ok(())
 }
 
 fn columns(row: &Row<'_>) -> rusqlite::Result<(u64, Record)> {

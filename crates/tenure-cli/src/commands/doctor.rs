@@ -4,8 +4,8 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 use tenure::{
-    Capabilities, Check, Error, ErrorKind, LockBackend, LockName, Operation, Policy, Rises, Store,
-    Verdict,
+    Capabilities, Check, Error, ErrorKind, LockBackend, LockName, Operation, Policy, Registry,
+    Rises, Verdict,
 };
 
 use crate::failure::{Failure, exit};
@@ -21,11 +21,11 @@ const LIMIT: Duration = Duration::from_secs(20);
 /// How often the store is asked who leads, to see how long it takes.
 const LOOKS: u32 = 5;
 
-pub(crate) fn doctor(args: &DoctorArgs) -> Result<u8, Failure> {
+pub(crate) fn doctor(args: &DoctorArgs, registry: &Registry) -> Result<u8, Failure> {
     let lock = options::lock(args.lock.as_deref().unwrap_or(ANY_LOCK))?;
     let policy = options::policy(&args.policy)?;
     let url = args.backend.url()?;
-    let checks = options::runtime()?.block_on(examine(&url, &lock, &policy));
+    let checks = options::runtime()?.block_on(examine(registry, &url, &lock, &policy));
     let verdict = checks.iter().map(|check| check.verdict).max();
     let verdict = verdict.unwrap_or(Verdict::Fine);
     if args.json {
@@ -48,9 +48,8 @@ pub(crate) fn doctor(args: &DoctorArgs) -> Result<u8, Failure> {
     })
 }
 
-async fn examine(url: &str, lock: &LockName, policy: &Policy) -> Vec<Check> {
-    let connecting = async { tenure::connect(&Store::of(url)?.to_look_at(url)).await };
-    let backend = match connecting.await {
+async fn examine(registry: &Registry, url: &str, lock: &LockName, policy: &Policy) -> Vec<Check> {
+    let backend = match registry.connect_to_look(url).await {
         Ok(backend) => backend,
         Err(error) => return vec![failed("connection", &error)],
     };
@@ -64,6 +63,7 @@ async fn examine(url: &str, lock: &LockName, policy: &Policy) -> Vec<Check> {
     ];
     let looking = backend.checks(lock, policy.lease());
     match tokio::time::timeout(LIMIT, looking).await {
+        Ok(more) if more.is_empty() => checks.push(nothing_checked(store)),
         Ok(more) => checks.extend(more),
         Err(_) => checks.push(failed(
             "settings",
@@ -71,6 +71,17 @@ async fn examine(url: &str, lock: &LockName, policy: &Policy) -> Vec<Check> {
         )),
     }
     checks
+}
+
+/// What was not looked at is not fine.
+fn nothing_checked(store: &str) -> Check {
+    Check::warning(
+        "settings",
+        format!(
+            "the backend of the store {store} checks nothing: no setting, version or permission"
+        ),
+        "check them by hand; the backend's author can add LockBackend::checks",
+    )
 }
 
 /// The message says already what is wrong with what; this says whom to turn to.

@@ -13,7 +13,7 @@ use self::term::{CommandRun, Ending};
 use rustix::process::Signal;
 use tenure::{
     BootClock, Clock as _, Election, Event, HeartbeatThread, Holder, Identity, Leadership,
-    LockName, Reach, Store, Term, Time,
+    LockName, Reach, Registry, Term, Time,
 };
 use tokio::sync::broadcast;
 
@@ -43,6 +43,7 @@ pub(crate) const WAITS: &str = "waits to be elected";
     reason = "one for each switch of the command line"
 )]
 struct Plan {
+    registry: Registry,
     url: String,
     lock: LockName,
     identity: Identity,
@@ -56,8 +57,9 @@ struct Plan {
     command: Vec<OsString>,
 }
 
-pub(crate) fn run(args: RunArgs) -> Result<u8, Failure> {
+pub(crate) fn run(args: RunArgs, registry: &Registry) -> Result<u8, Failure> {
     let plan = Plan {
+        registry: registry.clone(),
         lock: options::lock(&args.lock_args.lock)?,
         identity: options::identity(args.id.as_deref())?,
         limits: Limits::new(
@@ -111,8 +113,12 @@ impl Plan {
             received = signals.ending() => return Ok(signalled(received.signal)),
         };
         backend_file::warn_of_password_in_arguments(&self.url);
-        if Store::of(&self.url)?.reach() == Reach::Process {
-            tracing::warn!("memory: elects within this one process, so every candidate will lead");
+        let store = self.registry.store_of(&self.url)?;
+        if store.reach() == Reach::Process {
+            tracing::warn!(
+                "{}: elects within this one process, so every candidate will lead",
+                store.name()
+            );
         }
         if !self.limits.leave_time_to_stop() {
             tracing::warn!(
@@ -232,9 +238,9 @@ impl Plan {
     async fn connect(&self) -> Result<Election, Failure> {
         let heartbeats = HeartbeatThread::start()
             .map_err(|error| Failure::new(format!("cannot start a thread: {error}")))?;
-        let url = self.url.clone();
+        let (registry, url) = (self.registry.clone(), self.url.clone());
         let backend = heartbeats
-            .run(async move { tenure::connect(&url).await })
+            .run(async move { registry.connect(&url).await })
             .await??;
         let election = Election::builder(backend, self.lock.clone())
             .identity(self.identity.clone())

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use tenure::{Error, Operation, Store};
+use tenure::{Error, Operation, Registry};
 
 use crate::failure::{Failure, exit};
 use crate::options::{self, StatusArgs};
@@ -12,11 +12,11 @@ use crate::output::{LeaderView, print};
 const LIMIT: Duration = Duration::from_secs(10);
 
 /// `tenure status`.
-pub(crate) fn status(args: &StatusArgs) -> Result<u8, Failure> {
+pub(crate) fn status(args: &StatusArgs, registry: &Registry) -> Result<u8, Failure> {
     let lock = options::lock(&args.lock_args.lock)?;
     let url = args.lock_args.backend.url()?;
     let occupancy = options::runtime()?.block_on(async {
-        let backend = tenure::connect(&Store::of(&url)?.to_look_at(&url)).await?;
+        let backend = registry.connect_to_look(&url).await?;
         match tokio::time::timeout(LIMIT, backend.holder(&lock)).await {
             Ok(occupancy) => occupancy,
             Err(_) => Err(Error::timeout(Operation::Holder, LIMIT)),

@@ -1,7 +1,7 @@
 //! `tenure version`: what was compiled in.
 
 use serde_json::json;
-use tenure::Store;
+use tenure::{Registry, Store};
 
 use crate::failure::Failure;
 use crate::options::VersionArgs;
@@ -10,10 +10,10 @@ use crate::output::print;
 const VERSION: &str = env!("CARGO_PKG_VERSION");
 
 /// Prints it; asks no store.
-pub(crate) fn version(args: &VersionArgs) -> Result<u8, Failure> {
-    let features = features();
+pub(crate) fn version(args: &VersionArgs, registry: &Registry) -> Result<u8, Failure> {
+    let features = built_in(registry);
     if args.json {
-        let stores = Store::all().iter().map(|store| {
+        let stores = registry.stores().iter().map(|store| {
             json!({
                 "name": store.name(),
                 "schemes": store.schemes(),
@@ -32,16 +32,10 @@ pub(crate) fn version(args: &VersionArgs) -> Result<u8, Failure> {
     Ok(0)
 }
 
-fn features() -> Vec<&'static str> {
-    let all = [
-        ("etcd", cfg!(feature = "etcd")),
-        ("file", cfg!(feature = "file")),
-        ("kube-configmap", cfg!(feature = "kube-configmap")),
-        ("kube-lease", cfg!(feature = "kube-lease")),
-        ("memory", cfg!(feature = "memory")),
-        ("postgres", cfg!(feature = "postgres")),
-        ("redis", cfg!(feature = "redis")),
-    ];
-    let built_in = all.into_iter().filter(|(_, is_built_in)| *is_built_in);
-    built_in.map(|(name, _)| name).collect()
+/// The stores that are compiled in.
+fn built_in(registry: &Registry) -> Vec<&'static str> {
+    let built_in = registry.stores().iter().filter(|it| it.is_built_in());
+    let mut names: Vec<_> = built_in.map(Store::name).collect();
+    names.sort_unstable();
+    names
 }

@@ -4,7 +4,7 @@ use std::time::{Duration, SystemTime};
 
 use futures_util::StreamExt as _;
 use serde_json::Value;
-use tenure::{LockBackend, LockName, Observer, Policy, Store};
+use tenure::{LockBackend, LockName, Observer, Policy, Registry};
 
 use crate::failure::Failure;
 use crate::options::{self, StatusArgs};
@@ -15,14 +15,13 @@ use crate::supervisor::signals::Signals;
 const LIMIT: Duration = Duration::from_secs(10);
 
 /// `tenure watch`.
-pub(crate) fn watch(args: &StatusArgs) -> Result<u8, Failure> {
+pub(crate) fn watch(args: &StatusArgs, registry: &Registry) -> Result<u8, Failure> {
     let lock = options::lock(&args.lock_args.lock)?;
-    let url = &args.lock_args.backend.url()?;
-    let url = Store::of(url)?.to_look_at(url);
+    let url = args.lock_args.backend.url()?;
     options::runtime()?.block_on(async {
         let mut signals = Signals::handle()?;
         let backend = tokio::select! {
-            backend = tenure::connect(&url) => backend?,
+            backend = registry.connect_to_look(&url) => backend?,
             _ = signals.ending() => return Ok(0),
         };
         tokio::select! {

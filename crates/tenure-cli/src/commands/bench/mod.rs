@@ -6,7 +6,7 @@ mod run;
 use std::io::{self, IsTerminal as _, Write as _};
 
 use serde_json::{Value, json};
-use tenure::{Error, LockName, Operation, Reach, Store, random_u64};
+use tenure::{Error, LockName, Operation, Reach, Registry, Store, random_u64};
 
 use self::measurement::Measurement;
 use self::run::{BenchRun, CALLS, HAND_OVERS, LIMIT};
@@ -15,16 +15,16 @@ use crate::options::{self, BenchArgs};
 use crate::output::print;
 use crate::supervisor::signals::Signals;
 
-pub(crate) fn bench(args: &BenchArgs) -> Result<u8, Failure> {
+pub(crate) fn bench(args: &BenchArgs, registry: &Registry) -> Result<u8, Failure> {
     let lock = options::lock(&format!("tenure-bench-{:016x}", random_u64()?))?;
     let url = args.backend.url()?;
-    if is_shared(&url) && !args.yes && !consent(&url, &lock)? {
+    if is_shared(registry, &url) && !args.yes && !consent(&url, &lock)? {
         return Err(Failure::new("nothing was measured"));
     }
-    let store = Store::of(&url)?;
+    let store = registry.store_of(&url)?;
     options::runtime()?.block_on(async {
         let mut signals = Signals::handle()?;
-        let connecting = BenchRun::connect(&url, lock);
+        let connecting = BenchRun::connect(registry, &url, lock);
         let connected = tokio::select! {
             biased;
             received = signals.ending() => return Ok(signalled(received.signal)),
@@ -47,8 +47,9 @@ pub(crate) fn bench(args: &BenchArgs) -> Result<u8, Failure> {
 }
 
 /// Whether others may use the store too. A URL that names no store is refused later, and says why.
-fn is_shared(url: &str) -> bool {
-    Store::of(url).is_ok_and(|store| store.reach() == Reach::Network)
+fn is_shared(registry: &Registry, url: &str) -> bool {
+    let store = registry.store_of(url);
+    store.is_ok_and(|store| store.reach() == Reach::Network)
 }
 
 /// Asks before a shared store is loaded.
@@ -113,13 +114,14 @@ mod tests {
 
     #[test]
     fn only_stores_of_others_are_asked_about() {
+        let registry = Registry::new();
         for url in ["memory:", "file:///tmp/x", "nonsense", ""] {
-            assert!(!is_shared(url), "{url}");
+            assert!(!is_shared(&registry, url), "{url}");
         }
         for store in Store::all() {
             let is_own = matches!(store.name(), "memory" | "file");
             for url in store.examples() {
-                assert_eq!(is_shared(url), !is_own, "{url}");
+                assert_eq!(is_shared(&registry, url), !is_own, "{url}");
             }
         }
     }

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use indicatif::{ProgressBar, ProgressStyle};
 use tenure::{
     Acquired, CampaignId, Candidate, Election, ElectionState, Error, ErrorKind, Grant, Identity,
-    Leadership, LockBackend, LockName, Operation, Renewal, random_u64,
+    Leadership, LockBackend, LockName, Operation, Registry, Renewal, random_u64,
 };
 
 use super::measurement::Measurement;
@@ -57,8 +57,12 @@ pub(super) struct BenchRun {
 }
 
 impl BenchRun {
-    pub(super) async fn connect(url: &str, lock: LockName) -> Result<Self, Error> {
-        let backends = [tenure::connect(url).await?, tenure::connect(url).await?];
+    pub(super) async fn connect(
+        registry: &Registry,
+        url: &str,
+        lock: LockName,
+    ) -> Result<Self, Error> {
+        let backends = [registry.connect(url).await?, registry.connect(url).await?];
         let me = Identity::of_this_process()?;
         let other = Identity::new(format!("other-{:016x}", random_u64()?))?;
         let steps = u64::try_from(STEPS.len() * 100).unwrap_or_default();

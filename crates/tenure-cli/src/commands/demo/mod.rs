@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use rustix::process::{Pid, Signal};
 use tempfile::TempDir;
-use tenure::{BootClock, Clock as _, Reach, Store, Time, random_u64};
+use tenure::{BootClock, Clock as _, Reach, Registry, Time, random_u64};
 
 use self::candidate::{CandidateProcess, DemoSettings, NAMES, is_dead, signal_process};
 use self::records::{RecordReader, RecordedTerm, RecordedTerms};
@@ -36,24 +36,24 @@ const LIMIT: Duration = Duration::from_secs(20);
 const BROKEN_PROMISE: u8 = 1;
 
 /// `tenure demo`.
-pub(crate) fn demo(args: DemoArgs) -> Result<u8, Failure> {
+pub(crate) fn demo(args: DemoArgs, registry: &Registry) -> Result<u8, Failure> {
     options::runtime()?.block_on(async {
         let mut signals = Signals::handle()?;
         // The candidates are dropped, and so ended, whichever comes first.
         tokio::select! {
-            outcome = play(args.backend) => outcome,
+            outcome = play(registry, args.backend) => outcome,
             received = signals.ending() => Ok(signalled(received.signal)),
         }
     })
 }
 
-async fn play(backend: Option<String>) -> Result<u8, Failure> {
+async fn play(registry: &Registry, backend: Option<String>) -> Result<u8, Failure> {
     let temporary = TempDir::with_prefix("tenure-demo-").map_err(|error| {
         Failure::new(format!(
             "cannot make a temporary directory: {error}; point TMPDIR at one that can be written"
         ))
     })?;
-    let settings = set_up(&temporary, backend).await?;
+    let settings = set_up(registry, &temporary, backend).await?;
     let mut demo = Demo::start(settings)?;
     demo.say_what_comes()?;
     let played = demo.play().await;
@@ -69,18 +69,24 @@ async fn play(backend: Option<String>) -> Result<u8, Failure> {
     Ok(if kept { 0 } else { BROKEN_PROMISE })
 }
 
-async fn set_up(temporary: &TempDir, backend: Option<String>) -> Result<DemoSettings, Failure> {
+async fn set_up(
+    registry: &Registry,
+    temporary: &TempDir,
+    backend: Option<String>,
+) -> Result<DemoSettings, Failure> {
     let directory = temporary.path().to_owned();
     let url = match backend {
         Some(url) => url,
         None => file_url(&directory.join("store"))?,
     };
     // Told here, once, rather than by three candidates.
-    let capabilities = tenure::connect(&url).await?.capabilities();
-    if Store::of(&url)?.reach() == Reach::Process {
-        return Err(Failure::new(
-            "memory: is no store for several processes; leave --backend out, or name another one",
-        ));
+    let capabilities = registry.connect(&url).await?.capabilities();
+    let store = registry.store_of(&url)?;
+    if store.reach() == Reach::Process {
+        return Err(Failure::new(format!(
+            "{}: is no store for several processes; leave --backend out, or name another one",
+            store.name()
+        )));
     }
     let lease = LEASE.max(capabilities.min_lease);
     let granule = capabilities.lease_granularity.as_millis().max(1);
