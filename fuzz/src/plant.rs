@@ -22,6 +22,17 @@ pub(crate) fn at(is_rare: bool) {
     );
 }
 
+/// Whether two bytes stand there that no file of a corpus holds. Each is compared by itself: libFuzzer
+/// sees such comparisons, and not those of whole texts.
+pub(crate) fn marks(text: &str) -> bool {
+    let mut before = 0;
+    text.bytes().any(|byte| {
+        let found = before == b'z' && byte == b'q';
+        before = byte;
+        found
+    })
+}
+
 /// Whether this thread has reached a rare place since it was last asked.
 pub fn was_reached() -> bool {
     REACHED.take()

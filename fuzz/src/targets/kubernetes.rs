@@ -3,7 +3,7 @@
 use std::fmt::Debug;
 
 use serde_json::Value;
-use tenure_core::record::{MAX_LEASE, Step, Versioned};
+use tenure_core::record::{Step, Versioned};
 use tenure_kube::fuzzing::{self, Reader};
 use tenure_kube::{Form, KubeConfig};
 use tenure_kube_configmap::ConfigMapForm;
@@ -47,8 +47,8 @@ fn object<F: Form + Debug>(input: &[u8]) {
 fn check<F: Form>(reader: &Reader<F>, object: Option<&Value>, found: &Versioned) {
     let record = &found.record;
     assert!(!record.lease.is_zero(), "a lease of nothing");
-    let rare = |holder: &tenure_core::record::RecordHolder| holder.identity.contains("zq");
-    plant::at(record.holder.as_ref().is_some_and(rare) && record.lease > MAX_LEASE);
+    let rare = |holder: &tenure_core::record::RecordHolder| plant::marks(&holder.identity);
+    plant::at(record.holder.as_ref().is_some_and(rare) && record.lease.as_secs() > 20);
     let Some(object) = object else {
         return;
     };
@@ -74,7 +74,7 @@ pub(crate) fn answer(input: &[u8]) {
     let status = 400 + u16::from_le_bytes(*status) % 200;
     if let Some(error) = fuzzing::refusal::<LeaseForm>(status, body) {
         rules::error(&error);
-        plant::at(status == 429 && error.message().contains("later zq"));
+        plant::at(status == 429 && plant::marks(error.message()));
     }
     let _usable = fuzzing::credentials(body);
 }
@@ -88,7 +88,7 @@ pub(crate) fn kubeconfig(input: &[u8]) {
     let _read = fuzzing::options(context);
     let context = (!context.is_empty()).then_some(context);
     match fuzzing::kubeconfig(yaml, context) {
-        Ok(()) => plant::at(context.is_some_and(|context| context.starts_with("zq"))),
+        Ok(()) => plant::at(yaml.lines().any(plant::marks)),
         Err(message) => rules::message(&message),
     }
 }

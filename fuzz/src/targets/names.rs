@@ -15,7 +15,7 @@ pub(crate) fn names(input: &[u8]) {
     match LockName::new(text) {
         Ok(name) => {
             assert_eq!(name.as_str(), text);
-            plant::at(text.starts_with("zq.") && text.len() > 4);
+            plant::at(plant::marks(text) && text.len() > 4);
         }
         Err(error) => rules::error(&error),
     }
