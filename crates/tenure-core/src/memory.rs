@@ -207,7 +207,17 @@ impl RecordStore for MemoryStore {
         lasts: Duration,
     ) -> Result<(), Error> {
         let wish = Wish::new(token, self.clock.now() + lasts);
-        if let Some(state) = self.lock().locks.get_mut(lock) {
+        let mut shared = self.lock();
+        let state = shared.locks.get_mut(lock);
+        let leads = |state: &&mut LockState| {
+            let holder = state
+                .stored
+                .as_ref()
+                .and_then(|it| it.record.holder.as_ref());
+            holder.is_some_and(|holder| holder.token == Some(token))
+        };
+        // One for another term takes nobody's place.
+        if let Some(state) = state.filter(leads) {
             state.wish = Some(wish);
         }
         Ok(())

@@ -81,12 +81,15 @@ async fn a_late_wish_never_deposes_the_next_leader_nor_the_same_one_in_its_next_
     a_heartbeat().await;
     assert!(next.is_valid() && !next.is_cancelled());
     // Nor one for a term that does not exist yet.
-    let later = FencingToken::from_counter(next.token().as_u64() + 1).unwrap();
-    ask(&store, later, lasts).await;
-    a_heartbeat().await;
-    assert!(next.is_valid() && !next.is_cancelled());
+    let token = FencingToken::from_counter(next.token().as_u64() + 3).unwrap();
+    ask(&store, token, lasts).await;
     next.resign().await.unwrap();
     let later = candidate.campaign().await.unwrap();
+    assert_eq!(
+        later.token(),
+        token,
+        "one write for each heartbeat, release and election"
+    );
     a_heartbeat().await;
     assert!(later.is_valid() && !later.is_cancelled());
 }

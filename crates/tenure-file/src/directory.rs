@@ -184,7 +184,7 @@ impl Directory {
                 }
             };
             let found = Versioned::new(record, version).with_liveness(liveness);
-            return Ok(Some(found.with_mark(text(&bytes))));
+            return Ok(Some(found.with_mark(mark_text(version, &bytes))));
         }
         Err(Error::new(
             ErrorKind::Conflict,
@@ -294,7 +294,7 @@ impl Directory {
         let liveness = self.liveness(&record, &written, Maker::Unknown);
         let mut versioned = Versioned::new(record, version)
             .with_liveness(liveness)
-            .with_mark(text(&content));
+            .with_mark(mark_text(version, &content));
         if let Some(alive) = alive {
             versioned = versioned.with_state(alive);
         }
@@ -303,10 +303,10 @@ impl Directory {
 }
 
 /// What tells a renewal from all others, also from one of a deleted record under the same version:
-/// the record as it is written, with its time and the name of the file that its holder keeps
-/// locked.
-fn text(content: &[u8]) -> String {
-    String::from_utf8_lossy(content).into_owned()
+/// the version, and the record as it is written, with its time and the name of the file that its
+/// holder keeps locked. A damaged record has little text, so the version counts too.
+fn mark_text(version: u64, content: &[u8]) -> String {
+    format!("{version} {}", String::from_utf8_lossy(content))
 }
 
 /// What an unreadable record is taken for: held for as long as any candidate that may hold it

@@ -213,9 +213,10 @@ impl fmt::Debug for Credentials {
 /// values of parameters such as `password=`.
 ///
 /// For logs and error messages. It hides too much rather than too little. A password that should
-/// have been percent-encoded may hold any character, also a line's end. So everything goes between the
-/// first `://` of a line and the last `@` before the next line with a `://`. Where that `@` may stand within a parameter's secret, all that
-/// follows goes too.
+/// have been percent-encoded may hold any character, also a line's end. So everything goes between
+/// the first `://` of a line and the last `@` before the next line with a `://`. Where that `@` may
+/// stand within a parameter's secret, all that follows goes too. The same holds within one line for
+/// a URL without `//`.
 ///
 /// ```
 /// assert_eq!(
@@ -225,14 +226,14 @@ impl fmt::Debug for Credentials {
 /// ```
 #[must_use]
 pub fn redact(text: &str) -> Cow<'_, str> {
-    if !text.contains("://") {
+    if !text.contains(':') {
         return Cow::Borrowed(text);
     }
     // A URL may be broken into lines: those without one of their own may belong to the one before.
     let mut parts: Vec<String> = Vec::new();
     for line in text.split('\n') {
         match parts.last_mut() {
-            Some(part) if !line.contains("://") => {
+            Some(part) if part.contains("://") && !line.contains("://") => {
                 part.push('\n');
                 part.push_str(line);
             }
@@ -245,13 +246,38 @@ pub fn redact(text: &str) -> Cow<'_, str> {
 
 fn redact_part(part: &str) -> String {
     let Some((before, after)) = part.split_once("://") else {
-        return part.to_owned();
+        return redact_bare(part);
     };
+    let before = redact_bare(before);
     match after.rsplit_once('@') {
         Some((hidden, _)) if has_secret_parameter(hidden) => format!("{before}://{HIDDEN}"),
         Some((_, host)) => format!("{before}://{HIDDEN}@{}", redact_parameters(host)),
         None => format!("{before}://{}", redact_parameters(after)),
     }
+}
+
+/// A URL whose `//` is missing, by mistake or because its scheme has none: `redis:user:secret@host`.
+fn redact_bare(line: &str) -> String {
+    let mut colons = line.match_indices(':').map(|(at, _)| at);
+    let Some(colon) = colons.find(|at| is_scheme_end(line, *at)) else {
+        return line.to_owned();
+    };
+    let (scheme, rest) = line.split_at(colon + 1);
+    match rest.rsplit_once('@') {
+        Some((hidden, _)) if has_secret_parameter(hidden) => format!("{scheme}{HIDDEN}"),
+        Some((_, host)) => format!("{scheme}{HIDDEN}@{}", redact_parameters(host)),
+        None => format!("{scheme}{}", redact_parameters(rest)),
+    }
+}
+
+/// Whether a scheme stands before the colon at `colon`, and something of its URL behind it.
+fn is_scheme_end(line: &str, colon: usize) -> bool {
+    let is_of_scheme = |c: char| c.is_ascii_alphanumeric() || "+-.".contains(c);
+    let before = &line[..colon];
+    let scheme = &before[before.trim_end_matches(is_of_scheme).len()..];
+    let behind = line[colon + 1..].chars().next();
+    scheme.starts_with(|c: char| c.is_ascii_alphabetic())
+        && behind.is_some_and(|c| !c.is_whitespace())
 }
 
 /// Whether a parameter that holds a secret stands in `text`, which may end within it.

@@ -9,7 +9,7 @@ use crate::registry::built_in;
 /// Opens the store that `url` names, of those of this workspace; [`Registry`](crate::Registry) has yours too.
 ///
 /// The scheme chooses the backend; what follows it is the backend's own. `?generation=N` puts the
-/// tokens of any store into a [`Generation`].
+/// tokens of any store into a [`Generation`](tenure_core::Generation).
 ///
 /// Fails, without any I/O, with
 /// - [`InvalidInput`](tenure_core::ErrorKind::InvalidInput) on a URL that cannot be read or whose scheme is

@@ -28,6 +28,7 @@ pub(crate) const TOKEN: &str = "TENURE_TOKEN";
 
 /// May hold a password.
 pub(crate) const BACKEND: &str = "TENURE_BACKEND";
+pub(crate) const BACKEND_FILE: &str = "TENURE_BACKEND_FILE";
 
 /// The subreaper, which has not started the command yet.
 #[derive(Debug)]
@@ -65,6 +66,8 @@ impl Subreaper {
             Some(url) => starter.env(BACKEND, url),
             None => starter.env_remove(BACKEND),
         };
+        // With `--pass-backend` too: a URL given twice is refused.
+        starter.env_remove(BACKEND_FILE);
         let process = starter
             .arg0("tenure")
             .args(["__subreaper", "--parent", &process::id().to_string()])

@@ -18,7 +18,7 @@ use crate::supervisor::cgroup::Cgroup;
 use crate::supervisor::terminal;
 
 /// How long the terminal is waited for: then something else has taken it.
-const FOREGROUND_LIMIT: Duration = Duration::from_secs(2);
+const FOREGROUND_LIMIT: Duration = Duration::from_secs(10);
 
 /// This program, also when its file was replaced or removed since it was started.
 pub(crate) const THIS_PROGRAM: &str = "/proc/self/exe";

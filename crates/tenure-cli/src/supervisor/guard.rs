@@ -27,7 +27,7 @@ use tokio::net::unix::pipe;
 
 use crate::failure::Failure;
 use crate::supervisor::cgroup::Cgroup;
-use crate::supervisor::child::{BACKEND, Subreaper};
+use crate::supervisor::child::{BACKEND, BACKEND_FILE, Subreaper};
 use crate::supervisor::exec::THIS_PROGRAM;
 use crate::supervisor::guard_process::{GROUP, KILLS, READY};
 use crate::supervisor::processes::Process;
@@ -256,6 +256,7 @@ fn launch(subreaper: Process, cgroup: Option<&Cgroup>, until: Time) -> Result<La
         .args(["--until", &until.as_nanos().to_string()])
         .args(cgroup.into_iter().flat_map(Cgroup::arguments))
         .env_remove(BACKEND)
+        .env_remove(BACKEND_FILE)
         // Away from the terminal's signals, and from a process that waits for our output to end.
         .process_group(0)
         .current_dir("/")

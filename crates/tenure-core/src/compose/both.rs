@@ -17,7 +17,7 @@ use crate::contract::backend::{
 use crate::contract::capabilities::{Capabilities, Expiry, FencingGuarantee, Order, Rises, Wakeup};
 use crate::contract::check::Check;
 use crate::contract::clock::{SharedClock, Time};
-use crate::contract::error::{Error, ErrorKind, Operation};
+use crate::contract::error::{Error, Operation};
 use crate::contract::name::{Identity, LockName};
 use crate::contract::token::FencingToken;
 use crate::contract::wish::Wish;
@@ -401,7 +401,8 @@ impl LockBackend for Both {
         second.and(first)
     }
 
-    /// Asks through the first store that can carry the wish: the leader renews in both.
+    /// Asks through the store whose own token is the term's, for that one names the term; the
+    /// leader renews in both.
     async fn ask_to_resign(
         &self,
         lock: &LockName,
@@ -409,15 +410,13 @@ impl LockBackend for Both {
         lasts: Duration,
     ) -> Result<(), Error> {
         let (first, second) = future::join(self.first.holder(lock), self.second.holder(lock)).await;
-        let halves = first?.token().zip(second?.token());
-        let Some((in_first, in_second)) = halves.filter(|(a, b)| *a.max(b) == token) else {
-            return Ok(());
-        };
-        match self.first.ask_to_resign(lock, in_first, lasts).await {
-            Err(error) if error.kind() == ErrorKind::Unsupported => {
-                self.second.ask_to_resign(lock, in_second, lasts).await
-            }
-            outcome => outcome,
+        let (first, second) = (first?.token(), second?.token());
+        if first.max(second) != Some(token) {
+            Ok(())
+        } else if first == Some(token) {
+            self.first.ask_to_resign(lock, token, lasts).await
+        } else {
+            self.second.ask_to_resign(lock, token, lasts).await
         }
     }
 

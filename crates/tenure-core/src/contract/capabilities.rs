@@ -75,6 +75,13 @@ pub struct FencingGuarantee {
 }
 
 impl FencingGuarantee {
+    /// Whether no token comes a second time while candidates run. A restore is left out: candidates
+    /// are stopped before one.
+    pub(crate) fn never_repeats(&self) -> bool {
+        let events = [self.over_crash, self.over_failover, self.over_deletion];
+        events.iter().all(|rises| rises.is_certain())
+    }
+
     /// No guarantee at all: tokens rise over no event. The methods add what the store does guarantee.
     ///
     /// ```

@@ -306,7 +306,7 @@ impl<S: RecordStore> Inner<S> {
     }
 
     fn versions_are_unique(&self) -> bool {
-        self.store.capabilities().fencing.over_deletion.is_certain()
+        self.store.capabilities().fencing.never_repeats()
     }
 
     fn reported(&self) -> MutexGuard<'_, HashMap<LockName, Versioned>> {

@@ -143,7 +143,7 @@ pub(super) fn check_marked(record: &Versioned, versions_are_unique: bool) -> Res
     Err(Error::new(
         ErrorKind::Unsupported,
         Operation::Acquire,
-        "this store's versions begin again after a deletion, and its records have no mark: \
+        "this store's versions may come a second time, and its records have no mark: \
          give each write a mark of its own with `Versioned::with_mark`",
     ))
 }

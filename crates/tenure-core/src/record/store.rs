@@ -220,8 +220,8 @@ pub struct Versioned {
     /// [`FencingGuarantee`](crate::FencingGuarantee) reaches.
     pub version: Version,
     /// What changes with every renewal, and with nothing else, and is never the same again, also
-    /// not after a deletion. `None` where no other program writes and versions never repeat: then
-    /// the version does.
+    /// not after a deletion or a failover. `None` where no other program writes and versions never
+    /// repeat: then the version does.
     pub mark: Option<Mark>,
     /// What the store itself knows about the holder.
     pub liveness: Liveness,
@@ -264,7 +264,7 @@ impl Versioned {
     }
 
     /// The same record with a mark of its own, for a store whose object others write too, or whose
-    /// versions begin again after a deletion.
+    /// versions may come a second time.
     #[must_use]
     pub fn with_mark(mut self, mark: impl Into<Mark>) -> Self {
         self.mark = Some(mark.into());

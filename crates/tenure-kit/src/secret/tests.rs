@@ -48,6 +48,20 @@ fn secrets_are_hidden_and_the_rest_is_kept() {
             "error: 'redis://u:p@h'\nnext line",
             "error: 'redis://***@h'\nnext line",
         ),
+        // A URL without `//`.
+        ("redis:app:hunter2@db", "redis:***@db"),
+        (
+            "argument 'redis:app:hun ter2@db' found",
+            "argument 'redis:***@db' found",
+        ),
+        ("scratch:?password=p&x=1", "scratch:?password=***&x=1"),
+        ("redis:u:p@h\nredis://u:p@h", "redis:***@h\nredis://***@h"),
+        (
+            "redis:u:p@h or redis://u:p@h",
+            "redis:***@h or redis://***@h",
+        ),
+        ("Error: user a@b", "Error: user a@b"),
+        ("10:15 by a@b, memory:", "10:15 by a@b, memory:"),
         // A URL that was broken into lines.
         ("redis://u:pa\nss@h", "redis://***@h"),
         ("redis://h/?a\n&password=s", "redis://h/?a\n&password=***"),

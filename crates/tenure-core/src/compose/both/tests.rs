@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::contract::clock::{BootClock, Clock};
+use crate::contract::error::ErrorKind;
 use crate::contract::name::PublishedValue;
 use crate::memory::MemoryBackend;
 

@@ -92,6 +92,7 @@ impl Counting {
 impl RecordStore for Counting {
     fn capabilities(&self) -> Capabilities {
         let mut capabilities = self.store.capabilities();
+        capabilities.fencing.over_crash = Rises::NotApplicable;
         capabilities.fencing.over_deletion = self.over_deletion;
         capabilities
     }
