@@ -106,7 +106,9 @@ pub(crate) fn table(root: &Path, sources: &[Source]) -> String {
     list(&mut text, "names with a refused word", &refused);
     list(
         &mut text,
-        &format!("files that name {STORE} outside its crate, tests, examples and testkit"),
+        &format!(
+            "files that name {STORE} outside its crate, tests, examples, testkit and fault suite"
+        ),
         &naming_a_store(root, sources),
     );
     text
@@ -170,6 +172,7 @@ fn naming_a_store(root: &Path, sources: &[Source]) -> Vec<String> {
         source.is_test()
             || source.path.starts_with(&own)
             || source.path.starts_with("crates/tenure-testkit/")
+            || source.path.starts_with("crates/tenure-chaos/")
             || ["tests/", "examples/"].iter().any(|folder| {
                 source.path.starts_with(folder) || source.path.contains(&format!("/{folder}"))
             })

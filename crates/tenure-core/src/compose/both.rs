@@ -103,8 +103,8 @@ struct Grants {
 impl Both {
     /// `first` and `second` as one; the lock is taken in this order.
     ///
-    /// Fails with [`InvalidInput`](ErrorKind::InvalidInput), before any I/O, when the two judge by
-    /// different clocks: a term ends with the earlier of two proofs, which must be comparable.
+    /// Fails with [`InvalidInput`](crate::ErrorKind::InvalidInput), before any I/O, when the two
+    /// judge by different clocks: a term ends with the earlier of two proofs, which must be comparable.
     /// They must be different stores, or different places in one: on a single lock no term lasts.
     pub fn new(first: Arc<dyn LockBackend>, second: Arc<dyn LockBackend>) -> Result<Self, Error> {
         let (clock, other) = (first.clock(), second.clock());

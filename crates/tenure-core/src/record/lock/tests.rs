@@ -76,6 +76,7 @@ struct Counting {
     store: MemoryStore,
     looks: Arc<std::sync::atomic::AtomicUsize>,
     over_deletion: Rises,
+    over_failover: Rises,
 }
 
 impl Counting {
@@ -84,6 +85,7 @@ impl Counting {
             store: memory.store().clone(),
             looks: Arc::default(),
             over_deletion,
+            over_failover: Rises::Always,
         }
     }
 }
@@ -94,6 +96,7 @@ impl RecordStore for Counting {
         let mut capabilities = self.store.capabilities();
         capabilities.fencing.over_crash = Rises::NotApplicable;
         capabilities.fencing.over_deletion = self.over_deletion;
+        capabilities.fencing.over_failover = self.over_failover;
         capabilities
     }
 
@@ -259,14 +262,16 @@ impl RecordStore for Observed {
 /// would count its lease from the first one's sight.
 #[tokio::test]
 async fn where_versions_repeat_an_observed_record_without_a_mark_begins_no_term() {
-    for (over_deletion, marked, served) in [
-        (Rises::Never, false, false),
-        (Rises::If("it is so"), false, false),
-        (Rises::Never, true, true),
-        (Rises::Always, false, true),
+    for (over_deletion, over_failover, marked, served) in [
+        (Rises::Never, Rises::Always, false, false),
+        (Rises::If("it is so"), Rises::Always, false, false),
+        (Rises::Always, Rises::Never, false, false),
+        (Rises::Never, Rises::Never, true, true),
+        (Rises::Always, Rises::Always, false, true),
     ] {
         let memory = MemoryBackend::private();
-        let counting = Counting::new(&memory, over_deletion);
+        let mut counting = Counting::new(&memory, over_deletion);
+        counting.over_failover = over_failover;
         let lock = RecordLock::new(Observed { counting, marked });
         for attempt in 1..=2 {
             let outcome = lock.acquire(&name(), &numbered(attempt), LONG).await;
