@@ -7,7 +7,6 @@ use anyhow::{Result, ensure};
 use clap::Parser;
 use tenure_chaos::judge::Minimums;
 use tenure_chaos::mutants::{Copy, PLANTED, Planted};
-use tenure_chaos::report::text;
 use tenure_chaos::run::{Outcome, Plan, run};
 
 /// Builds candidates with planted bugs, and runs the suite with each
@@ -64,7 +63,10 @@ async fn main() -> Result<ExitCode> {
             };
             let outcome = run(&plan).await?;
             ensure!(outcome.is_some(), "no server for {}", planted.backend);
-            noticed = outcome.and_then(|outcome| what(&plan, &outcome));
+            noticed = match outcome {
+                Some(outcome) => what(&plan, &outcome)?,
+                None => None,
+            };
             if noticed.is_some() {
                 break;
             }
@@ -85,18 +87,17 @@ async fn main() -> Result<ExitCode> {
     })
 }
 
-/// The first thing that a run was not green for.
-fn what(plan: &Plan, outcome: &Outcome) -> Option<String> {
+/// What a run has noticed. An error when it proves nothing: a fault without evidence, say.
+fn what(plan: &Plan, outcome: &Outcome) -> Result<Option<String>> {
     let verdict = &outcome.verdict;
     let seed = plan.seed;
     if let Some(violation) = verdict.violations.first() {
-        return Some(format!("seed {seed}: {violation}"));
+        return Ok(Some(format!("seed {seed}: {violation}")));
     }
-    if !verdict.is_green() {
-        return Some(format!(
-            "seed {seed}: {}",
-            text(plan, outcome).replace('\n', "; ")
-        ));
+    if let Some(write) = verdict.stale_writes.first() {
+        return Ok(Some(format!("seed {seed}: a late write stands: {write:?}")));
     }
-    None
+    let missed = verdict.shortfalls.join("; ");
+    ensure!(missed.is_empty(), "seed {seed} proves nothing: {missed}");
+    Ok(None)
 }

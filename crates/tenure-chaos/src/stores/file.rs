@@ -58,7 +58,7 @@ impl Store for File {
 
     fn faults(&self) -> Vec<Applies> {
         const REMOVED: &str = "file: removing a lock's directory takes the lock from its leader, \
-                               who notices with its next heartbeat, and starts its tokens anew";
+                               who notices with its next heartbeat; tokens begin again";
         vec![
             within(Fault::RecordCorrupted),
             within(Fault::ForeignWriter),

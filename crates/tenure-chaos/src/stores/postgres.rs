@@ -126,7 +126,7 @@ impl Store for Postgres {
 
     fn faults(&self) -> Vec<Applies> {
         const ENDED: &str = "guarantees: no one deleting the lock under its holder. On Postgres \
-                             that is whoever ends the holder's session";
+                             ending the holder's session does the same";
         const SET: &str = "postgres: set forward, it may end a silent session before its lease is \
                            over, by as much as the clock was set";
         vec![
