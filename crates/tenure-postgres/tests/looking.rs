@@ -7,7 +7,7 @@ use support::Connects as _;
 use tenure_core::{Check, ErrorKind, LockBackend as _, Occupancy, Verdict};
 use tenure_postgres::PostgresBackend;
 use tenure_testkit::postgres::{PASSWORD, start};
-use tenure_testkit::{LONG, candidate, held, leader, lock};
+use tenure_testkit::{LONG, candidate, held, leader, lock, until};
 
 const ADVISORY: &str = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory'";
 
@@ -55,11 +55,11 @@ async fn a_hot_standby_can_be_looked_at_and_says_where_the_locks_are() {
     let both = PostgresBackend::connect(url.parse().unwrap())
         .await
         .unwrap();
-    let seen = leader(both.holder(&name).await.unwrap());
-    assert_eq!(
-        (seen.identity.as_str(), seen.token),
-        ("ann", Some(grant.token))
-    );
+    until("the leader and its token are seen", async || {
+        let seen = leader(both.holder(&name).await.unwrap());
+        (seen.identity.as_str(), seen.token) == ("ann", Some(grant.token))
+    })
+    .await;
     let checks = both.checks(&name, LONG).await;
     assert!(
         checks
@@ -93,11 +93,11 @@ async fn a_role_that_may_only_read_sees_who_leads_and_takes_no_lock() {
 
     let leading = server.connect().await;
     let grant = held(leading.acquire(&name, &ann, LONG).await.unwrap());
-    let seen = leader(looking.holder(&name).await.unwrap());
-    assert_eq!(
-        (seen.identity.as_str(), seen.token),
-        ("ann", Some(grant.token))
-    );
+    until("the leader and its token are seen", async || {
+        let seen = leader(looking.holder(&name).await.unwrap());
+        (seen.identity.as_str(), seen.token) == ("ann", Some(grant.token))
+    })
+    .await;
     // An election would be refused, and doctor says so.
     let error = looking
         .acquire(&lock("other"), &ann, LONG)

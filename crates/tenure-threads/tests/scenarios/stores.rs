@@ -23,8 +23,10 @@ use super::{Hand, at, candidate, join, lock};
 #[derive(Debug)]
 struct Observed(MemoryStore);
 
+/// The memory's versions begin again after a restart, so each write has a mark of its own.
 fn observed(found: Versioned) -> Versioned {
-    found.with_liveness(Liveness::Observed)
+    let mark = format!("{:?}", found.version);
+    found.with_liveness(Liveness::Observed).with_mark(mark)
 }
 
 #[async_trait]
