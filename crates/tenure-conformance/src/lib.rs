@@ -59,7 +59,7 @@
 //!
 //! Each case prints such a line (`cargo test -- --nocapture` shows it) and, when the environment
 //! variable [`TENURE_CONFORMANCE_LOG`](LOG) names a file, appends it there. libtest runs no
-//! code after the last test, so a program that must see that no case is missing reads that file:
+//! code after the last test, so a program that must see that no case is missing reads that file.
 //! [`tally`] counts passed, failed and left out for each backend, and the sum has to be
 //! [`EXPECTED_CASES`]. Start from an empty file; of two lines for one case the last counts.
 //!

@@ -25,9 +25,9 @@ const MIN_LEASE: Duration = Duration::from_millis(10);
 /// | retry interval: pause after a failed call | 1 s | 2 s | 250 ms | 1 s |
 /// | stop grace: time the work gets to stop, inside the validity | 1.5 s | 2.9 s | 400 ms | 1.5 s |
 ///
-/// From these follows the **validity**, how long after sending its last successful heartbeat a
-/// holder may believe that it leads: the lease shortened by what two clocks may drift apart, less
-/// a small margin (invariant I2). The work is told to stop one stop grace before the validity
+/// From these follows the **validity**: how long after sending its last successful heartbeat a
+/// holder may believe that it leads. It is the lease shortened by what two clocks may drift apart,
+/// less a small margin (invariant I2). The work is told to stop one stop grace before the validity
 /// ends (I4). Between a missed heartbeat and that moment the leader retries; [`tolerance`]
 /// says what that is good for.
 ///
@@ -105,7 +105,7 @@ impl Policy {
         }
     }
 
-    /// A lease of 60 s and a heartbeat every 10 s: an outage of the store of 45 s changes no
+    /// A lease of 60 s and a heartbeat every 10 s: an outage of the store of 47 s changes no
     /// leader. After a crash the others wait 60 s on a store that does not report the death of a
     /// process.
     pub fn patient() -> Self {
@@ -150,8 +150,8 @@ impl Policy {
     }
 
     /// How long an attempt to renew after a failed one may stay without an answer before the next
-    /// one begins: the retry interval, but at least a third of the request timeout and never more
-    /// than it.
+    /// one begins. It is the retry interval, but at least a third of the request timeout and never
+    /// more than it.
     pub(crate) fn retry_timeout(&self) -> Duration {
         let least = self.request_timeout / 3;
         self.retry_interval.max(least).min(self.request_timeout)
@@ -339,9 +339,9 @@ impl fmt::Display for Tolerance {
 
 /// Builds a [`Policy`] from another one.
 ///
-/// When the lease is set, the durations that are not set are scaled with it, so that
-/// `lease(10 s)` alone gives the default policy at half its size; a request timeout that is not
-/// set follows a heartbeat set below it.
+/// When the lease is set, the durations that are not set are scaled with it: `lease(10 s)` alone
+/// gives the default policy at half its size. A request timeout that is not set follows a
+/// heartbeat set below it.
 #[derive(Clone, Debug, Default)]
 pub struct PolicyBuilder {
     base: Policy,

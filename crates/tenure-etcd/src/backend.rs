@@ -68,8 +68,8 @@ impl EtcdBackend {
     ///
     /// Asks all endpoints which cluster they belong to, and fails with `Misconfigured` when it is
     /// not one. An endpoint that does not answer within the request timeout is asked again every
-    /// 10 s; should it turn out to belong to another cluster, all terms end, and every call fails
-    /// with that error until the process is restarted.
+    /// 10 s. If it belongs to another cluster, all terms end, and every call fails with that error
+    /// until the process is restarted.
     ///
     /// An endpoint that is a learner or an `etcd grpc-proxy` is not used. The call fails when no
     /// other answers.
@@ -100,9 +100,9 @@ impl EtcdBackend {
     /// On an application's own client; of `config` only the prefix, the request timeout and the
     /// keys per lease count. No I/O, and nothing is asked before the first call.
     ///
-    /// The client finds the members by itself, without deadlines: when one of several is frozen, a
-    /// call can be lost on it again and again, and with it the term, which
-    /// [`connect`](Self::connect) would have kept by going on to the next member. Nor is each of
+    /// The client finds the members by itself, without deadlines. When one of several is frozen, a
+    /// call can be lost on it again and again, and with it the term;
+    /// [`connect`](Self::connect) would go on to the next member. Nor is each of
     /// them asked for its cluster before the first lease: their answers are compared. And a forked
     /// child that goes on with the runtime goes on with the client's connections too.
     ///

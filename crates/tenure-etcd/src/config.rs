@@ -70,11 +70,13 @@ impl EtcdConfig {
     /// parameters' values. The prefix is what the locks' keys begin with, see
     /// [`prefix`](Self::prefix).
     ///
-    /// Parameters: `password_file`, `password_env`, `ca`, `client_cert` and `client_key` (also
-    /// `cert` and `key`), `server_name` (these four with `etcds://` only), `connect_timeout` and
-    /// `request_timeout` (such as `2s` or `500ms`), `keys_per_lease`, and once for each lock
-    /// `lock_key=LOCK:KEY`, see [`key`](Self::key); see the functions of the same name, and
-    /// [`Tls`].
+    /// Parameters, as the functions of the same name:
+    ///
+    /// - `password_file`, `password_env`;
+    /// - with `etcds://` only: `ca`, `client_cert` and `client_key` (also `cert` and `key`),
+    ///   `server_name`, see [`Tls`];
+    /// - `connect_timeout` and `request_timeout`, such as `2s` or `500ms`; `keys_per_lease`;
+    /// - once for each lock `lock_key=LOCK:KEY`, see [`key`](Self::key).
     ///
     /// Fails with [`InvalidInput`](tenure_core::ErrorKind::InvalidInput), and says what is wrong
     /// without repeating the URL, which may hold a password.

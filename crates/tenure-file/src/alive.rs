@@ -5,7 +5,7 @@
 //! is through with it or dead: the kernel closes the files of a killed process, and only then.
 //!
 //! The lock also tells leftovers apart. Between the creation of a file and its locking it looks
-//! like a leftover, and may be removed; therefore it begins under a temporary name, and its maker
+//! like a leftover, and may be removed. So it begins under a temporary name, and its maker
 //! starts again when it finds that name gone.
 
 use std::fs::{File, TryLockError};
@@ -123,8 +123,8 @@ impl Drop for Temporary<'_> {
 /// a record may still name it, and must not come to name nothing.
 ///
 /// The kernel unlocks it with the last copy of the descriptor. A child that was forked in the term,
-/// and has not run another program since, has one: dropping that copy leaves the parent's lock as
-/// it is, and until it is dropped a killed parent is found out by the end of its lease only.
+/// and has not run another program since, has one. Dropping that copy leaves the parent's lock as
+/// it is. Until it is dropped, a killed parent is noticed by the end of its lease only.
 #[derive(Debug)]
 pub(crate) struct Alive {
     _locked: File,

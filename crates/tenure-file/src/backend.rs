@@ -29,12 +29,15 @@ const CONNECT_LIMIT: Duration = Duration::from_secs(10);
 
 /// Prepares the directory of `config` for elections among the processes of this host.
 ///
-/// Creates the directory if the configuration says so. Fails with
-/// [`Misconfigured`](tenure_core::ErrorKind::Misconfigured) if it is no directory or does not
-/// exist, with [`Forbidden`](tenure_core::ErrorKind::Forbidden) if it cannot be read, with
-/// [`Unsupported`](tenure_core::ErrorKind::Unsupported) on network, cluster and FUSE file systems,
-/// and with [`Timeout`](tenure_core::ErrorKind::Timeout) if the file system does not answer within
-/// ten seconds. Whether it can be written is not asked: an observer need not.
+/// Creates the directory if the configuration says so. Whether it can be written is not asked: an
+/// observer need not. Fails with
+///
+/// - [`Misconfigured`](tenure_core::ErrorKind::Misconfigured) if it is no directory or does not
+///   exist;
+/// - [`Forbidden`](tenure_core::ErrorKind::Forbidden) if it cannot be read;
+/// - [`Unsupported`](tenure_core::ErrorKind::Unsupported) on network, cluster and FUSE file systems;
+/// - [`Timeout`](tenure_core::ErrorKind::Timeout) if the file system does not answer within ten
+///   seconds.
 ///
 /// Cancel safe. Must be called in a tokio runtime with time enabled, as must everything else on
 /// the backend; file operations run on that runtime's threads for blocking work.

@@ -302,9 +302,9 @@ impl Directory {
     }
 }
 
-/// What tells a renewal from all others, also from one of a deleted record under the same version:
-/// the version, and the record as it is written, with its time and the name of the file that its
-/// holder keeps locked. A damaged record has little text, so the version counts too.
+/// What tells a renewal from all others, also from one of a deleted record under the same version.
+/// It is the version, and the record as it is written, with its time and the name of the file that
+/// its holder keeps locked. A damaged record has little text, so the version counts too.
 fn mark_text(version: u64, content: &[u8]) -> String {
     format!("{version} {}", String::from_utf8_lossy(content))
 }

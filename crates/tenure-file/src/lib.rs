@@ -10,7 +10,7 @@
 //! - **No process can block the others.** The directory is changed without any lock of its own,
 //!   so a process that is stopped between any two steps holds nobody up.
 //! - **Fencing tokens rise** over crashes of processes and of the host: the counter is part of
-//!   the record, which is written to disk before anybody is told of it. Only removing the lock's
+//!   the record, which is written to disk before any process learns it. Only removing the lock's
 //!   directory, or restoring it from a backup, sets it back.
 //!
 //! ```
@@ -41,8 +41,9 @@
 //!
 //! A directory on the disk of one host (ext4, XFS, Btrfs, ZFS and the like), used by processes
 //! under one kernel. Containers may share it when they share the kernel and the directory is
-//! mounted into each of them: a container's own layer is seen by that container only, and what is
+//! mounted into each of them. A container's own layer is seen by that container only, and what is
 //! in memory (tmpfs) is empty after a restart. `doctor` warns of both.
+//!
 //! Network, cluster and FUSE file systems are refused with
 //! [`Unsupported`](tenure_core::ErrorKind::Unsupported): neither their locks nor their
 //! notifications tell of a process that died elsewhere, and every host has a boot clock of its
@@ -74,8 +75,8 @@
 //!
 //! # When something is damaged
 //!
-//! - **An unreadable record** (cut off, not JSON, a lease that is zero or negative): if no alive
-//!   file of the lock is locked by anybody, there is no leader, and the next candidate takes over
+//! - **An unreadable record** (cut off, not JSON, a lease that is zero or negative). If no process
+//!   locks an alive file of the lock, there is no leader, and the next candidate takes over
 //!   at once. Else a candidate may lead, and the lock counts as held until the record has stood there
 //!   unchanged for as long as the longest lease among those alive files, an hour at most. A leader
 //!   that is alive repairs the record with its next heartbeat. Tokens go on rising either way.

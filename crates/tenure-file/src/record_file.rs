@@ -21,21 +21,24 @@
 //! then, removes m-2 and below.
 //!
 //! *Claim: when a write of n+1 passes all steps, n was the highest version ever linked, at the
-//! very moment of its link.* So each version is written on top of its predecessor by exactly one
+//! very moment of its link.*
+//!
+//! So each version is written on top of its predecessor by exactly one
 //! writer, and the link is the moment at which the write takes effect. (A link that was highest
 //! takes effect even if its writer then dies or sees a conflict because a successor was quick.
 //! Callers learn that by reading the record again.)
 //!
 //! Suppose not: something higher than n had been linked before our link succeeded. Since the
 //! file n+1 was not there, and the highest always is, H was at least n+2. Let G be H at the start
-//! of our listing; file G was there then. The listing did not show it, and a listing shows all that
-//! is there from its start to its end (POSIX promises no more), so G was removed meanwhile, by the
+//! of our listing; file G was there then. The listing did not show it. A listing shows all that
+//! is there from its start to its end (POSIX promises no more). So G was removed meanwhile, by the
 //! sweep of some m >= G+2. That m was linked after our listing had begun, for G was the highest
 //! then, and it made its own listing, from which it sweeps, later still, and so after our step 1.
-//! At the start of that listing the file of our step 1 was either gone or there; if it was there,
+//!
+//! At the start of that listing the file of our step 1 was either gone or there. If it was there,
 //! it was gone by the end of it, or it was listed and removed before G was, in ascending order.
-//! Either way it was gone before the end of our listing, and our step 5 found it gone: no name
-//! returns, because a temporary file is linked only once, and no inode number is used again while
+//! Either way it was gone before the end of our listing, and our step 5 found it gone. For no name
+//! returns: a temporary file is linked only once, and no inode number is used again while
 //! we keep the file open. Contradiction.
 //!
 //! The first version has no predecessor to keep open, so there is one without meaning, 0, which

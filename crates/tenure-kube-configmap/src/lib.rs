@@ -29,7 +29,7 @@
 //!
 //! # What to know
 //!
-//! - As with Leases, expiry is judged by each candidate from the moment it sees a change, leases
+//! - As with Leases, each candidate judges expiry from the moment it sees a change. Leases
 //!   are in whole seconds, and candidates of other programs take a lock over from an **equal
 //!   identity** at once.
 //! - client-go before v0.27, so every one with locks on `ConfigMaps`, judges by its **own lease**,

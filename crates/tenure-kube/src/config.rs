@@ -256,15 +256,17 @@ impl KubeConfig {
     /// Reads `<scheme>://[namespace][?parameters]`. No I/O yet.
     ///
     /// Parameters, percent-encoded where they hold anything but letters, digits and `-._~/`:
-    /// `kubeconfig` (a file), `context`, or `server` (`https://...`); `token_file`, `token_env`,
-    /// `ca`, `client_cert`, `client_key`, `server_name` (also `tls_server_name`), which replace
-    /// those of the kubeconfig or service account; `connect_timeout`, `request_timeout`,
-    /// `field_manager`, `gone_pods=true` for
-    /// [`take_over_from_gone_pods`](Self::take_over_from_gone_pods), `create=false` for
-    /// [`create`](Self::create), `lease_candidate=name:1.4.0` for
-    /// [`lease_candidate`](Self::lease_candidate), and `label=name:value`, `annotation=name:value` and
-    /// `owner=apps/v1:Deployment:name:uid`, each also several times. With none of the first three
-    /// what the [environment](Self::from_environment) offers.
+    ///
+    /// - `kubeconfig` (a file), `context`, or `server` (`https://...`). With none of the three what
+    ///   the [environment](Self::from_environment) offers.
+    /// - `token_file`, `token_env`, `ca`, `client_cert`, `client_key`, `server_name` (also
+    ///   `tls_server_name`), which replace those of the kubeconfig or service account.
+    /// - `connect_timeout`, `request_timeout`, `field_manager`.
+    /// - `gone_pods=true` for [`take_over_from_gone_pods`](Self::take_over_from_gone_pods),
+    ///   `create=false` for [`create`](Self::create), `lease_candidate=name:1.4.0` for
+    ///   [`lease_candidate`](Self::lease_candidate).
+    /// - `label=name:value`, `annotation=name:value` and `owner=apps/v1:Deployment:name:uid`, each
+    ///   also several times.
     ///
     /// Fails with [`InvalidInput`](tenure_core::ErrorKind::InvalidInput).
     pub fn from_url(scheme: &str, url: &str) -> Result<Self, Error> {

@@ -110,7 +110,7 @@ pub(crate) fn access_of(read: &Kubeconfig, given: Option<&str>) -> Result<Access
         .filter(|name| is_set(&&**name));
     kube.accept_invalid_certs = cluster.insecure_skip_tls_verify.unwrap_or(false);
     kube.disable_compression = cluster.disable_compression.unwrap_or(false);
-    // What a helper is told of the cluster: its authority's certificates, loaded.
+    // What a helper learns about the cluster: its authority's certificates, loaded.
     let told = ExecAuthCluster::try_from(cluster).map_err(|error| unreadable(&error))?;
     if let Some(ca) = told
         .certificate_authority_data

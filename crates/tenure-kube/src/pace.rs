@@ -5,7 +5,7 @@ use std::time::Duration;
 use tenure_core::record::{Mark, RecordEvent, Versioned};
 use tokio::time::Instant;
 
-/// A holder that renews more often is told of once in a while.
+/// A holder that renews more often is reported once in a while.
 const INTERVAL: Duration = Duration::from_millis(100);
 
 /// What was told last, and what waits. Listeners may ask the API server for each event that they are

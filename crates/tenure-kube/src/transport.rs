@@ -97,7 +97,7 @@ impl Numbered {
 }
 
 /// A request without an answer. Dropped without one it gives up all connections that there were
-/// when it was sent: what has made one of them silent has done so to the others too, and the next
+/// when it was sent. What has made one of them silent has done so to the others too, and the next
 /// attempt must not wait on another of them. Not if another request was answered meanwhile: then this
 /// one was dropped because its answer is not needed any more, or its own connection is at fault.
 pub(crate) struct Attempt {

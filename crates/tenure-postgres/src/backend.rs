@@ -28,15 +28,15 @@ const ANSWER: Duration = Duration::from_millis(300);
 
 /// Elections on the advisory locks of a `PostgreSQL` database.
 ///
-/// Holds one session for each identity and lease among its elections (so usually one; after the
-/// fourth they share one per lease), one that hears notifications, and up to
-/// [`watch_sessions`](PostgresConfig::watch_sessions) more while it waits for others' locks.
+/// Holds one session for each identity and lease among its elections, and one that hears
+/// notifications. From the fifth identity on they share one session per lease. While it waits for
+/// others' locks, it holds up to [`watch_sessions`](PostgresConfig::watch_sessions) more.
 /// Clones share them. When the last clone and grant are dropped the sessions are closed, and the
 /// server frees what they held.
 ///
 /// Belongs to the process that connects. In a child that is forked later every call fails with
 /// [`Forked`](ErrorKind::Forked), and dropping its copy does nothing to the parent's sessions. The
-/// child must not run the parent's runtime, and it keeps the parent's sockets open: if the parent
+/// child must not run the parent's runtime. It keeps the parent's sockets open: if the parent
 /// is killed while such a child lives, the server frees the locks at the end of the lease.
 #[derive(Clone)]
 pub struct PostgresBackend {
@@ -104,15 +104,15 @@ impl PostgresBackend {
 
     /// Begins a transaction in the session that holds the lock of the term with `token`.
     ///
-    /// What it writes is committed only if the lock is still held at that moment: a leader that
+    /// What it writes is committed only if the lock is still held at that moment. A leader that
     /// was paused for longer than its lease finds its session, and with it the transaction, ended
     /// by the server. See [`GuardedTransaction`].
     ///
     /// Waits for another transaction that is open in the same session. Fails with
     /// [`Conflict`](ErrorKind::Conflict) when this backend does not hold that term (any more), or
-    /// when the other one stays open, with [`Timeout`](ErrorKind::Timeout) when the server does not
-    /// answer, and with [`Forked`](ErrorKind::Forked) in a child that was forked since the backend
-    /// connected. Dropping the future rolls back.
+    /// when the other one stays open. Fails with [`Timeout`](ErrorKind::Timeout) when the server
+    /// does not answer, and with [`Forked`](ErrorKind::Forked) in a child that was forked since the
+    /// backend connected. Dropping the future rolls back.
     pub async fn begin(
         &self,
         lock: &LockName,

@@ -288,8 +288,8 @@ impl PostgresConfig {
         self
     }
 
-    /// How long a look at who holds a lock may take (a second at least) in a session that has no
-    /// lock to lose, and how long the checks of `doctor` may; the connect timeout by default.
+    /// How long the checks of `doctor` may take, and a look at who holds a lock (a second at least)
+    /// in a session that has no lock to lose. The connect timeout by default.
     ///
     /// Heartbeats and attempts to lock have one limit, the lease (a second at least).
     #[must_use]
@@ -365,7 +365,7 @@ impl PostgresConfig {
         self
     }
 
-    /// Accepts servers older than `PostgreSQL` 14, which have no `idle_session_timeout`: there a
+    /// Accepts servers older than `PostgreSQL` 14, which have no `idle_session_timeout`. There a
     /// holder that is frozen keeps its lock until it runs on or dies, and one whose network is cut
     /// until the server's keepalives tell.
     #[must_use]

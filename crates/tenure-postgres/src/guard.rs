@@ -27,11 +27,14 @@ use crate::session::Session;
 /// as long as it is open VACUUM may have to keep dead rows for it. If the process is frozen
 /// meanwhile, the server ends it: at the same time from release 17 on, and on older ones when it
 /// stands idle for a lease, or one statement takes that long.
+///
 /// Do not end the transaction by SQL, and do not touch session-level advisory locks in it. Change
 /// settings by `SET LOCAL`: what a plain `SET` or `RESET` changes stays changed in the session that
 /// holds the locks. The transaction has the settings of its role, database and URL, `search_path`
-/// and `lock_timeout` too, and `statement_timeout` where that is shorter than the lease; this
-/// library's own statements have others, which are set again after it. The session is closed when it finds that its timeouts are no longer the lease.
+/// and `lock_timeout` too, and `statement_timeout` where that is shorter than the lease. This
+/// library's own statements have others, which are set again after it. The session is closed when
+/// it finds that its timeouts are no longer the lease.
+///
 /// Leave `statement_timeout` and `idle_in_transaction_session_timeout` alone also by `SET LOCAL`:
 /// they are what ends the transaction of a process that was frozen, and frees its locks.
 ///

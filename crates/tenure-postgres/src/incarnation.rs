@@ -24,9 +24,12 @@ pub(crate) struct Incarnation {
 }
 
 impl Incarnation {
-    /// The time since the server was started, since all its sessions were ended because one had
-    /// crashed (which resets the statistics, and not the time of the start), or since it was
-    /// promoted (which a checkpoint on the new timeline follows; its time is in whole seconds).
+    /// The time since the latest of three events:
+    ///
+    /// - The server was started.
+    /// - All its sessions were ended because one had crashed. This resets the statistics, and not
+    ///   the time of the start.
+    /// - It was promoted. A checkpoint on the new timeline follows; its time is in whole seconds.
     ///
     /// What the server does not show may have happened just now, so the age is then none.
     pub(crate) async fn of(client: &SessionClient) -> Result<Self, StoreError> {

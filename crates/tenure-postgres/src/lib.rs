@@ -8,7 +8,7 @@
 //!   when no heartbeat has come for so long.
 //! - **A leader that dies is noticed at once**, and so is one that resigns.
 //! - **Fencing tokens rise** over crashes of the server: each is the number of a transaction that
-//!   is written to the log before anybody is told of it.
+//!   is written to the log before any process learns it.
 //! - **A pooler that would break all this is refused**, as are standbys and servers before 14.
 //! - **The application's writes can be made in the session that holds the lock**, so that those
 //!   of a former leader cannot be committed: see [`PostgresBackend::begin`].

@@ -311,9 +311,9 @@ impl LockBackend for RedisBackend {
     /// One script, and `WAIT` where replicas are asked for. Unanswered, it may have been applied,
     /// which does no harm.
     ///
-    /// Dropped, a request that was sent is waited for in the background, until the lease has passed.
-    /// When it is answered after all, that is the answer to the next call too, if it was sent at or
-    /// after `not_before`.
+    /// Dropped, a request that was sent is waited for in the background, until the lease has
+    /// passed. When it is answered after all, that is the answer to the next call too, if it was
+    /// sent at or after `not_before`.
     async fn renew(&self, grant: &Grant, not_before: Time) -> Result<Renewal, Error> {
         self.check_process(Operation::Renew)?;
         let millis = in_millis(grant.lease, Operation::Renew)?;
@@ -387,8 +387,8 @@ impl LockBackend for RedisBackend {
         Ok(holder.map_or(Occupancy::Free, Occupancy::Led))
     }
 
-    /// Releases as they are told on the lock's channel, and one hint after each subscription. Ends
-    /// when subscribing is forbidden, and at once in a forked child.
+    /// Releases as they are told on the lock's channel, and one notification after each
+    /// subscription. Ends when subscribing is forbidden, and at once in a forked child.
     fn changes(&self, lock: &LockName) -> Changes {
         match self.keys(lock) {
             Ok(keys) => self.shared.notifications.subscribe(keys),
@@ -397,8 +397,8 @@ impl LockBackend for RedisBackend {
         }
     }
 
-    /// When the servers of the URL turn out to belong to two deployments: another leader may be on the
-    /// other one, so no term goes on until the next heartbeat.
+    /// When the servers of the URL turn out to belong to two deployments: another leader may be on
+    /// the other one, so no term goes on until the next heartbeat.
     fn loss(&self, _grant: &Grant) -> Option<Loss> {
         self.check_process(Operation::Renew).ok()?;
         Some(Box::pin(self.shared.topology.until_mixed()))

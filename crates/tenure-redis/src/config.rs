@@ -109,7 +109,7 @@ impl RedisConfig {
 
     /// The master that `sentinels` (port 26379 by default) know under the name `master`.
     ///
-    /// Give all of them, each by an address of its own, and the same ones to every process: a
+    /// Give all of them, each by an address of its own, and the same ones to every process. A
     /// master counts when more than half of those given agree on it, so two halves that share no
     /// sentinel could have two.
     pub fn sentinel<'a>(
@@ -142,14 +142,17 @@ impl RedisConfig {
     /// | `redis+cluster://[user:password@]host[:6379],...` | a cluster |
     /// | `redis+unix://[user:password@]/path/of/socket[?db=NUMBER]` | one server, by its Unix socket |
     ///
-    /// `rediss` instead of `redis` means TLS; `valkey` and `valkeys` mean the same as they. User, password and the values of parameters are
-    /// percent-encoded where they hold anything but letters, digits and `-._~`. Parameters:
-    /// `password_file` and `password_env` in place of the password, `prefix`, `connect_timeout` and
-    /// `request_timeout` (`500ms`, `2s`), `wait_replicas` and `wait_timeout` (see
-    /// [`wait_for_replicas`](Self::wait_for_replicas)), `sentinel_user` and `sentinel_password`
-    /// (`sentinel_password_file`, `sentinel_password_env`), and with TLS `ca`, `client_cert`,
-    /// `client_key` (PEM files) and `server_name`, and once for each such lock `lock_key=LOCK:KEY`,
-    /// see [`key`](Self::key).
+    /// `rediss` instead of `redis` means TLS; `valkey` and `valkeys` mean the same as they. User,
+    /// password and the values of parameters are percent-encoded where they hold anything but
+    /// letters, digits and `-._~`. Parameters:
+    ///
+    /// - `password_file` and `password_env` in place of the password; `prefix`;
+    /// - `connect_timeout` and `request_timeout` (`500ms`, `2s`);
+    /// - `wait_replicas` and `wait_timeout`, see [`wait_for_replicas`](Self::wait_for_replicas);
+    /// - `sentinel_user` and `sentinel_password` (`sentinel_password_file`,
+    ///   `sentinel_password_env`);
+    /// - with TLS `ca`, `client_cert`, `client_key` (PEM files) and `server_name`;
+    /// - once for each such lock `lock_key=LOCK:KEY`, see [`key`](Self::key).
     ///
     /// `response_timeout`, `sentinel_username`, `cert` and `key` are other names of
     /// `request_timeout`, `sentinel_user`, `client_cert` and `client_key`.
@@ -360,7 +363,7 @@ impl RedisConfig {
     /// answer; 1 s by default.
     ///
     /// With sentinels it also is how long those may take, and a new master's quarantine follows
-    /// from it: let all processes have the same, and do not change it while a failover may be going on.
+    /// from it. Let all processes have the same, and do not change it while a failover may be going on.
     #[must_use]
     pub fn connect_timeout(mut self, timeout: Duration) -> Self {
         self.connect_timeout = timeout;

@@ -39,7 +39,7 @@
 //!   incarnation: the replication id, which each restart and each promotion changes. A candidate
 //!   that finds the lock free and another incarnation than in the last term does not take it: a
 //!   forgotten term may still go on. It puts the lock in quarantine, in which no candidate gets it,
-//!   for a lease (in a cluster and with Sentinel for longer, see below), and reports the change
+//!   for a lease (in a cluster and with Sentinel for longer, see below). It reports the change
 //!   ([`RedisBackend::incarnation_changes`], and a warning in the log). So the first election after
 //!   a failover takes a lease longer, unless the term before it survived.
 //! - *The token does not fall back.* It is one more than the last, and at least the server's time
@@ -49,7 +49,9 @@
 //! What remains: a server that has forgotten that a lock was ever used (no persistence, or the
 //! first term of all was never replicated) gives it away at once. It does not if a candidate asks
 //! first that was connected to it before, or knew another node of a cluster to have the lock's
-//! slot: that one puts the lock in quarantine for a lease. And a master that is replaced by hand (as
+//! slot. That candidate puts the lock in quarantine for a lease.
+//!
+//! And a master that is replaced by hand (as
 //! with `CLUSTER FAILOVER FORCE`), or behind an address that stays the same, goes on renewing its
 //! leader's lease, while another is elected on the new one. Against the second, set
 //! `min-replicas-to-write 1` on the servers, or [`RedisConfig::wait_for_replicas`] here; with the
@@ -58,8 +60,10 @@
 //! A master that sentinels have replaced goes on as a master for 8 s and more, and without end when
 //! it is cut off from them. So each backend asks them twice a second which it is, and leaves the
 //! former one. It makes calls only on a master that more than half of them have confirmed within
-//! the last 500 ms and twice the connect timeout: none while they do not answer, nor on the one
-//! that the process knew before it was stopped. The lock is in quarantine on the new one for a
+//! the last 500 ms and twice the connect timeout. So it makes none while they do not answer, nor on
+//! the one that the process knew before it was stopped.
+//!
+//! The lock is in quarantine on the new one for a
 //! lease, that time, and a quarter of it. So a leader needs the sentinels: when more than half of
 //! them are gone for longer than its lease, it stops, although the master is well. All processes
 //! must name the same sentinels, and have the same connect timeout.
@@ -111,7 +115,7 @@
 //! holds no term loses the connection for notifications, it comes back within a second, at random.
 //!
 //! With Sentinel a connection leads to the master that more than half of the given sentinels
-//! name, and that says itself that it is one; both are asked again for each connection, and the
+//! name, and that says itself that it is one. Both are asked again for each connection, and the
 //! sentinels as long as it lasts. In a
 //! cluster redirections are followed, and the map of slots is fetched again when a node is lost,
 //! from the first node that names another for the lock's slot.
@@ -126,15 +130,16 @@
 //! A quorum over N independent servers, `redis+quorum://`, was considered and is not offered.
 //!
 //! 1. *Its safety rests on the same assumption.* A majority protects against the loss of a
-//!    minority of servers, not against a server that forgets: one that restarts without its last
+//!    minority of servers, not against a server that forgets. One that restarts without its last
 //!    writes lets two majorities overlap in it alone. That calls for synced append-only files, or
 //!    for restarts delayed by the longest lease; with either, one server needs no quorum to be
 //!    safe, only to be available.
 //! 2. *Each server's wall clock judges its part of the lease.* A majority is as safe as the
 //!    clocks of all but a minority, and no setting of ours can check them.
 //! 3. *Tokens need consensus, or something like it.* Counters of N servers drift apart, so the
-//!    largest of a majority has to be written back to a majority before a term begins: a second
-//!    round for each election, and after a server was replaced, rules for its membership. That is
+//!    largest of a majority has to be written back to a majority before a term begins. This is a
+//!    second round for each election, and needs rules for the membership of a server that was
+//!    replaced. That is
 //!    an ABD register built from scripts, with operators who would have to know when a server may
 //!    come back. etcd does this, and has been tested for it.
 //! 4. *Waiting does not scale up.* Releases have to be heard from a majority, and candidates that
@@ -145,8 +150,8 @@
 //! # Valkey
 //!
 //! Valkey 7.2 and later speak the same protocol. Each test run has the conformance suite and the
-//! tests of locks, faults and failovers on Redis 7.0 and on Valkey 9.1; those of TLS and of a jump
-//! of the server's clock on Redis only. Old versions should work from Redis 5 on (replication of
+//! tests of locks, faults and failovers on Redis 7.0 and on Valkey 9.1. Those of TLS and of a jump
+//! of the server's clock run on Redis only. Old versions should work from Redis 5 on (replication of
 //! scripts by their effects); users and their permissions need Redis 6.
 
 mod backend;

@@ -1,12 +1,13 @@
 //! Notifications: one connection on which the releases of all locks of a backend arrive.
 //!
-//! It is a second connection, open while a candidate waits, and not the calls' own with RESP3: so it
-//! works on servers and through proxies without RESP3, a `WAIT` on the calls' connection does not
-//! hold notifications back, and a process that leads everything it campaigns for has one connection.
+//! It is a second connection, open while a candidate waits, and not the calls' own with RESP3. So
+//! it works on servers and through proxies without RESP3, and a `WAIT` on the calls' connection
+//! does not hold notifications back. A process that leads everything it campaigns for has one
+//! connection.
 //!
-//! A message is a hint. Nothing is missed for good: after each subscription all candidates look
-//! again, and each has the timer at which the lock can expire. Keyspace events are not used; with
-//! many keys that expire they come seconds late.
+//! A message is a notification. Nothing is missed for good: after each subscription all candidates
+//! look again, and each has the timer at which the lock can expire. Keyspace events are not used;
+//! with many keys that expire they come seconds late.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -79,8 +80,8 @@ impl Notifications {
         }
     }
 
-    /// The hints about one lock. Ends when hints are forbidden, the backend's runtime is gone, or
-    /// in a forked child.
+    /// The notifications about one lock. Ends when notifications are forbidden, the backend's
+    /// runtime is gone, or in a forked child.
     pub(crate) fn subscribe(&self, keys: KeyNames) -> Changes {
         let process = self.network.process();
         let channel = keys.channel();
@@ -121,7 +122,7 @@ impl Notifications {
             receiver.changed().await.ok()?;
             let changes = subscription.changes.load(Ordering::Relaxed);
             subscription.pace.allow(changes).await;
-            // What has come meanwhile is the same hint.
+            // What has come meanwhile is the same notification.
             receiver.borrow_and_update();
             Some((Hint::MayBeFree, subscription))
         });
@@ -129,7 +130,7 @@ impl Notifications {
     }
 
     /// An attempt on the lock has met the term with this token. If it is another one than before,
-    /// the hints were true.
+    /// the notifications were true.
     pub(crate) fn met_term(&self, keys: &KeyNames, token: Option<FencingToken>) {
         let mut channels = hold(&self.shared.channels);
         if channels.by_name.is_empty() {

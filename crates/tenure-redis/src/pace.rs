@@ -1,15 +1,15 @@
 //! How often a waiting candidate is told that its lock may be free, and when it comes back to a
 //! server that it has lost.
 //!
-//! Each hint costs a call to the store. Other users of the server may be allowed to publish on a
-//! lock's channel, or everyone on its channels: what they send must not become as many calls.
+//! Each notification costs a call to the store. Other users of the server may be allowed to publish
+//! on a lock's channel, or everyone on its channels: what they send must not become as many calls.
 
 use std::time::Duration;
 
 use tenure_kit::Backoff;
 use tokio::time::{Instant, sleep_until};
 
-/// Hints that may follow each other at once: as many as there are, while each is true.
+/// Notifications that may follow each other at once: as many as there are, while each is true.
 const AT_ONCE: u32 = 50;
 
 /// One more is allowed after this time.
@@ -21,9 +21,9 @@ const SPREAD: Duration = Duration::from_secs(1);
 /// How long to wait before a lost connection for subscriptions is made again. `was_open` says that
 /// releases were heard of on it.
 ///
-/// A server that restarts ends the connections of a whole fleet at once, and each process that comes
-/// back makes its candidates look. So those that only wait come back at random. One that may lead
-/// does not wait.
+/// A server that restarts ends the connections of a whole fleet at once, and each process that
+/// comes back makes its candidates look. So those that only wait come back at random. One that may
+/// lead does not wait.
 pub(crate) fn before_return(was_open: bool, may_lead: bool, backoff: &mut Backoff) -> Duration {
     if was_open && !may_lead {
         return SPREAD.mul_f64(fastrand::f64());
@@ -31,7 +31,7 @@ pub(crate) fn before_return(was_open: bool, may_lead: bool, backoff: &mut Backof
     backoff.next(None)
 }
 
-/// The hints of one candidate.
+/// The notifications of one candidate.
 #[derive(Debug)]
 pub(crate) struct Pace {
     left: u32,
@@ -50,8 +50,8 @@ impl Pace {
         }
     }
 
-    /// Completes when a hint may be passed on. `changes` is how often the lock has changed hands,
-    /// as this process has seen: then the hints before were true.
+    /// Completes when a notification may be passed on. `changes` is how often the lock has changed
+    /// hands, as this process has seen: then the notifications before were true.
     pub(crate) async fn allow(&mut self, changes: u64) {
         if changes != self.changes {
             *self = Self::new(changes);

@@ -1,8 +1,8 @@
 //! Leader election on the store you already have.
 //!
-//! `tenure` elects one leader among many instances of a service, through a lock in a store: the
-//! code, the heartbeat and timeout policy and the guarantees stay the same, the store is chosen
-//! by a URL and a feature.
+//! `tenure` elects one leader among many instances of a service, through a lock in a store. A URL
+//! and a feature choose the store. The code, the heartbeat and timeout policy and the guarantees
+//! stay the same.
 //!
 #![cfg_attr(feature = "file", doc = "```")]
 #![cfg_attr(not(feature = "file"), doc = "```ignore")]

@@ -1,16 +1,18 @@
 //! The book is plain English, and holds together: the length of sentences and paragraphs, refused
-//! words, links, the list of pages, and that mdBook builds it. `docs/contributing/style.md` says
-//! how to write.
+//! words, links, the list of pages, and that mdBook builds it. The documentation of the published
+//! crates and `--help` keep the same rules. `docs/contributing/style.md` says how to write.
 #![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
 mod commands;
 mod links;
 mod pages;
 mod prose;
+mod quotes;
+mod source;
 
 use std::process::Command;
 
-use pages::{all, root, written_by_the_rules};
+use pages::{Page, all, root, written_by_the_rules};
 
 /// The longest sentence, in words.
 const SENTENCE: usize = 35;
@@ -40,40 +42,83 @@ const REFUSED: [(&str, &str); 18] = [
     ("in vain", "without success"),
 ];
 
+/// What users read, by its place: the pages, `--help`, and the documentation of published crates.
+fn paragraphs() -> Vec<(String, String)> {
+    let of_pages = written_by_the_rules();
+    let of_pages = of_pages.into_iter().map(|Page { name, text }| {
+        let paragraphs = prose::paragraphs(&text);
+        (name, paragraphs)
+    });
+    let help = "docs/reference/cli.md".to_owned();
+    let text = std::fs::read_to_string(root().join(&help)).unwrap();
+    let of_help = [(help, source::help(&text))];
+    let of_sources = pages::sources().into_iter();
+    let of_sources = of_sources.map(|(name, text)| (name, source::documentation(&text)));
+    let all = of_pages.chain(of_help).chain(of_sources);
+    all.flat_map(|(name, paragraphs)| paragraphs.into_iter().map(move |it| (name.clone(), it)))
+        .collect()
+}
+
+/// Prints the longest of each, and the words of each part, so that a report can quote them.
 #[test]
 fn sentences_and_paragraphs_are_short() {
-    let mut wrong = Vec::new();
-    for page in written_by_the_rules() {
-        for paragraph in prose::paragraphs(&page.text) {
-            let words = prose::words(&paragraph);
-            if words > PARAGRAPH {
-                wrong.push(format!("{}: {words} words: {paragraph}", page.name));
+    let (mut wrong, mut longest) = (Vec::new(), [(0, String::new()), (0, String::new())]);
+    for (name, paragraph) in paragraphs() {
+        let sentences = prose::sentences(&paragraph).map(|it| (SENTENCE, it, 0));
+        for (most, text, kind) in sentences.chain([(PARAGRAPH, &*paragraph, 1)]) {
+            let words = prose::words(text);
+            let line = format!("{name}: {words} words: {text}");
+            if words > longest[kind].0 {
+                longest[kind] = (words, line.clone());
             }
-            for sentence in prose::sentences(&paragraph) {
-                let words = prose::words(sentence);
-                if words > SENTENCE {
-                    wrong.push(format!("{}: {words} words: {sentence}", page.name));
-                }
+            if words > most {
+                wrong.push(line);
             }
         }
+    }
+    let [(_, sentence), (_, paragraph)] = longest;
+    println!("the longest sentence: {sentence}\nthe longest paragraph: {paragraph}");
+    for (part, words) in pages::words_of_parts() {
+        println!("{part}: {words} words, with code and tables");
     }
     assert!(wrong.is_empty(), "too long:\n{}", wrong.join("\n"));
 }
 
 #[test]
-fn no_page_uses_a_refused_word() {
+fn nothing_that_users_read_has_a_refused_word() {
     let mut wrong = Vec::new();
-    for page in written_by_the_rules() {
-        for paragraph in prose::paragraphs(&page.text) {
-            for (word, instead) in REFUSED {
-                if prose::has(&paragraph, word) {
-                    let name = &page.name;
-                    wrong.push(format!("{name}: \"{word}\" ({instead}): {paragraph}"));
-                }
+    for (name, paragraph) in paragraphs() {
+        for (word, instead) in REFUSED {
+            if prose::has(&paragraph, word) {
+                wrong.push(format!("{name}: \"{word}\" ({instead}): {paragraph}"));
             }
         }
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+#[test]
+fn what_the_fault_suite_quotes_stands_in_the_pages() {
+    let wrong = quotes::untrue(&all());
+    assert!(
+        wrong.is_empty(),
+        "not in docs/reference:\n{}",
+        wrong.join("\n")
+    );
+}
+
+/// The page for a reader who chooses has no ratio that was not measured.
+#[test]
+fn every_ratio_of_the_benchmarks_stands_in_all_results() {
+    let read = |page: &str| std::fs::read_to_string(root().join("docs").join(page)).unwrap();
+    let (page, results) = (read("reference/benchmarks.md"), read("benchmarks/all.md"));
+    let cells = page.lines().flat_map(|line| line.split('|'));
+    let ratios: Vec<_> = cells
+        .map(str::trim)
+        .filter(|cell| cell.ends_with(" x") && cell.starts_with(|it: char| it.is_ascii_digit()))
+        .collect();
+    let lost: Vec<_> = ratios.iter().filter(|it| !results.contains(**it)).collect();
+    assert!(ratios.len() > 9 && lost.is_empty(), "{ratios:?}: {lost:?}");
 }
 
 /// Comments, messages and help of what users build on. Names have their own list in `layout`.

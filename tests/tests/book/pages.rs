@@ -3,6 +3,8 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use crate::prose;
+
 /// A page, by its path from the repository's root.
 pub(crate) struct Page {
     pub(crate) name: String,
@@ -27,7 +29,8 @@ pub(crate) fn all() -> Vec<Page> {
         .collect()
 }
 
-fn find(folder: &str, ending: &str, names: &mut Vec<String>) {
+/// Adds the files below a folder whose names end so.
+pub(crate) fn find(folder: &str, ending: &str, names: &mut Vec<String>) {
     for entry in fs::read_dir(root().join(folder)).unwrap() {
         let entry = entry.unwrap();
         let name = format!("{folder}/{}", entry.file_name().to_str().unwrap());
@@ -62,11 +65,30 @@ pub(crate) fn written_by_the_rules() -> Vec<Page> {
         .collect()
 }
 
-/// The sources of the crates that users depend on, and of the command line.
+/// The words of each part that users read: what has a letter or a digit, with code and tables.
+pub(crate) fn words_of_parts() -> Vec<(&'static str, usize)> {
+    let parts = [
+        "README.md",
+        "docs/tutorial/",
+        "docs/how-to/",
+        "docs/reference/",
+        "docs/explanation/",
+    ];
+    let pages = written_by_the_rules();
+    parts
+        .map(|part| {
+            let pages = pages.iter().filter(|page| page.name.starts_with(part));
+            (part, pages.map(|page| prose::words(&page.text)).sum())
+        })
+        .to_vec()
+}
+
+/// The sources of the crates that are published.
 pub(crate) fn sources() -> Vec<(String, String)> {
     let crates = [
         "tenure",
         "tenure-cli",
+        "tenure-conformance",
         "tenure-core",
         "tenure-etcd",
         "tenure-file",

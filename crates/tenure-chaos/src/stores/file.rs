@@ -58,7 +58,7 @@ impl Store for File {
 
     fn faults(&self) -> Vec<Applies> {
         const REMOVED: &str = "file: removing a lock's directory takes the lock from its leader, \
-                               who notices with its next heartbeat; tokens begin again";
+                               which notices at its next heartbeat";
         vec![
             within(Fault::RecordCorrupted),
             within(Fault::ForeignWriter),

@@ -125,10 +125,10 @@ impl Store for Postgres {
     }
 
     fn faults(&self) -> Vec<Applies> {
-        const ENDED: &str = "guarantees: no one deleting the lock under its holder. On Postgres \
-                             ending the holder's session does the same";
-        const SET: &str = "postgres: set forward, it may end a silent session before its lease is \
-                           over, by as much as the clock was set";
+        const ENDED: &str = "guarantees: no one deletes the lock under its holder. On Postgres \
+                             this includes ending the holder's session";
+        const SET: &str = "postgres: a clock set forward may end a silent session before its lease \
+                           is over";
         vec![
             // Locks are in quarantine after a start that a process has not seen.
             within(Fault::StoreKill).and_leases(1),

@@ -54,8 +54,8 @@ impl Applies {
     }
 }
 
-/// From `docs/reference/guarantees.md`.
-pub(super) const DELETED: &str = "guarantees: no one deleting the lock under its holder";
+/// From `docs/reference/guarantees.md`. A test of the book looks for each such sentence in its page.
+pub(super) const DELETED: &str = "guarantees: no one deletes the lock under its holder";
 
 /// A store of the run's own.
 #[async_trait]

@@ -1,4 +1,4 @@
-//! Hints: on stores that push, a release wakes those who wait.
+//! Notifications: on stores that push, a release wakes those who wait.
 
 use std::time::Duration;
 
@@ -11,10 +11,10 @@ use crate::contestant::Contestant;
 use crate::target::Target;
 use crate::verdict::{Stop, Verdict, ensure, fail};
 
-/// A hint may be missing, so one of several has to come.
+/// A notification may be missing, so one of several has to come.
 const ROUNDS: u32 = 3;
 
-/// More hints than this at once, about a lock at rest, keep every waiter busy.
+/// More notifications than this at once, about a lock at rest, keep every waiter busy.
 const FLOOD: usize = 1_000;
 
 async fn open(target: &dyn Target) -> Result<CaseContext<'_>, Stop> {
@@ -26,7 +26,7 @@ async fn open(target: &dyn Target) -> Result<CaseContext<'_>, Stop> {
     }
 }
 
-/// A candidate that looks again only when a hint comes gets a released lock.
+/// A candidate that looks again only when a notification comes gets a released lock.
 pub async fn a_release_wakes_a_waiter(target: &dyn Target) -> Verdict {
     let context = open(target).await?;
     wakes(&context, async |leader, grant| leader.release(&grant).await).await
@@ -56,7 +56,7 @@ async fn wakes(
     fail!("no waiter was told, in {ROUNDS} attempts, that the lock had become free")
 }
 
-/// Waits for the lock by hints alone; `free` frees it meanwhile.
+/// Waits for the lock by notifications alone; `free` frees it meanwhile.
 async fn await_turn(
     context: &CaseContext<'_>,
     waiter: &Contestant,
@@ -103,7 +103,7 @@ fn check(context: &CaseContext<'_>, hint: Option<Hint>) -> Verdict {
 }
 
 /// A stream that is dropped takes nothing with it: the next one of the same connection, and one
-/// beside it, give hints as well.
+/// beside it, give notifications as well.
 pub async fn a_dropped_stream_leaves_the_others(target: &dyn Target) -> Verdict {
     let context = open(target).await?;
     for _ in 0..ROUNDS {
@@ -137,7 +137,7 @@ pub async fn a_dropped_stream_leaves_the_others(target: &dyn Target) -> Verdict 
     fail!("after one stream of hints was dropped, others gave none in {ROUNDS} attempts")
 }
 
-/// A lock at rest gives no flood of hints, on any store.
+/// A lock at rest gives no flood of notifications, on any store.
 pub async fn a_lock_at_rest_gives_no_flood_of_hints(target: &dyn Target) -> Verdict {
     let (_, [leader]) = contest(target).await?;
     let grant = leader.held("a fresh lock").await?;

@@ -1,8 +1,8 @@
 //! A TCP proxy that fails on command.
 //!
 //! It stands between a client and its server on loopback, and does to their connections what
-//! networks do: delays, losses in one direction or both, resets, half-closed connections, frames
-//! cut at any byte, refusals (hazards 6 to 8).
+//! networks do (hazards 6 to 8). It delays, loses in one direction or both, resets, half-closes,
+//! refuses, and cuts frames at any byte.
 //!
 //! ```
 //! use tenure_conformance::proxy::{FaultProxy, Way};

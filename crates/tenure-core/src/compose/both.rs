@@ -42,13 +42,12 @@ use crate::sync::{Mutex, MutexGuard};
 /// # Tokens
 ///
 /// The token of a term is the larger of the two. Where both stores count by the same counter (a
-/// `ConfigMap` and a Lease of one cluster) tokens rise through the whole move. Elsewhere put the new
-/// store into a higher [`Generation`](crate::Generation) from the second step on, at least one above
-/// [`FencingToken::generation`] of the old store's last token: then tokens rise from step to step
-/// and within each (a warning in the log says which generation that is if the one in use is too
-/// low), and only while the first two steps are mixed may an instance
-/// on the old store lead with a smaller token than a term before. A fenced resource refuses its
-/// writes; nothing is overwritten.
+/// `ConfigMap` and a Lease of one cluster) tokens rise through the whole move. Elsewhere put the
+/// new store into a higher [`Generation`](crate::Generation) from the second step on, at least one
+/// above [`FencingToken::generation`] of the old store's last token. Then tokens rise from step to
+/// step and within each. A warning in the log names that generation if the one in use is too low.
+/// Only while the first two steps are mixed may an instance on the old store lead with a smaller
+/// token than a term before. A fenced resource refuses its writes; nothing is overwritten.
 ///
 /// # Cost
 ///
@@ -104,8 +103,9 @@ impl Both {
     /// `first` and `second` as one; the lock is taken in this order.
     ///
     /// Fails with [`InvalidInput`](crate::ErrorKind::InvalidInput), before any I/O, when the two
-    /// judge by different clocks: a term ends with the earlier of two proofs, which must be comparable.
-    /// They must be different stores, or different places in one: on a single lock no term lasts.
+    /// judge by different clocks: a term ends with the earlier of two proofs, which must be
+    /// comparable. They must be different stores, or different places in one: on a single lock no
+    /// term lasts.
     pub fn new(first: Arc<dyn LockBackend>, second: Arc<dyn LockBackend>) -> Result<Self, Error> {
         let (clock, other) = (first.clock(), second.clock());
         let (before, between, after) = (clock.now(), other.now(), clock.now());
@@ -435,7 +435,8 @@ impl LockBackend for Both {
         })
     }
 
-    /// The hints of both stores; they end when those of either end: then the candidate must poll.
+    /// The notifications of both stores; they end when those of either end: then the candidate must
+    /// poll.
     fn changes(&self, lock: &LockName) -> Changes {
         let hints = |store: &Arc<dyn LockBackend>| {
             let told = store.changes(lock).map(Some);

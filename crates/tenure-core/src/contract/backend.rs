@@ -25,10 +25,10 @@ use crate::contract::wish::Wish;
 ///
 /// # Contract
 ///
-/// 1. **At most one live grant.** Between the moment `acquire` returns [`Acquired::Held`] and the
-///    end of the granted lease after the last [`Renewal::Renewed`], no other candidate gets
-///    `Held` for that lock, unless the grant was released, all its clones were dropped, or the
-///    lock was deleted at the store.
+/// 1. **At most one live grant.** A grant lives from the moment `acquire` returns
+///    [`Acquired::Held`] to the end of the granted lease after the last [`Renewal::Renewed`].
+///    Meanwhile no other candidate gets `Held` for that lock, unless the grant was released, all
+///    its clones were dropped, or the lock was deleted at the store.
 /// 2. **Proof before request.** [`Grant::proven_at`] is read from [`clock`](Self::clock) *before*
 ///    the request that proves it is sent (invariant I1, hazard 2: an answer that is read late
 ///    must not stretch the lease).
@@ -59,7 +59,7 @@ use crate::contract::wish::Wish;
 ///
 /// - **A session that ends without the holder's knowledge**: [`loss`](Self::loss) tells it, without a
 ///   call. A backend that cannot notice it must not claim [`Expiry::Session`](crate::Expiry::Session).
-/// - **A store that forgets its locks at a restart** breaks point 1 unless the backend waits: after a
+/// - **A store that forgets its locks at a restart** breaks point 1 unless the backend waits. After a
 ///   restart it grants nothing until the longest lease that was granted before is over, or until
 ///   `loss` has told each holder.
 /// - **Linearizable calls**: `acquire`, `renew`, `release` and `withdraw` see every earlier write, so
@@ -102,10 +102,11 @@ pub trait LockBackend: fmt::Debug + Send + Sync + 'static {
     /// time. May it go on while further ones begin?
     ///
     /// Say yes only if calls from now on wait for nothing that it waits for: no lock, no place in a
-    /// pool, and no connection that was made before it began. They must reach the store although the
-    /// way of this one is dead. The first answer counts, from its proof. So a store that takes
+    /// pool, and no connection that was made before it began. They must reach the store although
+    /// the way of this one is dead. The first answer counts, from its proof. So a store that takes
     /// seconds for each answer costs no term, and an outage is over with the first connection that
-    /// can be made. Many elections of a process may ask at once: what is made for one of them serves all.
+    /// can be made. Many elections of a process may ask at once: what is made for one of them
+    /// serves all.
     ///
     /// No, the default: the engine drops the call before it makes the next one.
     fn may_go_on(&self, began_at: Time) -> bool {
@@ -128,8 +129,8 @@ pub trait LockBackend: fmt::Debug + Send + Sync + 'static {
     /// the call, or with the term, whatever comes first. Dropping the future leaves either all of
     /// the wish or none.
     ///
-    /// Needs the right to write the lock, no less: a candidate that may ask could take the lock instead. By
-    /// default an error of kind [`Unsupported`](crate::ErrorKind::Unsupported).
+    /// Needs the right to write the lock, no less: a candidate that may ask could take the lock
+    /// instead. By default an error of kind [`Unsupported`](crate::ErrorKind::Unsupported).
     async fn ask_to_resign(
         &self,
         lock: &LockName,
@@ -144,9 +145,9 @@ pub trait LockBackend: fmt::Debug + Send + Sync + 'static {
     /// Who leads, for observers without write rights.
     async fn holder(&self, lock: &LockName) -> Result<Occupancy, Error>;
 
-    /// Hints that something about `lock` has changed. A hint may be late, missing or wrong:
-    /// correctness never hangs on it. The stream ends only when no more hints can come; then
-    /// the caller polls.
+    /// Notifications that something about `lock` has changed. A notification may be late, missing
+    /// or wrong: correctness never hangs on it. The stream ends only when no more notifications can
+    /// come; then the caller polls.
     fn changes(&self, lock: &LockName) -> Changes;
 
     /// Completes when the backend learns, without asking, that the term of `grant` is over at the
@@ -169,16 +170,16 @@ pub trait LockBackend: fmt::Debug + Send + Sync + 'static {
     /// permissions on `lock`, whether it can grant `lease`. The engine never asks; `tenure doctor`
     /// does.
     ///
-    /// Changes nothing at the store, and wakes no candidate. A look that fails is a [`Check`] too, never
-    /// left out: what was not seen is not fine. By default there is nothing to tell. Each look is
-    /// bounded by the backend's own timeouts; the future can be dropped.
+    /// Changes nothing at the store, and wakes no candidate. A look that fails is a [`Check`] too,
+    /// never left out: what was not seen is not fine. By default there is nothing to tell. Each
+    /// look is bounded by the backend's own timeouts; the future can be dropped.
     async fn checks(&self, lock: &LockName, lease: Duration) -> Vec<Check> {
         let _ = (lock, lease);
         Vec::new()
     }
 }
 
-/// A stream of hints, see [`LockBackend::changes`].
+/// A stream of notifications, see [`LockBackend::changes`].
 pub type Changes = Pin<Box<dyn Stream<Item = Hint> + Send>>;
 
 /// The end of a term at the store, see [`LockBackend::loss`].

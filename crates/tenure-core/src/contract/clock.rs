@@ -69,7 +69,7 @@ pub trait Clock: fmt::Debug + Send + Sync + 'static {
     /// Returns when [`now`](Self::now) has reached `deadline`, possibly late, never early.
     ///
     /// Cancel safe: dropping the future has no effect. The default waits on tokio's timer, which
-    /// stands still during suspend, and looks at the clock again before it returns; so a wait
+    /// stands still during suspend, and looks at the clock again before it returns. So a wait
     /// that spans a suspend ends late by up to the time that was left of it. Code that acts on
     /// a deadline therefore compares the clock itself.
     async fn sleep_until(&self, deadline: Time) {

@@ -13,10 +13,10 @@
 //! # From `campaign()` to `Finish`
 //!
 //! 1. [`Election::campaign`] claims the election, draws a campaign number and starts the engine.
-//! 2. The engine subscribes to the store's hints and gives the machine `Input::Campaign`. The
-//!    machine answers `Command::Acquire`; the engine calls the backend, under the request timeout.
-//! 3. While another candidate leads, the answer is `Taken`. The machine waits for a hint, or for the
-//!    end of the holder's lease, and asks again. After an error it waits a retry interval.
+//! 2. The engine subscribes to the store's notifications and gives the machine `Input::Campaign`.
+//!    The machine answers `Command::Acquire`; the engine calls the backend, under the request timeout.
+//! 3. While another candidate leads, the answer is `Taken`. The machine waits for a notification, or
+//!    for the end of the holder's lease, and asks again. After an error it waits a retry interval.
 //! 4. The answer `Held` brings a grant. The machine computes a [`Span`](machine::Span) from the
 //!    moment *before* the request: until when the term is valid, and when the work must stop. It
 //!    answers `Command::Elect`. The engine makes the term, and `campaign()` returns its owner.
@@ -165,9 +165,9 @@ impl Election {
         Ok(Leadership::new(outcome?, instructions, occupied))
     }
 
-    /// Waits until what a dropped campaign or leadership gives back in the background is given
-    /// back, or a request timeout has passed: before the process exits, so that others need not
-    /// wait for the lease to end.
+    /// Waits until dropped campaigns and leaderships have given back in the background what they
+    /// held, or until a request timeout has passed. Call it before the process exits: then others
+    /// need not wait for the lease to end.
     pub async fn settled(&self) {
         let deadline = self.context.clock.now() + self.context.setup.policy.request_timeout();
         tokio::select! {

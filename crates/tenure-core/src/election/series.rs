@@ -26,7 +26,7 @@ mod recorded {
         lock.as_str().to_owned()
     }
 
-    /// Makes the series of a lock known, with what they have or zero: a candidate that never
+    /// Makes the series of a lock known, with what they have or zero. So a candidate that never
     /// leads is counted as one that does not lead, and the first end of a term is an increase.
     pub(crate) fn register(lock: &LockName, store: &'static str) {
         describe();

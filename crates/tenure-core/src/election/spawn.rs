@@ -42,7 +42,7 @@ impl Spawn for CurrentRuntime {
 }
 
 /// A thread of their own for heartbeats, so that blocked application workers do not lose the
-/// lease: with both workers of a runtime blocked a heartbeat was 2 s late, on its own thread 51 ms.
+/// lease.
 ///
 /// Connect the backend on it as well ([`run`](Self::run)): a store's client does its I/O on the
 /// runtime it was made on. Clones share the thread, and one serves any number of elections. The

@@ -314,7 +314,7 @@ impl<S: RecordStore> Inner<S> {
         self.reported.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// One look under a deadline of its own: a stream of hints has none, and a look
+    /// One look under a deadline of its own: a stream of notifications has none, and a look
     /// without an answer (hazard 6) would hold back all later ones.
     async fn look(&self, lock: &LockName) -> Option<Versioned> {
         let clock = self.store.clock();

@@ -23,7 +23,7 @@ use crate::record::version::Version;
 /// The longest lease a record is believed: one hour.
 ///
 /// Policies above it are refused, so the clamp never cuts a lease that one of our candidates
-/// relies on; it keeps a corrupted or absurd record (a duration of 68 years) from blocking an
+/// relies on. It keeps a corrupted or absurd record (a duration of 68 years) from blocking an
 /// election for longer than an hour.
 pub const MAX_LEASE: Duration = Duration::from_secs(60 * 60);
 

@@ -1,4 +1,4 @@
-//! Who is told of which lock, and what is watched for that.
+//! Who is notified of which lock, and what is watched for that.
 //!
 //! A waiting candidate watches the key of its predecessor only, so a release wakes one candidate
 //! and not a herd. For a lock on which no candidate of this backend has a key, those who listen are

@@ -126,7 +126,7 @@ impl Session {
     ///
     /// A raft leader whose disk stalls does not notice that another one has followed it, and goes on
     /// acknowledging keepalives (etcd-io/etcd#15247; so does 3.4.23). So they count only beside a
-    /// read that more than half of the members have confirmed, in the same raft term: then its
+    /// read that more than half of the members have confirmed, in the same raft term. Then its
     /// leader was the leader when the read was sent or later, and the leader after it restarts
     /// all leases.
     async fn heartbeat(self: &Arc<Self>) -> Result<Time, StoreError> {

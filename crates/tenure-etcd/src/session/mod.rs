@@ -9,8 +9,8 @@
 //!   lost.
 //! - The end of the lease ends all terms here, before another lease is opened.
 //! - A keepalive would also keep alive what no caller holds any more. So each key has a deadline
-//!   of its own, at which it is deleted unless its owner was heard of (point 6 of the contract);
-//!   and a key that hangs on the lease and belongs to nobody, because a request arrived late, is
+//!   of its own, at which it is deleted unless its owner was heard of (point 6 of the contract).
+//!   And a key that hangs on the lease and belongs to nobody, because a request arrived late, is
 //!   deleted as soon as it is seen.
 //! - Leadership is read from the store in the same transaction that finds the own key alive,
 //!   never concluded from the deletion of another key.

@@ -24,8 +24,8 @@ impl PostgresConfig {
     /// What is not a letter, digit or `-._~` is percent-encoded in user, password, database and
     /// the parameters' values. Parameters as in libpq: `host` (a Unix socket's directory, with
     /// nothing between `//` and `/`), `port`, `user`, `password`, `passfile`, `dbname`,
-    /// `options`, `sslmode` ([`TlsMode`]), `sslrootcert` (or `ca`), `sslcert` (or `client_cert`),
-    /// `sslkey` (or `client_key`), `channel_binding`, `connect_timeout` (seconds, or `500ms`) and
+    /// `options`. For TLS `sslmode` ([`TlsMode`]), `sslrootcert` (or `ca`), `sslcert` (or `client_cert`),
+    /// `sslkey` (or `client_key`), `channel_binding`. Also `connect_timeout` (seconds, or `500ms`) and
     /// `target_session_attrs`, which is `read-write`, or `any` to look only
     /// ([`only_looks`](Self::only_looks)). `application_name` is refused, because it carries the
     /// candidate's identity, and `service`. Without a host or a port those of `PGHOST` and `PGPORT`

@@ -7,16 +7,16 @@
 //!   token, the identity and the published value. An observer that missed it asks, and the
 //!   holder announces itself again.
 //! - A process that is killed notifies nobody. So each session that can hold locks also holds a
-//!   lock of its own, `(ALIVE, its pid)`, and those who wait for one of its locks wait for that
-//!   one, shared, on a session of their own: they are woken when the holder's session is gone,
+//!   lock of its own, `(ALIVE, its pid)`. Those who wait for one of its locks wait for that
+//!   one, shared, on a session of their own. They are woken when the holder's session is gone,
 //!   for whatever reason. A ghost among them (a waiter killed or frozen while it waits) gets
 //!   nothing but a share of a lock that nobody else wants.
-//! - The end of the session that listens is a hint too: what it would have told was missed.
+//! - The end of the session that listens is a notification too: what it would have told was missed.
 //!
-//! Any role of the database can notify, under any name and as often as it likes. The server itself says
-//! which session has sent a notification, and which one holds a lock. So what is said of a lock
-//! counts when its holder says it. As long as the holder is not known, others are believed; they
-//! wake a waiter once a second at most.
+//! Any role of the database can notify, under any name and as often as it likes. The server itself
+//! says which session has sent a notification, and which one holds a lock. So what is said of a
+//! lock counts when its holder says it. As long as the holder is not known, others are believed;
+//! they wake a waiter once a second at most.
 
 mod listening;
 pub(crate) mod message;
@@ -44,9 +44,9 @@ use crate::driver::Listener;
 use crate::errors::StoreError;
 use crate::key::AdvisoryKey;
 
-/// A session can also end under a living leader, whose connection was reset or closed by a third party
-/// else. It learns that within a millisecond, and stops; those who wait for its locks hold back so
-/// long, so that it is not they who are faster.
+/// A session can also end under a living leader, whose connection was reset or closed by a third
+/// party else. It learns that within a millisecond, and stops; those who wait for its locks hold
+/// back so long, so that it is not they who are faster.
 const HEARS_OF_ITS_END: Duration = Duration::from_millis(20);
 
 /// Of how many locks the holder is remembered.

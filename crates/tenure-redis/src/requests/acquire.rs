@@ -26,7 +26,7 @@ pub(crate) enum Outcome {
         holder: Option<Holder>,
         /// When to look again: at most the lease that the value names, or the candidate's own
         /// if it names none. The expiry may be later, after the server's clock was set back
-        /// (hazard 5) or under something foreign (hazard 17); but the next heartbeat sets it
+        /// (hazard 5) or under something foreign (hazard 17). But the next heartbeat sets it
         /// right, or the foreign thing goes, and candidates that sleep until then are not told.
         left: Duration,
     },
@@ -151,10 +151,11 @@ impl Acquire<'_> {
 /// Takes the lock, or adopts what an earlier attempt of this candidate has left: of its identity and
 /// of its campaign.
 ///
-/// KEYS: the lock, its fence, and with sentinels the failover that the last term knew of. ARGV:
-/// campaign, lease, identity with value, longest lease, how long it is in quarantine if it has no
-/// fence, how long beyond a lease if that is another incarnation's, whether it counts as one
-/// without a fence in any case, and the number of the latest failover.
+/// KEYS: the lock, its fence, and with sentinels the failover that the last term knew of.
+///
+/// ARGV: campaign, lease, identity with value, longest lease; how long it is in quarantine if it has
+/// no fence, and how long beyond a lease if that is another incarnation's. Then whether it counts as
+/// one without a fence in any case, and the number of the latest failover.
 ///
 /// - The token is one more than the last, and at least the server's time in tenths of a
 ///   millisecond: so it rises too when the fence was lost, if the clocks did not go back. (Terms

@@ -217,10 +217,10 @@ impl Cluster {
     /// or because the one that is has `failed`.
     ///
     /// The first answer counts that names another node. One that does not name the slot comes
-    /// from a node that is not in the cluster any more, or not yet; and one that leaves the slot
+    /// from a node that is not in the cluster any more, or not yet. One that leaves the slot
     /// where it was may come from a node that has not heard of a failover. It is not put to the
     /// vote: a node that is silent would keep back what another one knows, for longer perhaps than
-    /// the caller waits, and a wrong answer is corrected by the node that it leads to.
+    /// the caller waits. The node that a wrong answer leads to corrects it.
     async fn refresh(
         self: &Arc<Self>,
         slot: u16,

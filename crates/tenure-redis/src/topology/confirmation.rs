@@ -3,7 +3,7 @@
 //! A master that they have replaced goes on as one until they demote it, after 8 s or more, or never
 //! if it is cut off from them. Until then it grants and renews terms, beside the new one. So that
 //! there are no two leaders, a lock is in quarantine on the new master for a lease and the
-//! [`quarantine`]; and no call is made on the former one when [`trust`] has passed since it was last
+//! [`quarantine`]. And no call is made on the former one when [`trust`] has passed since it was last
 //! confirmed.
 
 use std::fmt;

@@ -1,7 +1,7 @@
 //! Whether the servers that a URL leads to belong together.
 //!
 //! A URL that names members of two clusters, sentinels of two masters, or a host with the addresses
-//! of two servers, elects a leader at each: which one a process sees depends on who answers first.
+//! of two servers, elects a leader at each. Which one a process sees depends on who answers first.
 //! So all servers of the URL are compared before the first call and every half minute, and each
 //! server that a connection is made to is compared with those that are known.
 

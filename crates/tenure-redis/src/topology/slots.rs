@@ -18,8 +18,8 @@ pub(super) const USUAL_NODE_TIMEOUT: Duration = Duration::from_secs(15);
 /// How long beyond a lease a term may go on that another node has granted before.
 ///
 /// A node that is cut off from the others grants and renews terms until it takes more than half of
-/// them for lost: a node timeout after it has asked them something without an answer, which it does when it
-/// has heard nothing for half of one. The others may have asked it just when it was cut off, and
+/// them for lost. That is a node timeout after it has asked them something without an answer, which
+/// it does when it has heard nothing for half of one. The others may have asked it just when it was cut off, and
 /// promote its replica half a node timeout earlier than it stops. (`clusterCron` in the server's
 /// source. Of 20 nodes that were cut off on loopback each stopped before its replica was promoted,
 /// at the closest by a third of the timeout; but nothing makes sure of it.)
@@ -175,7 +175,7 @@ fn by_slot(ranges: &[Range]) -> Vec<Option<&Address>> {
     holders
 }
 
-/// What is told of each slot in turn, as ranges.
+/// What is said of each slot in turn, as ranges.
 fn runs<'a>(holders: impl Iterator<Item = Option<&'a Address>>) -> Vec<Range> {
     let mut runs: Vec<Range> = Vec::new();
     for (slot, holder) in (0..SLOTS).zip(holders) {

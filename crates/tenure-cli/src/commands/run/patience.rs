@@ -27,8 +27,8 @@ impl Patience {
     }
 
     /// When a campaign that begins now is given up. A single try lasts a lease where nobody is seen to
-    /// lead: after a start of the store a lock may be kept for so long from those who do not know who
-    /// has had it.
+    /// lead: after its start a store may keep a lock for so long from candidates that do not know who
+    /// had it.
     pub(super) fn end(self, policy: &Policy) -> Option<Instant> {
         let limit = match self {
             Self::Endless => return None,

@@ -1,9 +1,9 @@
 //! The engine: drives one election machine with a backend and a clock, as one task.
 //!
 //! This file is the loop: it waits for what happens next, and makes an input of the machine of it.
-//! `commands` gives the machine the input and carries out what it answers, `calls` makes one call to
-//! the store at a time and runs it, and `answers` makes inputs of its outcome. All decisions are the
-//! machine's.
+//! `commands` gives the machine the input and carries out what it answers, `calls` makes one call
+//! to the store at a time and runs it, and `answers` makes inputs of its outcome. All decisions are
+//! the machine's.
 
 mod answers;
 mod calls;
@@ -119,7 +119,8 @@ impl Engine {
         while !self.finished {
             let happening = self.next().await;
             self.handle(happening);
-            // A store whose hints never end must not keep the runtime's other tasks waiting.
+            // A store whose notifications never end must not keep the runtime's other tasks
+            // waiting.
             tokio::task::coop::consume_budget().await;
         }
     }

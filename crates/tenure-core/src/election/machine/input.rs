@@ -12,11 +12,12 @@ use crate::election::machine::cause::Cause;
 pub enum Input {
     /// Start to campaign.
     Campaign,
-    /// The time given out by [`Machine::next_wake`](super::Machine::next_wake) has come (or not: the machine looks).
+    /// The time given out by [`Machine::next_wake`](super::Machine::next_wake) has come (or not:
+    /// the machine looks).
     Timer,
     /// The store hinted at a change.
     Hint(Hint),
-    /// The store will send no more hints.
+    /// The store will send no more notifications.
     HintsEnded,
     /// `acquire` was answered: the lock is ours.
     Held {
@@ -56,7 +57,8 @@ pub enum Input {
     /// Fresh proof of the term is wanted: renew now. A call under way goes on; a driver that still
     /// wants proof after its answer gives this again.
     RenewNow,
-    /// What the application's health probe says: the answer to [`Command::Probe`](super::Command::Probe).
+    /// What the application's health probe says: the answer to
+    /// [`Command::Probe`](super::Command::Probe).
     Health(bool),
 }
 

@@ -130,7 +130,7 @@ impl Machine {
         }
     }
 
-    /// Whether hints are of use now.
+    /// Whether notifications are of use now.
     pub fn wants_hints(&self) -> bool {
         matches!(self.state, State::Candidate(_)) && self.wakeup == Wakeup::Push
     }
@@ -202,7 +202,7 @@ impl Machine {
         (span.cancel_at.since(proven_at) >= needed).then_some(span)
     }
 
-    /// How soon to look again when neither a hint nor an expiry is to be expected.
+    /// How soon to look again when neither a notification nor an expiry is to be expected.
     fn poll_interval(&mut self) -> Duration {
         match self.wakeup {
             Wakeup::Poll => self.jittered(self.policy.retry_interval()),

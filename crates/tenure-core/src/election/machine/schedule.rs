@@ -6,7 +6,7 @@ use crate::contract::clock::Time;
 use crate::election::machine::input::Failure;
 
 /// One heartbeat after `proven_at`, moved forward by at most a 64th of it to a moment that all
-/// elections of a process share: 10,000 of them wake the process 64 times per heartbeat and not
+/// elections of a process share. So 10,000 of them wake the process 64 times per heartbeat and not
 /// 10,000 times, and a store's client can send their renewals together.
 pub(super) fn next_heartbeat(proven_at: Time, heartbeat: Duration) -> Time {
     let due = (proven_at + heartbeat).as_nanos();

@@ -34,13 +34,14 @@ pub(super) enum State {
 pub(super) struct Candidacy {
     /// When to call `acquire`; `None` while a call is under way.
     pub(super) acquire_at: Option<Time>,
-    /// From then on a hint may bring that forward: at once while waiting for the holder, after a
-    /// retry interval while backing off from a failure.
+    /// From then on a notification may bring that forward: at once while waiting for the holder,
+    /// after a retry interval while backing off from a failure.
     pub(super) heeds_hints_from: Time,
-    /// The last call has failed. What it wrote may be what a hint now says is held, so no hint puts
-    /// the next attempt off.
+    /// The last call has failed. What it wrote may be what a notification now says is held, so no
+    /// notification puts the next attempt off.
     pub(super) failed: bool,
-    /// A hint came while a call was under way, whose answer may be older than the hint.
+    /// A notification came while a call was under way, whose answer may be older than the
+    /// notification.
     pub(super) hinted: bool,
     /// When the holder's lease can end, where that is known.
     pub(super) free_at: Option<Time>,

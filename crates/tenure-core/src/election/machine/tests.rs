@@ -138,13 +138,13 @@ fn a_hint_ends_a_pause_once_the_retry_interval_has_passed() {
     assert_eq!(commands, [Command::Acquire]);
 }
 
-/// What the hint says is held may be what the failed call has written, without our knowing.
+/// What the notification says is held may be what the failed call has written, without our knowing.
 #[test]
 fn no_hint_puts_off_the_attempt_after_a_failure() {
     let mut machine = candidate();
     handle(&mut machine, at(0), Input::Failed(Failure::default()));
     let retry_at = machine.next_wake();
-    // The timer is late, and the hint is read first.
+    // The timer is late, and the notification is read first.
     let held = Input::Hint(Hint::HeldFor(20 * SECOND));
     assert_eq!(handle(&mut machine, at(2), held), []);
     assert_eq!(machine.next_wake(), retry_at);

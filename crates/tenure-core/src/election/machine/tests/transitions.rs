@@ -4,8 +4,8 @@
 //! and is in that state. Each pair of state and input has a row, or stands under [`IMPOSSIBLE`]
 //! with the reason why no driver gives it.
 //!
-//! Without jitter the default policy says: a lease of 20 s is valid for 19.88 s; the work is told to
-//! stop after 18.38 s; a heartbeat every 10 s; a retry after 1 s.
+//! Without jitter the default policy says: a lease of 20 s is valid for 19.88 s; the work is told
+//! to stop after 18.38 s; a heartbeat every 10 s; a retry after 1 s.
 
 use std::time::Duration;
 
@@ -24,7 +24,7 @@ enum Is {
     Idle,
     /// A candidate without a health probe; `acquire` is under way.
     Asking,
-    /// It waits for the holder's lease to end, or for a hint.
+    /// It waits for the holder's lease to end, or for a notification.
     Waiting,
     /// Its last call has failed.
     BackingOff,
