@@ -4,8 +4,9 @@
 
 use std::collections::BTreeSet;
 use std::path::Path;
+use std::time::Duration;
 
-use tenure::{Capabilities, Expiry, Order, Rises, Wakeup};
+use tenure::{Capabilities, Expiry, Order, Policy, Rises, Wakeup};
 
 /// The stores, and where each has its page.
 const PAGES: [(&str, &str); 7] = [
@@ -211,4 +212,55 @@ async fn the_pages_say_what_the_capabilities_say() {
         let all: BTreeSet<&str> = PAGES.iter().map(|(store, _)| *store).collect();
         assert_eq!(seen, all, "TENURE_TEST_STORES lacks some");
     }
+}
+
+fn seconds(duration: Duration) -> String {
+    if duration < Duration::from_secs(1) {
+        return format!("{} ms", duration.as_millis());
+    }
+    let text = format!("{:.2}", duration.as_secs_f64());
+    let text = text.trim_end_matches('0').trim_end_matches('.');
+    format!("{text} s")
+}
+
+/// The numbers of the policies stand in two pages, and are what the policies compute.
+#[test]
+fn the_table_of_policies_is_what_they_compute() {
+    let policies = [
+        Policy::default(),
+        Policy::client_go(),
+        Policy::fast(),
+        Policy::patient(),
+    ];
+    let row = |label: &str, value: &dyn Fn(&Policy) -> String| {
+        let values: Vec<String> = policies.iter().map(value).collect();
+        format!("| {label} | {} |\n", values.join(" | "))
+    };
+    let rows = [
+        row("lease L", &|it| seconds(it.lease())),
+        row("heartbeat H", &|it| seconds(it.heartbeat())),
+        row("request timeout R", &|it| seconds(it.request_timeout())),
+        row("retry interval", &|it| seconds(it.retry_interval())),
+        row("stop grace C", &|it| seconds(it.stop_grace())),
+        row("validity V (derived)", &|it| seconds(it.validity())),
+        row("work told to stop V - C", &|it| {
+            seconds(it.validity() - it.stop_grace())
+        }),
+        row("whole heartbeats that may be lost", &|it| {
+            it.tolerance().lost_heartbeats.to_string()
+        }),
+        row("store outage survived at any moment", &|it| {
+            seconds(it.tolerance().outage)
+        }),
+    ];
+    let page = read("docs/reference/policy.md");
+    let rows = rows.concat();
+    assert!(page.contains(&rows), "docs/reference/policy.md:\n{rows}");
+    let outage = Policy::patient().tolerance().outage.as_secs();
+    let choice = format!("| to survive an outage of up to {outage} s | `patient` |");
+    let page = read("docs/how-to/tune-the-policy.md");
+    assert!(
+        page.contains(&choice),
+        "docs/how-to/tune-the-policy.md: {choice}"
+    );
 }
