@@ -213,7 +213,7 @@ fn the_table_of_policies_is_what_they_compute() {
         row("stop grace C", &|it| seconds(it.stop_grace())),
         row("validity V (derived)", &|it| seconds(it.validity())),
         row("work told to stop V - C", &|it| {
-            seconds(it.validity() - it.stop_grace())
+            seconds(it.validity().saturating_sub(it.stop_grace()))
         }),
         row("whole heartbeats that may be lost", &|it| {
             it.tolerance().lost_heartbeats.to_string()
