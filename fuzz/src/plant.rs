@@ -1,39 +1,68 @@
 //! A panic that is planted, to show that a target finds one.
 //!
-//! Each target names one rare place of its own. A run with `TENURE_FUZZ_PLANT=1` panics there.
+//! Each target names one rare place of its own. A run with `TENURE_FUZZ_PLANT=1` panics there, when
+//! the text at this place also holds a `z` and a later `q`.
+//!
+//! libFuzzer keeps an input that reaches code for the first time. So each condition here leads to a
+//! function of its own: the compiler would make one comparison of them otherwise.
 
 use std::cell::Cell;
 use std::sync::OnceLock;
 
 thread_local! {
-    static REACHED: Cell<bool> = const { Cell::new(false) };
+    static REACHED: Cell<u8> = const { Cell::new(0) };
 }
 
-/// Panics in a run with a planted panic, if `is_rare`.
-pub(crate) fn at(is_rare: bool) {
-    static PLANTED: OnceLock<bool> = OnceLock::new();
-    if !is_rare {
+/// How far it is to the panic.
+const STEPS: u8 = 3;
+
+/// Panics in a run with a planted panic, if `is_rare` and the text holds both letters.
+pub(crate) fn at(is_rare: bool, text: &str) {
+    let mut bytes = text.bytes();
+    let has_first = bytes.any(|byte| byte == b'z');
+    behind(is_rare, has_first, bytes.any(|byte| byte == b'q'));
+}
+
+/// The same for three conditions, one of which follows the other.
+pub(crate) fn behind(first: bool, second: bool, third: bool) {
+    if !first {
         return;
     }
-    REACHED.set(true);
+    behind_one();
+    if !second {
+        return;
+    }
+    behind_two();
+    if third {
+        behind_three();
+    }
+}
+
+#[inline(never)]
+fn behind_one() {
+    reach(1);
+}
+
+#[inline(never)]
+fn behind_two() {
+    reach(2);
+}
+
+#[inline(never)]
+fn behind_three() {
+    static PLANTED: OnceLock<bool> = OnceLock::new();
+    reach(STEPS);
     assert!(
         !PLANTED.get_or_init(|| std::env::var_os("TENURE_FUZZ_PLANT").is_some()),
         "the planted panic"
     );
 }
 
-/// Whether two bytes stand there that no file of a corpus holds. Each is compared by itself: libFuzzer
-/// sees such comparisons, and not those of whole texts.
-pub(crate) fn marks(text: &str) -> bool {
-    let mut before = 0;
-    text.bytes().any(|byte| {
-        let found = before == b'z' && byte == b'q';
-        before = byte;
-        found
-    })
+fn reach(step: u8) {
+    REACHED.set(REACHED.get().max(step));
 }
 
-/// Whether this thread has reached a rare place since it was last asked.
+/// Whether this thread has reached the planted panic since it was last asked.
 pub fn was_reached() -> bool {
-    REACHED.take()
+    REACHED.take() == STEPS
 }

@@ -164,7 +164,7 @@ impl Run {
             .arg(program)
             .arg(format!("-max_total_time={seconds}"))
             .args(["-timeout=10", "-rss_limit_mb=2048", "-print_final_stats=1"])
-            .args(["-max_len=4096", "-len_control=50", "-use_value_profile=1"])
+            .args(["-max_len=4096", "-len_control=50"])
             .arg(format!("-artifact_prefix={}/{target}-", failures.display()))
             .arg(&found)
             .arg(corpus().join(target))

@@ -21,7 +21,7 @@ pub(crate) fn key(input: &[u8]) {
     if let Some(holder) = found {
         rules::holder(&holder);
         let token = holder.token.map(tenure_core::FencingToken::as_u64);
-        plant::at(token == Some(9) && holder.value.is_some_and(|value| plant::marks(&value)));
+        plant::at(token == Some(9), &holder.value.unwrap_or_default());
     }
 }
 
@@ -35,5 +35,5 @@ pub(crate) fn status(input: &[u8]) {
     };
     let message = fuzzing::status(i32::from(*code % 17), text);
     rules::message(&message);
-    plant::at(message.contains("defragment") && plant::marks(text));
+    plant::at(message.contains("defragment"), text);
 }

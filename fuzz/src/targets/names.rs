@@ -15,7 +15,7 @@ pub(crate) fn names(input: &[u8]) {
     match LockName::new(text) {
         Ok(name) => {
             assert_eq!(name.as_str(), text);
-            plant::at(plant::marks(text) && text.len() > 4);
+            plant::at(text.len() > 4, text);
         }
         Err(error) => rules::error(&error),
     }

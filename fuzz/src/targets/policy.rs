@@ -51,7 +51,8 @@ fn check(policy: &Policy) {
     let used = policy.heartbeat() + policy.request_timeout() + policy.stop_grace();
     assert!(used <= validity, "I3: {policy:?}");
     let _tolerance = policy.tolerance();
-    plant::at(policy.jitter_percent() == 7 && lease < Duration::from_secs(2));
+    let jitter = policy.jitter_percent();
+    plant::behind(lease < Duration::from_secs(2), jitter > 5, jitter == 7);
 }
 
 const VARIABLES: [&str; 8] = [
@@ -79,7 +80,7 @@ pub(crate) fn settings(input: &[u8]) {
     match Settings::from_variables(value) {
         Ok(settings) => {
             check(&settings.policy);
-            plant::at(settings.drain_limit.is_some() && plant::marks(settings.lock.as_str()));
+            plant::at(settings.drain_limit.is_some(), settings.lock.as_str());
         }
         Err(error) => rules::error(&error),
     }

@@ -18,7 +18,7 @@ pub(crate) fn value(input: &[u8]) {
     if let Some(holder) = holder {
         rules::holder(&holder);
         let token = holder.token.map(tenure_core::FencingToken::as_u64);
-        plant::at(token.is_some() && lease.is_some() && plant::marks(&holder.identity));
+        plant::at(token.is_some() && lease.is_some(), &holder.identity);
     }
 }
 
@@ -28,7 +28,7 @@ pub(crate) fn answer(input: &[u8]) {
         return;
     }
     let answered = fuzzing::answer(input);
-    plant::at(answered >= 2 && plant::marks(&String::from_utf8_lossy(input)));
+    plant::at(answered >= 2, &String::from_utf8_lossy(input));
 }
 
 /// Lists that lie deep in each other are the client library's to bound.
