@@ -5,7 +5,7 @@
 //! register: a process that is stopped in that moment is the ex-leader whose write comes late.
 
 use std::path::PathBuf;
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context as _, Result};
 use clap::{Parser, ValueEnum};
@@ -88,6 +88,8 @@ pub async fn run(options: Options) -> Result<()> {
         0,
         &format!("{} {}", options.number, options.lease),
     )?;
+    let second = Writer::create(&options.history, &std::process::id().to_string())?;
+    tokio::spawn(watch_the_wall_clock(second));
     let mut candidate = Candidate {
         stop: signal(SignalKind::terminate())?,
         history,
@@ -99,6 +101,29 @@ pub async fn run(options: Options) -> Result<()> {
     }
     candidate.history.event("ends", 0, "")?;
     result
+}
+
+/// How far the wall clock is ahead of the boot clock, in seconds.
+fn wall_clock() -> i64 {
+    let wall = SystemTime::now().duration_since(UNIX_EPOCH);
+    let wall = wall.map_or(0, |time| time.as_secs());
+    let boot = now() / 1_000_000_000;
+    i64::try_from(wall).unwrap_or(i64::MAX) - i64::try_from(boot).unwrap_or(i64::MAX)
+}
+
+/// Writes down by how much the wall clock has jumped since the start: the evidence that it has.
+async fn watch_the_wall_clock(history: Writer) {
+    let first = wall_clock();
+    let mut last = first;
+    loop {
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        let ahead = wall_clock();
+        if (ahead - last).abs() > 10 {
+            last = ahead;
+            // A history that cannot be written ends the candidate elsewhere.
+            let _told = history.event("wall-clock", 0, &(ahead - first).to_string());
+        }
+    }
 }
 
 struct Candidate {

@@ -13,6 +13,8 @@ pub enum Fault {
     Kill,
     /// A candidate is asked to end by SIGTERM and is started again.
     Terminate,
+    /// A candidate's wall clock jumps, and jumps back.
+    WallClock,
     /// Bytes of a candidate's connections are lost in both directions.
     Swallow,
     /// Answers to a candidate are lost; its requests arrive.
@@ -64,7 +66,7 @@ impl Fault {
     /// Whom it hits.
     pub fn reach(self) -> Reach {
         match self {
-            Self::Freeze | Self::Kill | Self::Terminate => Reach::Process,
+            Self::Freeze | Self::Kill | Self::Terminate | Self::WallClock => Reach::Process,
             Self::Swallow
             | Self::AnswersLost
             | Self::RequestsLost
@@ -82,6 +84,7 @@ impl Fault {
             Self::Freeze => "freeze",
             Self::Kill => "kill",
             Self::Terminate => "terminate",
+            Self::WallClock => "wall-clock",
             Self::Swallow => "swallow",
             Self::AnswersLost => "answers-lost",
             Self::RequestsLost => "requests-lost",
@@ -103,7 +106,8 @@ impl Fault {
     }
 
     /// All faults of candidates.
-    pub const OF_PROCESSES: [Self; 3] = [Self::Freeze, Self::Kill, Self::Terminate];
+    pub const OF_PROCESSES: [Self; 4] =
+        [Self::Freeze, Self::Kill, Self::Terminate, Self::WallClock];
 
     /// All faults of a proxy.
     pub const OF_NETWORKS: [Self; 8] = [

@@ -8,6 +8,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result};
 use clap::ValueEnum as _;
 use tenure_testkit::process::Process;
+use tenure_testkit::wall_clock::WallClock;
 
 use crate::candidate::{Broken, URL};
 use crate::stores::LOCK;
@@ -27,6 +28,8 @@ pub struct Setup {
     pub register: PathBuf,
     /// What is wrong with them.
     pub broken: Broken,
+    /// Whether each has a wall clock of its own.
+    pub clocks: bool,
 }
 
 /// All candidates.
@@ -34,13 +37,19 @@ pub struct Setup {
 pub struct Fleet {
     setup: Setup,
     urls: Vec<String>,
+    /// None, or one for each.
+    clocks: Vec<WallClock>,
     processes: Vec<Process>,
 }
 
 impl Fleet {
     /// Starts a candidate for each of these URLs.
     pub fn start(setup: Setup, urls: Vec<String>) -> Result<Self> {
+        let clocks = urls.iter().map_while(|_| WallClock::new());
         let mut fleet = Self {
+            clocks: clocks
+                .take(if setup.clocks { urls.len() } else { 0 })
+                .collect(),
             setup,
             urls,
             processes: Vec::new(),
@@ -76,6 +85,11 @@ impl Fleet {
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(log);
+        if let Some(clock) = self.clocks.get(number) {
+            // A process that is started again begins with the right time.
+            clock.set_ahead(0);
+            command.envs(clock.environment());
+        }
         Ok(Process::of(&mut command))
     }
 
@@ -88,6 +102,24 @@ impl Fleet {
     pub fn number_of(&self, pid: u32) -> Option<usize> {
         let mut pids = self.processes.iter().map(Process::pid);
         pids.position(|one| one == pid)
+    }
+
+    /// Sets a candidate's wall clock ahead.
+    pub fn set_ahead(&self, number: usize, seconds: i64) -> Result<()> {
+        let clock = self
+            .clocks
+            .get(number)
+            .context("no wall clock of its own")?;
+        clock.set_ahead(seconds);
+        Ok(())
+    }
+
+    /// By how much the wall clock of a process has jumped, as it wrote down.
+    pub fn jumps_of(&self, pid: u32) -> Result<Vec<i64>> {
+        let bytes = std::fs::read(self.setup.history.join(pid.to_string()))?;
+        let lines = crate::history::parse(&String::from_utf8_lossy(&bytes))?;
+        let jumps = lines.iter().filter(|line| line.event == "wall-clock");
+        Ok(jumps.filter_map(|line| line.rest.parse().ok()).collect())
     }
 
     /// A candidate's process.

@@ -60,11 +60,10 @@ pub struct Copy {
 }
 
 impl Copy {
-    /// The program with a mutant that was built before.
-    pub fn built(name: &str) -> PathBuf {
-        root()
-            .join("target/chaos-mutants/target")
-            .join(format!("candidate-{name}"))
+    /// The program with a mutant, or without, that was built before.
+    pub fn built(name: Option<&str>) -> PathBuf {
+        let target = root().join("target/chaos-mutants/target");
+        target.join(named(name))
     }
 
     /// Makes it in `target/chaos-mutants`, from the files that git knows.
@@ -115,9 +114,7 @@ impl Copy {
         }
         built?;
         let program = self.target.join("debug/chaos-candidate");
-        let named = self
-            .target
-            .join(format!("candidate-{}", name.unwrap_or("clean")));
+        let named = self.target.join(named(name));
         fs::copy(program, &named)?;
         Ok(named)
     }
@@ -154,6 +151,10 @@ impl Copy {
         ensure!(status.success(), "the candidate does not build");
         Ok(())
     }
+}
+
+fn named(name: Option<&str>) -> String {
+    format!("candidate-{}", name.unwrap_or("clean"))
 }
 
 fn mutant(name: &str) -> Result<Mutant> {

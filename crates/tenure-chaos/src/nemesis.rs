@@ -17,6 +17,9 @@ use crate::stores::Store;
 /// How many of a hundred faults hit the process that leads.
 const AT_THE_LEADER: u32 = 70;
 
+/// How far a candidate's wall clock is set ahead, in seconds.
+const AHEAD: i64 = 600;
+
 /// How old the last write of a process that counts as the leader may be.
 const LEADS: Duration = Duration::from_millis(250);
 
@@ -197,6 +200,10 @@ impl Nemesis {
                 block_in_place(|| process.freeze());
                 ("frozen", "all its threads stood still")
             }
+            Fault::WallClock => {
+                self.fleet.set_ahead(number, AHEAD)?;
+                return Ok(String::new());
+            }
             Fault::Kill => {
                 process.kill();
                 ("killed", "it was reaped")
@@ -223,6 +230,10 @@ impl Nemesis {
             (Reach::Process, Some(number)) if fault == Fault::Freeze => {
                 self.fleet.process(number).thaw();
                 self.note(pid, "thawed", "")?;
+            }
+            (Reach::Process, Some(number)) if fault == Fault::WallClock => {
+                evidence = self.wall_clock_evidence(pid).await?;
+                self.fleet.set_ahead(number, 0)?;
             }
             (Reach::Process, Some(number)) => self.fleet.restart(number)?,
             (Reach::Network, Some(_)) => {
@@ -253,6 +264,18 @@ impl Nemesis {
             "healed"
         };
         self.note(pid, event, &format!("{fault} {evidence}"))
+    }
+
+    /// A process looks at its wall clock now and then, and writes down that it has jumped.
+    async fn wall_clock_evidence(&self, pid: u32) -> Result<String> {
+        let start = Instant::now();
+        while start.elapsed() < LIMIT {
+            if self.fleet.jumps_of(pid)?.last() >= Some(&(AHEAD - 10)) {
+                return Ok(format!("it saw its wall clock {AHEAD} s ahead"));
+            }
+            sleep(Duration::from_millis(20)).await;
+        }
+        Ok(String::new())
     }
 
     /// The proxies of a candidate, or of all.

@@ -194,6 +194,10 @@ fn nemesis(
         logs: directory.to_owned(),
         register: register.path().to_owned(),
         broken: plan.broken,
+        clocks: rules
+            .faults
+            .iter()
+            .any(|applies| applies.fault == Fault::WallClock),
     };
     Ok(Nemesis {
         random: fastrand::Rng::with_seed(plan.seed),

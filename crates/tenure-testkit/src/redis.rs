@@ -41,6 +41,7 @@ pub struct Server {
     pub port: u16,
     /// Its working directory.
     pub dir: TempDir,
+    environment: Vec<(String, String)>,
     arguments: Vec<String>,
     password: Option<String>,
     process: Process,
@@ -68,13 +69,16 @@ fn launch(
 ) -> Option<Server> {
     program()?;
     let arguments: Vec<String> = arguments.iter().map(|&text| text.to_owned()).collect();
+    let owned = |(name, value): &(&str, &str)| ((*name).to_owned(), (*value).to_owned());
+    let environment: Vec<(String, String)> = environment.iter().map(owned).collect();
     // Another process may take the port between the look and the start.
     for _ in 0..20 {
         let (port, dir) = (free_port(), tempfile::tempdir().unwrap());
         let mut server = Server {
             port,
-            process: spawn(port, &dir, environment, &arguments),
+            process: spawn(port, &dir, &environment, &arguments),
             dir,
+            environment: environment.clone(),
             arguments: arguments.clone(),
             password: password.map(str::to_owned),
         };
@@ -85,7 +89,12 @@ fn launch(
     panic!("redis-server does not start with {arguments:?}");
 }
 
-fn spawn(port: u16, dir: &TempDir, environment: &[(&str, &str)], arguments: &[String]) -> Process {
+fn spawn(
+    port: u16,
+    dir: &TempDir,
+    environment: &[(String, String)],
+    arguments: &[String],
+) -> Process {
     // A sentinel's arguments begin with its configuration file.
     let (file, arguments) = match arguments.split_first() {
         Some((first, rest)) if first.starts_with('/') => (Some(first), rest),
@@ -94,7 +103,7 @@ fn spawn(port: u16, dir: &TempDir, environment: &[(&str, &str)], arguments: &[St
     let mut command = Command::new(program().unwrap());
     command
         .current_dir(dir.path())
-        .envs(environment.iter().copied())
+        .envs(environment.iter().map(|(name, value)| (name, value)))
         .args(file)
         .args(["--port", &port.to_string(), "--bind", "127.0.0.1"])
         .args(["--daemonize", "no", "--loglevel", "warning", "--save", ""])
@@ -188,7 +197,7 @@ impl Server {
 
     /// Starts it again on the same port and directory.
     pub fn restart(&mut self) {
-        self.process = spawn(self.port, &self.dir, &[], &self.arguments);
+        self.process = spawn(self.port, &self.dir, &self.environment, &self.arguments);
         assert!(self.is_up(), "the server does not start again");
     }
 

@@ -1,13 +1,18 @@
-//! `cargo run -p tenure-chaos --bin chaos-mutants`: the suite must fail with each planted bug.
+//! `cargo run -p tenure-chaos --bin chaos-mutants`: the suite must fail with each planted bug, and
+//! pass without it.
 
+use std::path::Path;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
-use anyhow::{Result, ensure};
+use anyhow::{Result, bail, ensure};
 use clap::Parser;
 use tenure_chaos::judge::Minimums;
 use tenure_chaos::mutants::{Copy, PLANTED, Planted};
-use tenure_chaos::run::{Outcome, Plan, run};
+use tenure_chaos::run::{Plan, run};
+
+/// The faults of one run.
+const FAULTS: usize = 5;
 
 /// Builds candidates with planted bugs, and runs the suite with each
 #[derive(Debug, Parser)]
@@ -33,71 +38,98 @@ struct Options {
 async fn main() -> Result<ExitCode> {
     let options = Options::parse();
     let copy = (!options.run_only).then(Copy::make).transpose()?;
-    let mut survivors = Vec::new();
+    let build = |name: Option<&str>| match &copy {
+        Some(copy) => copy.build(name),
+        None => Ok(Copy::built(name)),
+    };
+    let clean = build(None)?;
+    let mut wrong = Vec::new();
     let wanted = |planted: &&Planted| {
         options.only.is_empty() || options.only.iter().any(|name| name == planted.name)
     };
+    println!("| planted bug | store | what the run showed | without the bug | time |");
+    println!("|---|---|---|---|---|");
     for planted in PLANTED.iter().filter(wanted) {
-        let program = match &copy {
-            Some(copy) => copy.build(Some(planted.name))?,
-            None => Copy::built(planted.name),
-        };
+        let program = build(Some(planted.name))?;
         if options.build_only {
             continue;
         }
-        let mut noticed = None;
         let begin = Instant::now();
-        // Short runs, so that a mutant that is noticed early ends early.
-        for round in 0..options.faults.div_ceil(5) {
-            let plan = Plan {
-                seed: options.seed + u64::try_from(round)?,
-                faults: 5,
-                only: planted.faults.to_vec(),
-                lease: Duration::from_secs(2),
-                minimums: Minimums {
-                    terms: 1,
-                    led_percent: 0,
-                    at_leader_percent: 0,
-                },
-                ..Plan::new(planted.backend, program.clone())
-            };
-            let outcome = run(&plan).await?;
-            ensure!(outcome.is_some(), "no server for {}", planted.backend);
-            noticed = match outcome {
-                Some(outcome) => what(&plan, &outcome)?,
-                None => None,
-            };
-            if noticed.is_some() {
-                break;
+        let noticed = notice(&options, planted, &program).await?;
+        let (name, backend) = (planted.name, planted.backend);
+        let Some((seed, what)) = noticed else {
+            println!(
+                "| `{name}` | {backend} | SURVIVES | | {:.0?} |",
+                begin.elapsed()
+            );
+            wrong.push(name);
+            continue;
+        };
+        // The control: the same faults do nothing to a candidate without the bug.
+        let control = what_shows(&plan(planted, &clean, seed)).await?;
+        let control = match control {
+            None => "nothing".to_owned(),
+            Some(found) => {
+                wrong.push(name);
+                format!("FAILS TOO: {found}")
             }
-        }
-        let name = planted.name;
+        };
         let took = begin.elapsed();
-        if let Some(what) = noticed {
-            println!("| {name} | {what} | {took:.0?} |");
-        } else {
-            println!("| {name} | SURVIVES | {took:.0?} |");
-            survivors.push(name);
-        }
+        println!("| `{name}` | {backend} | seed {seed}: {what} | {control} | {took:.0?} |");
     }
-    Ok(if survivors.is_empty() {
+    Ok(if wrong.is_empty() {
         ExitCode::SUCCESS
     } else {
         ExitCode::FAILURE
     })
 }
 
+/// The seed of the first run that shows the bug, and what it has shown.
+async fn notice(
+    options: &Options,
+    planted: &Planted,
+    program: &Path,
+) -> Result<Option<(u64, String)>> {
+    // Short runs, so that a mutant that is noticed early ends early.
+    for round in 0..options.faults.div_ceil(FAULTS) {
+        let seed = options.seed + u64::try_from(round)?;
+        if let Some(what) = what_shows(&plan(planted, program, seed)).await? {
+            return Ok(Some((seed, what)));
+        }
+    }
+    Ok(None)
+}
+
+fn plan(planted: &Planted, program: &Path, seed: u64) -> Plan {
+    Plan {
+        seed,
+        faults: FAULTS,
+        only: planted.faults.to_vec(),
+        lease: Duration::from_secs(2),
+        minimums: Minimums {
+            terms: 1,
+            led_percent: 0,
+            at_leader_percent: 0,
+        },
+        ..Plan::new(planted.backend, program.to_owned())
+    }
+}
+
 /// What a run has noticed. An error when it proves nothing: a fault without evidence, say.
-fn what(plan: &Plan, outcome: &Outcome) -> Result<Option<String>> {
-    let verdict = &outcome.verdict;
-    let seed = plan.seed;
+async fn what_shows(plan: &Plan) -> Result<Option<String>> {
+    let outcome = run(plan).await?;
+    let verdict = match &outcome {
+        Some(outcome) => &outcome.verdict,
+        None => bail!("this machine has no server for {}", plan.backend),
+    };
     if let Some(violation) = verdict.violations.first() {
-        return Ok(Some(format!("seed {seed}: {violation}")));
+        return Ok(Some(violation.to_string()));
     }
     if let Some(write) = verdict.stale_writes.first() {
-        return Ok(Some(format!("seed {seed}: a late write stands: {write:?}")));
+        return Ok(Some(format!("a late write stands: {write:?}")));
     }
     let missed = verdict.shortfalls.join("; ");
+    let seed = plan.seed;
     ensure!(missed.is_empty(), "seed {seed} proves nothing: {missed}");
     Ok(None)
 }

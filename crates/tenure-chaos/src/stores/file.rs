@@ -1,7 +1,9 @@
-//! A directory of this host.
+//! A directory of this host, or of a small disk that can be full.
 
 use std::fs;
+use std::io::{ErrorKind, Write as _};
 use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail, ensure};
@@ -11,16 +13,76 @@ use tenure_conformance::proxy::FaultProxy;
 use crate::fault::Fault;
 use crate::stores::topology::{Applies, LOCK, Store, beyond, within};
 
-/// The topology `file`.
+/// The topologies `file` and `file-small-disk`.
 pub(super) struct File {
     directory: PathBuf,
+    disk: Option<Disk>,
+}
+
+/// A file system of its own; unmounted on drop.
+struct Disk(PathBuf);
+
+/// The size of a small disk.
+const SIZE: &str = "size=1m";
+
+impl Disk {
+    /// `None` where this user may not mount one.
+    fn mount(at: &Path) -> Option<Self> {
+        let mut mount = Command::new("mount");
+        mount.args(["-t", "tmpfs", "-o", SIZE, "tenure-chaos"]);
+        let mounted = mount.arg(at).stderr(Stdio::null()).status();
+        let mounted = mounted.is_ok_and(|status| status.success());
+        mounted.then(|| Self(at.to_owned()))
+    }
+
+    fn ballast(&self) -> PathBuf {
+        self.0.join("ballast")
+    }
+
+    /// Writes until there is no room.
+    fn fill(&self) -> Result<String> {
+        let mut ballast = fs::File::create(self.ballast())?;
+        loop {
+            match ballast.write_all(&[0; 4096]) {
+                Ok(()) => {}
+                Err(error) if error.kind() == ErrorKind::StorageFull => {
+                    return Ok(error.to_string());
+                }
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+}
+
+impl Drop for Disk {
+    fn drop(&mut self) {
+        let _gone = Command::new("umount").arg("-l").arg(&self.0).status();
+    }
 }
 
 impl File {
     pub(super) fn start(directory: &Path) -> Result<Self> {
         let directory = directory.join("store");
         fs::create_dir(&directory)?;
-        Ok(Self { directory })
+        Ok(Self {
+            directory,
+            disk: None,
+        })
+    }
+
+    /// `None` where this user may not mount a disk.
+    pub(super) fn on_small_disk(directory: &Path) -> Result<Option<Self>> {
+        let disk = directory.join("disk");
+        fs::create_dir(&disk)?;
+        let Some(mounted) = Disk::mount(&disk) else {
+            return Ok(None);
+        };
+        let directory = disk.join("store");
+        fs::create_dir(&directory)?;
+        Ok(Some(Self {
+            directory,
+            disk: Some(mounted),
+        }))
     }
 
     fn lock(&self) -> PathBuf {
@@ -45,7 +107,11 @@ impl File {
 #[async_trait]
 impl Store for File {
     fn name(&self) -> &'static str {
-        "file"
+        if self.disk.is_some() {
+            "file-small-disk"
+        } else {
+            "file"
+        }
     }
 
     fn url(&self, _candidate: usize) -> String {
@@ -59,11 +125,14 @@ impl Store for File {
     fn faults(&self) -> Vec<Applies> {
         const REMOVED: &str = "file: removing a lock's directory takes the lock from its leader, \
                                which notices at its next heartbeat";
-        vec![
+        let full = self.disk.iter().map(|_| within(Fault::DiskFull));
+        let mut all: Vec<Applies> = full.collect();
+        all.extend([
             within(Fault::RecordCorrupted),
             within(Fault::ForeignWriter),
             beyond(Fault::KeyDeleted, REMOVED),
-        ]
+        ]);
+        all
     }
 
     fn forgets_tokens(&self, fault: Fault) -> bool {
@@ -89,11 +158,15 @@ impl Store for File {
                 }
                 Ok("the lock's directory is gone".to_owned())
             }
+            Fault::DiskFull => self.disk.as_ref().context("no disk of its own")?.fill(),
             _ => bail!("{fault} does not apply"),
         }
     }
 
     async fn heal(&mut self, fault: Fault) -> Result<String> {
+        if let (Fault::DiskFull, Some(disk)) = (fault, &self.disk) {
+            fs::remove_file(disk.ballast())?;
+        }
         if fault == Fault::ForeignWriter {
             let path = self.lock().join("foreign");
             ensure!(path.exists(), "somebody removed {}", path.display());

@@ -15,8 +15,9 @@ use anyhow::{Result, bail};
 pub use topology::{Applies, CANDIDATES, LOCK, Store};
 
 /// The names of all topologies.
-pub const NAMES: [&str; 9] = [
+pub const NAMES: [&str; 10] = [
     "file",
+    "file-small-disk",
     "kube-lease",
     "kube-configmap",
     "etcd",
@@ -31,6 +32,7 @@ pub const NAMES: [&str; 9] = [
 pub async fn start(name: &str, directory: &Path) -> Result<Option<Box<dyn Store>>> {
     Ok(match name {
         "file" => Some(Box::new(file::File::start(directory)?)),
+        "file-small-disk" => file::File::on_small_disk(directory)?.map(boxed),
         "kube-lease" => kubernetes::Kubernetes::start("kube-lease")
             .await?
             .map(boxed),

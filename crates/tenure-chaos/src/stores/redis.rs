@@ -1,12 +1,13 @@
 //! One Redis server that syncs its append-only file with each write.
 
 use std::net::{Ipv4Addr, SocketAddr};
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Result, bail, ensure};
 use tenure_conformance::async_trait;
 use tenure_conformance::proxy::FaultProxy;
 use tenure_testkit::redis::{self, Server};
+use tenure_testkit::wall_clock::WallClock;
 use tokio::task::block_in_place;
 
 use crate::fault::Fault;
@@ -15,12 +16,17 @@ use crate::stores::topology::{Applies, DELETED, LOCK, Store, beyond, proxies, wi
 /// The user that candidates log in as.
 const USER: &str = "candidate";
 
+/// How far the wall clock is set ahead, in seconds.
+const AHEAD: i64 = 600;
+
 /// All that a candidate may do.
 const RIGHTS: &str = "on >hush ~* &* +@all";
 
 /// The topology `redis`.
 pub(super) struct Redis {
+    // Before the clock's files go, the server does.
     server: Server,
+    clock: Option<WallClock>,
     proxies: Vec<Vec<FaultProxy>>,
 }
 
@@ -29,18 +35,40 @@ impl Redis {
         let user = format!("{USER} {RIGHTS}");
         let mut arguments = vec!["--appendonly", "yes", "--appendfsync", "always", "--user"];
         arguments.extend(user.split(' '));
-        let Some(server) = block_in_place(|| redis::start(&arguments)) else {
+        let clock = block_in_place(WallClock::new);
+        let environment = clock.as_ref().map(WallClock::environment);
+        let environment: Vec<(&str, &str)> = environment
+            .iter()
+            .flatten()
+            .map(|(name, value)| (*name, value.as_str()))
+            .collect();
+        let Some(server) = block_in_place(|| redis::start_under(&environment, &arguments)) else {
             return Ok(None);
         };
         let address: SocketAddr = (Ipv4Addr::LOCALHOST, server.port).into();
         Ok(Some(Self {
             proxies: proxies(&[address])?,
             server,
+            clock,
         }))
     }
 
     fn key() -> String {
         format!("tenure:{{{LOCK}}}")
+    }
+
+    /// How far the server's wall clock is ahead, in seconds.
+    fn ahead(&self) -> Result<u64> {
+        let time = self.server.text(&["TIME"]);
+        let theirs: u64 = time.split(' ').next().unwrap_or_default().parse()?;
+        let ours = SystemTime::now().duration_since(UNIX_EPOCH)?.as_secs();
+        Ok(theirs.saturating_sub(ours))
+    }
+
+    fn set_ahead(&self, seconds: i64) {
+        if let Some(clock) = &self.clock {
+            clock.set_ahead(seconds);
+        }
     }
 
     fn set_rights(&self, rights: &[&str]) {
@@ -66,7 +94,10 @@ impl Store for Redis {
     }
 
     fn faults(&self) -> Vec<Applies> {
-        vec![
+        const SET: &str = "redis: a jump forward frees locks early, before their holders stop";
+        let clock = self.clock.iter().map(|_| beyond(Fault::StoreClock, SET));
+        let mut all: Vec<Applies> = clock.collect();
+        all.extend([
             // Its replication id changes: a free lock is put in quarantine for a lease.
             within(Fault::StoreKill).and_leases(1),
             within(Fault::StoreFreeze),
@@ -74,7 +105,8 @@ impl Store for Redis {
             within(Fault::Revoked),
             beyond(Fault::KeyDeleted, DELETED),
             beyond(Fault::RecordCorrupted, DELETED),
-        ]
+        ]);
+        all
     }
 
     async fn strike(&mut self, fault: Fault, _lasts: Duration) -> Result<String> {
@@ -110,6 +142,12 @@ impl Store for Redis {
                 self.server.command(&["SET", &Redis::key(), "\u{1}garbage"]);
                 Ok("the key holds garbage".to_owned())
             }
+            Fault::StoreClock => {
+                self.set_ahead(AHEAD);
+                let ahead = self.ahead()?;
+                ensure!(ahead > 500, "the server's clock is {ahead} s ahead");
+                Ok(format!("the server's clock was {ahead} s ahead"))
+            }
             _ => bail!("{fault} does not apply"),
         })
     }
@@ -134,6 +172,12 @@ impl Store for Redis {
                     ensure!(refusals > 0, "the server refused nothing: {log}");
                     self.server.command(&["ACL", "LOG", "RESET"]);
                     format!("{refusals} kinds of refusals in ACL LOG")
+                }
+                // A lock that was taken meanwhile would last as long as the clock was ahead.
+                Fault::StoreClock => {
+                    self.set_ahead(0);
+                    self.server.command(&["DEL", &Redis::key()]);
+                    String::new()
                 }
                 Fault::RecordCorrupted => {
                     self.server.command(&["DEL", &Redis::key()]);
