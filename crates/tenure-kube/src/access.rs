@@ -1,6 +1,7 @@
 //! [`Access`]: how the API server is reached, and as whom.
 
 use http::Uri;
+use http::uri::{Authority, Scheme};
 use kube::Config;
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject as _;
@@ -58,10 +59,19 @@ pub(crate) fn proxy_of_environment(server: &Uri) -> Result<Option<Proxy>, StoreE
     proxy::from_environment(scheme, server.host().unwrap_or_default(), port)
 }
 
-/// An API server's address.
+/// An API server's address, without what stands before an `@`: Kubernetes takes no password there,
+/// and the client library would log it.
 pub(crate) fn server(url: &str) -> Option<Uri> {
-    let server: Uri = url.parse().ok()?;
-    matches!(server.scheme_str(), Some("http" | "https")).then_some(server)
+    let mut server = url.parse::<Uri>().ok()?.into_parts();
+    let scheme = server.scheme.as_ref().map(Scheme::as_str);
+    if !matches!(scheme, Some("http" | "https")) {
+        return None;
+    }
+    let authority = server.authority.as_ref().map_or("", Authority::as_str);
+    if let Some((_, address)) = authority.rsplit_once('@') {
+        server.authority = Some(address.parse().ok()?);
+    }
+    Uri::from_parts(server).ok()
 }
 
 /// The certificates in a file that holds at least one.

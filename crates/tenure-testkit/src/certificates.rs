@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use rcgen::{
     BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair, KeyUsagePurpose,
+    date_time_ymd,
 };
 
 /// An authority, and the certificates it has given out, in one folder.
@@ -43,8 +44,20 @@ impl Authority {
 
     /// A certificate of this name for these hosts, and its key.
     pub fn certificate(&self, name: &str, hosts: &[&str]) -> (PathBuf, PathBuf) {
+        self.sign(name, named(name, hosts))
+    }
+
+    /// The same; it ended years ago.
+    pub fn expired_certificate(&self, name: &str, hosts: &[&str]) -> (PathBuf, PathBuf) {
+        let mut params = named(name, hosts);
+        params.not_before = date_time_ymd(2019, 1, 1);
+        params.not_after = date_time_ymd(2020, 1, 1);
+        self.sign(name, params)
+    }
+
+    fn sign(&self, name: &str, params: CertificateParams) -> (PathBuf, PathBuf) {
         let key = KeyPair::generate().unwrap();
-        let certificate = named(name, hosts).signed_by(&key, &self.issuer).unwrap();
+        let certificate = params.signed_by(&key, &self.issuer).unwrap();
         write(&self.folder, name, &certificate.pem(), &key.serialize_pem())
     }
 }

@@ -30,6 +30,8 @@ pub mod log;
 pub mod memory;
 #[cfg(all(unix, feature = "stores"))]
 pub mod paths;
+#[cfg(all(feature = "kube", feature = "postgres", feature = "redis"))]
+pub mod planted;
 pub mod port;
 #[cfg(feature = "postgres")]
 pub mod postgres;
@@ -43,6 +45,8 @@ pub mod shell;
 #[cfg(all(unix, feature = "stores"))]
 pub mod stores;
 pub mod terms;
+#[cfg(feature = "kube")]
+pub mod tls;
 pub mod wait;
 #[cfg(any(feature = "postgres", feature = "redis"))]
 pub mod wall_clock;

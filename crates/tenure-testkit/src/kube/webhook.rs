@@ -1,7 +1,6 @@
 //! An admission webhook, which an API server asks before it writes an object.
 
 use std::path::Path;
-use std::sync::Arc;
 use std::time::Duration;
 
 use k8s_openapi::ByteString;
@@ -9,12 +8,10 @@ use serde_json::{Value, json};
 use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::TlsAcceptor;
-use tokio_rustls::rustls::ServerConfig;
-use tokio_rustls::rustls::pki_types::pem::PemObject as _;
-use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
 
 use super::server::Server;
 use crate::certificates::Authority;
+use crate::tls;
 
 /// Its refusal.
 pub const REFUSAL: &str = "ask the platform team for a label";
@@ -28,13 +25,7 @@ pub const THINKS: Duration = Duration::from_secs(3);
 pub async fn start(server: &Server, folder: &Path) {
     let authority = Authority::new(folder);
     let (certificate, key) = authority.certificate("webhook", &["127.0.0.1"]);
-    let certificate = CertificateDer::from_pem_file(certificate).unwrap();
-    let key = PrivateKeyDer::from_pem_file(key).unwrap();
-    let config = ServerConfig::builder()
-        .with_no_client_auth()
-        .with_single_cert(vec![certificate], key)
-        .unwrap();
-    let acceptor = TlsAcceptor::from(Arc::new(config));
+    let acceptor = tls::acceptor(&certificate, &key);
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("https://{}/", listener.local_addr().unwrap());
     tokio::spawn(async move {
