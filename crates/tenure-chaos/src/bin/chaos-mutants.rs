@@ -11,13 +11,16 @@ use tenure_chaos::judge::Minimums;
 use tenure_chaos::mutants::{Copy, PLANTED, Planted};
 use tenure_chaos::run::{Plan, run};
 
+/// What the candidate without a bug is called.
+const CLEAN: &str = "clean";
+
 /// The faults of one run.
 const FAULTS: usize = 5;
 
 /// Builds candidates with planted bugs, and runs the suite with each
 #[derive(Debug, Parser)]
 struct Options {
-    /// Only this mutant; may be repeated
+    /// Only this mutant, or "clean" with --build-only; may be repeated
     #[arg(long)]
     only: Vec<String>,
     /// How many faults a mutant may survive
@@ -42,14 +45,16 @@ async fn main() -> Result<ExitCode> {
         Some(copy) => copy.build(name),
         None => Ok(Copy::built(name)),
     };
-    let clean = build(None)?;
-    let mut wrong = Vec::new();
-    let wanted = |planted: &&Planted| {
-        options.only.is_empty() || options.only.iter().any(|name| name == planted.name)
+    let is_wanted = |name: &str| options.only.is_empty() || options.only.iter().any(|o| o == name);
+    let clean = if options.build_only && !is_wanted(CLEAN) {
+        Copy::built(None)
+    } else {
+        build(None)?
     };
+    let mut wrong = Vec::new();
     println!("| planted bug | store | what the run showed | without the bug | time |");
     println!("|---|---|---|---|---|");
-    for planted in PLANTED.iter().filter(wanted) {
+    for planted in PLANTED.iter().filter(|planted| is_wanted(planted.name)) {
         let program = build(Some(planted.name))?;
         if options.build_only {
             continue;
