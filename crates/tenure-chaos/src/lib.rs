@@ -9,8 +9,8 @@
 //!                          judge: the simulator's checker, and what a run must show at least
 //! ```
 //!
-//! `cargo xtask chaos --backend redis --minutes 10 --seed 1` runs it. `docs/reliability.md` says
-//! what was run.
+//! `cargo xtask chaos --backend redis --minutes 10 --seed 1` runs it.
+//! `docs/contributing/reliability.md` lists the runs.
 
 pub mod candidate;
 #[cfg(feature = "suite")]

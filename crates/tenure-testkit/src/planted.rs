@@ -51,7 +51,7 @@ fn wrong(scheme: &str, address: &str, rest: &str) -> Vec<(&'static str, String)>
         ("no server", url(SECRET, "127.0.0.1:1", "")),
         ("no port", url(SECRET, "127.0.0.1:none", "")),
         ("an unknown parameter", with("colour=red")),
-        ("a parameter without a value", with(SECRET)),
+        ("a password with &", with(&format!("password=x&{SECRET}"))),
         ("no such file", with("ca=/nowhere/ca.pem")),
         (
             "no proxy",

@@ -251,6 +251,12 @@ impl Server {
     /// A hot standby of it.
     #[must_use]
     pub fn standby(&self) -> Self {
+        self.standby_on(free_port())
+    }
+
+    /// The same on this port, such as that of a server that was there before.
+    #[must_use]
+    pub fn standby_on(&self, port: u16) -> Self {
         let dir = folder();
         give(dir.path());
         run(as_user(&self.bin.join("pg_basebackup"))
@@ -259,7 +265,7 @@ impl Server {
             .args(["-h", "127.0.0.1", "-p", &self.port.to_string(), "-U", "app"])
             .args(["-R", "--no-sync", "-c", "fast", "-X", "stream", "-D"])
             .arg(dir.path().join("data")));
-        start_in(self.bin.clone(), dir, free_port(), Vec::new(), &[])
+        start_in(self.bin.clone(), dir, port, Vec::new(), &[])
     }
 
     /// Makes a standby a server that writes.

@@ -4,6 +4,7 @@ mod etcd;
 mod file;
 mod kubernetes;
 mod postgres;
+mod postgres_standby;
 mod redis;
 mod redis_replicas;
 mod topology;
@@ -15,7 +16,7 @@ use anyhow::{Result, bail};
 pub use topology::{Applies, CANDIDATES, LOCK, Store};
 
 /// The names of all topologies.
-pub const NAMES: [&str; 10] = [
+pub const NAMES: [&str; 11] = [
     "file",
     "file-small-disk",
     "kube-lease",
@@ -26,6 +27,7 @@ pub const NAMES: [&str; 10] = [
     "redis-sentinel",
     "redis-cluster",
     "postgres",
+    "postgres-standby",
 ];
 
 /// Starts a topology. `None`: this machine has no program for it.
@@ -45,6 +47,7 @@ pub async fn start(name: &str, directory: &Path) -> Result<Option<Box<dyn Store>
         "redis-sentinel" => redis_replicas::Replicas::sentinel().await?.map(boxed),
         "redis-cluster" => redis_replicas::Replicas::cluster().await?.map(boxed),
         "postgres" => postgres::Postgres::start()?.map(boxed),
+        "postgres-standby" => postgres_standby::Pair::start().await?.map(boxed),
         _ => bail!(
             "there is no topology {name:?}: choose one of {}",
             NAMES.join(", ")

@@ -27,6 +27,10 @@ pub(super) struct Postgres {
 /// How far the wall clock is set ahead, in seconds.
 const AHEAD: i64 = 600;
 
+/// From `docs/reference/guarantees.md`.
+pub(super) const ENDED: &str = "guarantees: no one deletes the lock under its holder. On Postgres \
+                                this includes ending the holder's session";
+
 /// The sessions that hold a lock.
 const HOLDERS: &str = "SELECT pid FROM pg_locks WHERE locktype = 'advisory' AND granted \
                        AND NOT (objsubid = 2 AND classid = 1952804469)";
@@ -48,32 +52,6 @@ impl Postgres {
         }))
     }
 
-    /// The server's processes, the first of all first.
-    fn processes(&self) -> Result<Vec<u32>> {
-        let file = self.server.dir.path().join("data/postmaster.pid");
-        let text = fs::read_to_string(file)?;
-        let first: u32 = text.lines().next().context("no process")?.trim().parse()?;
-        let mut all = vec![first];
-        for entry in fs::read_dir("/proc")? {
-            let path = entry?.path();
-            let name = path.file_name().and_then(|name| name.to_str());
-            let pid = name.and_then(|name| name.parse::<u32>().ok());
-            let parent = process::stat(&path).map(|(_, parent)| parent);
-            if let (Some(pid), true) = (pid, parent == Some(first)) {
-                all.push(pid);
-            }
-        }
-        Ok(all)
-    }
-
-    async fn end_the_holders_session(&self) -> Result<String> {
-        let ask = format!("SELECT count(pg_terminate_backend(pid)) FROM ({HOLDERS}) AS holders");
-        let row = self.server.admin().await.query_one(&ask, &[]).await?;
-        let ended: i64 = row.get(0);
-        ensure!(ended > 0, "nobody held the lock");
-        Ok(format!("{ended} session ended by pg_terminate_backend"))
-    }
-
     /// How far the server's wall clock is ahead, in seconds.
     async fn ahead(&self) -> Result<f64> {
         let ask = "SELECT extract(epoch FROM clock_timestamp())::float8";
@@ -82,30 +60,62 @@ impl Postgres {
         let ours = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH)?;
         Ok(theirs - ours.as_secs_f64())
     }
+}
 
-    /// Its processes stop one after the other, the one that starts others first.
-    fn freeze(&mut self) -> Result<String> {
-        let mut stopped = Vec::new();
-        loop {
-            let all = self.processes()?;
-            let more: Vec<u32> = all
-                .into_iter()
-                .filter(|pid| !stopped.contains(pid))
-                .collect();
-            if more.is_empty() {
-                break;
-            }
-            for pid in more {
-                // A session may end meanwhile.
-                if process::is_alive(pid) {
-                    process::freeze(pid);
-                }
-                stopped.push(pid);
-            }
+/// A server's processes, the first of all first.
+fn processes(server: &Server) -> Result<Vec<u32>> {
+    let file = server.dir.path().join("data/postmaster.pid");
+    let text = fs::read_to_string(file)?;
+    let first: u32 = text.lines().next().context("no process")?.trim().parse()?;
+    let mut all = vec![first];
+    for entry in fs::read_dir("/proc")? {
+        let path = entry?.path();
+        let name = path.file_name().and_then(|name| name.to_str());
+        let pid = name.and_then(|name| name.parse::<u32>().ok());
+        let parent = process::stat(&path).map(|(_, parent)| parent);
+        if let (Some(pid), true) = (pid, parent == Some(first)) {
+            all.push(pid);
         }
-        let evidence = format!("{} processes stood still", stopped.len());
-        self.stopped = stopped;
-        Ok(evidence)
+    }
+    Ok(all)
+}
+
+pub(super) async fn end_the_holders_session(server: &Server) -> Result<String> {
+    let ask = format!("SELECT count(pg_terminate_backend(pid)) FROM ({HOLDERS}) AS holders");
+    let row = server.admin().await.query_one(&ask, &[]).await?;
+    let ended: i64 = row.get(0);
+    ensure!(ended > 0, "nobody held the lock");
+    Ok(format!("{ended} session ended by pg_terminate_backend"))
+}
+
+/// Stops a server's processes one after the other, the one that starts others first; which.
+pub(super) fn freeze(server: &Server) -> Result<Vec<u32>> {
+    let mut stopped = Vec::new();
+    loop {
+        let all = processes(server)?;
+        let more: Vec<u32> = all
+            .into_iter()
+            .filter(|pid| !stopped.contains(pid))
+            .collect();
+        if more.is_empty() {
+            return Ok(stopped);
+        }
+        for pid in more {
+            // A session may end meanwhile.
+            if process::is_alive(pid) {
+                process::freeze(pid);
+            }
+            stopped.push(pid);
+        }
+    }
+}
+
+/// Lets these processes go on.
+pub(super) fn thaw(stopped: Vec<u32>) {
+    for pid in stopped {
+        if process::is_alive(pid) {
+            process::signal("CONT", pid);
+        }
     }
 }
 
@@ -125,8 +135,6 @@ impl Store for Postgres {
     }
 
     fn faults(&self) -> Vec<Applies> {
-        const ENDED: &str = "guarantees: no one deletes the lock under its holder. On Postgres \
-                             this includes ending the holder's session";
         const SET: &str = "postgres: a clock set forward may end a silent session before its lease \
                            is over";
         vec![
@@ -146,8 +154,11 @@ impl Store for Postgres {
                 block_in_place(|| self.server.stop("QUIT"));
                 Ok(String::new())
             }
-            Fault::StoreFreeze => block_in_place(|| self.freeze()),
-            Fault::KeyDeleted => self.end_the_holders_session().await,
+            Fault::StoreFreeze => {
+                self.stopped = block_in_place(|| freeze(&self.server))?;
+                Ok(format!("{} processes stood still", self.stopped.len()))
+            }
+            Fault::KeyDeleted => end_the_holders_session(&self.server).await,
             Fault::StoreClock => {
                 self.clock.set_ahead(AHEAD);
                 let ahead = self.ahead().await?;
@@ -167,11 +178,7 @@ impl Store for Postgres {
                 Ok("no connection, then a new server".to_owned())
             }
             Fault::StoreFreeze => {
-                for pid in std::mem::take(&mut self.stopped) {
-                    if process::is_alive(pid) {
-                        process::signal("CONT", pid);
-                    }
-                }
+                thaw(std::mem::take(&mut self.stopped));
                 Ok(String::new())
             }
             Fault::StoreClock => {
