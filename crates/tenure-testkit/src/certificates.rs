@@ -44,7 +44,7 @@ impl Authority {
 
     /// A certificate of this name for these hosts, and its key.
     pub fn certificate(&self, name: &str, hosts: &[&str]) -> (PathBuf, PathBuf) {
-        self.sign(name, named(name, hosts))
+        self.sign(name, &named(name, hosts))
     }
 
     /// The same; it ended years ago.
@@ -52,10 +52,10 @@ impl Authority {
         let mut params = named(name, hosts);
         params.not_before = date_time_ymd(2019, 1, 1);
         params.not_after = date_time_ymd(2020, 1, 1);
-        self.sign(name, params)
+        self.sign(name, &params)
     }
 
-    fn sign(&self, name: &str, params: CertificateParams) -> (PathBuf, PathBuf) {
+    fn sign(&self, name: &str, params: &CertificateParams) -> (PathBuf, PathBuf) {
         let key = KeyPair::generate().unwrap();
         let certificate = params.signed_by(&key, &self.issuer).unwrap();
         write(&self.folder, name, &certificate.pem(), &key.serialize_pem())
