@@ -1,10 +1,11 @@
 //! A panic that is planted, to show that a target finds one.
 //!
 //! Each target names one rare place of its own. A run with `TENURE_FUZZ_PLANT=1` panics there, when
-//! the text at this place also holds a `z` and a later `q`.
+//! the text at this place also is long, and of a length that no file of a corpus has there.
 //!
 //! libFuzzer keeps an input that reaches code for the first time. So each condition here leads to a
-//! function of its own: the compiler would make one comparison of them otherwise.
+//! function of its own: the compiler would make one comparison of them otherwise. It changes the
+//! length of a part of an input often. A letter of its choice at one place of 200 takes it hours.
 
 use std::cell::Cell;
 use std::sync::OnceLock;
@@ -16,11 +17,10 @@ thread_local! {
 /// How far it is to the panic.
 const STEPS: u8 = 3;
 
-/// Panics in a run with a planted panic, if `is_rare` and the text holds both letters.
+/// Panics in a run with a planted panic, if `is_rare` and the text is of such a length.
 pub(crate) fn at(is_rare: bool, text: &str) {
-    let mut bytes = text.bytes();
-    let has_first = bytes.any(|byte| byte == b'z');
-    behind(is_rare, has_first, bytes.any(|byte| byte == b'q'));
+    let length = text.len();
+    behind(is_rare, length > 32, length % 8 == 5);
 }
 
 /// The same for three conditions, one of which follows the other.
