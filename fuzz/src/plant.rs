@@ -20,7 +20,7 @@ const STEPS: u8 = 3;
 /// Panics in a run with a planted panic, if `is_rare` and the text is of such a length.
 pub(crate) fn at(is_rare: bool, text: &str) {
     let length = text.len();
-    behind(is_rare, length > 32, length % 8 == 5);
+    behind(is_rare, length > 32, length % 16 == 2);
 }
 
 /// The same for three conditions, one of which follows the other.
