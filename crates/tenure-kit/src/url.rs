@@ -200,6 +200,20 @@ impl Url {
         Ok(taken)
     }
 
+    /// Whether it has a parameter of this name that was not taken yet.
+    pub fn has(&self, name: &str) -> bool {
+        self.parameters.iter().any(|known| known.name == name)
+    }
+
+    /// Adds a parameter that stands elsewhere: in a file that the URL names, say.
+    pub fn add(&mut self, name: &str, value: &str) {
+        self.parameters.push(Parameter {
+            name: name.to_owned(),
+            value: value.to_owned(),
+            in_doubt: false,
+        });
+    }
+
     /// Takes a parameter that can be there several times.
     pub fn take_all(&mut self, name: &str) -> Vec<String> {
         if !self.known.iter().any(|known| known == name) {

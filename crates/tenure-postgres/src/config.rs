@@ -1,5 +1,6 @@
 //! Which server, as whom, and how locks are kept there.
 
+mod service;
 mod url;
 
 use std::fmt;
@@ -82,8 +83,8 @@ pub enum TlsMode {
 impl PostgresConfig {
     /// A server, given as `host`, `host:port`, `[v6]:port` or the directory of its Unix socket;
     /// the port defaults to 5432. User and database default to `PGUSER` or the system's user, and
-    /// `PGDATABASE` or the user's name; the password to that of the file named by `PGPASSFILE`,
-    /// or `PGPASSWORD`.
+    /// `PGDATABASE` or the user's name; the password to `PGPASSWORD`, or that of the file named by
+    /// `PGPASSFILE`.
     ///
     /// Fails with [`InvalidInput`](tenure_core::ErrorKind::InvalidInput), as all functions here
     /// do. No I/O yet.

@@ -52,6 +52,10 @@ async fn password(
     if let Some(password) = &config.credentials.password {
         return password.read("password").await.map(Some);
     }
+    // Before the file, as in libpq.
+    if let Some(password) = variable("PGPASSWORD") {
+        return Ok(Some(password));
+    }
     let named = config.passfile.clone();
     let named = named.or_else(|| variable("PGPASSFILE").map(PathBuf::from));
     let is_named = named.is_some();
@@ -65,7 +69,7 @@ async fn password(
             return Ok(Some(password));
         }
     }
-    Ok(variable("PGPASSWORD"))
+    Ok(None)
 }
 
 /// The file's text; none if there is no such file where `~/.pgpass` usually is.

@@ -6,6 +6,7 @@ use std::str::FromStr;
 use tenure_core::{Error, LockName};
 use tenure_kit::{Address, Credentials, Secret, Tls, TlsNames, Url};
 
+use super::service::Service;
 use super::{ChannelBinding, PostgresConfig, Servers, TlsMode};
 use crate::key::AdvisoryKey;
 
@@ -19,7 +20,7 @@ const OF_LIBPQ: TlsNames<'_> = TlsNames {
 
 impl PostgresConfig {
     /// Reads `postgres://[user[:password]@]host[:port][,host...][/database][?parameters]`, or the
-    /// same with `postgresql:`. No I/O yet.
+    /// same with `postgresql:`.
     ///
     /// What is not a letter, digit or `-._~` is percent-encoded in user, password, database and
     /// the parameters' values. Parameters as in libpq: `host` (a Unix socket's directory, with
@@ -28,8 +29,11 @@ impl PostgresConfig {
     /// `sslkey` (or `client_key`), `channel_binding`. Also `connect_timeout` (seconds, or `500ms`) and
     /// `target_session_attrs`, which is `read-write`, or `any` to look only
     /// ([`only_looks`](Self::only_looks)). `application_name` is refused, because it carries the
-    /// candidate's identity, and `service`. Without a host or a port those of `PGHOST` and `PGPORT`
-    /// are taken.
+    /// candidate's identity. Without a host or a port those of `PGHOST` and `PGPORT` are taken.
+    ///
+    /// `service` (or `PGSERVICE`) names a section of the file that `PGSERVICEFILE` names, of
+    /// `~/.pg_service.conf`, or of the system's `pg_service.conf`. That file is read here, and it is
+    /// the one thing that is. What the URL says itself comes before what the service says.
     ///
     /// Parameters of this crate: `password_file`, `password_env`, `server_name`,
     /// `request_timeout`, `watch_sessions`, `key_class`, `token_sequence`, `pooler=session`,
@@ -68,8 +72,33 @@ impl PostgresConfig {
                  %2F and %40",
             ));
         }
-        let default_ports = default_ports(variable)?;
-        let hosts = hosts(url, variable)?;
+        Self::read_with(url, variable)
+    }
+
+    /// With these variables of the environment.
+    pub(super) fn read_with(
+        url: &mut Url,
+        variable: impl Fn(&str) -> Option<String>,
+    ) -> Result<Self, Error> {
+        let service = Service::of(url, &variable)?;
+        service.add_to(url)?;
+        let variable = |name: &str| {
+            let said = match name {
+                "PGHOST" => service.says("host"),
+                "PGPORT" => service.says("port"),
+                _ => None,
+            };
+            said.map(str::to_owned).or_else(|| variable(name))
+        };
+        let default_ports = default_ports(&variable)?;
+        let hosts = hosts(url, &variable)?;
+        if !url.has("port") && !hosts.iter().all(|host| names_a_port(host)) {
+            check_ports(
+                "PGPORT, or the service's port,",
+                &default_ports,
+                hosts.len(),
+            )?;
+        }
         let hosts = hosts.iter().map(String::as_str);
         let mut config = Self::with_default_ports(hosts, &default_ports)?;
         if let Some(ports) = url.take_read(&["port"], PORTS, ports)? {
@@ -80,12 +109,6 @@ impl PostgresConfig {
         config.database = url.take("dbname")?.or(Some(url.path()?));
         config.database = config.database.filter(|name| !name.is_empty());
         config.options = url.take("options")?;
-        if url.take("service")?.is_some() {
-            return Err(Error::invalid_input(
-                "the URL's parameter service is not read here; write into the URL what \
-                 pg_service.conf says of the service",
-            ));
-        }
         config.read_tls(url)?;
         config.read_limits(url)?;
         config.read_session(url)?;
@@ -227,14 +250,25 @@ fn ports(text: &str) -> Option<Vec<u16>> {
     text.split(',').map(port).collect()
 }
 
-fn with_ports(hosts: Vec<Address>, ports: &[u16]) -> Result<Vec<Address>, Error> {
-    if ports.len() != 1 && ports.len() != hosts.len() {
-        return Err(Error::invalid_input(format!(
-            "the URL's port names {} ports for {} hosts; give one for all, or one for each",
-            ports.len(),
-            hosts.len()
-        )));
+fn names_a_port(host: &str) -> bool {
+    host.rsplit_once(':').is_some_and(|(before, port)| {
+        let is_number = !port.is_empty() && port.bytes().all(|byte| byte.is_ascii_digit());
+        is_number && (!before.contains(':') || before.ends_with(']'))
+    })
+}
+
+fn check_ports(what: &str, ports: &[u16], hosts: usize) -> Result<(), Error> {
+    if ports.len() < 2 || ports.len() == hosts {
+        return Ok(());
     }
+    Err(Error::invalid_input(format!(
+        "{what} names {} ports for {hosts} hosts; give one for all, or one for each",
+        ports.len()
+    )))
+}
+
+fn with_ports(hosts: Vec<Address>, ports: &[u16]) -> Result<Vec<Address>, Error> {
+    check_ports("the URL's port", ports, hosts.len())?;
     let each = ports.iter().cycle();
     let hosts = hosts.into_iter().zip(each);
     Ok(hosts.map(|(host, port)| host.with_port(*port)).collect())
@@ -290,5 +324,11 @@ mod tests {
             );
         }
         assert!(read("postgres:///db", "a", "x").is_err());
+        let variable = |name: &str| (name == "PGPORT").then(|| "1,2,3".to_owned());
+        let with = |url: &str| PostgresConfig::read_with(&mut Url::parse(url).unwrap(), variable);
+        let error = with("postgres://a,b/db").unwrap_err();
+        assert!(error.message().contains("3 ports for 2 hosts"), "{error}");
+        with("postgres://a:1,b:2/db").unwrap();
+        with("postgres://a,b/db?port=7").unwrap();
     }
 }
