@@ -145,3 +145,38 @@ fn what_has_become_another_user_is_killed_too() {
         let _dead = kill_process(root, Signal::KILL);
     }
 }
+
+/// Each kills what it finds left of an earlier term before its command starts, and nothing else.
+#[test]
+fn two_runs_in_one_cgroup_leave_each_others_commands_alone() {
+    let Some(ours) = cgroup() else {
+        return;
+    };
+    let delegated = Delegated::new(&ours);
+    let [ends, stays] = [Place::new(), Place::new()];
+    let start = |place: &Place| {
+        let script = "echo $$ > child; exec sleep 1000";
+        let mut command = within(&delegated, &place.run(&["--lease", ENDLESS], script));
+        let run = Running::start(command.current_dir(place.path("")));
+        (run, place.pid("child"))
+    };
+    let (mut run, mut child) = start(&ends);
+    let (mut other, others) = start(&stays);
+    assert_eq!(delegated.made_in_it().len(), 2);
+    for end in [Signal::TERM, Signal::KILL] {
+        assert!(is_alive(child) && is_alive(others));
+        run.signal(end);
+        run.code();
+        until_dead(child);
+        assert!(is_alive(others));
+        fs::remove_file(ends.path("child")).unwrap();
+        (run, child) = start(&ends);
+        assert!(is_alive(others));
+    }
+    other.signal(Signal::TERM);
+    assert_eq!(other.code(), 143);
+    assert!(is_alive(child));
+    run.signal(Signal::TERM);
+    assert_eq!(run.code(), 143);
+    assert!(delegated.made_in_it().is_empty());
+}

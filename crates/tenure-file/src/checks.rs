@@ -21,6 +21,7 @@ pub(crate) fn all(directory: &Directory, lock: &LockName) -> Vec<Check> {
         scope(dir),
         sharing(directory, lock),
         permissions(place),
+        record(directory, lock),
         room(place),
     ]
 }
@@ -69,6 +70,19 @@ fn permissions(place: &Path) -> Check {
             "let the candidates' user or group read, write and enter it, on a file system that is \
              mounted for writing; an observer needs no more than to read it",
         ),
+    }
+}
+
+/// The record as a candidate reads it first of all.
+fn record(directory: &Directory, lock: &LockName) -> Check {
+    const NAME: &str = "record";
+    match directory.get(lock) {
+        Ok(None) => Check::fine(
+            NAME,
+            format!("{lock} has none yet; the first candidate makes it"),
+        ),
+        Ok(Some(_)) => Check::fine(NAME, format!("the record of {lock} can be read")),
+        Err(error) => Check::unusable(NAME, error.message(), REMEDY),
     }
 }
 
