@@ -17,6 +17,8 @@ pub(crate) mod exit {
     pub(crate) const NOT_ELECTED: u8 = 69;
     /// Leadership was lost (`EX_TEMPFAIL`: trying again may help).
     pub(crate) const LOST: u8 = 75;
+    /// A leader that was asked to resign still leads.
+    pub(crate) const STILL_LEADS: u8 = 76;
     /// CMD cannot be executed, as a shell has it.
     pub(crate) const NOT_EXECUTABLE: u8 = 126;
     /// CMD cannot be found, as a shell has it.

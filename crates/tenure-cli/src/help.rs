@@ -23,6 +23,8 @@ term's fencing token) in its environment. It gets TENURE_BACKEND only with --pas
                          signal N killed CMD. What CMD left running is killed first.
   leadership is lost     CMD gets SIGTERM, and SIGKILL before another can be elected; then
                          tenure campaigns again, or exits with 75 (--exit-on-loss).
+  tenure step-down       CMD gets SIGTERM, and SIGKILL after --drain-limit; then the others go first,
+                         and tenure campaigns again, or exits with 75 (--exit-on-loss).
   SIGTERM, SIGINT        are passed on to CMD, which is awaited; then the lock is released. A
                          second one, or the end of --drain-limit, kills CMD. What comes within
                          half a second is the same request: GNU timeout sends two.
@@ -70,3 +72,27 @@ is told, since candidates have no right to delete.
 
 A store that others may use is not loaded without asking; --yes is the answer for scripts. Nobody is
 asked about file: and memory: URLs.";
+
+pub(crate) const STEP_DOWN_HELP: &str = "\
+The leader finds the wish with its next heartbeat. It tells its work to stop, keeps the lock until
+the work has stopped, for at most its drain limit, and lets the others go first. Its process goes
+on, and campaigns again: tenure run stops CMD with SIGTERM.
+
+The wish names the fencing token of the term. So one that comes late ends no other term.
+
+Works on file:, redis:, etcd:, kube-lease: and kube-configmap:, with the rights of a candidate. On
+postgres: no leader can be asked: any role could send such a wish there.
+
+Exit code 0 when the term is over, 1 when there is no leader, 2 on an error, 76 when the leader
+still leads after --timeout: its work takes longer, or it runs a version of tenure that does not
+know the wish.";
+
+pub(crate) const LIST_HELP: &str = "\
+Works on file:, etcd:, kube-lease: and kube-configmap:. Redis and Postgres cannot list: Redis would
+have to look at every key of the database, and Postgres knows locks by numbers only.
+
+Listing needs a right that no candidate needs: on etcd to read all keys below the prefix, on
+Kubernetes the verb \"list\" on the objects of the namespace.
+
+Names that are no lock's are left out. Locks that nobody holds are told where the store keeps their
+record.";

@@ -44,7 +44,9 @@ use tracing_subscriber::EnvFilter;
 use tracing_subscriber::filter::Directive;
 
 use crate::commands::run::WAITING;
-use crate::commands::{bench, demo, doctor, pages, policy, run, status, version, watch};
+use crate::commands::{
+    bench, demo, doctor, list, pages, policy, run, status, step_down, version, watch,
+};
 use crate::failure::{Failure, exit};
 use crate::options::{Cli, Command, LogFormat};
 use crate::output::harmless;
@@ -78,6 +80,8 @@ pub fn main(registry: &Registry) -> ExitCode {
         Command::Run(args) => run::run(args, registry),
         Command::Status(args) => status::status(&args, registry),
         Command::Watch(args) => watch::watch(&args, registry),
+        Command::List(args) => list::list(&args, registry),
+        Command::StepDown(args) => step_down::step_down(&args, registry),
         Command::Doctor(args) => doctor::doctor(&args, registry),
         Command::Bench(args) => bench::bench(&args, registry),
         Command::Demo(args) => demo::demo(args, registry),

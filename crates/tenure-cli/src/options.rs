@@ -15,8 +15,12 @@ use tenure::{Identity, LockName, Policy, PolicySettings, Reach, Registry, Settin
 use tokio::runtime::{Builder, Runtime};
 
 use crate::backend_file;
+use crate::commands::list::ListArgs;
+use crate::commands::step_down::StepDownArgs;
 use crate::failure::Failure;
-use crate::help::{BENCH_HELP, DOCTOR_HELP, EXAMPLES, RUN_HELP, STATUS_HELP};
+use crate::help::{
+    BENCH_HELP, DOCTOR_HELP, EXAMPLES, LIST_HELP, RUN_HELP, STATUS_HELP, STEP_DOWN_HELP,
+};
 
 /// Leader election on the store you already have.
 #[derive(Debug, Parser)]
@@ -56,6 +60,12 @@ pub(crate) enum Command {
     Status(StatusArgs),
     /// Tell who leads, and each change of it, until interrupted
     Watch(StatusArgs),
+    /// Tell the elections of a store, and who leads each
+    #[command(after_help = LIST_HELP)]
+    List(ListArgs),
+    /// Ask the leader to resign, and tell who leads afterwards
+    #[command(after_help = STEP_DOWN_HELP)]
+    StepDown(StepDownArgs),
     /// Tell whether a store is fit to hold locks, and what to do where it is not
     #[command(after_help = DOCTOR_HELP)]
     Doctor(DoctorArgs),
@@ -90,6 +100,8 @@ impl Command {
     pub(crate) fn prints_json(&self) -> bool {
         match self {
             Self::Status(args) | Self::Watch(args) => args.json,
+            Self::List(args) => args.json,
+            Self::StepDown(args) => args.json,
             Self::Doctor(args) => args.json,
             Self::Bench(args) => args.json,
             Self::Policy(args) => args.json,

@@ -100,7 +100,7 @@ fn every_command_prints_the_json_that_the_schema_says() {
         if arguments != ["version"] {
             command.args(["--backend", &place.url()]);
         }
-        if ["status", "watch"].contains(&arguments[0]) {
+        if ["status", "watch", "step-down"].contains(&arguments[0]) {
             command.args(["--lock", place.lock()]);
         }
         stdout(&command.output().unwrap())
@@ -120,6 +120,13 @@ fn every_command_prints_the_json_that_the_schema_says() {
     for line in lines.lines().take(1) {
         assert_is("watch", &line.unwrap());
     }
+    let list = assert_is("list", &print(&["list"]));
+    assert_eq!(list["elections"][0]["leader"], "alice");
+    let asked = assert_is("step-down", &print(&["step-down"]));
+    assert_eq!(
+        (&asked["resigned"], &asked["asked"]["token"]),
+        (&true.into(), &1.into())
+    );
     let doctor = assert_is("doctor", &print(&["doctor"]));
     assert!(!doctor["checks"].as_array().unwrap().is_empty());
     assert_is("bench", &print(&["bench"]));
@@ -226,7 +233,7 @@ fn completions_and_manual_pages_show_what_there_is_and_nothing_hidden() {
 #[test]
 fn every_exit_code_is_in_the_table() {
     let page = docs("command-line.md");
-    for code in ["0", "1", "2", "69", "75", "126", "127", "128 + N"] {
+    for code in ["0", "1", "2", "69", "75", "76", "126", "127", "128 + N"] {
         assert!(page.contains(&format!("\n| {code} |")), "{code}");
     }
 }

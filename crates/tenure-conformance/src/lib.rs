@@ -140,7 +140,7 @@ pub use async_trait::async_trait;
 
 pub use cases::{
     Case, EXPECTED_CASES, acquiring, basics, cases, drops, errors, exclusion, expiry, hints,
-    holders, limits, queueing, releasing, renewal, sessions, tokens,
+    holders, limits, queueing, releasing, renewal, sessions, tokens, wishes,
 };
 #[doc(hidden)]
 pub use harness::__run;

@@ -74,6 +74,7 @@ pub use contract::check::{Check, Verdict};
 pub use contract::clock::{BootClock, Clock, SharedClock, Time};
 pub use contract::error::{Error, ErrorKind, Operation};
 pub use contract::name::{Identity, LockName, PublishedValue};
+pub use contract::page::Page;
 pub use contract::process::{Confined, Kept, Process, random_u64};
 pub use contract::token::{FencingToken, Generation};
 pub use contract::wish::Wish;

@@ -13,6 +13,7 @@ use crate::contract::check::Check;
 use crate::contract::clock::{BootClock, SharedClock, Time};
 use crate::contract::error::Error;
 use crate::contract::name::LockName;
+use crate::contract::page::Page;
 use crate::contract::process::PerProcess;
 use crate::contract::token::FencingToken;
 use crate::contract::wish::Wish;
@@ -221,6 +222,15 @@ impl RecordStore for MemoryStore {
             state.wish = Some(wish);
         }
         Ok(())
+    }
+
+    async fn elections(&self, page: Page<'_>) -> Result<Vec<LockName>, Error> {
+        let shared = self.lock();
+        let stored = shared
+            .locks
+            .iter()
+            .filter(|(_, lock)| lock.stored.is_some());
+        Ok(page.of(stored.map(|(name, _)| name.clone())))
     }
 
     async fn checks(&self, _lock: &LockName, _lease: Duration) -> Vec<Check> {

@@ -37,6 +37,7 @@ use crate::contract::capabilities::Capabilities;
 use crate::contract::clock::{Clock, SharedClock, Time};
 use crate::contract::error::{Error, ErrorKind, Operation};
 use crate::contract::name::LockName;
+use crate::contract::page::Page;
 use crate::contract::token::FencingToken;
 use crate::memory::MemoryBackend;
 
@@ -189,6 +190,11 @@ impl LockBackend for TestBackend {
     ) -> Result<(), Error> {
         let call = self.memory.ask_to_resign(lock, token, lasts);
         self.call(Operation::AskToResign, call).await
+    }
+
+    async fn elections(&self, page: Page<'_>) -> Result<Vec<LockName>, Error> {
+        let call = self.memory.elections(page);
+        self.call(Operation::List, call).await
     }
 
     async fn holder(&self, lock: &LockName) -> Result<Occupancy, Error> {

@@ -9,17 +9,19 @@ use futures_util::stream;
 use tenure_core::{
     Acquired, BootClock, Candidate, Capabilities, Changes, Check, Error, ErrorKind, Expiry,
     FencingGuarantee, FencingToken, Grant, Kept, LockBackend, LockName, Loss, Occupancy, Operation,
-    Order, Renewal, Rises, SharedClock, Time, Wakeup,
+    Order, Page, Renewal, Rises, SharedClock, Time, Wakeup, Wish,
 };
 use tenure_kit::Tasks;
 use tokio::sync::oneshot;
 
+use crate::asking;
 use crate::checks;
 use crate::config::EtcdConfig;
 use crate::connector::Connector;
 use crate::errors::{self, StoreError};
 use crate::guard::Guard;
 use crate::keys::{self, First};
+use crate::listing;
 use crate::notifications;
 use crate::session::{Attempt, RenewOutcome, Shared};
 use crate::sessions::{GrantState, Sessions};
@@ -308,10 +310,11 @@ impl LockBackend for EtcdBackend {
             .renew(&grant.lock, held, grant.token, &grant.candidate, not_before)
             .await;
         match renewed.map_err(|error| error.into_error(Operation::Renew))? {
-            RenewOutcome::Proven(proven) => {
+            RenewOutcome::Proven { at, asked } => {
                 let mut grant = grant.clone();
-                grant.proven_at = proven;
+                grant.proven_at = at;
                 grant.lease = session.lease;
+                grant.wish = asked.map(|until| Wish::new(grant.token, until));
                 Ok(Renewal::Renewed(grant))
             }
             RenewOutcome::Lost => Ok(Renewal::lost(None)),
@@ -354,6 +357,34 @@ impl LockBackend for EtcdBackend {
             Ok(())
         };
         detached(&self.inner.shared, Operation::Withdraw, work).await
+    }
+
+    /// A read and a transaction on the leader's key, with the rights of a candidate. Unanswered, it
+    /// may have been applied.
+    async fn ask_to_resign(
+        &self,
+        lock: &LockName,
+        token: FencingToken,
+        lasts: Duration,
+    ) -> Result<(), Error> {
+        self.own(Operation::AskToResign)?;
+        let connector = self.inner.shared.connector.clone();
+        connector.config.check_lock(lock)?;
+        let election = connector.config.election(lock);
+        let asking = async move { asking::ask(&connector, &election, token, lasts).await };
+        detached(&self.inner.shared, Operation::AskToResign, asking).await
+    }
+
+    /// Reads keys without values, from one lock's to the next. Needs the right to read all keys that
+    /// begin with the prefix of this backend and the page's, not a lock's alone. Locks whose key
+    /// `lock_key` gives are elsewhere, and left out.
+    async fn elections(&self, page: Page<'_>) -> Result<Vec<LockName>, Error> {
+        self.own(Operation::List)?;
+        let connector = self.inner.shared.connector.clone();
+        let prefix = page.prefix.to_owned();
+        let listing = async move { listing::list(&connector, &prefix).await };
+        let names = detached(&self.inner.shared, Operation::List, listing).await?;
+        Ok(page.of(names))
     }
 
     /// One linearizable read, for which the right to read is enough. A candidate that has not

@@ -8,6 +8,10 @@
 //! While a candidate of this library waits, `waiting` follows its identity. It removes the word in
 //! the transaction that finds its key to be the first: so a candidate that died while it waited is
 //! not shown as the leader when its turn comes. Others lead by being first, without that word.
+//!
+//! A tab, `resign=` and a time may follow a leader's value: until then it is asked to resign.
+
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use etcd_client::{Compare, CompareOp, GetOptions, KeyValue, SortOrder, SortTarget};
 use tenure_core::{Candidate, Error, ErrorKind, FencingToken, Holder};
@@ -16,6 +20,9 @@ use crate::errors::StoreError;
 
 /// Neither an identity nor a published value holds a tab.
 const WAITING: &str = "\twaiting";
+
+/// What stands before the end of a wish that the leader resign, in milliseconds since 1970.
+const WISH: &str = "\tresign=";
 
 /// So much of an identity is told, in characters: ours are shorter, and any program may write here.
 const MOST_OF_IDENTITY: usize = 1024;
@@ -42,6 +49,33 @@ pub(crate) fn proposal(candidate: &Candidate) -> String {
 /// The value of a candidate that has not confirmed its term.
 pub(crate) fn waiting(candidate: &Candidate) -> String {
     format!("{}{WAITING}", candidate.identity)
+}
+
+/// The value with the wish that its leader resign, which ends `lasts` from now.
+///
+/// The leader compares the end with its own wall clock. That decides about no lock: where the clocks
+/// differ, a wish for this very term counts for longer, or for less.
+pub(crate) fn with_wish(value: &[u8], lasts: Duration) -> String {
+    let text = String::from_utf8_lossy(value);
+    let ends = since_1970().saturating_add(lasts).as_millis();
+    format!("{}{WISH}{ends}", without_wish(&text))
+}
+
+/// How long the wish in a value counts yet.
+pub(crate) fn wish(value: &[u8]) -> Option<Duration> {
+    let text = std::str::from_utf8(value).ok()?;
+    let (_, ends) = text.rsplit_once(WISH)?;
+    let left = Duration::from_millis(ends.parse().ok()?).saturating_sub(since_1970());
+    (!left.is_zero()).then_some(left)
+}
+
+fn without_wish(text: &str) -> &str {
+    text.rsplit_once(WISH).map_or(text, |(text, _)| text)
+}
+
+fn since_1970() -> Duration {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH);
+    since.unwrap_or_default()
 }
 
 /// Who stands first in a queue, as its key tells; any program can have written it.
@@ -75,9 +109,10 @@ impl First {
         if let Some(identity) = text.strip_suffix(WAITING) {
             return Ok(Self::Waiter(holder(identity)));
         }
+        let text = without_wish(&text);
         let (identity, value) = match text.split_once(' ') {
             Some((identity, value)) => (identity, Some(value.to_owned())),
-            None => (&*text, None),
+            None => (text, None),
         };
         let mut holder = holder(identity);
         holder.value = value;

@@ -54,6 +54,7 @@
 //! The build of `etcd-client` runs `protoc` and needs protobuf's own `.proto` files (Debian:
 //! `protobuf-compiler` and `libprotobuf-dev`). No other crate of this workspace needs them.
 
+mod asking;
 mod attempts;
 mod backend;
 mod checks;
@@ -67,6 +68,7 @@ mod errors;
 pub mod fuzzing;
 mod guard;
 mod keys;
+mod listing;
 mod notifications;
 mod session;
 mod sessions;

@@ -7,14 +7,14 @@ use std::time::Duration;
 use async_trait::async_trait;
 use tenure_core::record::{self, Record, RecordEvents, RecordLock, RecordStore, Step, Versioned};
 use tenure_core::{
-    BootClock, Capabilities, Check, Error, ErrorKind, Expiry, FencingGuarantee, LockName,
-    Operation, Rises, SharedClock, Wakeup,
+    BootClock, Capabilities, Check, Error, ErrorKind, Expiry, FencingGuarantee, FencingToken,
+    LockName, Operation, Page, Rises, SharedClock, Wakeup,
 };
 
 use crate::alive::Alive;
 use crate::checks;
 use crate::config::FileConfig;
-use crate::directory::Write;
+use crate::directory::{Directory, Write};
 use crate::disk::Disk;
 use crate::events;
 use crate::watch::DirectoryWatcher;
@@ -149,6 +149,22 @@ impl RecordStore for FileStore {
         expected: &Versioned,
     ) -> Result<record::Written, Error> {
         self.write(lock, record, step, Some(expected)).await
+    }
+
+    async fn ask_to_resign(
+        &self,
+        lock: &LockName,
+        token: FencingToken,
+        lasts: Duration,
+    ) -> Result<(), Error> {
+        let lock = lock.clone();
+        let asking = move |directory: &Directory| directory.ask_to_resign(&lock, token, lasts);
+        self.disk.run(Operation::AskToResign, asking).await
+    }
+
+    async fn elections(&self, page: Page<'_>) -> Result<Vec<LockName>, Error> {
+        let listing = self.disk.run(Operation::List, Directory::locks);
+        Ok(page.of(listing.await?))
     }
 
     async fn checks(&self, lock: &LockName, _lease: Duration) -> Vec<Check> {

@@ -1,23 +1,26 @@
 //! The locks of a directory: reads and writes of their records, as they are made on one thread.
 
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use tenure_core::record::{self, Liveness, MAX_LEASE, Record, RecordHolder, Step, Versioned};
 use tenure_core::{
     BootClock, CampaignId, Clock as _, Error, ErrorKind, FencingToken, Generation, LockName,
-    Operation,
+    Operation, Wish,
 };
 
 use crate::alive::{self, Alive, Maker};
 use crate::config::FileConfig;
-use crate::errors::{StoreError, Unsafe};
+use crate::errors::{Action, During as _, StoreError, Unsafe};
 use crate::file_system;
 use crate::format::{self, ClockDomain, Content, Written};
 use crate::open_dir::OpenDir;
 use crate::record_file::{RecordFiles, Swapped};
 use crate::trust::{Group, Sharing};
+use crate::wish;
 
 /// How often a look is repeated because the record was replaced under it.
 const ATTEMPTS: usize = 8;
@@ -193,6 +196,52 @@ impl Directory {
         ))
     }
 
+    /// Leaves a wish for the leader of the term with `token`, if that is the one.
+    pub(crate) fn ask_to_resign(
+        &self,
+        lock: &LockName,
+        token: FencingToken,
+        lasts: Duration,
+    ) -> Result<(), Error> {
+        let failed = |error: StoreError| error.into_error(Operation::AskToResign);
+        let files = match self.files(lock) {
+            Err(error) if error.is_missing() => return Ok(()),
+            files => files.map_err(failed)?,
+        };
+        let Some((_, bytes)) = files.latest().map_err(failed)? else {
+            return Ok(());
+        };
+        let holder = match format::decode(&bytes) {
+            Content::Record(record, _) => record.holder,
+            Content::Newer(_) | Content::Damaged(_) => None,
+        };
+        if holder.and_then(|holder| holder.token) != Some(token) {
+            return Ok(());
+        }
+        let name = wish::name_of(Wish::new(token, BootClock.now() + lasts));
+        match files.dir().create(&name) {
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+            made => made
+                .map(drop)
+                .during(Action::Create, &files.dir().path(&name))
+                .map_err(failed),
+        }
+    }
+
+    /// The locks that have a record.
+    pub(crate) fn locks(&self) -> Result<Vec<LockName>, Error> {
+        let failed = |error: StoreError| error.into_error(Operation::List);
+        let base = self.open().map_err(failed)?;
+        let names = base.names().during(Action::List, &self.path);
+        let names = names.map_err(failed)?.into_iter();
+        let has_record = |lock: &LockName| {
+            let files = base.directory(lock.as_str()).map(RecordFiles::new);
+            files.is_ok_and(|files| files.highest().is_ok_and(|highest| highest.is_some()))
+        };
+        let locks = names.filter_map(|name| LockName::new(name).ok());
+        Ok(locks.filter(has_record).collect())
+    }
+
     fn liveness(&self, record: &Record, written: &Written, maker: Maker) -> Liveness {
         if maker == Maker::Dead {
             return Liveness::Gone;
@@ -291,10 +340,18 @@ impl Directory {
         if write.step == Step::Release {
             remove_alive(alive.as_ref());
         }
+        let token = record.holder.as_ref().and_then(|holder| holder.token);
+        let asked = token.and_then(|token| wish::for_term(sweep.wishes(), token));
+        for name in sweep.wishes() {
+            if write.step != Step::Renew || wish::read(name) != asked {
+                let _gone = files.dir().remove(name);
+            }
+        }
         let liveness = self.liveness(&record, &written, Maker::Unknown);
         let mut versioned = Versioned::new(record, version)
             .with_liveness(liveness)
-            .with_mark(mark_text(version, &content));
+            .with_mark(mark_text(version, &content))
+            .with_wish(asked);
         if let Some(alive) = alive {
             versioned = versioned.with_state(alive);
         }

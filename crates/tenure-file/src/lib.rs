@@ -105,6 +105,7 @@ mod open_dir;
 mod record_file;
 mod trust;
 mod watch;
+mod wish;
 
 pub use backend::{FileBackend, FileStore, connect, lazy};
 pub use config::FileConfig;

@@ -56,6 +56,7 @@ use std::path::PathBuf;
 use crate::alive::{self, Maker, Temporary};
 use crate::errors::{Action, During as _, StoreError};
 use crate::open_dir::OpenDir;
+use crate::wish;
 
 const PREFIX: &str = "record-";
 const SUFFIX: &str = ".json";
@@ -109,6 +110,8 @@ pub(crate) enum Swapped {
 struct Listing {
     versions: BTreeSet<u64>,
     claimed: Vec<String>,
+    /// That the leader resign.
+    wishes: Vec<String>,
 }
 
 /// What a writer may sweep, see [`RecordFiles::sweep`].
@@ -116,6 +119,13 @@ struct Listing {
 pub(crate) struct Sweep {
     version: u64,
     listing: Listing,
+}
+
+impl Sweep {
+    /// The names of the wishes that stood there.
+    pub(crate) fn wishes(&self) -> &[String] {
+        &self.listing.wishes
+    }
 }
 
 #[cfg(test)]
@@ -318,6 +328,8 @@ impl RecordFiles {
                 listing.versions.insert(version);
             } else if alive::is_claimed_name(&name) {
                 listing.claimed.push(name);
+            } else if wish::read(&name).is_some() {
+                listing.wishes.push(name);
             }
         }
         Ok(listing)

@@ -5,8 +5,8 @@ use std::time::Duration;
 use async_trait::async_trait;
 use tenure_core::record::RecordLock;
 use tenure_core::{
-    Acquired, Candidate, Capabilities, Changes, Check, Error, Grant, LockBackend, LockName,
-    Occupancy, Renewal, SharedClock, Time,
+    Acquired, Candidate, Capabilities, Changes, Check, Error, FencingToken, Grant, LockBackend,
+    LockName, Occupancy, Page, Renewal, SharedClock, Time,
 };
 use tenure_kube::{Cluster, ObjectStore};
 
@@ -71,6 +71,19 @@ impl LockBackend for KubeLeaseBackend {
     async fn withdraw(&self, lock: &LockName, candidate: &Candidate) -> Result<(), Error> {
         self.store().leave(lock).await;
         self.lock.withdraw(lock, candidate).await
+    }
+
+    async fn ask_to_resign(
+        &self,
+        lock: &LockName,
+        token: FencingToken,
+        lasts: Duration,
+    ) -> Result<(), Error> {
+        self.lock.ask_to_resign(lock, token, lasts).await
+    }
+
+    async fn elections(&self, page: Page<'_>) -> Result<Vec<LockName>, Error> {
+        self.lock.elections(page).await
     }
 
     async fn holder(&self, lock: &LockName) -> Result<Occupancy, Error> {

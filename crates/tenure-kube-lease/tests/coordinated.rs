@@ -9,7 +9,8 @@ use std::time::Duration;
 
 use support::Connects as _;
 use tenure_core::{
-    Check, Election, ErrorKind, Identity, LockBackend as _, Observation, Observer, Policy, Verdict,
+    Cause, Check, Election, ErrorKind, Identity, LockBackend as _, Observation, Observer, Policy,
+    Verdict,
 };
 use tenure_kube::{KubeConfig, LEASES, Subject, Tls, lease_candidates_rule, rbac_yaml};
 use tenure_kube_lease::{KubeLeaseBackend, LeaseCandidate, connect};
@@ -98,6 +99,7 @@ async fn the_api_server_chooses_the_leader_and_replaces_it_by_an_older_version()
     let older = election(server, "older", "1.1.0").await;
     let campaign = tokio::spawn(async move { older.campaign().await });
     within_limit("the end of the first term", first.cancelled()).await;
+    assert_eq!(first.cause(), Some(Cause::Asked));
     let lease = server.lease("coordinated").await;
     assert_eq!(lease["spec"]["preferredHolder"], "older", "{lease}");
     assert!(!campaign.is_finished(), "the first one still works");

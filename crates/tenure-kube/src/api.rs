@@ -189,6 +189,33 @@ impl Api {
         self.object(&request, reply).await
     }
 
+    /// The objects of the namespace, `most` of them, and how to go on if there are more.
+    pub(crate) async fn list(
+        &self,
+        operation: Operation,
+        resource: &Resource,
+        most: usize,
+        go_on: Option<&str>,
+    ) -> Result<(Vec<Value>, Option<String>), Error> {
+        let request = self.request(operation, Verb::List, resource, "");
+        let mut path = format!("{}?limit={most}", resource.path(&self.namespace));
+        if let Some(go_on) = go_on {
+            let go_on =
+                percent_encoding::utf8_percent_encode(go_on, percent_encoding::NON_ALPHANUMERIC);
+            path = format!("{path}&continue={go_on}");
+        }
+        let reply = self.exchange(&request, Method::GET, &path, None).await?;
+        let Answer::Object(mut list) = self.object(&request, reply).await? else {
+            return Ok((Vec::new(), None));
+        };
+        let go_on = list["metadata"]["continue"].as_str();
+        let go_on = go_on.filter(|text| !text.is_empty()).map(str::to_owned);
+        match list["items"].take() {
+            Value::Array(items) => Ok((items, go_on)),
+            _ => Ok((Vec::new(), go_on)),
+        }
+    }
+
     pub(crate) async fn create(
         &self,
         operation: Operation,

@@ -105,6 +105,7 @@ async fn right(api: &Api, resource: &Resource, lock: &LockName, verb: Verb) -> C
         Verb::Update => "permission to update",
         Verb::Watch => "permission to watch",
         Verb::Delete => "permission to delete",
+        Verb::List => "permission to list",
     };
     let what = what(api, resource, verb);
     let remedy = "grant it: `tenure rbac` prints the Role that suffices";

@@ -7,7 +7,9 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 use tenure_core::record::{Liveness, MAX_LEASE, Mark, RecordHolder, Step};
-use tenure_core::{BootClock, Error, ErrorKind, Identity, LockName, Operation, SharedClock, Time};
+use tenure_core::{
+    BootClock, Error, ErrorKind, Identity, LockName, Operation, SharedClock, Time, Wish,
+};
 use tenure_kit::limits::shown;
 use tenure_kit::tasks::AbortOnDrop;
 use tenure_kit::{Backoff, Tasks};
@@ -155,32 +157,50 @@ impl Coordination {
         }
     }
 
-    /// Fails where the API server wants another leader than us: then no term begins or goes on.
-    /// One that goes on until its end is given back before, as for want of heartbeats.
-    pub(crate) fn check(&self, lock: &LockName, object: &Value, step: Step) -> Result<(), Error> {
+    /// Where the API server prefers another leader than us, it asks us to resign.
+    pub(crate) fn wish(
+        &self,
+        object: &Value,
+        holder: Option<&RecordHolder>,
+        lease: Duration,
+    ) -> Option<Wish> {
+        let holder = holder.filter(|holder| holder.campaign.is_some())?;
         let us = self.candidate.identity.as_str();
-        let text = |field: &str| object["spec"][field].as_str().unwrap_or_default();
-        let preferred = text("preferredHolder");
-        let refused = |operation: Operation, message: String| {
-            Err(Error::new(ErrorKind::Unavailable, operation, message))
+        let asked = holder.identity == us && prefers_another(object, us).is_some();
+        let until = self.clock.now() + lease.min(MAX_LEASE);
+        holder
+            .token
+            .filter(|_| asked)
+            .map(|token| Wish::new(token, until))
+    }
+
+    /// Fails where the API server wants another leader than us: then no term begins.
+    pub(crate) fn check(&self, lock: &LockName, object: &Value, step: Step) -> Result<(), Error> {
+        if step != Step::Acquire {
+            return Ok(());
+        }
+        let us = self.candidate.identity.as_str();
+        let refused = |message: String| {
+            Err(Error::new(
+                ErrorKind::Unavailable,
+                Operation::Acquire,
+                message,
+            ))
         };
-        match step {
-            Step::Acquire if text("holderIdentity") != us => {
-                refused(Operation::Acquire, not_assigned(lock))
-            }
-            Step::Acquire | Step::Renew if !preferred.is_empty() && preferred != us => {
-                let operation = match step {
-                    Step::Acquire => Operation::Acquire,
-                    _ => Operation::Renew,
-                };
-                let message = format!(
-                    "the API server prefers \"{}\" as the leader of \"{lock}\" \
-                     (spec.preferredHolder): our term is not renewed, and ends before its lease",
-                    shown(preferred)
-                );
-                refused(operation, message)
-            }
-            _ => Ok(()),
+        if object["spec"]["holderIdentity"]
+            .as_str()
+            .unwrap_or_default()
+            != us
+        {
+            return refused(not_assigned(lock));
+        }
+        match prefers_another(object, us) {
+            Some(other) => refused(format!(
+                "the API server prefers \"{}\" as the leader of \"{lock}\" \
+                 (spec.preferredHolder)",
+                shown(other)
+            )),
+            None => Ok(()),
         }
     }
 
@@ -188,6 +208,12 @@ impl Coordination {
         // Whole at every step.
         self.entered.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Whom the API server prefers to the candidate `us`, if it does.
+fn prefers_another<'a>(object: &'a Value, us: &str) -> Option<&'a str> {
+    let preferred = object["spec"]["preferredHolder"].as_str();
+    preferred.filter(|preferred| !preferred.is_empty() && *preferred != us)
 }
 
 /// That no candidate takes the lock by itself.

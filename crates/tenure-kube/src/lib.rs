@@ -51,6 +51,7 @@ mod transport;
 mod trial;
 mod warned;
 mod watch;
+mod wish;
 
 pub use annotations::{annotation, set_annotation};
 pub use cluster::Cluster;
@@ -66,6 +67,7 @@ pub use store::ObjectStore;
 pub use tenure_kit::Tls;
 pub use term::TERM_ANNOTATION;
 pub use time::WallTime;
+pub use wish::WISH_ANNOTATION;
 
 /// The client library, for those who bring a client of their own.
 pub use kube;

@@ -19,6 +19,7 @@ use crate::pods::{self, Pod};
 use crate::reply::Answer;
 use crate::term::{TERM_ANNOTATION, Term};
 use crate::warned::Warned;
+use crate::wish::{WISH_ANNOTATION, WishText};
 
 /// What is wrong with a record, and what to do. The program that wrote it may read it well, so its
 /// holder may be at work.
@@ -97,8 +98,14 @@ impl<F: Form> Objects<F> {
             (None, Some(holder)) if self.is_of_earlier_self(holder) => Liveness::Gone,
             (None, _) => Liveness::Observed,
         };
+        let asked = WishText::read(annotation(&object, WISH_ANNOTATION));
+        let preferred = |coordination: &Coordination| {
+            coordination.wish(&object, holder.as_ref(), found.lease())
+        };
+        let wish = asked.or_else(|| self.coordination.as_ref().and_then(preferred));
         let record = Record::new(holder, found.lease());
         Ok(Versioned::new(record, version)
+            .with_wish(wish)
             .with_mark(mark)
             .with_liveness(liveness)
             .with_state(Arc::new(object)))
@@ -191,6 +198,9 @@ impl<F: Form> Objects<F> {
         match term {
             Some(term) => set_annotation(&mut object, TERM_ANNOTATION, term),
             None => remove_annotation(&mut object, TERM_ANNOTATION),
+        }
+        if step != Step::Renew {
+            remove_annotation(&mut object, WISH_ANNOTATION);
         }
         self.cluster.config().write_labels(&mut object);
         object

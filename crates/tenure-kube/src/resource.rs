@@ -111,6 +111,8 @@ pub enum Verb {
     Watch,
     /// Removing one.
     Delete,
+    /// Reading all of a namespace.
+    List,
 }
 
 impl Verb {
@@ -122,6 +124,7 @@ impl Verb {
             Self::Update => "update",
             Self::Watch => "watch",
             Self::Delete => "delete",
+            Self::List => "list",
         }
     }
 }

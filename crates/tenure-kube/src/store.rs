@@ -8,10 +8,11 @@ use async_trait::async_trait;
 use serde_json::Value;
 use tenure_core::record::{Record, RecordEvents, RecordStore, Step, Versioned, Written};
 use tenure_core::{
-    BootClock, Capabilities, Check, Error, ErrorKind, Expiry, FencingGuarantee, Identity, LockName,
-    Operation, Rises, SharedClock, Time, Wakeup,
+    BootClock, Capabilities, Check, Error, ErrorKind, Expiry, FencingGuarantee, FencingToken,
+    Identity, LockName, Operation, Page, Rises, SharedClock, Time, Wakeup,
 };
 
+use crate::annotations::set_annotation;
 use crate::checks;
 use crate::cluster::Cluster;
 use crate::coordination;
@@ -19,9 +20,14 @@ use crate::form::Form;
 use crate::objects::Objects;
 use crate::reply::Answer;
 use crate::watch;
+use crate::wish::{WISH_ANNOTATION, WishText};
 
 /// So often an object that others write all the time is read again within one attempt to write it.
 const FOREIGN_WRITES: usize = 10;
+
+/// How many objects one request lists, and how many requests are made for a page at most.
+const AT_A_TIME: usize = 250;
+const MOST_LISTS: usize = 40;
 
 /// The records of a namespace in objects of the form `F`.
 ///
@@ -198,6 +204,69 @@ impl<F: Form> RecordStore for ObjectStore<F> {
             }
         }
         Ok(Written::Conflict)
+    }
+
+    /// Needs the verbs of a candidate, "get" and "update", and no other.
+    async fn ask_to_resign(
+        &self,
+        lock: &LockName,
+        token: FencingToken,
+        lasts: Duration,
+    ) -> Result<(), Error> {
+        let (operation, name) = (Operation::AskToResign, lock.as_str());
+        let api = self.objects.cluster.api(operation).await?;
+        for _ in 0..=FOREIGN_WRITES {
+            let Answer::Object(object) = api.get(operation, &F::RESOURCE, name).await? else {
+                return Ok(());
+            };
+            let mut asked = object.clone();
+            let found = self.objects.versioned(object)?;
+            let holder = found.record.holder.as_ref();
+            if holder.and_then(|holder| holder.token) != Some(token) {
+                return Ok(());
+            }
+            set_annotation(&mut asked, WISH_ANNOTATION, WishText::write(token, lasts));
+            let answer = api.update(operation, &F::RESOURCE, name, &asked).await?;
+            if let Answer::Object(_) = answer {
+                return Ok(());
+            }
+        }
+        Err(Error::new(
+            ErrorKind::Conflict,
+            operation,
+            format!("others changed the object {FOREIGN_WRITES} times in a row"),
+        ))
+    }
+
+    /// Objects whose record says when its holder came: those of nodes and API servers do not.
+    ///
+    /// Needs the verb "list" beyond what a candidate needs.
+    async fn elections(&self, page: Page<'_>) -> Result<Vec<LockName>, Error> {
+        let api = self.objects.cluster.api(Operation::List).await?;
+        let (mut names, mut go_on): (Vec<LockName>, Option<String>) = (Vec::new(), None);
+        for _ in 0..MOST_LISTS {
+            let listing = api.list(Operation::List, &F::RESOURCE, AT_A_TIME, go_on.as_deref());
+            let (objects, next) = listing.await?;
+            let elections = objects.iter().filter(|object| {
+                F::read(object).is_ok_and(|found| found.is_some_and(|it| it.acquired.is_some()))
+            });
+            let named = elections.filter_map(|object| object["metadata"]["name"].as_str());
+            names.extend(named.filter_map(|name| LockName::new(name).ok()));
+            names = page.of(names);
+            // They come in the order of their names.
+            if next.is_none() || names.len() >= page.most {
+                return Ok(names);
+            }
+            go_on = next;
+        }
+        Err(Error::new(
+            ErrorKind::Unsupported,
+            Operation::List,
+            format!(
+                "the namespace has more than {} objects",
+                AT_A_TIME * MOST_LISTS
+            ),
+        ))
     }
 
     async fn checks(&self, lock: &LockName, lease: Duration) -> Vec<Check> {

@@ -42,6 +42,12 @@ impl WallTime {
         Self(self.0.max(next))
     }
 
+    /// So much later.
+    pub(crate) fn plus(self, by: Duration) -> Self {
+        let micros = i64::try_from(by.as_micros()).unwrap_or(i64::MAX);
+        Self(self.0.saturating_add(micros))
+    }
+
     fn seconds(self) -> i64 {
         self.0.div_euclid(1_000_000)
     }

@@ -10,7 +10,7 @@ use futures_util::stream;
 use tenure_core::{
     Acquired, Candidate, Capabilities, Changes, Check, Error, ErrorKind, Expiry, FencingGuarantee,
     FencingToken, Grant, Kept, LockBackend, LockName, Loss, Occupancy, Operation, Renewal, Rises,
-    SharedClock, Time, Wakeup,
+    SharedClock, Time, Wakeup, Wish,
 };
 use tenure_kit::limits::shown;
 
@@ -23,6 +23,7 @@ use crate::late::{LateRenewals, Renewed};
 use crate::net::network::Network;
 use crate::notifications::Notifications;
 use crate::requests::acquire::{self, Acquire};
+use crate::requests::ask::AskToResign;
 use crate::requests::look::Look;
 use crate::requests::probe::{MayTell, Probe};
 use crate::requests::release::Release;
@@ -338,19 +339,23 @@ impl LockBackend for RedisBackend {
                     let error = error.into_error(Operation::Renew);
                     // What is refused for good is not proven by an answer from before.
                     let proof = late.proof_now(term, enough).filter(|_| error.is_retryable());
-                    (proof.ok_or(error)?, renew::Outcome::Renewed)
+                    (proof.ok_or(error)?, renew::Outcome::Renewed { asked: None })
                 }
             },
-            sent_at = late.proof(term, enough) => (sent_at, renew::Outcome::Renewed),
+            sent_at = late.proof(term, enough) => {
+                (sent_at, renew::Outcome::Renewed { asked: None })
+            }
         };
         late.forget(term);
         Ok(match outcome {
-            renew::Outcome::Renewed => {
+            renew::Outcome::Renewed { asked } => {
                 self.shared.network.leads_until(sent_at + grant.lease);
                 let mut renewed = grant.clone();
                 renewed.proven_at = sent_at;
                 renewed.lease = Duration::from_millis(millis);
-                Renewal::Renewed(renewed)
+                let until = |left| self.clock().now() + left;
+                let wish = asked.map(|left| Wish::new(grant.token, until(left)));
+                Renewal::Renewed(renewed.with_wish(wish))
             }
             renew::Outcome::Lost(holder) => Renewal::lost(holder),
         })
@@ -372,6 +377,24 @@ impl LockBackend for RedisBackend {
         self.give_back(&self.keys(lock)?, candidate, None, None)
             .await
             .map_err(|error| error.into_error(Operation::Withdraw))
+    }
+
+    /// One script, with the rights of a candidate. Unanswered, it may have been applied.
+    async fn ask_to_resign(
+        &self,
+        lock: &LockName,
+        token: FencingToken,
+        lasts: Duration,
+    ) -> Result<(), Error> {
+        self.check_process(Operation::AskToResign)?;
+        let keys = &self.keys(lock)?;
+        let key = keys.lock();
+        let ask = AskToResign { key, token, lasts };
+        let topology = &self.shared.topology;
+        topology
+            .ask_holder(keys, topology.deadline(), &ask)
+            .await
+            .map_err(|error| error.into_error(Operation::AskToResign))
     }
 
     /// `GET` and `PTTL`, which a user without the right to write may be allowed; for a lock that is

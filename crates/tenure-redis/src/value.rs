@@ -2,7 +2,8 @@
 //!
 //! The lock's key holds `1 <campaign> <token> <lease in ms> <identity>[ <published value>]` and
 //! expires with the lease. `1` is the format's version. None of the first five fields can hold a
-//! space; the published value comes last because it can.
+//! space; the published value comes last because it can. A tab, `resign=` and the end of a wish
+//! that the leader resign may follow.
 
 use std::time::Duration;
 
@@ -11,6 +12,15 @@ use tenure_core::{Candidate, FencingToken, Holder, Identity};
 
 /// The beginning of a lock's value for as long as no candidate gets it.
 const QUARANTINE: &str = "1 - ";
+
+/// What stands before the end of a wish that the leader resign. Neither an identity nor a published
+/// value holds a tab.
+const WISH: &str = "\tresign=";
+
+/// The value without the wish in it.
+fn without_wish(value: &str) -> &str {
+    value.rsplit_once(WISH).map_or(value, |(value, _)| value)
+}
 
 /// The end of the value, from the identity on.
 pub(crate) fn identity_and_value(candidate: &Candidate) -> String {
@@ -33,7 +43,7 @@ pub(crate) fn lease_in(value: &str) -> Option<Duration> {
 
 /// Whom a lock's value names: no holder when it is not of this version, or in quarantine.
 pub(crate) fn holder(value: &str, left: Duration) -> Option<Holder> {
-    let mut fields = value.splitn(6, ' ');
+    let mut fields = without_wish(value).splitn(6, ' ');
     if fields.next() != Some("1") {
         return None;
     }

@@ -3,6 +3,8 @@
 //!
 //! Each finds its own violations, and its timing comes from the seed.
 
+mod wishes;
+
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -37,6 +39,8 @@ pub enum Drill {
     Counter,
     /// A candidate on two stores comes to stand in the second one's queue.
     Queue,
+    /// A leader is asked to resign: too late, for another term, in time.
+    Wishes,
 }
 
 impl Drill {
@@ -46,6 +50,7 @@ impl Drill {
             1 => Some(Self::Preempted),
             2 => Some(Self::Shared),
             3 if seed % 8 == 3 => Some(Self::Counter),
+            3 if seed % 16 == 15 => Some(Self::Wishes),
             3 => Some(Self::Queue),
             _ => None,
         }
@@ -78,6 +83,7 @@ impl Drill {
             Self::Shared => stage.shared().await,
             Self::Counter => stage.counter().await,
             Self::Queue => stage.queue().await,
+            Self::Wishes => stage.wishes().await,
         }
         stage.broken.into_inner().unwrap_or_default()
     }

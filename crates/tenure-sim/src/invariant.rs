@@ -52,6 +52,8 @@ pub enum Invariant {
     GivesUp,
     /// A candidate whose health probe says no makes way for others.
     Health,
+    /// A leader resigns on a wish for its own term, before that wish ends, and on no other.
+    Asked,
     /// Of two locks the second is given back before the first.
     Order,
     /// It gets on.

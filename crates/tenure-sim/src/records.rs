@@ -10,7 +10,7 @@ use tenure_core::record::{
     Liveness, Record, RecordEvent, RecordEvents, RecordStore, Step, Versioned, Written,
 };
 use tenure_core::{
-    Capabilities, Error, Expiry, FencingToken, LockName, Operation, Rises, SharedClock, Time,
+    Capabilities, Error, Expiry, FencingToken, LockName, Operation, Rises, SharedClock, Time, Wish,
 };
 
 use super::common::fencing;
@@ -34,6 +34,8 @@ pub struct RecordServer {
 #[derive(Debug, Default)]
 struct Slot {
     stored: Option<Stored>,
+    /// The last wish that a leader resign, and when it ends on the store's clock. It stays there.
+    wish: Option<(FencingToken, Duration)>,
     watchers: Watchers<RecordEvent>,
 }
 
@@ -237,10 +239,16 @@ impl RecordServer {
                 link.prolonged(token);
             }
         }
+        let slot = self.slots.entry(lock.clone()).or_default();
+        let wish = slot.wish.map(|(token, ends)| {
+            let left = ends.saturating_sub(link.store_time());
+            Wish::new(token, now + left)
+        });
         let written = stored
             .read(&link.world, self.knowledge)
+            .with_wish(wish)
             .with_state(stored.handle());
-        self.slots.entry(lock.clone()).or_default().stored = Some(stored);
+        slot.stored = Some(stored);
         self.announce(&link.world, lock);
         Ok(Written::Applied(written))
     }
@@ -350,6 +358,21 @@ impl RecordStore for SimRecords {
             step,
         };
         self.write(write, Some(expected)).await
+    }
+
+    async fn ask_to_resign(
+        &self,
+        lock: &LockName,
+        token: FencingToken,
+        lasts: Duration,
+    ) -> Result<(), Error> {
+        let lock = lock.clone();
+        let asking = move |server: &mut RecordServer, link: &Link| {
+            let ends = link.store_time() + lasts;
+            server.slots.entry(lock.clone()).or_default().wish = Some((token, ends));
+        };
+        let (server, operation) = (&self.server, Operation::AskToResign);
+        self.link.ask(operation, server, asking).await
     }
 
     fn watch(&self, lock: &LockName) -> RecordEvents {

@@ -126,6 +126,7 @@ fn every_kind_of_fleet_and_fault_is_played() {
         "Shared",
         "Counter",
         "Queue",
+        "Wishes",
         "from Session",
         "to Session",
         "Touched",

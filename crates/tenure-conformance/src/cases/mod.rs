@@ -20,6 +20,7 @@ pub mod releasing;
 pub mod renewal;
 pub mod sessions;
 pub mod tokens;
+pub mod wishes;
 
 /// A case of the suite.
 #[derive(Clone, Copy, Debug)]
@@ -123,6 +124,8 @@ macro_rules! __cases {
             shared releasing::withdrawing_leaves_the_holder_alone,
             shared releasing::withdrawing_as_another_owner_frees_nothing,
             shared releasing::withdrawing_from_a_free_lock_is_fine,
+            shared wishes::a_wish_reaches_its_leader,
+            shared wishes::a_late_wish_asks_nothing_of_the_next_term,
             shared queueing::waiters_win_in_order,
             shared queueing::withdrawing_leaves_the_queue,
             shared queueing::withdrawing_as_another_owner_leaves_the_queue_alone,
@@ -147,7 +150,7 @@ macro_rules! __cases {
 
 /// How many cases there are. Written down apart from the list, so that none can vanish from it
 /// unnoticed.
-pub const EXPECTED_CASES: usize = 98;
+pub const EXPECTED_CASES: usize = 100;
 
 /// Expands the list of cases to what is asked for.
 #[doc(hidden)]

@@ -11,7 +11,7 @@ use tenure_conformance::Answers;
 use tenure_core::{
     Acquired, CampaignId, Candidate, Capabilities, Changes, Error, ErrorKind, Expiry,
     FencingGuarantee, FencingToken, Grant, Hint, LockBackend, LockName, Loss, Occupancy, Operation,
-    Order, Renewal, Rises, SharedClock, Time, Wakeup,
+    Order, Renewal, Rises, SharedClock, Time, Wakeup, Wish,
 };
 use tokio::time::sleep;
 
@@ -326,7 +326,8 @@ impl LockBackend for Connection {
         }
         let (lock, candidate) = (grant.lock.clone(), grant.candidate.clone());
         let token = FencingToken::from_counter(token)?;
-        let renewed = Grant::new(lock, candidate, token, lease, proven_at);
+        let wish = self.model.wish(&lock, token);
+        let renewed = Grant::new(lock, candidate, token, lease, proven_at).with_wish(wish);
         Ok(Renewal::Renewed(renewed.with_state(Renewals {
             number: number + 1,
             session: call.session(),
@@ -360,6 +361,18 @@ impl LockBackend for Connection {
                 .withdraw(lock.as_str(), candidate, call.session(), self.now());
         call.answer().await?;
         withdrawn
+    }
+
+    async fn ask_to_resign(
+        &self,
+        lock: &LockName,
+        token: FencingToken,
+        lasts: Duration,
+    ) -> Result<(), Error> {
+        let call = self.request(Operation::AskToResign).await?;
+        let wish = Wish::new(token, self.now() + lasts);
+        self.model.leave_wish(lock, wish);
+        call.answer().await
     }
 
     async fn holder(&self, lock: &LockName) -> Result<Occupancy, Error> {

@@ -106,6 +106,10 @@ lies! {
     Race RenewWithOldProof,
     /// Proofs are read when the answer has come.
     Race ProofAfterAnswer,
+    /// A wish is taken, and no renewal has it.
+    Race WishUnheard,
+    /// Whatever term a wish names, the next renewal has it for its own.
+    Race WishForAnyTerm,
     /// Leases end after half their time.
     Race ExpiresEarly,
     /// Renewed leases end after half their time.

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use tenure_conformance::{Answers, Hook, Proxied, Target};
-use tenure_core::{Error, LockBackend, LockName, SharedClock};
+use tenure_core::{Error, FencingToken, LockBackend, LockName, SharedClock, Wish};
 
 use crate::backend::Connection;
 use crate::clock::{PATIENCE, TokioClock};
@@ -29,6 +29,8 @@ pub(crate) struct Model {
     pub(crate) kind: Honest,
     pub(crate) clock: SharedClock,
     store: Mutex<Store>,
+    /// The last wish for each lock.
+    wishes: Mutex<HashMap<LockName, Wish>>,
     pub(crate) wires: Mutex<HashMap<u64, Weak<Wire>>>,
 }
 
@@ -36,6 +38,24 @@ impl Model {
     pub(crate) fn store(&self) -> MutexGuard<'_, Store> {
         // One lie panics while it holds the lock; the others shall go on.
         self.store.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Model {
+    pub(crate) fn leave_wish(&self, lock: &LockName, wish: Wish) {
+        let mut wishes = self.wishes.lock().unwrap_or_else(PoisonError::into_inner);
+        wishes.insert(lock.clone(), wish);
+    }
+
+    /// What the renewal of the term with `token` tells.
+    pub(crate) fn wish(&self, lock: &LockName, token: FencingToken) -> Option<Wish> {
+        let wishes = self.wishes.lock().unwrap_or_else(PoisonError::into_inner);
+        let wish = wishes.get(lock)?;
+        match self.lie {
+            Some(Lie::WishUnheard) => None,
+            Some(Lie::WishForAnyTerm) => Some(Wish::new(token, wish.until)),
+            _ => Some(*wish),
+        }
     }
 }
 
@@ -47,6 +67,7 @@ impl ModelTarget {
                 kind,
                 clock: Arc::new(TokioClock::new(lie == Some(Lie::ClockStands))),
                 store: Mutex::new(Store::new(kind, lie)),
+                wishes: Mutex::default(),
                 wires: Mutex::default(),
             }),
             connections: AtomicU64::new(0),

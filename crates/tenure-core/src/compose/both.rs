@@ -19,6 +19,7 @@ use crate::contract::check::Check;
 use crate::contract::clock::{SharedClock, Time};
 use crate::contract::error::{Error, Operation};
 use crate::contract::name::{Identity, LockName};
+use crate::contract::page::Page;
 use crate::contract::token::FencingToken;
 use crate::contract::wish::Wish;
 use crate::sync::{Mutex, MutexGuard};
@@ -418,6 +419,10 @@ impl LockBackend for Both {
         } else {
             self.second.ask_to_resign(lock, token, lasts).await
         }
+    }
+
+    async fn elections(&self, page: Page<'_>) -> Result<Vec<LockName>, Error> {
+        self.first.elections(page).await
     }
 
     /// Who holds whatever is held; unknown while the two stores name different holders, as they

@@ -13,6 +13,7 @@ use crate::contract::check::Check;
 use crate::contract::clock::{SharedClock, Time};
 use crate::contract::error::{Error, ErrorKind, Operation};
 use crate::contract::name::LockName;
+use crate::contract::page::Page;
 use crate::contract::token::{FencingToken, Generation};
 use crate::contract::wish::Wish;
 
@@ -144,6 +145,10 @@ impl LockBackend for InGeneration {
             ));
         };
         self.inner.ask_to_resign(lock, token, lasts).await
+    }
+
+    async fn elections(&self, page: Page<'_>) -> Result<Vec<LockName>, Error> {
+        self.inner.elections(page).await
     }
 
     async fn holder(&self, lock: &LockName) -> Result<Occupancy, Error> {

@@ -14,6 +14,7 @@ use crate::contract::check::Check;
 use crate::contract::clock::{SharedClock, Time};
 use crate::contract::error::Error;
 use crate::contract::name::{Identity, LockName, PublishedValue};
+use crate::contract::page::Page;
 use crate::contract::process::random_u64;
 use crate::contract::token::{FencingToken, Generation};
 use crate::contract::wish::Wish;
@@ -140,6 +141,18 @@ pub trait LockBackend: fmt::Debug + Send + Sync + 'static {
         let _ = (lock, token, lasts);
         let store = self.capabilities().store;
         Err(Error::cannot_ask_to_resign(store))
+    }
+
+    /// The locks of a [`Page`], in the order of their names. Fewer than it may have are the last.
+    ///
+    /// Names of other programs' keys, objects and files are left out, as far as they can be told
+    /// from a lock's. A lock that nobody holds may be among them, where the store keeps it. Needs
+    /// the right to list, which no candidate needs.
+    ///
+    /// By default an error of kind [`Unsupported`](crate::ErrorKind::Unsupported).
+    async fn elections(&self, page: Page<'_>) -> Result<Vec<LockName>, Error> {
+        let _ = page;
+        Err(Error::cannot_list(self.capabilities().store))
     }
 
     /// Who leads, for observers without write rights.

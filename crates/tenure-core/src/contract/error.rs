@@ -74,6 +74,8 @@ pub enum Operation {
     Holder,
     /// Asking a leader to resign.
     AskToResign,
+    /// Reading which elections there are.
+    List,
     /// Running the engine.
     Campaign,
 }
@@ -89,6 +91,7 @@ impl fmt::Display for Operation {
             Self::Withdraw => "withdrawing",
             Self::Holder => "reading the holder",
             Self::AskToResign => "asking the leader to resign",
+            Self::List => "listing elections",
             Self::Campaign => "campaigning",
         })
     }
@@ -170,6 +173,16 @@ impl Error {
                 "a leader cannot be asked to resign through the store \"{store}\"; stop its \
                  process instead"
             ),
+        )
+    }
+
+    /// The store `store` cannot tell which elections there are: see
+    /// [`LockBackend::elections`](crate::LockBackend::elections).
+    pub fn cannot_list(store: &str) -> Self {
+        Self::new(
+            ErrorKind::Unsupported,
+            Operation::List,
+            format!("the store \"{store}\" cannot list elections; ask for one lock by its name"),
         )
     }
 

@@ -6,6 +6,7 @@ pub(crate) mod check;
 pub(crate) mod clock;
 pub(crate) mod error;
 pub(crate) mod name;
+pub(crate) mod page;
 pub(crate) mod process;
 pub(crate) mod token;
 pub(crate) mod wish;

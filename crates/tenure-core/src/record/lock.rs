@@ -18,6 +18,7 @@ use crate::contract::check::Check;
 use crate::contract::clock::{SharedClock, Time};
 use crate::contract::error::{Error, ErrorKind, Operation};
 use crate::contract::name::LockName;
+use crate::contract::page::Page;
 use crate::contract::process::Process;
 use crate::contract::token::FencingToken;
 use crate::record::observation::{Observations, Standing, check_marked};
@@ -94,10 +95,6 @@ impl<S: RecordStore> Inner<S> {
         self.observations.judge(lock, found, self.now())
     }
 
-    async fn get(&self, lock: &LockName) -> Result<Option<Versioned>, Error> {
-        self.store.get(lock).await
-    }
-
     async fn acquire(
         &self,
         lock: &LockName,
@@ -113,7 +110,7 @@ impl<S: RecordStore> Inner<S> {
         for _ in 0..ATTEMPTS {
             let found = match reported.take() {
                 Some(reported) => Some(reported),
-                None => self.get(lock).await?,
+                None => self.store.get(lock).await?,
             };
             if let Some(found) = &found {
                 found.version.check_next(candidate.generation)?;
@@ -205,7 +202,7 @@ impl<S: RecordStore> Inner<S> {
                 )));
             }
             // Perhaps our own earlier renewal was applied and only its answer lost.
-            match self.get(&grant.lock).await? {
+            match self.store.get(&grant.lock).await? {
                 Some(found) if is_ours(&found, &expected, grant) => {
                     expected = reread(found, &expected);
                 }
@@ -237,7 +234,7 @@ impl<S: RecordStore> Inner<S> {
             if let Written::Applied(_) = written {
                 return Ok(());
             }
-            match self.get(&grant.lock).await? {
+            match self.store.get(&grant.lock).await? {
                 Some(found) if is_ours(&found, &expected, grant) => {
                     expected = reread(found, &expected);
                 }
@@ -250,7 +247,7 @@ impl<S: RecordStore> Inner<S> {
 
     async fn withdraw(&self, lock: &LockName, candidate: &Candidate) -> Result<(), Error> {
         for _ in 0..ATTEMPTS {
-            let Some(found) = self.get(lock).await? else {
+            let Some(found) = self.store.get(lock).await? else {
                 return Ok(());
             };
             if !is_of_campaign(&found, candidate) {
@@ -268,7 +265,7 @@ impl<S: RecordStore> Inner<S> {
     }
 
     async fn holder(&self, lock: &LockName) -> Result<Occupancy, Error> {
-        let Some(found) = self.get(lock).await? else {
+        let Some(found) = self.store.get(lock).await? else {
             return Ok(Occupancy::Free);
         };
         let occupancy = match self.judge(lock, &found) {
@@ -320,7 +317,7 @@ impl<S: RecordStore> Inner<S> {
         let clock = self.store.clock();
         tokio::select! {
             biased;
-            found = self.get(lock) => found.ok().flatten(),
+            found = self.store.get(lock) => found.ok().flatten(),
             () = clock.sleep_until(clock.now() + LOOK_LIMIT) => None,
         }
     }
@@ -397,8 +394,7 @@ fn is_ours(found: &Versioned, ours: &Versioned, grant: &Grant) -> bool {
 }
 
 fn state_of(grant: &Grant, operation: Operation) -> Result<&Versioned, Error> {
-    let state = grant.state::<Versioned>();
-    state.ok_or_else(|| Error::foreign_grant(operation))
+    grant.state().ok_or_else(|| Error::foreign_grant(operation))
 }
 
 /// A record of our own term that was read again, with what the store attached to it then, or
@@ -466,6 +462,11 @@ impl<S: RecordStore> LockBackend for RecordLock<S> {
     ) -> Result<(), Error> {
         self.inner.process.check(Operation::AskToResign)?;
         self.inner.store.ask_to_resign(lock, token, lasts).await
+    }
+
+    async fn elections(&self, page: Page<'_>) -> Result<Vec<LockName>, Error> {
+        self.inner.process.check(Operation::List)?;
+        self.inner.store.elections(page).await
     }
 
     async fn holder(&self, lock: &LockName) -> Result<Occupancy, Error> {

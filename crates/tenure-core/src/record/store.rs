@@ -15,6 +15,7 @@ use crate::contract::check::Check;
 use crate::contract::clock::{SharedClock, Time};
 use crate::contract::error::{Error, Operation};
 use crate::contract::name::LockName;
+use crate::contract::page::Page;
 use crate::contract::token::{FencingToken, Generation};
 use crate::contract::wish::Wish;
 use crate::record::mark::Mark;
@@ -77,6 +78,12 @@ pub trait RecordStore: fmt::Debug + Send + Sync + 'static {
     ) -> Result<(), Error> {
         let _ = (lock, token, lasts);
         Err(Error::cannot_ask_to_resign(self.capabilities().store))
+    }
+
+    /// See [`LockBackend::elections`](crate::LockBackend::elections).
+    async fn elections(&self, page: Page<'_>) -> Result<Vec<LockName>, Error> {
+        let _ = page;
+        Err(Error::cannot_list(self.capabilities().store))
     }
 
     /// Reports changes; may miss some. Ends when no more can come.

@@ -3,6 +3,7 @@
 use std::collections::{HashMap, HashSet};
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use etcd_client::{KeyValue, LeaseTimeToLiveOptions, ResponseHeader, Txn, TxnOp, TxnOpResponse};
 use futures_util::future::try_join_all;
@@ -22,7 +23,11 @@ const KEYS: usize = 100;
 
 /// What `renew` found.
 pub(crate) enum RenewOutcome {
-    Proven(Time),
+    Proven {
+        at: Time,
+        /// Until when the leader is asked to resign.
+        asked: Option<Time>,
+    },
     Lost,
 }
 
@@ -32,6 +37,8 @@ struct Confirmed {
     term: Option<u64>,
     /// The create revisions of the terms' keys, as far as they are there with our lease.
     revisions: HashMap<Vec<u8>, i64>,
+    /// How long the leaders that were asked to resign are asked to yet.
+    wishes: HashMap<Vec<u8>, Duration>,
     asked: HashSet<Vec<u8>>,
 }
 
@@ -89,7 +96,10 @@ impl Session {
                 return Ok(RenewOutcome::Lost);
             }
             state.until = self.shared.clock.now() + self.lease;
-            return Ok(RenewOutcome::Proven(proven));
+            return Ok(RenewOutcome::Proven {
+                at: proven,
+                asked: state.asked,
+            });
         }
         Err(StoreError::new(
             ErrorKind::Conflict,
@@ -195,6 +205,7 @@ impl Session {
         let mut confirmed = Confirmed {
             term: None,
             revisions: HashMap::new(),
+            wishes: HashMap::new(),
             asked,
         };
         let answers = if terms.is_empty() {
@@ -207,6 +218,9 @@ impl Session {
         confirmed.term = in_term.filter(|_| agree);
         for kv in answers.into_iter().flat_map(|(_, kvs)| kvs) {
             if kv.lease() == self.id {
+                if let Some(left) = keys::wish(kv.value()) {
+                    confirmed.wishes.insert(kv.key().to_vec(), left);
+                }
                 let revision = kv.create_revision();
                 confirmed.revisions.insert(kv.key().to_vec(), revision);
             }
@@ -330,6 +344,8 @@ impl Session {
             let found = confirmed.revisions.get(&key).copied();
             let stands = !confirmed.asked.contains(&key) || found == state.revision;
             if present.remove(key.as_slice()) && stands {
+                let now = self.shared.clock.now();
+                state.asked = confirmed.wishes.get(&key).map(|left| now + *left);
                 if state.revision.is_some() && state.since <= asked {
                     state.proven = state.proven.max(asked);
                 }

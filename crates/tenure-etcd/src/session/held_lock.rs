@@ -52,6 +52,8 @@ pub(super) struct State {
     /// that arrives late would undo what was published since.
     pub(super) value: Option<PublishedValue>,
     pub(super) written: i64,
+    /// Until when the leader is asked to resign.
+    pub(super) asked: Option<Time>,
     /// When the request was sent that proved it last.
     pub(super) proven: Time,
     /// When the answer was here that told of it.
@@ -72,6 +74,7 @@ impl HeldLock {
                 closed: false,
                 value: None,
                 written: 0,
+                asked: None,
                 proven: Time::ZERO,
                 since: now,
                 until: now + lease,
@@ -140,6 +143,7 @@ impl State {
     }
 
     pub(super) fn forget(&mut self) {
+        self.asked = None;
         self.revision = None;
         self.leads = false;
     }

@@ -225,6 +225,7 @@ fn weakened(writer: Rc<Writer>, seed: u64) -> Weaken {
                 })
                 .collect(),
             claimed: second.claimed,
+            wishes: second.wishes,
         }
     })
 }

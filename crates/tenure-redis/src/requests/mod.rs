@@ -4,6 +4,7 @@
 pub(crate) mod acquire;
 #[cfg(feature = "fuzzing")]
 pub(crate) mod fuzzing;
+pub(crate) mod ask;
 pub(crate) mod look;
 pub(crate) mod probe;
 pub(crate) mod release;

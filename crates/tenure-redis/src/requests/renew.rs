@@ -16,7 +16,10 @@ use crate::value::{holder, identity_and_value};
 
 /// Whether the term goes on.
 pub(crate) enum Outcome {
-    Renewed,
+    Renewed {
+        /// The leader was asked to resign, and for how long that counts yet.
+        asked: Option<Duration>,
+    },
     Lost(Option<Holder>),
 }
 
@@ -60,7 +63,9 @@ impl Request for Renew<'_> {
             if let Some(replicas) = replicas {
                 server.connection.replicated(replicas).await?;
             }
-            Ok((sent_at, Outcome::Renewed))
+            let asked = (!answer.parts.is_empty()).then(|| answer.millis(1));
+            let asked = asked.transpose()?;
+            Ok((sent_at, Outcome::Renewed { asked }))
         };
         let lease = Duration::from_millis(lease);
         self.late.follow(self.term, lease, renewing, proof).await
@@ -70,7 +75,7 @@ impl Request for Renew<'_> {
 /// What an answer proves: from when on the term goes on.
 fn proof(answer: &Result<(Time, Outcome), StoreError>) -> Option<Time> {
     match answer {
-        Ok((sent_at, Outcome::Renewed)) => Some(*sent_at),
+        Ok((sent_at, Outcome::Renewed { .. })) => Some(*sent_at),
         _ => None,
     }
 }
@@ -82,6 +87,9 @@ fn proof(answer: &Result<(Time, Outcome), StoreError>) -> Option<Time> {
 /// Without a value the script still sends a delete. A demoted master that has dropped its data
 /// refuses that write. So its answer does not look like the end of the term, which may go on at the
 /// new master.
+///
+/// A wish that the leader resign makes the value another one, so it is looked for only then. It
+/// stays in the value until its end: the answer that tells of it may be lost.
 ///
 /// The expiry comes first: it needs no memory, and after it the server lets the script go on when
 /// its memory is full. The value is written only when it has changed: mostly there is one
@@ -101,6 +109,15 @@ if held ~= ARGV[1] then
     return {0, held, redis.call('PTTL', KEYS[1])}
   end
   redis.call('PEXPIRE', KEYS[1], ARGV[2])
+  local wish = string.match(held, '\tresign=(%d+)$')
+  if wish then
+    local time = redis.call('TIME')
+    local left = wish - time[1] * 1000 - math.floor(time[2] / 1000)
+    if left > 0 then
+      redis.call('SET', KEYS[1], ARGV[1] .. '\tresign=' .. wish, 'PX', ARGV[2])
+      return {1, left}
+    end
+  end
   redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])
   return 1
 end

@@ -1,0 +1,201 @@
+//! `tenure step-down`: asks the leader to resign, and tells who leads afterwards.
+
+#![allow(
+    clippy::doc_markdown,
+    reason = "the comments of arguments are the help text, which is not Markdown"
+)]
+
+use std::time::Duration;
+
+use clap::Args;
+use clap::builder::FalseyValueParser;
+use serde_json::{Value, json};
+use tenure::{
+    BootClock, Clock as _, Error, FencingToken, Holder, LockBackend, LockName, Occupancy,
+    Operation, Registry, Time,
+};
+
+use crate::failure::{Failure, exit};
+use crate::options::{self, LockArgs};
+use crate::output::{LeaderView, print};
+
+/// How long the store may take to answer.
+const LIMIT: Duration = Duration::from_secs(10);
+
+/// How soon it is looked again.
+const LOOK_AGAIN: Duration = Duration::from_millis(200);
+
+/// The wish is left again so often: a leader that publishes a value at the same moment may write
+/// over it.
+const ASK_AGAIN: Duration = Duration::from_secs(2);
+
+/// How long a successor is waited for, at most.
+const SUCCESSOR_LIMIT: Duration = Duration::from_secs(5);
+
+#[derive(Args, Debug)]
+pub(crate) struct StepDownArgs {
+    #[command(flatten)]
+    pub(crate) lock_args: LockArgs,
+    /// Give up after so long; the wish ends then, too
+    #[arg(long, value_name = "DURATION", default_value = "1m")]
+    pub(crate) timeout: String,
+    /// Print JSON
+    #[arg(long, env = "TENURE_JSON", value_parser = FalseyValueParser::new())]
+    pub(crate) json: bool,
+}
+
+/// `tenure step-down`.
+pub(crate) fn step_down(args: &StepDownArgs, registry: &Registry) -> Result<u8, Failure> {
+    let lock = options::lock(&args.lock_args.lock)?;
+    let timeout = options::duration("--timeout", &args.timeout)?;
+    let url = args.lock_args.backend.url()?;
+    let outcome = options::runtime()?.block_on(async {
+        let backend = registry.connect(&url).await?;
+        let ends = BootClock.now() + timeout;
+        Asking {
+            backend: &*backend,
+            lock: &lock,
+            ends,
+        }
+        .carry_out()
+        .await
+    })?;
+    let line = if args.json {
+        outcome.json(&lock).to_string()
+    } else {
+        outcome.text(&lock)
+    };
+    print(&line)?;
+    Ok(outcome.exit_code())
+}
+
+/// What came of it.
+struct Outcome {
+    /// Who was asked; nobody where nobody led.
+    asked: Option<(String, FencingToken)>,
+    /// Whether its term is over.
+    resigned: bool,
+    /// Who leads now.
+    now: Occupancy,
+}
+
+impl Outcome {
+    fn exit_code(&self) -> u8 {
+        match (&self.asked, self.resigned) {
+            (None, _) => exit::NO_LEADER,
+            (Some(_), true) => 0,
+            (Some(_), false) => exit::STILL_LEADS,
+        }
+    }
+
+    fn json(&self, lock: &LockName) -> Value {
+        let mut object = LeaderView::from(self.now.clone()).json(lock);
+        let asked = self.asked.as_ref();
+        object["asked"] = json!(
+            asked.map(|(leader, token)| json!({ "leader": leader, "token": token.as_u64() }))
+        );
+        object["resigned"] = Value::Bool(self.resigned);
+        object
+    }
+
+    fn text(&self, lock: &LockName) -> String {
+        let now = LeaderView::from(self.now.clone()).text(lock);
+        let Some((leader, token)) = &self.asked else {
+            return now;
+        };
+        let leader = leader.escape_debug();
+        if self.resigned {
+            return format!("the term of {leader} with token {token} is over; {now}");
+        }
+        format!(
+            "{leader} was asked to resign and still leads with token {token}: its work may not have \
+             stopped yet, or its version of tenure does not know the wish; look again with tenure \
+             status, or stop its process"
+        )
+    }
+}
+
+struct Asking<'a> {
+    backend: &'a dyn LockBackend,
+    lock: &'a LockName,
+    /// When the wish ends, and we give up.
+    ends: Time,
+}
+
+impl Asking<'_> {
+    async fn carry_out(&self) -> Result<Outcome, Failure> {
+        let now = self.look().await?;
+        let (Occupancy::Led(holder) | Occupancy::Unknown(holder)) = now else {
+            return Ok(Outcome {
+                asked: None,
+                resigned: false,
+                now,
+            });
+        };
+        let token = holder.token.ok_or_else(|| no_token(self.lock, &holder))?;
+        let asked = Some((holder.identity.clone(), token));
+        let mut now = Occupancy::Led(holder);
+        let mut ask_at = BootClock.now();
+        while BootClock.now() < self.ends {
+            if BootClock.now() >= ask_at {
+                self.ask(token).await?;
+                ask_at = BootClock.now() + ASK_AGAIN;
+            }
+            tokio::time::sleep(LOOK_AGAIN).await;
+            now = self.look().await?;
+            if token_of(&now) != Some(token) {
+                return Ok(Outcome {
+                    asked,
+                    resigned: true,
+                    now: self.successor(now).await?,
+                });
+            }
+        }
+        Ok(Outcome {
+            asked,
+            resigned: false,
+            now,
+        })
+    }
+
+    async fn ask(&self, token: FencingToken) -> Result<(), Error> {
+        let left = self.ends.since(BootClock.now());
+        let asking = self.backend.ask_to_resign(self.lock, token, left);
+        match tokio::time::timeout(LIMIT, asking).await {
+            Ok(asked) => asked,
+            Err(_) => Err(Error::timeout(Operation::AskToResign, LIMIT)),
+        }
+    }
+
+    /// Waits until there is a leader, for a moment.
+    async fn successor(&self, mut now: Occupancy) -> Result<Occupancy, Error> {
+        let ends = self.ends.min(BootClock.now() + SUCCESSOR_LIMIT);
+        while token_of(&now).is_none() && BootClock.now() < ends {
+            tokio::time::sleep(LOOK_AGAIN).await;
+            now = self.look().await?;
+        }
+        Ok(now)
+    }
+
+    async fn look(&self) -> Result<Occupancy, Error> {
+        match tokio::time::timeout(LIMIT, self.backend.holder(self.lock)).await {
+            Ok(occupancy) => occupancy,
+            Err(_) => Err(Error::timeout(Operation::Holder, LIMIT)),
+        }
+    }
+}
+
+fn token_of(occupancy: &Occupancy) -> Option<FencingToken> {
+    match occupancy {
+        Occupancy::Led(holder) | Occupancy::Unknown(holder) => holder.token,
+        _ => None,
+    }
+}
+
+fn no_token(lock: &LockName, holder: &Holder) -> Failure {
+    Failure::new(format!(
+        "the record of {lock} names {}, and no token: another program leads, and cannot be asked; \
+         stop that program",
+        holder.identity.escape_debug()
+    ))
+}

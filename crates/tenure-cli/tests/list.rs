@@ -1,0 +1,77 @@
+//! `tenure list`.
+
+mod support;
+
+use serde_json::Value;
+use support::{Place, stderr, stdout, tenure};
+
+fn names(url: &str, options: &[&str]) -> (Vec<String>, Value) {
+    let mut list = tenure();
+    list.args(["list", "--json", "--backend", url])
+        .args(options);
+    let output = list.output().unwrap();
+    assert_eq!(output.status.code(), Some(0), "{output:?}");
+    let list: Value = serde_json::from_str(&stdout(&output)).unwrap();
+    let elections = list["elections"].as_array().unwrap();
+    let name = |election: &Value| election["lock"].as_str().unwrap().to_owned();
+    (elections.iter().map(name).collect(), list["next"].clone())
+}
+
+fn hold(url: &str, lock: &str) -> support::Running {
+    let mut run = tenure();
+    run.args(["run", "--backend", url, "--lock", lock, "--lease", "30s"]);
+    let held = support::Running::start(run.args(["--", "sleep", "1000"]));
+    support::until("it is led", || {
+        let mut status = tenure();
+        let status = status.args(["status", "--backend", url, "--lock", lock]);
+        status.output().unwrap().status.code() == Some(0)
+    });
+    held
+}
+
+fn pages_are_told(url: &str, prefix: &str) {
+    let locks = ["-a", "-b", "-b.1"].map(|end| format!("{prefix}{end}"));
+    let _held = [0, 1, 2].map(|number: usize| hold(url, &locks[number]));
+    let options = ["--prefix", prefix, "--limit", "2"];
+    let (first, next) = names(url, &options);
+    assert_eq!(first, locks[..2]);
+    assert_eq!(next, *locks[1]);
+    let after = ["--after", &locks[1]];
+    let (second, next) = names(url, &[&options[..], &after].concat());
+    assert_eq!(second, locks[2..]);
+    assert_eq!(next, Value::Null);
+    let (none, _) = names(url, &["--prefix", &format!("{prefix}-c")]);
+    assert_eq!(none, [""; 0]);
+}
+
+#[test]
+fn the_elections_of_a_store_are_told_page_by_page() {
+    let place = Place::new();
+    place.make_store();
+    std::fs::create_dir(place.path("store/no-record")).unwrap();
+    std::fs::write(place.path("store/file"), "").unwrap();
+    pages_are_told(&place.url(), "job");
+    assert_eq!(names(&place.url(), &[]).0.len(), 3);
+    let prefix = format!("list-{}", std::process::id());
+    if let Ok(url) = std::env::var("TENURE_TEST_ETCD_URL") {
+        pages_are_told(&url, &prefix);
+    }
+    if let Ok(file) = std::env::var("TENURE_TEST_KUBECONFIG") {
+        for kind in ["kube-lease", "kube-configmap"] {
+            pages_are_told(&format!("{kind}://default?kubeconfig={file}"), &prefix);
+        }
+    }
+}
+
+#[test]
+fn a_store_that_cannot_list_says_so() {
+    let Ok(url) = std::env::var("TENURE_TEST_REDIS_URL") else {
+        return;
+    };
+    let output = tenure().args(["list", "--backend", &url]).output().unwrap();
+    assert_eq!(output.status.code(), Some(2), "{output:?}");
+    assert!(
+        stderr(&output).contains("cannot list elections"),
+        "{output:?}"
+    );
+}
