@@ -2,9 +2,9 @@
 //! topology brings to that server. Those that change something are one script each.
 
 pub(crate) mod acquire;
+pub(crate) mod ask;
 #[cfg(feature = "fuzzing")]
 pub(crate) mod fuzzing;
-pub(crate) mod ask;
 pub(crate) mod look;
 pub(crate) mod probe;
 pub(crate) mod release;
