@@ -106,7 +106,8 @@ fn every_command_prints_the_json_that_the_schema_says() {
         stdout(&command.output().unwrap())
     };
     assert_eq!(assert_is("status", &print(&["status"]))["state"], "free");
-    let options = ["--id", "alice", "--lease", ENDLESS];
+    // It notices with a heartbeat that it is asked to resign.
+    let options = ["--id", "alice", "--lease", ENDLESS, "--heartbeat", "200ms"];
     let _leader = place.start(&options, "exec sleep 1000");
     place.until_led_by("alice");
     let status = assert_is("status", &print(&["status"]));
