@@ -63,3 +63,24 @@ fn a_store_that_cannot_carry_a_wish_says_so() {
         "{asked:?}"
     );
 }
+
+/// A record of Kubernetes tells its token from the first heartbeat on.
+#[cfg(feature = "kube-lease")]
+#[tokio::test]
+async fn a_leader_that_has_sent_no_heartbeat_yet_is_asked_with_its_first() {
+    let Some(server) = tenure_testkit::kube::Server::start().await else {
+        return;
+    };
+    let kubeconfig = std::env::var("TENURE_TEST_KUBECONFIG").unwrap();
+    let url = format!("kube-lease://{}?kubeconfig={kubeconfig}", server.namespace);
+    let place = Place::on(&url);
+    let options = ["--id", "alice", "--lease", ENDLESS, "--heartbeat", "3s"];
+    let _alice = place.start(&options, "exec sleep 1000");
+    place.until_led_by("alice");
+    let asked = place.tenure("step-down").output().unwrap();
+    assert_eq!(asked.status.code(), Some(0), "{asked:?}");
+    assert!(
+        stdout(&asked).starts_with("the term of alice "),
+        "{asked:?}"
+    );
+}

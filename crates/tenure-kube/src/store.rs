@@ -6,7 +6,9 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use serde_json::Value;
-use tenure_core::record::{Record, RecordEvents, RecordStore, Step, Versioned, Written};
+use tenure_core::record::{
+    Record, RecordEvents, RecordHolder, RecordStore, Step, Versioned, Written,
+};
 use tenure_core::{
     BootClock, Capabilities, Check, Error, ErrorKind, Expiry, FencingGuarantee, FencingToken,
     Identity, LockName, Operation, Page, Rises, SharedClock, Time, Wakeup,
@@ -87,6 +89,15 @@ impl<F: Form> ObjectStore<F> {
         if let Some(coordination) = &self.objects.coordination {
             coordination.leave(&self.objects.cluster, lock).await;
         }
+    }
+}
+
+/// Whether the holder's term may be the one with `token`. A record tells its token from the first
+/// renewal on, and the leader compares it anyway.
+fn may_have(holder: &RecordHolder, token: FencingToken) -> bool {
+    match holder.token {
+        Some(told) => told == token,
+        None => holder.campaign.is_some(),
     }
 }
 
@@ -221,8 +232,7 @@ impl<F: Form> RecordStore for ObjectStore<F> {
             };
             let mut asked = object.clone();
             let found = self.objects.versioned(object)?;
-            let holder = found.record.holder.as_ref();
-            if holder.and_then(|holder| holder.token) != Some(token) {
+            if !found.record.holder.is_some_and(|it| may_have(&it, token)) {
                 return Ok(());
             }
             set_annotation(&mut asked, WISH_ANNOTATION, WishText::write(token, lasts));

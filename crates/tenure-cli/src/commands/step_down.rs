@@ -124,7 +124,12 @@ struct Asking<'a> {
 
 impl Asking<'_> {
     async fn carry_out(&self) -> Result<Outcome, Failure> {
-        let now = self.look().await?;
+        let mut now = self.look().await?;
+        // On Kubernetes a record tells its token from the first heartbeat on.
+        while is_led(&now) && token_of(&now).is_none() && BootClock.now() < self.ends {
+            tokio::time::sleep(LOOK_AGAIN).await;
+            now = self.look().await?;
+        }
         let (Occupancy::Led(holder) | Occupancy::Unknown(holder)) = now else {
             return Ok(Outcome {
                 asked: None,
@@ -183,6 +188,10 @@ impl Asking<'_> {
             Err(_) => Err(Error::timeout(Operation::Holder, LIMIT)),
         }
     }
+}
+
+fn is_led(occupancy: &Occupancy) -> bool {
+    matches!(occupancy, Occupancy::Led(_) | Occupancy::Unknown(_))
 }
 
 fn token_of(occupancy: &Occupancy) -> Option<FencingToken> {
