@@ -1,5 +1,7 @@
 //! `tenure list`.
 
+#![allow(clippy::unwrap_used, reason = "helpers of tests are tests")]
+
 mod support;
 
 use serde_json::Value;

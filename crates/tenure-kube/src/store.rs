@@ -260,8 +260,8 @@ impl<F: Form> RecordStore for ObjectStore<F> {
             let elections = objects.iter().filter(|object| {
                 F::read(object).is_ok_and(|found| found.is_some_and(|it| it.acquired.is_some()))
             });
-            let named = elections.filter_map(|object| object["metadata"]["name"].as_str());
-            names.extend(named.filter_map(|name| LockName::new(name).ok()));
+            let told = elections.filter_map(|object| object["metadata"]["name"].as_str());
+            names.extend(told.filter_map(|name| LockName::new(name).ok()));
             names = page.of(names);
             // They come in the order of their names.
             if next.is_none() || names.len() >= page.most {

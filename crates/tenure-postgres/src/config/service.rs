@@ -69,9 +69,8 @@ impl Service {
                 .any(|name| url.has(name));
         for (name, value) in &self.0 {
             let is_said = match name.as_str() {
-                "host" | "port" => true,
-                // It carries the candidate's identity.
-                "application_name" => true,
+                // The name carries the candidate's identity.
+                "host" | "port" | "application_name" => true,
                 "user" => url.user().is_some(),
                 "password" => has_password,
                 "dbname" => has_path,

@@ -90,8 +90,8 @@ impl PostgresConfig {
             };
             said.map(str::to_owned).or_else(|| variable(name))
         };
-        let default_ports = default_ports(&variable)?;
-        let hosts = hosts(url, &variable)?;
+        let default_ports = default_ports(variable)?;
+        let hosts = hosts(url, variable)?;
         if !url.has("port") && !hosts.iter().all(|host| names_a_port(host)) {
             check_ports(
                 "PGPORT, or the service's port,",

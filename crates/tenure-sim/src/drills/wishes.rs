@@ -25,8 +25,8 @@ impl Stage {
         let asker = client();
         let candidate = self.candidate(0, &process, &client(), &self.world.lock);
         let ask = async |token: FencingToken, lasts: Duration| {
-            let asked = asker.ask_to_resign(&self.world.lock, token, lasts).await;
-            if asked.is_err() {
+            let answer = asker.ask_to_resign(&self.world.lock, token, lasts).await;
+            if answer.is_err() {
                 self.broken(Invariant::Asked, "a leader cannot be asked in calm weather");
             }
         };
