@@ -12,8 +12,8 @@ Each option can be given as the environment variable shown beside it. TENURE_LOG
 logged on standard error: error, warn, info, debug or trace. It is warn by default, and info when
 standard error is a terminal. RUST_LOG does the same where TENURE_LOG is not set.
 
-Errors are told on standard error, with exit code 2. With --json or --log-format json they are one
-JSON object. All exit codes and the JSON of each command: docs/reference/command-line.md.";
+Errors go to standard error, with exit code 2. With --json or --log-format json they are one JSON
+object. All exit codes and the JSON of each command: docs/reference/command-line.md.";
 
 pub(crate) const RUN_HELP: &str = "\
 CMD runs in a process group of its own, with TENURE_LOCK, TENURE_IDENTITY and TENURE_TOKEN (the
@@ -36,17 +36,17 @@ term's fencing token) in its environment. It gets TENURE_BACKEND only with --pas
   a terminal             if tenure is in its foreground, CMD is. Ctrl-Z stops both; after fg both
                          go on if the term is still valid. In the background CMD gets no input.
 
-To kill CMD is to kill everything that it has started, also what has left its process group or is
-a daemon. Where tenure may make a cgroup v2 below its own, CMD runs there. tenure cannot kill these,
+tenure kills CMD with everything that it has started, also what has left its process group or is a
+daemon. Where tenure may make a cgroup v2 below its own, CMD runs there. tenure cannot kill these,
 so they may work on without the lock:
 
   another user           what runs as another user (sudo, su, set-uid), unless tenure is root or
                          CMD has a cgroup
   another init system    what CMD has only asked others to start (systemd-run, at, docker run)
-  all at once            what has left CMD's process group, when tenure, tenure __subreaper and
-                         tenure __guard are all killed with SIGKILL; not in a container that ends
-                         with tenure. With a cgroup, a tenure that is elected in the same place
-                         later kills it before it starts its own CMD
+  all at once            what has left CMD's process group, when SIGKILL ends tenure and both its
+                         helpers at once. A container that ends with tenure prevents this. With a
+                         cgroup, the next tenure that is elected in the same place kills it before
+                         it starts its own CMD
 
 Not elected with --try, or within --wait: exit code 69. CMD was not started then; after a term that
 was lost the code is 75.
@@ -56,43 +56,42 @@ CMD that cannot be found gives exit code 127, CMD that cannot be executed 126.";
 pub(crate) const STATUS_HELP: &str = "\
 Exit code 0 when there is a leader, 1 when there is none, 2 on an error.
 
-Where leases are judged by observation, a record may name a leader that nobody has seen renewing
-yet: that is the state \"unknown\" with a leader, and exit code 0.";
+Where candidates judge leases, a record may name a leader that this command has not seen renewing
+yet. That is the state \"unknown\" with a leader, and exit code 0.";
 
 pub(crate) const DOCTOR_HELP: &str = "\
 Looks only: nothing is changed at the store, and no election is disturbed.
 
-Exit code 0 when all is fine, 1 when there are warnings, 2 when nobody could be elected or nobody
-should rely on it.";
+Exit code 0 when all is fine, 1 when there are warnings, 2 when the store is unusable: nobody could
+be elected, or nobody should rely on it.";
 
 pub(crate) const BENCH_HELP: &str = "\
-One after the other, for under a minute, by two candidates on a lock of a name that nobody else has.
-The lock is released in the end, also on SIGINT and SIGTERM; what a store keeps of a released lock
-is told, since candidates have no right to delete.
+Two candidates make one call after the other, for under a minute, on a lock of a new name. The lock
+is released at the end, also on SIGINT and SIGTERM. bench says what the store keeps of a released
+lock, since candidates have no right to delete.
 
-A store that others may use is not loaded without asking; --yes is the answer for scripts. Nobody is
-asked about file: and memory: URLs.";
+bench asks before it loads a store that others may use; --yes is the answer for scripts. It does not
+ask about file: and memory: URLs.";
 
 pub(crate) const STEP_DOWN_HELP: &str = "\
-The leader finds the wish with its next heartbeat. It tells its work to stop, keeps the lock until
-the work has stopped, for at most its drain limit, and lets the others go first. Its process goes
-on, and campaigns again: tenure run stops CMD with SIGTERM.
+The leader finds the wish with its next heartbeat and tells its work to stop: tenure run stops CMD
+with SIGTERM. It keeps the lock until the work has stopped, for at most its drain limit. Then it
+lets the others go first, and campaigns again.
 
-The wish names the fencing token of the term. So one that comes late ends no other term.
+The wish names the fencing token of the term. So a late wish ends no other term.
 
 Works on file:, redis:, etcd:, kube-lease: and kube-configmap:, with the rights of a candidate. On
 postgres: no leader can be asked: any role could send such a wish there.
 
 Exit code 0 when the term is over, 1 when there is no leader, 2 on an error, 76 when the leader
-still leads after --timeout: its work takes longer, or it runs a version of tenure that does not
-know the wish.";
+still leads after --timeout. Then its work takes longer, or its version of tenure does not know the
+wish.";
 
 pub(crate) const LIST_HELP: &str = "\
 Works on file:, etcd:, kube-lease: and kube-configmap:. Redis and Postgres cannot list: Redis would
 have to look at every key of the database, and Postgres knows locks by numbers only.
 
-Listing needs a right that no candidate needs: on etcd to read all keys below the prefix, on
-Kubernetes the verb \"list\" on the objects of the namespace.
+Listing needs a right that no candidate needs. On etcd it is the right to read all keys below the
+prefix, on Kubernetes the verb \"list\" on the objects of the namespace.
 
-Names that are no lock's are left out. Locks that nobody holds are told where the store keeps their
-record.";
+Names that no lock can have are left out. A free lock is shown where the store keeps its record.";

@@ -55,21 +55,21 @@ pub(crate) enum Command {
     /// Wait to be elected, and run a command while leading
     #[command(after_help = RUN_HELP)]
     Run(RunArgs),
-    /// Tell who leads
+    /// Show who leads
     #[command(after_help = STATUS_HELP)]
     Status(StatusArgs),
-    /// Tell who leads, and each change of it, until interrupted
+    /// Show who leads, and each change of it, until interrupted
     Watch(StatusArgs),
-    /// Tell the elections of a store, and who leads each
+    /// List the elections of a store, and who leads each
     #[command(after_help = LIST_HELP)]
     List(ListArgs),
-    /// Ask the leader to resign, and tell who leads afterwards
+    /// Ask the leader to resign, and show who leads afterwards
     #[command(after_help = STEP_DOWN_HELP)]
     StepDown(StepDownArgs),
-    /// Tell whether a store is fit to hold locks, and what to do where it is not
+    /// Check whether a store is fit for elections, and say how to fix what is not
     #[command(after_help = DOCTOR_HELP)]
     Doctor(DoctorArgs),
-    /// Measure what acquiring, renewing, releasing and handing over take on a store
+    /// Measure how long it takes to acquire, renew, release and hand over on a store
     #[command(after_help = BENCH_HELP)]
     Bench(BenchArgs),
     /// Watch leaders hand over, die and freeze, with real processes
@@ -77,9 +77,9 @@ pub(crate) enum Command {
     /// Print the least Role and RoleBinding that a candidate needs in Kubernetes
     #[cfg(any(feature = "kube-lease", feature = "kube-configmap"))]
     Rbac(RbacArgs),
-    /// Tell what a policy survives, and for how long nobody leads
+    /// Show what outage a policy survives, and for how long nobody leads
     Policy(PolicyShownArgs),
-    /// Tell the version, and which stores are compiled in
+    /// Show the version, and which stores are compiled in
     Version(VersionArgs),
     /// Print a script that completes the command line in a shell
     Completions(CompletionsArgs),
@@ -219,7 +219,7 @@ pub(crate) struct RunArgs {
     pub(crate) id: Option<String>,
     #[command(flatten)]
     pub(crate) policy: PolicyArgs,
-    /// CMD gets so long to stop on SIGTERM and SIGINT, while the lock is kept
+    /// How long CMD may take to stop on SIGTERM and SIGINT, while the lock is kept
     #[arg(
         long,
         env = "TENURE_DRAIN_LIMIT",
@@ -241,13 +241,13 @@ pub(crate) struct RunArgs {
         conflicts_with = "try_once"
     )]
     pub(crate) wait: Option<String>,
-    /// Keep the lock at least so long after the election, also when CMD exits earlier
+    /// Keep the lock at least this long after the election, also when CMD exits earlier
     ///
     /// A signal ends that at once. So does a crash of tenure on file: and postgres: URLs, where a
     /// dead process loses its lock; elsewhere the lease ends later.
     #[arg(long, env = "TENURE_HOLD_FOR", value_name = "DURATION")]
     pub(crate) hold_for: Option<String>,
-    /// Hand the store's URL to CMD as TENURE_BACKEND; without this CMD does not get it
+    /// Give CMD the store's URL as TENURE_BACKEND; without this CMD does not get it
     #[arg(long, env = "TENURE_PASS_BACKEND", value_parser = FalseyValueParser::new())]
     pub(crate) pass_backend: bool,
     /// Run CMD also when its guard cannot be started: then a tenure that is stopped (SIGSTOP, a
@@ -266,22 +266,21 @@ pub(crate) struct RunArgs {
 /// The heartbeat and timeouts.
 #[derive(Args, Debug)]
 pub(crate) struct PolicyArgs {
-    /// How often a leader proves that it is alive, and when it is taken for dead
+    /// How often a leader renews its lease, and when others may take over
     #[arg(long, env = "TENURE_POLICY", value_enum, default_value_t = Preset::Default)]
     pub(crate) policy: Preset,
-    /// Others wait so long after a leader's last heartbeat; what is not given scales with it
+    /// How long others wait after a leader's last heartbeat; times not given scale with it
     #[arg(long, env = "TENURE_LEASE", value_name = "DURATION")]
     pub(crate) lease: Option<String>,
-    /// A leader renews so often
+    /// How often a leader renews its lease
     #[arg(long, env = "TENURE_HEARTBEAT", value_name = "DURATION")]
     pub(crate) heartbeat: Option<String>,
-    /// CMD gets so long to stop when leadership is lost; 1.5s with the default policy
+    /// How long CMD may take to stop when leadership is lost; 1.5s with the default policy
     ///
-    /// Each second of it is a second less without the store that is survived (tenure policy).
+    /// Each second of it shortens the outage that is survived by a second: see tenure policy.
     ///
-    /// A CMD that has not stopped is killed a little before the end of it, half a second at most, so
-    /// that it is dead by then. Less than 2 % of the lease, or than 1 s with a long one, counts as
-    /// that much.
+    /// A CMD that has not stopped is killed shortly before the end, at most half a second, so that it
+    /// is dead by then. Values below 2 % of the lease, or below 1 s with a long lease, are raised.
     #[arg(long, env = "TENURE_STOP_GRACE", value_name = "DURATION")]
     pub(crate) stop_grace: Option<String>,
 }
@@ -295,7 +294,7 @@ pub(crate) enum Preset {
     ClientGo,
     /// Lease 3 s, heartbeat 1 s
     Fast,
-    /// Lease 60 s, heartbeat 10 s: survives 45 s without the store
+    /// Lease 60 s, heartbeat 10 s: survives 47 s without the store
     Patient,
 }
 

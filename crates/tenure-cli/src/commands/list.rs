@@ -23,13 +23,13 @@ const LIMIT: Duration = Duration::from_secs(10);
 pub(crate) struct ListArgs {
     #[command(flatten)]
     pub(crate) backend: BackendArgs,
-    /// Only locks whose names begin so
+    /// Only locks whose names begin with this text
     #[arg(long, value_name = "TEXT", default_value = "")]
     pub(crate) prefix: String,
     /// Only locks whose names come after this one: the next page
     #[arg(long, value_name = "NAME")]
     pub(crate) after: Option<String>,
-    /// How many locks are told at most
+    /// The most locks to show
     #[arg(long, value_name = "NUMBER", default_value_t = 100)]
     pub(crate) limit: usize,
     /// Print JSON

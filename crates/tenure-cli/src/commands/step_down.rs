@@ -36,7 +36,7 @@ const SUCCESSOR_LIMIT: Duration = Duration::from_secs(5);
 pub(crate) struct StepDownArgs {
     #[command(flatten)]
     pub(crate) lock_args: LockArgs,
-    /// Give up after so long; the wish ends then, too
+    /// Give up after this time; the wish ends then, too
     #[arg(long, value_name = "DURATION", default_value = "1m")]
     pub(crate) timeout: String,
     /// Print JSON
