@@ -31,6 +31,7 @@ mod help;
 mod log;
 mod options;
 mod output;
+mod store_options;
 mod supervisor;
 
 use std::ffi::OsString;

@@ -14,13 +14,11 @@ use clap::{Args, CommandFactory as _, Parser, Subcommand, ValueEnum};
 use tenure::{Identity, LockName, Policy, PolicySettings, Reach, Registry, Setting, Store};
 use tokio::runtime::{Builder, Runtime};
 
-use crate::backend_file;
-use crate::commands::list::ListArgs;
-use crate::commands::step_down::StepDownArgs;
 use crate::failure::Failure;
 use crate::help::{
     BENCH_HELP, DOCTOR_HELP, EXAMPLES, LIST_HELP, RUN_HELP, STATUS_HELP, STEP_DOWN_HELP,
 };
+use crate::store_options::{BackendArgs, LockArgs};
 
 /// Leader election on the store you already have.
 #[derive(Debug, Parser)]
@@ -119,48 +117,6 @@ impl Command {
             Self::Exec(_) | Self::Guard(_) | Self::Subreaper(_) | Self::Work(_)
         )
     }
-}
-
-/// Which store.
-#[derive(Args, Debug)]
-#[group(required = true, multiple = true)]
-pub(crate) struct BackendArgs {
-    /// The store's URL, such as "file:///directory" for the processes of one host, or
-    /// "redis://host:6379"
-    #[arg(
-        long,
-        env = "TENURE_BACKEND",
-        hide_env_values = true,
-        value_name = "URL"
-    )]
-    backend: Option<String>,
-    /// A file with the store's URL, which other users may not read
-    #[arg(long, env = "TENURE_BACKEND_FILE", value_name = "FILE")]
-    backend_file: Option<PathBuf>,
-}
-
-impl BackendArgs {
-    /// The store's URL.
-    pub(crate) fn url(&self) -> Result<String, Failure> {
-        match (&self.backend, &self.backend_file) {
-            (Some(_), Some(_)) => Err(Failure::new(
-                "the store's URL is given twice; give --backend (TENURE_BACKEND) or --backend-file \
-                 (TENURE_BACKEND_FILE), and unset the other",
-            )),
-            (_, Some(path)) => backend_file::read(path),
-            (url, None) => Ok(url.clone().unwrap_or_default()),
-        }
-    }
-}
-
-/// Which lock on which store.
-#[derive(Args, Debug)]
-pub(crate) struct LockArgs {
-    #[command(flatten)]
-    pub(crate) backend: BackendArgs,
-    /// The lock's name, the same for all candidates: lowercase letters, digits, '-' and '.'
-    #[arg(long, env = "TENURE_LOCK", value_name = "NAME")]
-    pub(crate) lock: String,
 }
 
 /// The stores whose URLs come first in the help.
@@ -303,6 +259,36 @@ pub(crate) struct StatusArgs {
     #[command(flatten)]
     pub(crate) lock_args: LockArgs,
     /// Print JSON, one object per line
+    #[arg(long, env = "TENURE_JSON", value_parser = FalseyValueParser::new())]
+    pub(crate) json: bool,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct ListArgs {
+    #[command(flatten)]
+    pub(crate) backend: BackendArgs,
+    /// Only locks whose names begin with this text
+    #[arg(long, value_name = "TEXT", default_value = "")]
+    pub(crate) prefix: String,
+    /// Only locks whose names come after this one: the next page
+    #[arg(long, value_name = "NAME")]
+    pub(crate) after: Option<String>,
+    /// The most locks to show
+    #[arg(long, value_name = "NUMBER", default_value_t = 100)]
+    pub(crate) limit: usize,
+    /// Print JSON
+    #[arg(long, env = "TENURE_JSON", value_parser = FalseyValueParser::new())]
+    pub(crate) json: bool,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct StepDownArgs {
+    #[command(flatten)]
+    pub(crate) lock_args: LockArgs,
+    /// Give up after this time; the wish ends then, too
+    #[arg(long, value_name = "DURATION", default_value = "1m")]
+    pub(crate) timeout: String,
+    /// Print JSON
     #[arg(long, env = "TENURE_JSON", value_parser = FalseyValueParser::new())]
     pub(crate) json: bool,
 }

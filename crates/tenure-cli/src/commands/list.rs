@@ -1,41 +1,16 @@
 //! `tenure list`: the elections of a store, and who leads each.
 
-#![allow(
-    clippy::doc_markdown,
-    reason = "the comments of arguments are the help text, which is not Markdown"
-)]
-
 use std::time::Duration;
 
-use clap::Args;
-use clap::builder::FalseyValueParser;
 use serde_json::{Value, json};
 use tenure::{Error, LockBackend, LockName, Operation, Page, Registry};
 
 use crate::failure::Failure;
-use crate::options::{self, BackendArgs};
+use crate::options::{self, ListArgs};
 use crate::output::{LeaderView, print};
 
 /// How long the store may take to answer.
 const LIMIT: Duration = Duration::from_secs(10);
-
-#[derive(Args, Debug)]
-pub(crate) struct ListArgs {
-    #[command(flatten)]
-    pub(crate) backend: BackendArgs,
-    /// Only locks whose names begin with this text
-    #[arg(long, value_name = "TEXT", default_value = "")]
-    pub(crate) prefix: String,
-    /// Only locks whose names come after this one: the next page
-    #[arg(long, value_name = "NAME")]
-    pub(crate) after: Option<String>,
-    /// The most locks to show
-    #[arg(long, value_name = "NUMBER", default_value_t = 100)]
-    pub(crate) limit: usize,
-    /// Print JSON
-    #[arg(long, env = "TENURE_JSON", value_parser = FalseyValueParser::new())]
-    pub(crate) json: bool,
-}
 
 /// `tenure list`.
 pub(crate) fn list(args: &ListArgs, registry: &Registry) -> Result<u8, Failure> {

@@ -1,14 +1,7 @@
 //! `tenure step-down`: asks the leader to resign, and tells who leads afterwards.
 
-#![allow(
-    clippy::doc_markdown,
-    reason = "the comments of arguments are the help text, which is not Markdown"
-)]
-
 use std::time::Duration;
 
-use clap::Args;
-use clap::builder::FalseyValueParser;
 use serde_json::{Value, json};
 use tenure::{
     BootClock, Clock as _, Error, FencingToken, Holder, LockBackend, LockName, Occupancy,
@@ -16,7 +9,7 @@ use tenure::{
 };
 
 use crate::failure::{Failure, exit};
-use crate::options::{self, LockArgs};
+use crate::options::{self, StepDownArgs};
 use crate::output::{LeaderView, print};
 
 /// How long the store may take to answer.
@@ -31,18 +24,6 @@ const ASK_AGAIN: Duration = Duration::from_secs(2);
 
 /// How long a successor is waited for, at most.
 const SUCCESSOR_LIMIT: Duration = Duration::from_secs(5);
-
-#[derive(Args, Debug)]
-pub(crate) struct StepDownArgs {
-    #[command(flatten)]
-    pub(crate) lock_args: LockArgs,
-    /// Give up after this time; the wish ends then, too
-    #[arg(long, value_name = "DURATION", default_value = "1m")]
-    pub(crate) timeout: String,
-    /// Print JSON
-    #[arg(long, env = "TENURE_JSON", value_parser = FalseyValueParser::new())]
-    pub(crate) json: bool,
-}
 
 /// `tenure step-down`.
 pub(crate) fn step_down(args: &StepDownArgs, registry: &Registry) -> Result<u8, Failure> {
