@@ -5,6 +5,8 @@
 //! register: a process that is stopped in that moment is the ex-leader whose write comes late.
 
 use std::path::PathBuf;
+use std::sync::mpsc::{self, RecvTimeoutError, Sender};
+use std::thread::{self, JoinHandle};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context as _, Result};
@@ -64,6 +66,12 @@ const REST: Duration = Duration::from_millis(10);
 
 /// For how long a permit is asked.
 const AT_LEAST: Duration = Duration::from_millis(100);
+
+/// How often a thread looks whether its process was stopped.
+const LOOK: Duration = Duration::from_millis(1);
+
+/// What counts as a pause, in nanoseconds.
+const PAUSE: Nanos = 100_000_000;
 
 /// How long a broken candidate goes on after it was told to stop, in nanoseconds.
 const STALE: Nanos = 2_000_000_000;
@@ -165,6 +173,7 @@ impl Candidate {
             note_validity(&self.history, "elected", &term)?;
             let token = term.token().as_u64();
             self.history.event("works", token, "")?;
+            let looks = self.look_after_pauses(&term)?;
             let asked_to_stop = tokio::select! {
                 biased;
                 _ = self.stop.recv() => true,
@@ -172,6 +181,7 @@ impl Candidate {
             };
             let why = term.cause();
             let why = why.map_or_else(|| "asked".to_owned(), |cause| format!("{cause:?}"));
+            drop(looks);
             self.history.event("stops", token, &why)?;
             let resigned = leadership.resign().await;
             let how = resigned.map_or_else(|error| error.to_string(), |()| "ok".to_owned());
@@ -182,6 +192,28 @@ impl Candidate {
         }
         election.settled().await;
         Ok(())
+    }
+
+    /// A thread of its own, as of work that blocks: after each pause of its process it asks the term
+    /// before any task runs. It ends when the sender goes.
+    fn look_after_pauses(&self, term: &Term) -> Result<Looks> {
+        let history = Writer::create(&self.options.history, &std::process::id().to_string())?;
+        let term = term.clone();
+        let (end, ended) = mpsc::channel();
+        let thread = thread::spawn(move || {
+            let mut last = now();
+            while ended.recv_timeout(LOOK) == Err(RecvTimeoutError::Timeout) {
+                if now() > last + PAUSE {
+                    // A history that cannot be written ends the candidate elsewhere.
+                    let _told = note_after_a_pause(&history, &term);
+                }
+                last = now();
+            }
+        });
+        Ok(Looks {
+            end: Some(end),
+            thread: Some(thread),
+        })
     }
 
     /// `None` when it was told to stop meanwhile. A store that is down is tried again.
@@ -208,6 +240,28 @@ impl Candidate {
     async fn is_stopped_within(&mut self, time: Duration) -> bool {
         tokio::time::timeout(time, self.stop.recv()).await.is_ok()
     }
+}
+
+/// Waits for its thread when it is dropped: what the thread writes comes before the work's end.
+struct Looks {
+    end: Option<Sender<()>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Drop for Looks {
+    fn drop(&mut self) {
+        self.end = None;
+        let _panicked = self.thread.take().map(JoinHandle::join);
+    }
+}
+
+/// Writes that the term is valid, if it says so or gives a permit.
+fn note_after_a_pause(history: &Writer, term: &Term) -> Result<()> {
+    let at = now();
+    if term.permit(AT_LEAST).is_ok() || term.is_valid() {
+        note_belief(history, "valid", term, at, at + 1)?;
+    }
+    Ok(())
 }
 
 /// Writes until when the term is valid at least: the clock is read before the term is asked.
