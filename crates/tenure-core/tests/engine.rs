@@ -363,6 +363,51 @@ async fn a_term_ends_for_the_first_reason_for_which_its_work_was_told_to_stop() 
     assert_eq!(end(&mut events).await, Cause::Resigned);
 }
 
+/// The owner may be quicker than the engine, and sleep through the end.
+#[tokio::test(start_paused = true)]
+async fn the_first_reason_counts_also_where_the_owner_resigns_before_the_engine_knows_it() {
+    let store = TestBackend::new();
+    let election = election(&store, "a");
+    let mut events = election.events();
+    let policy = Policy::default();
+
+    let leadership = election.campaign().await.unwrap();
+    leadership.stop(Cause::Shutdown);
+    assert_eq!(leadership.cause(), Some(Cause::Shutdown), "told at once");
+    leadership.resign().await.unwrap();
+    assert_eq!(end(&mut events).await, Cause::Shutdown);
+
+    let leadership = election.campaign().await.unwrap();
+    leadership.stop(Cause::Shutdown);
+    drop(leadership);
+    assert_eq!(end(&mut events).await, Cause::Shutdown);
+
+    for (slept, cause) in [
+        (policy.lease(), Cause::Expired),
+        (
+            policy.validity().checked_sub(SECOND).unwrap(),
+            Cause::HeartbeatsMissed,
+        ),
+    ] {
+        let leadership = election.campaign().await.unwrap();
+        store.jump(slept);
+        leadership.resign().await.unwrap();
+        assert_eq!(end(&mut events).await, cause);
+
+        let leadership = election.campaign().await.unwrap();
+        store.jump(slept);
+        drop(leadership);
+        assert_eq!(end(&mut events).await, cause);
+
+        let leadership = election.campaign().await.unwrap();
+        store.jump(slept);
+        leadership.stop(Cause::Shutdown);
+        assert_eq!(leadership.cause(), Some(cause));
+        leadership.resign().await.unwrap();
+        assert_eq!(end(&mut events).await, cause);
+    }
+}
+
 /// Why the next term to end has ended.
 async fn end(events: &mut broadcast::Receiver<Event>) -> Cause {
     loop {

@@ -33,6 +33,7 @@ macro_rules! tried {
 
 tried!(
     term::extend_beside_looks,
+    term::stop_beside_time,
     term::waits_beside_end,
     term::waits_beside_time,
     term::waits_beside_extension,

@@ -52,7 +52,17 @@ impl BareTerm {
         self.0.cancel(cause);
     }
 
-    /// What the engine and the owner do to end the term.
+    /// What the owner does to tell the work to stop.
+    pub fn stop(&self, cause: Cause) {
+        self.0.stop(cause);
+    }
+
+    /// What the owner does when it resigns.
+    pub fn give_back(&self) {
+        self.0.give_back();
+    }
+
+    /// What the engine does to end the term.
     pub fn end(&self, cause: Cause) {
         self.0.end(cause);
     }

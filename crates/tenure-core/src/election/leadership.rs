@@ -55,7 +55,7 @@ impl Leadership {
         let Some(occupied) = self.occupied.take() else {
             return Ok(());
         };
-        self.state.end(Cause::Resigned);
+        self.state.give_back();
         let answer = self
             .instructions
             .ask(|reply| Instruction::WorkEnded(Some(reply)))
@@ -77,11 +77,15 @@ impl Leadership {
         }
     }
 
-    /// Tells the work to stop, and keeps the term up while it does, for at most the election's
-    /// drain limit. The term goes on until the leadership is dropped or resigned.
+    /// Tells the work to stop at once, and keeps the term up while it does, for at most the
+    /// election's drain limit. The term goes on until the leadership is dropped or resigned.
+    ///
+    /// `cause` becomes the [cause](Term::cause) of the term, unless its work was told to stop
+    /// before or the time for that had come: the first reason counts.
     pub fn stop(&self, cause: Cause) {
         if self.state.process.is_current() {
-            self.instructions.send(Instruction::Stop(cause));
+            let told = self.state.stop(cause);
+            self.instructions.send(Instruction::Stop(told));
         }
     }
 
@@ -126,7 +130,7 @@ impl Drop for Leadership {
         // In a forked child the term is the parent's, and its lock may have been held at the fork by
         // a thread that does not exist here.
         if self.occupied.is_some() && self.state.process.is_current() {
-            self.state.end(Cause::Resigned);
+            self.state.give_back();
             self.instructions.send(Instruction::WorkEnded(None));
         }
     }

@@ -107,6 +107,18 @@ impl TermState {
         self.recorded()
     }
 
+    /// The same for the owner, who may have slept: a time that had come before is the cause.
+    pub(crate) fn stop(&self, cause: Cause) -> Cause {
+        let due = self.cause_at(self.clock.now());
+        self.cancel(due.unwrap_or(cause))
+    }
+
+    /// Ends the validity because the owner gives the term back; the cause is as with
+    /// [`stop`](Self::stop).
+    pub(crate) fn give_back(&self) {
+        self.end(self.stop(Cause::Resigned));
+    }
+
     /// Ends the validity, and returns why the work was told to stop.
     pub(crate) fn end(&self, cause: Cause) -> Cause {
         // The cause first: a look that finds the validity over must find it.
@@ -117,7 +129,7 @@ impl TermState {
     }
 
     /// A term that ran out before any cause was recorded has expired.
-    fn recorded(&self) -> Cause {
+    pub(crate) fn recorded(&self) -> Cause {
         self.cause.get().copied().unwrap_or(Cause::Expired)
     }
 

@@ -105,6 +105,34 @@ pub(crate) fn cancel_beside_looks() {
     assert!(term.is_cancelled() && term.is_valid());
 }
 
+/// The owner stops a term and gives it back at the moment at which its time comes, while the work
+/// looks: all name one cause.
+pub(crate) fn stop_beside_time() {
+    let clock = Hand::at(10);
+    let state = term(&clock);
+    let time = {
+        let clock = clock.clone();
+        thread::spawn(move || clock.set(16))
+    };
+    let work = {
+        let term = state.term();
+        thread::spawn(move || {
+            block_on(term.cancelled());
+            term.cause()
+        })
+    };
+    state.stop(Cause::Shutdown);
+    state.give_back();
+    let told = join(work);
+    join(time);
+    assert!(
+        matches!(told, Some(Cause::Shutdown | Cause::HeartbeatsMissed)),
+        "{told:?}"
+    );
+    assert_eq!(told, state.term().cause(), "two causes");
+    assert!(state.has_ended() && !state.term().is_valid());
+}
+
 /// Work waits for the end of its term, which comes by an order.
 pub(crate) fn waits_beside_end() {
     let clock = Hand::at(10);
