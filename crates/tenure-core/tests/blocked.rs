@@ -14,30 +14,58 @@ use tracing::{Event, Subscriber, span};
 /// Longer than a lease of the policy here.
 const BLOCKED: Duration = Duration::from_secs(4);
 
-/// Its reader has stalled.
+/// Its reader has stalled, and it writes a line for whatever becomes of a span.
 struct Blocking;
+
+/// The application may be blocked by its own subscriber; threads of ours are watched here.
+fn block() {
+    if thread::current()
+        .name()
+        .is_some_and(|name| name.starts_with("tenure-"))
+    {
+        thread::sleep(BLOCKED);
+    }
+}
 
 impl Subscriber for Blocking {
     fn enabled(&self, _: &tracing::Metadata<'_>) -> bool {
         true
     }
 
-    /// The spans of calls to the store as well.
-    fn new_span(&self, attributes: &span::Attributes<'_>) -> span::Id {
-        if attributes.metadata().target() == "tenure_core::trace" {
-            thread::sleep(BLOCKED);
-        }
+    fn new_span(&self, _: &span::Attributes<'_>) -> span::Id {
+        block();
         span::Id::from_u64(1)
     }
 
     fn event(&self, _: &Event<'_>) {
-        thread::sleep(BLOCKED);
+        block();
     }
 
-    fn record(&self, _: &span::Id, _: &span::Record<'_>) {}
-    fn record_follows_from(&self, _: &span::Id, _: &span::Id) {}
-    fn enter(&self, _: &span::Id) {}
-    fn exit(&self, _: &span::Id) {}
+    fn record(&self, _: &span::Id, _: &span::Record<'_>) {
+        block();
+    }
+
+    fn record_follows_from(&self, _: &span::Id, _: &span::Id) {
+        block();
+    }
+
+    fn enter(&self, _: &span::Id) {
+        block();
+    }
+
+    fn exit(&self, _: &span::Id) {
+        block();
+    }
+
+    fn clone_span(&self, id: &span::Id) -> span::Id {
+        block();
+        id.clone()
+    }
+
+    fn try_close(&self, _: span::Id) -> bool {
+        block();
+        true
+    }
 }
 
 fn election(backend: &Arc<MemoryBackend>, name: &str, probe: Option<Arc<AtomicBool>>) -> Election {

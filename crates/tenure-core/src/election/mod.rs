@@ -75,7 +75,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::{broadcast, oneshot, watch};
-use tracing::Instrument as _;
 
 use crate::contract::backend::Candidate;
 use crate::contract::error::{Error, ErrorKind, Operation};
@@ -146,9 +145,7 @@ impl Election {
             elected,
             turn,
         );
-        let span = telemetry::campaign(context.labels());
-        let engine = engine.run().instrument(span);
-        context.setup.spawner.spawn(Box::pin(engine))?;
+        context.setup.spawner.spawn(Box::pin(engine.run()))?;
         let mut pending = PendingCampaign {
             instructions: instructions.clone(),
             process: context.process.clone(),

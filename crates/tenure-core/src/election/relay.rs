@@ -5,15 +5,20 @@
 
 use std::cell::RefCell;
 use std::io;
-use std::mem;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::{Arc, OnceLock};
 use std::thread;
+
+use tracing::Span;
 
 /// How many calls wait; what comes beyond is dropped and counted.
 const WAITING: usize = 1024;
+
+/// How many spans are open; one that comes beyond does not begin, and is counted. So the end of
+/// each that has begun can wait beside the calls, and is never dropped.
+const OPEN: usize = 1024;
 
 type Telling = Box<dyn FnOnce() + Send>;
 
@@ -24,20 +29,44 @@ thread_local! {
 /// Hands calls to a thread of its own, which ends with the last clone.
 #[derive(Clone)]
 pub(super) struct Relay {
-    calls: SyncSender<Telling>,
+    calls: Sender<Telling>,
+    load: Arc<Load>,
+}
+
+#[derive(Default)]
+struct Load {
+    waiting: Arc<AtomicUsize>,
+    open: Arc<AtomicUsize>,
     /// How many were dropped and not told of yet.
-    dropped: Arc<AtomicU64>,
+    dropped: AtomicU64,
+}
+
+/// Room for one call or span, until this is dropped.
+struct Room(Arc<AtomicUsize>);
+
+impl Room {
+    fn take(taken: &Arc<AtomicUsize>, limit: usize) -> Option<Self> {
+        let one_more = |taken: usize| (taken < limit).then_some(taken + 1);
+        let there_is = taken.fetch_update(Ordering::Relaxed, Ordering::Relaxed, one_more);
+        there_is.is_ok().then(|| Self(taken.clone()))
+    }
+}
+
+impl Drop for Room {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 impl Relay {
     /// Starts its thread.
     pub(super) fn start() -> io::Result<Self> {
-        let (calls, received) = sync_channel(WAITING);
-        let dropped = Arc::new(AtomicU64::new(0));
-        let counter = dropped.clone();
+        let (calls, received) = channel();
+        let load = Arc::<Load>::default();
+        let counter = load.clone();
         let thread = thread::Builder::new().name("tenure-telemetry".to_owned());
         thread.spawn(move || call_all(&received, &counter))?;
-        Ok(Self { calls, dropped })
+        Ok(Self { calls, load })
     }
 
     /// From now on what this thread tells is told by the relay's.
@@ -45,28 +74,75 @@ impl Relay {
         RELAY.set(Some(self));
     }
 
-    /// What could not be handed over.
-    fn hand_over(&self, telling: Telling) -> Option<Telling> {
-        match self.calls.try_send(telling) {
-            Ok(()) => None,
-            Err(TrySendError::Full(telling) | TrySendError::Disconnected(telling)) => {
-                self.dropped.fetch_add(1, Ordering::Relaxed);
-                Some(telling)
-            }
-        }
+    fn hand_over(&self, telling: impl FnOnce() + Send + 'static) {
+        let Some(room) = Room::take(&self.load.waiting, WAITING) else {
+            return self.count_dropped();
+        };
+        self.send(Box::new(move || {
+            let _until_told = room;
+            telling();
+        }));
+    }
+
+    fn open(&self, begin: impl FnOnce() -> Span + Send + 'static) -> Option<OpenSpan> {
+        let Some(room) = Room::take(&self.load.open, OPEN) else {
+            self.count_dropped();
+            return None;
+        };
+        let span = Arc::new(OnceLock::new());
+        let cell = span.clone();
+        self.send(Box::new(move || {
+            // It is set once.
+            let _first = cell.set(begin());
+        }));
+        Some(OpenSpan {
+            relay: self.clone(),
+            span,
+            room,
+        })
+    }
+
+    /// Its thread receives as long as there is a relay.
+    fn send(&self, telling: Telling) {
+        let _received = self.calls.send(telling);
+    }
+
+    fn count_dropped(&self) {
+        self.load.dropped.fetch_add(1, Ordering::Relaxed);
     }
 }
 
-fn call_all(received: &Receiver<Telling>, dropped: &AtomicU64) {
+/// A span that the relay's thread begins and ends.
+pub(super) struct OpenSpan {
+    relay: Relay,
+    span: Arc<OnceLock<Span>>,
+    room: Room,
+}
+
+impl OpenSpan {
+    /// Ends it, after a last look.
+    pub(super) fn end(self, look: impl FnOnce(&Span) + Send + 'static) {
+        let Self { relay, span, room } = self;
+        relay.send(Box::new(move || {
+            let _until_told = room;
+            if let Some(span) = span.get() {
+                look(span);
+            }
+            drop(span);
+        }));
+    }
+}
+
+fn call_all(received: &Receiver<Telling>, load: &Load) {
     for telling in received {
-        let missing = dropped.swap(0, Ordering::Relaxed);
+        let missing = load.dropped.swap(0, Ordering::Relaxed);
         // A subscriber that panics has told of it; the next call may fare better.
         let _panicked = catch_unwind(AssertUnwindSafe(|| {
             if missing > 0 {
                 tracing::warn!(
                     target: "tenure_core::telemetry",
                     missing,
-                    "log lines and metrics were dropped: the subscriber or the recorder blocks"
+                    "log lines, spans and metrics were dropped: the subscriber or the recorder blocks"
                 );
             }
             telling();
@@ -86,17 +162,12 @@ pub(super) fn is_used() -> bool {
 pub(super) fn hand_over(telling: impl FnOnce() + Send + 'static) {
     RELAY.with_borrow(|relay| {
         if let Some(relay) = relay {
-            drop(relay.hand_over(Box::new(telling)));
+            relay.hand_over(telling);
         }
     });
 }
 
-/// The same for a call that holds a span. Where there is no room it is not dropped: the span's end
-/// would tell the subscriber that blocks. At most as many as wait are left like that.
-pub(super) fn hand_over_span(telling: impl FnOnce() + Send + 'static) {
-    RELAY.with_borrow(|relay| {
-        if let Some(relay) = relay {
-            mem::forget(relay.hand_over(Box::new(telling)));
-        }
-    });
+/// Begins a span, on a thread that [hands over](is_used); none where too many are open.
+pub(super) fn open(begin: impl FnOnce() -> Span + Send + 'static) -> Option<OpenSpan> {
+    RELAY.with_borrow(|relay| relay.as_ref().and_then(|relay| relay.open(begin)))
 }

@@ -3,14 +3,12 @@
 //! An exporter sees a span when it ends, and keeps what happened in it until then. So a term's span
 //! is of no use to it, and the target of these is one of their own, to be exported alone.
 
-use std::sync::{Arc, OnceLock};
-
 use tracing::Span;
 use tracing::level_filters::LevelFilter;
 
 use crate::contract::error::{Error, Operation};
 use crate::contract::name::{Identity, LockName};
-use crate::election::relay;
+use crate::election::relay::{self, OpenSpan};
 
 /// Part of the promise: the recipe for OpenTelemetry names it.
 const TARGET: &str = "tenure_core::trace";
@@ -19,21 +17,24 @@ const TARGET: &str = "tenure_core::trace";
 ///
 /// It is not entered, because a heartbeat thread waits for no subscriber: there another thread
 /// begins and ends the span.
-pub(super) struct CallSpan(Option<Arc<OnceLock<Span>>>);
+pub(super) struct CallSpan(Option<Begun>);
+
+enum Begun {
+    Here(Span),
+    Elsewhere(OpenSpan),
+}
 
 impl CallSpan {
     pub(super) fn start(operation: Operation, lock: &LockName, identity: &Identity) -> Self {
         if LevelFilter::current() < LevelFilter::DEBUG {
             return Self(None);
         }
-        let span = Arc::new(OnceLock::new());
-        if relay::is_used() {
-            let (lock, identity, span) = (lock.clone(), identity.clone(), span.clone());
-            relay::hand_over(move || set(&span, operation, &lock, &identity));
-        } else {
-            set(&span, operation, lock, identity);
+        if !relay::is_used() {
+            return Self(Some(Begun::Here(begin(operation, lock, identity))));
         }
-        Self(Some(span))
+        let (lock, identity) = (lock.clone(), identity.clone());
+        let open = relay::open(move || begin(operation, &lock, &identity));
+        Self(open.map(Begun::Elsewhere))
     }
 
     /// The call was answered.
@@ -50,18 +51,13 @@ impl CallSpan {
     }
 
     fn record(&mut self, outcome: &'static str) {
-        let Some(span) = self.0.take() else {
-            return;
+        let record = move |span: &Span| {
+            span.record("outcome", outcome);
         };
-        let end = move || {
-            if let Some(span) = span.get() {
-                span.record("outcome", outcome);
-            }
-        };
-        if relay::is_used() {
-            relay::hand_over_span(end);
-        } else {
-            end();
+        match self.0.take() {
+            Some(Begun::Here(span)) => record(&span),
+            Some(Begun::Elsewhere(span)) => span.end(record),
+            None => {}
         }
     }
 }
@@ -73,10 +69,10 @@ impl Drop for CallSpan {
     }
 }
 
-fn set(span: &OnceLock<Span>, operation: Operation, lock: &LockName, identity: &Identity) {
+fn begin(operation: Operation, lock: &LockName, identity: &Identity) -> Span {
     let (lock, identity) = (lock.as_str(), identity.as_str());
     let outcome = tracing::field::Empty;
-    let begun = match operation {
+    match operation {
         Operation::Acquire => {
             tracing::debug_span!(target: TARGET, "acquire", lock, identity, outcome)
         }
@@ -87,7 +83,5 @@ fn set(span: &OnceLock<Span>, operation: Operation, lock: &LockName, identity: &
             tracing::debug_span!(target: TARGET, "hand_over", lock, identity, outcome)
         }
         _ => tracing::debug_span!(target: TARGET, "withdraw", lock, identity, outcome),
-    };
-    // It is set once.
-    let _first = span.set(begun);
+    }
 }

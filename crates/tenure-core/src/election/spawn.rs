@@ -50,8 +50,8 @@ impl Spawn for CurrentRuntime {
 ///
 /// It waits for no `tracing` subscriber, `metrics` recorder or health probe: what an election tells
 /// goes through a thread beside it, in order. When that one does not keep up, because a subscriber
-/// blocks, log lines and metrics are counted and dropped. What a store's client logs by itself is
-/// not covered.
+/// blocks, log lines, spans and metrics are counted and dropped; a span that has begun also ends.
+/// The thread enters no span. What a store's client logs by itself is not covered.
 #[derive(Clone)]
 pub struct HeartbeatThread {
     handle: Handle,

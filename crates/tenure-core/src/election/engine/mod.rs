@@ -15,6 +15,7 @@ use std::sync::Arc;
 use std::task::Poll;
 
 use tokio::sync::{OwnedMutexGuard, oneshot};
+use tracing::Instrument as _;
 
 use crate::contract::backend::{Candidate, Changes, Grant, Hint, Loss};
 use crate::contract::capabilities::Wakeup;
@@ -114,7 +115,13 @@ impl Engine {
         }
     }
 
+    /// Its span is made here, on the thread that enters it.
     pub(crate) async fn run(mut self) {
+        let span = telemetry::campaign(self.context.labels());
+        self.drive().instrument(span).await;
+    }
+
+    async fn drive(&mut self) {
         self.begin();
         while !self.finished {
             let happening = self.next().await;
