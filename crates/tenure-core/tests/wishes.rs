@@ -132,6 +132,39 @@ async fn who_was_asked_to_resign_lets_the_others_go_first() {
     }
 }
 
+/// Whoever calls `campaign` in a loop of its own as well, and by another clone.
+#[tokio::test(start_paused = true)]
+async fn the_next_campaign_of_who_was_asked_to_resign_lets_the_others_go_first() {
+    let store = test_store();
+    let (asked, other) = (election(&store, "a"), election(&store, "b"));
+    let mut leadership = asked.campaign().await.unwrap();
+    for resigns in [true, false] {
+        ask(&store, leadership.token(), 60 * SECOND).await;
+        leadership.cancelled().await;
+        if resigns {
+            leadership.resign().await.unwrap();
+        } else {
+            drop(leadership);
+            asked.settled().await;
+        }
+        let clone = asked.clone();
+        let mut again = std::pin::pin!(async move { clone.campaign().await });
+        assert!(futures_util::poll!(again.as_mut()).is_pending());
+        tokio::task::yield_now().await;
+        // It begins later, and leads at once.
+        let at_once = Policy::default().retry_interval() / 2;
+        let elected = tokio::time::timeout(at_once, other.campaign()).await;
+        leadership = elected.unwrap().unwrap();
+        leadership.resign().await.unwrap();
+        leadership = again.await.unwrap();
+    }
+    // Once, and not after a term that ended for another reason.
+    leadership.resign().await.unwrap();
+    let at_once = Policy::default().retry_interval() / 2;
+    let elected = tokio::time::timeout(at_once, asked.campaign()).await;
+    drop(elected.unwrap().unwrap());
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_wish_goes_through_generations_and_both_stores() {
     let memory = || -> Arc<dyn LockBackend> { Arc::new(MemoryBackend::private()) };

@@ -51,6 +51,8 @@ pub(crate) struct Context {
     /// Made by the first subscriber: its buffer is larger than everything else here.
     events: OnceLock<broadcast::Sender<Event>>,
     occupied: AtomicBool,
+    /// Before this the next campaign does not begin, in the clock's nanoseconds.
+    head_start_until: AtomicU64,
     /// The store has answered an `acquire`: permissions and configuration were fine once.
     answered: AtomicBool,
 }
@@ -67,6 +69,7 @@ impl Context {
             state: watch::Sender::new(ElectionState::Idle),
             events: OnceLock::new(),
             occupied: AtomicBool::new(false),
+            head_start_until: AtomicU64::new(Time::ZERO.as_nanos()),
             answered: AtomicBool::new(false),
         }
     }
@@ -95,6 +98,22 @@ impl Context {
 
     pub(super) fn note_answer(&self) {
         self.answered.store(true, Ordering::Relaxed);
+    }
+
+    /// Gives the others a head start of a retry interval before the next campaign: who was asked to
+    /// resign must not win again at once.
+    pub(super) fn grant_head_start(&self) {
+        let until = self.clock.now() + self.setup.policy.retry_interval();
+        self.head_start_until
+            .store(until.as_nanos(), Ordering::Relaxed);
+    }
+
+    /// Waits until the head start of the others is over.
+    pub(super) async fn head_start(&self) {
+        let until = Time::from_nanos(self.head_start_until.load(Ordering::Relaxed));
+        if self.clock.now() < until {
+            self.clock.sleep_until(until).await;
+        }
     }
 
     /// A campaign's number and the seed of its jitter.

@@ -123,6 +123,8 @@ impl Election {
     /// Cancel safe: dropping the future withdraws from the election, in the background. One
     /// `Election` campaigns or leads once at a time; a second call meanwhile is an
     /// [`InvalidInput`](ErrorKind::InvalidInput) error. A release still under way is waited for.
+    /// After a term whose leader was [asked](crate::Cause::Asked) to resign the campaign begins a
+    /// retry interval later, so that the others go first.
     ///
     /// In a child that was forked since the election was built it fails with
     /// [`Forked`](ErrorKind::Forked): connect and build the election after the fork. It fails with
@@ -132,6 +134,7 @@ impl Election {
         context.process.check(Operation::Campaign)?;
         let occupied = Occupied::claim(context)?;
         let turn = context.turn.clone().lock_owned().await;
+        context.head_start().await;
         let instructions = Arc::new(Instructions::default());
         let (elected, outcome) = oneshot::channel();
         let (campaign, seed) = context.draw()?;

@@ -44,8 +44,8 @@ impl Election {
     ///   that overruns its term is reported as [`Event::Overrun`](crate::Event::Overrun).
     /// - On `shutdown` the work is told to stop and awaited, and the term is kept up meanwhile,
     ///   for at most the election's drain limit; then this returns `Ok`.
-    /// - After work that returned by itself, or a wish that the leader resign, the others get a retry interval's head start before
-    ///   this candidate campaigns again.
+    /// - After work that returned by itself, or a wish that the leader resign, the others get a
+    ///   retry interval's head start before this candidate campaigns again.
     /// - A panic of the work gives the term back and goes on to the caller.
     ///
     /// Dropping the future drops the work and then gives the term back, in the background. No
@@ -87,8 +87,7 @@ impl Election {
                 .in_scope(|| work(term.clone()))
                 .instrument(span.clone());
             let (outcome, stopping) = lead(&leadership, working, shutdown.as_mut()).await;
-            // Who was asked to resign lets the others go first, as after work that has returned.
-            let goes_on_at_once = term.cause().is_some_and(|cause| cause != Cause::Asked);
+            let told_to_stop = term.cause().is_some();
             if let Err(error) = leadership.resign().await {
                 // Logged by the engine too; the lease ends by itself, so the work's outcome counts.
                 tracing::debug!(lock = %self.lock(), error = ?error.to_string(), "not released");
@@ -97,7 +96,7 @@ impl Election {
             if stopping || next == Next::Stop {
                 return Ok(());
             }
-            if !goes_on_at_once {
+            if !told_to_stop {
                 tokio::select! {
                     biased;
                     () = &mut shutdown => return Ok(()),

@@ -1,6 +1,7 @@
 //! How the engine asks the machine, and carries out its commands.
 
 use std::mem;
+use std::sync::Arc;
 use std::time::Duration;
 
 use crate::contract::backend::Grant;
@@ -193,6 +194,10 @@ impl Engine {
 
     fn finish(&mut self) {
         self.finished = true;
+        let was_asked = |term: &Arc<TermState>| term.recorded() == Cause::Asked;
+        if self.term.as_ref().is_some_and(was_asked) {
+            self.context.grant_head_start();
+        }
         let outcome = match &self.give_back_error {
             Some(error) => {
                 self.context.report(Event::ReleaseFailed(error.clone()));
