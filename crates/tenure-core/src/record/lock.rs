@@ -41,7 +41,7 @@ const LOOK_LIMIT: Duration = Duration::from_secs(1);
 /// [`Unsupported`](ErrorKind::Unsupported), or with [`Misconfigured`](ErrorKind::Misconfigured)
 /// when only the candidate's generation is too high. The version of a first record is known when it
 /// is written: if it does not fit, that record is given back at once.
-/// So is a lock on a store where a renewal may look like an older one: see [`Versioned::mark`].
+/// A store where versions repeat is refused too, unless its records have [marks](Versioned::mark).
 #[derive(Debug)]
 pub struct RecordLock<S> {
     inner: Arc<Inner<S>>,
