@@ -316,10 +316,22 @@ async fn series_from_the_building_to_the_end_of_a_term(values: Values) {
         assert_eq!(values.counted(&name), Some(0), "{name}");
     }
     assert_eq!(values.counted("tenure_overruns_total"), Some(0));
+    assert_eq!(values.counted("tenure_heartbeats_missed_total"), Some(0));
+    let is_candidate = || values.gauge("tenure_is_candidate");
+    assert_eq!(is_candidate(), Some(0.0), "it does not campaign yet");
     let store = format!("tenure_store {}", backend.capabilities().store);
     assert_eq!(values.gauge(&store), Some(1.0), "{store}");
 
+    // What an operator has to change keeps it a candidate, for the alert that nobody leads.
+    backend.fail_with(Some(ErrorKind::Forbidden));
+    let failed = follower.campaign().await;
+    assert!(failed.is_err());
+    backend.fail_with(None);
+    follower.settled().await;
+    assert_eq!(is_candidate(), Some(1.0), "it wants to lead and cannot");
+
     let leadership = follower.campaign().await.unwrap();
+    assert_eq!(is_candidate(), Some(1.0));
     assert_eq!(values.gauge("tenure_is_leader"), Some(1.0));
     let token = values.gauge("tenure_token");
     assert_eq!(
@@ -341,6 +353,9 @@ async fn series_from_the_building_to_the_end_of_a_term(values: Values) {
     backend.thaw();
     leadership.resign().await.unwrap();
     assert!(zero(), "nothing of a term is left after its end");
+    follower.settled().await;
+    assert_eq!(is_candidate(), Some(0.0), "its election is stopped");
+    assert!(values.counted("tenure_heartbeats_missed_total") > Some(0));
     assert_eq!(
         values.counted("tenure_transitions_total heartbeats_missed"),
         Some(1)
@@ -374,7 +389,7 @@ fn series_begin_with_the_election_and_gauges_end_with_the_term() {
         drop(runtime);
     });
     drop(subscriber);
-    for gauge in GAUGES {
+    for gauge in GAUGES.into_iter().chain(["tenure_is_candidate"]) {
         assert_eq!(values.gauge(gauge), Some(0.0), "{gauge}");
     }
     let rows = documented("Metrics");

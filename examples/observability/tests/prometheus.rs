@@ -53,16 +53,12 @@ struct Prometheus {
 }
 
 impl Prometheus {
-    /// Scrapes and evaluates five times a second. The rules wait for two leases of the default
-    /// policy; here a lease is shorter.
+    /// Scrapes and evaluates five times a second. The rules wait for a lease of the default policy
+    /// and a scrape interval; here both are shorter.
     fn start(program: &Path, folder: &Path, port: u16, targets: &[u16]) -> Self {
         let text = fs::read_to_string(rules().join("tenure.rules.yml")).unwrap();
-        assert!(text.contains("for: 45s"));
-        fs::write(
-            folder.join("rules.yml"),
-            text.replace("for: 45s", "for: 2s"),
-        )
-        .unwrap();
+        assert!(text.contains("for: 2m"));
+        fs::write(folder.join("rules.yml"), text.replace("for: 2m", "for: 2s")).unwrap();
         let targets: Vec<String> = targets
             .iter()
             .map(|port| format!("'127.0.0.1:{port}'"))

@@ -53,6 +53,8 @@ pub(crate) struct Context {
     occupied: AtomicBool,
     /// Before this the next campaign does not begin, in the clock's nanoseconds.
     head_start_until: AtomicU64,
+    /// The last campaign failed for good: the service wants to lead and cannot.
+    gave_up: AtomicBool,
     /// The store has answered an `acquire`: permissions and configuration were fine once.
     answered: AtomicBool,
 }
@@ -69,6 +71,7 @@ impl Context {
             state: watch::Sender::new(ElectionState::Idle),
             events: OnceLock::new(),
             occupied: AtomicBool::new(false),
+            gave_up: AtomicBool::new(false),
             head_start_until: AtomicU64::new(Time::ZERO.as_nanos()),
             answered: AtomicBool::new(false),
         }
@@ -98,6 +101,18 @@ impl Context {
 
     pub(super) fn note_answer(&self) {
         self.answered.store(true, Ordering::Relaxed);
+    }
+
+    pub(super) fn note_given_up(&self) {
+        self.gave_up.store(true, Ordering::Relaxed);
+    }
+
+    /// A campaign and its term are over. One that has failed still counts as a candidate until the
+    /// next one: that nobody leads is an alert then.
+    pub(super) fn left(&self) {
+        if !self.gave_up.load(Ordering::Relaxed) {
+            telemetry::not_campaigning(&self.setup.lock);
+        }
     }
 
     /// Gives the others a head start of a retry interval before the next campaign: who was asked to
@@ -147,6 +162,14 @@ impl Context {
             // An error says that there is no subscriber just now.
             let _unheard = events.send(event);
         }
+    }
+
+    pub(super) fn campaign_begins(&self) {
+        self.gave_up.store(false, Ordering::Relaxed);
+        self.enter(
+            ElectionState::Candidate { leader: None },
+            Event::Campaigning,
+        );
     }
 
     pub(super) fn enter(&self, state: ElectionState, event: Event) {

@@ -23,10 +23,11 @@
 //! 5. Once per heartbeat the machine asks for `Command::Renew`. A new proof moves the span
 //!    (`Command::Extend`). A failed call is repeated until the time is up. `Leadership::publish` and
 //!    `Term::confirm` are instructions to the engine, and make the next heartbeat come at once.
-//! 6. The work must stop. There are four reasons, and the first one is recorded in the term:
+//! 6. The work must stop. There are five reasons, and the first one is recorded in the term:
 //!    - the time has come (`Span::cause_at`: the machine and the term both ask there);
 //!    - the owner says so (`Leadership::stop`): `Command::Cancel`, and the machine keeps the term up
 //!      for the work, for at most the drain limit;
+//!    - a wish that came with a heartbeat's answer: the same;
 //!    - the store says that the term is over: `Command::End` at once;
 //!    - the owner gives the term back: every look at the term says "over" from that call on.
 //! 7. The validity ends: `Command::End`. If the work still runs, `Command::Overrun` reports it.

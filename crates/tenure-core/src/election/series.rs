@@ -19,6 +19,11 @@ mod recorded {
     use crate::contract::token::FencingToken;
     use crate::election::machine::Cause;
 
+    /// What gauges tell of a term; 0 after its end.
+    const OF_A_TERM: [&str; 3] = ["tenure_is_leader", "tenure_slack_seconds", "tenure_token"];
+
+    const IS_CANDIDATE: &str = "tenure_is_candidate";
+
     /// The label `change` of the beginning of a term.
     const ELECTED: &str = "elected";
 
@@ -31,7 +36,7 @@ mod recorded {
     pub(crate) fn register(lock: &LockName, store: &'static str) {
         describe();
         gauge!("tenure_store", "lock" => label(lock), "store" => store).set(1.0);
-        for gauge in ["tenure_is_leader", "tenure_slack_seconds", "tenure_token"] {
+        for gauge in OF_A_TERM.into_iter().chain([IS_CANDIDATE]) {
             gauge!(gauge, "lock" => label(lock)).increment(0.0);
         }
         let causes = Cause::COUNTED.into_iter().map(Cause::name);
@@ -39,12 +44,18 @@ mod recorded {
             transitions(lock, change).increment(0);
         }
         counter!("tenure_overruns_total", "lock" => label(lock)).increment(0);
+        counter!("tenure_heartbeats_missed_total", "lock" => label(lock)).increment(0);
     }
 
     fn describe() {
         describe_gauge!(
             "tenure_is_leader",
             "1 while this instance leads, 0 otherwise."
+        );
+        describe_gauge!(
+            IS_CANDIDATE,
+            "1 while this instance campaigns or leads, and after a campaign that failed for good. 0 \
+             while its election is stopped."
         );
         describe_gauge!(
             "tenure_store",
@@ -67,6 +78,10 @@ mod recorded {
         describe_counter!(
             "tenure_overruns_total",
             "Terms that ended before their work had stopped."
+        );
+        describe_counter!(
+            "tenure_heartbeats_missed_total",
+            "Heartbeats of leaders that failed; each is tried again until the work must stop."
         );
         describe_counter!(
             "tenure_failures_total",
@@ -117,9 +132,17 @@ mod recorded {
     }
 
     pub(crate) fn not_leading(lock: &LockName) {
-        for gauge in ["tenure_is_leader", "tenure_slack_seconds", "tenure_token"] {
+        for gauge in OF_A_TERM {
             gauge!(gauge, "lock" => label(lock)).set(0.0);
         }
+    }
+
+    pub(crate) fn candidate(lock: &LockName, is_one: bool) {
+        gauge!(IS_CANDIDATE, "lock" => label(lock)).set(f64::from(u8::from(is_one)));
+    }
+
+    pub(crate) fn heartbeat_missed(lock: &LockName) {
+        counter!("tenure_heartbeats_missed_total", "lock" => label(lock)).increment(1);
     }
 
     pub(crate) fn overrun(lock: &LockName) {
@@ -153,6 +176,8 @@ mod unrecorded {
     pub(crate) fn term(_: &LockName, _: Duration) {}
     pub(crate) fn ended(_: &LockName, _: Cause) {}
     pub(crate) fn not_leading(_: &LockName) {}
+    pub(crate) fn candidate(_: &LockName, _: bool) {}
+    pub(crate) fn heartbeat_missed(_: &LockName) {}
     pub(crate) fn overrun(_: &LockName) {}
     pub(crate) fn heartbeat(_: &LockName, _: Duration) {}
     pub(crate) fn slack(_: &LockName, _: Duration) {}

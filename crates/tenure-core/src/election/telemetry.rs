@@ -65,6 +65,7 @@ fn tell(of: Labels<'_>, event: &Event) {
             tracing::debug!(target: TARGET, lock, identity, "campaigning");
             // Again, for a recorder that was installed after the election was built.
             series::register(of.lock, of.store);
+            series::candidate(of.lock, true);
         }
         Event::LeaderSeen(holder) => {
             tracing::info!(
@@ -101,6 +102,7 @@ fn tell(of: Labels<'_>, event: &Event) {
                 "heartbeat missed"
             );
             series::slack(of.lock, *slack);
+            series::heartbeat_missed(of.lock);
         }
         Event::Unhealthy => {
             tracing::warn!(target: TARGET, lock, identity, "unhealthy, not campaigning");
@@ -167,6 +169,11 @@ pub(crate) fn won(lock: &LockName, took: Duration, slack: Duration) {
 
 pub(crate) fn term_lasted(lock: &LockName, lasted: Duration) {
     count(lock, move |lock| series::term(lock, lasted));
+}
+
+/// The election is stopped: no alert waits for a leader of it.
+pub(crate) fn not_campaigning(lock: &LockName) {
+    count(lock, |lock| series::candidate(lock, false));
 }
 
 /// The engine was dropped in mid-term, so no event tells of the end.

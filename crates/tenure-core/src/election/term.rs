@@ -275,7 +275,8 @@ impl Term {
     }
 
     /// Returns when the work must stop: the stop grace before the validity ends, or earlier when
-    /// the lock is lost, the owner resigns or the service shuts down. Never taken back.
+    /// the lock is lost, the owner resigns, the service shuts down or the leader was asked to resign.
+    /// Never taken back.
     ///
     /// Cancel safe.
     pub async fn cancelled(&self) {

@@ -186,6 +186,7 @@ impl Engine {
     }
 
     fn give_up_with(&mut self, error: Error) {
+        self.context.note_given_up();
         if let Some(elected) = self.elected.take() {
             // An error says that the campaign was dropped.
             let _unheard = elected.send(Err(error));

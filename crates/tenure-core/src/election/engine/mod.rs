@@ -26,7 +26,7 @@ use crate::contract::process::Process;
 use crate::election::context::Context;
 use crate::election::engine::calls::{Answer, Calls};
 use crate::election::engine::questions::Questions;
-use crate::election::event::{ElectionState, Event};
+use crate::election::event::ElectionState;
 use crate::election::instruction::{Instruction, Instructions, Reply};
 use crate::election::machine::cause::Cause;
 use crate::election::machine::input::Input;
@@ -133,10 +133,7 @@ impl Engine {
     }
 
     fn begin(&mut self) {
-        self.context.enter(
-            ElectionState::Candidate { leader: None },
-            Event::Campaigning,
-        );
+        self.context.campaign_begins();
         self.subscribe();
         self.feed(Input::Campaign);
     }
@@ -253,6 +250,7 @@ impl Drop for Engine {
                 telemetry::not_leading(&self.context.setup.lock);
             }
         }
+        self.context.left();
         self.instructions.close();
         self.context.due.set(None);
         self.context.set_state(ElectionState::Idle);
