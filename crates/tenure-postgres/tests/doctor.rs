@@ -32,7 +32,13 @@ const ROLES: &str = "
     GRANT USAGE ON SEQUENCE good TO PUBLIC;
     CREATE SEQUENCE cached CACHE 10;
     GRANT USAGE ON SEQUENCE cached TO PUBLIC;
-    CREATE SEQUENCE secret";
+    CREATE SEQUENCE secret;
+    CREATE SCHEMA everybodys;
+    GRANT ALL ON SCHEMA everybodys TO PUBLIC;
+    CREATE SEQUENCE everybodys.loose;
+    GRANT USAGE ON SEQUENCE everybodys.loose TO PUBLIC;
+    CREATE ROLE finds LOGIN PASSWORD 'correct-horse';
+    ALTER ROLE finds SET search_path = everybodys";
 
 /// What an election meets: the error of connecting, or of the first try.
 async fn elect(config: PostgresConfig) -> Result<(), String> {
@@ -107,6 +113,16 @@ fn states_of(server: &Server) -> Vec<State> {
             "one of others",
             url("token_sequence=public.secret").user("odd"),
             Some("USAGE"),
+        ),
+        (
+            "one found where others may put another",
+            url("token_sequence=loose").user("finds"),
+            Some("everybodys"),
+        ),
+        (
+            "the same, named with its schema",
+            url("token_sequence=everybodys.loose").user("finds"),
+            None,
         ),
         ("another lock's key", key, Some("one key")),
         (

@@ -28,6 +28,7 @@ use crate::fuzz::{self, Plan};
 use crate::more;
 use crate::outside;
 use crate::packages;
+use crate::size;
 use crate::suite;
 
 /// The workspace's own commands
@@ -95,6 +96,8 @@ enum Command {
     },
     /// Licences, banned crates and sources, by deny.toml
     Deny,
+    /// How large the binary is with each store, and how long it takes to start
+    Size,
     /// That the public interface of each library is the one in api/
     Api {
         /// Write what is public now
@@ -227,6 +230,10 @@ fn run(command: Command) -> Result<ExitCode> {
         Command::Package { store } => {
             interrupt::install()?;
             packages::package(&store)
+        }
+        Command::Size => {
+            interrupt::install()?;
+            size::size()
         }
         Command::Deny => {
             interrupt::install()?;

@@ -27,6 +27,8 @@ mod packages;
 #[cfg(unix)]
 mod report;
 #[cfg(unix)]
+mod size;
+#[cfg(unix)]
 mod steps;
 #[cfg(unix)]
 mod suite;
