@@ -80,16 +80,16 @@ lets the others go first, and campaigns again.
 
 The wish names the fencing token of the term. So a late wish ends no other term.
 
-Works on file:, redis:, etcd:, kube-lease: and kube-configmap:, with the rights of a candidate. On
-postgres: no leader can be asked: any role could send such a wish there.
+Works on file:, redis:, etcd:, kube-lease: and kube-configmap:, with the rights of a candidate. A store
+in which anybody could leave such a wish says that it cannot carry one.
 
 Exit code 0 when the term is over, 1 when there is no leader, 2 on an error, 76 when the leader
 still leads after --timeout. Then its work takes longer, or its version of tenure does not know the
 wish.";
 
 pub(crate) const LIST_HELP: &str = "\
-Works on file:, etcd:, kube-lease: and kube-configmap:. Redis and Postgres cannot list: Redis would
-have to look at every key of the database, and Postgres knows locks by numbers only.
+Works on file:, etcd:, kube-lease: and kube-configmap:. The other stores say why they cannot list: one
+would have to look at every key of its database, another knows locks by numbers only.
 
 Listing needs a right that no candidate needs. On etcd it is the right to read all keys below the
 prefix, on Kubernetes the verb \"list\" on the objects of the namespace.

@@ -107,7 +107,7 @@ pub(crate) fn table(root: &Path, sources: &[Source]) -> String {
     list(
         &mut text,
         &format!(
-            "files that name {STORE} outside its crate, tests, examples, testkit and fault suite"
+            "files that name {STORE} outside its crate, tests, examples, testkit, fault suite and fuzz targets"
         ),
         &naming_a_store(root, sources),
     );
@@ -172,7 +172,9 @@ fn naming_a_store(root: &Path, sources: &[Source]) -> Vec<String> {
         source.is_test()
             || source.path.starts_with(&own)
             || source.path.starts_with("crates/tenure-testkit/")
-            || source.path.starts_with("crates/tenure-chaos/")
+            || ["crates/tenure-chaos/", "fuzz/"]
+                .iter()
+                .any(|tests| source.path.starts_with(tests))
             || ["tests/", "examples/"].iter().any(|folder| {
                 source.path.starts_with(folder) || source.path.contains(&format!("/{folder}"))
             })

@@ -49,20 +49,17 @@ pub(crate) fn policy(args: &PolicyShownArgs) -> Result<u8, Failure> {
     for (name, duration) in rows {
         print(&format!("{name:28}{}", shown(duration)))?;
     }
-    print("  Kubernetes, etcd, Redis; on Postgres about 6s of it, and no cut connection")?;
+    print("  where a lock ends with its connection: no cut, and at most about 6s of silence")?;
     print("nobody leads, at worst, after")?;
     for (name, duration) in [
         ("  a resignation", gaps.resignation),
-        ("  a crash (Kubernetes)", gaps.observed),
-        ("  a crash (etcd, Redis)", gaps.expired),
-        ("  a crash (file, Postgres)", gaps.reported),
+        ("  a crash, candidates judge", gaps.observed),
+        ("  a crash, the store judges", gaps.expired),
+        ("  a crash that is reported", gaps.reported),
     ] {
         print(&format!("{name:28}{}", shown(duration)))?;
     }
-    print(
-        "  and what the store needs: etcd up to 1s to end a lease; Postgres a lease, as etcd, when",
-    )?;
-    print("  the host itself has vanished")?;
+    print("  and what the store adds: the policy's page says which line is that of which store")?;
     Ok(0)
 }
 
