@@ -21,6 +21,7 @@ use tenure_testkit::stores::process::{self, Hold};
 use tenure_testkit::stores::session::{self, Session};
 use tenure_testkit::stores::state::State;
 
+use crate::api;
 use crate::bench;
 use crate::chaos;
 use crate::features;
@@ -56,8 +57,13 @@ enum Command {
     },
     /// That each feature of the facade pulls its own store's client only, and builds alone
     Features,
-    /// The tests of the worked example as a crate of its own, outside the workspace
-    Outside,
+    /// A service and the worked example of a backend outside the workspace, on the packages as a
+    /// registry would serve them
+    Outside {
+        /// Elect on this store too, beside a directory and Redis
+        #[arg(long, value_name = "URL")]
+        store: Vec<String>,
+    },
     /// All benchmarks on the real stores and beside peers, and docs/benchmarks/all.md with its charts
     Bench {
         /// Fewer samples: under 15 minutes on two cores
@@ -87,25 +93,18 @@ enum Command {
     },
     /// The documentation, with warnings as errors
     Docs,
-    /// The verified dry run of all packages, their documentation as docs.rs builds it, and a service
-    /// on them
-    Package {
-        /// Elect on this store too, beside memory and a directory
-        #[arg(long, value_name = "URL")]
-        store: Vec<String>,
-    },
+    /// The verified dry run of all packages, and their documentation as docs.rs builds it
+    Package,
     /// Licences, banned crates and sources, by deny.toml
     Deny,
     /// How large the binary is with each store, and how long it takes to start
     Size,
-    /// That the public interface of each library is the one in api/
+    /// That the public interface of each library is the one in api/, and breaks nothing that the
+    /// commit in .semver-baseline promised
     Api {
         /// Write what is public now
         #[arg(long)]
         update: bool,
-        /// The nightly compiler, as rustup names it; the files are of nightly-2026-05-20
-        #[arg(long, default_value = "nightly")]
-        toolchain: String,
     },
     /// Records a server's process and becomes it
     #[command(name = "__child", hide = true)]
@@ -219,17 +218,17 @@ fn run(command: Command) -> Result<ExitCode> {
             features::check_builds()?;
             Ok(ExitCode::SUCCESS)
         }
-        Command::Outside => {
+        Command::Outside { store } => {
             interrupt::install()?;
-            outside::test()
+            outside::test(&store)
         }
         Command::Bench { quick, kubernetes } => {
             interrupt::install()?;
             bench::bench(quick, kubernetes || !quick)
         }
-        Command::Package { store } => {
+        Command::Package => {
             interrupt::install()?;
-            packages::package(&store)
+            packages::package()
         }
         Command::Size => {
             interrupt::install()?;
@@ -239,9 +238,9 @@ fn run(command: Command) -> Result<ExitCode> {
             interrupt::install()?;
             packages::deny()
         }
-        Command::Api { update, toolchain } => {
+        Command::Api { update } => {
             interrupt::install()?;
-            packages::api(&toolchain, update)
+            api::api(update)
         }
         Command::Fuzz {
             targets,

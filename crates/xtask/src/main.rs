@@ -7,6 +7,8 @@ fn main() {
 }
 
 #[cfg(unix)]
+mod api;
+#[cfg(unix)]
 mod bench;
 #[cfg(unix)]
 mod chaos;
@@ -18,6 +20,8 @@ mod features;
 mod fuzz;
 #[cfg(unix)]
 mod more;
+#[cfg(unix)]
+mod nightly;
 #[cfg(unix)]
 mod other_servers;
 #[cfg(unix)]

@@ -1,7 +1,7 @@
-//! `cargo xtask package`, `deny` and `api`: what has to be green before a release.
+//! `cargo xtask package` and `deny`: what has to be green before a release.
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 use std::time::Instant;
 
@@ -11,43 +11,52 @@ use tenure_testkit::paths;
 use tenure_testkit::provision::tools::DENY;
 use tenure_testkit::shell::capture;
 
+use crate::nightly::Nightly;
 use crate::report::{Row, report};
-use crate::steps::{Environment, cargo, cargo_step, forget_this_package, row, step, words};
+use crate::steps::{Environment, cargo, cargo_step, row, step, words};
 
 /// Libraries leave the version of the Kubernetes API to the program. The check of a package builds
 /// it without one.
-const KUBERNETES: (&str, &str) = ("K8S_OPENAPI_ENABLED_VERSION", "1.37");
-
-/// A program that depends on the facade by its version alone.
-const SERVICE: &str = include_str!("packages/service.rs");
+pub(crate) const KUBERNETES: (&str, &str) = ("K8S_OPENAPI_ENABLED_VERSION", "1.37");
 
 /// A package that is published.
 #[derive(Debug)]
-struct Package {
-    name: String,
-    version: String,
-    is_library: bool,
+pub(crate) struct Package {
+    pub(crate) name: String,
+    pub(crate) version: String,
+    pub(crate) is_library: bool,
     /// Of `[package.metadata.docs.rs]`.
-    docs: Value,
+    pub(crate) docs: Value,
     manifest: Value,
 }
 
 /// `cargo xtask package`
-pub(crate) fn package(stores: &[String]) -> Result<ExitCode> {
+pub(crate) fn package() -> Result<ExitCode> {
     let begin = Instant::now();
     let packages = published()?;
-    let environment: Environment = vec![(KUBERNETES.0.into(), KUBERNETES.1.into())];
-    let dry_run = words("publish --workspace --dry-run --allow-dirty");
+    let environment: Environment = vec![
+        (KUBERNETES.0.into(), KUBERNETES.1.into()),
+        // Nobody debugs what is built here, and each package is built once more.
+        ("CARGO_PROFILE_DEV_DEBUG".into(), "0".into()),
+        ("CARGO_INCREMENTAL".into(), "0".into()),
+    ];
+    let target = paths::workspace().join("target").join("publish");
+    forget_earlier(&packages, &target)?;
+    let folder = target.display().to_string();
+    let mut dry_run = words("publish --workspace --dry-run --allow-dirty --target-dir");
+    dry_run.push(&folder);
     let mut rows = vec![
         row("manifests", || complete(&packages))?,
         cargo_step("verified dry run", &dry_run, &environment)?,
+        row("sizes", || sizes(&packages, &target))?,
     ];
-    for package in packages.iter().filter(|package| package.is_library) {
-        rows.push(documentation(package)?);
+    let nightly = Nightly::find();
+    if let Err(error) = &nightly {
+        eprintln!("the documentation without --cfg docsrs: {error:#}");
     }
-    rows.push(row("a service on the packages", || {
-        service(&packages, stores)
-    })?);
+    for package in packages.iter().filter(|package| package.is_library) {
+        rows.push(documentation(package, nightly.as_ref().ok())?);
+    }
     Ok(report(&rows, begin.elapsed()))
 }
 
@@ -60,125 +69,93 @@ pub(crate) fn deny() -> Result<ExitCode> {
     Ok(report(&[row], begin.elapsed()))
 }
 
-/// `cargo xtask api`: compares the public interface of each library with its file in `api/`, or
-/// writes the file.
-pub(crate) fn api(toolchain: &str, update: bool) -> Result<ExitCode> {
-    let begin = Instant::now();
-    let mut rows = Vec::new();
-    let packages = published()?;
-    for package in packages.iter().filter(|package| package.is_library) {
-        let name = format!("interface of {}", package.name);
-        rows.push(row(&name, || interface(&package.name, toolchain, update))?);
+/// Removes what an earlier run has unpacked and built of the packages: cargo knows a package of a
+/// registry by its version alone, and would verify the next one against the earlier one's source.
+fn forget_earlier(packages: &[Package], target: &Path) -> Result<()> {
+    let home = std::env::home_dir().unwrap_or_default().join(".cargo");
+    let home = std::env::var_os("CARGO_HOME").map_or(home, PathBuf::from);
+    for registry in entries(&home.join("registry").join("src")) {
+        // The registry of a dry run has no host in its name.
+        if !file_name(&registry).starts_with('-') {
+            continue;
+        }
+        for package in packages {
+            let unpacked = format!("{}-{}", package.name, package.version);
+            paths::remove_dir(&registry.join(unpacked))?;
+        }
     }
-    Ok(report(&rows, begin.elapsed()))
+    for built in entries(&target.join("debug").join(".fingerprint")) {
+        if packages
+            .iter()
+            .any(|it| file_name(&built).starts_with(&it.name))
+        {
+            paths::remove_dir(&built)?;
+        }
+    }
+    Ok(())
 }
 
-fn interface(package: &str, toolchain: &str, update: bool) -> Result<String> {
-    let file = paths::workspace()
-        .join("api")
-        .join(format!("{package}.txt"));
-    let mut command = Command::new("cargo-public-api");
-    command
-        .args(["public-api", "--all-features", "--package", package])
-        .args([
-            "--omit",
-            "blanket-impls,auto-trait-impls,auto-derived-impls",
-        ])
-        .args(["--target-dir", "target/api"])
-        .env("RUSTUP_TOOLCHAIN", toolchain)
-        .env(KUBERNETES.0, KUBERNETES.1)
-        .current_dir(paths::workspace());
-    forget_this_package(&mut command);
-    let now = capture(&mut command)
-        .context("cargo-public-api: cargo install --locked cargo-public-api@0.52.0")?;
-    let now = format!("{}\n", now.trim_end());
-    if update {
-        fs::write(&file, &now)?;
-        return Ok(format!("written, {} lines", now.lines().count()));
-    }
-    let before = fs::read_to_string(&file).unwrap_or_default();
-    let gone = before
-        .lines()
-        .find(|line| !now.lines().any(|now| now == *line));
-    let new = now
-        .lines()
-        .find(|line| !before.lines().any(|old| old == *line));
-    ensure!(
-        gone.is_none() && new.is_none(),
-        "differs from {}, first by -{:?} +{:?}; if that is wanted: cargo xtask api --update",
-        file.display(),
-        gone.unwrap_or_default(),
-        new.unwrap_or_default()
-    );
-    Ok(format!("{} lines as in api/", now.lines().count()))
+fn entries(folder: &Path) -> Vec<PathBuf> {
+    let entries = fs::read_dir(folder).into_iter().flatten().flatten();
+    entries.map(|entry| entry.path()).collect()
 }
 
-/// The documentation of a library with the features and the flag of docs.rs.
-fn documentation(package: &Package) -> Result<Row> {
-    let features: Vec<&str> = package.docs["features"]
-        .as_array()
-        .map(|features| features.iter().filter_map(Value::as_str).collect())
-        .unwrap_or_default();
-    let features = features.join(",");
-    let mut arguments = vec!["doc", "--lib", "--no-deps", "--package", &package.name];
-    if package.docs["all-features"] == true {
-        arguments.push("--all-features");
-    }
-    if !features.is_empty() {
-        arguments.extend(["--features", &features]);
-    }
-    let flags = ("RUSTDOCFLAGS".into(), "--cfg docsrs -D warnings".into());
-    cargo_step(&format!("docs of {}", package.name), &arguments, &[flags])
+fn file_name(path: &Path) -> String {
+    let name = path.file_name().unwrap_or_default();
+    name.to_string_lossy().into_owned()
 }
 
-/// Builds a program outside the workspace on the unpacked packages, which the dry run has left, and
-/// elects a leader on each store.
-fn service(packages: &[Package], stores: &[String]) -> Result<String> {
-    let folder = tempfile::tempdir()?;
-    let built = paths::workspace().join("target/package");
-    let mut manifest = String::from(
-        "[package]\nname = \"service\"\nversion = \"0.1.0\"\nedition = \"2024\"\n[workspace]\n\
-         [dependencies]\n\
-         tenure = { version = \"0.1\", features = [\"redis\", \"postgres\"] }\n\
-         tokio = { version = \"1\", features = [\"macros\", \"rt\"] }\n[patch.crates-io]\n",
-    );
-    for package in packages.iter().filter(|package| package.is_library) {
-        let unpacked = built.join(format!("{}-{}", package.name, package.version));
-        ensure!(
-            unpacked.join("Cargo.toml.orig").exists(),
-            "{} is no unpacked package: did the dry run fail?",
-            unpacked.display()
-        );
-        let patch = format!(
-            "{} = {{ path = \"{}\" }}\n",
+/// What the dry run has packed.
+fn sizes(packages: &[Package], target: &Path) -> Result<String> {
+    let mut all = Vec::new();
+    for package in packages {
+        let file = target
+            .join("package/tmp-registry")
+            .join(format!("{}-{}.crate", package.name, package.version));
+        let file = fs::metadata(&file).with_context(|| file.display().to_string())?;
+        all.push(format!(
+            "{} {} KiB",
             package.name,
-            unpacked.display()
-        );
-        manifest.push_str(&patch);
+            file.len().div_ceil(1024)
+        ));
     }
-    fs::create_dir(folder.path().join("src"))?;
-    fs::write(folder.path().join("src/main.rs"), SERVICE)?;
-    fs::write(folder.path().join("Cargo.toml"), manifest)?;
-    // The versions that the workspace is tested with.
-    fs::copy(
-        paths::workspace().join("Cargo.lock"),
-        folder.path().join("Cargo.lock"),
-    )?;
-    let mut run = Command::new(cargo());
-    let directory = format!("file://{}", folder.path().join("store").display());
-    run.args(["run", "--quiet", "--target-dir"])
-        .arg(built.join("service"))
-        .arg("--")
-        .args(["memory:", &directory])
-        .args(stores)
-        .current_dir(folder.path());
-    forget_this_package(&mut run);
-    let said = capture(&mut run)?;
-    Ok(said.trim().replace('\n', "; "))
+    Ok(all.join(", "))
+}
+
+/// The documentation of a library with the features of its own metadata, as docs.rs builds it: on a
+/// nightly compiler with `--cfg docsrs`, where there is one.
+fn documentation(package: &Package, nightly: Option<&Nightly>) -> Result<Row> {
+    let features = features_of_docs(&package.docs);
+    let mut arguments = vec!["doc", "--lib", "--no-deps", "--package", &package.name];
+    arguments.extend(features.iter().map(String::as_str));
+    let name = format!("docs of {}", package.name);
+    let Some(nightly) = nightly else {
+        let flags = ("RUSTDOCFLAGS".into(), "-D warnings".into());
+        return cargo_step(&name, &arguments, &[flags]);
+    };
+    let mut environment = nightly.folders("docs");
+    environment.push(("RUSTDOCFLAGS".into(), "--cfg docsrs -D warnings".into()));
+    let mut all = nightly.cargo_arguments();
+    all.extend(arguments);
+    step(&name, "rustup".as_ref(), &all, &environment, None)
+}
+
+/// The arguments of `cargo doc` that the metadata for docs.rs stands for.
+pub(crate) fn features_of_docs(docs: &Value) -> Vec<String> {
+    let mut arguments = Vec::new();
+    if docs["all-features"] == true {
+        arguments.push("--all-features".to_owned());
+    }
+    let features = docs["features"].as_array().into_iter().flatten();
+    let features: Vec<&str> = features.filter_map(Value::as_str).collect();
+    if !features.is_empty() {
+        arguments.extend(["--features".to_owned(), features.join(",")]);
+    }
+    arguments
 }
 
 /// The packages of the workspace that are published.
-fn published() -> Result<Vec<Package>> {
+pub(crate) fn published() -> Result<Vec<Package>> {
     let mut command = Command::new(cargo());
     command
         .args(["metadata", "--no-deps", "--format-version", "1"])
@@ -255,6 +232,15 @@ mod tests {
         let packages = published().unwrap();
         assert!(packages.len() >= 12, "{packages:?}");
         complete(&packages).unwrap();
+    }
+
+    #[test]
+    fn the_documentation_gets_the_features_of_its_metadata() {
+        let packages = published().unwrap();
+        let kube = packages.iter().find(|it| it.name == "tenure-kube").unwrap();
+        let expected = ["--all-features", "--features", "k8s-openapi/latest"];
+        assert_eq!(features_of_docs(&kube.docs), expected);
+        assert!(features_of_docs(&Value::Null).is_empty());
     }
 
     #[test]

@@ -4,6 +4,7 @@
 //! that is possible; elsewhere an error says what to install.
 
 mod apt;
+pub mod built_tools;
 mod go_module;
 mod kine;
 pub mod kube_apiserver;
