@@ -10,7 +10,7 @@
 //! | [`backoff`] | how long to wait before the next attempt |
 //! | [`single_flight`] | one attempt for all who want its outcome |
 //! | [`tasks`] | on which runtime and in which process a backend works |
-//! | [`store_error`] | an error of a store, and what to do next |
+//! | [`store_error`] | an error of a store, and what to do next; [`blocking`] for drivers that are not async |
 //! | [`allowance`] | how much a server may send before it has ended an answer |
 //! | [`deadline`] | one deadline for a call, and what is left of it for each step |
 //! | [`limits`] | bounds for sizes and durations, texts of others made harmless |
@@ -199,7 +199,7 @@ pub use deadline::Deadline;
 pub use lock_keys::LockKeys;
 pub use secret::{Credentials, Secret, redact};
 pub use single_flight::SingleFlight;
-pub use store_error::{Recovery, StoreError};
+pub use store_error::{Recovery, StoreError, blocking};
 pub use tasks::Tasks;
 pub use tls::{Tls, TlsMaterial, TlsNames};
 pub use url::Url;

@@ -196,8 +196,11 @@ pub fn with_reasons(error: &dyn StdError) -> String {
     text
 }
 
-/// Runs `work` on a thread for blocking calls.
-pub(crate) async fn blocking<T: Send + 'static, D>(
+/// Runs `work` on a thread for blocking calls, such as those of a driver that is not async.
+///
+/// Dropping the future does not stop the work: it runs to its end, and what it gives is dropped on
+/// its thread. Fails when the work panics, and when the runtime ends. Needs a tokio runtime.
+pub async fn blocking<T: Send + 'static, D>(
     work: impl FnOnce() -> T + Send + 'static,
 ) -> Result<T, StoreError<D>> {
     tokio::task::spawn_blocking(work)

@@ -18,7 +18,7 @@ use tenure_core::{
     BootClock, CampaignId, Capabilities, Check, Error, ErrorKind, Expiry, FencingGuarantee,
     FencingToken, LockName, Operation, Rises, SharedClock,
 };
-use tenure_kit::Url;
+use tenure_kit::{StoreError, Url, blocking};
 
 /// Elections among the processes that share one `SQLite` database.
 pub type SqliteBackend = RecordLock<SqliteStore>;
@@ -36,11 +36,8 @@ pub async fn connect(mut url: Url) -> Result<SqliteBackend, Error> {
     }
     url.finish()?;
     // Dropping the future lets it run to its end: then there is an empty database.
-    let opened = tokio::task::spawn_blocking(move || open_with(&path, create)).await;
-    opened.map_err(|error| {
-        let text = "opening the database panicked";
-        Error::new(ErrorKind::Internal, Operation::Connect, text).with_source(error)
-    })?
+    let opened = blocking(move || open_with(&path, create)).await;
+    opened.map_err(|error: StoreError| error.into_error(Operation::Connect))?
 }
 
 /// Opens the database at `path`, creating it if need be. Blocks for as long as the disk takes.
@@ -95,15 +92,12 @@ impl SqliteStore {
         query: impl FnOnce(&mut Connection) -> rusqlite::Result<T> + Send + 'static,
     ) -> Result<T, Error> {
         let connection = self.connection.clone();
-        let done = tokio::task::spawn_blocking(move || {
-            query(&mut connection.lock().unwrap_or_else(PoisonError::into_inner))
-        });
-        match done.await {
-            Ok(result) => result.map_err(|error| failed(operation, error)),
-            Err(error) => Err(
-                Error::new(ErrorKind::Internal, operation, "a query panicked").with_source(error),
-            ),
-        }
+        let done =
+            blocking(move || query(&mut connection.lock().unwrap_or_else(PoisonError::into_inner)));
+        let result = done
+            .await
+            .map_err(|error: StoreError| error.into_error(operation))?;
+        result.map_err(|error| failed(operation, error))
     }
 
     /// Writes `record` in place of the version `expected`, or as the first.
