@@ -320,6 +320,10 @@ mod tests {
             ("file:///a", "file:///a?create=false"),
             ("FILE:///a?x=1", "FILE:///a?x=1&create=false"),
             ("file:///a?create=true", "file:///a?create=true"),
+            ("file:///create=true", "file:///create=true?create=false"),
+            ("file:///a?recreate=1", "file:///a?recreate=1&create=false"),
+            ("file:///a?x=create=1", "file:///a?x=create=1&create=false"),
+            ("file:///a?x=1&create=on", "file:///a?x=1&create=on"),
             ("redis://h", "redis://h"),
             ("postgres://h/d", "postgres://h/d?target_session_attrs=any"),
         ] {

@@ -206,7 +206,7 @@ impl Store {
     /// For those who only look: a mistyped directory that they made would look like a free lock.
     pub fn to_look_at<'a>(&self, url: &'a str) -> Cow<'a, str> {
         match self.look_only {
-            Some((name, value)) if !url.contains(&format!("{name}=")) => {
+            Some((name, value)) if !has_parameter(url, name) => {
                 let joint = if url.contains('?') { '&' } else { '?' };
                 Cow::Owned(format!("{url}{joint}{name}={value}"))
             }
@@ -231,6 +231,14 @@ impl Store {
             ))
         })
     }
+}
+
+/// Whether the URL has a parameter of this name, as it is written.
+fn has_parameter(url: &str, name: &str) -> bool {
+    let parameters = url.split_once('?').map_or("", |(_, parameters)| parameters);
+    parameters
+        .split('&')
+        .any(|parameter| parameter.split('=').next() == Some(name))
 }
 
 impl fmt::Debug for Store {
