@@ -30,13 +30,13 @@
 //!     }
 //! }
 //!
-//! // `mine::a_release_frees_at_once` and 95 more. The expression is evaluated for each test, in
+//! // `mine::a_release_frees_at_once` and all others. The expression is evaluated for each test, in
 //! // a tokio runtime, and may await.
 //! tenure_conformance::suite!(mine, Mine { backend: MemoryBackend::private() });
 //!
 //! # #[tokio::main(flavor = "current_thread")]
 //! # async fn main() {
-//! // Or all at once:
+//! // Or all at once, on one target, such as one with a server:
 //! let target = Mine { backend: MemoryBackend::private() };
 //! let report = tenure_conformance::run_all("mine", &target).await;
 //! println!("{report}");

@@ -40,13 +40,15 @@ pub enum Need {
     Strace,
     /// `prometheus` and `promtool`, which evaluate the alert rules.
     Prometheus,
+    /// `mariadbd`, the store of a worked example.
+    MariaDb,
     /// `protoc` with the definitions that belong to it, for the build of the etcd client.
     Protoc,
 }
 
 impl Need {
     /// What the tests need.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 8] = [
         Self::Protoc,
         Self::Etcd,
         Self::Redis,
@@ -54,9 +56,10 @@ impl Need {
         Self::PgBouncer,
         Self::Strace,
         Self::Prometheus,
+        Self::MariaDb,
     ];
 
-    const PROGRAMS: [(Self, &'static [&'static str]); 7] = [
+    const PROGRAMS: [(Self, &'static [&'static str]); 8] = [
         (Self::Etcd, &["etcd", "etcdctl"]),
         (Self::Redis, &["redis-server", "redis-cli"]),
         (
@@ -66,6 +69,7 @@ impl Need {
         (Self::PgBouncer, &["pgbouncer"]),
         (Self::Strace, &["strace"]),
         (Self::Prometheus, &["prometheus", "promtool"]),
+        (Self::MariaDb, &["mariadbd"]),
         (Self::Protoc, &["protoc"]),
     ];
 
@@ -84,6 +88,8 @@ impl Need {
             Self::PgBouncer => &["pgbouncer"],
             Self::Strace => &["strace"],
             Self::Prometheus => &["prometheus"],
+            // The server alone: no service comes with it.
+            Self::MariaDb => &["mariadb-server-core"],
             Self::Protoc => &["protobuf-compiler", "libprotobuf-dev"],
         }
     }
