@@ -25,6 +25,7 @@ compile_error!(
 );
 
 mod backend_file;
+mod command_line;
 mod commands;
 mod failure;
 mod help;
@@ -39,6 +40,7 @@ use std::io::{self, IsTerminal as _};
 use std::process::ExitCode;
 
 use clap::FromArgMatches as _;
+use clap::builder::{FalseyValueParser, TypedValueParser as _};
 use clap::error::ErrorKind;
 use tenure::Registry;
 use tracing_subscriber::EnvFilter;
@@ -62,10 +64,10 @@ const LOG: [&str; 2] = ["TENURE_LOG", "RUST_LOG"];
 /// handles signals, is the parent of the command, and starts this program again for its helpers. A
 /// helper comes here too, so do nothing before this call that a second process must not do.
 pub fn main(registry: &Registry) -> ExitCode {
-    let matches = options::command(registry).try_get_matches();
+    let matches = command_line::command(registry).try_get_matches();
     let parsed = matches.and_then(|matches| {
         let parsed = Cli::from_arg_matches(&matches);
-        parsed.map_err(|error| error.format(&mut options::command(registry)))
+        parsed.map_err(|error| error.format(&mut command_line::command(registry)))
     });
     let cli = match parsed {
         Ok(cli) => cli,
@@ -143,7 +145,15 @@ fn is_json_asked_for() -> bool {
         .iter()
         .any(|it| it == "--json" || it == "--log-format=json")
         || arguments.windows(2).any(is_format)
+        || is_switched_on("TENURE_JSON")
         || std::env::var_os("TENURE_LOG_FORMAT").is_some_and(|it| it == "json")
+}
+
+/// Whether a variable is read as a switch that is on, as the options read it.
+fn is_switched_on(variable: &str) -> bool {
+    let read =
+        |value: OsString| FalseyValueParser::new().parse_ref(&clap::Command::new(""), None, &value);
+    std::env::var_os(variable).is_some_and(|value| read(value).unwrap_or(false))
 }
 
 /// What is missing when the command of `run` is taken for an option.

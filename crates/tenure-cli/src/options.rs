@@ -10,8 +10,8 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::builder::{FalseyValueParser, PossibleValue};
-use clap::{Args, CommandFactory as _, Parser, Subcommand, ValueEnum};
-use tenure::{Identity, LockName, Policy, PolicySettings, Reach, Registry, Setting, Store};
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use tenure::{Identity, LockName, Policy, PolicySettings, Setting};
 use tokio::runtime::{Builder, Runtime};
 
 use crate::failure::Failure;
@@ -117,49 +117,6 @@ impl Command {
             Self::Exec(_) | Self::Guard(_) | Self::Subreaper(_) | Self::Work(_)
         )
     }
-}
-
-/// The stores whose URLs come first in the help.
-const FIRST_EXAMPLES: [&str; 2] = ["file:///directory", "redis://host:6379"];
-
-/// The command line, whose help names the stores of `registry`.
-pub(crate) fn command(registry: &Registry) -> clap::Command {
-    let help = backend_help(registry);
-    let takes_store = |command: &clap::Command| {
-        let mut arguments = command.get_arguments();
-        arguments.any(|argument| argument.get_id() == "backend_file")
-    };
-    // These two keep the order, as `mut_subcommand` and `mut_arg` do not.
-    Cli::command().mut_subcommands(|command| {
-        if !takes_store(&command) {
-            return command;
-        }
-        command.mut_args(|argument| {
-            if argument.get_id() == "backend" {
-                argument.long_help(help.clone())
-            } else {
-                argument
-            }
-        })
-    })
-}
-
-/// What `--backend` takes.
-fn backend_help(registry: &Registry) -> String {
-    let [file, redis] = FIRST_EXAMPLES;
-    let others: Vec<&str> = registry
-        .stores()
-        .iter()
-        .filter(|store| store.reach() != Reach::Process)
-        .flat_map(Store::examples)
-        .copied()
-        .filter(|example| !FIRST_EXAMPLES.contains(example))
-        .collect();
-    format!(
-        "The store's URL, such as \"{file}\" for the processes of one host, or \"{redis}\"\n\n\
-         Others, if they were compiled in: {}.",
-        others.join(", ")
-    )
 }
 
 #[derive(Args, Debug)]

@@ -142,18 +142,24 @@ fn every_command_prints_the_json_that_the_schema_says() {
 
 #[test]
 fn errors_are_json_where_json_is_asked_for_and_have_one_prefix_elsewhere() {
-    let failing = |arguments: &[&str]| {
-        let output = tenure().args(arguments).output().unwrap();
+    let failing = |arguments: &[&str], json: &str| {
+        let mut failing = tenure();
+        let output = failing
+            .args(arguments)
+            .env("TENURE_JSON", json)
+            .output()
+            .unwrap();
         assert_eq!(output.status.code(), Some(2), "{output:?}");
         stderr(&output)
     };
     let bad_url = ["status", "--backend", "mysql://h", "--lock", "job"];
     let wrong_usage = ["status", "--no-such-option"];
     for arguments in [&bad_url[..], &wrong_usage] {
-        let text = failing(arguments);
+        let text = failing(arguments, "off");
         assert!(text.starts_with("tenure: "), "{text}");
+        assert_is("error", &failing(arguments, "1"));
         for more in [&["--json"] as &[&str], &["--log-format", "json"]] {
-            let text = failing(&[arguments, more].concat());
+            let text = failing(&[arguments, more].concat(), "0");
             let error = assert_is("error", &text);
             assert_eq!(error["exit_code"], 2);
         }

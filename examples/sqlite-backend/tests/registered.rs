@@ -76,6 +76,18 @@ fn doctor_tells_what_the_store_checks_and_help_and_version_name_it() {
 }
 
 #[test]
+fn scripts_and_pages_bear_the_name_of_the_binary() {
+    let script = stdout(&run(&["completions", "bash"]));
+    assert!(script.contains("tenure-sqlite"), "{script}");
+    let place = tempfile::tempdir().unwrap();
+    let output = run(&["man", place.path().to_str().unwrap()]);
+    assert_eq!(output.status.code(), Some(0), "{output:?}");
+    for page in ["tenure-sqlite.1", "tenure-sqlite-run.1"] {
+        assert!(place.path().join(page).is_file(), "no {page}");
+    }
+}
+
+#[test]
 fn a_wrong_url_is_told_without_the_password() {
     for (url, expected) in [
         ("sqlite://u:hunter2@h/locks.db", "sqlite:///absolute"),

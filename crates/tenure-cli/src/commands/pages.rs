@@ -2,20 +2,21 @@
 
 use tenure::Registry;
 
+use crate::command_line;
 use crate::failure::Failure;
-use crate::options::{self, CompletionsArgs, ManArgs};
+use crate::options::{CompletionsArgs, ManArgs};
 use crate::output::print;
 
 /// Prints a script for a shell.
 pub(crate) fn completions(args: &CompletionsArgs, registry: &Registry) -> Result<u8, Failure> {
     let mut script = Vec::new();
-    let command = &mut options::command(registry);
-    clap_complete::generate(args.shell, command, "tenure", &mut script);
+    let command = &mut command_line::command(registry);
+    clap_complete::generate(args.shell, command, command_line::program(), &mut script);
     print(String::from_utf8_lossy(&script).trim_end())?;
     Ok(0)
 }
 
-/// Writes a page for `tenure`, and one for each command.
+/// Writes a page for the program, and one for each command.
 pub(crate) fn man(args: &ManArgs, registry: &Registry) -> Result<u8, Failure> {
     let shown = args.directory.display().to_string();
     let cannot = |error| {
@@ -23,6 +24,10 @@ pub(crate) fn man(args: &ManArgs, registry: &Registry) -> Result<u8, Failure> {
         Failure::new(format!("cannot write manual pages to \"{shown}\": {error}"))
     };
     std::fs::create_dir_all(&args.directory).map_err(cannot)?;
-    clap_mangen::generate_to(options::command(registry), &args.directory).map_err(cannot)?;
+    let program = command_line::program();
+    let command = command_line::command(registry)
+        .display_name(&program)
+        .bin_name(&program);
+    clap_mangen::generate_to(command, &args.directory).map_err(cannot)?;
     Ok(0)
 }
