@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use serde_json::Value;
 use tenure_core::record::{Liveness, Record, RecordHolder, Step, Version, Versioned, Written};
 use tenure_core::{CampaignId, Error, ErrorKind, LockName, Operation};
+use tenure_kit::limits::shown;
 
 use crate::annotations::{annotation, remove_annotation, set_annotation};
 use crate::api::Api;
@@ -22,8 +23,9 @@ use crate::warned::Warned;
 use crate::wish::{WISH_ANNOTATION, WishText};
 
 /// What is wrong with a record, and what to do. The program that wrote it may read it well, so its
-/// holder may be at work.
+/// holder may be at work. The object itself says its name and namespace, with any bytes.
 pub(crate) fn unreadable<F: Form>(namespace: &str, lock: &str, problem: &str) -> String {
+    let (namespace, lock) = (&*shown(namespace), &*shown(lock));
     format!(
         "the {} \"{lock}\" in the namespace \"{namespace}\" cannot be read: {problem}; its holder \
          may be alive: stop all programs that use it first, and only then remove the record: {}",

@@ -62,7 +62,7 @@
 //!
 //! # Stores and features
 //!
-//! [`Store`] has the table: which URL, by which feature, and how a service that has a client of its
+//! [`Registry::new`] has the table: which URL, by which feature, and how a service that has a client of its
 //! store already gives that to the backend.
 //!
 //! Every URL takes the parameter `?generation=N`: see [`InGeneration`]. Further features: `serde`,

@@ -37,6 +37,28 @@ pub struct Registry {
 
 impl Registry {
     /// Every store of this workspace. Those whose feature is off are known and refused.
+    ///
+    /// | URL | feature | |
+    /// |---|---|---|
+    /// | `memory:` | `memory`, on by default | the tasks of one process |
+    /// | `file:///directory` | `file`, on by default | the processes of one host |
+    /// | `kube-lease://namespace` | `kube-lease` | Kubernetes Leases, shared with client-go |
+    /// | `kube-configmap://namespace` | `kube-configmap` | annotations of Kubernetes `ConfigMaps` |
+    /// | `etcd://host:2379,host:2379/prefix` | `etcd` | an etcd cluster; building needs `protoc` |
+    /// | `redis://host`, `redis+sentinel://…`, `redis+cluster://…`, `redis+unix:///socket` | `redis` | a Redis or Valkey server |
+    /// | `postgres://host/database` | `postgres` | a Postgres server (advisory locks) |
+    ///
+    /// `valkey:` means the same as `redis:`. `etcds:` and `rediss:` mean TLS, and `sslmode=` does in a
+    /// `postgres:` URL: by ring (feature `ring`, on by default) or AWS-LC (`aws-lc-rs`). `full` is every
+    /// store.
+    ///
+    /// With a Kubernetes store the application chooses the API version that the client library is
+    /// built for, by a line of its own: `k8s-openapi = { version = "0.29", features = ["latest"] }`.
+    ///
+    /// A service that has a client of its store already adds the backend's crate, `tenure-redis` say,
+    /// and gives that client or its settings to the backend: `tenure_kube_lease::with_client`,
+    /// `tenure_etcd::EtcdBackend::with_client`, `tenure_redis::RedisConfig::from_client` or
+    /// `tenure_postgres::PostgresConfig::from_client_config`.
     pub fn new() -> Self {
         built_in().clone()
     }
