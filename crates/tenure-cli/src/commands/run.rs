@@ -12,7 +12,7 @@ use self::patience::Patience;
 use self::term::{CommandRun, Ending};
 use rustix::process::Signal;
 use tenure::{
-    BootClock, Cause, Clock as _, Election, Event, HeartbeatThread, Holder, Identity, Leadership,
+    BootClock, Clock as _, Election, Event, HeartbeatThread, Holder, Identity, Leadership,
     LockName, Reach, Registry, Term, Time,
 };
 use tokio::sync::broadcast;
@@ -150,20 +150,12 @@ impl Plan {
             if matches!(ending, Ok(Ending::Over(_))) {
                 self.hold(&leadership.term(), elected, &mut signals).await;
             }
-            let asked = leadership.cause() == Some(Cause::Asked);
             let interrupted = release(leadership, &mut signals).await;
             match (ending?, interrupted) {
                 (Ending::Over(code) | Ending::Stopped(code), _) => return Ok(code),
                 (Ending::Lost, Some(signal)) => return Ok(signalled(signal)),
                 (Ending::Lost, None) if self.exit_on_loss => return Ok(exit::LOST),
-                (Ending::Lost, None) if asked => {
-                    // The others go first.
-                    let head_start = self.limits.policy.retry_interval();
-                    tokio::select! {
-                        () = tokio::time::sleep(head_start) => {}
-                        received = signals.ending() => return Ok(signalled(received.signal)),
-                    }
-                }
+                // After a wish to resign the next campaign lets the others go first.
                 (Ending::Lost, None) => {}
             }
         }
