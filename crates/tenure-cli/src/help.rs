@@ -84,8 +84,8 @@ Works on file:, redis:, etcd:, kube-lease: and kube-configmap:, with the rights 
 in which anybody could leave such a wish says that it cannot carry one.
 
 Exit code 0 when the term is over, 1 when there is no leader, 2 on an error, 76 when the leader
-still leads after --timeout. Then its work takes longer, or its version of tenure does not know the
-wish.";
+still leads after --timeout. Then no heartbeat came in this time, its work takes longer, or its
+version of tenure does not know the wish. Give --timeout more than a heartbeat and the drain limit.";
 
 pub(crate) const LIST_HELP: &str = "\
 Works on file:, etcd:, kube-lease: and kube-configmap:. The other stores say why they cannot list: one

@@ -36,6 +36,12 @@ pub(crate) async fn ask(
             return Ok(());
         };
         let key = first.key().to_vec();
+        if std::str::from_utf8(first.value()).is_err() {
+            return Err(StoreError::new(
+                ErrorKind::Unsupported,
+                "another program leads, and the value of its key is no text: it cannot be asked",
+            ));
+        }
         let asked = keys::with_wish(first.value(), lasts);
         let written = first.mod_revision();
         let writing = connector.call(limit, |mut client| {

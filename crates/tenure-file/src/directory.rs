@@ -343,7 +343,7 @@ impl Directory {
         let token = record.holder.as_ref().and_then(|holder| holder.token);
         let asked = token.and_then(|token| wish::for_term(sweep.wishes(), token));
         for name in sweep.wishes() {
-            if write.step != Step::Renew || wish::read(name) != asked {
+            if write.step == Step::Release || wish::read(name) != asked {
                 let _gone = files.dir().remove(name);
             }
         }

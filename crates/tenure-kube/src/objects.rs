@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use serde_json::Value;
 use tenure_core::record::{Liveness, Record, RecordHolder, Step, Version, Versioned, Written};
-use tenure_core::{CampaignId, Error, ErrorKind, LockName, Operation};
+use tenure_core::{BootClock, CampaignId, Clock as _, Error, ErrorKind, LockName, Operation};
 use tenure_kit::limits::shown;
 
 use crate::annotations::{annotation, remove_annotation, set_annotation};
@@ -100,7 +100,10 @@ impl<F: Form> Objects<F> {
             (None, Some(holder)) if self.is_of_earlier_self(holder) => Liveness::Gone,
             (None, _) => Liveness::Observed,
         };
-        let asked = WishText::read(annotation(&object, WISH_ANNOTATION));
+        // One that is over, or for another term, must not stand before the API server's.
+        let token = holder.as_ref().and_then(|holder| holder.token);
+        let asked = WishText::read(annotation(&object, WISH_ANNOTATION))
+            .filter(|wish| token.is_some_and(|token| wish.counts_for(token, BootClock.now())));
         let preferred = |coordination: &Coordination| {
             coordination.wish(&object, holder.as_ref(), found.lease())
         };

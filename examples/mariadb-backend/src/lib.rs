@@ -426,7 +426,10 @@ impl LockBackend for MariaDbBackend {
             Ok(value) if value == "1" => Check::fine(FLUSH, "tokens survive a crash of the server"),
             Ok(value) => Check::warning(
                 FLUSH,
-                format!("it is {value}: a token can come twice after a crash of the server"),
+                format!(
+                    "it is {value}: after a crash of the host two can lead for a lease, and a token \
+                     can come twice"
+                ),
                 format!("SET GLOBAL {FLUSH} = 1"),
             ),
             Err(error) => Check::warning(FLUSH, error.message(), "fix this and run doctor again"),

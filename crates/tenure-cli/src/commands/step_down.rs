@@ -15,6 +15,8 @@ use crate::output::{LeaderView, print};
 /// How long the store may take to answer.
 const LIMIT: Duration = Duration::from_secs(10);
 
+const SHORTEST_LIMIT: Duration = Duration::from_secs(1);
+
 /// How soon it is looked again.
 const LOOK_AGAIN: Duration = Duration::from_millis(200);
 
@@ -89,9 +91,10 @@ impl Outcome {
             return format!("the term of {leader} with token {token} is over; {now}");
         }
         format!(
-            "{leader} was asked to resign and still leads with token {token}: its work may not have \
-             stopped yet, or its version of tenure does not know the wish; look again with tenure \
-             status, or stop its process"
+            "{leader} was asked to resign and still leads with token {token}: no heartbeat came in \
+             this time, its work has not stopped yet, or its version of tenure does not know the \
+             wish; give --timeout more than its heartbeat and its drain limit, or look again with \
+             tenure status"
         )
     }
 }
@@ -119,60 +122,102 @@ impl Asking<'_> {
             });
         };
         let token = holder.token.ok_or_else(|| no_token(self.lock, &holder))?;
-        let asked = Some((holder.identity.clone(), token));
+        let leader = holder.identity.clone();
         let mut now = Occupancy::Led(holder);
         let mut ask_at = BootClock.now();
+        let mut failed = None;
         while BootClock.now() < self.ends {
-            if BootClock.now() >= ask_at {
-                self.ask(token).await?;
-                ask_at = BootClock.now() + ASK_AGAIN;
+            match self.ask_and_look(token, &mut ask_at).await {
+                Ok(seen) => (now, failed) = (seen, None),
+                // The wish may have been left: the store is asked again.
+                Err(error) if error.is_retryable() => {
+                    failed = Some(error);
+                    tokio::time::sleep(LOOK_AGAIN).await;
+                }
+                Err(error) => return Err(error.into()),
             }
-            tokio::time::sleep(LOOK_AGAIN).await;
-            now = self.look().await?;
-            if token_of(&now) != Some(token) {
+            if failed.is_none() && is_over(&now, &leader, token) {
                 return Ok(Outcome {
-                    asked,
+                    asked: Some((leader, token)),
                     resigned: true,
-                    now: self.successor(now).await?,
+                    now: self.successor(now).await,
                 });
             }
         }
+        if let Some(error) = failed {
+            return Err(error.into());
+        }
         Ok(Outcome {
-            asked,
+            asked: Some((leader, token)),
             resigned: false,
             now,
         })
     }
 
+    async fn ask_and_look(
+        &self,
+        token: FencingToken,
+        ask_at: &mut Time,
+    ) -> Result<Occupancy, Error> {
+        if BootClock.now() >= *ask_at {
+            self.ask(token).await?;
+            *ask_at = BootClock.now() + ASK_AGAIN;
+        }
+        tokio::time::sleep(LOOK_AGAIN).await;
+        self.look().await
+    }
+
     async fn ask(&self, token: FencingToken) -> Result<(), Error> {
         let left = self.ends.since(BootClock.now());
         let asking = self.backend.ask_to_resign(self.lock, token, left);
-        match tokio::time::timeout(LIMIT, asking).await {
+        let limit = self.limit();
+        match tokio::time::timeout(limit, asking).await {
             Ok(asked) => asked,
-            Err(_) => Err(Error::timeout(Operation::AskToResign, LIMIT)),
+            Err(_) => Err(Error::timeout(Operation::AskToResign, limit)),
         }
     }
 
-    /// Waits until there is a leader, for a moment.
-    async fn successor(&self, mut now: Occupancy) -> Result<Occupancy, Error> {
+    /// Waits until there is a leader, for a moment. That the term is over is known already.
+    async fn successor(&self, mut now: Occupancy) -> Occupancy {
         let ends = self.ends.min(BootClock.now() + SUCCESSOR_LIMIT);
         while token_of(&now).is_none() && BootClock.now() < ends {
             tokio::time::sleep(LOOK_AGAIN).await;
-            now = self.look().await?;
+            let Ok(seen) = self.look().await else {
+                return now;
+            };
+            now = seen;
         }
-        Ok(now)
+        now
     }
 
     async fn look(&self) -> Result<Occupancy, Error> {
-        match tokio::time::timeout(LIMIT, self.backend.holder(self.lock)).await {
+        let limit = self.limit();
+        match tokio::time::timeout(limit, self.backend.holder(self.lock)).await {
             Ok(occupancy) => occupancy,
-            Err(_) => Err(Error::timeout(Operation::Holder, LIMIT)),
+            Err(_) => Err(Error::timeout(Operation::Holder, limit)),
         }
+    }
+
+    /// For one call: no longer than the whole, but long enough for one that is begun at its end.
+    fn limit(&self) -> Duration {
+        LIMIT.min(self.ends.since(BootClock.now()).max(SHORTEST_LIMIT))
     }
 }
 
 fn is_led(occupancy: &Occupancy) -> bool {
     matches!(occupancy, Occupancy::Led(_) | Occupancy::Unknown(_))
+}
+
+/// Whether the leader's term with this token is over. Another program may have removed the token
+/// from the record of a term that goes on.
+fn is_over(occupancy: &Occupancy, leader: &str, token: FencingToken) -> bool {
+    let (Occupancy::Led(holder) | Occupancy::Unknown(holder)) = occupancy else {
+        return true;
+    };
+    match holder.token {
+        Some(told) => told != token,
+        None => holder.identity != leader,
+    }
 }
 
 fn token_of(occupancy: &Occupancy) -> Option<FencingToken> {

@@ -278,6 +278,10 @@ impl Session {
                 return Ok(());
             };
             state.written = found.mod_revision();
+            // The value that is written next says nothing of a wish that no heartbeat has read.
+            if let Some(left) = keys::wish(found.value()) {
+                state.asked = Some(self.shared.clock.now() + left);
+            }
             // Written by an attempt whose answer was lost.
             if found.value() == proposal.as_bytes() && found.lease() == self.id {
                 state.publishes(candidate.value.as_ref(), found.mod_revision());

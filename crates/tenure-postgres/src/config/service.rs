@@ -15,8 +15,40 @@ const SYSTEM: [&str; 2] = [
 /// A file larger than this is none.
 const MOST_BYTES: u64 = 1 << 20;
 
+/// What a service may say. The file is libpq's: it sets none of our own parameters.
+const KNOWN: [&str; 15] = [
+    "application_name",
+    "channel_binding",
+    "connect_timeout",
+    "dbname",
+    "host",
+    "options",
+    "passfile",
+    "password",
+    "port",
+    "sslcert",
+    "sslkey",
+    "sslmode",
+    "sslrootcert",
+    "target_session_attrs",
+    "user",
+];
+
+/// What changes nothing here: we keep connections alive by heartbeats, and use no Kerberos.
+const IGNORED: [&str; 9] = [
+    "client_encoding",
+    "fallback_application_name",
+    "gssencmode",
+    "keepalives",
+    "keepalives_count",
+    "keepalives_idle",
+    "keepalives_interval",
+    "sslcompression",
+    "tcp_user_timeout",
+];
+
 /// What a service says: names and values, in the order of the file.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub(super) struct Service(Vec<(String, String)>);
 
 impl Service {
@@ -40,6 +72,7 @@ impl Service {
                 Error::misconfigured(format!("{}: {problem}", file.display()))
             })?;
             if let Some(found) = found {
+                warn_of_readers(&file, &found);
                 return Ok(Self(found));
             }
         }
@@ -103,17 +136,34 @@ fn files(variable: impl Fn(&str) -> Option<String>) -> Vec<(PathBuf, bool)> {
 }
 
 fn read(file: &Path, must_exist: bool) -> Result<Option<String>, Error> {
-    let wrong = |what: String| Error::misconfigured(format!("{} {what}", file.display()));
-    let text = std::fs::metadata(file).and_then(|found| {
-        if !found.is_file() || found.len() > MOST_BYTES {
-            return Err(io::Error::other("it is no file of a megabyte at most"));
-        }
-        std::fs::read_to_string(file)
-    });
-    match text {
-        Ok(text) => Ok(Some(text)),
-        Err(error) if !must_exist && error.kind() == io::ErrorKind::NotFound => Ok(None),
-        Err(error) => Err(wrong(format!("cannot be read: {error}"))),
+    let found = match std::fs::metadata(file) {
+        Ok(found) => found,
+        // One that cannot be looked at is not there, as for libpq: the home may be another user's.
+        Err(_) if !must_exist => return Ok(None),
+        Err(error) => return Err(unreadable(file, &error)),
+    };
+    if !found.is_file() || found.len() > MOST_BYTES {
+        let what = io::Error::other("it is no file of a megabyte at most");
+        return Err(unreadable(file, &what));
+    }
+    let text = std::fs::read_to_string(file).map_err(|error| unreadable(file, &error))?;
+    Ok(Some(text))
+}
+
+fn unreadable(file: &Path, error: &io::Error) -> Error {
+    Error::misconfigured(format!("{} cannot be read: {error}", file.display()))
+}
+
+/// libpq reads a password there whatever the file's mode; in a password file it does not.
+fn warn_of_readers(file: &Path, found: &[(String, String)]) {
+    use std::os::unix::fs::MetadataExt as _;
+
+    let has_password = found.iter().any(|(name, _)| name == "password");
+    if has_password && std::fs::metadata(file).is_ok_and(|it| it.mode() & 0o077 != 0) {
+        tracing::warn!(
+            file = %file.display(),
+            "others may read the password in this file: chmod 600 it, or use passfile"
+        );
     }
 }
 
@@ -152,6 +202,15 @@ fn section(text: &str, name: &str) -> Result<Option<Vec<(String, String)>>, Stri
         if key == "service" {
             return Err(format!("line {number} names a service in a service"));
         }
+        if IGNORED.contains(&key) {
+            continue;
+        }
+        if !KNOWN.contains(&key) {
+            return Err(format!(
+                "line {number} sets \"{}\", which is not supported in a service",
+                key.escape_debug()
+            ));
+        }
         found.push((key.to_owned(), value.to_owned()));
     }
     Ok(found)
@@ -164,7 +223,7 @@ mod tests {
 
     const FILE: &str = "# comment\n[other]\nhost=no\n\n [app] \n host=a,b\nport=1,2\nuser=ann\n\
                         password=s3cret\ndbname=jobs\nconnect_timeout=7\nuser=bob\n\
-                        application_name=x\n[app]\nhost=never\n";
+                        application_name=x\nkeepalives=1\n[app]\nhost=never\n";
 
     fn config(url: &str, variables: &[(&str, &str)]) -> Result<PostgresConfig, Error> {
         let variable = |name: &str| {
@@ -223,7 +282,10 @@ mod tests {
         );
         refused("[app]\nldap://s3cret/x\n", "line 2 asks an LDAP server");
         refused("[app]\nhost=a,b\nport=1,2,3\n", "3 ports for 2 hosts");
-        refused("[app]\nno_such_thing=1\n", "no_such_thing");
+        refused("[app]\nno_such_thing=1\n", "line 2 sets \"no_such_thing\"");
+        // Only the URL can do without a lease, or join another lock.
+        refused("[app]\nserver_lease=off\n", "line 2 sets \"server_lease\"");
+        refused("[app]\nlock_key=a:1\n", "line 2 sets \"lock_key\"");
         std::fs::remove_file(&file).unwrap();
         let variables = [("PGSERVICEFILE", file.to_str().unwrap())];
         let error = config("postgres://?service=app", &variables).unwrap_err();
