@@ -95,6 +95,13 @@ async fn the_api_server_chooses_the_leader_and_replaces_it_by_an_older_version()
     );
     assert_eq!(lease["spec"]["holderIdentity"], "newer", "{lease}");
 
+    // A wish that is over stays beside the record, and hides nothing.
+    let asker = connect(server.config()).await.unwrap();
+    asker
+        .ask_to_resign(&lock("coordinated"), first.token(), Duration::ZERO)
+        .await
+        .unwrap();
+
     // An older one comes: the leader's term ends in time for its work, and is given back.
     let older = election(server, "older", "1.1.0").await;
     let campaign = tokio::spawn(async move { older.campaign().await });
