@@ -54,9 +54,11 @@ fn on_ctrl_z_both_stop_and_on_fg_both_go_on() {
     let place = Place::new();
     let (mut shell, mut keys) = in_terminal(&place, "bash --norc -i");
     let run = RUN.replace("fast", "default");
-    let work =
-        "echo $PPID > subreaper; echo $$ > child; while :; do echo >> ticks; sleep 0.05; done";
-    keys.write_all(format!("{run} sh -c '{work}'; echo $? > code\n").as_bytes())
+    // It starts nothing while it works. A shell that just starts a program stops only after that,
+    // and the program may stop before it has begun: then both wait for each other (vfork).
+    let work = "mkfifo pause; exec 3<>pause; echo $PPID > subreaper; echo $$ > child
+        while :; do echo >> ticks; read -t 0.05 -u 3; done";
+    keys.write_all(format!("{run} bash -c '{work}'; echo $? > code\n").as_bytes())
         .unwrap();
     let child = place.pid("child");
     let subreaper = Path::new("/proc").join(place.line("subreaper"));
@@ -82,8 +84,8 @@ fn on_ctrl_z_both_stop_and_on_fg_both_go_on() {
 #[test]
 fn ctrl_z_without_a_shell_does_not_hold_the_lock_for_nothing() {
     let place = Place::new();
-    let work =
-        "trap 'echo > stopped' CONT; echo > ready; until [ -e stopped ]; do sleep 0.01; done";
+    // Nor does this start anything.
+    let work = "trap 'echo > stopped' CONT; echo > ready; until [ -e stopped ]; do :; done";
     let (mut run, mut keys) = in_terminal(&place, &format!("exec {RUN} sh -c \"{work}\""));
     place.line("ready");
     keys.write_all(b"\x1a").unwrap();
