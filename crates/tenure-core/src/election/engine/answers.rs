@@ -8,7 +8,7 @@ use crate::contract::error::{Error, ErrorKind};
 use crate::contract::token::FencingToken;
 use crate::contract::wish::Wish;
 use crate::election::engine::Engine;
-use crate::election::engine::calls::{Heartbeat, Overdue};
+use crate::election::engine::running::{Heartbeat, Overdue};
 use crate::election::event::Event;
 use crate::election::machine::cause::Cause;
 use crate::election::machine::input::{Failure, Input};

@@ -1,134 +1,57 @@
-//! The engine's calls to the store: made, kept and polled here, each under its deadline.
+//! The engine's calls to the store: made and kept here. Nothing of a call runs before
+//! [`Running::answer`] polls it.
 //!
 //! One call at a time, but for heartbeats: where the backend allows it, one without an answer goes
 //! on while further attempts are made.
 
-use std::future::{self, Future};
-use std::pin::Pin;
+use std::future::Future;
 use std::sync::Arc;
-use std::task::{self, Poll};
 
-use crate::contract::backend::{Acquired, Candidate, Grant, Renewal};
+use crate::contract::backend::{Candidate, Grant};
 use crate::contract::clock::Time;
-use crate::contract::error::{Error, ErrorKind, Operation};
+use crate::contract::error::Operation;
 use crate::election::context::Context;
+use crate::election::engine::running::{self, Answer, Heartbeat, Overdue, Running};
 use crate::election::spans::CallSpan;
 
 /// How many overdue heartbeats are kept: the first, which a slow store may answer yet, and the
 /// newest ones. With these a retry of the default policy has five seconds.
 const MOST_OVERDUE: usize = 5;
 
-/// What the store has answered, or why there is no answer.
-pub(super) enum Answer {
-    Acquire(Result<Acquired, Error>),
-    Renew(Result<Renewal, Error>),
-    /// The heartbeat under way has no answer in its time. The rest of it, where it may go on.
-    Overdue(Error, Option<Heartbeat>),
-    /// A heartbeat is answered that was overdue.
-    Late(Overdue, Result<Renewal, Error>),
-    GiveBack(Result<(), Error>),
-}
-
-/// A call of `renew`.
-pub(super) type Heartbeat = Pin<Box<dyn Future<Output = Result<Renewal, Error>> + Send>>;
-
-/// A heartbeat that had no answer in its time.
-pub(super) struct Overdue {
-    heartbeat: Heartbeat,
-    pub(super) began_at: Time,
-    /// The number of the published value that it writes.
-    pub(super) written: u64,
-}
-
-/// The call under way, if there is one, and the heartbeats that are overdue.
 pub(super) struct Calls {
     context: Arc<Context>,
-    under_way: Option<Pin<Box<dyn Future<Output = Answer> + Send>>>,
+    pub(super) running: Running,
     began_at: Time,
-    overdue: Vec<Overdue>,
 }
 
 impl Calls {
     pub(super) fn new(context: Arc<Context>) -> Self {
         Self {
             context,
-            under_way: None,
+            running: Running::default(),
             began_at: Time::ZERO,
-            overdue: Vec::new(),
         }
     }
 
     pub(super) fn acquire(&mut self, candidate: Candidate) {
-        let context = self.context.clone();
         let span = self.span(Operation::Acquire);
-        self.keep(async move {
-            let setup = &context.setup;
-            let lease = setup.policy.lease();
-            let call = setup.backend.acquire(&setup.lock, &candidate, lease);
-            let answer = until_timeout(&context, Operation::Acquire, call).await;
-            span.end(&answer, |acquired| match acquired {
-                Acquired::Held(_) => "held",
-                Acquired::Taken { .. } => "taken",
-            });
-            Answer::Acquire(answer)
-        });
+        self.keep(running::acquire(self.context.clone(), span, candidate));
     }
 
     pub(super) fn renew(&mut self, grant: Option<Grant>, not_before: Time, overdue_at: Time) {
-        let context = self.context.clone();
-        let span = self.span(Operation::Renew);
-        self.keep(async move {
-            let Some(grant) = grant else {
-                return Answer::Renew(Err(no_grant(Operation::Renew)));
-            };
-            let began_at = context.clock.now();
-            let timer = async { context.clock.sleep_until(overdue_at).await };
-            let backend = context.setup.backend.clone();
-            let mut heartbeat: Heartbeat = Box::pin(async move {
-                let answer = backend.renew(&grant, not_before).await;
-                span.end(&answer, |renewal| match renewal {
-                    Renewal::Renewed(_) => "renewed",
-                    Renewal::Lost { .. } => "lost",
-                });
-                answer
-            });
-            tokio::select! {
-                biased;
-                answer = &mut heartbeat => Answer::Renew(answer),
-                () = timer => {
-                    let error = Error::timeout(Operation::Renew, overdue_at.since(began_at));
-                    let goes_on = context.setup.backend.may_go_on(began_at);
-                    Answer::Overdue(error, goes_on.then_some(heartbeat))
-                }
-            }
-        });
+        let (context, span) = (self.context.clone(), self.span(Operation::Renew));
+        self.keep(running::renew(context, span, grant, not_before, overdue_at));
     }
 
     pub(super) fn release(&mut self, grant: Option<Grant>) {
-        let context = self.context.clone();
         self.drop_overdue();
         let span = self.span(Operation::Release);
-        self.keep(async move {
-            let Some(grant) = grant else {
-                return Answer::GiveBack(Err(no_grant(Operation::Release)));
-            };
-            let call = context.setup.backend.release(&grant);
-            let answer = until_timeout(&context, Operation::Release, call).await;
-            span.end(&answer, |()| "done");
-            Answer::GiveBack(answer)
-        });
+        self.keep(running::release(self.context.clone(), span, grant));
     }
 
     pub(super) fn withdraw(&mut self, candidate: Candidate) {
-        let context = self.context.clone();
         let span = self.span(Operation::Withdraw);
-        self.keep(async move {
-            let setup = &context.setup;
-            let call = setup.backend.withdraw(&setup.lock, &candidate);
-            let answer = until_timeout(&context, Operation::Withdraw, call).await;
-            span.end(&answer, |()| "done");
-            Answer::GiveBack(answer)
-        });
+        self.keep(running::withdraw(self.context.clone(), span, candidate));
     }
 
     /// Around a call that is made now.
@@ -140,10 +63,9 @@ impl Calls {
         )
     }
 
-    /// Nothing of the call runs before [`answer`](Self::answer) polls it.
     fn keep(&mut self, call: impl Future<Output = Answer> + Send + 'static) {
         self.began_at = self.context.clock.now();
-        self.under_way = Some(Box::pin(call));
+        self.running.under_way = Some(Box::pin(call));
     }
 
     /// When the last call was made.
@@ -151,41 +73,13 @@ impl Calls {
         self.began_at
     }
 
-    /// Runs the call under way, and the overdue heartbeats, to the next answer; without one it
-    /// never returns. Cancel safe: the calls go on when this is awaited again.
-    pub(super) async fn answer(&mut self) -> Answer {
-        future::poll_fn(|cx| self.poll_answer(cx)).await
-    }
-
-    fn poll_answer(&mut self, cx: &mut task::Context<'_>) -> Poll<Answer> {
-        if let Some(call) = &mut self.under_way
-            && let Poll::Ready(answer) = call.as_mut().poll(cx)
-        {
-            self.under_way = None;
-            return Poll::Ready(answer);
-        }
-        let mut answer = None;
-        let answered = self.overdue.iter_mut().position(|overdue| {
-            match overdue.heartbeat.as_mut().poll(cx) {
-                Poll::Ready(late) => answer = Some(late),
-                Poll::Pending => {}
-            }
-            answer.is_some()
-        });
-        match (answered, answer) {
-            (Some(index), Some(answer)) => {
-                Poll::Ready(Answer::Late(self.overdue.remove(index), answer))
-            }
-            _ => Poll::Pending,
-        }
-    }
-
     /// Keeps the heartbeat that is overdue: it began with the last call.
     pub(super) fn keep_overdue(&mut self, heartbeat: Heartbeat, written: u64) {
-        if self.overdue.len() == MOST_OVERDUE {
-            self.overdue.remove(1);
+        let overdue = &mut self.running.overdue;
+        if overdue.len() == MOST_OVERDUE {
+            overdue.remove(1);
         }
-        self.overdue.push(Overdue {
+        overdue.push(Overdue {
             heartbeat,
             began_at: self.began_at,
             written,
@@ -194,38 +88,17 @@ impl Calls {
 
     /// No answer to them is of use any more.
     pub(super) fn drop_overdue(&mut self) {
-        self.overdue.clear();
+        self.running.overdue.clear();
     }
 
     /// The same, and the heartbeat under way. Only while there is a term, or at its end: then each
     /// call is one. Whether one that was overdue may have written another value than the number
     /// `written`.
     pub(super) fn drop_renewals(&mut self, written: u64) -> bool {
-        let other = self.overdue.iter().any(|call| call.written != written);
-        self.overdue.clear();
-        self.under_way = None;
+        let overdue = &self.running.overdue;
+        let other = overdue.iter().any(|call| call.written != written);
+        self.drop_overdue();
+        self.running.under_way = None;
         other
     }
-}
-
-/// Puts the request timeout on a call. An answer that comes late because the process was stopped
-/// is passed on: the machine judges it by its proof.
-async fn until_timeout<T>(
-    context: &Context,
-    operation: Operation,
-    call: impl Future<Output = Result<T, Error>>,
-) -> Result<T, Error> {
-    let limit = context.setup.policy.request_timeout();
-    let deadline = context.clock.now() + limit;
-    // A block of its own, or the timer would be made also for an answer that is there at once.
-    let timer = async { context.clock.sleep_until(deadline).await };
-    tokio::select! {
-        biased;
-        answer = call => answer,
-        () = timer => Err(Error::timeout(operation, limit)),
-    }
-}
-
-fn no_grant(operation: Operation) -> Error {
-    Error::new(ErrorKind::Internal, operation, "there is no grant")
 }

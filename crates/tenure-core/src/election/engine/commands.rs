@@ -1,4 +1,4 @@
-//! How the engine asks the machine, and carries out its commands.
+//! How the engine carries out the machine's commands.
 
 use std::mem;
 use std::sync::Arc;
@@ -17,11 +17,7 @@ use crate::election::telemetry;
 use crate::election::term::TermState;
 
 impl Engine {
-    /// Gives the machine what has happened, and carries out what it answers.
-    pub(super) fn feed(&mut self, input: Input) {
-        let mut commands = Vec::new();
-        self.machine
-            .handle(self.context.clock.now(), input, &mut commands);
+    pub(super) fn carry_out_all(&mut self, commands: Vec<Command>) {
         if !self.machine.wants_hints() {
             self.changes = None;
         }

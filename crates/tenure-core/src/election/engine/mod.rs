@@ -1,48 +1,37 @@
 //! The engine: drives one election machine with a backend and a clock, as one task.
 //!
-//! This file is the loop: it waits for what happens next, and makes an input of the machine of it.
-//! `commands` gives the machine the input and carries out what it answers, `calls` makes one call
-//! to the store at a time and runs it, and `answers` makes inputs of its outcome. All decisions are
-//! the machine's.
+//! This file is the loop. `wait` waits for what happens next. `handle` makes an input of it and
+//! gives that to the machine; for answers of the store `answers` makes the input. `commands`
+//! carries out what the machine answers. `calls` makes and keeps the calls to the store, and
+//! `running` runs them while `wait` waits. All decisions are the machine's.
 
 mod answers;
 mod calls;
 mod commands;
+mod handle;
 mod questions;
+mod running;
+mod wait;
 
-use std::future;
 use std::sync::Arc;
-use std::task::Poll;
 
 use tokio::sync::{OwnedMutexGuard, oneshot};
 use tracing::Instrument as _;
 
-use crate::contract::backend::{Candidate, Changes, Grant, Hint, Loss};
+use crate::contract::backend::{Candidate, Changes, Grant, Loss};
 use crate::contract::capabilities::Wakeup;
 use crate::contract::clock::Time;
 use crate::contract::error::Error;
-use crate::contract::name::PublishedValue;
-use crate::contract::process::Process;
 use crate::election::context::Context;
-use crate::election::engine::calls::{Answer, Calls};
+use crate::election::engine::calls::Calls;
 use crate::election::engine::questions::Questions;
 use crate::election::event::ElectionState;
-use crate::election::instruction::{Instruction, Instructions, Reply};
+use crate::election::instruction::{Instructions, Reply};
 use crate::election::machine::cause::Cause;
 use crate::election::machine::input::Input;
 use crate::election::machine::{Machine, Settings};
 use crate::election::telemetry;
 use crate::election::term::TermState;
-
-enum Happening {
-    /// The caller is a fork of the process that the engine belongs to.
-    Forked,
-    Instructions,
-    Answer(Answer),
-    Hint(Option<Hint>),
-    Loss,
-    Timer,
-}
 
 /// The caller of `campaign`, who waits for its outcome.
 pub(crate) type Elected = oneshot::Sender<Result<Arc<TermState>, Error>>;
@@ -144,97 +133,6 @@ impl Engine {
             self.changes = Some(self.context.setup.backend.changes(&self.context.setup.lock));
         }
     }
-
-    async fn next(&mut self) -> Happening {
-        let clock = self.context.clock.clone();
-        let wake = self.machine.next_wake();
-        self.context.due.set(wake);
-        let timer = async {
-            match wake {
-                Some(at) => clock.sleep_until(at).await,
-                None => future::pending().await,
-            }
-        };
-        let instructions = self.instructions.clone();
-        let process = &self.context.process;
-        let (changes, loss) = (&mut self.changes, &mut self.loss);
-        tokio::select! {
-            // Instructions first, so that a term that was given back is not extended; the clock is
-            // looked at by the machine whatever comes.
-            biased;
-            // A child that was forked in mid-term and runs this task too.
-            () = forked(process) => Happening::Forked,
-            () = instructions.arrived() => Happening::Instructions,
-            // Before an answer, which may be older.
-            () = end_of(loss.as_mut()) => {
-                *loss = None;
-                Happening::Loss
-            }
-            answer = self.calls.answer() => Happening::Answer(answer),
-            hint = next_hint(changes.as_mut()) => Happening::Hint(hint),
-            () = timer => Happening::Timer,
-        }
-    }
-
-    fn handle(&mut self, happening: Happening) {
-        match happening {
-            Happening::Forked => self.finished = true,
-            Happening::Instructions => {
-                for instruction in self.instructions.take() {
-                    self.obey(instruction);
-                }
-            }
-            Happening::Answer(Answer::Acquire(answer)) => self.acquired(answer),
-            Happening::Answer(Answer::Renew(answer)) => self.renewed(answer),
-            Happening::Answer(Answer::Overdue(error, rest)) => self.overdue(error, rest),
-            Happening::Answer(Answer::Late(heartbeat, answer)) => {
-                self.renewed_late(&heartbeat, answer);
-            }
-            Happening::Answer(Answer::GiveBack(answer)) => self.gave_back(answer),
-            Happening::Hint(Some(hint)) => self.feed(Input::Hint(hint)),
-            Happening::Hint(None) => {
-                self.changes = None;
-                self.feed(Input::HintsEnded);
-            }
-            Happening::Loss => self.feed(Input::Lost),
-            Happening::Timer => self.feed(Input::Timer),
-        }
-    }
-
-    fn obey(&mut self, instruction: Instruction) {
-        match instruction {
-            Instruction::Stop(cause) => self.feed(Input::Stop(cause)),
-            Instruction::WorkEnded(reply) => {
-                self.resigned.extend(reply);
-                self.feed(Input::WorkEnded);
-            }
-            Instruction::Publish(value, reply) => self.publish(value, reply),
-            Instruction::Confirm(reply) => self.confirm(reply),
-        }
-    }
-
-    /// A heartbeat under way has left without the new value, whatever it proves: only the answer
-    /// to one that began later shows that the store has it. Dropping `reply` is as below.
-    fn publish(&mut self, value: Option<PublishedValue>, reply: Reply) {
-        if self.has_term() {
-            self.candidate.value = value;
-            self.questions.publish(self.context.clock.now(), reply);
-            self.feed(Input::RenewNow);
-        }
-    }
-
-    fn has_term(&self) -> bool {
-        self.term.as_ref().is_some_and(|term| !term.has_ended())
-    }
-
-    /// Dropping `reply` instead tells its owner that there is no term to confirm, or none any
-    /// more: no call would be made whose outcome could answer it.
-    fn confirm(&mut self, reply: Reply) {
-        if self.has_term() {
-            self.questions.confirm(self.context.clock.now(), reply);
-            self.feed(Input::RenewNow);
-        }
-    }
 }
 
 impl Drop for Engine {
@@ -254,32 +152,5 @@ impl Drop for Engine {
         self.instructions.close();
         self.context.due.set(None);
         self.context.set_state(ElectionState::Idle);
-    }
-}
-
-/// Looks whenever the engine is polled.
-async fn forked(process: &Process) {
-    let forked = || !process.is_current();
-    future::poll_fn(|_| {
-        if forked() {
-            Poll::Ready(())
-        } else {
-            Poll::Pending
-        }
-    })
-    .await;
-}
-
-async fn end_of(loss: Option<&mut Loss>) {
-    match loss {
-        Some(loss) => loss.await,
-        None => future::pending().await,
-    }
-}
-
-async fn next_hint(changes: Option<&mut Changes>) -> Option<Hint> {
-    match changes {
-        Some(changes) => future::poll_fn(|cx| changes.as_mut().poll_next(cx)).await,
-        None => future::pending().await,
     }
 }
