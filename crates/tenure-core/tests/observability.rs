@@ -12,7 +12,10 @@ use metrics::{
     Counter, Gauge, Histogram, HistogramFn, Key, KeyName, Metadata, Recorder, SharedString, Unit,
 };
 use tenure_core::testing::TestBackend;
-use tenure_core::{Election, ElectionState, ErrorKind, LockBackend as _, LockName, Next, Policy};
+use tenure_core::{
+    Election, ElectionState, Error, ErrorKind, LockBackend as _, LockName, Next, Operation, Policy,
+    Spawn, Task,
+};
 use tokio::time::sleep;
 use tracing::field::{Field, Visit};
 use tracing::{Event, Level, Subscriber, span};
@@ -297,6 +300,31 @@ impl Recorder for Values {
     fn register_histogram(&self, key: &Key, _: &Metadata<'_>) -> Histogram {
         Histogram::from_arc(Arc::new(Count(self.cell(key))))
     }
+}
+
+/// There is no place for an engine.
+#[derive(Debug)]
+struct Refuses;
+
+impl Spawn for Refuses {
+    fn spawn(&self, _: Task) -> Result<(), Error> {
+        let (kind, operation) = (ErrorKind::Misconfigured, Operation::Campaign);
+        Err(Error::new(kind, operation, "no runtime"))
+    }
+}
+
+#[tokio::test(flavor = "current_thread")]
+async fn a_campaign_that_fails_before_its_engine_runs_still_counts_as_a_candidate() {
+    let values = Values::default();
+    let _recorder = metrics::set_default_local_recorder(&values);
+    let _subscriber = tracing::subscriber::set_default(Seen::default());
+    let backend = Arc::new(TestBackend::new());
+    let election = Election::builder(backend, LockName::new("job").unwrap())
+        .spawn_on(Refuses)
+        .build()
+        .unwrap();
+    assert!(election.campaign().await.is_err());
+    assert_eq!(values.gauge("tenure_is_candidate"), Some(1.0));
 }
 
 const GAUGES: [&str; 3] = ["tenure_is_leader", "tenure_slack_seconds", "tenure_token"];

@@ -12,6 +12,7 @@ use crate::contract::error::{Error, ErrorKind, Operation};
 use crate::contract::name::{Identity, LockName, PublishedValue};
 use crate::contract::process::{Process, random_u64};
 use crate::election::event::{ElectionState, Event};
+use crate::election::gauges::Gauges;
 use crate::election::probe::HealthProbe;
 use crate::election::spawn::Spawn;
 use crate::election::telemetry::{self, Labels};
@@ -44,6 +45,7 @@ pub(crate) struct Context {
     /// Campaigns of a fork would be the parent's.
     pub(super) process: Process,
     pub(super) due: Due,
+    pub(super) gauges: Arc<Gauges>,
     /// Held by the campaign that may use the store: the next one waits until this one has given
     /// everything back.
     pub(super) turn: Arc<tokio::sync::Mutex<()>>,
@@ -64,6 +66,7 @@ impl Context {
         Self {
             clock: setup.backend.clock(),
             store: setup.backend.capabilities().store,
+            gauges: Arc::new(Gauges::new(setup.lock.clone())),
             setup,
             process: Process::current(),
             due: Due::default(),
@@ -107,11 +110,17 @@ impl Context {
         self.gave_up.store(true, Ordering::Relaxed);
     }
 
-    /// A campaign and its term are over. One that has failed still counts as a candidate until the
-    /// next one: that nobody leads is an alert then.
+    /// A campaign has failed before its engine could begin it.
+    pub(super) fn campaign_failed(&self) {
+        self.note_given_up();
+        self.gauges.candidate(true);
+    }
+
+    /// A campaign and its term are over, and no alert waits for a leader. One that has failed still
+    /// counts as a candidate until the next one: that nobody leads is an alert then.
     pub(super) fn left(&self) {
         if !self.gave_up.load(Ordering::Relaxed) {
-            telemetry::not_campaigning(&self.setup.lock);
+            self.gauges.candidate(false);
         }
     }
 
@@ -158,6 +167,7 @@ impl Context {
     /// Logs an event and sends it to the subscribers.
     pub(super) fn report(&self, event: Event) {
         telemetry::event(self.labels(), &event);
+        self.gauges.note(&event);
         if let Some(events) = self.events.get() {
             // An error says that there is no subscriber just now.
             let _unheard = events.send(event);

@@ -50,7 +50,7 @@
 //! | `engine/` | the task: its calls to the store, its answers, the commands |
 //! | `term.rs`, `leadership.rs`, `run.rs` | the work's side, the owner's side, work that is run while leading |
 //! | `observer.rs` | watching without being a candidate |
-//! | `event.rs`, `telemetry.rs`, `series.rs`, `spans.rs` | what is reported |
+//! | `event.rs`, `telemetry.rs`, `gauges.rs`, `series.rs`, `spans.rs` | what is reported |
 
 pub(crate) mod builder;
 pub(crate) mod context;
@@ -58,6 +58,7 @@ pub(crate) mod engine;
 pub(crate) mod event;
 #[cfg(tenure_shuttle)]
 pub(crate) mod exposed;
+mod gauges;
 pub(crate) mod instruction;
 pub(crate) mod leadership;
 pub mod machine;
@@ -138,7 +139,8 @@ impl Election {
         context.head_start().await;
         let instructions = Arc::new(Instructions::default());
         let (elected, outcome) = oneshot::channel();
-        let (campaign, seed) = context.draw()?;
+        let failed = |_: &Error| context.campaign_failed();
+        let (campaign, seed) = context.draw().inspect_err(failed)?;
         let mut candidate = Candidate::new(context.setup.identity.clone(), campaign);
         candidate.value.clone_from(&context.setup.value);
         let engine = Engine::new(
@@ -149,7 +151,8 @@ impl Election {
             elected,
             turn,
         );
-        context.setup.spawner.spawn(Box::pin(engine.run()))?;
+        let spawned = context.setup.spawner.spawn(Box::pin(engine.run()));
+        spawned.inspect_err(failed)?;
         let mut pending = PendingCampaign {
             instructions: instructions.clone(),
             process: context.process.clone(),

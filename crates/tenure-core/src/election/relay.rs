@@ -142,7 +142,8 @@ fn call_all(received: &Receiver<Telling>, load: &Load) {
                 tracing::warn!(
                     target: "tenure_core::telemetry",
                     missing,
-                    "log lines, spans and metrics were dropped: the subscriber or the recorder blocks"
+                    "dropped log lines, spans and counts: the log subscriber or the metrics \
+                     recorder is too slow"
                 );
             }
             telling();
@@ -163,6 +164,16 @@ pub(super) fn hand_over(telling: impl FnOnce() + Send + 'static) {
     RELAY.with_borrow(|relay| {
         if let Some(relay) = relay {
             relay.hand_over(telling);
+        }
+    });
+}
+
+/// The same for one of few calls, which is never dropped: the caller sees to it that only so many
+/// wait at a time.
+pub(super) fn hand_over_surely(telling: impl FnOnce() + Send + 'static) {
+    RELAY.with_borrow(|relay| {
+        if let Some(relay) = relay {
+            relay.send(Box::new(telling));
         }
     });
 }

@@ -108,13 +108,7 @@ mod recorded {
         counter!("tenure_transitions_total", "lock" => label(lock), "change" => change)
     }
 
-    pub(crate) fn elected(lock: &LockName, token: FencingToken) {
-        gauge!("tenure_is_leader", "lock" => label(lock)).set(1.0);
-        #[allow(
-            clippy::cast_precision_loss,
-            reason = "a metric is a float; its text says so"
-        )]
-        gauge!("tenure_token", "lock" => label(lock)).set(token.as_u64() as f64);
+    pub(crate) fn elected(lock: &LockName) {
         transitions(lock, ELECTED).increment(1);
     }
 
@@ -127,14 +121,21 @@ mod recorded {
     }
 
     pub(crate) fn ended(lock: &LockName, cause: Cause) {
-        not_leading(lock);
         transitions(lock, cause.name()).increment(1);
     }
 
-    pub(crate) fn not_leading(lock: &LockName) {
-        for gauge in OF_A_TERM {
-            gauge!(gauge, "lock" => label(lock)).set(0.0);
-        }
+    /// With the term's token and slack, while there is one.
+    pub(crate) fn term_gauges(lock: &LockName, term: Option<(FencingToken, Duration)>) {
+        #[allow(
+            clippy::cast_precision_loss,
+            reason = "a metric is a float; its text says so"
+        )]
+        let token = term.map_or(0.0, |(token, _)| token.as_u64() as f64);
+        let slack = term.map_or(0.0, |(_, slack)| slack.as_secs_f64());
+        let is_leader = f64::from(u8::from(term.is_some()));
+        gauge!("tenure_is_leader", "lock" => label(lock)).set(is_leader);
+        gauge!("tenure_slack_seconds", "lock" => label(lock)).set(slack);
+        gauge!("tenure_token", "lock" => label(lock)).set(token);
     }
 
     pub(crate) fn candidate(lock: &LockName, is_one: bool) {
@@ -153,10 +154,6 @@ mod recorded {
         histogram!("tenure_heartbeat_seconds", "lock" => label(lock)).record(latency);
     }
 
-    pub(crate) fn slack(lock: &LockName, slack: Duration) {
-        gauge!("tenure_slack_seconds", "lock" => label(lock)).set(slack.as_secs_f64());
-    }
-
     pub(crate) fn failure(lock: &LockName, kind: &'static str) {
         counter!("tenure_failures_total", "lock" => label(lock), "kind" => kind).increment(1);
     }
@@ -171,15 +168,14 @@ mod unrecorded {
     use crate::election::machine::Cause;
 
     pub(crate) fn register(_: &LockName, _: &'static str) {}
-    pub(crate) fn elected(_: &LockName, _: FencingToken) {}
+    pub(crate) fn elected(_: &LockName) {}
     pub(crate) fn campaign(_: &LockName, _: Duration) {}
     pub(crate) fn term(_: &LockName, _: Duration) {}
     pub(crate) fn ended(_: &LockName, _: Cause) {}
-    pub(crate) fn not_leading(_: &LockName) {}
+    pub(crate) fn term_gauges(_: &LockName, _: Option<(FencingToken, Duration)>) {}
     pub(crate) fn candidate(_: &LockName, _: bool) {}
     pub(crate) fn heartbeat_missed(_: &LockName) {}
     pub(crate) fn overrun(_: &LockName) {}
     pub(crate) fn heartbeat(_: &LockName, _: Duration) {}
-    pub(crate) fn slack(_: &LockName, _: Duration) {}
     pub(crate) fn failure(_: &LockName, _: &'static str) {}
 }

@@ -50,7 +50,8 @@ impl Spawn for CurrentRuntime {
 ///
 /// It waits for no `tracing` subscriber, `metrics` recorder or health probe: what an election tells
 /// goes through a thread beside it, in order. When that one does not keep up, because a subscriber
-/// blocks, log lines, spans and metrics are counted and dropped; a span that has begun also ends.
+/// blocks, log lines, spans, counters and histograms are counted and dropped. A span that has begun
+/// also ends, and gauges are right when it goes on.
 /// The thread enters no span. What a store's client logs by itself is not covered.
 #[derive(Clone)]
 pub struct HeartbeatThread {

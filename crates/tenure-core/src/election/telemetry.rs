@@ -65,7 +65,6 @@ fn tell(of: Labels<'_>, event: &Event) {
             tracing::debug!(target: TARGET, lock, identity, "campaigning");
             // Again, for a recorder that was installed after the election was built.
             series::register(of.lock, of.store);
-            series::candidate(of.lock, true);
         }
         Event::LeaderSeen(holder) => {
             tracing::info!(
@@ -78,11 +77,10 @@ fn tell(of: Labels<'_>, event: &Event) {
         }
         Event::Elected { token } => {
             tracing::info!(target: TARGET, lock, identity, token = token.as_u64(), "elected");
-            series::elected(of.lock, *token);
+            series::elected(of.lock);
         }
         Event::Renewed { slack } => {
             tracing::trace!(target: TARGET, lock, identity, ?slack, "renewed");
-            series::slack(of.lock, *slack);
         }
         Event::HeartbeatMissed {
             attempts,
@@ -101,7 +99,6 @@ fn tell(of: Labels<'_>, event: &Event) {
                 attempts, ?slack, ?error,
                 "heartbeat missed"
             );
-            series::slack(of.lock, *slack);
             series::heartbeat_missed(of.lock);
         }
         Event::Unhealthy => {
@@ -159,26 +156,12 @@ pub(crate) fn registered(lock: &LockName, store: &'static str) {
     count(lock, move |lock| series::register(lock, store));
 }
 
-/// A campaign was won; `slack` is what is left until the work would be told to stop.
-pub(crate) fn won(lock: &LockName, took: Duration, slack: Duration) {
-    count(lock, move |lock| {
-        series::campaign(lock, took);
-        series::slack(lock, slack);
-    });
+pub(crate) fn won(lock: &LockName, took: Duration) {
+    count(lock, move |lock| series::campaign(lock, took));
 }
 
 pub(crate) fn term_lasted(lock: &LockName, lasted: Duration) {
     count(lock, move |lock| series::term(lock, lasted));
-}
-
-/// The election is stopped: no alert waits for a leader of it.
-pub(crate) fn not_campaigning(lock: &LockName) {
-    count(lock, |lock| series::candidate(lock, false));
-}
-
-/// The engine was dropped in mid-term, so no event tells of the end.
-pub(crate) fn not_leading(lock: &LockName) {
-    count(lock, series::not_leading);
 }
 
 pub(crate) fn heartbeat(lock: &LockName, latency: Duration) {

@@ -112,7 +112,9 @@ impl Engine {
         self.term = Some(term.clone());
         let now = self.context.clock.now();
         let took = now.since(mem::replace(&mut self.since, now));
-        telemetry::won(&self.context.setup.lock, took, span.cancel_at.since(now));
+        telemetry::won(&self.context.setup.lock, took);
+        let slack = span.cancel_at.since(now);
+        self.context.gauges.term(Some((token, slack)));
         self.context
             .enter(ElectionState::Leader { token }, Event::Elected { token });
         // An error says that the campaign was dropped; then the instruction to give the term back

@@ -145,7 +145,8 @@ impl Drop for Engine {
         if let Some(term) = &self.term {
             term.end(Cause::Expired);
             if !self.finished {
-                telemetry::not_leading(&self.context.setup.lock);
+                // No event tells of this end.
+                self.context.gauges.term(None);
             }
         }
         self.context.left();
