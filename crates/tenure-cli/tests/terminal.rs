@@ -105,3 +105,36 @@ fn a_command_that_somebody_stops_is_killed_after_the_stop_grace() {
     let log = place.read("log");
     assert_eq!(log.matches("was stopped by signal").count(), 1, "{log}");
 }
+
+/// A program of Perl that starts another one as `vfork` does, and stops it before it has begun.
+fn stopped_start(then: &str) -> String {
+    let clone = if cfg!(target_arch = "x86_64") {
+        56
+    } else {
+        220
+    };
+    format!(
+        "my $child = syscall({clone}, 0x4000 | 17, 0, 0, 0, 0);
+        if ($child == 0) {{ kill \"STOP\", $$; exit 0 }} {then}"
+    )
+}
+
+/// Its parent waits in the kernel, so that nobody is told that something was stopped.
+#[test]
+fn a_program_that_is_stopped_before_it_has_begun_does_not_hold_the_lock() {
+    let place = Place::new();
+    let options = ["--policy", "fast", "--exit-on-loss"];
+    let script = format!("exec perl -e '{}'", stopped_start(""));
+    let mut run = place.start_logged(&options, &script, "log");
+    assert_eq!(run.code(), 75, "{}", place.read("log"));
+    let log = place.read("log");
+    assert_eq!(log.matches("was stopped by signal").count(), 1, "{log}");
+}
+
+#[test]
+fn ctrl_z_in_that_moment_does_not_hold_the_lock_either() {
+    let place = Place::new();
+    fs::write(place.path("work.pl"), stopped_start("exit 7;")).unwrap();
+    let (mut run, _keys) = in_terminal(&place, &format!("exec {RUN} perl work.pl"));
+    assert_eq!(run.code(), 7, "{}", place.read("screen"));
+}

@@ -144,6 +144,7 @@ impl Subreaper {
         Ok(Child {
             subreaper: self,
             stopped_by: None,
+            stopped_in_start: false,
             group,
             // The subreaper tells of its exit too, unless it is stopped.
             process: rustix::process::pidfd_open(group, PidfdFlags::empty()).ok(),
@@ -186,6 +187,8 @@ pub(crate) struct Child {
     process: Option<OwnedFd>,
     has_exited: bool,
     stopped_by: Option<i32>,
+    /// Whether `stopped_by` comes from [`look_for_stopped_start`](Self::look_for_stopped_start).
+    stopped_in_start: bool,
     subreaper_is_gone: bool,
 }
 
@@ -263,6 +266,10 @@ impl Child {
                 break;
             }
         }
+        self.look_whether_ended()
+    }
+
+    fn look_whether_ended(&mut self) -> bool {
         self.has_exited |= self.process.as_ref().is_some_and(has_ended);
         self.has_exited
     }
@@ -274,7 +281,10 @@ impl Child {
                 self.has_exited = true;
                 self.subreaper_is_gone = true;
             }
-            News::Stopped(signal) => self.stopped_by = Some(*signal),
+            News::Stopped(signal) => {
+                self.stopped_by = Some(*signal);
+                self.stopped_in_start = false;
+            }
             News::Continued => self.stopped_by = None,
             News::Started(_) | News::NotStarted(_) => {}
         }
@@ -283,6 +293,25 @@ impl Child {
     /// The signal that has stopped the command, while it is stopped.
     pub(crate) fn stopped_by(&self) -> Option<i32> {
         self.stopped_by
+    }
+
+    /// Looks for a stop that nobody is told of.
+    ///
+    /// A command that starts a program by `vfork` waits in the kernel until the program has begun.
+    /// A signal stops the process that is to become the program, but not the command. So the
+    /// subreaper, which is the command's parent, hears nothing.
+    pub(crate) fn look_for_stopped_start(&mut self) {
+        if self.has_exited || (self.stopped_by.is_some() && !self.stopped_in_start) {
+            return;
+        }
+        self.stopped_in_start = processes::awaits_stopped_start(self.group);
+        // Which signal it was is not known. In a terminal's foreground it is Ctrl-Z.
+        let signal = if self.has_terminal() {
+            Signal::TSTP
+        } else {
+            Signal::STOP
+        };
+        self.stopped_by = self.stopped_in_start.then_some(signal.as_raw());
     }
 
     /// Whether the command's group has the terminal.
@@ -304,6 +333,7 @@ impl Child {
             terminal.give(group);
         }
         self.stopped_by = None;
+        self.stopped_in_start = false;
         self.signal(Signal::CONT);
     }
 
@@ -314,7 +344,7 @@ impl Child {
 
     /// Returns when something has happened to the command. Cancel safe.
     pub(crate) async fn changed(&mut self) {
-        if self.has_exited() {
+        if self.look_whether_ended() {
             return;
         }
         let news = self.subreaper.control.news().await;

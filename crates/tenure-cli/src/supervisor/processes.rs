@@ -94,6 +94,22 @@ pub(crate) fn are_a_job() -> bool {
     false
 }
 
+/// Whether `parent` waits in the kernel for a child of its group that is stopped.
+pub(crate) fn awaits_stopped_start(parent: Pid) -> bool {
+    let in_kernel = Process::read(parent).filter(|it| it.state == 'D');
+    let Some(parent) = in_kernel else {
+        return false;
+    };
+    let number = parent.pid.as_raw_nonzero().get();
+    let is_stopped_child = |it: &Process| {
+        it.parent == number
+            && it.group == parent.group
+            && it.start >= parent.start
+            && it.state == 'T'
+    };
+    all().iter().any(is_stopped_child)
+}
+
 /// Everything that runs, or is dead and not reaped.
 fn all() -> Vec<Process> {
     let entries = fs::read_dir(PROCESSES).into_iter().flatten().flatten();

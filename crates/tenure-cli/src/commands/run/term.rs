@@ -114,6 +114,10 @@ impl<'a> CommandRun<'a> {
                 biased;
                 () = self.child.changed() => {}
                 () = at(self.stop_limit), if !killed && self.state == CommandState::Running => {
+                    self.child.look_for_stopped_start();
+                    if self.child.stopped_by().is_none() {
+                        continue;
+                    }
                     self.leadership.stop(Cause::Shutdown);
                     self.child.kill();
                     self.state = CommandState::Losing;
@@ -268,6 +272,7 @@ impl<'a> CommandRun<'a> {
         match event {
             Ok(Event::Renewed { .. }) | Err(broadcast::error::RecvError::Lagged(_)) => {
                 self.guard.put_off(self.limits.end(&self.term));
+                self.child.look_for_stopped_start();
             }
             Ok(_) => {}
             // The election lives as long as we do.
