@@ -9,6 +9,7 @@ use std::process::Stdio;
 use rustix::process::Signal;
 use serde_json::Value;
 use support::{Place, Running, stderr, stdout, tenure, until};
+#[cfg(feature = "redis")]
 use tenure_testkit::redis;
 
 const MEASURES: [&str; 5] = [
