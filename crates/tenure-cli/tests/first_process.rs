@@ -17,7 +17,7 @@ fn first(place: &Place, script: &str) -> Option<Command> {
         unshare
     };
     if !unshare("true").output().is_ok_and(|it| it.status.success()) {
-        println!("LEFT OUT: no PID namespace can be made here");
+        tenure_testkit::environment::left_out("no PID namespace can be made here");
         return None;
     }
     let mut first = unshare(script);

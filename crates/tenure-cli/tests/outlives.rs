@@ -140,7 +140,7 @@ impl Where {
                 .output()
                 .is_ok_and(|it| it.status.success());
         if !has {
-            println!("LEFT OUT: no PID namespace can be made here");
+            tenure_testkit::environment::left_out("no PID namespace can be made here");
         }
         has
     }

@@ -181,7 +181,7 @@ fn a_full_file_system_is_waited_for_and_stops_the_command() {
         .current_dir(place.path(""));
     let output = unshare.output().unwrap();
     if stderr(&output).contains("unshare failed") || output.status.code() == Some(200) {
-        println!("LEFT OUT: no file system can be mounted here");
+        tenure_testkit::environment::left_out("no file system can be mounted here");
         return;
     }
     assert_eq!(output.status.code(), Some(0), "{output:?}");
@@ -194,7 +194,9 @@ fn it_runs_below_a_cron_daemon() {
     let place = Place::new();
     let cron = std::env::var("TENURE_TEST_CRON").unwrap_or_else(|_| "/usr/sbin/cron".to_owned());
     if !std::path::Path::new(&cron).exists() {
-        println!("LEFT OUT: there is no {cron}; install the package cron");
+        tenure_testkit::environment::left_out(&format!(
+            "there is no {cron}; install the package cron"
+        ));
         return;
     }
     let directory = place.path("");
