@@ -19,7 +19,7 @@ use crate::checks::{self, ElectionSettings, FIX, LockState, Permissions, Setting
 use crate::config::{RedisConfig, Replicas};
 use crate::errors::{self, StoreError, acl_line};
 use crate::keys::KeyNames;
-use crate::late::{LateRenewals, Renewed};
+use crate::late::{FollowedRenew, LateRenewals, Renewed};
 use crate::net::network::Network;
 use crate::notifications::Notifications;
 use crate::requests::acquire::{self, Acquire};
@@ -320,15 +320,14 @@ impl LockBackend for RedisBackend {
         let millis = in_millis(grant.lease, Operation::Renew)?;
         let keys = &self.keys(&grant.lock)?;
         let (term, late) = (&Renewed::of(keys, grant), &self.shared.late);
-        let renew = Renew {
-            keys,
-            term,
-            late,
-            candidate: &grant.candidate,
+        let renew = Arc::new(Renew {
+            key: keys.lock().to_owned(),
+            candidate: grant.candidate.clone(),
             token: grant.token,
             lease: millis,
             replicas: self.replicas(),
-        };
+        });
+        let renew = FollowedRenew { renew, term, late };
         let topology = &self.shared.topology;
         let enough = |at| at >= not_before && at > grant.proven_at;
         let (sent_at, outcome) = tokio::select! {

@@ -12,14 +12,18 @@ use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use async_trait::async_trait;
 use tenure_core::{Grant, PublishedValue, Time};
 use tenure_kit::Tasks;
 use tenure_kit::tasks::AbortOnDrop;
 use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
 
+use crate::errors::StoreError;
 use crate::keys::KeyNames;
 use crate::net::hold;
+use crate::requests::renew::{self, Renew};
+use crate::topology::lock_server::{LockServer, Request};
 
 /// An attempt has so long for an answer of its own, which proves more.
 const HEAD_START: Duration = Duration::from_millis(100);
@@ -169,6 +173,26 @@ impl Shared {
                 by_term.remove(term);
             }
         }
+    }
+}
+
+/// A renewal that is [followed](LateRenewals::follow).
+pub(crate) struct FollowedRenew<'a> {
+    pub(crate) renew: Arc<Renew>,
+    pub(crate) term: &'a Arc<Renewed>,
+    pub(crate) late: &'a LateRenewals,
+}
+
+#[async_trait]
+impl Request for FollowedRenew<'_> {
+    type Answer = renew::Answer;
+
+    async fn send(&self, server: &LockServer) -> Result<renew::Answer, StoreError> {
+        let (renew, server) = (self.renew.clone(), server.clone());
+        let lease = Duration::from_millis(renew.lease);
+        let renewing = async move { renew.send(&server).await };
+        let proof = renew::proof;
+        self.late.follow(self.term, lease, renewing, proof).await
     }
 }
 

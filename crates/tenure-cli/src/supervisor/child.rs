@@ -295,11 +295,11 @@ impl Child {
         self.stopped_by
     }
 
-    /// Looks for a stop that nobody is told of.
+    /// Looks for a stop that the subreaper does not see.
     ///
     /// A command that starts a program by `vfork` waits in the kernel until the program has begun.
     /// A signal stops the process that is to become the program, but not the command. So the
-    /// subreaper, which is the command's parent, hears nothing.
+    /// subreaper, which is the command's parent, sees nothing.
     pub(crate) fn look_for_stopped_start(&mut self) {
         if self.has_exited || (self.stopped_by.is_some() && !self.stopped_in_start) {
             return;

@@ -1,6 +1,5 @@
 //! Extends a term: a leader's heartbeat.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -9,8 +8,6 @@ use tenure_core::{Candidate, FencingToken, Holder, Time};
 use super::script::Script;
 use crate::config::Replicas;
 use crate::errors::StoreError;
-use crate::keys::KeyNames;
-use crate::late::{LateRenewals, Renewed};
 use crate::topology::lock_server::{LockServer, Request};
 use crate::value::{holder, identity_and_value};
 
@@ -23,57 +20,50 @@ pub(crate) enum Outcome {
     Lost(Option<Holder>),
 }
 
-/// A heartbeat of one term.
-pub(crate) struct Renew<'a> {
-    pub(crate) keys: &'a KeyNames,
-    pub(crate) candidate: &'a Candidate,
+/// A heartbeat of one term. It owns what it needs, since it may go on when its caller goes.
+pub(crate) struct Renew {
+    /// That of the lock.
+    pub(crate) key: String,
+    pub(crate) candidate: Candidate,
     pub(crate) token: FencingToken,
     /// In milliseconds, at least one.
     pub(crate) lease: u64,
     /// Those that must confirm it, where they are asked for.
     pub(crate) replicas: Option<Replicas>,
-    pub(crate) term: &'a Arc<Renewed>,
-    pub(crate) late: &'a LateRenewals,
 }
 
-#[async_trait]
-impl Request for Renew<'_> {
-    /// With the time of sending, from which the new lease counts.
-    type Answer = (Time, Outcome);
+/// The time of sending, from which the new lease counts, and whether it does.
+pub(crate) type Answer = (Time, Outcome);
 
-    async fn send(&self, server: &LockServer) -> Result<Self::Answer, StoreError> {
+#[async_trait]
+impl Request for Renew {
+    type Answer = Answer;
+
+    async fn send(&self, server: &LockServer) -> Result<Answer, StoreError> {
         let value = format!(
             "1 {} {} {} {}",
             self.candidate.campaign,
             self.token,
             self.lease,
-            identity_and_value(self.candidate)
+            identity_and_value(&self.candidate)
         );
-        let (server, key, lease) = (server.clone(), self.keys.lock().to_owned(), self.lease);
-        let replicas = self.replicas;
-        // It goes on when the caller goes.
-        let renewing = async move {
-            let sent_at = server.sent_at;
-            let arguments = [&*value, &lease.to_string()];
-            let answer = RENEW.run(&server, &[&key], &arguments).await?;
-            if answer.number != 1 {
-                let holder = holder(&answer.text(1)?, answer.millis(2)?);
-                return Ok((sent_at, Outcome::Lost(holder)));
-            }
-            if let Some(replicas) = replicas {
-                server.connection.replicated(replicas).await?;
-            }
-            let asked = (!answer.parts.is_empty()).then(|| answer.millis(1));
-            let asked = asked.transpose()?;
-            Ok((sent_at, Outcome::Renewed { asked }))
-        };
-        let lease = Duration::from_millis(lease);
-        self.late.follow(self.term, lease, renewing, proof).await
+        let arguments = [&*value, &self.lease.to_string()];
+        let answer = RENEW.run(server, &[&self.key], &arguments).await?;
+        if answer.number != 1 {
+            let holder = holder(&answer.text(1)?, answer.millis(2)?);
+            return Ok((server.sent_at, Outcome::Lost(holder)));
+        }
+        if let Some(replicas) = self.replicas {
+            server.connection.replicated(replicas).await?;
+        }
+        let asked = (!answer.parts.is_empty()).then(|| answer.millis(1));
+        let asked = asked.transpose()?;
+        Ok((server.sent_at, Outcome::Renewed { asked }))
     }
 }
 
 /// What an answer proves: from when on the term goes on.
-fn proof(answer: &Result<(Time, Outcome), StoreError>) -> Option<Time> {
+pub(crate) fn proof(answer: &Result<Answer, StoreError>) -> Option<Time> {
     match answer {
         Ok((sent_at, Outcome::Renewed { .. })) => Some(*sent_at),
         _ => None,
