@@ -18,6 +18,8 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::history::{Nanos, Writer, now};
 
+pub mod starve;
+
 /// The command line of a candidate. The store's URL is `TENURE_CHAOS_URL`, because it can hold a
 /// password.
 #[derive(Clone, Debug, Parser)]
@@ -70,7 +72,7 @@ const AT_LEAST: Duration = Duration::from_millis(100);
 /// How often a thread looks whether its process was stopped.
 const LOOK: Duration = Duration::from_millis(1);
 
-/// What counts as a pause, in nanoseconds.
+/// What counts as a pause, and how often the thread looks at its term without one, in nanoseconds.
 const PAUSE: Nanos = 100_000_000;
 
 /// How long a broken candidate goes on after it was told to stop, in nanoseconds.
@@ -98,6 +100,7 @@ pub async fn run(options: Options) -> Result<()> {
     )?;
     let second = Writer::create(&options.history, &std::process::id().to_string())?;
     tokio::spawn(watch_the_wall_clock(second));
+    starve::on_request(&options.history, &options.register)?;
     let mut candidate = Candidate {
         stop: signal(SignalKind::terminate())?,
         history,
@@ -173,7 +176,7 @@ impl Candidate {
             note_validity(&self.history, "elected", &term)?;
             let token = term.token().as_u64();
             self.history.event("works", token, "")?;
-            let looks = self.look_after_pauses(&term)?;
+            let looks = self.look_at_term(&term)?;
             let asked_to_stop = tokio::select! {
                 biased;
                 _ = self.stop.recv() => true,
@@ -194,20 +197,21 @@ impl Candidate {
         Ok(())
     }
 
-    /// A thread of its own, as of work that blocks: after each pause of its process it asks the term
-    /// before any task runs. It ends when the sender goes.
-    fn look_after_pauses(&self, term: &Term) -> Result<Looks> {
+    /// A thread of its own, as of work that blocks: it asks the term while no task runs, and after
+    /// each pause of its process before any task does. It ends when the sender goes.
+    fn look_at_term(&self, term: &Term) -> Result<Looks> {
         let history = Writer::create(&self.options.history, &std::process::id().to_string())?;
         let term = term.clone();
+        let by_permit = self.options.number % 2 == 1;
         let (end, ended) = mpsc::channel();
         let thread = thread::spawn(move || {
             let mut last = now();
             while ended.recv_timeout(LOOK) == Err(RecvTimeoutError::Timeout) {
                 if now() > last + PAUSE {
                     // A history that cannot be written ends the candidate elsewhere.
-                    let _told = note_after_a_pause(&history, &term);
+                    let _told = note_a_look(&history, &term, by_permit);
+                    last = now();
                 }
-                last = now();
             }
         });
         Ok(Looks {
@@ -255,11 +259,17 @@ impl Drop for Looks {
     }
 }
 
-/// Writes that the term is valid, if it says so or gives a permit.
-fn note_after_a_pause(history: &Writer, term: &Term) -> Result<()> {
+/// Writes that the term was valid, if it says so, or if it gives a permit. It asks one of the two
+/// alone: each answer of the one is remembered by the other.
+fn note_a_look(history: &Writer, term: &Term, by_permit: bool) -> Result<()> {
     let at = now();
-    if term.permit(AT_LEAST).is_ok() || term.is_valid() {
-        note_belief(history, "valid", term, at, at + 1)?;
+    let believes = if by_permit {
+        term.permit(AT_LEAST).is_ok()
+    } else {
+        term.is_valid()
+    };
+    if believes {
+        history.event_at(at, std::process::id(), "looked", term.token().as_u64(), "")?;
     }
     Ok(())
 }

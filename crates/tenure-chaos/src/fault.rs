@@ -9,6 +9,8 @@ use clap::ValueEnum;
 pub enum Fault {
     /// A candidate is stopped by SIGSTOP and continued.
     Freeze,
+    /// All threads of a candidate's runtime are blocked, and its other threads work on.
+    Starve,
     /// A candidate gets `kill -9` and is started again.
     Kill,
     /// A candidate is asked to end by SIGTERM and is started again.
@@ -31,6 +33,8 @@ pub enum Fault {
     SlowStore,
     /// A candidate's connections are reset, and new ones refused.
     Refuse,
+    /// The network interface of a candidate loses its carrier.
+    LinkDown,
     /// The store gets `kill -9` and is started again.
     StoreKill,
     /// The store is stopped by SIGSTOP and continued.
@@ -66,14 +70,17 @@ impl Fault {
     /// Whom it hits.
     pub fn reach(self) -> Reach {
         match self {
-            Self::Freeze | Self::Kill | Self::Terminate | Self::WallClock => Reach::Process,
+            Self::Freeze | Self::Starve | Self::Kill | Self::Terminate | Self::WallClock => {
+                Reach::Process
+            }
             Self::Swallow
             | Self::AnswersLost
             | Self::RequestsLost
             | Self::Reset
             | Self::HalfClose
             | Self::Delay
-            | Self::Refuse => Reach::Network,
+            | Self::Refuse
+            | Self::LinkDown => Reach::Network,
             _ => Reach::Store,
         }
     }
@@ -82,6 +89,7 @@ impl Fault {
     pub fn name(self) -> &'static str {
         match self {
             Self::Freeze => "freeze",
+            Self::Starve => "starve",
             Self::Kill => "kill",
             Self::Terminate => "terminate",
             Self::WallClock => "wall-clock",
@@ -93,6 +101,7 @@ impl Fault {
             Self::Delay => "delay",
             Self::SlowStore => "slow-store",
             Self::Refuse => "refuse",
+            Self::LinkDown => "link-down",
             Self::StoreKill => "store-kill",
             Self::StoreFreeze => "store-freeze",
             Self::StoreFailover => "store-failover",
@@ -106,8 +115,13 @@ impl Fault {
     }
 
     /// All faults of candidates.
-    pub const OF_PROCESSES: [Self; 4] =
-        [Self::Freeze, Self::Kill, Self::Terminate, Self::WallClock];
+    pub const OF_PROCESSES: [Self; 5] = [
+        Self::Freeze,
+        Self::Starve,
+        Self::Kill,
+        Self::Terminate,
+        Self::WallClock,
+    ];
 
     /// All faults of a proxy.
     pub const OF_NETWORKS: [Self; 8] = [

@@ -1,17 +1,24 @@
 //! The candidates' processes.
 
-use std::fs::File;
+use std::fs::{self, File};
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
-use std::time::Duration;
+use std::sync::Arc;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
 use clap::ValueEnum as _;
 use tenure_testkit::process::Process;
 use tenure_testkit::wall_clock::WallClock;
 
-use crate::candidate::{Broken, URL};
+use crate::candidate::{Broken, URL, starve};
+use crate::history::{Line, Nanos, parse};
+use crate::links::Links;
 use crate::stores::LOCK;
+
+/// How long a candidate may take to end.
+const LIMIT: Duration = Duration::from_secs(30);
 
 /// What candidates are started with.
 #[derive(Clone, Debug)]
@@ -26,10 +33,14 @@ pub struct Setup {
     pub logs: PathBuf,
     /// The register's socket.
     pub register: PathBuf,
+    /// The identity of all; each has one of its own if `None`.
+    pub identity: Option<String>,
     /// What is wrong with them.
     pub broken: Broken,
     /// Whether each has a wall clock of its own.
     pub clocks: bool,
+    /// The network namespace of each of them, if they have one.
+    pub links: Option<Arc<Links>>,
 }
 
 /// All candidates.
@@ -68,14 +79,19 @@ impl Fleet {
         let log = setup.logs.join(format!("candidate-{number}.log"));
         let log = File::options().create(true).append(true).open(log)?;
         let broken = setup.broken.to_possible_value();
-        let mut command = Command::new(program);
+        let own = || format!("candidate-{number}");
+        let id = setup.identity.clone().unwrap_or_else(own);
+        let mut command = match &setup.links {
+            Some(links) => links.command(number, program),
+            None => Command::new(program),
+        };
         command
             .env(URL, &self.urls[number])
             .arg("--history")
             .arg(&setup.history)
             .arg("--register")
             .arg(&setup.register)
-            .args(["--lock", LOCK, "--id", &format!("candidate-{number}")])
+            .args(["--lock", LOCK, "--id", &id])
             .args(["--number", &number.to_string()])
             .args(["--lease", &lease.as_millis().to_string()])
             .args([
@@ -116,10 +132,30 @@ impl Fleet {
 
     /// By how much the wall clock of a process has jumped, as it wrote down.
     pub fn jumps_of(&self, pid: u32) -> Result<Vec<i64>> {
-        let bytes = std::fs::read(self.setup.history.join(pid.to_string()))?;
-        let lines = crate::history::parse(&String::from_utf8_lossy(&bytes))?;
+        let lines = self.lines_of(pid)?;
         let jumps = lines.iter().filter(|line| line.event == "wall-clock");
         Ok(jumps.filter_map(|line| line.rest.parse().ok()).collect())
+    }
+
+    /// What a process has written down until now.
+    fn lines_of(&self, pid: u32) -> Result<Vec<Line>> {
+        let bytes = fs::read(self.setup.history.join(pid.to_string()))?;
+        parse(&String::from_utf8_lossy(&bytes))
+    }
+
+    /// Asks a candidate to block its runtime for so long.
+    pub fn starve(&self, number: usize, time: Duration) -> Result<()> {
+        let file = starve::request(&self.setup.register, self.processes[number].pid());
+        // It is whole when the candidate sees it.
+        let part = file.with_extension("part");
+        fs::write(&part, time.as_millis().to_string())?;
+        Ok(fs::rename(part, file)?)
+    }
+
+    /// Whether a process has written down that something happened to it since then.
+    pub fn has_written(&self, pid: u32, event: &str, since: Nanos) -> Result<bool> {
+        let mut lines = self.lines_of(pid)?.into_iter();
+        Ok(lines.any(|line| line.event == event && line.at >= since))
     }
 
     /// A candidate's process.
@@ -143,12 +179,28 @@ impl Fleet {
         Ok(ended)
     }
 
-    /// Asks all to end and waits until they have.
+    /// Asks all to end and waits until they have. One with a planted bug may not: it is killed.
     pub fn stop(&mut self) {
         let running = self.processes.iter_mut();
         for process in running.filter_map(|p| (!p.has_ended()).then_some(p)) {
             process.signal("TERM");
         }
-        self.processes.iter_mut().for_each(Process::wait);
+        for process in &mut self.processes {
+            if !ends_within(process, LIMIT) {
+                process.kill();
+            }
+        }
     }
+}
+
+/// Waits until a process has ended; false when it takes longer.
+pub fn ends_within(process: &mut Process, limit: Duration) -> bool {
+    let start = Instant::now();
+    while !process.has_ended() {
+        if start.elapsed() > limit {
+            return false;
+        }
+        thread::sleep(Duration::from_millis(5));
+    }
+    true
 }

@@ -21,6 +21,8 @@ pub mod history;
 #[cfg(feature = "suite")]
 pub mod judge;
 #[cfg(feature = "suite")]
+pub mod links;
+#[cfg(feature = "suite")]
 pub mod mutants;
 #[cfg(feature = "suite")]
 pub mod nemesis;
@@ -34,3 +36,5 @@ pub mod report;
 pub mod run;
 #[cfg(feature = "suite")]
 pub mod stores;
+#[cfg(feature = "suite")]
+pub mod tables;

@@ -21,6 +21,18 @@ pub struct Planted {
     pub backend: &'static str,
     /// The faults.
     pub faults: &'static [Fault],
+    /// All candidates have one identity.
+    pub namesakes: bool,
+    /// Another place that the bug needs in a real process.
+    pub also: Option<Place>,
+}
+
+/// A place of a file, and what becomes of it.
+#[derive(Clone, Copy, Debug)]
+pub struct Place {
+    file: &'static str,
+    is: &'static str,
+    becomes: &'static str,
 }
 
 const fn planted(name: &'static str, faults: &'static [Fault]) -> Planted {
@@ -28,6 +40,8 @@ const fn planted(name: &'static str, faults: &'static [Fault]) -> Planted {
         name,
         backend: "file",
         faults,
+        namesakes: false,
+        also: None,
     }
 }
 
@@ -38,19 +52,52 @@ const fn on_redis(name: &'static str, faults: &'static [Fault]) -> Planted {
     }
 }
 
+/// A directory guards once more: it looks whose file the record names before a term is given back.
+const RELEASE_OF_A_FILE: Place = Place {
+    file: "crates/tenure-file/src/directory.rs",
+    is: "if let (Step::Renew | Step::Release, Some(alive)) = (write.step, &alive)",
+    becomes: "if let (Step::Renew, Some(alive)) = (write.step, &alive)",
+};
+
+/// A simulation has numbers of its own.
+const NUMBERS_OF_THE_SYSTEM: Place = Place {
+    file: "crates/tenure-core/src/election/context.rs",
+    is: "Self::System(random) => random(),",
+    becomes: "Self::System(random) => random().map(|number| number % 2),",
+};
+
 /// Those that real processes are most likely to show.
 pub const PLANTED: [Planted; 10] = [
-    planted("valid-without-clock", &[Fault::Freeze]),
-    planted("permit-without-clock", &[Fault::Freeze]),
+    planted("valid-without-clock", &[Fault::Starve]),
+    planted("permit-without-clock", &[Fault::Starve]),
     planted("until-too-early", &[Fault::Freeze]),
-    planted("release-by-name", &[Fault::Freeze]),
+    Planted {
+        also: Some(RELEASE_OF_A_FILE),
+        ..planted("release-by-name", &[Fault::Freeze])
+    },
     planted("withdraw-takes-anybody", &[Fault::Terminate]),
-    planted("candidate-never-wakes", &[Fault::Freeze]),
-    planted("identity-adopts", &[Fault::Kill]),
-    planted("renews-after-the-work", &[Fault::Freeze]),
+    // A directory reports the death of a holder, and that wakes the others.
+    on_redis("candidate-never-wakes", &[Fault::Kill]),
+    Planted {
+        namesakes: true,
+        ..planted("identity-adopts", &[Fault::Freeze])
+    },
+    planted("renews-after-the-work", &[Fault::Terminate]),
     on_redis("no-acquire-retry", &[Fault::StoreKill, Fault::StoreFreeze]),
-    on_redis("no-request-timeout", &[Fault::Swallow, Fault::Freeze]),
+    Planted {
+        namesakes: true,
+        also: Some(NUMBERS_OF_THE_SYSTEM),
+        ..on_redis("campaign-numbers-repeat", &[Fault::Freeze])
+    },
 ];
+
+impl Place {
+    fn apply(&self, source: &str) -> Result<String> {
+        let found = source.matches(self.is).count();
+        ensure!(found == 1, "it is found {found} times in {}", self.file);
+        Ok(source.replacen(self.is, self.becomes, 1))
+    }
+}
 
 /// A copy of the sources, in which one mutant at a time is planted.
 #[derive(Debug)]
@@ -102,9 +149,10 @@ impl Copy {
     }
 
     /// Builds a candidate with a mutant, or without; the program's file.
-    pub fn build(&self, name: Option<&str>) -> Result<PathBuf> {
-        let originals = match name {
-            Some(name) => self.plant(&mutant(name)?)?,
+    pub fn build(&self, planted: Option<&Planted>) -> Result<PathBuf> {
+        let name = planted.map(|planted| planted.name);
+        let originals = match planted {
+            Some(planted) => self.plant(planted)?,
             None => Vec::new(),
         };
         let built = self.cargo_build();
@@ -119,12 +167,18 @@ impl Copy {
         Ok(named)
     }
 
-    fn plant(&self, mutant: &Mutant) -> Result<Vec<(PathBuf, String)>> {
+    fn plant(&self, planted: &Planted) -> Result<Vec<(PathBuf, String)>> {
         let mut originals = Vec::new();
-        for edit in &mutant.edits {
+        for edit in &mutant(planted.name)?.edits {
             let path = self.work.join(&edit.file);
             let original = fs::read_to_string(&path).with_context(|| edit.file.clone())?;
             fs::write(&path, edit.apply(&original)?)?;
+            originals.push((path, original));
+        }
+        if let Some(place) = &planted.also {
+            let path = self.work.join(place.file);
+            let original = fs::read_to_string(&path).context(place.file)?;
+            fs::write(&path, place.apply(&original)?)?;
             originals.push((path, original));
         }
         Ok(originals)
@@ -173,6 +227,14 @@ mod tests {
     fn each_planted_mutant_is_one_of_the_gate() {
         for planted in PLANTED {
             mutant(planted.name).unwrap();
+        }
+    }
+
+    #[test]
+    fn each_other_place_stands_once_in_its_file() {
+        for place in PLANTED.iter().filter_map(|planted| planted.also) {
+            let source = fs::read_to_string(root().join(place.file)).unwrap();
+            place.apply(&source).unwrap();
         }
     }
 }

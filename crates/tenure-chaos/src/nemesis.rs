@@ -1,16 +1,18 @@
 //! Draws faults from a seed, brings them about one at a time, and writes down the evidence.
 
 use std::net::TcpStream;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, ensure};
 use tenure_conformance::proxy::{FaultProxy, Way};
 use tokio::task::block_in_place;
 use tokio::time::sleep;
 
 use crate::fault::{Fault, Reach};
-use crate::fleet::Fleet;
-use crate::history::{Writer, now};
+use crate::fleet::{Fleet, ends_within};
+use crate::history::{Nanos, Writer, now};
+use crate::links::Links;
 use crate::register::Register;
 use crate::stores::Store;
 
@@ -35,6 +37,8 @@ pub struct Nemesis {
     pub fleet: Fleet,
     /// The store.
     pub store: Box<dyn Store>,
+    /// The candidates' links, if each is in a network namespace.
+    pub links: Option<Arc<Links>>,
     /// The register.
     pub register: Register,
     /// Its own history.
@@ -43,6 +47,8 @@ pub struct Nemesis {
     pub faults: Vec<Fault>,
     /// The lease, of which the faults' durations are multiples.
     pub lease: Duration,
+    /// A process is hit as soon as it leads, and nothing waits in between.
+    pub hurried: bool,
 }
 
 /// A fault that goes on.
@@ -57,8 +63,11 @@ struct Struck {
 
 #[derive(Clone, Copy, Default)]
 struct Counted {
+    at: Nanos,
     accepted: u64,
     seen: u64,
+    /// TCP segments that a candidate has sent again.
+    sent_again: u64,
 }
 
 impl Nemesis {
@@ -69,8 +78,10 @@ impl Nemesis {
             if !self.somebody_leads().await? {
                 continue;
             }
-            let calm = self.share_of_lease(0.2, 0.8);
-            sleep(calm).await;
+            if !self.hurried {
+                let calm = self.share_of_lease(0.2, 0.8);
+                sleep(calm).await;
+            }
             self.one_fault().await?;
             count += 1;
         }
@@ -85,6 +96,7 @@ impl Nemesis {
         let struck = self.strike(fault, candidate, lasts).await?;
         // A process that has gone is away for a shorter time; what is done at once is not held.
         let lasts = match fault {
+            _ if self.hurried => Duration::ZERO,
             Fault::Kill | Fault::Terminate => lasts / 3,
             Fault::Reset | Fault::HalfClose => Duration::ZERO,
             // Until no holder of a larger token is left.
@@ -127,7 +139,7 @@ impl Nemesis {
         let store: Vec<Fault> = self.faults.iter().filter(of_store).copied().collect();
         let others = |fault: &&Fault| fault.reach() != Reach::Store;
         let candidates: Vec<Fault> = self.faults.iter().filter(others).copied().collect();
-        let at_leader = self.random.u32(0..100) < AT_THE_LEADER;
+        let at_leader = self.hurried || self.random.u32(0..100) < AT_THE_LEADER;
         // Of the rest two thirds hit the store.
         let take_store = candidates.is_empty() || (!at_leader && self.random.u32(0..3) < 2);
         if take_store && let Some(fault) = self.random.choice(&store) {
@@ -161,9 +173,15 @@ impl Nemesis {
             .map_or(0, |write| write.token);
         let rest = format!("{fault} {}", lasts.as_millis());
         self.history.event_at(now(), pid, "strikes", token, &rest)?;
-        let counted = self.counted(candidate);
+        let mut counted = self.counted(candidate);
+        if let (Fault::LinkDown, Some(number)) = (fault, candidate) {
+            counted.sent_again = self.sent_again(number)?;
+        }
         let evidence = match (fault.reach(), candidate) {
-            (Reach::Process, Some(number)) => self.strike_process(fault, number)?,
+            (Reach::Process, Some(number)) => self.strike_process(fault, number, lasts)?,
+            (Reach::Network, Some(number)) if fault == Fault::LinkDown => {
+                block_in_place(|| self.take_link_down(number))?
+            }
             (Reach::Network, Some(number)) => {
                 for proxy in self.store.proxies(number) {
                     strike_network(proxy, fault, self.lease).await;
@@ -192,7 +210,7 @@ impl Nemesis {
         })
     }
 
-    fn strike_process(&mut self, fault: Fault, number: usize) -> Result<String> {
+    fn strike_process(&mut self, fault: Fault, number: usize, lasts: Duration) -> Result<String> {
         let process = self.fleet.process(number);
         let pid = process.pid();
         let (event, evidence) = match fault {
@@ -204,14 +222,22 @@ impl Nemesis {
                 self.fleet.set_ahead(number, AHEAD)?;
                 return Ok(String::new());
             }
+            Fault::Starve => {
+                self.fleet.starve(number, lasts)?;
+                return Ok(String::new());
+            }
             Fault::Kill => {
                 process.kill();
                 ("killed", "it was reaped")
             }
             _ => {
                 process.signal("TERM");
-                block_in_place(|| process.wait());
-                ("ended", "it ended when it was asked to")
+                if block_in_place(|| ends_within(process, LIMIT)) {
+                    ("ended", "it ended when it was asked to")
+                } else {
+                    process.kill();
+                    ("killed", "")
+                }
             }
         };
         self.note(pid, event, "")?;
@@ -235,7 +261,18 @@ impl Nemesis {
                 evidence = self.wall_clock_evidence(pid).await?;
                 self.fleet.set_ahead(number, 0)?;
             }
+            (Reach::Process, Some(_)) if fault == Fault::Starve => {
+                evidence = self.starving_evidence(pid, counted.at).await?;
+            }
             (Reach::Process, Some(number)) => self.fleet.restart(number)?,
+            (Reach::Network, Some(number)) if fault == Fault::LinkDown => {
+                let unanswered = self.link_evidence(number, counted).await?;
+                let is_up = self.bring_link_up(number).await?;
+                evidence.push_str(&unanswered);
+                if unanswered.is_empty() || !is_up {
+                    evidence.clear();
+                }
+            }
             (Reach::Network, Some(_)) => {
                 evidence = self.network_evidence(fault, candidate, counted).await;
                 self.restore(candidate).await;
@@ -278,6 +315,19 @@ impl Nemesis {
         Ok(String::new())
     }
 
+    /// A process writes down that all threads of its runtime stand still, and that they go on.
+    async fn starving_evidence(&self, pid: u32, since: Nanos) -> Result<String> {
+        let start = Instant::now();
+        while start.elapsed() < LIMIT {
+            let stood_still = self.fleet.has_written(pid, "starved", since)?;
+            if stood_still && self.fleet.has_written(pid, "fed", since)? {
+                return Ok("all threads of its runtime were blocked".to_owned());
+            }
+            sleep(Duration::from_millis(20)).await;
+        }
+        Ok(String::new())
+    }
+
     /// The proxies of a candidate, or of all.
     fn proxies(&self, candidate: Option<usize>) -> impl Iterator<Item = &FaultProxy> {
         let all = 0..self.fleet.count();
@@ -286,7 +336,10 @@ impl Nemesis {
     }
 
     fn counted(&self, candidate: Option<usize>) -> Counted {
-        let mut counted = Counted::default();
+        let mut counted = Counted {
+            at: now(),
+            ..Counted::default()
+        };
         for proxy in self.proxies(candidate) {
             counted.accepted += proxy.accepted();
             counted.seen += proxy.seen(Way::Both);
@@ -324,6 +377,57 @@ impl Nemesis {
             sleep(Duration::from_millis(20)).await;
         }
         String::new()
+    }
+
+    fn links(&self) -> Result<&Links> {
+        self.links.as_deref().context("no link of its own")
+    }
+
+    /// Takes the link of a candidate down, and looks at both its ends.
+    fn take_link_down(&self, number: usize) -> Result<String> {
+        let links = self.links()?;
+        links.take_down(number)?;
+        ensure!(!links.has_carrier(number)?, "the link has a carrier");
+        let mut proxies = self.store.proxies(number).iter();
+        let proxy = proxies.next().context("no proxy")?;
+        let reaches = links.reaches(number, proxy.address())?;
+        ensure!(!reaches, "a connection came through a link that was down");
+        Ok("its interface had no carrier, a connection of ours got no answer".to_owned())
+    }
+
+    /// Waits until a request of the candidate did not get through: its kernel has sent it again.
+    async fn link_evidence(&self, number: usize, before: Counted) -> Result<String> {
+        let start = Instant::now();
+        while start.elapsed() < LIMIT {
+            let more = self.sent_again(number)? - before.sent_again;
+            if more > 0 {
+                return Ok(format!(", and it sent {more} segments again"));
+            }
+            sleep(Duration::from_millis(20)).await;
+        }
+        Ok(String::new())
+    }
+
+    fn sent_again(&self, number: usize) -> Result<u64> {
+        let links = self.links.as_deref();
+        let counted = links.map(|links| block_in_place(|| links.sent_again(number)));
+        Ok(counted.transpose()?.unwrap_or_default())
+    }
+
+    /// Whether a connection comes through again, before [`LIMIT`].
+    async fn bring_link_up(&self, number: usize) -> Result<bool> {
+        let links = self.links()?;
+        block_in_place(|| links.bring_up(number))?;
+        let mut proxies = self.store.proxies(number).iter();
+        let proxy = proxies.next().context("no proxy")?.address();
+        let start = Instant::now();
+        while start.elapsed() < LIMIT {
+            if block_in_place(|| links.reaches(number, proxy))? {
+                return Ok(true);
+            }
+            sleep(Duration::from_millis(20)).await;
+        }
+        Ok(false)
     }
 
     async fn restore(&self, candidate: Option<usize>) {

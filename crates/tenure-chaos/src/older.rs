@@ -8,8 +8,9 @@ use anyhow::{Context as _, Result, ensure};
 use tenure_sim::mutants::root;
 
 /// What the candidate is made of.
-const SOURCES: [&str; 3] = [
+const SOURCES: [&str; 4] = [
     "src/candidate.rs",
+    "src/candidate/starve.rs",
     "src/history.rs",
     "src/bin/chaos-candidate.rs",
 ];
@@ -46,7 +47,9 @@ pub fn build(commit: &str) -> Result<PathBuf> {
     let with_member = text.replacen("members = [", "members = [\"crates/tenure-chaos\", ", 1);
     fs::write(&manifest, with_member)?;
     let own = work.join("crates/tenure-chaos");
-    fs::create_dir_all(own.join("src/bin"))?;
+    for folder in ["src/bin", "src/candidate"] {
+        fs::create_dir_all(own.join(folder))?;
+    }
     fs::write(own.join("Cargo.toml"), MANIFEST)?;
     fs::write(own.join("src/lib.rs"), LIBRARY)?;
     for source in SOURCES {

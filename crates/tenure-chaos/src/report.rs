@@ -13,7 +13,7 @@ use crate::run::{Outcome, Plan};
 
 /// The names of the columns of the file of all runs.
 pub const COLUMNS: &str = "start\tend\tcommit\tbackend\tpromise\tseed\tminutes\tterms\tfaults\t\
-                           at leader\tled %\tmedian gap ms\tlongest gap ms\tformula ms\t\
+                           at leader\tleaders killed\tled %\tmedian gap ms\tlongest gap ms\tformula ms\t\
                            violations\texcused\tmissed\tfaults by name\tcommand";
 
 /// So many violations are printed.
@@ -67,6 +67,7 @@ pub fn row(plan: &Plan, outcome: &Outcome, around: &Circumstances) -> String {
         verdict.terms.to_string(),
         verdict.struck.len().to_string(),
         verdict.at_leader.to_string(),
+        verdict.leaders_killed.to_string(),
         verdict.led_percent.to_string(),
         median(&verdict.gaps).as_millis().to_string(),
         longest.as_millis().to_string(),
@@ -96,13 +97,15 @@ pub fn append(file: &Path, row: &str) -> Result<()> {
 pub fn text(plan: &Plan, outcome: &Outcome) -> String {
     let verdict = &outcome.verdict;
     let mut text = format!(
-        "{} seed {}: {} terms, {} faults ({}), {} of them at the leader, led {} %\n",
+        "{} seed {}: {} terms, {} faults ({}), {} of them at the leader, {} leaders killed, \
+         led {} %\n",
         plan.backend,
         plan.seed,
         verdict.terms,
         verdict.struck.len(),
         counts(outcome),
         verdict.at_leader,
+        verdict.leaders_killed,
         verdict.led_percent,
     );
     let longest = verdict.gaps.iter().max().copied().unwrap_or_default();

@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
@@ -13,6 +14,7 @@ use crate::fault::{Fault, Promise};
 use crate::fleet::{Fleet, Setup};
 use crate::history::{Writer, now, read_all};
 use crate::judge::{Minimums, Rules, Verdict, judge};
+use crate::links::Links;
 use crate::nemesis::Nemesis;
 use crate::register::Register;
 use crate::stores::{self, Applies, CANDIDATES, Store};
@@ -32,6 +34,8 @@ pub struct Plan {
     pub only: Vec<Fault>,
     /// Faults beyond the promise instead of those within.
     pub beyond: bool,
+    /// A process is hit as soon as it leads, and nothing waits in between.
+    pub hurried: bool,
     /// How many candidates compete.
     pub candidates: usize,
     /// Their lease.
@@ -42,6 +46,8 @@ pub struct Plan {
     pub program: PathBuf,
     /// Another program for every other candidate.
     pub other_program: Option<PathBuf>,
+    /// The identity of all candidates; each has one of its own if `None`.
+    pub identity: Option<String>,
     /// What is wrong with the candidates.
     pub broken: Broken,
     /// Whether the register refuses lower tokens.
@@ -50,7 +56,30 @@ pub struct Plan {
     pub minimums: Minimums,
 }
 
+/// How long a leader may take to come and be killed, on the average.
+const A_KILL: Duration = Duration::from_secs(60);
+
 impl Plan {
+    /// The same, but so many processes get `kill -9`, each as soon as it leads.
+    #[must_use]
+    pub fn of_kills(self, kills: usize) -> Self {
+        // One that ends its term in the moment in which it is killed does not count.
+        let faults = kills + kills / 50 + 1;
+        Self {
+            time: A_KILL * u32::try_from(faults).unwrap_or(u32::MAX),
+            faults,
+            only: vec![Fault::Kill],
+            hurried: true,
+            minimums: Minimums {
+                terms: kills,
+                led_percent: 0,
+                at_leader_percent: 90,
+                leaders_killed: kills,
+            },
+            ..self
+        }
+    }
+
     /// Ten minutes with five candidates of this program.
     pub fn new(backend: &str, program: PathBuf) -> Self {
         Self {
@@ -60,11 +89,13 @@ impl Plan {
             seed: 1,
             only: Vec::new(),
             beyond: false,
+            hurried: false,
             candidates: CANDIDATES,
             lease: Duration::from_secs(3),
             other_lease: None,
             program,
             other_program: None,
+            identity: None,
             broken: Broken::Nothing,
             fenced: true,
             minimums: Minimums::default(),
@@ -83,6 +114,9 @@ pub struct Outcome {
     pub directory: TempDir,
 }
 
+/// The folder of the histories.
+const HISTORY: &str = "history";
+
 /// Runs a plan. `None`: this machine has no program for its store.
 pub async fn run(plan: &Plan) -> Result<Option<Outcome>> {
     ensure!(
@@ -90,12 +124,14 @@ pub async fn run(plan: &Plan) -> Result<Option<Outcome>> {
         "at most {CANDIDATES} candidates"
     );
     let directory = tempfile::Builder::new().prefix("tenure-chaos-").tempdir()?;
-    let history = directory.path().join("history");
+    let history = directory.path().join(HISTORY);
     fs::create_dir(&history)?;
-    let Some(store) = stores::start(&plan.backend, directory.path()).await? else {
+    let links = links(plan);
+    let store = stores::start(&plan.backend, directory.path(), links.as_deref()).await?;
+    let Some(store) = store else {
         return Ok(None);
     };
-    let applies = applying(&*store, plan);
+    let applies = applying(&*store, links.is_some(), plan);
     ensure!(!applies.is_empty(), "no fault applies to {}", store.name());
     let longest = plan.lease.max(plan.other_lease.unwrap_or_default());
     let capabilities = tenure::connect(&store.url(0)).await?.capabilities();
@@ -110,7 +146,7 @@ pub async fn run(plan: &Plan) -> Result<Option<Outcome>> {
         lease: longest,
         minimums: plan.minimums,
     };
-    let mut nemesis = nemesis(plan, store, &rules, directory.path(), &history)?;
+    let mut nemesis = nemesis(plan, store, links, &rules, directory.path())?;
     let result = nemesis.run(Instant::now() + plan.time, plan.faults).await;
     nemesis.history.event("over", 0, "")?;
     tokio::task::block_in_place(|| nemesis.fleet.stop());
@@ -124,8 +160,22 @@ pub async fn run(plan: &Plan) -> Result<Option<Outcome>> {
     }))
 }
 
+/// A link for each candidate, if one may be taken down. `None`, and a line that says why, where this
+/// user may not make them: the run has no such fault then.
+fn links(plan: &Plan) -> Option<Arc<Links>> {
+    let is_behind_proxies = stores::BEHIND_PROXIES.contains(&plan.backend.as_str());
+    let is_wanted = plan.only.is_empty() || plan.only.contains(&Fault::LinkDown);
+    if !is_behind_proxies || !is_wanted || plan.beyond {
+        return None;
+    }
+    let made = tokio::task::block_in_place(|| Links::make(CANDIDATES));
+    made.map(Arc::new)
+        .inspect_err(|error| println!("LEFT OUT {}: {error:#}", Fault::LinkDown))
+        .ok()
+}
+
 /// The faults of a run: those of processes, those of networks where there is one, and the store's.
-fn applying(store: &dyn Store, plan: &Plan) -> Vec<Applies> {
+fn applying(store: &dyn Store, has_links: bool, plan: &Plan) -> Vec<Applies> {
     let usual = |fault: Fault| Applies {
         fault,
         promise: Promise::Within,
@@ -134,6 +184,9 @@ fn applying(store: &dyn Store, plan: &Plan) -> Vec<Applies> {
     let mut all: Vec<Applies> = Fault::OF_PROCESSES.into_iter().map(usual).collect();
     if !store.proxies(0).is_empty() {
         all.extend(Fault::OF_NETWORKS.into_iter().map(usual));
+    }
+    if has_links {
+        all.push(usual(Fault::LinkDown));
     }
     all.extend(store.faults());
     let wanted = |applies: &Applies| {
@@ -169,12 +222,13 @@ fn formula(capabilities: &Capabilities, lease: Duration) -> Result<Duration> {
 fn nemesis(
     plan: &Plan,
     store: Box<dyn Store>,
+    links: Option<Arc<Links>>,
     rules: &Rules,
     directory: &Path,
-    history: &Path,
 ) -> Result<Nemesis> {
-    let register = Register::start(directory, history, plan.fenced)?;
-    let own = Writer::create(history, "nemesis")?;
+    let history = directory.join(HISTORY);
+    let register = Register::start(directory, &history, plan.fenced)?;
+    let own = Writer::create(&history, "nemesis")?;
     own.event("seed", 0, &format!("{} {}", plan.seed, now()))?;
     let other = |number: usize| number % 2 == 1;
     let numbers = 0..plan.candidates;
@@ -190,22 +244,26 @@ fn nemesis(
     let setup = Setup {
         programs: numbers.clone().map(program).collect(),
         leases: numbers.map(lease).collect(),
-        history: history.to_owned(),
+        history,
         logs: directory.to_owned(),
         register: register.path().to_owned(),
+        identity: plan.identity.clone(),
         broken: plan.broken,
         clocks: rules
             .faults
             .iter()
             .any(|applies| applies.fault == Fault::WallClock),
+        links: links.clone(),
     };
     Ok(Nemesis {
         random: fastrand::Rng::with_seed(plan.seed),
         fleet: Fleet::start(setup, urls)?,
         store,
+        links,
         register,
         history: own,
         faults: rules.faults.iter().map(|applies| applies.fault).collect(),
         lease: rules.lease,
+        hurried: plan.hurried,
     })
 }

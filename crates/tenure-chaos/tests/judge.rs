@@ -17,6 +17,7 @@ const RULES: fn() -> Rules = || Rules {
         terms: 0,
         led_percent: 0,
         at_leader_percent: 0,
+        leaders_killed: 0,
     },
 };
 

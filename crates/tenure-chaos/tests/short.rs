@@ -10,6 +10,7 @@ use std::time::Duration;
 use tenure_chaos::candidate::Broken;
 use tenure_chaos::fault::Fault;
 use tenure_chaos::judge::Minimums;
+use tenure_chaos::links::Links;
 use tenure_chaos::report::text;
 use tenure_chaos::run::{Outcome, Plan, run};
 use tenure_sim::invariant::Invariant;
@@ -25,6 +26,7 @@ fn plan(backend: &str, only: &[Fault]) -> Plan {
             terms: 1,
             led_percent: 0,
             at_leader_percent: 0,
+            leaders_killed: 0,
         },
         ..Plan::new(backend, env!("CARGO_BIN_EXE_chaos-candidate").into())
     }
@@ -65,6 +67,19 @@ async fn faults_on_redis_make_no_second_leader() {
         Fault::AnswersLost,
     ];
     let Some(outcome) = outcome(&plan("redis", &faults)).await else {
+        return;
+    };
+    assert_safe(&outcome);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_link_that_is_taken_down_makes_no_second_leader() {
+    // Where this user may not make a network namespace there is nothing to take down.
+    if let Err(error) = Links::make(1) {
+        tenure_testkit::environment::left_out(&format!("no link to take down: {error:#}"));
+        return;
+    }
+    let Some(outcome) = outcome(&plan("redis", &[Fault::LinkDown; 2])).await else {
         return;
     };
     assert_safe(&outcome);

@@ -13,7 +13,7 @@ use crate::steps::cargo;
 /// Provides the servers and runs the suite with these arguments.
 pub(crate) fn chaos(arguments: &[OsString]) -> Result<ExitCode> {
     let mut texts = arguments.iter().map(|argument| argument.to_string_lossy());
-    let for_kubernetes = texts.any(|text| text.contains("kube-"));
+    let for_kubernetes = texts.any(|text| text.contains("kube-") || text == "--all");
     provision::ensure(&Need::ALL)?;
     let mut cargo = bound::watched(cargo())?;
     cargo.args(["build", "--quiet", "-p", "tenure-chaos", "--bins"]);

@@ -14,6 +14,9 @@ use tenure_chaos::run::{Plan, run};
 /// What the candidate without a bug is called.
 const CLEAN: &str = "clean";
 
+/// So long a run may take, if nobody leads any more.
+const TIME: Duration = Duration::from_secs(60);
+
 /// The faults of one run.
 const FAULTS: usize = 5;
 
@@ -41,9 +44,9 @@ struct Options {
 async fn main() -> Result<ExitCode> {
     let options = Options::parse();
     let copy = (!options.run_only).then(Copy::make).transpose()?;
-    let build = |name: Option<&str>| match &copy {
-        Some(copy) => copy.build(name),
-        None => Ok(Copy::built(name)),
+    let build = |planted: Option<&Planted>| match &copy {
+        Some(copy) => copy.build(planted),
+        None => Ok(Copy::built(planted.map(|planted| planted.name))),
     };
     let is_wanted = |name: &str| options.only.is_empty() || options.only.iter().any(|o| o == name);
     let clean = if options.build_only && !is_wanted(CLEAN) {
@@ -55,7 +58,7 @@ async fn main() -> Result<ExitCode> {
     println!("| planted bug | store | what the run showed | without the bug | time |");
     println!("|---|---|---|---|---|");
     for planted in PLANTED.iter().filter(|planted| is_wanted(planted.name)) {
-        let program = build(Some(planted.name))?;
+        let program = build(Some(planted))?;
         if options.build_only {
             continue;
         }
@@ -110,11 +113,14 @@ fn plan(planted: &Planted, program: &Path, seed: u64) -> Plan {
         seed,
         faults: FAULTS,
         only: planted.faults.to_vec(),
+        time: TIME,
+        identity: planted.namesakes.then(|| "namesake".to_owned()),
         lease: Duration::from_secs(2),
         minimums: Minimums {
             terms: 1,
             led_percent: 0,
             at_leader_percent: 0,
+            leaders_killed: 0,
         },
         ..Plan::new(planted.backend, program.to_owned())
     }

@@ -18,6 +18,10 @@ impl Minimums {
         if hit * 100 < all * self.at_leader_percent {
             missed.push(format!("{hit} of {all} faults hit the process that led"));
         }
+        let (killed, wanted) = (verdict.leaders_killed, self.leaders_killed);
+        if killed < wanted {
+            missed.push(format!("{killed} leaders were killed, not {wanted}"));
+        }
         let blind = verdict.struck.iter().filter(|s| s.evidence.is_empty());
         missed.extend(blind.map(|struck| format!("{} left no evidence", struck.fault)));
         missed
@@ -51,19 +55,16 @@ pub(super) fn struck(lines: &[Line]) -> Vec<Struck> {
     all
 }
 
-/// How many faults hit a process whose term was valid then.
-pub(super) fn at_leader(struck: &[Struck], terms: &[TermSeen]) -> usize {
-    let led = |struck: &&Struck| {
-        let mut of_process = terms.iter().filter(|term| term.pid == struck.pid);
-        // Its last look at its term was a piece of work ago.
-        of_process.any(|term| {
-            let (seen, until) = term.last_valid;
-            let believed = term.believed_until.max(seen.max(until.min(struck.at)));
-            let stopped = term.stops.unwrap_or(Nanos::MAX);
-            (term.elected..=believed).contains(&struck.at) && struck.at <= stopped
-        })
-    };
-    struck.iter().filter(led).count()
+/// Whether a fault hit a process whose term was valid then.
+pub(super) fn hit_a_leader(struck: &Struck, terms: &[TermSeen]) -> bool {
+    let mut of_process = terms.iter().filter(|term| term.pid == struck.pid);
+    // Its last look at its term was a piece of work ago.
+    of_process.any(|term| {
+        let (seen, until) = term.last_valid;
+        let believed = term.believed_until.max(seen.max(until.min(struck.at)));
+        let stopped = term.stops.unwrap_or(Nanos::MAX);
+        (term.elected..=believed).contains(&struck.at) && struck.at <= stopped
+    })
 }
 
 /// For which part of the history a process led, in percent.

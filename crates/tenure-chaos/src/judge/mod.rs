@@ -40,10 +40,18 @@ pub fn judge(lines: &[Line], rules: &Rules) -> Result<Verdict> {
         });
     }
     let struck = minimums::struck(lines);
+    let at_leader: Vec<&Struck> = struck
+        .iter()
+        .filter(|struck| minimums::hit_a_leader(struck, &terms))
+        .collect();
+    let killed = at_leader
+        .iter()
+        .filter(|struck| struck.fault == Fault::Kill.name());
     let valid = terms.iter().filter(|term| term.is_valid_at_first());
     let mut verdict = Verdict {
         terms: valid.count(),
-        at_leader: minimums::at_leader(&struck, &terms),
+        leaders_killed: killed.count(),
+        at_leader: at_leader.len(),
         led_percent: minimums::led_percent(lines, &terms),
         gaps: translation.gaps(),
         violations,

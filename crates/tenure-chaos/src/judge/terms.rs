@@ -110,7 +110,10 @@ pub fn terms(lines: &[Line]) -> Vec<TermSeen> {
 
 /// Adds a line to the term of its process.
 fn add(term: &mut TermSeen, event: &str, line: &Line) {
-    let is_of_process = matches!(event, "valid" | "wrote" | "stops" | "released" | "thawed");
+    let is_of_process = matches!(
+        event,
+        "valid" | "looked" | "wrote" | "stops" | "released" | "thawed"
+    );
     if term.frozen && is_of_process {
         // A process that stands still does nothing: its term goes on until the clock ends it.
         term.frozen = false;
@@ -122,6 +125,8 @@ fn add(term: &mut TermSeen, event: &str, line: &Line) {
             term.last_valid = (line.at, line.number(0).unwrap_or_default());
             term.believed_until = term.believed_until.max(line.at);
         }
+        // A look at one moment: until when it was valid then is not known.
+        "looked" => term.believed_until = term.believed_until.max(line.at),
         "works" => term.works = Some(line.at),
         "wrote" => term.writes.push(line.clone()),
         "stops" => term.stops = term.stops.or(Some(line.at)),

@@ -17,6 +17,8 @@ pub struct Minimums {
     pub led_percent: u64,
     /// This part of the faults hits the process that leads, in percent.
     pub at_leader_percent: usize,
+    /// So many processes that lead get `kill -9`.
+    pub leaders_killed: usize,
 }
 
 impl Default for Minimums {
@@ -25,6 +27,7 @@ impl Default for Minimums {
             terms: 10,
             led_percent: 50,
             at_leader_percent: 50,
+            leaders_killed: 0,
         }
     }
 }
@@ -68,6 +71,8 @@ pub struct Verdict {
     pub struck: Vec<Struck>,
     /// How many of them hit the process that led.
     pub at_leader: usize,
+    /// How many processes got `kill -9` while they led.
+    pub leaders_killed: usize,
     /// The part of the run in which a process led, in percent.
     pub led_percent: u64,
     /// The times without a leader.

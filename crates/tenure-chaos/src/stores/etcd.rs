@@ -9,6 +9,7 @@ use tenure_testkit::etcd::{self, Cluster};
 use tokio::task::block_in_place;
 
 use crate::fault::Fault;
+use crate::links::Links;
 use crate::stores::topology::{Applies, DELETED, LOCK, Store, beyond, proxies, within};
 
 /// The topologies `etcd` and `etcd-cluster`.
@@ -23,7 +24,7 @@ pub(super) struct Etcd {
 const PREFIX: &str = "runs";
 
 impl Etcd {
-    pub(super) fn start(members: usize) -> Result<Option<Self>> {
+    pub(super) fn start(members: usize, links: Option<&Links>) -> Result<Option<Self>> {
         let Some(cluster) = block_in_place(|| etcd::start_with(members, &[])) else {
             return Ok(None);
         };
@@ -33,7 +34,7 @@ impl Etcd {
             .map(|member| member.address().parse());
         let servers = servers.collect::<Result<Vec<_>, _>>()?;
         Ok(Some(Self {
-            proxies: proxies(&servers)?,
+            proxies: proxies(&servers, links)?,
             cluster,
             struck: 0,
         }))

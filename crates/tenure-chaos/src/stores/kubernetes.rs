@@ -10,6 +10,7 @@ use tokio::runtime::Handle;
 use tokio::task::block_in_place;
 
 use crate::fault::Fault;
+use crate::links::Links;
 use crate::stores::topology::{Applies, DELETED, LOCK, Store, beyond, proxies, within};
 
 /// The topologies `kube-lease` and `kube-configmap`.
@@ -20,12 +21,12 @@ pub(super) struct Kubernetes {
 }
 
 impl Kubernetes {
-    pub(super) async fn start(name: &'static str) -> Result<Option<Self>> {
+    pub(super) async fn start(name: &'static str, links: Option<&Links>) -> Result<Option<Self>> {
         let Some(api) = PrivateApi::start().await else {
             return Ok(None);
         };
         Ok(Some(Self {
-            proxies: proxies(&[api.server.address()])?,
+            proxies: proxies(&[api.server.address()], links)?,
             api,
             name,
         }))
@@ -56,7 +57,7 @@ impl Store for Kubernetes {
     fn url(&self, candidate: usize) -> String {
         let server = &self.api.server;
         format!(
-            "{}://default?server=https://{}&ca={}&token_file={}",
+            "{}://default?server=https://{}&server_name=localhost&ca={}&token_file={}",
             self.name,
             self.proxies[candidate][0].address(),
             server.ca.display(),

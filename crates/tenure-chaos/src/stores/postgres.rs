@@ -12,6 +12,7 @@ use tenure_testkit::wall_clock::WallClock;
 use tokio::task::block_in_place;
 
 use crate::fault::Fault;
+use crate::links::Links;
 use crate::stores::topology::{Applies, Store, beyond, proxies, within};
 
 /// The topology `postgres`.
@@ -36,7 +37,7 @@ const HOLDERS: &str = "SELECT pid FROM pg_locks WHERE locktype = 'advisory' AND 
                        AND NOT (objsubid = 2 AND classid = 1952804469)";
 
 impl Postgres {
-    pub(super) fn start() -> Result<Option<Self>> {
+    pub(super) fn start(links: Option<&Links>) -> Result<Option<Self>> {
         let Some(clock) = block_in_place(WallClock::new) else {
             return Ok(None);
         };
@@ -45,7 +46,7 @@ impl Postgres {
             return Ok(None);
         };
         Ok(Some(Self {
-            proxies: proxies(&[server.address()])?,
+            proxies: proxies(&[server.address()], links)?,
             server,
             clock,
             stopped: Vec::new(),

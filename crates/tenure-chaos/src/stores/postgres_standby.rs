@@ -9,6 +9,7 @@ use tenure_testkit::postgres::{self, PASSWORD, Server};
 use tokio::task::block_in_place;
 
 use crate::fault::Fault;
+use crate::links::Links;
 use crate::stores::postgres::{ENDED, end_the_holders_session, freeze, thaw};
 use crate::stores::topology::{Applies, Store, beyond, proxies, within};
 
@@ -23,13 +24,13 @@ pub(super) struct Pair {
 }
 
 impl Pair {
-    pub(super) async fn start() -> Result<Option<Self>> {
+    pub(super) async fn start(links: Option<&Links>) -> Result<Option<Self>> {
         let Some(primary) = block_in_place(|| postgres::start(&[])) else {
             return Ok(None);
         };
         let standby = block_in_place(|| primary.standby());
         let own = Self {
-            proxies: proxies(&[primary.address(), standby.address()])?,
+            proxies: proxies(&[primary.address(), standby.address()], links)?,
             servers: vec![primary, standby],
             primary: 0,
             stopped: Vec::new(),

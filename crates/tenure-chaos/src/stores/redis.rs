@@ -11,6 +11,7 @@ use tenure_testkit::wall_clock::WallClock;
 use tokio::task::block_in_place;
 
 use crate::fault::Fault;
+use crate::links::Links;
 use crate::stores::topology::{Applies, DELETED, LOCK, Store, beyond, proxies, within};
 
 /// The user that candidates log in as.
@@ -31,7 +32,7 @@ pub(super) struct Redis {
 }
 
 impl Redis {
-    pub(super) fn start() -> Result<Option<Self>> {
+    pub(super) fn start(links: Option<&Links>) -> Result<Option<Self>> {
         let user = format!("{USER} {RIGHTS}");
         let mut arguments = vec!["--appendonly", "yes", "--appendfsync", "always", "--user"];
         arguments.extend(user.split(' '));
@@ -47,7 +48,7 @@ impl Redis {
         };
         let address: SocketAddr = (Ipv4Addr::LOCALHOST, server.port).into();
         Ok(Some(Self {
-            proxies: proxies(&[address])?,
+            proxies: proxies(&[address], links)?,
             server,
             clock,
         }))

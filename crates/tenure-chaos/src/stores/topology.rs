@@ -1,6 +1,6 @@
 //! What every topology is: a store of the run's own, and the faults that apply to it.
 
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
@@ -8,6 +8,7 @@ use tenure_conformance::async_trait;
 use tenure_conformance::proxy::FaultProxy;
 
 use crate::fault::{Fault, Promise};
+use crate::links::Links;
 
 /// The lock of every run: each run has a store of its own.
 pub const LOCK: &str = "chaos";
@@ -85,11 +86,17 @@ pub trait Store: Send {
     async fn heal(&mut self, fault: Fault) -> Result<String>;
 }
 
-/// For each candidate a proxy in front of each of these servers.
-pub(super) fn proxies(servers: &[SocketAddr]) -> Result<Vec<Vec<FaultProxy>>> {
-    let one = || -> Result<Vec<FaultProxy>> {
-        let started = servers.iter().map(|server| FaultProxy::start(*server));
+/// For each candidate a proxy in front of each of these servers, at the address on its link.
+pub(super) fn proxies(
+    servers: &[SocketAddr],
+    links: Option<&Links>,
+) -> Result<Vec<Vec<FaultProxy>>> {
+    let of = |candidate: usize| -> Result<Vec<FaultProxy>> {
+        let host = links.map_or(Ipv4Addr::LOCALHOST, |links| links.host(candidate));
+        let started = servers
+            .iter()
+            .map(|server| FaultProxy::start_at(host, *server));
         started.map(|proxy| proxy.context("a proxy")).collect()
     };
-    (0..CANDIDATES).map(|_| one()).collect()
+    (0..CANDIDATES).map(of).collect()
 }

@@ -34,7 +34,7 @@ use relay::{Counters, relay};
 pub use script::Way;
 use script::{Faults, Flow, Leg, Script};
 
-/// A TCP proxy on a loopback port; everything can be changed while it runs, and applies to the
+/// A TCP proxy on a port of this host; everything can be changed while it runs, and applies to the
 /// connections that are open as to new ones. It stops, with its connections, when it is dropped.
 #[derive(Debug)]
 pub struct FaultProxy {
@@ -49,16 +49,22 @@ impl FaultProxy {
     /// Listens on a free port of 127.0.0.1 and passes everything on to `upstream`. Must be called
     /// in a tokio runtime, on which it runs.
     pub fn start(upstream: SocketAddr) -> io::Result<Self> {
+        Self::start_at(Ipv4Addr::LOCALHOST, upstream)
+    }
+
+    /// As [`start`](Self::start), on a free port of this address of the host: for clients in a
+    /// network namespace, which do not reach its loopback.
+    pub fn start_at(host: Ipv4Addr, upstream: SocketAddr) -> io::Result<Self> {
         // Bound but never listening: it keeps the port while connections are refused.
-        let reserved = bind(0)?;
+        let reserved = bind((host, 0).into())?;
         let address = reserved.local_addr()?;
-        let listener = listen(address.port())?;
+        let listener = listen(address)?;
         let script = watch::Sender::new(Script::default());
         let counts = Arc::<Counters>::default();
         let (refused, refusing) = watch::channel(false);
         let accepting = tokio::spawn(accept(Accepting {
             _reserved: reserved,
-            port: address.port(),
+            address,
             listener: Some(listener),
             script: script.subscribe(),
             upstream,
@@ -175,21 +181,21 @@ impl Drop for FaultProxy {
     }
 }
 
-fn bind(port: u16) -> io::Result<TcpSocket> {
+fn bind(address: SocketAddr) -> io::Result<TcpSocket> {
     let socket = TcpSocket::new_v4()?;
     // Two sockets share the port: the one that reserves it and the one that listens.
     socket.set_reuseaddr(true)?;
-    socket.bind((Ipv4Addr::LOCALHOST, port).into())?;
+    socket.bind(address)?;
     Ok(socket)
 }
 
-fn listen(port: u16) -> io::Result<TcpListener> {
-    bind(port)?.listen(1024)
+fn listen(address: SocketAddr) -> io::Result<TcpListener> {
+    bind(address)?.listen(1024)
 }
 
 struct Accepting {
     _reserved: TcpSocket,
-    port: u16,
+    address: SocketAddr,
     listener: Option<TcpListener>,
     script: watch::Receiver<Script>,
     upstream: SocketAddr,
@@ -203,7 +209,7 @@ async fn accept(mut this: Accepting) {
         if refuse {
             this.listener = None;
         } else if this.listener.is_none() {
-            this.listener = listen(this.port).ok();
+            this.listener = listen(this.address).ok();
         }
         this.refused.send_replace(this.listener.is_none());
         let Some(listener) = &this.listener else {
