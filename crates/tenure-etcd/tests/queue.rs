@@ -9,10 +9,12 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use support::Connects as _;
+use tenure_conformance::proxy::{FaultProxy, Way};
 use tenure_core::{
     Acquired, Both, Candidate, Capabilities, Changes, Election, Error, Grant, Identity,
     LockBackend, LockName, Loss, MemoryBackend, Occupancy, Policy, Renewal, SharedClock, Time,
 };
+use tenure_etcd::{EtcdBackend, EtcdConfig};
 use tenure_testkit::etcd::start;
 use tenure_testkit::{LONG, candidate, held, is_taken, lock, until, within_limit};
 
@@ -63,6 +65,41 @@ async fn an_unhealthy_candidate_gives_up_its_place_and_queues_again_at_the_end()
     third.resign().await.unwrap();
     let second = within_limit("the second", second).await.unwrap().unwrap();
     second.resign().await.unwrap();
+}
+
+/// `doctor` says how to delete such a key when its candidate does not take its turn: so it must not
+/// lead on the word of its watch.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_candidate_whose_key_says_waiting_does_not_lead() {
+    let Some(cluster) = start() else { return };
+    let (direct, job) = (cluster.connect().await, lock("job"));
+    let first = direct.acquire(&job, &candidate("first", 1), LONG).await;
+    let first = held(first.unwrap());
+    let network = FaultProxy::start(cluster.members[0].address().parse().unwrap()).unwrap();
+    let config = EtcdConfig::from_url(&format!("etcd://{}", network.address())).unwrap();
+    let behind = EtcdBackend::connect(config).await.unwrap();
+    let behind = Election::builder(Arc::new(behind), job.clone());
+    let behind = behind.build().unwrap();
+    let behind = tokio::spawn(async move { behind.campaign().await });
+    until("it waits", async || cluster.queue("job").len() == 2).await;
+    let values = cluster.ctl(&["get", "--prefix", "--print-value-only", "job/"]);
+    assert!(values.contains("\twaiting"), "{values}");
+
+    // It hears of its turn, and cannot ask.
+    network.hold(Way::Requests);
+    let heard = network.seen(Way::Answers);
+    direct.release(&first).await.unwrap();
+    until("it hears", async || network.seen(Way::Answers) > heard).await;
+    let key = cluster.queue("job").remove(0);
+    cluster.ctl(&["del", &key]);
+    let third = direct.acquire(&job, &candidate("third", 3), LONG).await;
+    let third = held(third.unwrap());
+    assert!(!behind.is_finished(), "two lead");
+
+    network.restore();
+    direct.release(&third).await.unwrap();
+    let behind = within_limit("its next turn", behind).await.unwrap();
+    assert!(behind.unwrap().token() > third.token);
 }
 
 /// A store whose next attempt to acquire comes a moment after a rival's.
