@@ -61,12 +61,12 @@ pub(crate) fn with_wish(value: &[u8], lasts: Duration) -> String {
     format!("{}{WISH}{ends}", without_wish(&text))
 }
 
-/// How long the wish in a value counts yet.
+/// How long the wish in a value counts yet; zero for one that is over, or has no time.
 pub(crate) fn wish(value: &[u8]) -> Option<Duration> {
     let text = std::str::from_utf8(value).ok()?;
     let (_, ends) = text.rsplit_once(WISH)?;
-    let left = Duration::from_millis(ends.parse().ok()?).saturating_sub(since_1970());
-    (!left.is_zero()).then_some(left)
+    let ends = Duration::from_millis(ends.parse().unwrap_or_default());
+    Some(ends.saturating_sub(since_1970()))
 }
 
 fn without_wish(text: &str) -> &str {

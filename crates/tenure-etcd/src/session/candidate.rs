@@ -240,7 +240,7 @@ impl Session {
 
     /// Puts the leader's value in place of what stood there last. A key that is gone meanwhile is
     /// forgotten, and the term with it.
-    async fn write(
+    pub(super) async fn write(
         &self,
         lock: &LockName,
         held: &HeldLock,
@@ -279,9 +279,8 @@ impl Session {
             };
             state.written = found.mod_revision();
             // The value that is written next says nothing of a wish that no heartbeat has read.
-            if let Some(left) = keys::wish(found.value()) {
-                state.asked = Some(self.shared.clock.now() + left);
-            }
+            let left = keys::wish(found.value());
+            state.wish.found(left, self.shared.clock.now());
             // Written by an attempt whose answer was lost.
             if found.value() == proposal.as_bytes() && found.lease() == self.id {
                 state.publishes(candidate.value.as_ref(), found.mod_revision());

@@ -37,7 +37,7 @@ struct Confirmed {
     term: Option<u64>,
     /// The create revisions of the terms' keys, as far as they are there with our lease.
     revisions: HashMap<Vec<u8>, i64>,
-    /// How long the leaders that were asked to resign are asked to yet.
+    /// How long the leaders that were asked to resign are asked to yet; zero where that is over.
     wishes: HashMap<Vec<u8>, Duration>,
     asked: HashSet<Vec<u8>>,
 }
@@ -91,6 +91,13 @@ impl Session {
                     outcome => outcome?,
                 }
             }
+            if held.state().wish.is_old() {
+                let _turn = held.turn.lock().await;
+                // The term is proven whatever becomes of this; the next heartbeat tries again.
+                if let Err(error) = self.write(lock, held, own, candidate).await {
+                    tracing::debug!(reason = error.message(), "an old wish was not removed");
+                }
+            }
             let mut state = held.state();
             if state.leads_since(own).is_none() {
                 return Ok(RenewOutcome::Lost);
@@ -98,7 +105,7 @@ impl Session {
             state.until = self.shared.clock.now() + self.lease;
             return Ok(RenewOutcome::Proven {
                 at: proven,
-                asked: state.asked,
+                asked: state.wish.tell(),
             });
         }
         Err(StoreError::new(
@@ -345,7 +352,7 @@ impl Session {
             let stands = !confirmed.asked.contains(&key) || found == state.revision;
             if present.remove(key.as_slice()) && stands {
                 let now = self.shared.clock.now();
-                state.asked = confirmed.wishes.get(&key).map(|left| now + *left);
+                state.wish.found(confirmed.wishes.get(&key).copied(), now);
                 if state.revision.is_some() && state.since <= asked {
                     state.proven = state.proven.max(asked);
                 }

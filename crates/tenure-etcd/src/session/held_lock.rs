@@ -9,6 +9,7 @@ use tenure_core::{CampaignId, Candidate, Identity, LockName, PublishedValue, Tim
 use tokio::sync::Notify;
 
 use super::proof::Proof;
+use super::wish::WishState;
 
 #[derive(Default)]
 pub(super) struct HeldLocks {
@@ -52,8 +53,7 @@ pub(super) struct State {
     /// that arrives late would undo what was published since.
     pub(super) value: Option<PublishedValue>,
     pub(super) written: i64,
-    /// Until when the leader is asked to resign.
-    pub(super) asked: Option<Time>,
+    pub(super) wish: WishState,
     /// When the request was sent that proved it last.
     pub(super) proven: Time,
     /// When the answer was here that told of it.
@@ -74,7 +74,7 @@ impl HeldLock {
                 closed: false,
                 value: None,
                 written: 0,
-                asked: None,
+                wish: WishState::default(),
                 proven: Time::ZERO,
                 since: now,
                 until: now + lease,
@@ -135,6 +135,7 @@ impl State {
     pub(super) fn publishes(&mut self, value: Option<&PublishedValue>, written: i64) {
         self.value = value.cloned();
         self.written = written;
+        self.wish.is_overwritten();
     }
 
     pub(super) fn close(&mut self) {
@@ -143,7 +144,7 @@ impl State {
     }
 
     pub(super) fn forget(&mut self) {
-        self.asked = None;
+        self.wish = WishState::default();
         self.revision = None;
         self.leads = false;
     }

@@ -23,6 +23,7 @@ mod look;
 mod open;
 mod proof;
 mod sweep;
+mod wish;
 
 pub(crate) use candidate::Attempt;
 pub(crate) use heartbeat::RenewOutcome;
