@@ -3,8 +3,8 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Condvar, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -12,16 +12,19 @@ use tenure_core::{Election, HeartbeatThread, LockName, MemoryBackend, Policy};
 use tracing::field::{Field, Visit};
 use tracing::{Event, Subscriber, span};
 
-/// How many terms: their lines and spans are many more than wait.
+/// How many terms: their lines and spans, without one a term, are many more than wait.
 const TERMS: usize = 2_000;
+
+/// The thread that calls the subscriber. On others it is never slow.
+const THREAD: &str = "tenure-telemetry";
 
 /// So long the test waits.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// Counts the spans of calls. While it is slow it takes longer for each than a leader for a term.
+/// Counts the spans of calls. While it is slow it takes one call for each term.
 #[derive(Clone, Default)]
 struct Slow {
-    lags: Arc<AtomicBool>,
+    pace: Arc<Pace>,
     begun: Arc<AtomicU64>,
     ended: Arc<AtomicU64>,
     /// How much it was told that it missed.
@@ -30,10 +33,38 @@ struct Slow {
     last: Arc<AtomicBool>,
 }
 
+/// How many calls it takes, if it is slow.
+#[derive(Default)]
+struct Pace {
+    left: Mutex<Option<u64>>,
+    more: Condvar,
+}
+
+impl Pace {
+    fn set(&self, left: Option<u64>) {
+        *self.left.lock().unwrap() = left;
+        self.more.notify_all();
+    }
+
+    fn one_more(&self) {
+        if let Some(left) = &mut *self.left.lock().unwrap() {
+            *left += 1;
+        }
+        self.more.notify_all();
+    }
+
+    fn take(&self) {
+        let left = self.left.lock().unwrap();
+        let none_left = |left: &mut Option<u64>| *left == Some(0);
+        let mut left = self.more.wait_while(left, none_left).unwrap();
+        *left = left.map(|left| left - 1);
+    }
+}
+
 impl Slow {
     fn wait(&self) {
-        if self.lags.load(Ordering::Acquire) {
-            thread::sleep(Duration::from_micros(200));
+        if thread::current().name() == Some(THREAD) {
+            self.pace.take();
         }
     }
 
@@ -111,11 +142,12 @@ async fn each_span_that_begins_ends_however_slow_the_subscriber_is() {
     tracing::subscriber::set_global_default(slow.clone()).unwrap();
     let thread = HeartbeatThread::start().unwrap();
     let flood = election(&thread, "job");
-    slow.lags.store(true, Ordering::Release);
+    slow.pace.set(Some(0));
     for _ in 0..TERMS {
         flood.campaign().await.unwrap().resign().await.unwrap();
+        slow.pace.one_more();
     }
-    slow.lags.store(false, Ordering::Release);
+    slow.pace.set(None);
     // Until there is room for its lines.
     let last = election(&thread, "last");
     let start = Instant::now();
@@ -124,7 +156,8 @@ async fn each_span_that_begins_ends_however_slow_the_subscriber_is() {
         assert!(start.elapsed() < PATIENCE, "the last line is not told");
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
-    assert!(slow.missing.load(Ordering::Relaxed) > 0, "it is too quick");
+    let missing = slow.missing.load(Ordering::Relaxed);
+    assert!(missing > 0, "nothing was dropped");
     // The end of a call comes after its line.
     while slow.open() > 0 {
         assert!(start.elapsed() < PATIENCE, "{} spans are open", slow.open());
