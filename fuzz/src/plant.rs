@@ -4,8 +4,9 @@
 //! the text at this place also is long, and of a length that no file of a corpus has there.
 //!
 //! libFuzzer keeps an input that reaches code for the first time. So each condition here leads to a
-//! function of its own: the compiler would make one comparison of them otherwise. It changes the
-//! length of a part of an input often. A letter of its choice at one place of 200 takes it hours.
+//! function of its own: the compiler would make one comparison of them otherwise. A text that has
+//! grown a little, or half of the right length, is kept and changed further. A needle, like one
+//! letter at one of 200 places, would show how long a run is, and not what it reaches.
 
 use std::cell::Cell;
 use std::sync::OnceLock;
@@ -15,12 +16,42 @@ thread_local! {
 }
 
 /// How far it is to the panic.
-const STEPS: u8 = 3;
+const STEPS: u8 = 8;
 
 /// Panics in a run with a planted panic, if `is_rare` and the text is of such a length.
 pub(crate) fn at(is_rare: bool, text: &str) {
     let length = text.len();
-    behind(is_rare, length > 32, length % 16 == 2);
+    if !is_rare {
+        return;
+    }
+    step::<1>();
+    if length <= 8 {
+        return;
+    }
+    step::<2>();
+    if length <= 16 {
+        return;
+    }
+    step::<3>();
+    if length <= 32 {
+        return;
+    }
+    step::<4>();
+    if !length.is_multiple_of(2) {
+        return;
+    }
+    step::<5>();
+    if length % 4 != 2 {
+        return;
+    }
+    step::<6>();
+    if length % 8 != 2 {
+        return;
+    }
+    step::<7>();
+    if length % 16 == 2 {
+        panic();
+    }
 }
 
 /// The same for three conditions, one of which follows the other.
@@ -28,28 +59,23 @@ pub(crate) fn behind(first: bool, second: bool, third: bool) {
     if !first {
         return;
     }
-    behind_one();
+    step::<1>();
     if !second {
         return;
     }
-    behind_two();
+    step::<2>();
     if third {
-        behind_three();
+        panic();
     }
 }
 
 #[inline(never)]
-fn behind_one() {
-    reach(1);
+fn step<const NUMBER: u8>() {
+    reach(NUMBER);
 }
 
 #[inline(never)]
-fn behind_two() {
-    reach(2);
-}
-
-#[inline(never)]
-fn behind_three() {
+fn panic() {
     static PLANTED: OnceLock<bool> = OnceLock::new();
     reach(STEPS);
     assert!(

@@ -117,6 +117,8 @@ pub(crate) fn unreadable(what: &str) -> StoreError {
 
 /// A lock's key that something else has written.
 pub(crate) fn corrupted(key: &str, problem: &str) -> StoreError {
+    // A script's answer names the key: what comes from the server is escaped.
+    let key = shown(key);
     StoreError::new(
         ErrorKind::Corrupted,
         format!(

@@ -6,9 +6,10 @@
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
+use std::thread;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result, bail, ensure};
+use anyhow::{Context as _, Result, anyhow, bail, ensure};
 use tenure_testkit::{interrupt, paths};
 
 use crate::steps::{cargo, forget_this_package};
@@ -59,8 +60,14 @@ pub(crate) fn fuzz(plan: &Plan) -> Result<ExitCode> {
             .iter()
             .map(|target| Run::start(&program, target, plan))
             .collect::<Result<_>>()?;
-        for run in running {
-            shown.push(run.end()?);
+        // Each is waited for by itself: one that ends early has taken a short time.
+        let waiting: Vec<_> = running
+            .into_iter()
+            .map(|run| thread::spawn(|| run.end()))
+            .collect();
+        for run in waiting {
+            let ended = run.join();
+            shown.push(ended.map_err(|_| anyhow!("the wait for a target panicked"))??);
         }
         interrupt::check()?;
     }

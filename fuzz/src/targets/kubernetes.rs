@@ -111,7 +111,7 @@ pub(crate) fn kubeconfig(input: &[u8]) {
     let _read = fuzzing::options(context);
     let context = (!context.is_empty()).then_some(context);
     match fuzzing::kubeconfig(yaml, context) {
-        Ok(()) => plant::behind(context.is_some(), yaml.len() > 100, yaml.len() % 16 == 13),
+        Ok(()) => plant::at(context.is_some(), yaml),
         Err(message) => rules::message(&message),
     }
 }
