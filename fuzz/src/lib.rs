@@ -3,6 +3,7 @@
 //! `cargo xtask fuzz` runs them under libFuzzer; a test runs each on the files of its corpus. A target
 //! fails by a panic: one of the code that it calls, or one of its own, when an answer breaks a rule.
 
+pub mod parts;
 pub mod plant;
 pub mod target;
 
