@@ -40,7 +40,7 @@ const ANSWER: Duration = Duration::from_millis(300);
 /// is killed while such a child lives, the server frees the locks at the end of the lease.
 #[derive(Clone)]
 pub struct PostgresBackend {
-    inner: Arc<Sessions>,
+    pub(crate) inner: Arc<Sessions>,
 }
 
 /// What a grant needs to know to be renewed or released.
@@ -267,6 +267,17 @@ impl LockBackend for PostgresBackend {
         }
     }
 
+    /// Moves the sessions that wait for an answer, where this is safe. Their later heartbeats wait
+    /// for the same move, which makes connections of its own.
+    fn may_go_on(&self, _began_at: Time) -> bool {
+        if !self.inner.common.tasks.process().is_current() {
+            return false;
+        }
+        let sessions = self.inner.registry.sessions();
+        let moving = sessions.iter().filter(|session| session.is_overdue());
+        moving.count() > 0
+    }
+
     async fn release(&self, grant: &Grant) -> Result<(), Error> {
         self.check_process(Operation::Release)?;
         let state = state_of(grant, Operation::Release)?;
@@ -318,7 +329,7 @@ impl LockBackend for PostgresBackend {
         if !self.inner.common.tasks.process().is_current() {
             return None;
         }
-        let end = grant.state::<GrantState>()?.session.connection().end();
+        let end = grant.state::<GrantState>()?.session.end();
         Some(Box::pin(async move {
             let _why = end.await;
         }))

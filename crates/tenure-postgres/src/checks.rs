@@ -122,7 +122,7 @@ async fn silence(connection: &Connection, config: &PostgresConfig, lease: Durati
     }
     let own = async {
         let value = setup::give_own_value(connection).await?;
-        setup::take_own_lock(connection, &value).await
+        setup::take_own_lock(connection, &value).await.map(drop)
     };
     if let Err(error) = own.await {
         return failed("own session", &error);

@@ -108,13 +108,7 @@ impl Connection {
 
     /// Returns when the session has ended.
     pub(crate) fn end(&self) -> impl Future<Output = StoreError> + Send + use<> {
-        let mut ended = self.login.live.ended.subscribe();
-        async move {
-            match ended.wait_for(Option::is_some).await {
-                Ok(error) => error.clone().unwrap_or_else(errors::closed),
-                Err(_) => errors::closed(),
-            }
-        }
+        ended(self.noted_end())
     }
 
     /// How many commits of the session did not wait for a standby to their end. An answer that
@@ -125,8 +119,19 @@ impl Connection {
 
     /// Ends the session; the server then frees what it holds.
     pub(crate) fn close(&self, error: &StoreError) {
-        note_end(&self.login.live.ended, error);
+        let _first = self.leave(error);
+    }
+
+    /// The same; whether it had not ended before.
+    pub(crate) fn leave(&self, error: &StoreError) -> bool {
+        let first = note_end(&self.login.live.ended, error);
         self.login.live.connection.abort();
+        first
+    }
+
+    /// Where the end of the session is noted.
+    pub(crate) fn noted_end(&self) -> watch::Receiver<Option<StoreError>> {
+        self.login.live.ended.subscribe()
     }
 }
 
@@ -136,8 +141,16 @@ impl Drop for OpenClient {
     }
 }
 
-/// Notes why a session has ended.
-pub(crate) fn note_end(ended: &watch::Sender<Option<StoreError>>, error: &StoreError) {
+/// Returns when an end is noted there.
+pub(crate) async fn ended(mut noted: watch::Receiver<Option<StoreError>>) -> StoreError {
+    match noted.wait_for(Option::is_some).await {
+        Ok(error) => error.clone().unwrap_or_else(errors::closed),
+        Err(_) => errors::closed(),
+    }
+}
+
+/// Notes why a session has ended; whether that was not noted before.
+pub(crate) fn note_end(ended: &watch::Sender<Option<StoreError>>, error: &StoreError) -> bool {
     // The first reason is the true one; what follows from it comes later.
     ended.send_if_modified(|known| {
         let first = known.is_none();
@@ -145,5 +158,5 @@ pub(crate) fn note_end(ended: &watch::Sender<Option<StoreError>>, error: &StoreE
             *known = Some(error.clone());
         }
         first
-    });
+    })
 }

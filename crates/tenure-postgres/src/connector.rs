@@ -36,7 +36,7 @@ const FIRST_WITH_LEASE: u32 = 14_00_00;
 const ASK_AGAIN: Duration = Duration::from_secs(10);
 
 /// Makes the connections of a backend, each on its own: the session on a connection that is lost
-/// has lost its locks, so none is replaced.
+/// has lost its locks.
 pub(crate) struct Connector {
     pub(crate) config: Arc<PostgresConfig>,
     cluster: Cluster,
@@ -129,6 +129,16 @@ impl Connector {
         let reason = failed.iter().position(|error| !is_standby(error));
         let reason = reason.unwrap_or_default();
         Err(failed.swap_remove(reason).with_message(messages.join("; ")))
+    }
+
+    /// Connects to this very host, within the connect timeout.
+    pub(crate) async fn connect_again(&self, address: &Address) -> Result<Connection, StoreError> {
+        if let Some(error) = self.refused() {
+            return Err(error);
+        }
+        let limit = self.config.connect_timeout;
+        let attempt = self.connect_to(address, None);
+        within("the server", limit, "connect_timeout", attempt).await
     }
 
     async fn connect_to(

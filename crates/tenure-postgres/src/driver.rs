@@ -75,7 +75,7 @@ impl Driver {
             };
             tracing::debug!(reason = error.message(), "a session has ended");
             // Before the connection, with which the server frees the locks, is dropped.
-            note_end(&end, &error);
+            let _first = note_end(&end, &error);
         }));
         let live = OpenClient {
             client: SessionClient::new(client, self.allowance),

@@ -142,8 +142,8 @@ impl GuardedTransaction {
         let gate = tokio::select! {
             // The end of the session lets go of the gate, too.
             biased;
-            _error = session.connection().end(), if is_busy => return Err(busy("the session has ended")),
-            _error = session.connection().end() => return Err(lost()),
+            _error = session.end(), if is_busy => return Err(busy("the session has ended")),
+            _error = session.end() => return Err(lost()),
             gate = session.gate.clone().write_owned() => gate,
             () = sleep(waiting) => return Err(busy(&format!("it has not ended in {waiting:?}"))),
         };
@@ -153,7 +153,7 @@ impl GuardedTransaction {
         }
         let begin = format!("BEGIN; {}", session.application_settings());
         let (turn, over) = oneshot::channel();
-        let (end, watched, lease) = (session.connection().end(), session.clone(), session.lease);
+        let (end, watched, lease) = (session.end(), session.clone(), session.lease);
         let unlimited = session.connection().client().without_limit();
         let ends_at = Instant::now() + lease;
         session.tasks.spawn(async move {
@@ -185,7 +185,8 @@ impl GuardedTransaction {
         T: ?Sized + ToStatement + Sync,
     {
         let session = self.session()?;
-        let call = session.connection().client().execute(statement, parameters);
+        let connection = session.connection();
+        let call = connection.client().execute(statement, parameters);
         self.note(answer(&session, NOT_COMMITTED, call).await)
     }
 
@@ -199,7 +200,8 @@ impl GuardedTransaction {
         T: ?Sized + ToStatement + Sync,
     {
         let session = self.session()?;
-        let call = session.connection().client().query(statement, parameters);
+        let connection = session.connection();
+        let call = connection.client().query(statement, parameters);
         self.note(answer(&session, NOT_COMMITTED, call).await)
     }
 
@@ -239,7 +241,8 @@ impl GuardedTransaction {
 
     async fn run(&mut self, statements: &str, fate: &str) -> Result<(), Error> {
         let session = self.session()?;
-        let call = session.connection().client().batch_execute(statements);
+        let connection = session.connection();
+        let call = connection.client().batch_execute(statements);
         self.note(answer(&session, fate, call).await)
     }
 
@@ -313,7 +316,8 @@ impl Drop for GuardedTransaction {
         let tasks = session.tasks.clone();
         tasks.spawn(async move {
             let end = format!("ROLLBACK; {}", session.own_settings());
-            let rollback = session.connection().client().batch_execute(&end);
+            let connection = session.connection();
+            let rollback = connection.client().batch_execute(&end);
             match timeout(session.patience(), rollback).await {
                 Ok(Ok(())) => {}
                 // Heartbeats in a transaction of unknown state would prove nothing.

@@ -56,6 +56,14 @@ impl AdvisoryKey {
         Self::Pair(class, i32::from_be_bytes([a, b, c, d]))
     }
 
+    /// Whether this is the lock's key by its name, and not one that the configuration has given it.
+    pub(crate) fn is_derived_from(self, lock: &LockName) -> bool {
+        self == match self {
+            Self::Big(_) => Self::of(lock),
+            Self::Pair(class, _) => Self::in_class(class, lock),
+        }
+    }
+
     /// The three parameters of the statements: a `bigint`, or two `int`s.
     pub(crate) fn parameters(self) -> (Option<i64>, Option<i32>, Option<i32>) {
         match self {

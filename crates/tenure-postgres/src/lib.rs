@@ -40,11 +40,13 @@
 //! # Sessions
 //!
 //! A backend has one dedicated session for each identity and lease among its elections, which
-//! usually means one. It is never shared with a pool and never replaced behind a term's back: when
-//! it ends, all its terms have ended. One query per heartbeat proves the terms of all its
-//! elections. One more session for each backend hears notifications, so that no heartbeat waits
-//! behind what other roles send. While a process waits for locks that others hold, it has up to
-//! [`watch_sessions`](PostgresConfig::watch_sessions) more, one for each process it waits for.
+//! usually means one. It is never shared with a pool. When it ends, all its terms have ended. When
+//! its connection is silent it moves to another one, but only while the server still shows its
+//! locks, so that no other candidate can have had them in between. One query per heartbeat proves
+//! the terms of all its elections. One more session for each backend hears notifications, so that
+//! no heartbeat waits behind what other roles send. While a process waits for locks that others
+//! hold, it has up to [`watch_sessions`](PostgresConfig::watch_sessions) more, one for each process
+//! it waits for.
 //!
 //! No session keeps a snapshot for longer than 30 s, so VACUUM is not kept from its work; only a
 //! [`GuardedTransaction`] may, for at most its lease.
@@ -75,7 +77,8 @@
 //! The key of a lock is documented at [`AdvisoryKey`]. A program that takes it with
 //! `pg_try_advisory_lock` excludes, and is excluded by, the candidates here; to be noticed at once
 //! when it dies or resigns it holds `pg_advisory_lock(1952804469, pg_backend_pid())` too, and says
-//! `NOTIFY tenure, '1 free <key>'`.
+//! `NOTIFY tenure, '1 free <key>'`. A leader here holds the key shared, so no program may take it by
+//! a function whose name ends in `_shared`.
 
 mod backend;
 #[cfg(feature = "_tls")]

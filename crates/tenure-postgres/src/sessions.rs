@@ -82,10 +82,11 @@ impl Sessions {
         let looking = Arc::new(Opening::new(tasks.clone()));
         Self {
             looking,
-            connector,
+            connector: connector.clone(),
             registry: Registry::new(notifications.clone()),
             common: Common {
                 quarantine: Arc::new(Quarantine::new(config.quarantine, config.clock_error)),
+                connector: connector.clone(),
                 config,
                 clock,
                 notifications,

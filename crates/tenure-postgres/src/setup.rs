@@ -111,6 +111,10 @@ async fn verify(
 /// it back: with another client's value, or none, the session is not this client's alone.
 pub(crate) const OWN_VALUE: &str = "tenure.session";
 
+/// When a session of `pg_stat_activity` was started: with its process id that names one session.
+/// Not shown by the time zone or the style that another session may have.
+pub(crate) const STARTED: &str = "extract(epoch FROM backend_start)::text";
+
 /// Gives the session a value that no other one has.
 pub(crate) async fn give_own_value(connection: &Connection) -> Result<String, StoreError> {
     let client = connection.client();
@@ -127,29 +131,36 @@ pub(crate) async fn give_own_value(connection: &Connection) -> Result<String, St
 /// Fails where another client uses the same session: it holds locks there already, or has given it
 /// its own value. Of two that do this at once, one at most gets both. Fails too where `pg_locks`
 /// does not show that lock: then it would show none that is won.
-pub(crate) async fn take_own_lock(connection: &Connection, value: &str) -> Result<(), StoreError> {
+///
+/// Returns when the server started the session, as [`STARTED`] gives it, if the server shows that.
+pub(crate) async fn take_own_lock(
+    connection: &Connection,
+    value: &str,
+) -> Result<Option<String>, StoreError> {
     let client = connection.client();
     let take = format!(
         "SELECT CASE WHEN current_setting('{OWN_VALUE}', true) = '{value}' AND NOT EXISTS \
          (SELECT FROM pg_locks WHERE locktype = 'advisory' AND pid = pg_backend_pid()) \
          THEN pg_try_advisory_lock({ALIVE}, pg_backend_pid()) ELSE false END"
     );
-    let is_yes = |rows: Vec<SimpleQueryRow>| rows.first().and_then(|row| row.get(0)) == Some("t");
-    if !is_yes(ask(client, &take).await?) {
+    let is_yes = |rows: &[SimpleQueryRow]| rows.first().and_then(|row| row.get(0)) == Some("t");
+    if !is_yes(&ask(client, &take).await?) {
         return Err(errors::shared_session());
     }
     let shown = format!(
         "SELECT EXISTS (SELECT FROM pg_locks WHERE locktype = 'advisory' AND granted \
          AND mode = 'ExclusiveLock' AND objsubid = 2 AND pid = pg_backend_pid() \
-         AND classid = {ALIVE} AND objid::int8 = pg_backend_pid())"
+         AND classid = {ALIVE} AND objid::int8 = pg_backend_pid()), \
+         (SELECT {STARTED} FROM pg_stat_activity WHERE pid = pg_backend_pid())"
     );
-    if !is_yes(ask(client, &shown).await?) {
+    let shown = ask(client, &shown).await?;
+    if !is_yes(&shown) {
         return Err(StoreError::new(
             ErrorKind::Unsupported,
             "the server gives advisory locks that pg_locks does not show; is it PostgreSQL?",
         ));
     }
-    Ok(())
+    Ok(shown.first().and_then(|row| row.get(1)).map(str::to_owned))
 }
 
 /// The rows of the answer to one statement, whose parameters are bound.

@@ -42,6 +42,8 @@ pub(super) struct Holding {
     pub(super) campaign: CampaignId,
     pub(super) token: FencingToken,
     pub(super) value: Option<PublishedValue>,
+    /// Whether the session holds the lock shared.
+    pub(super) shared: bool,
     /// The claim that took it over last.
     pub(super) claim: u64,
     /// When the request was sent that proved it last.
@@ -76,6 +78,29 @@ impl HeldLocks {
 
     pub(super) fn holds_any(&self) -> bool {
         self.all().values().any(|lock| lock.holding().is_some())
+    }
+
+    /// All that is held, in an order of its own.
+    pub(super) fn held(&self) -> Vec<(AdvisoryKey, FencingToken)> {
+        let all = self.all();
+        let held = all.iter().filter_map(|(key, lock)| {
+            let holding = lock.holding();
+            Some((*key, holding.as_ref()?.token))
+        });
+        let mut held: Vec<_> = held.collect();
+        held.sort_unstable_by_key(|(key, _)| key.in_pg_locks());
+        held
+    }
+
+    /// Whether there are any, and each is held so that another session can share it.
+    pub(super) fn may_all_move(&self) -> bool {
+        let all = self.all();
+        let shared = all.values().filter_map(|lock| {
+            let holding = lock.holding();
+            Some(holding.as_ref()?.shared)
+        });
+        let shared: Vec<bool> = shared.collect();
+        !shared.is_empty() && !shared.contains(&false)
     }
 
     /// What a heartbeat that was sent then says of each of them.

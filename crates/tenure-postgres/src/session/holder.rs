@@ -19,7 +19,7 @@ pub(crate) async fn answer(session: Weak<Session>) {
     let Some(alive) = session.upgrade() else {
         return;
     };
-    let mut end = std::pin::pin!(alive.connection().end());
+    let mut end = std::pin::pin!(alive.end());
     let answers = alive.answers.clone();
     drop(alive);
     loop {
@@ -66,7 +66,7 @@ impl Session {
         let message = held
             .announcement(connection.pid, self.lease)
             .message(key, connection.holds_all_characters());
-        self.statements.notify(&message).await
+        self.statements().notify(&message).await
     }
 
     /// Who holds the lock, as the server knows it, and as the holder has announced it. With
@@ -80,7 +80,7 @@ impl Session {
         let owner = {
             let _shared = self.gate.read().await;
             let limit = self.patience_with_a_look();
-            self.statements.owner(key, limit).await?
+            self.statements().owner(key, limit).await?
         };
         let Some(owner) = owner else {
             return Ok(None);
@@ -103,7 +103,7 @@ impl Session {
         if announcement.is_none() && owner.is_tenure && !patience.is_zero() {
             let asking = async {
                 let _shared = self.gate.read().await;
-                self.statements.notify(&ask_message(key)).await
+                self.statements().notify(&ask_message(key)).await
             };
             let answer = self
                 .notifications

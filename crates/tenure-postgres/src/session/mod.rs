@@ -13,9 +13,11 @@
 //! of the contract). The session also unlocks a lock whose acquirer has gone away in the meantime.
 
 mod answers;
+mod current;
 mod heartbeat;
 pub(crate) mod held_lock;
 pub(crate) mod holder;
+mod moving;
 mod renewal;
 mod statements;
 pub(crate) mod sweep;
@@ -28,20 +30,22 @@ use std::time::Duration;
 use tenure_core::{Candidate, ErrorKind, FencingToken, Holder, LockName, SharedClock, Time};
 use tenure_kit::Tasks;
 use tenure_kit::deadline::{LEAST, within};
-use tokio::sync::{Notify, RwLock, Semaphore};
+use tokio::sync::{Notify, RwLock, Semaphore, watch};
 
 use self::answers::Answers;
+use self::current::Current;
 use self::held_lock::{HeldLock, HeldLocks, Holding, Standing};
-use self::statements::Statements;
+use self::statements::{Statements, Won};
 use crate::config::PostgresConfig;
 use crate::connection::Connection;
+use crate::connector::Connector;
 use crate::errors::{self, StoreError};
 use crate::incarnation::{Quarantine, Wait};
 use crate::key::{AdvisoryKey, application_name};
 use crate::notifications::Notifications;
 use crate::notifications::message::free_message;
 use crate::settings::{ApplicationLimits, set_own};
-use crate::setup::{check_sequence, give_own_value, set_up, take_own_lock};
+use crate::setup::check_sequence;
 
 /// So many attempts to lock are sent at a time. The server answers a session's queries one after
 /// the other, and each grant waits for its disk: behind thousands of them the first heartbeat of
@@ -52,6 +56,9 @@ pub(crate) struct Session {
     config: Arc<PostgresConfig>,
     clock: SharedClock,
     pub(crate) lease: Duration,
+    /// What the server shows as the name of the session.
+    name: String,
+    connector: Arc<Connector>,
     /// The application's own limits for its transactions.
     limits: ApplicationLimits,
     /// By its number at the server.
@@ -62,7 +69,12 @@ pub(crate) struct Session {
     led: Mutex<HashSet<AdvisoryKey>>,
     notifications: Arc<Notifications>,
     pub(crate) tasks: Tasks,
-    statements: Statements,
+    current: Current,
+    /// Whether the heartbeat under way has no answer in its time.
+    overdue: watch::Sender<bool>,
+    /// The mutant: a move that does not look whether the old session holds its locks.
+    #[cfg(test)]
+    trusts_the_old: std::sync::atomic::AtomicBool,
     locks: HeldLocks,
     /// One task sends a heartbeat at a time. A task that waited looks first whether that heartbeat
     /// proves its term too.
@@ -89,6 +101,7 @@ pub(crate) enum Purpose {
 #[derive(Clone)]
 pub(crate) struct Common {
     pub(crate) config: Arc<PostgresConfig>,
+    pub(crate) connector: Arc<Connector>,
     pub(crate) clock: SharedClock,
     pub(crate) notifications: Arc<Notifications>,
     pub(crate) quarantine: Arc<Quarantine>,
@@ -160,20 +173,18 @@ impl Session {
         if let Some(unfit) = unfit.filter(|_| elects || connection.is_standby) {
             return Err(unfit);
         }
+        let name = application_name(name);
         let preparing = async {
-            let limits = set_up(&connection, config, lease, &application_name(name)).await?;
+            let setup = (lease, &*name);
+            let opened = Statements::open(connection, config, tasks.process(), elects, setup);
+            let (statements, limits) = opened.await?;
             let token_sequence = match &config.token_sequence {
-                Some(sequence) if elects => Some(check_sequence(&connection, sequence).await?),
+                Some(sequence) if elects => {
+                    Some(check_sequence(&statements.connection, sequence).await?)
+                }
                 _ => None,
             };
-            let own_value = give_own_value(&connection).await?;
-            if elects {
-                take_own_lock(&connection, &own_value).await?;
-            }
-            let patience = lease.max(LEAST);
-            let prepared =
-                Statements::prepare(connection, config, tasks.process(), patience, own_value);
-            Ok((prepared.await?, limits, token_sequence))
+            Ok((statements, limits, token_sequence))
         };
         let limit = config.connect_timeout;
         let (statements, limits, token_sequence) =
@@ -189,13 +200,18 @@ impl Session {
             config: config.clone(),
             clock: common.clock.clone(),
             lease,
+            name,
+            connector: common.connector.clone(),
             limits,
             token_sequence,
             quarantine,
             led: Mutex::default(),
             notifications: common.notifications.clone(),
             tasks: tasks.clone(),
-            statements,
+            current: Current::new(statements),
+            overdue: watch::Sender::new(false),
+            #[cfg(test)]
+            trusts_the_old: false.into(),
             locks: HeldLocks::default(),
             heart: tokio::sync::Mutex::default(),
             gate: Arc::default(),
@@ -206,8 +222,17 @@ impl Session {
         }))
     }
 
-    pub(crate) fn connection(&self) -> &Connection {
-        &self.statements.connection
+    fn statements(&self) -> Arc<Statements> {
+        self.current.get()
+    }
+
+    pub(crate) fn connection(&self) -> Arc<Connection> {
+        self.statements().connection.clone()
+    }
+
+    /// Returns when the session has ended; not when it goes on in another connection.
+    pub(crate) fn end(&self) -> impl Future<Output = StoreError> + Send + use<> {
+        self.current.end()
     }
 
     /// Why the session has ended, if it has.
@@ -232,7 +257,7 @@ impl Session {
 
     /// Whether the caller runs in the process that has opened it, and not in a fork of it.
     pub(crate) fn is_ours(&self) -> bool {
-        self.statements.is_ours()
+        self.tasks.process().is_current()
     }
 
     /// Whether the term with this token of `key` is held here.
@@ -275,9 +300,10 @@ impl Session {
         if gone() {
             return Ok(Attempt::Taken(None));
         }
+        let statements = self.statements();
         let sent = self.clock.now();
-        let token = match self.try_lock(key).await {
-            Ok(Some(token)) => token,
+        let (token, shared) = match self.try_lock(&statements, key, lock).await {
+            Ok(Some(won)) => won,
             Ok(None) => return Ok(Attempt::Taken(None)),
             Err(error) => {
                 self.undo(key).await;
@@ -288,17 +314,22 @@ impl Session {
                 return Err(error);
             }
         };
-        *held_lock.holding() = Some(Holding {
+        let holding = Holding {
             lock: lock.clone(),
             identity: candidate.identity.clone(),
             campaign: candidate.campaign,
             token,
             value: candidate.value.clone(),
+            shared,
             claim: 0,
             proven: sent,
             since: self.clock.now(),
             until: sent + self.lease,
-        });
+        };
+        // The server frees what was won in a session that was left meanwhile.
+        let note = || *held_lock.holding() = Some(holding);
+        let noted = self.current.while_it_is(&statements, note);
+        noted.ok_or_else(errors::closed)?;
         Ok(self.claim(key, &held_lock, sent, true))
     }
 
@@ -322,14 +353,21 @@ impl Session {
         }
     }
 
-    async fn try_lock(&self, key: AdvisoryKey) -> Result<Option<FencingToken>, StoreError> {
-        let acquired = self.statements.acquire(key, self.token_sequence);
-        let Some(counter) = acquired.await? else {
+    /// The token, and whether the lock is held shared.
+    async fn try_lock(
+        &self,
+        statements: &Statements,
+        key: AdvisoryKey,
+        lock: &LockName,
+    ) -> Result<Option<(FencingToken, bool)>, StoreError> {
+        let may_move = self.may_share(statements) && key.is_derived_from(lock);
+        let acquired = statements.acquire(key, self.token_sequence, may_move);
+        let Some(Won { counter, shared }) = acquired.await? else {
             return Ok(None);
         };
         let token = u64::try_from(counter).ok();
         let token = token.and_then(|counter| FencingToken::from_counter(counter).ok());
-        token.map(Some).ok_or_else(|| {
+        token.map(|token| Some((token, shared))).ok_or_else(|| {
             StoreError::new(
                 ErrorKind::Corrupted,
                 format!("the server's counter stands at {counter}, which is no fencing token"),
@@ -366,18 +404,24 @@ impl Session {
     async fn undo(&self, key: AdvisoryKey) {
         if self.ended().is_none() {
             // A failure closes the session, which frees it too. Others may have seen it taken.
-            let _unlocked = self.unlock_and_notify(key).await;
+            let _unlocked = self.unlock_and_notify(key, None).await;
         }
     }
 
     /// Unlocks and notifies the others; whether it had been locked.
-    async fn unlock_and_notify(&self, key: AdvisoryKey) -> Result<bool, StoreError> {
-        match self.statements.release(key, &free_message(key)).await {
+    async fn unlock_and_notify(
+        &self,
+        key: AdvisoryKey,
+        shared: Option<bool>,
+    ) -> Result<bool, StoreError> {
+        let message = free_message(key);
+        match self.statements().release(key, &message, shared).await {
             Err(error) if self.ended().is_none() => {
                 // To notify needs room in the lock table and in the queue of notifications. To
-                // unlock does not, and may have been done.
+                // unlock does not, and may have been done. After a move it is the fresh session
+                // that may hold the lock; the other one ends.
                 tracing::warn!(reason = error.message(), "cannot notify of a release");
-                self.statements.unlock(key).await?;
+                self.statements().unlock(key).await?;
                 Ok(true)
             }
             outcome => outcome,
@@ -402,7 +446,7 @@ impl Session {
         if self.ended().is_some() {
             return Ok(());
         }
-        if !self.unlock_and_notify(key).await? {
+        if !self.unlock_and_notify(key, Some(held.shared)).await? {
             tracing::warn!(lock = %held.lock, "the lock had been unlocked in its own session");
         }
         Ok(())

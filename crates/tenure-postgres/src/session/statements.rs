@@ -1,10 +1,11 @@
 //! What a session asks of the server, and how the answers are read.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::TryFutureExt as _;
 use tenure_core::{ErrorKind, Kept, Process};
-use tenure_kit::deadline::within;
+use tenure_kit::deadline::{LEAST, within};
 use tokio_postgres::error::{DbError, Severity};
 use tokio_postgres::types::ToSql;
 use tokio_postgres::{Row, Statement};
@@ -15,11 +16,15 @@ use crate::config::PostgresConfig;
 use crate::connection::Connection;
 use crate::errors::{self, StoreError};
 use crate::key::{ALIVE, AdvisoryKey};
-use crate::setup::OWN_VALUE;
+use crate::question::ask;
+use crate::settings::ApplicationLimits;
+use crate::setup::{OWN_VALUE, STARTED, give_own_value, set_up, take_own_lock};
 
 /// The statements of a session, on its connection.
 pub(super) struct Statements {
-    pub(super) connection: Connection,
+    pub(super) connection: Arc<Connection>,
+    /// When the server started it; `None` if it has no lock of its own, or that is not shown.
+    pub(super) started: Option<String>,
     /// Dropping one closes it at the server.
     prepared: Kept<Prepared>,
     /// How long an answer may take before the session counts as dead.
@@ -45,59 +50,77 @@ pub(super) struct Owner {
     pub(super) is_tenure: bool,
 }
 
+/// What a try has won.
+pub(super) struct Won {
+    /// The counter of the token.
+    pub(super) counter: i64,
+    /// Whether the lock is held shared, so that the session can be moved.
+    pub(super) shared: bool,
+}
+
 impl Statements {
-    pub(super) async fn prepare(
+    /// Sets up a connection that `elects` or only looks, and prepares its statements.
+    pub(super) async fn open(
         connection: Connection,
         config: &PostgresConfig,
         process: &Process,
-        patience: Duration,
-        own_value: String,
-    ) -> Result<Self, StoreError> {
+        elects: bool,
+        (lease, name): (Duration, &str),
+    ) -> Result<(Self, ApplicationLimits), StoreError> {
+        let limits = set_up(&connection, config, lease, name).await?;
+        let own_value = give_own_value(&connection).await?;
+        let started = if elects {
+            take_own_lock(&connection, &own_value).await?
+        } else {
+            None
+        };
         let prepared = Prepared::new(connection.client(), config).await?;
-        Ok(Self {
-            connection,
+        let this = Self {
+            connection: Arc::new(connection),
+            started,
             prepared: process.keep(prepared),
-            patience,
+            patience: lease.max(LEAST),
             own_value,
-        })
+        };
+        Ok((this, limits))
     }
 
-    /// Whether the caller runs in the process that has prepared them, and not in a fork of it.
-    pub(super) fn is_ours(&self) -> bool {
-        self.prepared.is_ours()
-    }
-
-    /// Tries to lock; the counter of the token, or `None` if the lock is held.
+    /// Tries to lock; `None` if the lock is held. One that `may_move` is held shared then.
     pub(super) async fn acquire(
         &self,
         key: AdvisoryKey,
         sequence: Option<u32>,
-    ) -> Result<Option<i64>, StoreError> {
+        may_move: bool,
+    ) -> Result<Option<Won>, StoreError> {
         let (big, class, object) = key.parameters();
-        let parameters: [&(dyn ToSql + Sync); 5] =
-            [&big, &class, &object, &sequence, &self.own_value];
+        let parameters: [&(dyn ToSql + Sync); 6] =
+            [&big, &class, &object, &sequence, &self.own_value, &may_move];
         let cancelled = self.connection.cancelled_waits();
         let row = self.ask(&self.prepared.acquire, &parameters).await?;
         let is_own = row.try_get(1).unwrap_or(false);
         if !is_own {
             return Err(self.close(errors::shared_session()));
         }
-        let token: Option<i64> = row.try_get(0).map_err(|_| errors::unreadable("a lock"))?;
+        let unreadable = |_| errors::unreadable("a lock");
+        let counter: Option<i64> = row.try_get(0).map_err(unreadable)?;
+        let shared = row.try_get(2).map_err(unreadable)?;
         // Perhaps that of another attempt under way, which is then told the same.
-        if token.is_some() && self.connection.cancelled_waits() != cancelled {
+        if counter.is_some() && self.connection.cancelled_waits() != cancelled {
             return Err(errors::not_replicated("the fencing token"));
         }
-        Ok(token)
+        Ok(counter.map(|counter| Won { counter, shared }))
     }
 
-    /// Unlocks and notifies the others; whether it had been locked.
+    /// Unlocks and notifies the others; whether it had been locked. `shared` is how, if that is
+    /// known: to unlock what is not locked is a warning in the server's log.
     pub(super) async fn release(
         &self,
         key: AdvisoryKey,
         message: &str,
+        shared: Option<bool>,
     ) -> Result<bool, StoreError> {
         let (big, class, object) = key.parameters();
-        let parameters: [&(dyn ToSql + Sync); 4] = [&big, &class, &object, &message];
+        let parameters: [&(dyn ToSql + Sync); 5] = [&big, &class, &object, &message, &shared];
         let row = self.ask(&self.prepared.release, &parameters).await?;
         Ok(row.try_get(0).unwrap_or(false))
     }
@@ -128,6 +151,63 @@ impl Statements {
     pub(super) async fn notify(&self, message: &str) -> Result<(), StoreError> {
         self.ask(&self.prepared.notify, &[&message]).await?;
         Ok(())
+    }
+
+    /// Takes a share of each of these locks, if the session of `old` lives; whether of all. One for
+    /// which another program waits is not shared.
+    pub(super) async fn share(&self, keys: &[AdvisoryKey], old: &Self) -> Result<bool, StoreError> {
+        let (locks, lives) = (in_pg_locks(keys), old.is_shown("1"));
+        let share = format!(
+            "SELECT coalesce(bool_and(CASE WHEN kind = 1 THEN pg_try_advisory_lock_shared(bits) \
+             ELSE pg_try_advisory_lock_shared((bits >> 32)::int4, ((bits << 32) >> 32)::int4) END), \
+             false) FROM (VALUES {locks}) AS own (bits, kind) WHERE EXISTS ({lives})"
+        );
+        self.is_yes(&share).await
+    }
+
+    /// Whether the server shows that the session of `old` holds all these locks. A query of its
+    /// own: that of [`share`](Self::share) would show the sessions that were there at its start.
+    pub(super) async fn sees_held(
+        &self,
+        keys: &[AdvisoryKey],
+        old: &Self,
+    ) -> Result<bool, StoreError> {
+        let (locks, count) = (in_pg_locks(keys), keys.len());
+        let (lives, pid) = (old.is_shown("1"), old.connection.pid);
+        let look = format!(
+            "SELECT count(*) = {count} AND EXISTS ({lives}) FROM pg_locks l \
+             JOIN (VALUES {locks}) AS own (bits, kind) ON l.objsubid = own.kind \
+             AND ((l.classid::int8 << 32) | l.objid::int8) = own.bits \
+             WHERE l.locktype = 'advisory' AND l.granted AND l.pid = {pid} \
+             AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())"
+        );
+        self.is_yes(&look).await
+    }
+
+    /// Ends the session of `old`, and no other one with its process id.
+    pub(super) async fn end_session_of(&self, old: &Self) -> Result<(), StoreError> {
+        let end = old.is_shown("pg_terminate_backend(pid)");
+        let ending = ask(self.connection.client(), &end);
+        let ended = within("the server", self.patience, "the lease", ending).await;
+        ended.map(drop)
+    }
+
+    /// A query that selects `what` in one row while this very session lives, and else in none.
+    fn is_shown(&self, what: &str) -> String {
+        let (pid, started) = (self.connection.pid, self.started.as_deref());
+        // The server's own text, of which no more than a number is said again.
+        let is_of_a_number = |c: &char| c.is_ascii_digit() || *c == '.';
+        let started: String = started
+            .unwrap_or_default()
+            .chars()
+            .filter(is_of_a_number)
+            .collect();
+        format!("SELECT {what} FROM pg_stat_activity WHERE pid = {pid} AND {STARTED} = '{started}'")
+    }
+
+    async fn is_yes(&self, question: &str) -> Result<bool, StoreError> {
+        let rows = ask(self.connection.client(), question).await?;
+        Ok(rows.first().and_then(|row| row.get(0)) == Some("t"))
     }
 
     /// Who holds the lock. No answer within `limit` ends the session: the next look is on a new
@@ -197,17 +277,43 @@ impl Statements {
     }
 }
 
+/// The locks as rows of a query.
+fn in_pg_locks(keys: &[AdvisoryKey]) -> String {
+    let row = |key: &AdvisoryKey| {
+        let (bits, kind) = key.in_pg_locks();
+        format!("('{bits}'::int8, {kind}::int2)")
+    };
+    keys.iter().map(row).collect::<Vec<_>>().join(", ")
+}
+
+/// A call of this function of an advisory lock, with the key of the first three parameters.
+fn on_key(function: &str) -> String {
+    format!(
+        "CASE WHEN $1::int8 IS NULL THEN {function}($2::int4, $3::int4) ELSE {function}($1::int8) END"
+    )
+}
+
 impl Prepared {
     async fn new(client: &SessionClient, config: &PostgresConfig) -> Result<Self, StoreError> {
-        let lock = "CASE WHEN $1::int8 IS NULL THEN pg_try_advisory_lock($2::int4, $3::int4) \
-                    ELSE pg_try_advisory_lock($1::int8) END";
+        let lock = on_key("pg_try_advisory_lock");
         // Whatever the session's setting has become, the token is on disk when it is given. A
         // setting that asks for more, or that was chosen so (local), stays.
         let durable = "CASE current_setting('synchronous_commit') WHEN 'off' \
                        THEN set_config('synchronous_commit', 'on', true) IS NOT NULL ELSE true END";
         let is_own = format!("coalesce(current_setting('{OWN_VALUE}', true), '') = $5::text");
         let lock = format!("CASE WHEN {is_own} THEN {lock} ELSE false END");
-        let lock = format!("CASE WHEN ({lock}) THEN {durable} ELSE false END");
+        // From exclusive to shared, so that another session of this process can share it (see
+        // `moving`). Nobody gets it in between. A program that already waits for it is in the way.
+        let share = format!(
+            "CASE WHEN $6::bool THEN CASE WHEN {} THEN {} ELSE false END ELSE false END",
+            on_key("pg_try_advisory_lock_shared"),
+            on_key("pg_advisory_unlock")
+        );
+        let won =
+            format!("CASE WHEN ({lock}) THEN CASE WHEN ({share}) THEN 2 ELSE 1 END ELSE 0 END");
+        // Once: a part of the query with such an offset is not merged into the rest.
+        let won = format!("(SELECT {won} AS won OFFSET 0) AS try");
+        let lock = format!("CASE WHEN try.won > 0 THEN {durable} ELSE false END");
         // The token is minted after the grant (I6), which nested CASE guarantees; AND would not.
         // The message in the log makes the server flush it, so that no crash brings the
         // transaction's number back: alone it leaves no trace there.
@@ -215,16 +321,24 @@ impl Prepared {
             Some(_) => format!(
                 "SELECT CASE WHEN ({lock}) THEN CASE WHEN \
                  pg_logical_emit_message(true, 'tenure', '') IS NOT NULL \
-                 THEN nextval(($4::oid)::regclass) END END, {is_own}"
+                 THEN nextval(($4::oid)::regclass) END END, {is_own}, try.won = 2 FROM {won}"
             ),
             None => format!(
                 "SELECT CASE WHEN ({lock}) THEN CASE WHEN \
                  pg_logical_emit_message(true, 'tenure', '') IS NOT NULL \
-                 THEN (pg_current_xact_id()::text)::int8 END END, {is_own} WHERE $4::oid IS NULL"
+                 THEN (pg_current_xact_id()::text)::int8 END END, {is_own}, try.won = 2 \
+                 FROM {won} WHERE $4::oid IS NULL"
             ),
         };
-        let unlock = "CASE WHEN $1::int8 IS NULL THEN pg_advisory_unlock($2::int4, $3::int4) \
-                      ELSE pg_advisory_unlock($1::int8) END";
+        let (exclusive, shared) = (
+            on_key("pg_advisory_unlock"),
+            on_key("pg_advisory_unlock_shared"),
+        );
+        let both = format!("({exclusive})::int4 + ({shared})::int4");
+        let unlock = format!(
+            "CASE WHEN $5::bool THEN {shared} WHEN NOT $5::bool THEN {exclusive} \
+             ELSE {both} > 0 END"
+        );
         // A notification is sent when its transaction is committed, which writes to the log. No
         // crash can make it untrue, as locks end with it: no need to wait for the disk.
         let volatile = "set_config('synchronous_commit', 'off', true) IS NOT NULL";
@@ -234,7 +348,7 @@ impl Prepared {
         );
         let notify =
             format!("SELECT CASE WHEN {volatile} THEN pg_notify('tenure', $1::text) IS NULL END");
-        let unlock = format!("SELECT {unlock}");
+        let unlock = format!("SELECT {both}");
         // Its own locks are all in its own database.
         let heartbeat = format!(
             "SELECT pg_backend_pid(), pg_is_in_recovery(), \
@@ -243,8 +357,8 @@ impl Prepared {
              current_setting('idle_session_timeout', true), \
              current_setting('idle_in_transaction_session_timeout'), \
              coalesce(current_setting('{OWN_VALUE}', true), '') = $1::text \
-             FROM pg_locks WHERE locktype = 'advisory' AND granted AND mode = 'ExclusiveLock' \
-             AND pid = pg_backend_pid()"
+             FROM pg_locks WHERE locktype = 'advisory' AND granted \
+             AND mode IN ('ExclusiveLock', 'ShareLock') AND pid = pg_backend_pid()"
         );
         let holder = format!(
             "WITH locks AS MATERIALIZED (SELECT pid, mode, objsubid, \

@@ -9,7 +9,7 @@ pub(crate) async fn sweep(session: Weak<Session>) {
     let Some(alive) = session.upgrade() else {
         return;
     };
-    let mut end = std::pin::pin!(alive.connection().end());
+    let mut end = std::pin::pin!(alive.end());
     let (notifications, acquired) = (alive.notifications.clone(), alive.acquired.clone());
     let clock = alive.clock.clone();
     drop(alive);
