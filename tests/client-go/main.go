@@ -30,6 +30,7 @@ func main() {
 	deadline := flag.Duration("deadline", 10*time.Second, "RenewDeadline")
 	retry := flag.Duration("retry", 2*time.Second, "RetryPeriod")
 	read := flag.Bool("read", false, "read the records of the names on the standard input, and end")
+	many := flag.Int("many", 0, "lead on so many locks, whose names begin with that of the lock")
 	flag.Parse()
 
 	config, err := clientcmd.BuildConfigFromFlags("", *kubeconfig)
@@ -38,6 +39,10 @@ func main() {
 	}
 	if *read {
 		readRecords(config, *namespace)
+		return
+	}
+	if *many > 0 {
+		leadMany(config, *namespace, *lock, *many, times{*lease, *deadline, *retry})
 		return
 	}
 	client, err := kubernetes.NewForConfig(config)

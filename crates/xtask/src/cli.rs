@@ -29,6 +29,7 @@ use crate::fuzz::{self, Plan};
 use crate::more;
 use crate::outside;
 use crate::packages;
+use crate::retention;
 use crate::size;
 use crate::suite;
 
@@ -88,6 +89,14 @@ enum Command {
     #[command(disable_help_flag = true)]
     Chaos {
         /// For the chaos program
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<OsString>,
+    },
+    /// Outages and restarts of a store, and how many leaders keep their terms; needs root. `cargo
+    /// xtask retention --help` tells the rest
+    #[command(disable_help_flag = true)]
+    Retention {
+        /// For the retention program
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         arguments: Vec<OsString>,
     },
@@ -258,6 +267,8 @@ fn run(command: Command) -> Result<ExitCode> {
             interrupt::install()?;
             chaos::chaos(&arguments)
         }
+        // Without a handler: Ctrl-C ends it, and the measurement's guard removes the rest.
+        Command::Retention { arguments } => retention::retention(&arguments),
         Command::Docs => {
             interrupt::install()?;
             suite::docs()

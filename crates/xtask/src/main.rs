@@ -31,6 +31,8 @@ mod packages;
 #[cfg(unix)]
 mod report;
 #[cfg(unix)]
+mod retention;
+#[cfg(unix)]
 mod size;
 #[cfg(unix)]
 mod steps;

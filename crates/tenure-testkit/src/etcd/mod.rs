@@ -91,7 +91,7 @@ pub fn start() -> Option<Cluster> {
     start_with(1, &[])
 }
 
-/// So many members with more arguments. `None`: left out.
+/// So many members with more arguments, where `{port}` is the member's own. `None`: left out.
 pub fn start_with(members: usize, more: &[&str]) -> Option<Cluster> {
     launch(members, more, "http", &[], tempfile::tempdir().unwrap())
 }
@@ -170,7 +170,8 @@ fn launch_of(
         let peer = format!("http://127.0.0.1:{peer}");
         let mut arguments = arguments(&name, &dir.path().join(&name), &client, &peer, &initial);
         arguments.extend(QUIET.map(str::to_owned));
-        arguments.extend(more.iter().map(|&text| text.to_owned()));
+        let own = port.to_string();
+        arguments.extend(more.iter().map(|text| text.replace("{port}", &own)));
         members.push(Member {
             port,
             process: Member::spawn(&programs, &arguments),
