@@ -6,9 +6,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use tenure_kit::Tasks;
 use tenure_kit::deadline::within;
 use tenure_kit::tasks::AbortOnDrop;
+use tenure_kit::{Backoff, Tasks};
 use tokio::sync::watch;
 
 use super::message::CHANNEL;
@@ -26,7 +26,8 @@ const SILENCE: Duration = Duration::from_secs(60);
 /// How often the session shows that its process lives.
 const SIGN_OF_LIFE: Duration = Duration::from_secs(20);
 
-/// How long after its end, or after a failure, another one is opened.
+/// Within this time after its end, or after a failure, another one is opened: at random, because a
+/// server that restarts ends the sessions of all processes at once.
 const AGAIN: Duration = Duration::from_secs(1);
 
 /// Told when a session listens (true), and when none does any more.
@@ -66,9 +67,11 @@ async fn listen(
     listener: Listener,
     trying: watch::Sender<bool>,
 ) {
+    let mut backoff = Backoff::new(AGAIN, AGAIN);
     loop {
         let opened = open(&connector, listener.clone()).await;
-        if opened.is_ok() {
+        let was_heard = opened.is_ok();
+        if was_heard {
             told(true);
         }
         trying.send_replace(true);
@@ -79,7 +82,12 @@ async fn listen(
         // The candidates look once per heartbeat meanwhile.
         tracing::debug!(reason = error.message(), "no notifications are heard");
         told(false);
-        tokio::time::sleep(AGAIN).await;
+        let wait = if was_heard {
+            backoff.restart()
+        } else {
+            backoff.next(None)
+        };
+        tokio::time::sleep(wait).await;
     }
 }
 
