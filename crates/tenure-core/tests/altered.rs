@@ -156,9 +156,10 @@ async fn a_question_that_was_answered_asks_for_no_fresh_proof_again() {
     while !matches!(events.recv().await.unwrap(), Event::Renewed { .. }) {}
     let _permit = leadership.confirm().await.unwrap();
     let half = Policy::default().heartbeat() / 2;
-    assert_eq!(
-        *asked.lock().unwrap(),
-        [Duration::ZERO, half, Duration::ZERO]
+    let asked = asked.lock().unwrap();
+    assert!(
+        matches!(asked[..], [Duration::ZERO, retry, Duration::ZERO] if retry >= half),
+        "{asked:?}"
     );
 }
 

@@ -861,6 +861,8 @@ async fn a_candidate_that_is_unwell_reports_no_call() {
 struct Slow {
     store: TestBackend,
     takes: Duration,
+    /// The same for the answers to candidates.
+    acquires_take: Duration,
     overlaps: bool,
     /// So many heartbeats get no answer.
     loses: AtomicU64,
@@ -882,7 +884,9 @@ impl LockBackend for Slow {
         candidate: &Candidate,
         lease: Duration,
     ) -> Result<Acquired, Error> {
-        self.store.acquire(lock, candidate, lease).await
+        let acquired = self.store.acquire(lock, candidate, lease).await;
+        tokio::time::sleep(self.acquires_take).await;
+        acquired
     }
 
     async fn renew(&self, grant: &Grant, not_before: Time) -> Result<Renewal, Error> {
@@ -904,11 +908,15 @@ impl LockBackend for Slow {
     }
 
     async fn release(&self, grant: &Grant) -> Result<(), Error> {
-        self.store.release(grant).await
+        let released = self.store.release(grant).await;
+        tokio::time::sleep(self.acquires_take).await;
+        released
     }
 
     async fn withdraw(&self, lock: &LockName, candidate: &Candidate) -> Result<(), Error> {
-        self.store.withdraw(lock, candidate).await
+        let withdrawn = self.store.withdraw(lock, candidate).await;
+        tokio::time::sleep(self.acquires_take).await;
+        withdrawn
     }
 
     async fn holder(&self, lock: &LockName) -> Result<Occupancy, Error> {
@@ -926,6 +934,7 @@ async fn leads_on(takes: Duration, overlaps: bool) -> (bool, u64) {
     let slow = Arc::new(Slow {
         store: store.clone(),
         takes,
+        acquires_take: Duration::ZERO,
         overlaps,
         loses: AtomicU64::new(0),
     });
@@ -954,6 +963,7 @@ async fn a_lost_attempt_at_a_slow_store_costs_no_term() {
     let slow = Arc::new(Slow {
         store: TestBackend::new(),
         takes: 4 * SECOND,
+        acquires_take: Duration::ZERO,
         overlaps: true,
         loses: AtomicU64::new(1),
     });
@@ -973,6 +983,68 @@ async fn where_heartbeats_do_not_overlap_a_call_ends_before_the_next() {
     assert!(!led);
 }
 
+/// An election at a store that takes so long for every answer.
+fn far(store: &TestBackend, takes: Duration) -> Election {
+    let slow = Arc::new(Slow {
+        store: store.clone(),
+        takes,
+        acquires_take: takes,
+        overlaps: true,
+        loses: AtomicU64::new(0),
+    });
+    let far = Election::builder(slow, lock()).identity(Identity::new("far").unwrap());
+    far.build().unwrap()
+}
+
+/// Its answers take longer than the request timeout, and less than a term can live with.
+#[tokio::test(start_paused = true)]
+async fn a_candidate_at_a_slow_store_is_elected_and_stays() {
+    for takes in [4, 8] {
+        let store = TestBackend::new();
+        let election = far(&store, takes * SECOND);
+        let limit = tokio::time::timeout(60 * SECOND, election.campaign());
+        let leadership = limit.await.expect("it is elected").unwrap();
+        tokio::time::sleep(60 * SECOND).await;
+        assert!(!leadership.is_cancelled(), "{takes} s");
+    }
+}
+
+/// Each of its attempts is granted, but no answer is in time for a term.
+#[tokio::test(start_paused = true)]
+async fn a_candidate_that_cannot_hear_its_answers_leaves_the_lock_to_others() {
+    let store = TestBackend::new();
+    let far = far(&store, 15 * SECOND);
+    let waiting = tokio::spawn(async move { far.campaign().await.map(drop) });
+    until_held_by(&store, "far").await;
+    let near = election(&store, "near");
+    let limit = tokio::time::timeout(120 * SECOND, near.campaign());
+    let leadership = limit.await.expect("the near one is elected").unwrap();
+    tokio::time::sleep(120 * SECOND).await;
+    assert!(leadership.is_valid());
+    assert!(!waiting.is_finished());
+}
+
+async fn until_held_by(store: &TestBackend, identity: &str) {
+    loop {
+        match store.holder(&lock()).await.unwrap() {
+            Occupancy::Led(holder) if holder.identity == identity => return,
+            _ => tokio::time::sleep(Duration::from_millis(100)).await,
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_loss_in_one_of_two_stores_is_seen_while_the_other_is_silent() {
+    let (first, second) = (TestBackend::new(), TestBackend::new());
+    let both = Both::new(Arc::new(first.clone()), Arc::new(second.clone())).unwrap();
+    let election = Election::builder(Arc::new(both), lock()).build().unwrap();
+    let leadership = election.campaign().await.unwrap();
+    second.freeze();
+    first.lose(&lock());
+    leadership.lost().await;
+    assert_eq!(leadership.cause(), Some(Cause::Lost));
+}
+
 /// What is published during a slow heartbeat is not in it, and does not wait for it.
 #[tokio::test(start_paused = true)]
 async fn a_late_answer_does_not_say_yes_to_a_value_that_came_after_it() {
@@ -980,6 +1052,7 @@ async fn a_late_answer_does_not_say_yes_to_a_value_that_came_after_it() {
     let slow = Arc::new(Slow {
         store: store.clone(),
         takes: 4 * SECOND,
+        acquires_take: Duration::ZERO,
         overlaps: true,
         loses: AtomicU64::new(0),
     });

@@ -244,6 +244,7 @@ fn failed(retry_after: Option<Duration>) -> Verdict {
     Verdict::Tell(Input::Failed(Failure {
         permanent: false,
         retry_after,
+        unanswered: false,
     }))
 }
 

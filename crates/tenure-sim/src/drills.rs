@@ -3,6 +3,7 @@
 //!
 //! Each finds its own violations, and its timing comes from the seed.
 
+mod far;
 mod wishes;
 
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -41,6 +42,8 @@ pub enum Drill {
     Queue,
     /// A leader is asked to resign: too late, for another term, in time.
     Wishes,
+    /// One candidate's answers take long.
+    Far,
 }
 
 impl Drill {
@@ -52,6 +55,7 @@ impl Drill {
             3 if seed % 8 == 3 => Some(Self::Counter),
             3 if seed % 16 == 15 => Some(Self::Wishes),
             3 => Some(Self::Queue),
+            0 if seed % 16 == 4 => Some(Self::Far),
             _ => None,
         }
     }
@@ -84,6 +88,7 @@ impl Drill {
             Self::Counter => stage.counter().await,
             Self::Queue => stage.queue().await,
             Self::Wishes => stage.wishes().await,
+            Self::Far => stage.far().await,
         }
         stage.broken.into_inner().unwrap_or_default()
     }

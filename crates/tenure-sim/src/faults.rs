@@ -17,6 +17,8 @@ pub struct Faults {
     pub sluggish_until: Moment,
     /// How long a request and its reply take together while the store is slow.
     pub trip: Duration,
+    /// One candidate, whose requests and their replies take so long together.
+    pub far: Option<(usize, Duration)>,
     /// Nothing gets through until then.
     pub outage_until: Moment,
     /// The store answers "unavailable" until then.

@@ -8,7 +8,8 @@ use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use futures_util::{StreamExt as _, future, stream};
+use futures_util::future::{self, Either};
+use futures_util::{StreamExt as _, stream};
 
 use crate::contract::backend::{
     Acquired, CampaignId, Candidate, Changes, Grant, Hint, Holder, LockBackend, Loss, Occupancy,
@@ -177,6 +178,25 @@ impl Both {
             holder: Some(holder),
             free_in,
         }))
+    }
+
+    async fn renew_both(&self, grants: &Grants, not_before: Time) -> Result<Renewal, Error> {
+        let first = self.first.renew(&grants.first, not_before);
+        let second = self.second.renew(&grants.second, not_before);
+        let both = match future::select(first, second).await {
+            // The other store may be silent, and cannot change that.
+            Either::Left((lost @ Ok(Renewal::Lost { .. }), _))
+            | Either::Right((lost @ Ok(Renewal::Lost { .. }), _)) => return lost,
+            Either::Left((first, second)) => (first, second.await),
+            Either::Right((second, first)) => (first.await, second),
+        };
+        match both {
+            (lost @ Ok(Renewal::Lost { .. }), _) | (_, lost @ Ok(Renewal::Lost { .. })) => lost,
+            (Err(error), _) | (_, Err(error)) => Err(error),
+            (Ok(Renewal::Renewed(first)), Ok(Renewal::Renewed(second))) => {
+                Ok(Renewal::Renewed(grant_of(first, second)))
+            }
+        }
     }
 
     /// The first lock, never under a token that was given back: a release that arrives late would
@@ -363,20 +383,11 @@ impl LockBackend for Both {
     /// to end with its lease, since the work may not have stopped yet.
     async fn renew(&self, grant: &Grant, not_before: Time) -> Result<Renewal, Error> {
         let grants = grants_of(grant, Operation::Renew)?;
-        let outcomes = future::join(
-            self.first.renew(&grants.first, not_before),
-            self.second.renew(&grants.second, not_before),
-        );
-        match outcomes.await {
-            (Ok(lost @ Renewal::Lost { .. }), _) | (_, Ok(lost @ Renewal::Lost { .. })) => {
-                self.forget(&grant.candidate);
-                Ok(lost)
-            }
-            (Err(error), _) | (_, Err(error)) => Err(error),
-            (Ok(Renewal::Renewed(first)), Ok(Renewal::Renewed(second))) => {
-                Ok(Renewal::Renewed(grant_of(first, second)))
-            }
+        let renewal = self.renew_both(&grants, not_before).await;
+        if let Ok(Renewal::Lost { .. }) = &renewal {
+            self.forget(&grant.candidate);
         }
+        renewal
     }
 
     fn may_go_on(&self, began_at: Time) -> bool {

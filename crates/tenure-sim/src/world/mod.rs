@@ -227,7 +227,9 @@ impl World {
         let now = self.now();
         let (stormy, slow, sluggish) = {
             let faults = self.faults();
+            let far = faults.far.filter(|(far, _)| *far == candidate);
             let sluggish = (now < faults.sluggish_until).then_some(faults.trip);
+            let sluggish = sluggish.or(far.map(|(_, trip)| trip));
             (faults.stormy, now < faults.slow_until, sluggish)
         };
         let storm = self.plan.storm;

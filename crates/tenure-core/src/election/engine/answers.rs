@@ -127,10 +127,7 @@ impl Engine {
     }
 
     fn failed(&mut self, error: Arc<Error>) {
-        let failure = Failure {
-            permanent: is_permanent(&error),
-            retry_after: error.retry_after(),
-        };
+        let failure = failure_of(&error);
         telemetry::failure(&self.context.setup.lock, &error);
         self.questions.failed(self.calls.began_at(), &error);
         self.missed(Some(error), failure);
@@ -167,14 +164,19 @@ impl Engine {
             }
             Err(error) => {
                 telemetry::failure(&self.context.setup.lock, &error);
-                let failure = Failure {
-                    permanent: is_permanent(&error),
-                    retry_after: error.retry_after(),
-                };
+                let failure = failure_of(&error);
                 self.give_back_error = Some(Arc::new(error));
                 self.feed(Input::Failed(failure));
             }
         }
+    }
+}
+
+fn failure_of(error: &Error) -> Failure {
+    Failure {
+        permanent: is_permanent(error),
+        retry_after: error.retry_after(),
+        unanswered: error.kind() == ErrorKind::Timeout,
     }
 }
 

@@ -6,6 +6,7 @@
 
 use std::future::Future;
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::contract::backend::{Candidate, Grant};
 use crate::contract::clock::Time;
@@ -33,9 +34,9 @@ impl Calls {
         }
     }
 
-    pub(super) fn acquire(&mut self, candidate: Candidate) {
-        let span = self.span(Operation::Acquire);
-        self.keep(running::acquire(self.context.clone(), span, candidate));
+    pub(super) fn acquire(&mut self, candidate: Candidate, limit: Duration) {
+        let (context, span) = (self.context.clone(), self.span(Operation::Acquire));
+        self.keep(running::acquire(context, span, candidate, limit));
     }
 
     pub(super) fn renew(&mut self, grant: Option<Grant>, not_before: Time, overdue_at: Time) {
@@ -43,15 +44,15 @@ impl Calls {
         self.keep(running::renew(context, span, grant, not_before, overdue_at));
     }
 
-    pub(super) fn release(&mut self, grant: Option<Grant>) {
+    pub(super) fn release(&mut self, grant: Option<Grant>, limit: Duration) {
         self.drop_overdue();
-        let span = self.span(Operation::Release);
-        self.keep(running::release(self.context.clone(), span, grant));
+        let (context, span) = (self.context.clone(), self.span(Operation::Release));
+        self.keep(running::release(context, span, grant, limit));
     }
 
-    pub(super) fn withdraw(&mut self, candidate: Candidate) {
-        let span = self.span(Operation::Withdraw);
-        self.keep(running::withdraw(self.context.clone(), span, candidate));
+    pub(super) fn withdraw(&mut self, candidate: Candidate, limit: Duration) {
+        let (context, span) = (self.context.clone(), self.span(Operation::Withdraw));
+        self.keep(running::withdraw(context, span, candidate, limit));
     }
 
     /// Around a call that is made now.

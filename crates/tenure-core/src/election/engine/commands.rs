@@ -27,14 +27,15 @@ impl Engine {
     }
 
     fn carry_out(&mut self, command: Command) {
+        let limit = self.machine.time_limit();
         match command {
-            Command::Acquire => self.calls.acquire(self.candidate.clone()),
+            Command::Acquire => self.calls.acquire(self.candidate.clone(), limit),
             Command::Renew {
                 not_before,
                 overdue_at,
             } => self.renew_if_healthy(not_before, overdue_at),
-            Command::Release => self.calls.release(self.grant.clone()),
-            Command::Withdraw => self.calls.withdraw(self.candidate.clone()),
+            Command::Release => self.calls.release(self.grant.clone(), limit),
+            Command::Withdraw => self.calls.withdraw(self.candidate.clone(), limit),
             Command::Probe => self.probe(),
             Command::Reenter => self.reenter(),
             Command::Elect(span) => self.elect(span),

@@ -4,6 +4,7 @@ use std::future::{self, Future};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{self, Poll};
+use std::time::Duration;
 
 use crate::contract::backend::{Acquired, Candidate, Grant, Renewal};
 use crate::contract::clock::Time;
@@ -71,11 +72,16 @@ impl Running {
     }
 }
 
-pub(super) async fn acquire(context: Arc<Context>, span: CallSpan, candidate: Candidate) -> Answer {
+pub(super) async fn acquire(
+    context: Arc<Context>,
+    span: CallSpan,
+    candidate: Candidate,
+    limit: Duration,
+) -> Answer {
     let setup = &context.setup;
     let lease = setup.policy.lease();
     let call = setup.backend.acquire(&setup.lock, &candidate, lease);
-    let answer = until_timeout(&context, Operation::Acquire, call).await;
+    let answer = until_timeout(&context, Operation::Acquire, limit, call).await;
     span.end(&answer, |acquired| match acquired {
         Acquired::Held(_) => "held",
         Acquired::Taken { .. } => "taken",
@@ -115,12 +121,17 @@ pub(super) async fn renew(
     }
 }
 
-pub(super) async fn release(context: Arc<Context>, span: CallSpan, grant: Option<Grant>) -> Answer {
+pub(super) async fn release(
+    context: Arc<Context>,
+    span: CallSpan,
+    grant: Option<Grant>,
+    limit: Duration,
+) -> Answer {
     let Some(grant) = grant else {
         return Answer::GiveBack(Err(no_grant(Operation::Release)));
     };
     let call = context.setup.backend.release(&grant);
-    let answer = until_timeout(&context, Operation::Release, call).await;
+    let answer = until_timeout(&context, Operation::Release, limit, call).await;
     span.end(&answer, |()| "done");
     Answer::GiveBack(answer)
 }
@@ -129,22 +140,23 @@ pub(super) async fn withdraw(
     context: Arc<Context>,
     span: CallSpan,
     candidate: Candidate,
+    limit: Duration,
 ) -> Answer {
     let setup = &context.setup;
     let call = setup.backend.withdraw(&setup.lock, &candidate);
-    let answer = until_timeout(&context, Operation::Withdraw, call).await;
+    let answer = until_timeout(&context, Operation::Withdraw, limit, call).await;
     span.end(&answer, |()| "done");
     Answer::GiveBack(answer)
 }
 
-/// Puts the request timeout on a call. An answer that comes late because the process was stopped
+/// Puts a time limit on a call. An answer that comes late because the process was stopped
 /// is passed on: the machine judges it by its proof.
 async fn until_timeout<T>(
     context: &Context,
     operation: Operation,
+    limit: Duration,
     call: impl Future<Output = Result<T, Error>>,
 ) -> Result<T, Error> {
-    let limit = context.setup.policy.request_timeout();
     let deadline = context.clock.now() + limit;
     // A block of its own, or the timer would be made also for an answer that is there at once.
     let timer = async { context.clock.sleep_until(deadline).await };

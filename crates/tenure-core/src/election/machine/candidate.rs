@@ -143,6 +143,20 @@ impl Machine {
         });
     }
 
+    /// The store answers too slowly for a term, or not at all. What it holds for this candidate is
+    /// withdrawn, so that others can lead. Then it campaigns again.
+    pub(super) fn leave_for_others(&mut self, now: Time, commands: &mut Vec<Command>) {
+        self.unanswered = 0;
+        commands.push(Command::Withdraw);
+        self.state = State::SittingOut(SittingOut {
+            giving_back: Some(Command::Withdraw),
+            retry_at: None,
+            until: now + self.policy.lease(),
+            probe_at: now + self.policy.retry_interval(),
+            back_from: now,
+        });
+    }
+
     pub(super) fn sitting_out(&mut self, now: Time, input: Input, commands: &mut Vec<Command>) {
         let retry = self.jittered(self.policy.retry_interval());
         let heartbeat = self.policy.heartbeat();
@@ -167,6 +181,7 @@ impl Machine {
                 let gone = out.giving_back.is_none() || now >= out.until;
                 if well && gone && now >= out.back_from {
                     commands.push(Command::Reenter);
+                    self.unanswered = 0;
                     self.enter(now, commands);
                 } else {
                     out.probe_at = now + retry;
@@ -203,6 +218,7 @@ impl Machine {
             renew_at: Some(next_heartbeat(proven_at, self.policy.heartbeat())),
             cancelled: None,
             missed: false,
+            not_before: proven_at,
             overlaps: false,
             drain_until: None,
         });

@@ -69,4 +69,6 @@ pub struct Failure {
     pub permanent: bool,
     /// How long the store asked to wait.
     pub retry_after: Option<Duration>,
+    /// No answer came in time. The store may have done what it was asked.
+    pub unanswered: bool,
 }

@@ -65,6 +65,8 @@ pub struct Machine {
     answered: bool,
     probed: bool,
     rng: fastrand::Rng,
+    /// How many calls in a row had no answer in their time; heartbeats do not count.
+    unanswered: u32,
     state: State,
 }
 
@@ -81,12 +83,14 @@ impl Hash for Machine {
             answered,
             probed,
             rng: _,
+            unanswered,
             state,
         } = self;
         std::mem::discriminant(wakeup).hash(hasher);
         drain_limit.hash(hasher);
         answered.hash(hasher);
         probed.hash(hasher);
+        unanswered.hash(hasher);
         state.hash(hasher);
     }
 }
@@ -101,6 +105,7 @@ impl Machine {
             answered: settings.answered,
             probed: settings.probed,
             rng: fastrand::Rng::with_seed(settings.seed),
+            unanswered: 0,
             state: State::Idle,
         }
     }
@@ -135,16 +140,45 @@ impl Machine {
         matches!(self.state, State::Candidate(_)) && self.wakeup == Wakeup::Push
     }
 
+    /// How long a call that is no heartbeat may wait for its answer: the request timeout, and
+    /// twice as long after each that had none. A store that is slow is not dead, and what it was
+    /// asked holds the lock.
+    pub fn time_limit(&self) -> Duration {
+        let doubled = 2_u32.saturating_pow(self.unanswered);
+        let limit = self.policy.request_timeout().saturating_mul(doubled);
+        limit.min(self.longest_call())
+    }
+
+    /// A term whose heartbeats take longer than this to be answered cannot go on.
+    fn longest_call(&self) -> Duration {
+        let work_time = self
+            .policy
+            .validity()
+            .saturating_sub(self.policy.stop_grace());
+        let longest = work_time.saturating_sub(self.policy.heartbeat());
+        longest.max(self.policy.request_timeout())
+    }
+
     /// Handles one event at `now`, and appends what is to be done to `commands`, in order.
     pub fn handle(&mut self, now: Time, input: Input, commands: &mut Vec<Command>) {
         self.look_at_the_time(now, commands);
+        let limit = self.time_limit();
+        self.count_unanswered(input);
         match &self.state {
             State::Idle => {
                 if input == Input::Campaign {
                     self.enter(now, commands);
                 }
             }
-            State::Candidate(_) => self.candidate(now, input, commands),
+            State::Candidate(candidacy) => match input {
+                // What was asked may hold the lock for nobody, and each repetition for longer.
+                Input::Failed(failure)
+                    if failure.unanswered && candidacy.entered && limit >= self.longest_call() =>
+                {
+                    self.leave_for_others(now, commands);
+                }
+                _ => self.candidate(now, input, commands),
+            },
             State::SittingOut(_) => self.sitting_out(now, input, commands),
             State::Leader(_) => self.leader(now, input, commands),
             State::Ended { lost, .. } => {
@@ -155,6 +189,20 @@ impl Machine {
             }
             State::GivingBack { .. } => self.giving_back(now, input, commands),
             State::Finished => {}
+        }
+    }
+
+    fn count_unanswered(&mut self, input: Input) {
+        match input {
+            // A heartbeat's.
+            Input::Failed(_) if matches!(self.state, State::Leader(_)) => {}
+            Input::Failed(Failure {
+                unanswered: true, ..
+            }) => self.unanswered = self.unanswered.saturating_add(1),
+            Input::Failed(_) | Input::Held { .. } | Input::Taken { .. } | Input::Done => {
+                self.unanswered = 0;
+            }
+            _ => {}
         }
     }
 

@@ -64,7 +64,8 @@ pub(super) enum Pending {
     Lead { proven_at: Time, lease: Duration },
 }
 
-/// The health probe has said no to a candidate: others must not wait behind it.
+/// The health probe has said no to a candidate, or the store answers too slowly: others must not
+/// wait behind it.
 #[derive(Clone, Debug, Hash)]
 pub(super) struct SittingOut {
     /// `Withdraw` or `Release`, while the store may still hold something.
@@ -86,6 +87,8 @@ pub(super) struct Leading {
     pub(super) renew_at: Option<Time>,
     /// The last call has failed or is overdue.
     pub(super) missed: bool,
+    /// The oldest proof that will do for the heartbeat that is under way or was missed.
+    pub(super) not_before: Time,
     /// Overdue calls go on.
     pub(super) overlaps: bool,
     /// Why the work was told to stop.
@@ -181,9 +184,11 @@ impl Leading {
             // cleared: a time in the past would wake the engine again and again.
             return None;
         }
-        // A proof of the last half heartbeat will do: so a session answers many elections'
-        // heartbeats at once.
-        let not_before = now.minus(policy.heartbeat() / 2);
+        if !self.missed {
+            // A proof of the last half heartbeat will do: so a session answers many elections'
+            // heartbeats at once. For the attempts after it too: its late answer counts.
+            self.not_before = now.minus(policy.heartbeat() / 2);
+        }
         let (first, later) = (policy.request_timeout(), policy.retry_timeout());
         let overdue_at = if self.missed {
             self.next_attempt(now, if self.overlaps { later } else { first }, later)
@@ -191,7 +196,7 @@ impl Leading {
             now + first
         };
         Some(Command::Renew {
-            not_before,
+            not_before: self.not_before,
             overdue_at,
         })
     }

@@ -96,9 +96,67 @@ fn a_lease_too_short_for_the_policy_is_given_back() {
 
 const OVERDUE: Input = Input::Overdue { goes_on: true };
 
+/// The answer to the first attempt may come after the next one has begun.
+#[test]
+fn a_proof_that_did_for_the_first_attempt_does_for_those_after_it() {
+    let mut machine = leader();
+    let asked = |commands: &[Command]| match commands {
+        [Command::Renew { not_before, .. }] => *not_before,
+        other => panic!("{other:?}"),
+    };
+    let first = asked(&handle(&mut machine, at(10), Input::Timer));
+    assert_eq!(asked(&handle(&mut machine, at(13), OVERDUE)), first);
+    let (proven_at, lease) = (at(13), 20 * SECOND);
+    handle(&mut machine, at(14), Input::Renewed { proven_at, lease });
+    assert!(asked(&handle(&mut machine, at(23), Input::Timer)) > first);
+}
+
+const UNANSWERED: Input = Input::Failed(Failure {
+    permanent: false,
+    retry_after: None,
+    unanswered: true,
+});
+
+#[test]
+fn a_call_without_an_answer_gives_the_next_one_twice_the_time() {
+    let mut machine = candidate();
+    for limit in [3, 6] {
+        assert_eq!(machine.time_limit(), limit * SECOND);
+        assert_eq!(handle(&mut machine, at(0), UNANSWERED), []);
+        let next = machine.next_wake().unwrap();
+        assert_eq!(handle(&mut machine, next, Input::Timer), [Command::Acquire]);
+    }
+    // No term can live with more: heartbeat and answer are to come before the work must stop.
+    let longest = machine.time_limit();
+    assert!((8 * SECOND..9 * SECOND).contains(&longest), "{longest:?}");
+    // What was asked may hold the lock for nobody.
+    assert_eq!(
+        handle(&mut machine, at(20), UNANSWERED),
+        [Command::Withdraw]
+    );
+    assert_eq!(machine.time_limit(), 3 * SECOND);
+    handle(&mut machine, at(21), Input::Done);
+    let next = machine.next_wake().unwrap();
+    assert_eq!(handle(&mut machine, next, Input::Timer), [Command::Probe]);
+    assert_eq!(
+        handle(&mut machine, next, Input::Health(true)),
+        [Command::Reenter, Command::Acquire]
+    );
+}
+
+#[test]
+fn an_answer_of_any_kind_ends_the_doubling() {
+    let mut machine = candidate();
+    handle(&mut machine, at(0), UNANSWERED);
+    assert_eq!(machine.time_limit(), 6 * SECOND);
+    handle(&mut machine, at(1), Input::Failed(Failure::default()));
+    assert_eq!(machine.time_limit(), 3 * SECOND);
+}
+
 const THROTTLED: Input = Input::Failed(Failure {
     permanent: false,
     retry_after: Some(Duration::from_secs(600)),
+    unanswered: false,
 });
 
 fn candidate() -> Machine {

@@ -389,6 +389,7 @@ fn input(on: On, now: Time) -> Input {
         On::Refused => Input::Failed(Failure {
             permanent: true,
             retry_after: None,
+            unanswered: false,
         }),
         On::Done => Input::Done,
         On::Stop => Input::Stop(Cause::Shutdown),
