@@ -12,7 +12,7 @@ use self::patience::Patience;
 use self::term::{CommandRun, Ending};
 use rustix::process::Signal;
 use tenure::{
-    BootClock, Clock as _, Election, Event, HeartbeatThread, Holder, Identity, Leadership,
+    BootClock, Clock as _, Election, Event, Expiry, HeartbeatThread, Holder, Identity, Leadership,
     LockName, Reach, Registry, Term, Time,
 };
 use tokio::sync::broadcast;
@@ -108,8 +108,8 @@ impl Plan {
     async fn carry_out(self) -> Result<u8, Failure> {
         let mut signals = Signals::handle()?;
         reaper::reap_orphans()?;
-        let election = tokio::select! {
-            election = self.connect() => election?,
+        let (election, by_session) = tokio::select! {
+            connected = self.connect() => connected?,
             received = signals.ending() => return Ok(signalled(received.signal)),
         };
         backend_file::warn_of_password_in_arguments(&self.url);
@@ -145,7 +145,7 @@ impl Plan {
             let elected = BootClock.now();
             // Whatever has happened, the command is reaped when this returns.
             let ending = self
-                .lead(&leadership, election.events(), &mut signals)
+                .lead(&leadership, election.events(), by_session, &mut signals)
                 .await;
             if matches!(ending, Ok(Ending::Over(_))) {
                 self.hold(&leadership.term(), elected, &mut signals).await;
@@ -236,20 +236,22 @@ impl Plan {
         Ok(())
     }
 
-    async fn connect(&self) -> Result<Election, Failure> {
+    /// The election, and whether its lock ends with a session.
+    async fn connect(&self) -> Result<(Election, bool), Failure> {
         let heartbeats = HeartbeatThread::start()
             .map_err(|error| Failure::new(format!("cannot start a thread: {error}")))?;
         let (registry, url) = (self.registry.clone(), self.url.clone());
         let backend = heartbeats
             .run(async move { registry.connect(&url).await })
             .await??;
+        let by_session = backend.capabilities().expiry == Expiry::Session;
         let election = Election::builder(backend, self.lock.clone())
             .identity(self.identity.clone())
             .policy(self.limits.policy.clone())
             .drain_limit(self.limits.drain_limit)
             .spawn_on(heartbeats)
             .build()?;
-        Ok(election)
+        Ok((election, by_session))
     }
 
     /// Runs the command for as long as the term goes on.
@@ -257,6 +259,7 @@ impl Plan {
         &self,
         leadership: &Leadership,
         renewals: broadcast::Receiver<Event>,
+        by_session: bool,
         signals: &mut Signals,
     ) -> Result<Ending, Failure> {
         let term = leadership.term();
@@ -264,7 +267,7 @@ impl Plan {
             // We were stopped between the election and here.
             return Ok(Ending::Lost);
         }
-        let witness = Witness::of(&self.lock);
+        let witness = Witness::of(&self.lock, by_session);
         let subreaper = Subreaper::start(
             &self.command,
             &term,
@@ -280,7 +283,7 @@ impl Plan {
         if term.is_cancelled() || self.limits.time_left(&term).is_zero() {
             return Ok(Ending::Lost);
         }
-        let child = subreaper.run().await?;
+        let child = subreaper.run(guard.witness()).await?;
         guard.guard_group(child.group());
         tracing::info!(
             "elected for {} with token {}: the command runs",

@@ -19,6 +19,7 @@ use crate::supervisor::exec::THIS_PROGRAM;
 use crate::supervisor::processes::{self, Process};
 use crate::supervisor::reaper::{self, Awaited};
 use crate::supervisor::terminal::Terminal;
+use crate::supervisor::witness::Witness;
 
 /// What the command finds in its environment.
 pub(crate) const LOCK: &str = "TENURE_LOCK";
@@ -111,8 +112,8 @@ impl Subreaper {
         self.seen
     }
 
-    /// Starts the command.
-    pub(crate) async fn run(mut self) -> Result<Child, Failure> {
+    /// Starts the command. The subreaper holds the connections of `witness` until it ends.
+    pub(crate) async fn run(mut self, witness: &Witness) -> Result<Child, Failure> {
         let (stdin, stdout, stderr) = (io::stdin(), io::stdout(), io::stderr());
         let nothing = fs::File::open("/dev/null");
         let nothing =
@@ -125,9 +126,10 @@ impl Subreaper {
         } else {
             stdin.as_fd()
         };
-        let streams = [input, stdout.as_fd(), stderr.as_fd()];
+        let mut files = vec![input, stdout.as_fd(), stderr.as_fd()];
+        files.extend(witness.sockets());
         // Where it is not told, the subreaper is dead, and says so below.
-        let _unheard = self.control.send_with(request::START, &streams);
+        let _unheard = self.control.send_with(request::START, &files);
         let started = match self.control.news().await {
             News::Started(pid) => Pid::from_raw(pid),
             News::NotStarted(error) => {

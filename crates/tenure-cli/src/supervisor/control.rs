@@ -12,15 +12,21 @@ use rustix::net::{
 use tokio::io::Interest;
 use tokio::net::UnixStream;
 
+use crate::supervisor::witness::MOST_SOCKETS;
+
 /// Standard input, output and error.
-const STREAMS: usize = 3;
+pub(crate) const STREAMS: usize = 3;
+
+/// No message brings more open files.
+const MOST_FILES: usize = STREAMS + MOST_SOCKETS;
 
 /// No message is longer.
 const LONGEST: usize = 512;
 
 /// What `tenure run` says.
 pub(crate) mod request {
-    /// Run the command; its three standard streams come with it.
+    /// Run the command; its three standard streams come with it, and then the connections that show
+    /// others that the leader lives.
     pub(crate) const START: &str = "start";
     /// Kill what is left of the command, tell how it ended, and exit.
     pub(crate) const END: &str = "end";
@@ -114,7 +120,7 @@ impl Control {
     }
 
     pub(crate) fn send_with(&self, text: &str, files: &[BorrowedFd<'_>]) -> io::Result<()> {
-        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(STREAMS))];
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MOST_FILES))];
         let mut ancillary = SendAncillaryBuffer::new(&mut space);
         if !files.is_empty() && !ancillary.push(SendAncillaryMessage::ScmRights(files)) {
             return Err(io::ErrorKind::InvalidInput.into());
@@ -132,7 +138,7 @@ impl Control {
 
     /// The next message, if one has come; an empty one when the other end is closed.
     pub(crate) fn receive_now(&self) -> io::Result<Message> {
-        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(STREAMS))];
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MOST_FILES))];
         let mut ancillary = RecvAncillaryBuffer::new(&mut space);
         let mut bytes = [0; LONGEST];
         let received = rustix::net::recvmsg(

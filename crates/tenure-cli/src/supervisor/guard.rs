@@ -107,7 +107,7 @@ pub(crate) struct Guard {
     /// Whether the command runs without a guard too.
     is_optional: bool,
     /// Inherited by the guard, and by the one that replaces it.
-    _witness: Witness,
+    witness: Witness,
 }
 
 impl Guard {
@@ -130,7 +130,7 @@ impl Guard {
             sure: until,
             killed: false,
             is_optional,
-            _witness: witness,
+            witness,
         };
         let answered = match guard.launch() {
             Ok(launched) => {
@@ -159,6 +159,11 @@ impl Guard {
             }
         }
         Ok(guard)
+    }
+
+    /// What shows others that the leader lives.
+    pub(crate) fn witness(&self) -> &Witness {
+        &self.witness
     }
 
     /// Tells the command's process group.
@@ -206,7 +211,9 @@ impl Guard {
     }
 
     fn launch(&self) -> Result<Launched, Failure> {
-        launch(self.subreaper, self.cgroup.as_ref(), self.asked)
+        let (cgroup, until) = (self.cgroup.as_ref(), self.asked);
+        let start = || launch(self.subreaper, cgroup, until);
+        self.witness.inherited(start)
     }
 
     fn replace(&mut self) {

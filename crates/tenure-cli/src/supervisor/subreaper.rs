@@ -17,7 +17,7 @@ use tokio::signal::unix::SignalKind;
 use crate::failure::Failure;
 use crate::options::ExecArgs;
 use crate::supervisor::cgroup::Cgroup;
-use crate::supervisor::control::{Control, News, request};
+use crate::supervisor::control::{Control, News, STREAMS, request};
 use crate::supervisor::exec::dying_with_us;
 use crate::supervisor::processes::{self, Process};
 use crate::supervisor::signals;
@@ -51,12 +51,14 @@ async fn keep(args: &ExecArgs) -> Result<u8, Failure> {
             "tenure has ended, so its command is not started",
         ));
     }
-    let Ok((text, streams)) = control.receive().await else {
+    let Ok((text, mut streams)) = control.receive().await else {
         return Ok(0);
     };
     if text != request::START {
         return Ok(0);
     }
+    // They are closed when we have ended, and not before: see `witness`.
+    let _connections = streams.split_off(streams.len().min(STREAMS));
     let cgroup = args.cgroup.clone().map(Cgroup::at);
     let command = match start(args, cgroup.as_ref(), streams) {
         Ok(command) => command,

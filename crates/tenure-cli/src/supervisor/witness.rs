@@ -6,9 +6,13 @@
 //! command that is to die with it, and on a busy host the command may go on for a while. So the
 //! command and the guard inherit the open file: others see it closed only when all of them are
 //! gone.
+//!
+//! With a store whose lock ends with a session, such as Postgres, the connection is what others see:
+//! its server frees the lock when the last process has closed it. So the subreaper and the guard
+//! hold it too, until nothing of the command is left. The command itself does not get it.
 
 use std::fs;
-use std::os::fd::{AsRawFd as _, OwnedFd, RawFd};
+use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, OwnedFd, RawFd};
 use std::path::{Path, PathBuf};
 
 use rustix::io::{Errno, FdFlags};
@@ -18,30 +22,86 @@ use tenure::LockName;
 /// Where a process sees its own open files.
 const OPEN_FILES: &str = "/proc/self/fd";
 
+/// More connections than these are no leader's.
+pub(crate) const MOST_SOCKETS: usize = 16;
+
 /// The leader's open files, which the processes started from now on inherit, until this is
-/// dropped. Empty on stores that judge by leases alone.
+/// dropped, and its connections. Empty on stores that judge by leases alone.
 #[derive(Debug)]
 pub(crate) struct Witness {
-    _open: Vec<OwnedFd>,
+    _files: Vec<OwnedFd>,
+    sockets: Vec<OwnedFd>,
 }
 
 impl Witness {
-    pub(crate) fn of(lock: &LockName) -> Self {
-        let open = fs::read_dir(OPEN_FILES).into_iter().flatten().flatten();
-        let witnesses: Vec<OwnedFd> = open
-            .filter(|entry| fs::read_link(entry.path()).is_ok_and(|path| shows(&path, lock)))
-            .filter_map(|entry| entry.file_name().to_str()?.parse().ok())
-            .filter_map(duplicate)
-            // The engine goes on meanwhile: it may be another file by now.
-            .filter(|file| fs::read_link(path_of(file)).is_ok_and(|path| shows(&path, lock)))
+    /// `by_session` says that the lock ends with its session.
+    pub(crate) fn of(lock: &LockName, by_session: bool) -> Self {
+        let files = duplicates(|path| shows(path, lock));
+        let files: Vec<OwnedFd> = files
             .filter(|file| rustix::io::fcntl_setfd(file, FdFlags::empty()).is_ok())
             .collect();
+        let sockets: Vec<OwnedFd> = match by_session {
+            true => duplicates(is_socket)
+                .filter(leads_to_server)
+                .take(MOST_SOCKETS)
+                .collect(),
+            false => Vec::new(),
+        };
         tracing::debug!(
-            count = witnesses.len(),
+            files = files.len(),
+            sockets = sockets.len(),
             "open files that show a living leader"
         );
-        Self { _open: witnesses }
+        Self {
+            _files: files,
+            sockets,
+        }
     }
+
+    /// The connections.
+    pub(crate) fn sockets(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
+        self.sockets.iter().map(OwnedFd::as_fd)
+    }
+
+    /// A process that `start` starts inherits the connections too.
+    pub(crate) fn inherited<T>(&self, start: impl FnOnce() -> T) -> T {
+        let set = |flags: FdFlags| {
+            for socket in &self.sockets {
+                // It cannot fail for an open file.
+                let _set = rustix::io::fcntl_setfd(socket, flags);
+            }
+        };
+        set(FdFlags::empty());
+        let started = start();
+        set(FdFlags::CLOEXEC);
+        started
+    }
+}
+
+/// Those of our open files, but for the standard streams, whose names `wanted` says.
+fn duplicates(wanted: impl Fn(&Path) -> bool + Copy) -> impl Iterator<Item = OwnedFd> {
+    let open = fs::read_dir(OPEN_FILES).into_iter().flatten().flatten();
+    let is_wanted = move |path: PathBuf| fs::read_link(path).is_ok_and(|path| wanted(&path));
+    open.filter(move |entry| is_wanted(entry.path()))
+        .filter_map(|entry| entry.file_name().to_str()?.parse().ok())
+        .filter(|number| *number > 2)
+        .filter_map(duplicate)
+        // The engine goes on meanwhile: it may be another file by now.
+        .filter(move |file| is_wanted(path_of(file)))
+}
+
+fn is_socket(path: &Path) -> bool {
+    path.to_str()
+        .is_some_and(|name| name.starts_with("socket:"))
+}
+
+/// Not one of those between processes of ours, which have no names.
+fn leads_to_server(socket: &OwnedFd) -> bool {
+    let Ok(Some(peer)) = rustix::net::getpeername(socket) else {
+        return false;
+    };
+    peer.address_family() != rustix::net::AddressFamily::UNIX
+        || rustix::net::SocketAddrUnix::try_from(peer).is_ok_and(|peer| peer.path_bytes().is_some())
 }
 
 /// Whether this is the file that the leader of `lock` keeps open: see the documentation of
