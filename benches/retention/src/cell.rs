@@ -134,13 +134,7 @@ impl Cell {
         let seconds = self.length.as_secs();
         let is_postgres = store == Kind::Postgres;
         let survives = match (self.elector, self.fault) {
-            (Elector::Default, Fault::Silent) => {
-                if is_postgres {
-                    6
-                } else {
-                    7
-                }
-            }
+            (Elector::Default, Fault::Silent) => 7,
             (Elector::Default, Fault::Cut) if !is_postgres => 7,
             (Elector::Default | Elector::Patient, Fault::Slow) if !is_postgres => 4,
             (Elector::Patient, Fault::Silent) => {

@@ -138,7 +138,8 @@ impl Policy {
         self.heartbeat
     }
 
-    /// After this a call to the store counts as failed.
+    /// After this a call to the store counts as failed. A candidate's next call has twice as long,
+    /// up to what a term can live with.
     pub fn request_timeout(&self) -> Duration {
         self.request_timeout
     }

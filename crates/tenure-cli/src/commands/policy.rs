@@ -49,7 +49,9 @@ pub(crate) fn policy(args: &PolicyShownArgs) -> Result<u8, Failure> {
     for (name, duration) in rows {
         print(&format!("{name:28}{}", shown(duration)))?;
     }
-    print("  where a lock ends with its connection: no cut, and at most about 6s of silence")?;
+    print(
+        "  where a lock ends with its connection: no cut; about 6s of silence if no session moves",
+    )?;
     print("nobody leads, at worst, after")?;
     for (name, duration) in [
         ("  a resignation", gaps.resignation),

@@ -40,12 +40,13 @@ impl Witness {
         let files: Vec<OwnedFd> = files
             .filter(|file| rustix::io::fcntl_setfd(file, FdFlags::empty()).is_ok())
             .collect();
-        let sockets: Vec<OwnedFd> = match by_session {
-            true => duplicates(is_socket)
+        let sockets = if by_session {
+            duplicates(is_socket)
                 .filter(leads_to_server)
                 .take(MOST_SOCKETS)
-                .collect(),
-            false => Vec::new(),
+                .collect()
+        } else {
+            Vec::new()
         };
         tracing::debug!(
             files = files.len(),

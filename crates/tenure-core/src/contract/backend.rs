@@ -45,8 +45,9 @@ use crate::contract::wish::Wish;
 ///    keeps alive what no caller holds), and at once with [`withdraw`](Self::withdraw).
 /// 7. **Late judgement.** Expiry is never decided by comparing another host's timestamps (I5).
 /// 8. **Deadlines.** The engine puts a deadline on every call by dropping its future; a backend
-///    needs no overall one of its own, only that nothing it waits on blocks the thread. A
-///    heartbeat without an answer is not dropped where it [may go on](Self::may_go_on): further
+///    needs no overall one of its own, only that nothing it waits on blocks the thread. After a
+///    call without an answer the next one has twice as long, so a backend's own limits must not be
+///    shorter than a lease. A heartbeat without an answer is not dropped where it [may go on](Self::may_go_on): further
 ///    ones begin beside it, until one is answered or the term ends.
 /// 9. **One owner.** A store's entry belongs to an identity *and* a campaign: `acquire` adopts,
 ///    `renew` and `release` act on, and `withdraw` takes back only what bears both.

@@ -1,5 +1,6 @@
 //! Two stores in memory as one.
 
+use super::capabilities::common_multiple;
 use super::*;
 use crate::contract::clock::{BootClock, Clock};
 use crate::contract::error::ErrorKind;
