@@ -42,6 +42,9 @@ fn pages_are_told(url: &str, prefix: &str) {
     let (second, next) = names(url, &[&options[..], &after].concat());
     assert_eq!(second, locks[2..]);
     assert_eq!(next, Value::Null);
+    // With no prefix too; others may use the store.
+    let (all, _) = names(url, &["--limit", "3", "--after", prefix]);
+    assert_eq!(all, locks);
     let (none, _) = names(url, &["--prefix", &format!("{prefix}-c")]);
     assert_eq!(none, [""; 0]);
 }
@@ -67,13 +70,34 @@ fn the_elections_of_a_store_are_told_page_by_page() {
 
 #[test]
 fn a_store_that_cannot_list_says_so() {
-    let Ok(url) = std::env::var("TENURE_TEST_REDIS_URL") else {
+    for (variable, why) in [
+        ("TENURE_TEST_REDIS_URL", "every key"),
+        ("TENURE_TEST_POSTGRES_URL", "numbers only"),
+    ] {
+        let Ok(url) = std::env::var(variable) else {
+            continue;
+        };
+        let output = tenure().args(["list", "--backend", &url]).output().unwrap();
+        assert_eq!(output.status.code(), Some(2), "{output:?}");
+        let told = stderr(&output);
+        assert!(told.contains("cannot list elections"), "{output:?}");
+        assert!(told.contains(why), "{output:?}");
+    }
+}
+
+#[test]
+fn who_may_not_list_is_told_the_right_that_is_missing() {
+    let Ok(file) = std::env::var("TENURE_TEST_KUBECONFIG_CANDIDATE") else {
         return;
     };
-    let output = tenure().args(["list", "--backend", &url]).output().unwrap();
-    assert_eq!(output.status.code(), Some(2), "{output:?}");
-    assert!(
-        stderr(&output).contains("cannot list elections"),
-        "{output:?}"
-    );
+    for (kind, objects) in [("kube-lease", "leases"), ("kube-configmap", "configmaps")] {
+        let url = format!("{kind}://default?kubeconfig={file}");
+        let output = tenure().args(["list", "--backend", &url]).output().unwrap();
+        assert_eq!(output.status.code(), Some(2), "{output:?}");
+        let told = stderr(&output);
+        assert!(told.contains("does not hold it"), "{told}");
+        assert!(told.contains("--verb=list"), "{told}");
+        let nameless = format!("{objects} \"\"");
+        assert!(!told.contains(&nameless), "{told}");
+    }
 }

@@ -23,6 +23,10 @@ pub(crate) async fn list(
     let config = &connector.config;
     let mut from = format!("{}{prefix}", config.prefix).into_bytes();
     let end = end_of(&from);
+    if from.is_empty() {
+        // The first key there can be: no key is empty.
+        from.push(0);
+    }
     let mut names: Vec<LockName> = Vec::new();
     for _ in 0..MOST_REQUESTS {
         let reading = connector.call(config.request_timeout, |mut client| {

@@ -25,9 +25,13 @@ pub(crate) struct Request<'a> {
 
 impl Request<'_> {
     pub(crate) fn target(&self) -> String {
+        let (plural, namespace) = (self.resource.plural, self.namespace);
+        if self.name.is_empty() {
+            return format!("{plural} in the namespace \"{namespace}\"");
+        }
         format!(
-            "{} \"{}\" in the namespace \"{}\"",
-            self.resource.plural, self.name, self.namespace
+            "{plural} \"{}\" in the namespace \"{namespace}\"",
+            self.name
         )
     }
 
@@ -120,16 +124,7 @@ pub(crate) fn refused(
                 request.namespace
             ),
         ),
-        403 => request.error(
-            ErrorKind::Forbidden,
-            format!(
-                "the verb \"{verb}\" on {target} is not granted (403): {message}; grant it by \
-                 the Role that `tenure rbac` prints, or by: kubectl create role tenure \
-                 --namespace {} --verb={verb} --resource={}",
-                request.namespace,
-                request.resource.in_kubectl()
-            ),
-        ),
+        403 => not_granted(request, &message),
         404 => request.error(
             ErrorKind::Misconfigured,
             format!(
@@ -177,6 +172,25 @@ pub(crate) fn refused(
             format!("the API server refuses to {verb} {target} ({other}): {message}"),
         ),
     }
+}
+
+/// An authorizer has refused it.
+fn not_granted(request: &Request<'_>, message: &str) -> Error {
+    let (verb, target) = (request.verb.name(), request.target());
+    let remedy = match request.verb {
+        // No candidate needs it.
+        Verb::List => "the Role that `tenure rbac` prints does not hold it; grant it by:",
+        _ => "grant it by the Role that `tenure rbac` prints, or by:",
+    };
+    request.error(
+        ErrorKind::Forbidden,
+        format!(
+            "the verb \"{verb}\" on {target} is not granted (403): {message}; {remedy} kubectl \
+             create role tenure-{verb} --namespace {} --verb={verb} --resource={}, and bind it",
+            request.namespace,
+            request.resource.in_kubectl()
+        ),
+    )
 }
 
 /// The error for a 401 that is not about credentials.

@@ -8,7 +8,7 @@ use async_trait::async_trait;
 use futures_util::stream;
 use tenure_core::{
     Acquired, BootClock, Candidate, Capabilities, Changes, Check, Error, ErrorKind, Expiry,
-    FencingGuarantee, FencingToken, Grant, LockBackend, LockName, Loss, Occupancy, Operation,
+    FencingGuarantee, FencingToken, Grant, LockBackend, LockName, Loss, Occupancy, Operation, Page,
     Renewal, Rises, SharedClock, Time, Wakeup,
 };
 use tenure_kit::Tasks;
@@ -298,6 +298,16 @@ impl LockBackend for PostgresBackend {
             Ok(())
         };
         detached(&self.inner.common.tasks, Operation::Withdraw, work).await
+    }
+
+    /// Always fails: the server knows locks by numbers only.
+    async fn elections(&self, _page: Page<'_>) -> Result<Vec<LockName>, Error> {
+        Err(Error::new(
+            ErrorKind::Unsupported,
+            Operation::List,
+            "Postgres cannot list elections: the server knows locks by numbers only; ask for \
+             one lock by its name: tenure status",
+        ))
     }
 
     async fn holder(&self, lock: &LockName) -> Result<Occupancy, Error> {

@@ -9,8 +9,8 @@ use async_trait::async_trait;
 use futures_util::stream;
 use tenure_core::{
     Acquired, Candidate, Capabilities, Changes, Check, Error, ErrorKind, Expiry, FencingGuarantee,
-    FencingToken, Grant, Kept, LockBackend, LockName, Loss, Occupancy, Operation, Renewal, Rises,
-    SharedClock, Time, Wakeup, Wish,
+    FencingToken, Grant, Kept, LockBackend, LockName, Loss, Occupancy, Operation, Page, Renewal,
+    Rises, SharedClock, Time, Wakeup, Wish,
 };
 use tenure_kit::limits::shown;
 
@@ -394,6 +394,16 @@ impl LockBackend for RedisBackend {
             .ask_holder(keys, topology.deadline(), &ask)
             .await
             .map_err(|error| error.into_error(Operation::AskToResign))
+    }
+
+    /// Always fails: the server would have to read every key of its database.
+    async fn elections(&self, _page: Page<'_>) -> Result<Vec<LockName>, Error> {
+        Err(Error::new(
+            ErrorKind::Unsupported,
+            Operation::List,
+            "Redis cannot list elections: the server would have to read every key of its database; ask for \
+             one lock by its name: tenure status",
+        ))
     }
 
     /// `GET` and `PTTL`, which a user without the right to write may be allowed; for a lock that is
