@@ -5,12 +5,14 @@
 //! keep up with is counted and dropped.
 
 use std::io::{self, Write};
+use std::os::fd::AsFd;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 use std::sync::{Arc, OnceLock};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use serde_json::json;
 use tracing_subscriber::fmt::MakeWriter;
 
@@ -48,6 +50,12 @@ pub(crate) fn write_json() {
     AS_JSON.store(true, Ordering::Relaxed);
 }
 
+/// How a process that we start is told to write its errors as we do.
+pub(crate) fn arguments() -> [&'static str; 2] {
+    let is_json = AS_JSON.load(Ordering::Relaxed);
+    ["--log-format", if is_json { "json" } else { "text" }]
+}
+
 /// A line that tells an error.
 pub(crate) fn error_line(message: &str, exit_code: u8) -> String {
     if AS_JSON.load(Ordering::Relaxed) {
@@ -57,11 +65,12 @@ pub(crate) fn error_line(message: &str, exit_code: u8) -> String {
     format!("tenure: {message}\n")
 }
 
-fn warning_line(message: &str) -> String {
+/// A line that tells what does not end the program.
+pub(crate) fn warning_line(message: &str) -> String {
     if AS_JSON.load(Ordering::Relaxed) {
         return format!("{}\n", json!({ "level": "WARN", "message": message }));
     }
-    format!("tenure: {message}\n")
+    format!("tenure: warning: {message}\n")
 }
 
 /// Writes `text` to standard error, or drops it. Never blocks.
@@ -94,11 +103,10 @@ impl Queue {
     }
 
     fn send(&self, line: &[u8]) {
-        let text = Text::Line(line.to_vec());
-        let sent = self
-            .texts
-            .as_ref()
-            .is_some_and(|it| it.try_send(text).is_ok());
+        let sent = match &self.texts {
+            Some(texts) => texts.try_send(Text::Line(line.to_vec())).is_ok(),
+            None => write_at_once(io::stderr(), line),
+        };
         if !sent {
             self.dropped.fetch_add(1, Ordering::Relaxed);
         }
@@ -124,6 +132,17 @@ impl Queue {
             thread::sleep(AGAIN);
         }
     }
+}
+
+/// Writes as much as `out` takes without waiting; whether that is all. For a process that can have
+/// no thread: it ends with an error, which has to be told.
+fn write_at_once(mut out: impl Write + AsFd, line: &[u8]) -> bool {
+    // A pipe that takes anything takes one of these whole.
+    line.chunks(rustix::pipe::PIPE_BUF).all(|part| {
+        let mut asked = [PollFd::new(&out, PollFlags::OUT)];
+        let takes_it = poll(&mut asked, Some(&Timespec::default()));
+        takes_it.is_ok_and(|ready| ready > 0) && out.write_all(part).is_ok()
+    })
 }
 
 fn write_all(texts: &Receiver<Text>, dropped: &AtomicU64, mut out: impl Write) {

@@ -122,7 +122,7 @@ fn a_reader_that_stalls_for_30_seconds_harms_nothing_at_any_level() {
 fn every_signal_that_can_be_passed_on_is() {
     let place = Place::new();
     let names = [
-        "ALRM", "WINCH", "IO", "PWR", "XCPU", "XFSZ", "VTALRM", "PROF", "URG",
+        "ALRM", "WINCH", "IO", "PWR", "XCPU", "XFSZ", "VTALRM", "PROF", "URG", "STKFLT",
     ];
     let names = names
         .map(str::to_owned)

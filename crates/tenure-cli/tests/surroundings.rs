@@ -74,6 +74,35 @@ fn it_runs_without_open_descriptors() {
     place.assert_free();
 }
 
+/// A thread's stack takes as much address space as everything else together. So the limit says how
+/// many threads there can be.
+#[test]
+fn without_threads_it_says_why_it_ends() {
+    const STACK: u64 = 1 << 30;
+    const ELSE: u64 = 700 << 20;
+    let mut codes = Vec::new();
+    for threads in 0..8 {
+        let place = Place::new();
+        let limit = (ELSE + threads * STACK) / 1024;
+        let script = format!("ulimit -v {limit}; exec $RUN --try -- echo ran");
+        let mut run = shell(&place, &script);
+        run.env("RUST_MIN_STACK", STACK.to_string());
+        let output = run.output().unwrap();
+        let told = stderr(&output);
+        match output.status.code() {
+            Some(0) => assert_eq!(support::stdout(&output), "ran\n", "{threads}"),
+            Some(2) => assert!(
+                told.starts_with("tenure: ") && told.contains("thread"),
+                "{told}"
+            ),
+            code => panic!("{threads}: {code:?}: {told}"),
+        }
+        codes.push(output.status.code());
+    }
+    assert_eq!(codes.first(), Some(&Some(2)), "{codes:?}");
+    assert_eq!(codes.last(), Some(&Some(0)), "{codes:?}");
+}
+
 #[test]
 fn it_runs_with_a_terminal_of_script_and_gives_its_code() {
     let place = Place::new();

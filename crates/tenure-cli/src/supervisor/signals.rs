@@ -4,6 +4,7 @@
 //! how busy the main thread is.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
@@ -38,7 +39,7 @@ impl Received {
 const ENDING: [Signal; 4] = [Signal::TERM, Signal::INT, Signal::QUIT, Signal::HUP];
 
 /// These mean something to a command.
-const OTHERS: [Signal; 12] = [
+const OTHERS: [Signal; 13] = [
     // Means that we were continued.
     Signal::CONT,
     Signal::USR1,
@@ -52,6 +53,7 @@ const OTHERS: [Signal; 12] = [
     Signal::VTALARM,
     Signal::PROF,
     Signal::URG,
+    Signal::STKFLT,
 ];
 
 /// Where we were started with one of these ignored, as by `nohup` or a script's `&`, the command
@@ -73,7 +75,7 @@ impl Signals {
     pub(crate) fn handle() -> Result<Self, Failure> {
         let cannot = |error| Failure::new(format!("cannot handle signals: {error}"));
         let runtime = Builder::new_current_thread().enable_io().build();
-        let runtime = runtime.map_err(cannot)?;
+        let runtime = Arc::new(runtime.map_err(cannot)?);
         let (sender, receiver) = mpsc::unbounded_channel();
         let entered = runtime.enter();
         let handled = ENDING.into_iter().chain(OTHERS);
@@ -88,10 +90,20 @@ impl Signals {
             }
         }
         drop(entered);
-        thread::Builder::new()
+        let of_thread = runtime.clone();
+        let started = thread::Builder::new()
             .name("tenure-signals".to_owned())
-            .spawn(move || runtime.block_on(sender.closed()))
-            .map_err(cannot)?;
+            .spawn(move || of_thread.block_on(sender.closed()));
+        if let Err(error) = started {
+            // The main thread's runtime runs this: to drop another one here as usual panics.
+            if let Some(unused) = Arc::into_inner(runtime) {
+                unused.shutdown_background();
+            }
+            return Err(Failure::new(format!(
+                "no thread can be had: {error}; raise the limit on threads (ulimit -u, or pids.max \
+                 of the cgroup), or give it memory"
+            )));
+        }
         Ok(Self {
             received: receiver,
             waiting: VecDeque::new(),

@@ -61,18 +61,28 @@ pub struct HeartbeatThread {
 
 impl HeartbeatThread {
     /// Starts the thread, and the one that tells what it does.
+    ///
+    /// Fails when the process may not have another thread, or has no memory for one.
     pub fn start() -> io::Result<Self> {
-        let runtime = Builder::new_current_thread().enable_all().build()?;
+        let relay = Relay::start()?;
+        let runtime = Arc::new(Builder::new_current_thread().enable_all().build()?);
         let handle = runtime.handle().clone();
         let (alive, ended) = oneshot::channel::<()>();
-        let relay = Relay::start()?;
-        thread::Builder::new()
+        let of_thread = runtime.clone();
+        let started = thread::Builder::new()
             .name("tenure-heartbeat".to_owned())
             // An error says that the last clone is gone: nothing is ever sent.
             .spawn(move || {
                 relay.use_on_this_thread();
-                drop(runtime.block_on(ended));
-            })?;
+                drop(of_thread.block_on(ended));
+            });
+        if let Err(error) = started {
+            // We may be within another runtime: to drop one there as usual panics.
+            if let Some(unused) = Arc::into_inner(runtime) {
+                unused.shutdown_background();
+            }
+            return Err(error);
+        }
         Ok(Self {
             handle,
             _alive: Arc::new(alive),
