@@ -13,7 +13,8 @@ logged on standard error: error, warn, info, debug or trace. It is warn by defau
 standard error is a terminal. RUST_LOG does the same where TENURE_LOG is not set.
 
 Errors go to standard error, with exit code 2. With --json or --log-format json they are one JSON
-object. All exit codes and the JSON of each command: docs/reference/command-line.md.";
+object, and so is each line of the log. All exit codes and the JSON of each command:
+docs/reference/command-line.md.";
 
 pub(crate) const RUN_HELP: &str = "\
 CMD runs in a process group of its own, with TENURE_LOCK, TENURE_IDENTITY and TENURE_TOKEN (the
@@ -23,13 +24,15 @@ term's fencing token) in its environment. It gets TENURE_BACKEND only with --pas
                          signal N killed CMD. What CMD left running is killed first.
   leadership is lost     CMD gets SIGTERM, and SIGKILL before another can be elected; then
                          tenure campaigns again, or exits with 75 (--exit-on-loss).
-  tenure step-down       CMD gets SIGTERM, and SIGKILL after --drain-limit; then the others go first,
-                         and tenure campaigns again, or exits with 75 (--exit-on-loss).
+  tenure step-down       CMD gets SIGTERM, and SIGKILL after --drain-limit; then the others go
+                         first, and tenure campaigns again, or exits with 75 (--exit-on-loss).
   SIGTERM, SIGINT        are passed on to CMD, which is awaited; then the lock is released. A
                          second one, or the end of --drain-limit, kills CMD. What comes within
                          half a second is the same request: GNU timeout sends two.
   other signals          are passed on to CMD. A candidate that waits ends with SIGTERM, SIGINT,
-                         SIGQUIT and SIGHUP, and ignores the others.
+                         SIGQUIT and SIGHUP, and ignores the others. SIGSTOP, SIGTSTP, SIGTTIN and
+                         SIGTTOU stop tenure, and are not passed on; SIGKILL ends it, and so do
+                         SIGABRT, SIGSEGV and others that tell of a fault in tenure itself.
   tenure is killed       CMD is killed at once.
   tenure is stopped      CMD is killed before another can be elected.
   CMD is stopped         CMD is killed after the stop grace, and the lock is given up.
@@ -80,18 +83,41 @@ lets the others go first, and campaigns again.
 
 The wish names the fencing token of the term. So a late wish ends no other term.
 
-Works on file:, redis:, etcd:, kube-lease: and kube-configmap:, with the rights of a candidate. A store
-in which anybody could leave such a wish says that it cannot carry one.
+Works on file:, redis:, etcd:, kube-lease: and kube-configmap:, with the rights of a candidate. A
+store in which anybody could leave such a wish says that it cannot carry one.
 
 Exit code 0 when the term is over, 1 when there is no leader, 2 on an error, 76 when the leader
 still leads after --timeout. Then no heartbeat came in this time, its work takes longer, or its
 version of tenure does not know the wish. Give --timeout more than a heartbeat and the drain limit.";
 
 pub(crate) const LIST_HELP: &str = "\
-Works on file:, etcd:, kube-lease: and kube-configmap:. The other stores say why they cannot list: one
-would have to look at every key of its database, another knows locks by numbers only.
+Works on file:, etcd:, kube-lease: and kube-configmap:. The other stores say why they cannot list:
+one would have to look at every key of its database, another knows locks by numbers only.
 
 Listing needs a right that no candidate needs. On etcd it is the right to read all keys below the
 prefix, on Kubernetes the verb \"list\" on the objects of the namespace.
 
 Names that no lock can have are left out. A free lock is shown where the store keeps its record.";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// `max_term_width` is 100: a longer line is broken, and what is below a column is not.
+    #[test]
+    fn no_line_is_broken() {
+        for text in [
+            EXAMPLES,
+            RUN_HELP,
+            STATUS_HELP,
+            DOCTOR_HELP,
+            BENCH_HELP,
+            STEP_DOWN_HELP,
+            LIST_HELP,
+        ] {
+            for line in text.lines() {
+                assert!(line.len() <= 100, "{line}");
+            }
+        }
+    }
+}

@@ -73,11 +73,12 @@ pub fn main(registry: &Registry) -> ExitCode {
         Ok(cli) => cli,
         Err(error) => return usage(&error),
     };
-    if cli.log_format == LogFormat::Json || cli.command.prints_json() {
+    let is_json = cli.log_format == LogFormat::Json || cli.command.prints_json();
+    if is_json {
         log::write_json();
     }
     if !cli.command.is_part_of_run() {
-        log_to_stderr(cli.log_format);
+        log_to_stderr(is_json);
     }
     let outcome = match cli.command {
         Command::Run(args) => run::run(args, registry),
@@ -128,9 +129,16 @@ fn usage(error: &clap::Error) -> ExitCode {
         log::flush();
         ExitCode::from(exit::ERROR)
     } else {
-        // A closed pipe is fine: who asked for help has seen enough of it.
-        let _closed = error.print();
-        ExitCode::SUCCESS
+        match error.print() {
+            // A closed pipe is fine: who asked for help has seen enough of it.
+            Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
+                let failure = Failure::new(format!("cannot write to standard output: {error}"));
+                complain(&failure);
+                log::flush();
+                ExitCode::from(failure.code)
+            }
+            _ => ExitCode::SUCCESS,
+        }
     }
 }
 
@@ -166,7 +174,8 @@ fn missing_dashes(error: &clap::Error) -> &'static str {
     ""
 }
 
-fn log_to_stderr(format: LogFormat) {
+/// Where errors are JSON the log is too: who reads the one gets the other.
+fn log_to_stderr(is_json: bool) {
     let terminal = io::stderr().is_terminal();
     let default = if terminal {
         "warn,tenure=info".to_owned()
@@ -185,9 +194,10 @@ fn log_to_stderr(format: LogFormat) {
         // reads the log may go at any time, and the term goes on.
         .log_internal_errors(false)
         .with_ansi(terminal && std::env::var_os("NO_COLOR").is_none_or(|v| v.is_empty()));
-    match format {
-        LogFormat::Text => lines.init(),
-        LogFormat::Json => lines.json().flatten_event(true).with_ansi(false).init(),
+    if is_json {
+        lines.json().flatten_event(true).with_ansi(false).init();
+    } else {
+        lines.init();
     }
 }
 
@@ -198,7 +208,7 @@ fn understood(name: &str, chosen: &str) -> String {
         Ok(_) => true,
         Err(error) => {
             let complaint = format!("ignoring \"{directive}\" in {name}: {error}");
-            complain(&Failure::new(harmless(&complaint)));
+            log::write(&log::warning_line(&harmless(&tenure::redact(&complaint))));
             false
         }
     };

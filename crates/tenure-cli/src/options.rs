@@ -147,12 +147,9 @@ pub(crate) struct RunArgs {
     #[arg(long = "try", env = "TENURE_TRY", value_parser = FalseyValueParser::new())]
     pub(crate) try_once: bool,
     /// Exit with 69 when not elected within this time
-    #[arg(
-        long,
-        env = "TENURE_WAIT",
-        value_name = "DURATION",
-        conflicts_with = "try_once"
-    )]
+    ///
+    /// With 0s it is the same as --try.
+    #[arg(long, env = "TENURE_WAIT", value_name = "DURATION")]
     pub(crate) wait: Option<String>,
     /// Keep the lock at least this long after the election, also when CMD exits earlier
     ///

@@ -26,12 +26,15 @@ pub(crate) struct BackendArgs {
     )]
     backend: Option<String>,
     /// A file with the store's URL, which other users may not read
+    ///
+    /// Its group may read it, since Kubernetes mounts secrets so for a container that is not root. The
+    /// group may not write it: who writes it chooses the store.
     #[arg(long, env = "TENURE_BACKEND_FILE", value_name = "FILE")]
     backend_file: Option<PathBuf>,
 }
 
 impl BackendArgs {
-    /// The store's URL.
+    /// The store's URL. Warns before anything else is done with it where other users see it.
     pub(crate) fn url(&self) -> Result<String, Failure> {
         match (&self.backend, &self.backend_file) {
             (Some(_), Some(_)) => Err(Failure::new(
@@ -39,7 +42,11 @@ impl BackendArgs {
                  (TENURE_BACKEND_FILE), and unset the other",
             )),
             (_, Some(path)) => backend_file::read(path),
-            (url, None) => Ok(url.clone().unwrap_or_default()),
+            (url, None) => {
+                let url = url.clone().unwrap_or_default();
+                backend_file::warn_of_password_in_arguments(&url);
+                Ok(url)
+            }
         }
     }
 }

@@ -185,14 +185,60 @@ fn the_log_can_be_json_and_rust_log_says_what_is_logged() {
     // The own variable goes first.
     let both = [("RUST_LOG", "info"), ("TENURE_LOG", "error")];
     assert_eq!(log(&both), "");
-    for line in log(&[("RUST_LOG", "=,=")]).lines() {
-        assert!(
-            assert_is("error", line)["error"]
-                .as_str()
-                .unwrap()
-                .contains("RUST_LOG")
-        );
+}
+
+/// tenure goes on without it.
+#[test]
+fn what_is_ignored_is_a_warning_and_no_error() {
+    let place = Place::new();
+    place.make_store();
+    let told = |options: &[&str]| {
+        let mut status = place.tenure("status");
+        let output = status
+            .args(options)
+            .env("RUST_LOG", "=,=")
+            .output()
+            .unwrap();
+        assert_eq!(output.status.code(), Some(1), "{output:?}");
+        stderr(&output)
+    };
+    for options in [&["--json"] as &[&str], &["--log-format", "json"]] {
+        let lines = told(options);
+        assert_eq!(lines.lines().count(), 2, "{lines}");
+        for line in lines.lines() {
+            let line = assert_is("log", line);
+            assert_eq!(line["level"], "WARN");
+            assert!(line["message"].as_str().unwrap().contains("RUST_LOG"));
+        }
     }
+    let text = told(&[]);
+    assert!(text.starts_with("tenure: warning: ignoring "), "{text}");
+}
+
+/// Also what another process of tenure tells, and the log beside what is printed.
+#[test]
+fn all_of_standard_error_is_json_where_json_is_asked_for() {
+    let place = Place::new();
+    for (program, code) in [("/no/such/program", 127), ("/", 126)] {
+        let mut run = place.tenure("run");
+        let run = run.args(["--log-format", "json", "--", program]);
+        let output = run.output().unwrap();
+        assert_eq!(output.status.code(), Some(code), "{output:?}");
+        assert_eq!(assert_is("error", &stderr(&output))["exit_code"], code);
+        // What was typed goes before the variable.
+        let mut run = place.tenure("run");
+        let run = run.env("TENURE_LOG_FORMAT", "json");
+        let output = run.args(["--log-format", "text", "--", program]).output();
+        assert!(stderr(&output.unwrap()).starts_with("tenure: "));
+    }
+    let mut list = tenure();
+    let url = "redis:u:hunter2@127.0.0.1:1";
+    let output = list.args(["list", "--json", "--backend", url]).output();
+    let lines = stderr(&output.unwrap());
+    let lines: Vec<&str> = lines.lines().collect();
+    assert_eq!(lines.len(), 2, "{lines:?}");
+    assert_eq!(assert_is("log", lines[0])["level"], "WARN");
+    assert_is("error", lines[1]);
 }
 
 /// The same numbers as in `docs/reference/policy.md`.
@@ -222,6 +268,9 @@ fn completions_and_manual_pages_show_what_there_is_and_nothing_hidden() {
             script.contains("--hold-for") || script.contains("hold-for"),
             "{shell}"
         );
+        for hidden in ["__exec", "__guard", "__subreaper", "__work"] {
+            assert!(!script.contains(hidden), "{shell}: {hidden}");
+        }
     }
     let place = Place::new();
     let output = tenure().arg("man").arg(place.path("man")).output().unwrap();

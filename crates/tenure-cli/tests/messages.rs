@@ -53,14 +53,64 @@ fn the_stores_url_can_come_from_a_file_that_others_may_not_read() {
         ]);
         run.current_dir(place.path("")).output().unwrap()
     };
-    std::fs::set_permissions(place.path("url"), PermissionsExt::from_mode(0o644)).unwrap();
-    let output = run();
-    assert_eq!(output.status.code(), Some(2), "{output:?}");
-    assert!(stderr(&output).contains("chmod o="), "{output:?}");
+    for mode in [0o644, 0o602, 0o660] {
+        std::fs::set_permissions(place.path("url"), PermissionsExt::from_mode(mode)).unwrap();
+        let output = run();
+        assert_eq!(output.status.code(), Some(2), "{output:?}");
+        assert!(stderr(&output).contains("chmod g-w,o="), "{output:?}");
+    }
     std::fs::set_permissions(place.path("url"), PermissionsExt::from_mode(0o640)).unwrap();
     let output = run();
     assert_eq!(output.status.code(), Some(0), "{output:?}");
     assert_eq!(stderr(&output), "");
+    // As an editor of Windows writes it.
+    std::fs::write(place.path("url"), format!("\u{feff}{}\r\n", place.url())).unwrap();
+    let output = run();
+    assert_eq!(output.status.code(), Some(0), "{output:?}");
+    // Nobody ever writes to this one.
+    std::fs::remove_file(place.path("url")).unwrap();
+    let mode = rustix::fs::Mode::RUSR | rustix::fs::Mode::WUSR;
+    rustix::fs::mkfifoat(rustix::fs::CWD, place.path("url"), mode).unwrap();
+    let output = run();
+    assert_eq!(output.status.code(), Some(2), "{output:?}");
+    assert!(stderr(&output).contains("no regular file"), "{output:?}");
+}
+
+/// Before the store is asked, which may not even be there.
+#[test]
+fn a_password_that_others_see_is_warned_of_by_every_command() {
+    let told = |arguments: &[&str]| {
+        let url = "redis:u:hunter2@127.0.0.1:1";
+        let mut command = support::tenure();
+        command.args(arguments).args(["--backend", url]);
+        if arguments[0] == "run" {
+            command.args(["--", "true"]);
+        }
+        let output = command.output().unwrap();
+        assert_eq!(output.status.code(), Some(2), "{output:?}");
+        // `doctor` tells what it has found.
+        let told = format!("{}{}", stderr(&output), support::stdout(&output));
+        assert!(!told.contains("hunter2"), "{output:?}");
+        told
+    };
+    for arguments in [
+        &["run", "--lock", "job"] as &[&str],
+        &["status", "--lock", "job"],
+        &["watch", "--lock", "job"],
+        &["step-down", "--lock", "job"],
+        &["list"],
+        &["doctor"],
+        &["bench", "--yes"],
+        &["demo"],
+    ] {
+        let told = told(arguments);
+        let warning = "every user of this host can see the password";
+        assert_eq!(told.matches(warning).count(), 1, "{arguments:?}: {told}");
+        // The advice on the URL is whole.
+        if arguments != ["demo"] {
+            assert!(told.contains("host, host:port or [v6]:port"), "{told}");
+        }
+    }
 }
 
 #[test]

@@ -15,7 +15,11 @@ fn whoever_does_not_wait_gives_up_and_leaves_nothing_behind() {
     let place = Place::new();
     let mut leader = place.start(&["--id", "alice", "--lease", ENDLESS], "exec sleep 1000");
     place.until_led_by("alice");
-    for options in [&["--try"] as &[&str], &["--wait", "100ms"]] {
+    for options in [
+        &["--try"] as &[&str],
+        &["--wait", "100ms"],
+        &["--wait", "0s"],
+    ] {
         let output = place.run(options, "echo > never").output().unwrap();
         assert_eq!(output.status.code(), NOT_ELECTED, "{output:?}");
     }
@@ -24,7 +28,11 @@ fn whoever_does_not_wait_gives_up_and_leaves_nothing_behind() {
     assert_eq!(leader.code(), 143);
     assert!(!place.path("never").exists());
     // Nobody stands in the way of the next one.
-    for options in [&["--try"] as &[&str], &["--wait", "100s"]] {
+    for options in [
+        &["--try"] as &[&str],
+        &["--wait", "100s"],
+        &["--wait", "0s"],
+    ] {
         let output = place.run(options, "exit 7").output().unwrap();
         assert_eq!(output.status.code(), Some(7), "{output:?}");
     }

@@ -14,7 +14,11 @@ const PASSWORD: &str = "hunter2";
 /// A command that fails with one sentence and exit code 2.
 fn assert_refused(command: &mut Command, expected: &str) {
     let output = command.output().unwrap();
-    let complaint = stderr(&output);
+    // A password in the arguments is warned of as well.
+    let all = stderr(&output);
+    let lines = all.split_inclusive('\n');
+    let complaint: String = lines.filter(|it| !it.contains("every user of")).collect();
+    assert_harmless(&all);
     assert_eq!(output.status.code(), Some(2), "{output:?}");
     assert_eq!(stdout(&output), "", "{output:?}");
     assert!(complaint.starts_with("tenure: "), "{complaint}");
@@ -149,6 +153,52 @@ fn help_shows_what_there_is_and_no_password() {
     }
     let output = tenure().arg("--version").output().unwrap();
     assert!(stdout(&output).starts_with("tenure "));
+}
+
+/// The switches with a variable, and an option that each could be at odds with.
+#[test]
+fn a_switch_that_its_variable_turns_off_is_off() {
+    let place = Place::new();
+    for off in ["0", "", "no", "false"] {
+        let mut run = place.tenure("run");
+        for switch in [
+            "TRY",
+            "EXIT_ON_LOSS",
+            "PASS_BACKEND",
+            "ALLOW_UNGUARDED",
+            "NO_CGROUP",
+            "JSON",
+        ] {
+            run.env(format!("TENURE_{switch}"), off);
+        }
+        let script = "echo ${TENURE_BACKEND-none}";
+        let output = run
+            .args(["--wait", "100s", "--", "sh", "-c", script])
+            .output()
+            .unwrap();
+        assert_eq!(output.status.code(), Some(0), "{off:?}: {output:?}");
+        assert_eq!(stdout(&output), "none\n", "{off:?}");
+    }
+    let mut run = place.tenure("run");
+    run.env("TENURE_TRY", "1");
+    assert_refused(
+        run.args(["--wait", "3s", "--", "true"]),
+        "exclude each other; give one",
+    );
+}
+
+#[test]
+fn help_that_cannot_be_written_is_an_error() {
+    for arguments in [&["--help"] as &[&str], &["run", "--help"], &["--version"]] {
+        let full = std::fs::File::options().write(true).open("/dev/full");
+        let mut help = tenure();
+        let output = help.args(arguments).stdout(full.unwrap()).output().unwrap();
+        assert_eq!(output.status.code(), Some(2), "{output:?}");
+        assert!(
+            stderr(&output).starts_with("tenure: cannot write"),
+            "{output:?}"
+        );
+    }
 }
 
 #[test]

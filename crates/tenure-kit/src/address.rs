@@ -155,8 +155,9 @@ impl fmt::Display for Address {
 
 fn unreadable() -> Error {
     Error::invalid_input(
-        "a server's address cannot be read, or is missing; use host, host:port or [v6]:port, and \
-         percent-encode '/', '@', ':' and '#' in user and password",
+        // In this order: it must not look like a URL with a password, which is not shown.
+        "a server's address cannot be read, or is missing; percent-encode '/', '@', ':' and '#' in \
+         user and password, and write host, host:port or [v6]:port",
     )
 }
 
@@ -214,6 +215,12 @@ mod tests {
         assert!(socket.is_socket() && socket.is_loopback());
         assert_eq!(Address::parse_or_socket("/run/pg:7", 5).unwrap().port(), 7);
         assert_eq!(Address::new("/run/a.sock", 0).to_string(), "/run/a.sock");
+    }
+
+    #[test]
+    fn the_advice_is_not_taken_for_a_secret() {
+        let error = Address::parse("", 5).unwrap_err();
+        assert_eq!(crate::secret::redact(error.message()), error.message());
     }
 
     #[test]

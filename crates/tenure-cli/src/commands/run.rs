@@ -17,7 +17,6 @@ use tenure::{
 };
 use tokio::sync::broadcast;
 
-use crate::backend_file;
 use crate::failure::{Failure, exit, signalled};
 use crate::options::{self, RunArgs};
 use crate::supervisor::child::{IDENTITY, LOCK, Subreaper, TOKEN};
@@ -89,8 +88,8 @@ pub(crate) fn run(args: RunArgs, registry: &Registry) -> Result<u8, Failure> {
 fn can_find_processes() -> Result<(), Failure> {
     if !processes::are_shown() {
         return Err(Failure::new(
-            "/proc shows no processes, so what the command starts could not be found and stopped; \
-             mount it: mount -t proc proc /proc",
+            "/proc shows no processes, or those of another PID namespace, so what the command starts \
+             could not be found and stopped; mount it: mount -t proc proc /proc",
         ));
     }
     let this = rustix::process::getpid();
@@ -112,7 +111,6 @@ impl Plan {
             connected = self.connect() => connected?,
             received = signals.ending() => return Ok(signalled(received.signal)),
         };
-        backend_file::warn_of_password_in_arguments(&self.url);
         let store = self.registry.store_of(&self.url)?;
         if store.reach() == Reach::Process {
             tracing::warn!(

@@ -13,6 +13,7 @@ use rustix::process::{Pid, PidfdFlags, Signal, WaitOptions};
 use tenure::Term;
 
 use crate::failure::{Failure, exit};
+use crate::log;
 use crate::supervisor::cgroup::{self, Cgroup};
 use crate::supervisor::control::{Control, News, request};
 use crate::supervisor::exec::THIS_PROGRAM;
@@ -74,6 +75,7 @@ impl Subreaper {
             .args(["__subreaper", "--parent", &process::id().to_string()])
             .args(terminal.as_ref().map(|_| "--foreground"))
             .args(cgroup.iter().flat_map(Cgroup::arguments))
+            .args(log::arguments())
             .arg("--")
             .args(command)
             .env(LOCK, term.lock().as_str())

@@ -13,6 +13,7 @@ use rustix::io::Errno;
 use rustix::process::{Pid, Signal};
 
 use crate::failure::{Failure, exit};
+use crate::log;
 use crate::options::ExecArgs;
 use crate::supervisor::cgroup::Cgroup;
 use crate::supervisor::terminal;
@@ -35,6 +36,7 @@ pub(crate) fn dying_with_us(
         .args(["__exec", "--parent", &process::id().to_string()])
         .args(foreground.then_some("--foreground"))
         .args(cgroup.into_iter().flat_map(Cgroup::arguments))
+        .args(log::arguments())
         .arg("--")
         .args(command);
     starter

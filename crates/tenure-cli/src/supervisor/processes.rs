@@ -75,9 +75,13 @@ impl Process {
     }
 }
 
-/// Whether `/proc` shows processes here.
+/// Whether `/proc` shows processes here, by the numbers that they have here: it may be that of another
+/// PID namespace.
 pub(crate) fn are_shown() -> bool {
-    Process::read(rustix::process::getpid()).is_some()
+    let this = rustix::process::getpid();
+    let shown = fs::read_link(format!("{PROCESSES}/self"));
+    let is_ours = shown.is_ok_and(|shown| shown.as_os_str() == this.to_string().as_str());
+    is_ours && Process::read(this).is_some()
 }
 
 /// Whether a shell with job control has started us: only then the shell lets us go on after Ctrl-Z.

@@ -77,9 +77,14 @@ impl Place {
     /// `tenure <command>` on this store and lock.
     pub(crate) fn tenure(&self, command: &str) -> Command {
         let mut tenure = tenure();
+        tenure.arg(command);
+        match &self.url {
+            // It may hold a password, which is warned of in arguments.
+            Some(url) => tenure.env("TENURE_BACKEND", url),
+            None => tenure.args(["--backend", &self.url()]),
+        };
         tenure
-            .arg(command)
-            .args(["--backend", &self.url(), "--lock", &self.lock])
+            .args(["--lock", &self.lock])
             .current_dir(self.directory.path());
         tenure
     }

@@ -16,6 +16,7 @@ use tenure::{BootClock, Clock as _, Reach, Registry, Time, random_u64};
 use self::candidate::{CandidateProcess, DemoSettings, NAMES, is_dead, signal_process};
 use self::records::{RecordReader, RecordedTerm, RecordedTerms};
 use self::timeline::Timeline;
+use crate::backend_file;
 use crate::failure::{Failure, signalled};
 use crate::options::{self, DemoArgs};
 use crate::supervisor::signals::Signals;
@@ -79,6 +80,7 @@ async fn set_up(
         Some(url) => url,
         None => file_url(&directory.join("store"))?,
     };
+    backend_file::warn_of_password_in_arguments(&url);
     // Told here, once, rather than by three candidates.
     let capabilities = registry.connect(&url).await?.capabilities();
     let store = registry.store_of(&url)?;

@@ -19,10 +19,18 @@ pub(super) enum Patience {
 
 impl Patience {
     pub(super) fn of(try_once: bool, wait: Option<&str>) -> Result<Self, Failure> {
-        Ok(match wait {
-            _ if try_once => Self::None,
-            Some(text) => Self::Limited(options::duration("--wait", text)?),
-            None => Self::Endless,
+        let limit = wait.map(|text| options::duration("--wait", text));
+        Ok(match (try_once, limit.transpose()?) {
+            // Not left to clap, for which a switch that a variable turns off is there as well.
+            (true, Some(_)) => {
+                return Err(Failure::new(
+                    "--try (TENURE_TRY) and --wait (TENURE_WAIT) exclude each other; give one of them",
+                ));
+            }
+            // In no time at all nobody could be elected, not even where the lock is free.
+            (true, None) | (false, Some(Duration::ZERO)) => Self::None,
+            (false, Some(limit)) => Self::Limited(limit),
+            (false, None) => Self::Endless,
         })
     }
 
