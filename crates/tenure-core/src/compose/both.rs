@@ -295,7 +295,7 @@ fn grants_of(grant: &Grant, operation: Operation) -> Result<Grants, Error> {
 #[async_trait]
 impl LockBackend for Both {
     fn capabilities(&self) -> Capabilities {
-        capabilities::common(self.first.capabilities(), self.second.capabilities())
+        capabilities::common(&self.first.capabilities(), &self.second.capabilities())
     }
 
     fn clock(&self) -> SharedClock {

@@ -5,7 +5,7 @@ use std::time::Duration;
 use crate::contract::capabilities::{Capabilities, Expiry, FencingGuarantee, Order, Rises, Wakeup};
 
 /// What both promise.
-pub(super) fn common(first: Capabilities, second: Capabilities) -> Capabilities {
+pub(super) fn common(first: &Capabilities, second: &Capabilities) -> Capabilities {
     let fencing = (first.fencing, second.fencing);
     let pushed = first.wakeup == Wakeup::Push && second.wakeup == Wakeup::Push;
     Capabilities {
