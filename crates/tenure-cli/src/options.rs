@@ -345,15 +345,20 @@ pub(crate) struct RbacArgs {
 
 #[derive(Args, Debug)]
 pub(crate) struct GuardArgs {
-    /// The process below which everything is killed
+    /// The process below which everything is killed; without it one is started for the command
     #[arg(long)]
-    pub(crate) subreaper: i32,
+    pub(crate) subreaper: Option<i32>,
     /// When, in nanoseconds of the boot clock
     #[arg(long)]
     pub(crate) until: u64,
+    /// The command waits to get the terminal
+    #[arg(long)]
+    pub(crate) foreground: bool,
     /// The command's own cgroup
     #[arg(long)]
     pub(crate) cgroup: Option<PathBuf>,
+    #[arg(last = true)]
+    pub(crate) command: Vec<OsString>,
 }
 
 #[derive(Args, Debug)]

@@ -117,9 +117,9 @@ fn after_a_freeze_of_everything_the_command_does_not_run_on() {
     let place = Place::new();
     let alice = start(&place, "alice", &["--policy", "fast"], WORK);
     let (child, grandchild) = (place.pid("child-alice"), place.pid("grandchild-alice"));
-    let guard = alice.guard();
+    let (guard, subreaper) = (alice.guard(), alice.subreaper());
     let _bob = start(&place, "bob", &["--policy", "fast"], LOOK);
-    for process in [guard, alice.pid(), child, grandchild] {
+    for process in [guard, subreaper, alice.pid(), child, grandchild] {
         stop(process);
     }
     until("bob has looked", || place.path("seen").exists());

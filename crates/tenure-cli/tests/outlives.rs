@@ -10,6 +10,8 @@
 #![allow(clippy::unwrap_used, reason = "helpers of tests are tests")]
 
 mod support;
+#[path = "outlives/two_of_three.rs"]
+mod two_of_three;
 
 use std::fs::{self, OpenOptions};
 use std::io::Write as _;
@@ -23,7 +25,9 @@ use std::time::Duration;
 
 use rustix::fs::{CWD, RenameFlags};
 use rustix::process::{Pid, Signal, kill_process};
-use support::{Place, Running, child_called, child_numbered, is_alive, stop, until, until_dead};
+use support::{
+    Place, Running, child_called, child_numbered, helper_of, is_alive, stop, until, until_dead,
+};
 use tenure::{BootClock, Clock as _};
 
 /// Time enough for a kill on a busy machine: the command is killed half a second before the end.
@@ -155,7 +159,7 @@ struct Old {
 
 impl Old {
     fn helpers(&self) -> [Pid; 2] {
-        ["__guard", "__subreaper"].map(|name| child_called(self.tenure, name))
+        ["__guard", "__subreaper"].map(|name| helper_of(self.tenure, name))
     }
 
     fn signal(&self, signal: Signal) {
@@ -202,8 +206,12 @@ impl Cell {
     }
 
     fn old(&self, place: Where, script: &str) -> Old {
+        self.old_with(place, &["--exit-on-loss"], script)
+    }
+
+    fn old_with(&self, place: Where, options: &[&str], script: &str) -> Old {
         let script = format!("echo $$ > command\n{script}");
-        let run = self.command("old", &["--exit-on-loss"], &script);
+        let run = self.command("old", options, &script);
         if place == Where::Host {
             let process = self.start("old", run);
             let tenure = process.pid();

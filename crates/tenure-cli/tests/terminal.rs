@@ -62,7 +62,8 @@ fn on_ctrl_z_both_stop_and_on_fg_both_go_on() {
         .unwrap();
     let child = place.pid("child");
     let subreaper = Path::new("/proc").join(place.line("subreaper"));
-    let tenure = Pid::from_raw(i32::try_from(stat(&subreaper).unwrap().1).unwrap()).unwrap();
+    let guard = Path::new("/proc").join(stat(&subreaper).unwrap().1.to_string());
+    let tenure = Pid::from_raw(i32::try_from(stat(&guard).unwrap().1).unwrap()).unwrap();
     keys.write_all(b"\x1a").unwrap();
     until("both are stopped", || {
         is_stopped(child) && is_stopped(tenure)

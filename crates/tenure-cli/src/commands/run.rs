@@ -19,8 +19,9 @@ use tokio::sync::broadcast;
 
 use crate::failure::{Failure, exit, signalled};
 use crate::options::{self, RunArgs};
-use crate::supervisor::child::{IDENTITY, LOCK, Subreaper, TOKEN};
+use crate::supervisor::child::{IDENTITY, LOCK, TOKEN};
 use crate::supervisor::guard::Guard;
+use crate::supervisor::prepared::Prepared;
 use crate::supervisor::processes;
 use crate::supervisor::reaper;
 use crate::supervisor::signals::{Received, Signals};
@@ -266,22 +267,24 @@ impl Plan {
             return Ok(Ending::Lost);
         }
         let witness = Witness::of(&self.lock, by_session);
-        let subreaper = Subreaper::start(
+        let prepared = Prepared::new(
             &self.command,
             &term,
             self.passed_backend(),
             Terminal::in_foreground(),
             !self.no_cgroup,
         )
-        .await?;
+        .await;
         let limit = self.limits.time_left(&term).min(GUARD_LIMIT);
         let end = self.limits.end(&term);
-        let mut guard = Guard::start(&subreaper, end, witness, limit, self.allow_unguarded).await?;
+        let (mut guard, subreaper) =
+            Guard::start(prepared, end, witness, limit, self.allow_unguarded).await?;
         // Starting it took its time.
         if term.is_cancelled() || self.limits.time_left(&term).is_zero() {
             return Ok(Ending::Lost);
         }
-        let child = subreaper.run(guard.witness()).await?;
+        let end = self.limits.end(&term);
+        let child = subreaper.run(end, guard.witness()).await?;
         guard.guard_group(child.group());
         tracing::info!(
             "elected for {} with token {}: the command runs",

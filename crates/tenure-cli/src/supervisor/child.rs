@@ -1,26 +1,28 @@
 //! The command as `tenure run` sees it: started by a [subreaper](crate::supervisor::subreaper), so
 //! that nothing that it starts outlives the term, in a process group of its own.
 
-use std::ffi::OsString;
 use std::fs;
 use std::io;
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
-use std::os::unix::process::{CommandExt as _, ExitStatusExt as _};
-use std::process::{self, ExitStatus, Stdio};
+use std::os::unix::process::ExitStatusExt as _;
+use std::process::ExitStatus;
+use std::thread;
+use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, PidfdFlags, Signal, WaitOptions};
-use tenure::Term;
+use tenure::Time;
 
 use crate::failure::{Failure, exit};
-use crate::log;
-use crate::supervisor::cgroup::{self, Cgroup};
+use crate::supervisor::cgroup::Cgroup;
 use crate::supervisor::control::{Control, News, request};
-use crate::supervisor::exec::THIS_PROGRAM;
 use crate::supervisor::processes::{self, Process};
 use crate::supervisor::reaper::{self, Awaited};
 use crate::supervisor::terminal::Terminal;
 use crate::supervisor::witness::Witness;
+
+/// How soon it is looked again whether a process that was told to end has ended.
+const LOOK_AGAIN: Duration = Duration::from_millis(1);
 
 /// What the command finds in its environment.
 pub(crate) const LOCK: &str = "TENURE_LOCK";
@@ -35,8 +37,9 @@ pub(crate) const BACKEND_FILE: &str = "TENURE_BACKEND_FILE";
 /// The subreaper, which has not started the command yet.
 #[derive(Debug)]
 pub(crate) struct Subreaper {
-    process: process::Child,
+    /// Our child or the guard's.
     seen: Process,
+    has_ended: bool,
     control: Control,
     terminal: Option<Terminal>,
     /// Where one can be made.
@@ -45,68 +48,21 @@ pub(crate) struct Subreaper {
 }
 
 impl Subreaper {
-    /// Starts the subreaper of `command`, which gets the store's URL if `backend` has it.
-    ///
-    /// What others left behind that were killed with their helpers is killed first.
-    pub(crate) async fn start(
-        command: &[OsString],
-        term: &Term,
-        backend: Option<&str>,
+    /// The one that was started, with our end of its socket.
+    pub(crate) fn new(
+        seen: Process,
+        control: Control,
         terminal: Option<Terminal>,
-        in_cgroup: bool,
-    ) -> Result<Self, Failure> {
-        let cannot = |error| Failure::new(format!("cannot start a process: {error}"));
-        if !cgroup::kill_leftovers().await {
-            tracing::error!(
-                "what another tenure left behind lives on: it is another user's, or hangs in the kernel"
-            );
-        }
-        let cgroup = in_cgroup.then(Cgroup::make).flatten();
-        let (control, theirs) = Control::pair().map_err(cannot)?;
-        let mut starter = process::Command::new(THIS_PROGRAM);
-        match backend {
-            Some(url) => starter.env(BACKEND, url),
-            None => starter.env_remove(BACKEND),
-        };
-        // With `--pass-backend` too: a URL given twice is refused.
-        starter.env_remove(BACKEND_FILE);
-        let process = starter
-            .arg0("tenure")
-            .args(["__subreaper", "--parent", &process::id().to_string()])
-            .args(terminal.as_ref().map(|_| "--foreground"))
-            .args(cgroup.iter().flat_map(Cgroup::arguments))
-            .args(log::arguments())
-            .arg("--")
-            .args(command)
-            .env(LOCK, term.lock().as_str())
-            .env(IDENTITY, term.identity().as_str())
-            .env(TOKEN, term.token().as_u64().to_string())
-            // Away from the terminal's signals, and from a process that waits for our output to end.
-            .process_group(0)
-            .stdin(Stdio::from(theirs))
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn()
-            .map_err(cannot)?;
-        let seen = Process::read(Pid::from_child(&process));
-        let Some(seen) = seen else {
-            return Err(Failure::new(
-                "cannot see a process that was started in /proc",
-            ));
-        };
-        Ok(Self {
+        cgroup: Option<Cgroup>,
+    ) -> Self {
+        Self {
             _awaited: Awaited::new(seen.pid),
-            process,
             seen,
+            has_ended: false,
             control,
             terminal,
             cgroup,
-        })
-    }
-
-    /// Where everything of the command is, if one could be made.
-    pub(crate) fn cgroup(&self) -> Option<&Cgroup> {
-        self.cgroup.as_ref()
+        }
     }
 
     /// Below which everything of the command is.
@@ -114,8 +70,9 @@ impl Subreaper {
         self.seen
     }
 
-    /// Starts the command. The subreaper holds the connections of `witness` until it ends.
-    pub(crate) async fn run(mut self, witness: &Witness) -> Result<Child, Failure> {
+    /// Starts the command, which is killed at `until` unless that is [put off](Child::put_off). The
+    /// subreaper holds the connections of `witness` until it ends.
+    pub(crate) async fn run(mut self, until: Time, witness: &Witness) -> Result<Child, Failure> {
         let (stdin, stdout, stderr) = (io::stdin(), io::stdout(), io::stderr());
         let nothing = fs::File::open("/dev/null");
         let nothing =
@@ -131,7 +88,8 @@ impl Subreaper {
         let mut files = vec![input, stdout.as_fd(), stderr.as_fd()];
         files.extend(witness.sockets());
         // Where it is not told, the subreaper is dead, and says so below.
-        let _unheard = self.control.send_with(request::START, &files);
+        let request = request::with_time(request::START, until);
+        let _unheard = self.control.send_with(&request, &files);
         let started = match self.control.news().await {
             News::Started(pid) => Pid::from_raw(pid),
             News::NotStarted(error) => {
@@ -154,6 +112,7 @@ impl Subreaper {
             process: rustix::process::pidfd_open(group, PidfdFlags::empty()).ok(),
             has_exited: false,
             subreaper_is_gone: false,
+            was_killed_in_time: false,
         })
     }
 }
@@ -161,18 +120,30 @@ impl Subreaper {
 impl Subreaper {
     fn tell_end(&self) {
         let _unheard = self.control.send(request::END);
-        // It may be stopped. It is our child and not reaped, so the number is its own.
-        let _gone = rustix::process::kill_process(self.seen.pid, Signal::CONT);
+        // It may be stopped.
+        self.seen.signal(Signal::CONT);
+    }
+
+    /// Reaps it, if it is our child: it is when the guard is dead.
+    fn has_ended(&mut self) -> bool {
+        self.has_ended = self.has_ended
+            || match rustix::process::waitpid(Some(self.seen.pid), WaitOptions::NOHANG) {
+                Ok(reaped) => reaped.is_some(),
+                Err(_) => !self.seen.lives(),
+            };
+        self.has_ended
     }
 }
 
 impl Drop for Subreaper {
     /// Whatever of the command is left is killed first.
     fn drop(&mut self) {
-        if matches!(self.process.try_wait(), Ok(None)) {
+        if !self.has_ended() {
             self.tell_end();
         }
-        let _status = self.process.wait();
+        while !self.has_ended() {
+            thread::sleep(LOOK_AGAIN);
+        }
         if let Some(cgroup) = &self.cgroup {
             cgroup.remove();
         }
@@ -184,6 +155,10 @@ impl Drop for Subreaper {
 /// It is not reaped until [`finish`](Self::finish), so that the number of its process group means
 /// this group and no other for as long as signals are sent to it.
 #[derive(Debug)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "each is a fact about another process"
+)]
 pub(crate) struct Child {
     subreaper: Subreaper,
     group: Pid,
@@ -194,6 +169,7 @@ pub(crate) struct Child {
     /// Whether `stopped_by` comes from [`look_for_stopped_start`](Self::look_for_stopped_start).
     stopped_in_start: bool,
     subreaper_is_gone: bool,
+    was_killed_in_time: bool,
 }
 
 impl Child {
@@ -284,6 +260,7 @@ impl Child {
             News::Gone | News::Ended { .. } => {
                 self.has_exited = true;
                 self.subreaper_is_gone = true;
+                self.was_killed_in_time |= *news != News::Gone;
             }
             News::Stopped(signal) => {
                 self.stopped_by = Some(*signal);
@@ -339,6 +316,17 @@ impl Child {
         self.stopped_by = None;
         self.stopped_in_start = false;
         self.signal(Signal::CONT);
+    }
+
+    /// Has the subreaper kill the command at `until`, and not at the time said before.
+    pub(crate) fn put_off(&self, until: Time) {
+        // One that is stopped for hours knows an earlier time, and errs on the safe side.
+        let _unheard = (self.subreaper.control).send(&request::with_time(request::UNTIL, until));
+    }
+
+    /// Whether the subreaper has killed the command because it was time, or the guard said so.
+    pub(crate) fn was_killed_in_time(&self) -> bool {
+        self.was_killed_in_time
     }
 
     /// Whether the subreaper was killed, and the command with it.
@@ -403,8 +391,13 @@ impl Child {
     /// Without a subreaper: it was killed, or does not answer. Then the kernel has made its
     /// children ours.
     async fn finish_alone(&mut self) -> (i32, bool) {
-        let _ended = self.subreaper.process.kill();
-        let _status = self.subreaper.process.wait();
+        self.subreaper.seen.signal(Signal::KILL);
+        for wait in processes::waits() {
+            if self.subreaper.has_ended() {
+                break;
+            }
+            tokio::time::sleep(wait).await;
+        }
         self.subreaper_is_gone = true;
         let mut status = None;
         let mut left = true;

@@ -25,9 +25,26 @@ const LONGEST: usize = 512;
 
 /// What `tenure run` says.
 pub(crate) mod request {
-    /// Run the command; its three standard streams come with it, and then the connections that show
-    /// others that the leader lives.
+    use tenure::Time;
+
+    /// Hold the connections that come with it; the guard takes this one.
+    pub(crate) const HOLD: &str = "hold";
+    /// Run the command until the time that follows; its three standard streams come with it, and
+    /// then the connections that show others that the leader lives.
     pub(crate) const START: &str = "start";
+    /// Kill the command at the time that follows, and not at the one said before.
+    pub(crate) const UNTIL: &str = "until";
+
+    pub(crate) fn with_time(word: &str, time: Time) -> String {
+        format!("{word} {}", time.as_nanos())
+    }
+
+    /// The time of a request that has this word.
+    pub(crate) fn time_of(text: &str, word: &str) -> Option<Time> {
+        let nanos = text.strip_prefix(word)?.strip_prefix(' ')?;
+        nanos.parse().ok().map(Time::from_nanos)
+    }
+
     /// Kill what is left of the command, tell how it ended, and exit.
     pub(crate) const END: &str = "end";
 }
@@ -229,6 +246,12 @@ mod tests {
         drop(files);
         assert_eq!(std::io::read_to_string(reader).unwrap(), "");
         assert_eq!(ours.news_now(), None);
+        let until = tenure::Time::from_nanos(7);
+        ours.send(&request::with_time(request::UNTIL, until))
+            .unwrap();
+        let (text, _) = theirs.receive().await.unwrap();
+        assert_eq!(request::time_of(&text, request::UNTIL), Some(until));
+        assert_eq!(request::time_of(&text, request::START), None);
         drop(theirs);
         assert_eq!(ours.news().await, News::Gone);
         assert!(ours.send(request::END).is_err());

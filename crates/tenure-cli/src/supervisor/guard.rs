@@ -1,36 +1,40 @@
 //! A small process beside this one that kills the command and all that it has started when nobody
 //! else can.
 //!
-//! The [subreaper](crate::supervisor::subreaper) does so when `tenure` is killed; but when `tenure`
-//! alone is stopped (a debugger, SIGSTOP, a machine that swaps), nobody does. So for each term
-//! `tenure` starts itself once more, as the guard, and tells it through a pipe until when the term
-//! is valid. The guard kills everything below the subreaper when that time has come, and when the
-//! pipe closes, because `tenure` has died. It has the subreaper help: only that one knows when
-//! nothing is left.
+//! For each term `tenure` starts itself once more, as the guard, and tells it through a pipe until
+//! when the term is valid. The guard starts the [subreaper](crate::supervisor::subreaper), which
+//! starts the command. The guard kills everything below the subreaper when that time has come (a
+//! debugger or SIGSTOP may have stopped `tenure`), and when the pipe closes, because `tenure` has
+//! died. It has the subreaper help: only that one knows when nothing is left. When the subreaper
+//! is killed, what it had falls to the guard, which kills it at once and exits.
+//!
+//! A guard that dies is replaced. The new one is not the subreaper's parent: then the orphans of
+//! a dead subreaper fall to `tenure`.
 //!
 //! What is written to the pipe are times of the boot clock in nanoseconds, a line each, and the
 //! command's process group. The guard says through another pipe that its timer is set: no command
 //! runs before that. It also says when it kills because the time has come: from the outside that
-//! looks like a command that another process has killed, which is no loss of leadership. It is ended
-//! before the subreaper is reaped, so that the subreaper's number cannot have come to mean another
-//! one.
+//! looks like a command that another process has killed, which is no loss of leadership.
 
 use std::io::{self, ErrorKind, Write as _};
-use std::os::fd::OwnedFd;
+use std::os::fd::{BorrowedFd, OwnedFd};
 use std::os::unix::process::CommandExt as _;
 use std::process::{self, ChildStdin, Stdio};
 use std::time::Duration;
 
-use rustix::process::Pid;
+use rustix::process::{Pid, Signal};
 use tenure::Time;
 use tokio::net::unix::pipe;
 
 use crate::failure::Failure;
+use crate::log;
 use crate::supervisor::cgroup::Cgroup;
 use crate::supervisor::child::{BACKEND, BACKEND_FILE, Subreaper};
+use crate::supervisor::control::{Control, request};
 use crate::supervisor::exec::THIS_PROGRAM;
 use crate::supervisor::guard_process::{GROUP, KILLS, READY};
-use crate::supervisor::processes::Process;
+use crate::supervisor::prepared::Prepared;
+use crate::supervisor::processes::{self, Process};
 use crate::supervisor::reaper::Awaited;
 use crate::supervisor::witness::Witness;
 
@@ -42,6 +46,8 @@ struct Launched {
     times: ChildStdin,
     /// Does not block either.
     report: pipe::Receiver,
+    /// Whether it has started the subreaper.
+    is_parent: bool,
     _awaited: Awaited,
 }
 
@@ -51,7 +57,7 @@ impl Launched {
         // It may have ended already. Killed, it does nothing any more, even if it is stopped now.
         let _ended = self.process.kill();
         let _status = self.process.wait();
-        let mut said = [0; 16];
+        let mut said = [0; 64];
         let count = rustix::io::read(&self.report, &mut said).unwrap_or(0);
         said[..count].contains(&KILLS)
     }
@@ -65,13 +71,32 @@ impl Launched {
         }
     }
 
+    /// Until it has killed what a dead subreaper left to it.
+    async fn until_ended(&self) -> bool {
+        let mut killed = false;
+        // It may be stopped. It is our child and not reaped, so the number is its own.
+        let number = Pid::from_child(&self.process);
+        let _gone = rustix::process::kill_process(number, Signal::CONT);
+        let ended = async {
+            loop {
+                let said = self.says().await;
+                killed |= said.contains(&KILLS);
+                if said.is_empty() {
+                    return;
+                }
+            }
+        };
+        let _too_long = tokio::time::timeout(processes::UNTIL_GONE * 2, ended).await;
+        killed
+    }
+
     /// What it says next; nothing when it is dead. Cancel safe.
     async fn says(&self) -> Vec<u8> {
         loop {
             if self.report.readable().await.is_err() {
                 return Vec::new();
             }
-            let mut said = [0; 16];
+            let mut said = [0; 64];
             match self.report.try_read(&mut said) {
                 Ok(count) => return said[..count].to_vec(),
                 Err(error) if error.kind() == ErrorKind::WouldBlock => {}
@@ -106,50 +131,33 @@ pub(crate) struct Guard {
     killed: bool,
     /// Whether the command runs without a guard too.
     is_optional: bool,
-    /// Inherited by the guard, and by the one that replaces it.
+    /// Held by the guard, and by the one that replaces it.
     witness: Witness,
 }
 
 impl Guard {
-    /// Has everything below `subreaper` killed at `until`, unless that is [put off](Self::put_off),
-    /// or this is dropped. Returns when the guard has said that it will, within `limit`.
+    /// Starts the guard and the subreaper.
+    ///
+    /// Everything below the subreaper is killed at `until`, unless that is
+    /// [put off](Self::put_off), or this is dropped. Returns when the guard has said that it will,
+    /// within `limit`.
     pub(crate) async fn start(
-        subreaper: &Subreaper,
+        prepared: Prepared,
         until: Time,
         witness: Witness,
         limit: Duration,
         is_optional: bool,
-    ) -> Result<Self, Failure> {
-        let mut guard = Self {
-            subreaper: subreaper.seen(),
-            group: None,
-            cgroup: subreaper.cgroup().cloned(),
-            launched: None,
-            is_ready: false,
-            asked: until,
-            sure: until,
-            killed: false,
-            is_optional,
-            witness,
-        };
-        let answered = match guard.launch() {
-            Ok(launched) => {
-                let answer = tokio::time::timeout(limit, launched.says()).await;
-                let answered = answer.is_ok_and(|said| said.contains(&READY));
-                guard.launched = answered.then_some(launched);
-                answered
-                    .then_some(())
-                    .ok_or_else(|| Failure::new("it did not answer that it is ready"))
+    ) -> Result<(Self, Subreaper), Failure> {
+        let cgroup = prepared.cgroup().cloned();
+        let (launched, subreaper) = match start_both(&prepared, &witness, until, limit).await {
+            Ok((launched, seen, control)) => (Some(launched), prepared.started(seen, control)),
+            Err(error) if is_optional => {
+                tracing::warn!(
+                    "the command runs without a guard, as --allow-unguarded says: {error}; if \
+                     tenure and the subreaper are stopped, the command works on without the lock"
+                );
+                (None, prepared.start_unguarded()?)
             }
-            Err(error) => Err(error),
-        };
-        guard.is_ready = answered.is_ok();
-        match answered {
-            Ok(()) => {}
-            Err(error) if is_optional => tracing::warn!(
-                "the command runs without a guard, as --allow-unguarded says: {error}; if tenure \
-                 is stopped, the command works on without the lock"
-            ),
             Err(error) => {
                 return Err(Failure::new(format!(
                     "cannot run the guard, so the command is not started: {error}; the guard kills \
@@ -157,8 +165,20 @@ impl Guard {
                      give it memory and processes, or pass --allow-unguarded"
                 )));
             }
-        }
-        Ok(guard)
+        };
+        let guard = Self {
+            subreaper: subreaper.seen(),
+            group: None,
+            cgroup,
+            is_ready: launched.is_some(),
+            launched,
+            asked: until,
+            sure: until,
+            killed: false,
+            is_optional,
+            witness,
+        };
+        Ok((guard, subreaper))
     }
 
     /// What shows others that the leader lives.
@@ -212,7 +232,7 @@ impl Guard {
 
     fn launch(&self) -> Result<Launched, Failure> {
         let (cgroup, until) = (self.cgroup.as_ref(), self.asked);
-        let start = || launch(self.subreaper, cgroup, until);
+        let start = || launch_beside(self.subreaper, cgroup, until);
         self.witness.inherited(start)
     }
 
@@ -249,27 +269,85 @@ impl Guard {
         self.launched.is_none() && !self.is_optional
     }
 
-    /// Ends it, and says whether it has killed the command because the time had come.
-    pub(crate) fn end(mut self) -> bool {
-        let killed = self.launched.as_mut().is_some_and(Launched::end);
-        killed || self.killed
+    /// Ends it, and says whether it has killed the command because the time had come. A guard that
+    /// has what a dead subreaper left kills that first.
+    pub(crate) async fn end(mut self, subreaper_is_gone: bool) -> bool {
+        let Some(launched) = &mut self.launched else {
+            return self.killed;
+        };
+        if subreaper_is_gone && launched.is_parent {
+            self.killed |= launched.until_ended().await;
+        }
+        launched.end() || self.killed
     }
 }
 
-fn launch(subreaper: Process, cgroup: Option<&Cgroup>, until: Time) -> Result<Launched, Failure> {
-    let mut process = process::Command::new(THIS_PROGRAM)
-        .arg0("tenure")
-        .args(["__guard", "--subreaper", &subreaper.pid.to_string()])
-        .args(["--until", &until.as_nanos().to_string()])
+/// A guard that has started the subreaper, which is seen, and is ready.
+async fn start_both(
+    prepared: &Prepared,
+    witness: &Witness,
+    until: Time,
+    limit: Duration,
+) -> Result<(Launched, Process, Control), Failure> {
+    let cannot = |error| Failure::new(format!("cannot start a process: {error}"));
+    let (control, theirs) = Control::pair().map_err(cannot)?;
+    // It does not inherit them: then the command would too.
+    let connections: Vec<BorrowedFd<'_>> = witness.sockets().collect();
+    control
+        .send_with(request::HOLD, &connections)
+        .map_err(cannot)?;
+    let mut starter = starter(until);
+    prepared.add_to(&mut starter);
+    // Its standard error is free to pass this on to the subreaper.
+    let launched = launch(starter.stderr(Stdio::from(theirs)), true)?;
+    // Only the guard has it now: when that dies, the socket is closed.
+    drop(starter);
+    let answer = tokio::time::timeout(limit, launched.says()).await;
+    let said = answer.unwrap_or_default();
+    let end = said.iter().position(|byte| *byte == READY);
+    let subreaper = end.and_then(|end| subreaper_of(&said[..end]));
+    let guard = Pid::from_child(&launched.process).as_raw_nonzero().get();
+    let subreaper = subreaper.filter(|subreaper| subreaper.parent == guard);
+    let subreaper = subreaper.ok_or_else(|| Failure::new("it did not answer that it is ready"))?;
+    Ok((launched, subreaper, control))
+}
+
+fn subreaper_of(number: &[u8]) -> Option<Process> {
+    let number = str::from_utf8(number).ok()?.parse().ok()?;
+    Pid::from_raw(number).and_then(Process::read)
+}
+
+fn launch_beside(
+    subreaper: Process,
+    cgroup: Option<&Cgroup>,
+    until: Time,
+) -> Result<Launched, Failure> {
+    let mut starter = starter(until);
+    starter
+        .args(["--subreaper", &subreaper.pid.to_string()])
         .args(cgroup.into_iter().flat_map(Cgroup::arguments))
         .env_remove(BACKEND)
         .env_remove(BACKEND_FILE)
+        .current_dir("/")
+        .stderr(Stdio::null());
+    launch(&mut starter, false)
+}
+
+fn starter(until: Time) -> process::Command {
+    let mut starter = process::Command::new(THIS_PROGRAM);
+    starter
+        .arg0("tenure")
+        .args(["__guard", "--until", &until.as_nanos().to_string()])
+        .args(log::arguments())
         // Away from the terminal's signals, and from a process that waits for our output to end.
         .process_group(0)
-        .current_dir("/")
         .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::null())
+        .stdout(Stdio::piped());
+    starter
+}
+
+fn launch(starter: &mut process::Command, is_parent: bool) -> Result<Launched, Failure> {
+    let mut process = starter
         .spawn()
         .map_err(|error| Failure::new(format!("cannot start a process: {error}")))?;
     let (Some(times), Some(report)) = (process.stdin.take(), process.stdout.take()) else {
@@ -284,5 +362,6 @@ fn launch(subreaper: Process, cgroup: Option<&Cgroup>, until: Time) -> Result<La
         process,
         times,
         report,
+        is_parent,
     })
 }

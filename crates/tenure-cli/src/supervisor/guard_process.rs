@@ -2,16 +2,19 @@
 
 use std::fs::File;
 use std::io;
+use std::os::fd::{AsFd as _, OwnedFd};
 use std::thread;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::process::{Pid, PidfdFlags, Signal};
+use rustix::io::Errno;
+use rustix::process::{Pid, PidfdFlags, Signal, WaitOptions};
 use rustix::time::{Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags};
 use tenure::{BootClock, Clock as _, Time};
 
 use crate::failure::Failure;
 use crate::options::GuardArgs;
 use crate::supervisor::cgroup::Cgroup;
+use crate::supervisor::control::Control;
 use crate::supervisor::processes::{self, Process};
 use crate::supervisor::signals;
 use crate::supervisor::subreaper;
@@ -27,7 +30,6 @@ pub(crate) const GROUP: char = 'g';
 
 /// `tenure __guard`: watches until the pipe is closed.
 pub(crate) fn serve(args: &GuardArgs) -> Result<u8, Failure> {
-    let subreaper = beside_us(args.subreaper)?;
     // We leave when `tenure` does.
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_io()
@@ -36,10 +38,43 @@ pub(crate) fn serve(args: &GuardArgs) -> Result<u8, Failure> {
     let _context = runtime.enter();
     let _ignored = signals::ignore_requests_to_end()?;
     let cgroup = args.cgroup.clone().map(Cgroup::at);
-    GuardProcess::new(subreaper, cgroup, Time::from_nanos(args.until))
+    // Open as long as we live: see `witness`.
+    let (subreaper, parent, _connections) = match args.subreaper {
+        Some(number) => (beside_us(number)?, None, Vec::new()),
+        None => below_us(args, cgroup.as_ref())?,
+    };
+    GuardProcess::new(subreaper, parent, cgroup, Time::from_nanos(args.until))
         .and_then(|mut guard| guard.serve())
         .map_err(|error| Failure::new(format!("the guard cannot go on: {error}")))?;
     Ok(0)
+}
+
+/// The subreaper that we start, and this process: what runs below us is the command's. And the
+/// connections that we hold.
+fn below_us(
+    args: &GuardArgs,
+    cgroup: Option<&Cgroup>,
+) -> Result<(Process, Option<Process>, Vec<OwnedFd>), Failure> {
+    let cannot = |error| Failure::new(format!("cannot start a process: {error}"));
+    let this = rustix::process::getpid();
+    rustix::process::set_child_subreaper(Some(this)).map_err(|error| cannot(error.into()))?;
+    let this = Process::read(this);
+    // Tenure gives us the subreaper's socket as standard error, and only the subreaper keeps it.
+    let control = io::stderr().as_fd().try_clone_to_owned().map_err(cannot)?;
+    let nothing = File::open("/dev/null").map_err(cannot)?;
+    rustix::stdio::dup2_stderr(nothing).map_err(|error| cannot(error.into()))?;
+    let ours = control.try_clone().and_then(Control::of).map_err(cannot)?;
+    let (_hold, connections) = ours.receive_now().map_err(cannot)?;
+    drop(ours);
+    let mut starter = subreaper::starter(&args.command, args.foreground, cgroup, control);
+    let started = starter.spawn().map_err(cannot)?;
+    let subreaper = Process::read(Pid::from_child(&started));
+    // The command begins where tenure is. We keep no directory from being unmounted.
+    std::env::set_current_dir("/").map_err(cannot)?;
+    match subreaper {
+        Some(subreaper) if this.is_some() => Ok((subreaper, this, connections)),
+        _ => Err(Failure::new("/proc does not show processes")),
+    }
 }
 
 /// The subreaper, which has the same parent as we have: nothing else is ever killed.
@@ -65,6 +100,11 @@ struct GuardProcess {
     /// Runs during suspend too, so that the command is killed right after it.
     timer: File,
     subreaper: Process,
+    /// This process, if it has started the subreaper: then the orphans of a dead subreaper are
+    /// below us.
+    parent: Option<Process>,
+    /// Tells that the subreaper has ended.
+    subreaper_ended: Option<OwnedFd>,
     group: Option<Pid>,
     cgroup: Option<Cgroup>,
     until: Time,
@@ -73,12 +113,20 @@ struct GuardProcess {
 }
 
 impl GuardProcess {
-    fn new(subreaper: Process, cgroup: Option<Cgroup>, until: Time) -> io::Result<Self> {
+    fn new(
+        subreaper: Process,
+        parent: Option<Process>,
+        cgroup: Option<Cgroup>,
+        until: Time,
+    ) -> io::Result<Self> {
         let flags = TimerfdFlags::CLOEXEC | TimerfdFlags::NONBLOCK;
         let timer = rustix::time::timerfd_create(TimerfdClockId::Boottime, flags)?;
         let guard = Self {
             timer: File::from(timer),
             subreaper,
+            subreaper_ended: parent
+                .and_then(|_| rustix::process::pidfd_open(subreaper.pid, PidfdFlags::empty()).ok()),
+            parent,
             group: None,
             cgroup,
             until,
@@ -89,18 +137,20 @@ impl GuardProcess {
     }
 
     fn serve(&mut self) -> io::Result<()> {
-        rustix::io::write(io::stdout(), &[READY])?;
+        let ready = format!("{}{}", self.subreaper.pid, char::from(READY));
+        rustix::io::write(io::stdout(), ready.as_bytes())?;
         let times = io::stdin();
         let mut killed = false;
         loop {
-            let mut ready = [
-                PollFd::new(&times, PollFlags::IN),
-                PollFd::new(&self.timer, PollFlags::IN),
-            ];
+            let mut ready = vec![PollFd::new(&times, PollFlags::IN)];
+            let ended = self.subreaper_ended.iter();
+            ready.extend(ended.map(|ended| PollFd::new(ended, PollFlags::IN)));
             // Once it has fired, the timer is not asked any more.
-            let asked = if killed { 1 } else { 2 };
-            match poll(&mut ready[..asked], None::<&Timespec>) {
-                Ok(_) | Err(rustix::io::Errno::INTR) => {}
+            if !killed {
+                ready.push(PollFd::new(&self.timer, PollFlags::IN));
+            }
+            match poll(&mut ready, None::<&Timespec>) {
+                Ok(_) | Err(Errno::INTR) => {}
                 Err(error) => return Err(error.into()),
             }
             // First what was written: it may put the time off.
@@ -114,6 +164,10 @@ impl GuardProcess {
                 self.kill_all();
                 killed = true;
             }
+            if self.parent.is_some() && !self.subreaper.lives() {
+                self.kill_all();
+                return Ok(());
+            }
         }
     }
 
@@ -125,7 +179,7 @@ impl GuardProcess {
             Ok(count) => self
                 .partial
                 .push_str(&String::from_utf8_lossy(&buffer[..count])),
-            Err(rustix::io::Errno::INTR) => {}
+            Err(Errno::INTR) => {}
             Err(error) => return Err(error.into()),
         }
         while let Some((line, rest)) = self.partial.split_once('\n') {
@@ -162,13 +216,24 @@ impl GuardProcess {
         self.end_subreaper();
         for wait in processes::waits() {
             let is_gone = self.cgroup_is_gone();
-            let _living = processes::kill_below(&self.subreaper);
-            // The subreaper ends when nothing is left.
-            if !self.subreaper_lives() && self.group_is_gone() && is_gone {
+            if self.rest_is_gone() && self.group_is_gone() && is_gone {
                 return;
             }
             thread::sleep(wait);
         }
+    }
+
+    /// The subreaper ends when nothing is left. When it is killed, what it had is ours.
+    fn rest_is_gone(&self) -> bool {
+        if self.subreaper.lives() {
+            let _living = processes::kill_below(&self.subreaper);
+            return false;
+        }
+        let Some(this) = &self.parent else {
+            return true;
+        };
+        let _living = processes::kill_below(this);
+        reap()
     }
 
     fn cgroup_is_gone(&self) -> bool {
@@ -184,21 +249,9 @@ impl GuardProcess {
     }
 
     fn end_subreaper(&self) {
-        let opened = rustix::process::pidfd_open(self.subreaper.pid, PidfdFlags::empty());
-        if !self.subreaper_lives() {
-            return;
-        }
         for signal in [subreaper::END, Signal::CONT] {
-            let _gone = match &opened {
-                Ok(opened) => rustix::process::pidfd_send_signal(opened, signal),
-                Err(_) => rustix::process::kill_process(self.subreaper.pid, signal),
-            };
+            self.subreaper.signal(signal);
         }
-    }
-
-    fn subreaper_lives(&self) -> bool {
-        let subreaper = Process::read(self.subreaper.pid);
-        subreaper.is_some_and(|it| it.start == self.subreaper.start && it.is_alive())
     }
 
     /// Kills the command's group when its subreaper is dead too: then the command was killed with
@@ -209,6 +262,17 @@ impl GuardProcess {
         };
         let _refused = rustix::process::kill_process_group(group, Signal::KILL);
         processes::is_gone(group)
+    }
+}
+
+/// Whether no child is left, also of those that fell to us.
+fn reap() -> bool {
+    loop {
+        match rustix::process::wait(WaitOptions::NOHANG) {
+            Ok(Some(_)) | Err(Errno::INTR) => {}
+            Ok(None) => return false,
+            Err(_) => return true,
+        }
     }
 }
 

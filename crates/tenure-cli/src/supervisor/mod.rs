@@ -6,6 +6,7 @@ mod control;
 pub(crate) mod exec;
 pub(crate) mod guard;
 pub(crate) mod guard_process;
+pub(crate) mod prepared;
 pub(crate) mod processes;
 pub(crate) mod reaper;
 pub(crate) mod requests;

@@ -9,6 +9,7 @@ use std::fs;
 use std::time::Duration;
 
 use nix::sys::wait::{Id, WaitPidFlag};
+use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, Signal};
 
 /// Where the kernel shows processes.
@@ -70,8 +71,30 @@ impl Process {
         !matches!(self.state, 'Z' | 'X') || self.threads > 1
     }
 
-    fn is(&self, other: &Self) -> bool {
+    pub(crate) fn is(&self, other: &Self) -> bool {
         self.pid == other.pid && self.start == other.start
+    }
+
+    /// Whether it is still alive.
+    pub(crate) fn lives(&self) -> bool {
+        match Self::read(self.pid) {
+            Some(now) => now.is(self) && now.is_alive(),
+            // Not to be seen is not dead: no file may be opened any more.
+            None => rustix::process::test_kill_process(self.pid) != Err(Errno::SRCH),
+        }
+    }
+
+    /// Signals this process, and never another one that has its number by now.
+    pub(crate) fn signal(&self, signal: Signal) {
+        let opened = rustix::process::pidfd_open(self.pid, PidfdFlags::empty());
+        if !self.lives() {
+            return;
+        }
+        let _gone = match opened {
+            Ok(opened) => rustix::process::pidfd_send_signal(opened, signal),
+            // An old kernel, or a sandbox that forbids it.
+            Err(_) => rustix::process::kill_process(self.pid, signal),
+        };
     }
 }
 
@@ -116,12 +139,14 @@ pub(crate) fn awaits_stopped_start(parent: Pid) -> bool {
 
 /// Everything that runs, or is dead and not reaped.
 fn all() -> Vec<Process> {
+    numbers().filter_map(Process::read).collect()
+}
+
+fn numbers() -> impl Iterator<Item = Pid> {
     let entries = fs::read_dir(PROCESSES).into_iter().flatten().flatten();
     entries
         .filter_map(|entry| entry.file_name().to_str()?.parse().ok())
         .filter_map(Pid::from_raw)
-        .filter_map(Process::read)
-        .collect()
 }
 
 /// A dead child of this process, which is not reaped by this.

@@ -4,27 +4,59 @@
 //! parent. The kernel makes the subreaper the parent of each such orphan, however deep it was
 //! started. So when `tenure` is killed, the subreaper still has them all. When the subreaper has no
 //! child left, nothing of the command is left anywhere. When the subreaper itself is killed, the
-//! kernel kills the command, and its orphans fall to `tenure`, which is a subreaper too.
+//! kernel kills the command, and its orphans fall to the [guard](crate::supervisor::guard), which
+//! has started the subreaper and is one too; or to `tenure`, when the guard is dead.
+//!
+//! The subreaper is also told until when the term is valid, and kills at that time: the guard may
+//! be stopped or killed together with `tenure`.
 
+use std::ffi::OsString;
+use std::io;
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::os::unix::process::CommandExt as _;
-use std::process::Stdio;
+use std::process::{self, Stdio};
 
 use rustix::io::Errno;
 use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, WaitOptions};
+use tenure::{BootClock, Clock as _, Time};
 use tokio::signal::unix::SignalKind;
 
 use crate::failure::Failure;
+use crate::log;
 use crate::options::ExecArgs;
 use crate::supervisor::cgroup::Cgroup;
-use crate::supervisor::control::{Control, News, STREAMS, request};
-use crate::supervisor::exec::dying_with_us;
+use crate::supervisor::control::{Control, Message, News, STREAMS, request};
+use crate::supervisor::exec::{THIS_PROGRAM, dying_with_us};
 use crate::supervisor::processes::{self, Process};
 use crate::supervisor::signals;
 
 /// By this signal the guard tells the subreaper to end, when `tenure` is stopped: only the
 /// subreaper knows for sure whether anything is left.
 pub(crate) const END: Signal = Signal::VTALARM;
+
+/// `tenure __subreaper` for this command, which is told through `control` what to do.
+pub(crate) fn starter(
+    command: &[OsString],
+    foreground: bool,
+    cgroup: Option<&Cgroup>,
+    control: OwnedFd,
+) -> process::Command {
+    let mut starter = process::Command::new(THIS_PROGRAM);
+    starter
+        .arg0("tenure")
+        .args(["__subreaper", "--parent", &process::id().to_string()])
+        .args(foreground.then_some("--foreground"))
+        .args(cgroup.into_iter().flat_map(Cgroup::arguments))
+        .args(log::arguments())
+        .arg("--")
+        .args(command)
+        // Away from the terminal's signals, and from a process that waits for our output to end.
+        .process_group(0)
+        .stdin(Stdio::from(control))
+        .stdout(Stdio::null())
+        .stderr(Stdio::null());
+    starter
+}
 
 /// `tenure __subreaper`: runs the command when it is told to, and leaves nothing of it behind.
 pub(crate) fn serve(args: &ExecArgs) -> Result<u8, Failure> {
@@ -44,7 +76,7 @@ async fn keep(args: &ExecArgs) -> Result<u8, Failure> {
     let this = rustix::process::getpid();
     rustix::process::set_child_subreaper(Some(this)).map_err(|error| cannot(error.into()))?;
     let this = Process::read(this).ok_or_else(|| Failure::new("/proc does not show processes"))?;
-    let control = std::io::stdin().as_fd().try_clone_to_owned();
+    let control = io::stdin().as_fd().try_clone_to_owned();
     let control = Control::of(control.map_err(cannot)?).map_err(cannot)?;
     if this.parent != args.parent {
         return Err(Failure::new(
@@ -54,9 +86,9 @@ async fn keep(args: &ExecArgs) -> Result<u8, Failure> {
     let Ok((text, mut streams)) = control.receive().await else {
         return Ok(0);
     };
-    if text != request::START {
+    let Some(mut until) = request::time_of(&text, request::START) else {
         return Ok(0);
-    }
+    };
     // They are closed when we have ended, and not before: see `witness`.
     let _connections = streams.split_off(streams.len().min(STREAMS));
     let cgroup = args.cgroup.clone().map(Cgroup::at);
@@ -78,12 +110,29 @@ async fn keep(args: &ExecArgs) -> Result<u8, Failure> {
     kept.tell(News::Started(command.as_raw_nonzero().get()));
     loop {
         tokio::select! {
+            message = kept.control.receive() => match put_off(message) {
+                Some(later) => until = later,
+                // Told to end, or nobody is left to tell us.
+                None => return kept.end().await,
+            },
             _ = changed.recv() => kept.look(),
             _ = told_by_guard.recv() => return kept.end().await,
-            // Whatever it is: told to end, or nobody is left to tell us.
-            _ = kept.control.receive() => return kept.end().await,
+            // The machine may sleep meanwhile. Then the guard is in time.
+            () = tokio::time::sleep(until.since(BootClock.now())) => {
+                // We may have been stopped, and not have read what was said.
+                match kept.latest() {
+                    Some(later) => until = later,
+                    None => return kept.end().await,
+                }
+            }
         }
     }
+}
+
+/// The time of a message that says to go on.
+fn put_off(message: io::Result<Message>) -> Option<Time> {
+    let (text, _) = message.ok()?;
+    request::time_of(&text, request::UNTIL)
 }
 
 /// The process number of the command, which has begun.
@@ -142,6 +191,12 @@ impl Kept {
             None if matches!(self.told, Some(News::Stopped(_))) => self.tell(News::Continued),
             None => {}
         }
+    }
+
+    /// The latest time that was said and is not read, if it has not come yet.
+    fn latest(&self) -> Option<Time> {
+        let said = std::iter::from_fn(|| put_off(self.control.receive_now()));
+        said.last().filter(|until| *until > BootClock.now())
     }
 
     fn stopped_by(&self) -> Option<i32> {

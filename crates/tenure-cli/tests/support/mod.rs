@@ -203,8 +203,21 @@ impl Running {
     }
 
     fn helper(&self, name: &str) -> Pid {
-        child_called(self.pid(), name)
+        helper_of(self.pid(), name)
     }
+}
+
+/// A helper of a `tenure run`: one helper may have started the other.
+pub(crate) fn helper_of(tenure: Pid, name: &str) -> Pid {
+    let is_called = |it: &Pid| command_line(*it).contains(name) && is_alive(*it);
+    let mut found = None;
+    until(&format!("there is a {name}"), || {
+        let below = children(tenure);
+        let further: Vec<Pid> = below.iter().flat_map(|it| children(*it)).collect();
+        found = below.into_iter().chain(further).find(is_called);
+        found.is_some()
+    });
+    found.unwrap()
 }
 
 /// A child whose command line holds this, once there is one.

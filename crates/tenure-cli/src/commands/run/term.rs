@@ -271,7 +271,9 @@ impl<'a> CommandRun<'a> {
     async fn event(&mut self, event: Result<Event, broadcast::error::RecvError>) {
         match event {
             Ok(Event::Renewed { .. }) | Err(broadcast::error::RecvError::Lagged(_)) => {
-                self.guard.put_off(self.limits.end(&self.term));
+                let end = self.limits.end(&self.term);
+                self.guard.put_off(end);
+                self.child.put_off(end);
                 self.child.look_for_stopped_start();
             }
             Ok(_) => {}
@@ -285,7 +287,8 @@ impl<'a> CommandRun<'a> {
         let reason = self.reason();
         // What the command left behind is killed before nobody guards it any more.
         self.child.kill();
-        let guard_killed = self.guard.end();
+        let guard_killed =
+            self.guard.end(subreaper_was_killed).await || self.child.was_killed_in_time();
         let status = self.child.finish().await?;
         let killed = status.signal() == Some(Signal::KILL.as_raw());
         let lost = match self.state {
