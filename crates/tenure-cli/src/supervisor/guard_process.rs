@@ -67,8 +67,8 @@ fn below_us(
     let (_hold, connections) = ours.receive_now().map_err(cannot)?;
     drop(ours);
     let mut starter = subreaper::starter(&args.command, args.foreground, cgroup, control);
-    let started = starter.spawn().map_err(cannot)?;
-    let subreaper = Process::read(Pid::from_child(&started));
+    let child = starter.spawn().map_err(cannot)?;
+    let subreaper = Process::read(Pid::from_child(&child));
     // The command begins where tenure is. We keep no directory from being unmounted.
     std::env::set_current_dir("/").map_err(cannot)?;
     match subreaper {
