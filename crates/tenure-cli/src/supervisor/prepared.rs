@@ -1,4 +1,4 @@
-//! What the [subreaper](crate::supervisor::subreaper) is started with, whoever starts it.
+//! What the [subreaper](crate::supervisor::subreaper) is started with.
 
 use std::ffi::OsString;
 use std::process;
