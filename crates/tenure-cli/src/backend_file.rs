@@ -23,7 +23,7 @@ pub(crate) fn read(path: &Path) -> Result<String, Failure> {
     let cannot = |error: io::Error| {
         Failure::new(format!("cannot read the backend file \"{shown}\": {error}"))
     };
-    // A pipe would block us here until somebody writes to it.
+    // A pipe would block us here until another process writes to it.
     let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK;
     let file = rustix::fs::open(path, flags, Mode::empty());
     let file = File::from(file.map_err(|error| cannot(error.into()))?);

@@ -129,7 +129,7 @@ impl Subreaper {
         self.has_ended = self.has_ended
             || match rustix::process::waitpid(Some(self.seen.pid), WaitOptions::NOHANG) {
                 Ok(reaped) => reaped.is_some(),
-                Err(_) => !self.seen.lives(),
+                Err(_) => !self.seen.still_runs(),
             };
         self.has_ended
     }

@@ -164,7 +164,7 @@ impl GuardProcess {
                 self.kill_all();
                 killed = true;
             }
-            if self.parent.is_some() && !self.subreaper.lives() {
+            if self.parent.is_some() && !self.subreaper.still_runs() {
                 self.kill_all();
                 return Ok(());
             }
@@ -225,7 +225,7 @@ impl GuardProcess {
 
     /// The subreaper ends when nothing is left. When it is killed, what it had is ours.
     fn rest_is_gone(&self) -> bool {
-        if self.subreaper.lives() {
+        if self.subreaper.still_runs() {
             let _living = processes::kill_below(&self.subreaper);
             return false;
         }

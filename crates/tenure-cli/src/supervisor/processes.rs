@@ -76,7 +76,7 @@ impl Process {
     }
 
     /// Whether it is still alive.
-    pub(crate) fn lives(&self) -> bool {
+    pub(crate) fn still_runs(&self) -> bool {
         match Self::read(self.pid) {
             Some(now) => now.is(self) && now.is_alive(),
             // Not to be seen is not dead: no file may be opened any more.
@@ -87,7 +87,7 @@ impl Process {
     /// Signals this process, and never another one that has its number by now.
     pub(crate) fn signal(&self, signal: Signal) {
         let opened = rustix::process::pidfd_open(self.pid, PidfdFlags::empty());
-        if !self.lives() {
+        if !self.still_runs() {
             return;
         }
         let _gone = match opened {
