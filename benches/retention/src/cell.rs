@@ -132,19 +132,19 @@ impl Cell {
     /// How many terms may be lost at most, where we promise it.
     pub(crate) fn promised(self, store: Kind) -> Option<usize> {
         let seconds = self.length.as_secs();
-        let is_postgres = store == Kind::Postgres;
+        let by_session = store.ends_with_session();
         let survives = match (self.elector, self.fault) {
             (Elector::Default, Fault::Silent) => 7,
-            (Elector::Default, Fault::Cut) if !is_postgres => 7,
-            (Elector::Default | Elector::Patient, Fault::Slow) if !is_postgres => 4,
+            (Elector::Default, Fault::Cut) if !by_session => 7,
+            (Elector::Default | Elector::Patient, Fault::Slow) if !by_session => 4,
             (Elector::Patient, Fault::Silent) => {
-                if is_postgres {
+                if by_session {
                     6
                 } else {
                     45
                 }
             }
-            (Elector::Patient, Fault::Cut) if !is_postgres => 45,
+            (Elector::Patient, Fault::Cut) if !by_session => 45,
             _ => return None,
         };
         (seconds <= survives).then_some(0)

@@ -22,7 +22,7 @@ pub(crate) const SERVERS: Ipv4Addr = Ipv4Addr::new(10, 83, 2, 1);
 const PREFIX: &str = "tenure-retention-";
 
 /// Reads until its input ends, and then removes everything that has the name. `QUIT` comes first,
-/// because a Postgres that is killed leaves shared memory behind.
+/// because a database that is killed leaves shared memory behind.
 const GUARD: &str = r#"
 trap '' INT TERM HUP
 cat >/dev/null

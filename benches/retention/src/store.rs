@@ -31,6 +31,13 @@ pub(crate) enum Kind {
     Postgres,
 }
 
+impl Kind {
+    /// Whether a lock ends with its connection.
+    pub(crate) fn ends_with_session(self) -> bool {
+        self == Self::Postgres
+    }
+}
+
 /// The servers themselves.
 enum Servers {
     Redis(redis::Server),

@@ -8,6 +8,7 @@ use std::process::{Command, ExitCode, Stdio};
 use anyhow::{Context as _, Result, ensure};
 use tenure_testkit::paths;
 use tenure_testkit::provision::{self, Need, kube_apiserver};
+use tenure_testkit::stores::kind::Kind;
 
 use crate::steps::{cargo, forget_this_package};
 
@@ -23,7 +24,8 @@ pub(crate) fn retention(arguments: &[OsString]) -> Result<ExitCode> {
         let mut texts = arguments.iter().map(|argument| argument.to_string_lossy());
         texts.any(|text| text.contains(word))
     };
-    let needs = [Need::Protoc, Need::Etcd, Need::Redis, Need::Postgres];
+    let stores = Kind::ALL.into_iter().map(Kind::need);
+    let needs: Vec<Need> = stores.chain([Need::Protoc]).collect();
     provision::ensure(&needs)?;
     let program = built(OURS)?;
     // It starts others in namespaces of its own, and sees to their end itself.

@@ -7,9 +7,9 @@
 //! command and the guard inherit the open file: others see it closed only when all of them are
 //! gone.
 //!
-//! With a store whose lock ends with a session, such as Postgres, the connection is what others see:
-//! its server frees the lock when the last process has closed it. So the subreaper and the guard
-//! hold it too, until nothing of the command is left. The command itself does not get it.
+//! With a store whose lock ends with a session, the connection is what others see: its server
+//! frees the lock when the last process has closed it. So the subreaper and the guard hold it too,
+//! until nothing of the command is left. The command itself does not get it.
 
 use std::fs;
 use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, OwnedFd, RawFd};
