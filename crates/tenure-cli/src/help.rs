@@ -97,7 +97,10 @@ one would have to look at every key of its database, another knows locks by numb
 Listing needs a right that no candidate needs. On etcd it is the right to read all keys below the
 prefix, on Kubernetes the verb \"list\" on the objects of the namespace.
 
-Names that no lock can have are left out. A free lock is shown where the store keeps its record.";
+Names that no lock can have are left out. A free lock is shown where the store keeps its record.
+
+Exit code 2 too when the record of a single lock cannot be read. The error names that lock, and the
+others are shown.";
 
 #[cfg(test)]
 mod tests {

@@ -348,9 +348,6 @@ pub(crate) struct GuardArgs {
     /// The process below which everything is killed; without it one is started for the command
     #[arg(long)]
     pub(crate) subreaper: Option<i32>,
-    /// When, in nanoseconds of the boot clock
-    #[arg(long)]
-    pub(crate) until: u64,
     /// The command waits to get the terminal
     #[arg(long)]
     pub(crate) foreground: bool,

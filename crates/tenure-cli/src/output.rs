@@ -52,6 +52,11 @@ impl LeaderView {
     pub(crate) const FREE: &'static str = "free";
     const UNKNOWN: &'static str = "unknown";
 
+    /// Of a lock whose record cannot be read.
+    pub(crate) fn unreadable() -> Self {
+        Self::none(Self::UNKNOWN)
+    }
+
     fn none(state: &'static str) -> Self {
         Self {
             state,

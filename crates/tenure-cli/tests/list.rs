@@ -101,3 +101,35 @@ fn who_may_not_list_is_told_the_right_that_is_missing() {
         assert!(!told.contains(&nameless), "{told}");
     }
 }
+
+#[test]
+fn a_record_that_cannot_be_read_hides_no_other() {
+    let place = Place::new();
+    let _held = [hold(&place.url(), "a"), hold(&place.url(), "c")];
+    let corrupt = place.path("store/b");
+    std::fs::create_dir(&corrupt).unwrap();
+    std::fs::write(
+        corrupt.join("record-00000999999999999999.json"),
+        "no record",
+    )
+    .unwrap();
+    let list = |options: &[&str]| {
+        let url = place.url();
+        let mut list = tenure();
+        list.args(["list", "--backend", &url]).args(options);
+        let output = list.output().unwrap();
+        assert_eq!(output.status.code(), Some(2), "{output:?}");
+        assert!(stderr(&output).contains("b: "), "{output:?}");
+        stdout(&output)
+    };
+    let text = list(&[]);
+    assert_eq!(text.lines().count(), 2, "{text}");
+    assert!(
+        text.contains("leads a") && text.contains("leads c"),
+        "{text}"
+    );
+    let all: Value = serde_json::from_str(&list(&["--json"])).unwrap();
+    let states = all["elections"].as_array().unwrap().iter();
+    let states: Vec<&str> = states.map(|it| it["state"].as_str().unwrap()).collect();
+    assert_eq!(states, ["led", "unknown", "led"]);
+}

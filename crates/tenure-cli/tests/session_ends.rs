@@ -4,11 +4,13 @@
 
 mod support;
 
+use std::collections::HashSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
 use rustix::process::{Pid, Signal};
 use support::{Place, Running, cgroup, is_alive, until, until_dead};
+use tenure_testkit::line::Line;
 use tenure_testkit::postgres;
 
 /// Processes that get no time. A stop would not do: the kernel ends it when their parent dies.
@@ -16,7 +18,7 @@ struct Frozen(PathBuf);
 
 impl Frozen {
     fn new(ours: &Path, processes: [Pid; 2]) -> Self {
-        let directory = ours.join(format!("frozen-{}", std::process::id()));
+        let directory = ours.join(format!("frozen-{}", processes[0]));
         fs::create_dir(&directory).unwrap();
         let frozen = Self(directory);
         for process in processes {
@@ -42,18 +44,11 @@ impl Drop for Frozen {
     }
 }
 
-/// `tenure` is killed, and what is to kill the command has no time: as on a busy host.
-#[test]
-fn nobody_leads_on_postgres_before_the_killed_leaders_command_is_dead() {
-    let (Some(ours), Some(server)) = (cgroup(), postgres::start(&[])) else {
-        return;
-    };
-    let place = Place::on(&server.url());
-    let options = ["--policy", "default", "--no-cgroup"];
-    let script = "echo $$ > child; ls -l /proc/$$/fd > open; exec sleep 1000";
-    let mut leader = place.start(&options, script);
+/// Kills `tenure` while what is to kill the command has no time, as on a busy host, and looks
+/// whether another leads beside the command.
+fn kill_on_a_busy_host(place: &Place, leader: &mut Running, ours: &Path) {
     let child = place.pid("child");
-    let frozen = Frozen::new(&ours, [leader.guard(), leader.subreaper()]);
+    let frozen = Frozen::new(ours, [leader.guard(), leader.subreaper()]);
     leader.signal(Signal::KILL);
     leader.code();
     // Far less than the lease, and far more than the server takes to see a closed connection.
@@ -64,9 +59,78 @@ fn nobody_leads_on_postgres_before_the_killed_leaders_command_is_dead() {
     until_dead(child);
     let mut next = Running::start(&mut place.run(&["--policy", "default"], ":"));
     assert_eq!(next.code(), 0);
+}
+
+/// The TCP connections that a process holds.
+fn connections(process: Pid) -> HashSet<String> {
+    let all = fs::read_to_string("/proc/self/net/tcp").unwrap();
+    let inodes = all
+        .lines()
+        .filter_map(|line| line.split_whitespace().nth(9));
+    let all: HashSet<String> = inodes.map(|inode| format!("socket:[{inode}]")).collect();
+    let open = fs::read_dir(format!("/proc/{process}/fd")).unwrap();
+    let links = open
+        .flatten()
+        .filter_map(|it| fs::read_link(it.path()).ok());
+    links
+        .filter_map(|link| link.to_str().map(str::to_owned))
+        .filter(|link| all.contains(link))
+        .collect()
+}
+
+/// The sessions that hold an advisory lock.
+fn holders(server: &postgres::Server) -> HashSet<i32> {
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    runtime.block_on(async {
+        let admin = server.admin().await;
+        let held = "SELECT pid FROM pg_locks WHERE locktype = 'advisory' AND granted";
+        let rows = admin.query(held, &[]).await.unwrap();
+        rows.iter().map(|row| row.get(0)).collect()
+    })
+}
+
+#[test]
+fn nobody_leads_on_postgres_before_the_killed_leaders_command_is_dead() {
+    let (Some(ours), Some(server)) = (cgroup(), postgres::start(&[])) else {
+        return;
+    };
+    let place = Place::on(&server.url());
+    let options = ["--policy", "default", "--no-cgroup"];
+    let script = "echo $$ > child; ls -l /proc/$$/fd > open; exec sleep 1000";
+    let mut leader = place.start(&options, script);
+    place.pid("child");
+    kill_on_a_busy_host(&place, &mut leader, &ours);
     let open = place.read("open");
     assert!(
         !open.contains("socket:"),
         "the command has a connection: {open}"
     );
+}
+
+/// The leader's session has moved to another connection, because its own had fallen silent.
+#[test]
+fn nobody_leads_on_postgres_beside_the_command_of_a_killed_leader_whose_session_has_moved() {
+    let (Some(ours), Some(server)) = (cgroup(), postgres::start(&[])) else {
+        return;
+    };
+    let place = Place::on(&server.url());
+    let line = Line::start(server.address());
+    let options = ["--lease", "60s", "--heartbeat", "2s", "--no-cgroup"];
+    let mut run = place.run(&options, "echo $$ > child; exec sleep 1000");
+    let by_line = postgres::url_at(line.address().port());
+    let mut leader = Running::start(run.env("TENURE_BACKEND", by_line));
+    place.pid("child");
+    let before = holders(&server);
+    line.silence();
+    until("a heartbeat is lost", || line.lost() > 0);
+    line.restore();
+    until("the session has moved", || {
+        holders(&server).is_disjoint(&before)
+    });
+    let helpers = [leader.guard(), leader.subreaper()];
+    until("the helpers hold its connection", || {
+        let all = connections(leader.pid());
+        helpers.iter().all(|it| connections(*it).is_superset(&all))
+    });
+    kill_on_a_busy_host(&place, &mut leader, &ours);
 }

@@ -24,6 +24,7 @@ pub mod forward_proxy;
 #[cfg(all(unix, feature = "stores"))]
 pub mod interrupt;
 pub mod kube;
+pub mod line;
 #[cfg(feature = "kube")]
 pub mod log;
 #[cfg(target_os = "linux")]

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use serde_json::{Value, json};
-use tenure::{Error, LockBackend, LockName, Operation, Page, Registry};
+use tenure::{Error, ErrorKind, LockBackend, LockName, Operation, Page, Registry};
 
 use crate::failure::Failure;
 use crate::options::{self, ListArgs};
@@ -28,33 +28,63 @@ pub(crate) fn list(args: &ListArgs, registry: &Registry) -> Result<u8, Failure> 
     let next = elections.last().filter(|_| elections.len() >= args.limit);
     let next = next.map(|(lock, _)| lock.as_str());
     if args.json {
-        let views = elections.iter().map(|(lock, view)| view.json(lock));
-        let views: Vec<Value> = views.collect();
+        let view = |(lock, seen): &Seen| match seen {
+            Ok(view) => view.json(lock),
+            Err(_) => LeaderView::unreadable().json(lock),
+        };
+        let views: Vec<Value> = elections.iter().map(view).collect();
         print(&json!({ "elections": views, "next": next }).to_string())?;
-        return Ok(0);
+        return all_read(&elections);
     }
     for (lock, view) in &elections {
-        if !print(&view.text(lock))? {
+        if let Ok(view) = view
+            && !print(&view.text(lock))?
+        {
             return Ok(0);
         }
     }
     if let Some(next) = next {
         tracing::warn!("there may be more elections: tenure list --after {next}");
     }
-    Ok(0)
+    all_read(&elections)
 }
 
-async fn look(
-    backend: &dyn LockBackend,
-    page: Page<'_>,
-) -> Result<Vec<(LockName, LeaderView)>, Error> {
+/// An election, and who leads it, or why that cannot be read.
+type Seen = (LockName, Result<LeaderView, Error>);
+
+async fn look(backend: &dyn LockBackend, page: Page<'_>) -> Result<Vec<Seen>, Error> {
     let locks = within(Operation::List, backend.elections(page)).await?;
     let mut elections = Vec::with_capacity(locks.len());
     for lock in locks {
-        let occupancy = within(Operation::Holder, backend.holder(&lock)).await?;
-        elections.push((lock, LeaderView::from(occupancy)));
+        let seen = match within(Operation::Holder, backend.holder(&lock)).await {
+            Ok(occupancy) => Ok(LeaderView::from(occupancy)),
+            Err(error) if is_of_one_lock(error.kind()) => Err(error),
+            Err(error) => return Err(error),
+        };
+        elections.push((lock, seen));
     }
     Ok(elections)
+}
+
+/// Whether the others may be read all the same.
+fn is_of_one_lock(kind: ErrorKind) -> bool {
+    matches!(
+        kind,
+        ErrorKind::Corrupted | ErrorKind::Forbidden | ErrorKind::Unsupported
+    )
+}
+
+/// The exit code, or an error that names each lock that could not be read.
+fn all_read(elections: &[Seen]) -> Result<u8, Failure> {
+    let unread = elections.iter().filter_map(|(lock, seen)| {
+        let error = seen.as_ref().err()?;
+        Some(format!("{lock}: {error}"))
+    });
+    let unread: Vec<String> = unread.collect();
+    if unread.is_empty() {
+        return Ok(0);
+    }
+    Err(Failure::new(unread.join("; ")))
 }
 
 async fn within<T>(

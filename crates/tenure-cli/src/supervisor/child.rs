@@ -71,7 +71,7 @@ impl Subreaper {
     }
 
     /// Starts the command, which is killed at `until` unless that is [put off](Child::put_off). The
-    /// subreaper holds the connections of `witness` until it ends.
+    /// subreaper holds the connections of `witness` until it ends, or gets others.
     pub(crate) async fn run(mut self, until: Time, witness: &Witness) -> Result<Child, Failure> {
         let (stdin, stdout, stderr) = (io::stdin(), io::stdout(), io::stderr());
         let nothing = fs::File::open("/dev/null");
@@ -318,10 +318,12 @@ impl Child {
         self.signal(Signal::CONT);
     }
 
-    /// Has the subreaper kill the command at `until`, and not at the time said before.
-    pub(crate) fn put_off(&self, until: Time) {
+    /// Has the subreaper kill the command at `until`, and not at the time said before, and hold the
+    /// connections of `witness`.
+    pub(crate) fn put_off(&self, until: Time, witness: &Witness) {
+        let request = request::with_time(request::UNTIL, until);
         // One that is stopped for hours knows an earlier time, and errs on the safe side.
-        let _unheard = (self.subreaper.control).send(&request::with_time(request::UNTIL, until));
+        let _unheard = (self.subreaper.control).send_with(&request, &witness.sockets());
     }
 
     /// Whether the subreaper has killed the command because it was time, or the guard said so.

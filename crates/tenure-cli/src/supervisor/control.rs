@@ -1,5 +1,6 @@
-//! The socket between `tenure run` and the [subreaper](crate::supervisor::subreaper): short
-//! messages of text, and the open files that the command gets.
+//! The sockets between `tenure run` and its helpers, the
+//! [guard](crate::supervisor::guard) and the [subreaper](crate::supervisor::subreaper): short
+//! messages of text, and open files.
 
 use std::io::{self, IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
@@ -25,15 +26,18 @@ const LONGEST: usize = 512;
 
 /// What `tenure run` says.
 pub(crate) mod request {
+    use std::str::FromStr;
+
     use tenure::Time;
 
-    /// Hold the connections that come with it; the guard takes this one.
-    pub(crate) const HOLD: &str = "hold";
     /// Run the command until the time that follows; its three standard streams come with it, and
     /// then the connections that show others that the leader lives.
     pub(crate) const START: &str = "start";
-    /// Kill the command at the time that follows, and not at the one said before.
+    /// Kill the command at the time that follows, and not at the one said before. The connections
+    /// that come with it take the place of the earlier ones.
     pub(crate) const UNTIL: &str = "until";
+    /// The command's process group has the number that follows; the guard is told this.
+    pub(crate) const GROUP: &str = "group";
 
     pub(crate) fn with_time(word: &str, time: Time) -> String {
         format!("{word} {}", time.as_nanos())
@@ -41,8 +45,12 @@ pub(crate) mod request {
 
     /// The time of a request that has this word.
     pub(crate) fn time_of(text: &str, word: &str) -> Option<Time> {
-        let nanos = text.strip_prefix(word)?.strip_prefix(' ')?;
-        nanos.parse().ok().map(Time::from_nanos)
+        number_of(text, word).map(Time::from_nanos)
+    }
+
+    /// The number of a request that has this word.
+    pub(crate) fn number_of<N: FromStr>(text: &str, word: &str) -> Option<N> {
+        text.strip_prefix(word)?.strip_prefix(' ')?.parse().ok()
     }
 
     /// Kill what is left of the command, tell how it ended, and exit.
@@ -113,8 +121,14 @@ pub(crate) struct Control(UnixStream);
 /// A message, and the open files that came with it.
 pub(crate) type Message = (String, Vec<OwnedFd>);
 
+impl AsFd for Control {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
 impl Control {
-    /// Our end, and the one that is given to the subreaper.
+    /// Our end, and the one that is given to a helper.
     pub(crate) fn pair() -> io::Result<(Self, OwnedFd)> {
         let (ours, theirs) = rustix::net::socketpair(
             AddressFamily::UNIX,
@@ -203,7 +217,8 @@ impl Control {
     }
 }
 
-fn is_nothing(error: &io::Error) -> bool {
+/// Whether a message has not come yet.
+pub(crate) fn is_nothing(error: &io::Error) -> bool {
     matches!(
         error.kind(),
         io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted

@@ -1,25 +1,26 @@
 //! A small process beside this one that kills the command and all that it has started when nobody
 //! else can.
 //!
-//! For each term `tenure` starts itself once more, as the guard, and tells it through a pipe until
+//! For each term `tenure` starts itself once more, as the guard, and tells it through a socket until
 //! when the term is valid. The guard starts the [subreaper](crate::supervisor::subreaper), which
 //! starts the command. The guard kills everything below the subreaper when that time has come (a
-//! debugger or SIGSTOP may have stopped `tenure`), and when the pipe closes, because `tenure` has
+//! debugger or SIGSTOP may have stopped `tenure`), and when the socket closes, because `tenure` has
 //! died. It has the subreaper help: only that one knows when nothing is left. When the subreaper
 //! is killed, what it had falls to the guard, which kills it at once and exits.
 //!
 //! A guard that dies is replaced. The new one is not the subreaper's parent: then the orphans of
 //! a dead subreaper fall to `tenure`.
 //!
-//! What is written to the pipe are times of the boot clock in nanoseconds, a line each, and the
-//! command's process group. The guard says through another pipe that its timer is set: no command
-//! runs before that. It also says when it kills because the time has come: from the outside that
-//! looks like a command that another process has killed, which is no loss of leadership.
+//! What is sent through the socket are times of the boot clock, the connections that the guard holds
+//! (see [`witness`](crate::supervisor::witness)), and the command's process group. The guard says
+//! through a pipe that its timer is set: no command runs before that. It also says when it kills
+//! because the time has come: from the outside that looks like a command that another process has
+//! killed, which is no loss of leadership.
 
-use std::io::{self, ErrorKind, Write as _};
+use std::io::{self, ErrorKind};
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::os::unix::process::CommandExt as _;
-use std::process::{self, ChildStdin, Stdio};
+use std::process::{self, Stdio};
 use std::time::Duration;
 
 use rustix::process::{Pid, Signal};
@@ -32,7 +33,7 @@ use crate::supervisor::cgroup::Cgroup;
 use crate::supervisor::child::{BACKEND, BACKEND_FILE, Subreaper};
 use crate::supervisor::control::{Control, request};
 use crate::supervisor::exec::THIS_PROGRAM;
-use crate::supervisor::guard_process::{GROUP, KILLS, READY};
+use crate::supervisor::guard_process::{KILLS, READY};
 use crate::supervisor::prepared::Prepared;
 use crate::supervisor::processes::{self, Process};
 use crate::supervisor::reaper::Awaited;
@@ -43,7 +44,7 @@ use crate::supervisor::witness::Witness;
 struct Launched {
     process: process::Child,
     /// Does not block: a guard that is stopped must not stop us.
-    times: ChildStdin,
+    requests: Control,
     /// Does not block either.
     report: pipe::Receiver,
     /// Whether it has started the subreaper.
@@ -62,12 +63,12 @@ impl Launched {
         said[..count].contains(&KILLS)
     }
 
-    fn write(&mut self, line: &str) -> io::Result<()> {
-        match self.times.write_all(line.as_bytes()) {
+    fn send(&self, request: &str, connections: &[BorrowedFd<'_>]) -> io::Result<()> {
+        match self.requests.send_with(request, connections) {
             // It is stopped and has not read anything for hours. What it knows last is an earlier
             // time, so it errs on the safe side.
             Err(error) if error.kind() == ErrorKind::WouldBlock => Ok(()),
-            written => written,
+            sent => sent,
         }
     }
 
@@ -189,21 +190,24 @@ impl Guard {
     /// Tells the command's process group.
     pub(crate) fn guard_group(&mut self, group: Pid) {
         self.group = Some(group);
-        self.write(&format!("{GROUP}{group}\n"));
+        self.send(&format!("{} {group}", request::GROUP));
     }
 
-    /// Has the command killed at `until`, and not at the time said before.
+    /// Has the command killed at `until`, and not at the time said before, and has the guard hold
+    /// the connections of now.
     pub(crate) fn put_off(&mut self, until: Time) {
         self.asked = until;
-        if self.write(&format!("{}\n", until.as_nanos())) && self.is_ready {
+        self.witness.look_again();
+        if self.send(&request::with_time(request::UNTIL, until)) && self.is_ready {
             self.sure = until;
         }
     }
 
-    /// Whether it lives.
-    fn write(&mut self, line: &str) -> bool {
-        let written = self.launched.as_mut().map(|it| it.write(line));
-        match written {
+    /// Says it to the guard, with the connections to hold, and tells whether the guard lives.
+    fn send(&mut self, request: &str) -> bool {
+        let connections = self.witness.sockets();
+        let sent = self.launched.as_ref();
+        match sent.map(|it| it.send(request, &connections)) {
             Some(Ok(())) => true,
             // It was killed.
             Some(Err(_)) => {
@@ -230,19 +234,14 @@ impl Guard {
         }
     }
 
-    fn launch(&self) -> Result<Launched, Failure> {
-        let (cgroup, until) = (self.cgroup.as_ref(), self.asked);
-        let start = || launch_beside(self.subreaper, cgroup, until);
-        self.witness.inherited(start)
-    }
-
     fn replace(&mut self) {
         if let Some(mut dead) = self.launched.take() {
             self.killed |= dead.end();
         }
         let was_ready = std::mem::replace(&mut self.is_ready, false);
         let replaced = if was_ready {
-            self.launch()
+            let (cgroup, witness) = (self.cgroup.as_ref(), &self.witness);
+            launch_beside(self.subreaper, cgroup, self.asked, witness)
         } else {
             Err(Failure::new("the one that replaced it died at once"))
         };
@@ -289,19 +288,13 @@ async fn start_both(
     until: Time,
     limit: Duration,
 ) -> Result<(Launched, Process, Control), Failure> {
-    let cannot = |error| Failure::new(format!("cannot start a process: {error}"));
-    let (control, theirs) = Control::pair().map_err(cannot)?;
-    // It does not inherit them: then the command would too.
-    let connections: Vec<BorrowedFd<'_>> = witness.sockets().collect();
-    control
-        .send_with(request::HOLD, &connections)
-        .map_err(cannot)?;
-    let mut starter = starter(until);
+    let (control, theirs) = Control::pair().map_err(cannot_start)?;
+    let mut starter = starter();
     prepared.add_to(&mut starter);
-    // Its standard error is free to pass this on to the subreaper.
-    let launched = launch(starter.stderr(Stdio::from(theirs)), true)?;
-    // Only the guard has it now: when that dies, the socket is closed.
-    drop(starter);
+    // Its standard error is free to pass this on to the subreaper. Only the guard has it then: when
+    // that dies, the socket is closed.
+    starter.stderr(Stdio::from(theirs));
+    let launched = launch(starter, until, witness, true)?;
     let answer = tokio::time::timeout(limit, launched.says()).await;
     let said = answer.unwrap_or_default();
     let end = said.iter().position(|byte| *byte == READY);
@@ -321,8 +314,9 @@ fn launch_beside(
     subreaper: Process,
     cgroup: Option<&Cgroup>,
     until: Time,
+    witness: &Witness,
 ) -> Result<Launched, Failure> {
-    let mut starter = starter(until);
+    let mut starter = starter();
     starter
         .args(["--subreaper", &subreaper.pid.to_string()])
         .args(cgroup.into_iter().flat_map(Cgroup::arguments))
@@ -330,38 +324,53 @@ fn launch_beside(
         .env_remove(BACKEND_FILE)
         .current_dir("/")
         .stderr(Stdio::null());
-    launch(&mut starter, false)
+    launch(starter, until, witness, false)
 }
 
-fn starter(until: Time) -> process::Command {
+fn starter() -> process::Command {
     let mut starter = process::Command::new(THIS_PROGRAM);
     starter
         .arg0("tenure")
-        .args(["__guard", "--until", &until.as_nanos().to_string()])
+        .arg("__guard")
         .args(log::arguments())
         // Away from the terminal's signals, and from a process that waits for our output to end.
         .process_group(0)
-        .stdin(Stdio::piped())
         .stdout(Stdio::piped());
     starter
 }
 
-fn launch(starter: &mut process::Command, is_parent: bool) -> Result<Launched, Failure> {
+/// A guard that has been told until when the term is valid, with the connections of `witness`. It
+/// inherits none of them: then the command would too.
+fn launch(
+    mut starter: process::Command,
+    until: Time,
+    witness: &Witness,
+    is_parent: bool,
+) -> Result<Launched, Failure> {
+    let (requests, theirs) = Control::pair().map_err(cannot_start)?;
+    let request = request::with_time(request::UNTIL, until);
+    requests
+        .send_with(&request, &witness.sockets())
+        .map_err(cannot_start)?;
     let mut process = starter
+        .stdin(Stdio::from(theirs))
         .spawn()
-        .map_err(|error| Failure::new(format!("cannot start a process: {error}")))?;
-    let (Some(times), Some(report)) = (process.stdin.take(), process.stdout.take()) else {
+        .map_err(cannot_start)?;
+    let Some(report) = process.stdout.take() else {
         return Err(Failure::new("cannot open a pipe to another process"));
     };
-    let cannot = |error: io::Error| Failure::new(format!("cannot set up a pipe: {error}"));
-    let report = OwnedFd::from(report);
-    rustix::io::ioctl_fionbio(&times, true).map_err(|error| cannot(error.into()))?;
-    let report = pipe::Receiver::from_owned_fd(report).map_err(cannot)?;
+    let report = pipe::Receiver::from_owned_fd(OwnedFd::from(report))
+        .map_err(|error| Failure::new(format!("cannot set up a pipe: {error}")))?;
     Ok(Launched {
         _awaited: Awaited::new(Pid::from_child(&process)),
         process,
-        times,
+        requests,
         report,
         is_parent,
     })
+}
+
+#[expect(clippy::needless_pass_by_value, reason = "it is passed to `map_err`")]
+fn cannot_start(error: io::Error) -> Failure {
+    Failure::new(format!("cannot start a process: {error}"))
 }

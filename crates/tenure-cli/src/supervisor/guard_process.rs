@@ -14,7 +14,7 @@ use tenure::{BootClock, Clock as _, Time};
 use crate::failure::Failure;
 use crate::options::GuardArgs;
 use crate::supervisor::cgroup::Cgroup;
-use crate::supervisor::control::Control;
+use crate::supervisor::control::{Control, is_nothing, request};
 use crate::supervisor::processes::{self, Process};
 use crate::supervisor::signals;
 use crate::supervisor::subreaper;
@@ -25,10 +25,7 @@ pub(crate) const READY: u8 = b'r';
 /// What the guard says before it kills because it is time.
 pub(crate) const KILLS: u8 = b'!';
 
-/// What comes before the number of the command's process group.
-pub(crate) const GROUP: char = 'g';
-
-/// `tenure __guard`: watches until the pipe is closed.
+/// `tenure __guard`: watches until the socket is closed.
 pub(crate) fn serve(args: &GuardArgs) -> Result<u8, Failure> {
     // We leave when `tenure` does.
     let runtime = tokio::runtime::Builder::new_current_thread()
@@ -38,23 +35,37 @@ pub(crate) fn serve(args: &GuardArgs) -> Result<u8, Failure> {
     let _context = runtime.enter();
     let _ignored = signals::ignore_requests_to_end()?;
     let cgroup = args.cgroup.clone().map(Cgroup::at);
-    // Open as long as we live: see `witness`.
-    let (subreaper, parent, _connections) = match args.subreaper {
-        Some(number) => (beside_us(number)?, None, Vec::new()),
+    let beside = args.subreaper.map(beside_us).transpose()?;
+    let (requests, until, connections) = first_request().map_err(|error| {
+        Failure::new(format!(
+            "only `tenure run` starts this, and it says until when: {error}"
+        ))
+    })?;
+    let (subreaper, parent) = match beside {
+        Some(subreaper) => (subreaper, None),
         None => below_us(args, cgroup.as_ref())?,
     };
-    GuardProcess::new(subreaper, parent, cgroup, Time::from_nanos(args.until))
+    GuardProcess::new(requests, until, connections, subreaper, parent, cgroup)
         .and_then(|mut guard| guard.serve())
         .map_err(|error| Failure::new(format!("the guard cannot go on: {error}")))?;
     Ok(0)
 }
 
-/// The subreaper that we start, and this process: what runs below us is the command's. And the
-/// connections that we hold.
+/// The socket on which `tenure` speaks, until when the term is valid, and the connections that we
+/// hold. It was said before we were started.
+fn first_request() -> io::Result<(Control, Time, Vec<OwnedFd>)> {
+    let requests = io::stdin().as_fd().try_clone_to_owned()?;
+    let requests = Control::of(requests)?;
+    let (text, connections) = requests.receive_now()?;
+    let until = request::time_of(&text, request::UNTIL).ok_or(io::ErrorKind::InvalidData)?;
+    Ok((requests, until, connections))
+}
+
+/// The subreaper that we start, and this process: what runs below us is the command's.
 fn below_us(
     args: &GuardArgs,
     cgroup: Option<&Cgroup>,
-) -> Result<(Process, Option<Process>, Vec<OwnedFd>), Failure> {
+) -> Result<(Process, Option<Process>), Failure> {
     let cannot = |error| Failure::new(format!("cannot start a process: {error}"));
     let this = rustix::process::getpid();
     rustix::process::set_child_subreaper(Some(this)).map_err(|error| cannot(error.into()))?;
@@ -63,16 +74,13 @@ fn below_us(
     let control = io::stderr().as_fd().try_clone_to_owned().map_err(cannot)?;
     let nothing = File::open("/dev/null").map_err(cannot)?;
     rustix::stdio::dup2_stderr(nothing).map_err(|error| cannot(error.into()))?;
-    let ours = control.try_clone().and_then(Control::of).map_err(cannot)?;
-    let (_hold, connections) = ours.receive_now().map_err(cannot)?;
-    drop(ours);
     let mut starter = subreaper::starter(&args.command, args.foreground, cgroup, control);
     let child = starter.spawn().map_err(cannot)?;
     let subreaper = Process::read(Pid::from_child(&child));
     // The command begins where tenure is. We keep no directory from being unmounted.
     std::env::set_current_dir("/").map_err(cannot)?;
     match subreaper {
-        Some(subreaper) if this.is_some() => Ok((subreaper, this, connections)),
+        Some(subreaper) if this.is_some() => Ok((subreaper, this)),
         _ => Err(Failure::new("/proc does not show processes")),
     }
 }
@@ -97,6 +105,9 @@ fn report_kill() {
 
 /// What the guard's process does.
 struct GuardProcess {
+    requests: Control,
+    /// Open as long as we live: see `witness`.
+    connections: Vec<OwnedFd>,
     /// Runs during suspend too, so that the command is killed right after it.
     timer: File,
     subreaper: Process,
@@ -108,20 +119,22 @@ struct GuardProcess {
     group: Option<Pid>,
     cgroup: Option<Cgroup>,
     until: Time,
-    /// What was read of a line whose end has not come yet.
-    partial: String,
 }
 
 impl GuardProcess {
     fn new(
+        requests: Control,
+        until: Time,
+        connections: Vec<OwnedFd>,
         subreaper: Process,
         parent: Option<Process>,
         cgroup: Option<Cgroup>,
-        until: Time,
     ) -> io::Result<Self> {
         let flags = TimerfdFlags::CLOEXEC | TimerfdFlags::NONBLOCK;
         let timer = rustix::time::timerfd_create(TimerfdClockId::Boottime, flags)?;
         let guard = Self {
+            requests,
+            connections,
             timer: File::from(timer),
             subreaper,
             subreaper_ended: parent
@@ -130,7 +143,6 @@ impl GuardProcess {
             group: None,
             cgroup,
             until,
-            partial: String::new(),
         };
         guard.set_timer()?;
         Ok(guard)
@@ -139,10 +151,9 @@ impl GuardProcess {
     fn serve(&mut self) -> io::Result<()> {
         let ready = format!("{}{}", self.subreaper.pid, char::from(READY));
         rustix::io::write(io::stdout(), ready.as_bytes())?;
-        let times = io::stdin();
         let mut killed = false;
         loop {
-            let mut ready = vec![PollFd::new(&times, PollFlags::IN)];
+            let mut ready = vec![PollFd::new(&self.requests, PollFlags::IN)];
             let ended = self.subreaper_ended.iter();
             ready.extend(ended.map(|ended| PollFd::new(ended, PollFlags::IN)));
             // Once it has fired, the timer is not asked any more.
@@ -153,9 +164,9 @@ impl GuardProcess {
                 Ok(_) | Err(Errno::INTR) => {}
                 Err(error) => return Err(error.into()),
             }
-            // First what was written: it may put the time off.
-            let written = !ready[0].revents().is_empty();
-            if written && !self.read(&times)? {
+            // First what was said: it may put the time off.
+            let said = !ready[0].revents().is_empty();
+            if said && !self.read()? {
                 self.kill_all();
                 return Ok(());
             }
@@ -171,25 +182,26 @@ impl GuardProcess {
         }
     }
 
-    /// Reads what there is; `false` when there never will be more.
-    fn read(&mut self, times: &io::Stdin) -> io::Result<bool> {
-        let mut buffer = [0; 4096];
-        match rustix::io::read(times, &mut buffer) {
-            Ok(0) => return Ok(false),
-            Ok(count) => self
-                .partial
-                .push_str(&String::from_utf8_lossy(&buffer[..count])),
-            Err(Errno::INTR) => {}
-            Err(error) => return Err(error.into()),
-        }
-        while let Some((line, rest)) = self.partial.split_once('\n') {
-            // Only a tenure of another version could write anything else.
-            if let Ok(nanos) = line.parse() {
-                self.until = Time::from_nanos(nanos);
-            } else if let Some(number) = line.strip_prefix(GROUP) {
-                self.group = number.parse().ok().and_then(group_of_a_command);
+    /// Reads all that was said; `false` when there never will be more.
+    fn read(&mut self) -> io::Result<bool> {
+        loop {
+            let (text, connections) = match self.requests.receive_now() {
+                Ok(message) => message,
+                Err(error) if is_nothing(&error) => break,
+                Err(error) => return Err(error),
+            };
+            if text.is_empty() {
+                return Ok(false);
             }
-            self.partial = rest.to_owned();
+            // Only a tenure of another version could say anything else.
+            if !connections.is_empty() {
+                self.connections = connections;
+            }
+            if let Some(until) = request::time_of(&text, request::UNTIL) {
+                self.until = until;
+            } else if let Some(number) = request::number_of(&text, request::GROUP) {
+                self.group = group_of_a_command(number);
+            }
         }
         self.set_timer()?;
         Ok(true)

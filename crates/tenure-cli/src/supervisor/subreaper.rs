@@ -89,8 +89,7 @@ async fn keep(args: &ExecArgs) -> Result<u8, Failure> {
     let Some(mut until) = request::time_of(&text, request::START) else {
         return Ok(0);
     };
-    // They are closed when we have ended, and not before: see `witness`.
-    let _connections = streams.split_off(streams.len().min(STREAMS));
+    let connections = streams.split_off(streams.len().min(STREAMS));
     let cgroup = args.cgroup.clone().map(Cgroup::at);
     let command = match start(args, cgroup.as_ref(), streams) {
         Ok(command) => command,
@@ -106,11 +105,12 @@ async fn keep(args: &ExecArgs) -> Result<u8, Failure> {
         status: None,
         told: None,
         control,
+        connections,
     };
     kept.tell(News::Started(command.as_raw_nonzero().get()));
     loop {
         tokio::select! {
-            message = kept.control.receive() => match put_off(message) {
+            message = kept.control.receive() => match kept.put_off(message) {
                 Some(later) => until = later,
                 // Told to end, or nobody is left to tell us.
                 None => return kept.end().await,
@@ -127,12 +127,6 @@ async fn keep(args: &ExecArgs) -> Result<u8, Failure> {
             }
         }
     }
-}
-
-/// The time of a message that says to go on.
-fn put_off(message: io::Result<Message>) -> Option<Time> {
-    let (text, _) = message.ok()?;
-    request::time_of(&text, request::UNTIL)
 }
 
 /// The process number of the command, which has begun.
@@ -163,6 +157,8 @@ struct Kept {
     /// What was told last.
     told: Option<News>,
     control: Control,
+    /// They are closed when we have ended, and not before: see `witness`.
+    connections: Vec<OwnedFd>,
 }
 
 impl Kept {
@@ -193,9 +189,22 @@ impl Kept {
         }
     }
 
+    /// The time of a message that says to go on.
+    fn put_off(&mut self, message: io::Result<Message>) -> Option<Time> {
+        let (text, connections) = message.ok()?;
+        let until = request::time_of(&text, request::UNTIL)?;
+        if !connections.is_empty() {
+            self.connections = connections;
+        }
+        Some(until)
+    }
+
     /// The latest time that was said and is not read, if it has not come yet.
-    fn latest(&self) -> Option<Time> {
-        let said = std::iter::from_fn(|| put_off(self.control.receive_now()));
+    fn latest(&mut self) -> Option<Time> {
+        let said = std::iter::from_fn(|| {
+            let message = self.control.receive_now();
+            self.put_off(message)
+        });
         said.last().filter(|until| *until > BootClock.now())
     }
 

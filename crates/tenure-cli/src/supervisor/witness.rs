@@ -9,7 +9,8 @@
 //!
 //! With a store whose lock ends with a session, the connection is what others see: its server
 //! frees the lock when the last process has closed it. So the subreaper and the guard hold it too,
-//! until nothing of the command is left. The command itself does not get it.
+//! until nothing of the command is left. The command itself does not get it. A session may move to
+//! another connection in mid-term, so the helpers get those of the moment with each heartbeat.
 
 use std::fs;
 use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, OwnedFd, RawFd};
@@ -30,6 +31,8 @@ pub(crate) const MOST_SOCKETS: usize = 16;
 #[derive(Debug)]
 pub(crate) struct Witness {
     _files: Vec<OwnedFd>,
+    /// Whether the lock ends with its session.
+    by_session: bool,
     sockets: Vec<OwnedFd>,
 }
 
@@ -40,42 +43,37 @@ impl Witness {
         let files: Vec<OwnedFd> = files
             .filter(|file| rustix::io::fcntl_setfd(file, FdFlags::empty()).is_ok())
             .collect();
-        let sockets = if by_session {
-            duplicates(is_socket)
-                .filter(leads_to_server)
-                .take(MOST_SOCKETS)
-                .collect()
-        } else {
-            Vec::new()
+        let open = files.len();
+        let mut witness = Self {
+            _files: files,
+            by_session,
+            sockets: Vec::new(),
         };
+        witness.look_again();
         tracing::debug!(
-            files = files.len(),
-            sockets = sockets.len(),
+            files = open,
+            sockets = witness.sockets.len(),
             "open files that show a living leader"
         );
-        Self {
-            _files: files,
-            sockets,
+        witness
+    }
+
+    /// Finds the connections of now: the session may have moved to another one.
+    pub(crate) fn look_again(&mut self) {
+        if !self.by_session {
+            return;
+        }
+        let sockets = duplicates(is_socket).filter(leads_to_server);
+        let sockets: Vec<OwnedFd> = sockets.take(MOST_SOCKETS).collect();
+        // Where they cannot be seen any longer, those seen before are better than none.
+        if !sockets.is_empty() {
+            self.sockets = sockets;
         }
     }
 
     /// The connections.
-    pub(crate) fn sockets(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
-        self.sockets.iter().map(OwnedFd::as_fd)
-    }
-
-    /// A process that `start` starts inherits the connections too.
-    pub(crate) fn inherited<T>(&self, start: impl FnOnce() -> T) -> T {
-        let set = |flags: FdFlags| {
-            for socket in &self.sockets {
-                // It cannot fail for an open file.
-                let _set = rustix::io::fcntl_setfd(socket, flags);
-            }
-        };
-        set(FdFlags::empty());
-        let started = start();
-        set(FdFlags::CLOEXEC);
-        started
+    pub(crate) fn sockets(&self) -> Vec<BorrowedFd<'_>> {
+        self.sockets.iter().map(OwnedFd::as_fd).collect()
     }
 }
 

@@ -7,6 +7,7 @@ use std::fs;
 use std::os::unix::process::ExitStatusExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use rustix::process::{Pid, Signal};
 use serde_json::Value;
@@ -295,7 +296,8 @@ pub(crate) fn cgroup() -> Option<PathBuf> {
     });
     let trial = found
         .as_ref()
-        .map(|it| it.join(format!("try-{}", std::process::id())));
+        // Tests of one process look at the same moment.
+        .map(|it| it.join(format!("try-{}-{}", std::process::id(), free_number())));
     let works = trial.is_some_and(|trial| {
         let works = fs::create_dir(&trial).is_ok() && trial.join("cgroup.kill").exists();
         let _made = fs::remove_dir(&trial);
@@ -306,6 +308,12 @@ pub(crate) fn cgroup() -> Option<PathBuf> {
         return None;
     }
     found
+}
+
+/// Which no other call has.
+fn free_number() -> usize {
+    static NEXT: AtomicUsize = AtomicUsize::new(0);
+    NEXT.fetch_add(1, Ordering::Relaxed)
 }
 
 pub(crate) fn has_cgroups() -> bool {

@@ -273,7 +273,7 @@ impl<'a> CommandRun<'a> {
             Ok(Event::Renewed { .. }) | Err(broadcast::error::RecvError::Lagged(_)) => {
                 let end = self.limits.end(&self.term);
                 self.guard.put_off(end);
-                self.child.put_off(end);
+                self.child.put_off(end, self.guard.witness());
                 self.child.look_for_stopped_start();
             }
             Ok(_) => {}
