@@ -61,8 +61,8 @@ fn kill_on_a_busy_host(place: &Place, leader: &mut Running, ours: &Path) {
     assert_eq!(next.code(), 0);
 }
 
-/// The TCP connections that a process holds.
-fn connections(process: Pid) -> HashSet<String> {
+/// The TCP connections that a process holds, some of them more than once.
+fn connections(process: Pid) -> Vec<String> {
     let all = fs::read_to_string("/proc/self/net/tcp").unwrap();
     let inodes = all
         .lines()
@@ -120,17 +120,23 @@ fn nobody_leads_on_postgres_beside_the_command_of_a_killed_leader_whose_session_
     let by_line = postgres::url_at(line.address().port());
     let mut leader = Running::start(run.env("TENURE_BACKEND", by_line));
     place.pid("child");
-    let before = holders(&server);
+    let (before, first) = (holders(&server), connections(leader.pid()));
     line.silence();
     until("a heartbeat is lost", || line.lost() > 0);
     line.restore();
     until("the session has moved", || {
-        holders(&server).is_disjoint(&before)
+        let holders = holders(&server);
+        !holders.is_empty() && holders.is_disjoint(&before)
     });
     let helpers = [leader.guard(), leader.subreaper()];
-    until("the helpers hold its connection", || {
-        let all = connections(leader.pid());
-        helpers.iter().all(|it| connections(*it).is_superset(&all))
+    // And none that the engine has closed: its other end would not hear of that.
+    until("the helpers hold its connections of now, each once", || {
+        let all: HashSet<String> = connections(leader.pid()).into_iter().collect();
+        let hold_all = |it: &Pid| {
+            let held = connections(*it);
+            held.len() == all.len() && held.iter().all(|it| all.contains(it))
+        };
+        !first.iter().all(|it| all.contains(it)) && helpers.iter().all(hold_all)
     });
     kill_on_a_busy_host(&place, &mut leader, &ours);
 }

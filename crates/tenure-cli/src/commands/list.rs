@@ -63,6 +63,13 @@ async fn look(backend: &dyn LockBackend, page: Page<'_>) -> Result<Vec<Seen>, Er
         };
         elections.push((lock, seen));
     }
+    // Where none can be read, one answer says why.
+    let is_unread = |(_, seen): &Seen| seen.is_err();
+    if elections.iter().all(is_unread)
+        && let Some((_, Err(error))) = elections.pop()
+    {
+        return Err(error);
+    }
     Ok(elections)
 }
 
@@ -77,8 +84,9 @@ fn is_of_one_lock(kind: ErrorKind) -> bool {
 /// The exit code, or an error that names each lock that could not be read.
 fn all_read(elections: &[Seen]) -> Result<u8, Failure> {
     let unread = elections.iter().filter_map(|(lock, seen)| {
-        let error = seen.as_ref().err()?;
-        Some(format!("{lock}: {error}"))
+        let error = seen.as_ref().err()?.to_string();
+        // Each by itself: a text is hidden up to the last place where a password may end.
+        Some(format!("{lock}: {}", tenure::redact(&error)))
     });
     let unread: Vec<String> = unread.collect();
     if unread.is_empty() {

@@ -322,8 +322,8 @@ impl Child {
     /// connections of `witness`.
     pub(crate) fn put_off(&self, until: Time, witness: &Witness) {
         let request = request::with_time(request::UNTIL, until);
-        // One that is stopped for hours knows an earlier time, and errs on the safe side.
-        let _unheard = (self.subreaper.control).send_with(&request, &witness.sockets());
+        // One that is stopped for long knows an earlier time, and errs on the safe side.
+        let _unheard = (self.subreaper.control).send_to_hold(&request, &witness.sockets());
     }
 
     /// Whether the subreaper has killed the command because it was time, or the guard said so.

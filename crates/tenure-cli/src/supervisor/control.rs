@@ -6,6 +6,7 @@ use std::io::{self, IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
+use rustix::io::Errno;
 use rustix::net::{
     AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
     SendAncillaryMessage, SendFlags, SocketFlags, SocketType,
@@ -145,7 +146,7 @@ impl Control {
         Ok(Self(UnixStream::from_std(socket)?))
     }
 
-    /// A message that cannot be sent is not heard by anybody: the other end is closed.
+    /// Where a message cannot be sent, the other end is closed, or has not read for long.
     pub(crate) fn send(&self, text: &str) -> io::Result<()> {
         self.send_with(text, &[])
     }
@@ -165,6 +166,22 @@ impl Control {
             SendFlags::NOSIGNAL,
         )?;
         Ok(())
+    }
+
+    /// As [`send`](Self::send), with the connections to hold. Where the system lets no more of them
+    /// be on their way, because others do not read theirs, the message goes without: then the other
+    /// end keeps those it has.
+    pub(crate) fn send_to_hold(
+        &self,
+        text: &str,
+        connections: &[BorrowedFd<'_>],
+    ) -> io::Result<()> {
+        match self.send_with(text, connections) {
+            Err(error) if error.raw_os_error() == Some(Errno::TOOMANYREFS.raw_os_error()) => {
+                self.send(text)
+            }
+            sent => sent,
+        }
     }
 
     /// The next message, if one has come; an empty one when the other end is closed.

@@ -64,8 +64,8 @@ impl Launched {
     }
 
     fn send(&self, request: &str, connections: &[BorrowedFd<'_>]) -> io::Result<()> {
-        match self.requests.send_with(request, connections) {
-            // It is stopped and has not read anything for hours. What it knows last is an earlier
+        match self.requests.send_to_hold(request, connections) {
+            // It is stopped and has not read some hundred messages. What it knows last is an earlier
             // time, so it errs on the safe side.
             Err(error) if error.kind() == ErrorKind::WouldBlock => Ok(()),
             sent => sent,
@@ -350,7 +350,7 @@ fn launch(
     let (requests, theirs) = Control::pair().map_err(cannot_start)?;
     let request = request::with_time(request::UNTIL, until);
     requests
-        .send_with(&request, &witness.sockets())
+        .send_to_hold(&request, &witness.sockets())
         .map_err(cannot_start)?;
     let mut process = starter
         .stdin(Stdio::from(theirs))

@@ -188,15 +188,16 @@ impl GuardProcess {
             let (text, connections) = match self.requests.receive_now() {
                 Ok(message) => message,
                 Err(error) if is_nothing(&error) => break,
-                Err(error) => return Err(error),
+                // Where nothing can be heard any more, as little runs on as after its death.
+                Err(_) => return Ok(false),
             };
             if text.is_empty() {
                 return Ok(false);
             }
-            // Only a tenure of another version could say anything else.
             if !connections.is_empty() {
                 self.connections = connections;
             }
+            // Only a tenure of another version could say anything else.
             if let Some(until) = request::time_of(&text, request::UNTIL) {
                 self.until = until;
             } else if let Some(number) = request::number_of(&text, request::GROUP) {

@@ -15,6 +15,7 @@
 use std::fs;
 use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, OwnedFd, RawFd};
 use std::path::{Path, PathBuf};
+use std::sync::Once;
 
 use rustix::io::{Errno, FdFlags};
 use rustix::process::{PidfdFlags, PidfdGetfdFlags};
@@ -39,7 +40,7 @@ pub(crate) struct Witness {
 impl Witness {
     /// `by_session` says that the lock ends with its session.
     pub(crate) fn of(lock: &LockName, by_session: bool) -> Self {
-        let files = duplicates(|path| shows(path, lock));
+        let files = duplicates(|path| shows(path, lock), &[]);
         let files: Vec<OwnedFd> = files
             .filter(|file| rustix::io::fcntl_setfd(file, FdFlags::empty()).is_ok())
             .collect();
@@ -63,7 +64,9 @@ impl Witness {
         if !self.by_session {
             return;
         }
-        let sockets = duplicates(is_socket).filter(leads_to_server);
+        // Our own of last time would keep open what the engine has closed since.
+        let ours: Vec<RawFd> = self.sockets.iter().map(OwnedFd::as_raw_fd).collect();
+        let sockets = duplicates(is_socket, &ours).filter(leads_to_server);
         let sockets: Vec<OwnedFd> = sockets.take(MOST_SOCKETS).collect();
         // Where they cannot be seen any longer, those seen before are better than none.
         if !sockets.is_empty() {
@@ -77,13 +80,16 @@ impl Witness {
     }
 }
 
-/// Those of our open files, but for the standard streams, whose names `wanted` says.
-fn duplicates(wanted: impl Fn(&Path) -> bool + Copy) -> impl Iterator<Item = OwnedFd> {
+/// Those of our open files, but for the standard streams and `except`, whose names `wanted` says.
+fn duplicates(
+    wanted: impl Fn(&Path) -> bool + Copy,
+    except: &[RawFd],
+) -> impl Iterator<Item = OwnedFd> {
     let open = fs::read_dir(OPEN_FILES).into_iter().flatten().flatten();
     let is_wanted = move |path: PathBuf| fs::read_link(path).is_ok_and(|path| wanted(&path));
     open.filter(move |entry| is_wanted(entry.path()))
         .filter_map(|entry| entry.file_name().to_str()?.parse().ok())
-        .filter(|number| *number > 2)
+        .filter(|number| *number > 2 && !except.contains(number))
         .filter_map(duplicate)
         // The engine goes on meanwhile: it may be another file by now.
         .filter(move |file| is_wanted(path_of(file)))
@@ -123,11 +129,15 @@ fn duplicate(number: RawFd) -> Option<OwnedFd> {
         // The engine goes on meanwhile, and has closed it.
         Err(Errno::BADF) => None,
         Err(error) => {
-            tracing::warn!(
-                %error,
-                "if tenure is killed, another may lead a moment before the command is dead: \
-                 pidfd_getfd fails, as it does in Docker without --cap-add SYS_PTRACE"
-            );
+            // We look again with each heartbeat.
+            static WARNED: Once = Once::new();
+            WARNED.call_once(|| {
+                tracing::warn!(
+                    %error,
+                    "if tenure is killed, another may lead a moment before the command is dead: \
+                     pidfd_getfd fails, as it does in Docker without --cap-add SYS_PTRACE"
+                );
+            });
             None
         }
     }
