@@ -92,6 +92,11 @@ where
         self.join(&work);
     }
 
+    /// Whether a run is under way.
+    pub fn is_under_way(&self) -> bool {
+        self.state().last.as_ref().is_some_and(Run::is_under_way)
+    }
+
     fn join<F>(&self, work: &impl Fn() -> F) -> (u64, watch::Receiver<Outcome<T, D>>)
     where
         F: Future<Output = Result<T, StoreError<D>>> + Send + 'static,
@@ -188,10 +193,12 @@ mod tests {
             })
             .collect();
         tokio::task::yield_now().await;
+        assert!(flight.is_under_way());
         work.go.notify_one();
         for one in all {
             assert_eq!(one.await.unwrap().unwrap(), 1);
         }
+        assert!(!flight.is_under_way());
         drop(unpolled);
         assert_eq!(work.runs.load(Ordering::Acquire), 1);
     }

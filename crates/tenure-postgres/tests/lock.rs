@@ -17,7 +17,7 @@ use tenure_core::{
 use tenure_postgres::{AdvisoryKey, PostgresBackend, PostgresConfig};
 use tenure_testkit::postgres::{NO_LOCKS, start, until};
 use tenure_testkit::{
-    LIMIT, LONG, candidate, held, is_taken, leader, lock, renewed, taken, wait, win,
+    LIMIT, LONG, candidate, held, is_taken, leader, lock, renewed, taken, wait, win, within_limit,
 };
 
 #[tokio::test]
@@ -304,6 +304,32 @@ async fn an_abandoned_grant_is_not_kept_alive_by_others() {
     renewed(a.renew(&grant, a.clock().now()).await.unwrap());
     let one = "SELECT count(*) = 2 FROM pg_locks WHERE locktype = 'advisory' AND objsubid = 1";
     until(&admin, one).await;
+}
+
+/// Elections of several runtimes may share a session, and one of these may be blocked.
+#[tokio::test]
+async fn a_renewal_that_is_polled_no_more_holds_up_no_other_term() {
+    let Some(server) = start(&[]) else { return };
+    let backend = server.connect().await;
+    let (x, y, ann) = (lock("x"), lock("y"), candidate("ann", 1));
+    let mut left_alone = win(&backend, &x, &ann).await;
+    let other = win(&backend, &y, &ann).await;
+    let renew_other = async || {
+        let now = backend.clock().now();
+        let renewing = within_limit("the other term", backend.renew(&other, now));
+        renewed(renewing.await.unwrap())
+    };
+    // It has something to announce when it is proven.
+    left_alone.candidate.value = Some(PublishedValue::new("news").unwrap());
+    let now = backend.clock().now();
+    let mut renewing = Box::pin(backend.renew(&left_alone, now));
+    assert!((&mut renewing).now_or_never().is_none());
+    renew_other().await;
+    assert!((&mut renewing).now_or_never().is_none());
+    let transaction = within_limit("a transaction", backend.begin(&y, other.token)).await;
+    transaction.unwrap().commit().await.unwrap();
+    renew_other().await;
+    renewed(renewing.await.unwrap());
 }
 
 #[tokio::test]

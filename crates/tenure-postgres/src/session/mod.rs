@@ -14,6 +14,7 @@
 
 mod answers;
 mod current;
+mod heart;
 mod heartbeat;
 pub(crate) mod held_lock;
 pub(crate) mod holder;
@@ -28,8 +29,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tenure_core::{Candidate, ErrorKind, FencingToken, Holder, LockName, SharedClock, Time};
-use tenure_kit::Tasks;
 use tenure_kit::deadline::{LEAST, within};
+use tenure_kit::{SingleFlight, Tasks};
 use tokio::sync::{Notify, RwLock, Semaphore, watch};
 
 use self::answers::Answers;
@@ -39,7 +40,7 @@ use self::statements::{Statements, Won};
 use crate::config::PostgresConfig;
 use crate::connection::Connection;
 use crate::connector::Connector;
-use crate::errors::{self, StoreError};
+use crate::errors::{self, Answer, StoreError};
 use crate::incarnation::{Quarantine, Wait};
 use crate::key::{AdvisoryKey, application_name};
 use crate::notifications::Notifications;
@@ -76,9 +77,9 @@ pub(crate) struct Session {
     #[cfg(test)]
     trusts_the_old: std::sync::atomic::AtomicBool,
     locks: HeldLocks,
-    /// One task sends a heartbeat at a time. A task that waited looks first whether that heartbeat
-    /// proves its term too.
-    heart: tokio::sync::Mutex<()>,
+    /// One heartbeat is under way at a time, in a task of the session's own: a caller that is not
+    /// polled holds up no other one.
+    heart: SingleFlight<(), Answer>,
     /// Queries share it; a guarded transaction has it alone, or they would become part of it.
     pub(crate) gate: Arc<RwLock<()>>,
     acquired: Arc<Notify>,
@@ -174,7 +175,7 @@ impl Session {
             return Err(unfit);
         }
         let name = application_name(name);
-        let preparing = async {
+        let preparing = Box::pin(async {
             let setup = (lease, &*name);
             let opened = Statements::open(connection, config, tasks.process(), elects, setup);
             let (statements, limits) = opened.await?;
@@ -185,7 +186,7 @@ impl Session {
                 _ => None,
             };
             Ok((statements, limits, token_sequence))
-        };
+        });
         let limit = config.connect_timeout;
         let (statements, limits, token_sequence) =
             within("the server", limit, "connect_timeout", preparing).await?;
@@ -213,7 +214,7 @@ impl Session {
             #[cfg(test)]
             trusts_the_old: false.into(),
             locks: HeldLocks::default(),
-            heart: tokio::sync::Mutex::default(),
+            heart: SingleFlight::new(tasks.clone()),
             gate: Arc::default(),
             acquired: Arc::default(),
             answers: Arc::default(),

@@ -1,5 +1,7 @@
 //! Proves the terms of a session: one query for all of them.
 
+use std::sync::Arc;
+
 use tenure_core::{Candidate, ErrorKind, FencingToken, Time};
 use tenure_kit::Deadline;
 
@@ -13,7 +15,7 @@ impl Session {
     ///
     /// All of it has one time limit, the lease: later the term has expired in any case.
     pub(crate) async fn renew(
-        &self,
+        self: &Arc<Self>,
         key: AdvisoryKey,
         candidate: &Candidate,
         token: FencingToken,
@@ -33,7 +35,14 @@ impl Session {
                 return Ok(Standing::Lost);
             };
             if is_news {
-                self.announce_now(key).await?;
+                // It has the gate meanwhile, which must not depend on whether the caller is polled.
+                let this = self.clone();
+                let announcing = self
+                    .tasks
+                    .spawn(async move { this.announce_now(key).await });
+                announcing
+                    .await
+                    .map_err(|_| StoreError::runtime_is_gone())??;
             }
             Ok(Standing::Proven(proven))
         };
@@ -43,7 +52,7 @@ impl Session {
 
     /// A proof of what is held, at or after `not_before`.
     pub(super) async fn prove(
-        &self,
+        self: &Arc<Self>,
         held_lock: &HeldLock,
         not_before: Time,
     ) -> Result<Standing, StoreError> {
@@ -53,14 +62,22 @@ impl Session {
         if let Some(standing) = held_lock.standing(not_before) {
             return Ok(standing);
         }
-        let _turn = self.heart.lock().await;
-        // That of another term may have proven this one meanwhile.
-        if let Some(standing) = held_lock.standing(not_before) {
-            return Ok(standing);
-        }
-        match self.heartbeat().await {
-            Err(_) if self.ended().is_some() => return Ok(Standing::Lost),
-            outcome => outcome?,
+        let heartbeat = || {
+            let this = self.clone();
+            async move { this.heartbeat().await }
+        };
+        // One that was under way may have proven this term too.
+        let is_known = |(): &()| held_lock.standing(not_before).is_some();
+        if let Err(error) = self.heart.run(is_known, heartbeat).await {
+            let connection = self.connection();
+            if connection.client().is_closed() {
+                // Perhaps its runtime has ended, and nothing has noted it.
+                connection.close(&error);
+            }
+            if self.ended().is_some() {
+                return Ok(Standing::Lost);
+            }
+            return Err(error);
         }
         held_lock.standing(not_before).ok_or_else(|| {
             StoreError::new(
@@ -68,28 +85,5 @@ impl Session {
                 "a lock is neither proven nor lost after a heartbeat",
             )
         })
-    }
-
-    /// One query, and what its answer says of all locks of the session. When the answer is
-    /// overdue, that of a session to which this one is [moved](super::moving) will do.
-    async fn heartbeat(&self) -> Result<(), StoreError> {
-        // Kept over a move: no guarded transaction is open in the session that is left.
-        let _shared = self.gate.read().await;
-        let statements = self.statements();
-        self.overdue.send_replace(false);
-        let sent = self.clock.now();
-        let heartbeat = tokio::select! {
-            biased;
-            answer = statements.heartbeat() => answer?,
-            () = self.move_when_overdue(&statements) => return Ok(()),
-        };
-        let connection = &statements.connection;
-        let checked = heartbeat.check(connection.pid, self.lease, self.config.without_lease);
-        checked.inspect_err(|error| {
-            tracing::warn!(reason = error.message(), "the session is closed");
-            connection.close(error);
-        })?;
-        self.locks.note(&heartbeat, sent);
-        Ok(())
     }
 }

@@ -45,7 +45,7 @@ fn refused(why: &str) -> StoreError {
 impl Session {
     /// A heartbeat has no answer in its time. Whether the session may be moved because of that.
     pub(crate) fn is_overdue(&self) -> bool {
-        let is_asked = self.heart.try_lock().is_err();
+        let is_asked = self.heart.is_under_way();
         let moves = is_asked && self.ended().is_none() && self.may_move(&self.statements());
         if moves {
             self.overdue.send_replace(true);
