@@ -11,7 +11,8 @@ use crate::config::{PostgresConfig, TlsMode};
 use crate::connection::Connection;
 use crate::connector::{Connector, Server};
 use crate::errors::{self, StoreError};
-use crate::question::ask;
+use crate::question::{ask, run};
+use crate::settings::set_own;
 use crate::setup;
 
 /// All that is asked, one row. Columns that only privileged users see are null for others.
@@ -70,6 +71,11 @@ async fn look_at_one(connector: &Connector, lease: Duration) -> Vec<Check> {
     };
     // Each step below is one or two short queries.
     let looking = async {
+        // Names in them are the server's, also where the session cannot be set up.
+        let own = set_own(connection.version);
+        if let Err(error) = run(connection.client(), &own).await {
+            return vec![failed("session", &error)];
+        }
         let mut checks = Vec::new();
         if let Some(unfit) = &connection.unfit {
             checks.push(failed("writes", unfit));
@@ -121,7 +127,8 @@ async fn silence(connection: &Connection, config: &PostgresConfig, lease: Durati
         return failed(NAME, &error);
     }
     let own = async {
-        let value = setup::give_own_value(connection).await?;
+        let value = setup::own_value()?;
+        setup::give_own_value(connection, &value).await?;
         setup::take_own_lock(connection, &value).await.map(drop)
     };
     if let Err(error) = own.await {

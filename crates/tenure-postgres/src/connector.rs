@@ -5,10 +5,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
-use futures_util::future::join_all;
+use futures_util::future::{join_all, join3};
 use tenure_core::{ErrorKind, Process};
 use tenure_kit::deadline::within;
 use tenure_kit::{Address, Allowance};
+use tokio::sync::Notify;
 use tokio_postgres::config::{ChannelBinding as Binding, SslMode};
 use tokio_postgres::{CancelToken, NoTls};
 
@@ -23,9 +24,8 @@ use crate::driver::{Driver, Listener};
 use crate::errors::{self, StoreError, is_standby};
 use crate::incarnation::Incarnation;
 use crate::pooler;
-use crate::question::{ask, run};
-use crate::settings::set_own;
-use crate::socket;
+use crate::question::ask;
+use crate::socket::{self, Socket};
 #[cfg(feature = "_tls")]
 use crate::tls::MakeTls;
 
@@ -131,13 +131,18 @@ impl Connector {
         Err(failed.swap_remove(reason).with_message(messages.join("; ")))
     }
 
-    /// Connects to this very host, within the connect timeout.
-    pub(crate) async fn connect_again(&self, address: &Address) -> Result<Connection, StoreError> {
+    /// Connects to this very host, within the connect timeout. `answered` is told of the first
+    /// sign of the server.
+    pub(crate) async fn connect_again(
+        &self,
+        address: &Address,
+        answered: Arc<Notify>,
+    ) -> Result<Connection, StoreError> {
         if let Some(error) = self.refused() {
             return Err(error);
         }
         let limit = self.config.connect_timeout;
-        let attempt = self.connect_to(address, None);
+        let attempt = self.connect_over(socket::connect_to_tell(address, answered), address, None);
         within("the server", limit, "connect_timeout", attempt).await
     }
 
@@ -146,7 +151,19 @@ impl Connector {
         address: &Address,
         listener: Option<Listener>,
     ) -> Result<Connection, StoreError> {
-        let login = self.log_in(&self.cluster, address, listener).await?;
+        let socket = socket::connect(address);
+        self.connect_over(socket, address, listener).await
+    }
+
+    async fn connect_over(
+        &self,
+        socket: impl Future<Output = Result<Socket, StoreError>>,
+        address: &Address,
+        listener: Option<Listener>,
+    ) -> Result<Connection, StoreError> {
+        let login = self
+            .log_in(&self.cluster, socket, address, listener)
+            .await?;
         let checked = self.check(&login).await;
         // The server may have ended the session between two questions, and has said why.
         let checked = checked.map_err(|error| {
@@ -206,7 +223,8 @@ impl Connector {
     pub(crate) async fn look_at(&self, address: &Address) -> Result<Server, StoreError> {
         let looking = async {
             // Compared by the caller.
-            let login = self.log_in(&Cluster::new(), address, None).await?;
+            let socket = socket::connect(address);
+            let login = self.log_in(&Cluster::new(), socket, address, None).await?;
             let question = "SELECT NOT pg_is_in_recovery(), \
                             extract(epoch FROM pg_postmaster_start_time())";
             let rows = ask(login.client(), question).await?;
@@ -227,6 +245,7 @@ impl Connector {
     async fn log_in(
         &self,
         cluster: &Cluster,
+        socket: impl Future<Output = Result<Socket, StoreError>>,
         address: &Address,
         listener: Option<Listener>,
     ) -> Result<Login, StoreError> {
@@ -255,7 +274,7 @@ impl Connector {
             client_config.password(password);
         }
         let allowance = Allowance::new(LONGEST_ANSWER);
-        let socket = socket::connect(address).await?;
+        let socket = socket.await?;
         let asked_in_clear = socket.asked_in_clear();
         let socket = allowance.limit(socket);
         let driver = Driver {
@@ -302,25 +321,25 @@ impl Connector {
     /// configuration only looks, one that has locks is not refused for that it may not be written to.
     async fn check(&self, login: &Login) -> Result<Checked, StoreError> {
         let client = login.client();
-        // No prepared statement yet: a pooler could send its parts to different sessions.
-        let rows = ask(
+        // All of it in one round trip. No prepared statement yet: a pooler could send its parts to
+        // different sessions. And no setting yet: the session may be another client's next.
+        let first = ask(
             client,
             "SELECT current_setting('server_version_num'), pg_is_in_recovery()::text, \
              current_setting('transaction_read_only'), pg_backend_pid()::text, \
              current_setting('synchronous_commit')",
         );
+        let (rows, identifier, incarnation) =
+            join3(first, cluster::identifier(client), Incarnation::of(client)).await;
         let unreadable = || errors::unreadable("the first question");
-        let rows = rows.await?;
+        let rows = rows?;
         let row = rows.first().ok_or_else(unreadable)?;
         let text = |index| row.try_get(index).ok().flatten().ok_or_else(unreadable);
         let pid = text(3)?.parse().map_err(|_| unreadable())?;
         let version = text(0)?.parse().map_err(|_| unreadable())?;
         check_version(&self.config, version)?;
         self.check_pooler(client, pid).await?;
-        // The session is this client's: no limit of the role ends its statements any more.
-        run(client, &set_own(version)).await?;
-        let identifier = cluster::identifier(client).await?;
-        self.cluster.note(&login.address, identifier.as_deref())?;
+        self.cluster.note(&login.address, identifier?.as_deref())?;
         let is_standby = text(1)? != "false";
         let unfit = if is_standby {
             Some(errors::standby())
@@ -337,11 +356,10 @@ impl Connector {
         {
             return Err(error);
         }
-        let incarnation = Incarnation::of(client).await?;
         Ok(Checked {
             pid,
             version,
-            incarnation,
+            incarnation: incarnation?,
             is_standby,
             unfit,
         })

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use futures_util::future::{join, join3, join4};
 use tenure_core::{ErrorKind, random_u64};
 use tokio_postgres::types::{ToSql, Type};
 use tokio_postgres::{Row, SimpleQueryRow};
@@ -47,15 +48,9 @@ pub(crate) async fn set_up(
          SET tcp_keepalives_count = {PROBES}"
     );
     let client = connection.client();
-    run(client, &sql).await?;
     let naming = "SELECT pg_catalog.set_config('application_name', $1, false)";
-    bound(client, naming, &[(&name, Type::TEXT)]).await?;
+    let parameters: [(&(dyn ToSql + Sync), Type); 1] = [(&name, Type::TEXT)];
     let check = "SET client_connection_check_interval = 1000";
-    if let Err(error) = run(client, check).await {
-        // Older servers and some systems have none; keepalives and the lease remain.
-        let reason = error.message();
-        tracing::debug!(reason, "no client_connection_check_interval");
-    }
     let mut meant = vec![
         ("application_name", name),
         ("idle_in_transaction_session_timeout", &*lease_ms),
@@ -63,7 +58,22 @@ pub(crate) async fn set_up(
     if !config.without_lease {
         meant.push(("idle_session_timeout", &*lease_ms));
     }
-    verify(connection, &meant).await
+    // In one round trip, and in this order: each is sent when it is polled first.
+    let (set, named, checked, verified) = join4(
+        run(client, &sql),
+        bound(client, naming, &parameters),
+        run(client, check),
+        verify(connection, &meant),
+    )
+    .await;
+    set?;
+    named?;
+    if let Err(error) = checked {
+        // Older servers and some systems have none; keepalives and the lease remain.
+        let reason = error.message();
+        tracing::debug!(reason, "no client_connection_check_interval");
+    }
+    verified
 }
 
 /// So many probes without an answer, and the server takes the connection for dead.
@@ -115,15 +125,16 @@ pub(crate) const OWN_VALUE: &str = "tenure.session";
 /// Not shown by the time zone or the style that another session may have.
 pub(crate) const STARTED: &str = "extract(epoch FROM backend_start)::text";
 
-/// Gives the session a value that no other one has.
-pub(crate) async fn give_own_value(connection: &Connection) -> Result<String, StoreError> {
-    let client = connection.client();
+/// A value that no other session has.
+pub(crate) fn own_value() -> Result<String, StoreError> {
     // Not from the memory of this process: forked workers would draw the same.
     let draw = || random_u64().map_err(|error| StoreError::new(error.kind(), error.message()));
-    let value = format!("{:016x}{:016x}", draw()?, draw()?);
-    let set = format!("SELECT set_config('{OWN_VALUE}', $1, false)");
-    bound(client, &set, &[(&value, Type::TEXT)]).await?;
-    Ok(value)
+    Ok(format!("{:016x}{:016x}", draw()?, draw()?))
+}
+
+/// Gives the session its own value.
+pub(crate) async fn give_own_value(connection: &Connection, value: &str) -> Result<(), StoreError> {
+    run(connection.client(), &format!("SET {OWN_VALUE} = '{value}'")).await
 }
 
 /// Takes the lock that says that the session lives.
@@ -144,16 +155,18 @@ pub(crate) async fn take_own_lock(
          THEN pg_try_advisory_lock({ALIVE}, pg_backend_pid()) ELSE false END"
     );
     let is_yes = |rows: &[SimpleQueryRow]| rows.first().and_then(|row| row.get(0)) == Some("t");
-    if !is_yes(&ask(client, &take).await?) {
-        return Err(errors::shared_session());
-    }
     let shown = format!(
         "SELECT EXISTS (SELECT FROM pg_locks WHERE locktype = 'advisory' AND granted \
          AND mode = 'ExclusiveLock' AND objsubid = 2 AND pid = pg_backend_pid() \
          AND classid = {ALIVE} AND objid::int8 = pg_backend_pid()), \
          (SELECT {STARTED} FROM pg_stat_activity WHERE pid = pg_backend_pid())"
     );
-    let shown = ask(client, &shown).await?;
+    // In this order, in one round trip.
+    let (taken, shown) = join(ask(client, &take), ask(client, &shown)).await;
+    if !is_yes(&taken?) {
+        return Err(errors::shared_session());
+    }
+    let shown = shown?;
     if !is_yes(&shown) {
         return Err(StoreError::new(
             ErrorKind::Unsupported,
@@ -178,9 +191,16 @@ async fn find(client: &SessionClient, name: &str) -> Result<(Option<u32>, bool),
     // By its own search path, in which names of ours are none of the server's.
     const FIND: &str = "SELECT pg_catalog.to_regclass($1)::pg_catalog.oid, \
         pg_catalog.cardinality(pg_catalog.parse_ident($1)) OPERATOR(pg_catalog.>) 1";
-    run(client, "BEGIN; SET LOCAL search_path TO DEFAULT").await?;
-    let found = bound(client, FIND, &[(&name, Type::TEXT)]).await;
-    run(client, "ROLLBACK").await?;
+    let parameters: [(&(dyn ToSql + Sync), Type); 1] = [(&name, Type::TEXT)];
+    // In this order, in one round trip.
+    let (begun, found, ended) = join3(
+        run(client, "BEGIN; SET LOCAL search_path TO DEFAULT"),
+        bound(client, FIND, &parameters),
+        run(client, "ROLLBACK"),
+    )
+    .await;
+    begun?;
+    ended?;
     let unreadable = || errors::unreadable("a sequence's name");
     let found = found?;
     let row = found.first().ok_or_else(unreadable)?;

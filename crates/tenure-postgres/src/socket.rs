@@ -12,6 +12,7 @@ use tenure_core::ErrorKind;
 use tenure_kit::Address;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpStream, lookup_host};
+use tokio::sync::Notify;
 
 use crate::errors::StoreError;
 
@@ -25,10 +26,20 @@ pub(crate) struct Socket {
     /// What the server has sent first.
     first: Vec<u8>,
     asked_in_clear: Arc<AtomicBool>,
+    /// Told when the server has sent something.
+    answered: Arc<Notify>,
 }
 
 /// Connects to the first of the host's addresses that answers. Has no time limit of its own.
 pub(crate) async fn connect(address: &Address) -> Result<Socket, StoreError> {
+    connect_to_tell(address, Arc::default()).await
+}
+
+/// The same, and `answered` is told when the server has sent something.
+pub(crate) async fn connect_to_tell(
+    address: &Address,
+    answered: Arc<Notify>,
+) -> Result<Socket, StoreError> {
     let opened = open(address).await.map_err(|error| {
         let message = format!("error connecting to server: {error}");
         let failed = StoreError::new(ErrorKind::Unavailable, message).with_source(error);
@@ -38,6 +49,7 @@ pub(crate) async fn connect(address: &Address) -> Result<Socket, StoreError> {
         stream: opened,
         first: Vec::new(),
         asked_in_clear: Arc::default(),
+        answered,
     })
 }
 
@@ -95,6 +107,9 @@ impl AsyncRead for Socket {
         if more > 0 {
             let read = buffer.filled().iter().skip(before);
             self.first.extend(read.take(more));
+            if !self.first.is_empty() {
+                self.answered.notify_one();
+            }
             if asks_in_clear(&self.first) {
                 self.asked_in_clear.store(true, Ordering::Relaxed);
             }

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::TryFutureExt as _;
+use futures_util::future::join4;
 use tenure_core::{ErrorKind, Kept, Process};
 use tenure_kit::deadline::{LEAST, within};
 use tokio_postgres::error::{DbError, Severity};
@@ -18,7 +19,7 @@ use crate::errors::{self, StoreError};
 use crate::key::{ALIVE, AdvisoryKey};
 use crate::question::ask;
 use crate::settings::ApplicationLimits;
-use crate::setup::{OWN_VALUE, STARTED, give_own_value, set_up, take_own_lock};
+use crate::setup::{OWN_VALUE, STARTED, give_own_value, own_value, set_up, take_own_lock};
 
 /// The statements of a session, on its connection.
 pub(super) struct Statements {
@@ -67,14 +68,24 @@ impl Statements {
         elects: bool,
         (lease, name): (Duration, &str),
     ) -> Result<(Self, ApplicationLimits), StoreError> {
-        let limits = set_up(&connection, config, lease, name).await?;
-        let own_value = give_own_value(&connection).await?;
-        let started = if elects {
-            take_own_lock(&connection, &own_value).await?
-        } else {
-            None
+        let own_value = own_value()?;
+        let taking = async {
+            if elects {
+                return take_own_lock(&connection, &own_value).await;
+            }
+            Ok(None)
         };
-        let prepared = Prepared::new(connection.client(), config).await?;
+        // In one round trip, and in this order: each is sent when it is polled first.
+        let (limits, given, started, prepared) = join4(
+            set_up(&connection, config, lease, name),
+            give_own_value(&connection, &own_value),
+            taking,
+            Prepared::new(connection.client(), config),
+        )
+        .await;
+        let limits = limits?;
+        given?;
+        let (started, prepared) = (started?, prepared?);
         let this = Self {
             connection: Arc::new(connection),
             started,
@@ -165,8 +176,9 @@ impl Statements {
         self.is_yes(&share).await
     }
 
-    /// Whether the server shows that the session of `old` holds all these locks. A query of its
-    /// own: that of [`share`](Self::share) would show the sessions that were there at its start.
+    /// Whether the server shows that the session of `old` holds all these locks, and this one too:
+    /// so it is asked after [`share`](Self::share). A query of its own: that one would show the
+    /// sessions that were there at its start.
     pub(super) async fn sees_held(
         &self,
         keys: &[AdvisoryKey],
@@ -175,10 +187,12 @@ impl Statements {
         let (locks, count) = (in_pg_locks(keys), keys.len());
         let (lives, pid) = (old.is_shown("1"), old.connection.pid);
         let look = format!(
-            "SELECT count(*) = {count} AND EXISTS ({lives}) FROM pg_locks l \
+            "SELECT count(*) FILTER (WHERE l.pid = {pid}) = {count} \
+             AND count(*) FILTER (WHERE l.pid = pg_backend_pid()) = {count} \
+             AND EXISTS ({lives}) FROM pg_locks l \
              JOIN (VALUES {locks}) AS own (bits, kind) ON l.objsubid = own.kind \
              AND ((l.classid::int8 << 32) | l.objid::int8) = own.bits \
-             WHERE l.locktype = 'advisory' AND l.granted AND l.pid = {pid} \
+             WHERE l.locktype = 'advisory' AND l.granted \
              AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())"
         );
         self.is_yes(&look).await

@@ -10,8 +10,12 @@
 //!    the same session, so it has held them all the time; and from now on the fresh one does.
 //! 4. A heartbeat in the fresh session is the proof. The old one is left, and ended at the server.
 //!
+//! The queries of 2 to 4 are sent together, and the server answers them in this order.
+//!
 //! Whatever is in doubt is a no: then the fresh session is closed, which gives back its shares.
 
+#[cfg(test)]
+mod rival;
 #[cfg(test)]
 mod tests;
 #[cfg(test)]
@@ -21,11 +25,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::StreamExt as _;
+use futures_util::future::join3;
 use futures_util::stream::FuturesUnordered;
 use tenure_core::{ErrorKind, FencingToken, Time};
 use tenure_kit::Address;
 use tenure_kit::deadline::within;
-use tenure_kit::tasks::AbortOnDrop;
+use tokio::sync::{Mutex, Notify};
+use tokio::time::timeout;
 
 use super::Session;
 use super::heartbeat::Heartbeat;
@@ -37,6 +43,9 @@ use crate::key::AdvisoryKey;
 
 /// So many connections are tried at a time.
 const MOST_CONNECTIONS: usize = 4;
+
+/// After so many times the pace another connection is tried beside one that the server answers.
+const PATIENCE: u32 = 4;
 
 fn refused(why: &str) -> StoreError {
     StoreError::new(ErrorKind::Conflict, why.to_owned())
@@ -86,20 +95,11 @@ impl Session {
         if !self.may_move(old) {
             return Err(refused("the session cannot be moved"));
         }
-        let fresh = self.reach(old.connection.address().clone()).await?;
+        let fresh = reach(&self.connector, old.connection.address(), self.lease / 40).await;
         let limit = self.config.connect_timeout;
         // A heartbeat that is answered in time needs no room for it.
         let moving = Box::pin(self.take_over(old, fresh));
         within("the server", limit, "connect_timeout", moving).await
-    }
-
-    /// A new connection to the same host.
-    async fn reach(&self, address: Address) -> Result<Connection, StoreError> {
-        let (connector, pace) = (self.connector.clone(), self.lease / 40);
-        // It lives on the backend's runtime, whichever one this call comes from.
-        let reaching = self.tasks.spawn(reach(connector, address, pace));
-        let _ended_with_this = AbortOnDrop::new(reaching.abort_handle());
-        reaching.await.map_err(|_| StoreError::runtime_is_gone())
     }
 
     /// Dropped before its end, it leaves nothing but a closed session.
@@ -109,16 +109,23 @@ impl Session {
         let fresh = Arc::new(opened.await?.0);
         let held = self.locks.held();
         let keys: Vec<_> = held.iter().map(|(key, _)| *key).collect();
-        if !fresh.share(&keys, old).await? {
+        let sent = self.clock.now();
+        // In one round trip, and in this order: each is sent when it is polled first.
+        let (shared, holds, heartbeat) = join3(
+            fresh.share(&keys, old),
+            self.holds_them_still(old, &fresh, &keys),
+            self.first_heartbeat(&fresh, &keys),
+        )
+        .await;
+        if !shared? {
             return Err(refused(
                 "it has ended, or another program waits for its locks",
             ));
         }
-        if !self.holds_them_still(old, &fresh, &keys).await? {
+        if !holds? {
             return Err(refused("it does not hold its locks any more"));
         }
-        let (sent, heartbeat) = self.first_heartbeat(&fresh, &keys).await?;
-        self.go_on_in(fresh, old, &held, &heartbeat, sent)
+        self.go_on_in(fresh, old, &held, &heartbeat?, sent)
     }
 
     async fn holds_them_still(
@@ -137,17 +144,16 @@ impl Session {
         fresh.sees_held(keys, old).await
     }
 
-    /// What the fresh session shows of itself, and when it was asked.
+    /// What the fresh session shows of itself.
     async fn first_heartbeat(
         &self,
         fresh: &Statements,
         keys: &[AdvisoryKey],
-    ) -> Result<(Time, Heartbeat), StoreError> {
-        let sent = self.clock.now();
+    ) -> Result<Heartbeat, StoreError> {
         let heartbeat = fresh.heartbeat().await?;
         heartbeat.check(fresh.connection.pid, self.lease, self.config.without_lease)?;
         if keys.iter().all(|key| heartbeat.holds(*key)) {
-            return Ok((sent, heartbeat));
+            return Ok(heartbeat);
         }
         Err(refused("the fresh session does not hold all locks"))
     }
@@ -189,13 +195,17 @@ impl Session {
     }
 }
 
+/// A new connection to the same host.
+///
 /// One attempt begins after the other, and none waits for the last: whichever packet of one is
-/// lost, the next is sent soon.
-async fn reach(connector: Arc<Connector>, address: Address, pace: Duration) -> Connection {
+/// lost, the next is sent soon. Once the server answers, one logs in: many sessions may move in
+/// the same moment, and to log in costs the server more than all the rest.
+async fn reach(connector: &Connector, address: &Address, pace: Duration) -> Connection {
+    let (turn, patience) = (Mutex::new(()), pace * PATIENCE);
     let mut attempts = FuturesUnordered::new();
     loop {
-        if attempts.len() < MOST_CONNECTIONS {
-            attempts.push(connector.connect_again(&address));
+        if attempts.len() < MOST_CONNECTIONS && turn.try_lock().is_ok() {
+            attempts.push(attempt(connector, address, &turn, patience));
         }
         let mut next = std::pin::pin!(tokio::time::sleep(pace));
         loop {
@@ -211,4 +221,28 @@ async fn reach(connector: Arc<Connector>, address: Address, pace: Duration) -> C
             }
         }
     }
+}
+
+/// Gives up when the server answers while another attempt has the turn.
+async fn attempt(
+    connector: &Connector,
+    address: &Address,
+    turn: &Mutex<()>,
+    patience: Duration,
+) -> Result<Connection, StoreError> {
+    let answered = Arc::new(Notify::new());
+    let mut connecting = std::pin::pin!(connector.connect_again(address, answered.clone()));
+    tokio::select! {
+        biased;
+        connected = &mut connecting => return connected,
+        () = answered.notified() => {}
+    }
+    let Ok(taken) = turn.try_lock() else {
+        return Err(refused("another connection was answered before"));
+    };
+    if let Ok(connected) = timeout(patience, &mut connecting).await {
+        return connected;
+    }
+    drop(taken);
+    connecting.await
 }

@@ -1,17 +1,19 @@
 //! Sessions whose connection falls silent, on a real server.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use futures_util::FutureExt as _;
 use tenure_core::{Candidate, Election, Grant, LockBackend as _, LockName, Policy, Time};
+use tenure_kit::Tasks;
 use tenure_testkit::postgres::{Server, start, start_another_cluster, until};
 use tenure_testkit::wait::{until_seen, within_limit};
 use tenure_testkit::{LONG, candidate, free_port, held, is_lost, is_taken, leader, lock, renewed};
 use tokio::task::JoinHandle;
 use tokio_postgres::Client;
 
+use super::rival::Rival;
 use super::wire::Wire;
 use super::*;
 use crate::backend::PostgresBackend;
@@ -54,39 +56,6 @@ async fn answer(renewing: JoinHandle<tenure_core::Renewal>) -> tenure_core::Rene
     within_limit("the answer to a renewal", renewing)
         .await
         .unwrap()
-}
-
-/// One try after the other of a program that is no candidate here.
-struct Rival {
-    tries: Arc<AtomicU64>,
-    has_won: Arc<AtomicBool>,
-}
-
-impl Rival {
-    async fn start(server: &Server, backend: &PostgresBackend, name: &LockName) -> Self {
-        let (client, key) = (server.admin().await, backend.key_of(name));
-        let this = Self {
-            tries: Arc::default(),
-            has_won: Arc::default(),
-        };
-        let (tries, has_won) = (this.tries.clone(), this.has_won.clone());
-        let sql = format!("SELECT pg_try_advisory_lock({key})");
-        tokio::spawn(async move {
-            while let Ok(row) = client.query_one(&sql, &[]).await {
-                has_won.fetch_or(row.get(0), Ordering::SeqCst);
-                tries.fetch_add(1, Ordering::SeqCst);
-            }
-        });
-        this
-    }
-
-    /// It has tried, after this call too, and never won.
-    async fn assert_excluded(&self) {
-        let before = self.tries.load(Ordering::SeqCst);
-        let tried = || self.tries.load(Ordering::SeqCst) >= before + 2;
-        until_seen("the rival has tried", tried).await;
-        assert!(!self.has_won.load(Ordering::SeqCst), "two have the lock");
-    }
 }
 
 async fn until_ended(admin: &Client, pid: i32) {
@@ -160,6 +129,41 @@ async fn a_term_goes_on_in_another_session_over_a_silent_outage() {
         ),
     )
     .await;
+}
+
+/// Three for a login with a password, and three for all that is set and checked.
+#[tokio::test]
+async fn a_move_takes_few_round_trips() {
+    let Some(server) = start(&[]) else { return };
+    let (wire, admin) = (Wire::to(&server).await, server.admin().await);
+    let backend = wire.connect().await;
+    let (name, ann) = (lock("batch"), candidate("ann", 1));
+    let grant = win(&backend, &name, &ann).await;
+    let left = pid_of(&backend, &name);
+    wire.lose();
+    wire.restore_to(&server);
+    let before = wire.round_trips();
+    try_once(&session_of(&backend, &name)).await.unwrap();
+    let taken = wire.round_trips() - before;
+    assert!((1..10).contains(&taken), "{taken} round trips");
+    until_ended(&admin, left).await;
+    renewed(backend.renew(&grant, backend.clock().now()).await.unwrap());
+}
+
+/// To log in costs the server more than all the rest of a move.
+#[tokio::test]
+async fn of_several_connections_that_are_answered_one_logs_in() {
+    let Some(server) = start(&[]) else { return };
+    let tasks = Tasks::here().unwrap();
+    let config = Arc::new(PostgresConfig::from_url(&server.url()).unwrap());
+    let connector = Connector::new(config.clone(), tasks.process().clone());
+    let (turn, address) = (Mutex::new(()), config.hosts.first().unwrap());
+    let taken = turn.lock().await;
+    let other = attempt(&connector, address, &turn, LEASE).await;
+    assert!(other.err().unwrap().message().contains("answered before"));
+    drop(taken);
+    let alone = attempt(&connector, address, &turn, LEASE).await;
+    assert!(alone.is_ok());
 }
 
 #[tokio::test]
