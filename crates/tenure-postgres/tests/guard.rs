@@ -12,9 +12,9 @@ use std::time::{Duration, Instant};
 
 use support::{Connects as _, connect_at};
 use tenure_conformance::proxy::{FaultProxy, Way};
-use tenure_core::{Error, ErrorKind, Grant, LockBackend as _, Renewal};
+use tenure_core::{Error, ErrorKind, Grant, LockBackend as _, Occupancy, Renewal};
 use tenure_postgres::{GuardedTransaction, PostgresBackend};
-use tenure_testkit::postgres::{NO_LOCKS, start, until};
+use tenure_testkit::postgres::{NO_LOCKS, Server, start, until};
 use tenure_testkit::{LIMIT, LONG, candidate, held, lock, renewed, win_for};
 
 /// A lease whose end is waited for, and that a machine which stands still for a moment outlasts.
@@ -314,6 +314,49 @@ async fn a_transaction_has_the_settings_of_the_application() {
     assert_eq!(named.get::<_, i64>(0), 1);
 }
 
+/// From now on each commit waits for a standby that does not come.
+async fn lose_the_standby(server: &Server) {
+    let admin = server.admin().await;
+    let missing = "ALTER SYSTEM SET synchronous_standby_names = 'missing'";
+    admin.batch_execute(missing).await.unwrap();
+    admin.query("SELECT pg_reload_conf()", &[]).await.unwrap();
+    let waiter = server.admin().await;
+    tokio::spawn(async move {
+        let commit = "SELECT pg_logical_emit_message(true, 'test', '')";
+        while waiter.batch_execute(commit).await.is_ok() {}
+    });
+    let waits = "SELECT EXISTS (SELECT FROM pg_stat_activity WHERE wait_event = 'SyncRep')";
+    until(&admin, waits).await;
+}
+
+/// A try waits for the standby in the session of the other terms, whose heartbeats wait behind it.
+#[tokio::test]
+async fn a_try_that_waits_for_a_standby_costs_no_other_term() {
+    const LEASE: Duration = Duration::from_secs(40);
+    let Some(server) = start(&[]) else { return };
+    let (backend, x, y) = (server.connect().await, lock("x"), lock("y"));
+    let ann = candidate("ann", 1);
+    let grant = win_for(&backend, &x, &ann, LEASE).await;
+    lose_the_standby(&server).await;
+    let renewing = async {
+        let admin = server.admin().await;
+        let waits = "SELECT EXISTS (SELECT FROM pg_stat_activity WHERE wait_event = 'SyncRep' \
+            AND application_name = 'ann')";
+        until(&admin, waits).await;
+        backend.renew(&grant, backend.clock().now()).await
+    };
+    let trying = backend.acquire(&y, &ann, LEASE);
+    let (tried, renewal) = in_time(async { tokio::join!(trying, renewing) }).await;
+    renewed(renewal.unwrap());
+    let error = tried.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Unavailable, "{error}");
+    // Nobody has the other lock: its token is on no standby.
+    let observer = server.connect().await;
+    let seen = observer.holder(&y).await.unwrap();
+    assert_eq!(seen, Occupancy::Free);
+    renewed(backend.renew(&grant, backend.clock().now()).await.unwrap());
+}
+
 /// The server only warns when an administrator ends a commit's wait for its standby.
 #[tokio::test]
 async fn a_cancelled_wait_for_a_standby_is_an_error() {
@@ -331,15 +374,7 @@ async fn a_cancelled_wait_for_a_standby_is_an_error() {
     let (backend, x, y) = (server.connect().await, lock("x"), lock("y"));
     let ann = candidate("ann", 1);
     let grant = win_for(&backend, &x, &ann, LONG).await;
-    let missing = "ALTER SYSTEM SET synchronous_standby_names = 'missing'";
-    admin.batch_execute(missing).await.unwrap();
-    admin.query("SELECT pg_reload_conf()", &[]).await.unwrap();
-    let other = server.admin().await;
-    until(
-        &other,
-        "SELECT current_setting('synchronous_standby_names') = 'missing'",
-    )
-    .await;
+    lose_the_standby(&server).await;
 
     let (acquired, ()) =
         in_time(async { tokio::join!(backend.acquire(&y, &ann, LONG), until(&admin, CANCEL)) })

@@ -20,6 +20,7 @@ pub(crate) mod held_lock;
 pub(crate) mod holder;
 mod moving;
 mod renewal;
+mod standby;
 mod statements;
 pub(crate) mod sweep;
 
@@ -87,6 +88,8 @@ pub(crate) struct Session {
     claims: AtomicU64,
     /// Attempts that are under way: see [`MOST_ATTEMPTS`].
     attempts: Semaphore,
+    /// Whose turn it is to end a wait for a [`standby`].
+    ending: tokio::sync::Mutex<()>,
 }
 
 /// What a session is for.
@@ -220,6 +223,7 @@ impl Session {
             answers: Arc::default(),
             claims: AtomicU64::new(0),
             attempts: Semaphore::new(MOST_ATTEMPTS),
+            ending: tokio::sync::Mutex::default(),
         }))
     }
 
@@ -363,7 +367,7 @@ impl Session {
     ) -> Result<Option<(FencingToken, bool)>, StoreError> {
         let may_move = self.may_share(statements) && key.is_derived_from(lock);
         let acquired = statements.acquire(key, self.token_sequence, may_move);
-        let Some(Won { counter, shared }) = acquired.await? else {
+        let Some(Won { counter, shared }) = self.tried(statements, acquired).await? else {
             return Ok(None);
         };
         let token = u64::try_from(counter).ok();

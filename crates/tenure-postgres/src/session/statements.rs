@@ -206,6 +206,16 @@ impl Statements {
         ended.map(drop)
     }
 
+    /// Asked elsewhere: ends this session's wait for a synchronous standby, if it is in one.
+    pub(super) async fn end_wait_for_a_standby(
+        &self,
+        client: &SessionClient,
+    ) -> Result<(), StoreError> {
+        let end = self.is_shown("pg_cancel_backend(pid)");
+        let end = format!("{end} AND wait_event = 'SyncRep'");
+        ask(client, &end).await.map(drop)
+    }
+
     /// A query that selects `what` in one row while this very session lives, and else in none.
     fn is_shown(&self, what: &str) -> String {
         let (pid, started) = (self.connection.pid, self.started.as_deref());
