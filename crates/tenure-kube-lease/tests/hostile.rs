@@ -226,6 +226,10 @@ async fn beside_a_heartbeat_that_goes_on_the_next_has_a_connection_of_its_own() 
     .await;
     // Many elections ask for the same outage: one connection serves them.
     assert!(backend.may_go_on(began_at));
+    // Both are connected, and wait for an answer: however many attempts follow, these go on.
+    for _ in 0..3 {
+        assert!(backend.may_go_on(backend.clock().now()));
+    }
     proxy.restore();
     renewed(first.await.unwrap().unwrap());
     renewed(second.await.unwrap().unwrap());

@@ -336,7 +336,10 @@ impl Api {
         let mut asking = std::pin::pin!(asking);
         let reading = async {
             tokio::time::sleep(PROMPT).await;
-            let Some(connection) = self.connector.ready() else {
+            let ready = self.connector.ready();
+            // Without an answer the connection may be what is slow: then a read says nothing of
+            // writes, and makes one connection more in an outage.
+            let Some(connection) = ready.filter(|it| it.generation.has_answered()) else {
                 return false;
             };
             // To its end, also when the write is answered first: else its connection is closed.

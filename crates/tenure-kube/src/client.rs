@@ -19,6 +19,7 @@ use tower::{BoxError, Service, ServiceBuilder};
 
 use crate::access::{self, Access, misconfigured};
 use crate::config::KubeConfig;
+use crate::connects::Connects;
 use crate::source::{self, Source};
 use crate::transport::{self, Generation, Transport};
 use crate::{errors, helper, kubeconfig};
@@ -141,8 +142,9 @@ where
     C::Future: Send + 'static,
     C::Error: StdError + Send + Sync + 'static,
 {
+    let connects = Connects::new(connector, generation.clone());
     let mut connector =
-        TimeoutConnector::new(kube.rustls_https_connector_with_connector(connector)?);
+        TimeoutConnector::new(kube.rustls_https_connector_with_connector(connects)?);
     connector.set_connect_timeout(kube.connect_timeout);
     connector.set_write_timeout(kube.write_timeout);
     let service = ServiceBuilder::new()

@@ -20,6 +20,7 @@ mod client;
 mod cluster;
 mod config;
 mod connector;
+mod connects;
 mod coordination;
 mod crowded;
 mod destination;

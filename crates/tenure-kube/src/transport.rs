@@ -1,7 +1,7 @@
 //! [`Transport`]: the connections of a client, all of which are given up when one falls silent.
 
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -11,6 +11,7 @@ use hyper_util::client::legacy;
 use hyper_util::client::legacy::connect::{Connect, HttpConnector};
 use kube::client::Body;
 use tenure_core::{BootClock, Process, Time};
+use tokio::sync::watch;
 use tower::{BoxError, Service};
 
 /// A connection whose other side has vanished is known to be dead after about so long, also when
@@ -35,7 +36,7 @@ pub(crate) fn direct() -> HttpConnector {
 
 /// Which connections may be used: those that were made since the last one fell silent.
 #[derive(Clone, Debug)]
-pub(crate) struct Generation(Arc<Mutex<Numbered>>);
+pub(crate) struct Generation(Arc<watch::Sender<Numbered>>);
 
 #[derive(Clone, Copy, Debug)]
 struct Numbered {
@@ -49,9 +50,13 @@ struct Numbered {
 /// Sockets that overdue requests may keep: from there on they are dropped when the next are sent.
 const MOST_AT_ONCE: usize = 1024;
 
+/// A connection that has not come up is given up when so many later generations have begun. With two
+/// it always has the time of one whole attempt.
+const CONNECTS_FOR: u64 = 2;
+
 impl Generation {
     pub(crate) fn new() -> Self {
-        Self(Arc::new(Mutex::new(Numbered {
+        Self(Arc::new(watch::Sender::new(Numbered {
             number: 0,
             begun_at: BootClock::shared().now(),
             answered_at: Time::ZERO,
@@ -59,7 +64,7 @@ impl Generation {
     }
 
     fn now(&self) -> u64 {
-        self.hold().number
+        self.0.borrow().number
     }
 
     /// A request is sent now, and its answer awaited.
@@ -72,20 +77,38 @@ impl Generation {
         }
     }
 
+    /// Whether a request was answered since this generation began.
+    pub(crate) fn has_answered(&self) -> bool {
+        let current = self.0.borrow();
+        current.answered_at >= current.begun_at
+    }
+
     /// A request of that time has no answer yet. Later ones use connections that were made after it.
     /// Whether it may go on: each keeps a socket.
     pub(crate) fn give_up_before(&self, sent_at: Time) -> bool {
-        let mut current = self.hold();
-        if current.begun_at <= sent_at {
-            current.begin_next();
-        }
+        self.0.send_if_modified(|current| {
+            let gives_up = current.begun_at <= sent_at;
+            if gives_up {
+                current.begin_next();
+            }
+            gives_up
+        });
         // Each attempt has a clone.
         Arc::strong_count(&self.0) <= MOST_AT_ONCE
     }
 
-    fn hold(&self) -> MutexGuard<'_, Numbered> {
-        // Whole at every step.
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    /// Returns when later attempts have taken the place of a connection that begins now and has not
+    /// come up. Else each of them would leave one behind in an outage, and all of these would come
+    /// up at its end.
+    pub(crate) fn replaced(&self) -> impl Future<Output = ()> + Send + use<> {
+        let mut changes = self.0.subscribe();
+        let begun_in = self.now();
+        async move {
+            let is_late = |current: &Numbered| current.number >= begun_in + CONNECTS_FOR;
+            if changes.wait_for(is_late).await.is_err() {
+                std::future::pending::<()>().await;
+            }
+        }
     }
 }
 
@@ -110,7 +133,11 @@ pub(crate) struct Attempt {
 impl Attempt {
     pub(crate) fn is_answered(&mut self) {
         self.is_answered = true;
-        self.generation.hold().answered_at = BootClock::shared().now();
+        self.generation.0.send_if_modified(|current| {
+            current.answered_at = BootClock::shared().now();
+            // No one waits for that.
+            false
+        });
     }
 }
 
@@ -119,12 +146,15 @@ impl Drop for Attempt {
         if self.is_answered {
             return;
         }
-        let mut current = self.generation.hold();
-        let is_alive = current.answered_at > self.begun_at;
-        // Another attempt of the same generation may have been quicker.
-        if current.number == self.begun_in && !is_alive {
-            current.begin_next();
-        }
+        self.generation.0.send_if_modified(|current| {
+            let is_alive = current.answered_at > self.begun_at;
+            // Another attempt of the same generation may have been quicker.
+            let gives_up = current.number == self.begun_in && !is_alive;
+            if gives_up {
+                current.begin_next();
+            }
+            gives_up
+        });
     }
 }
 
