@@ -16,6 +16,9 @@ pub trait Form: fmt::Debug + Send + Sync + 'static {
     /// The store's name, as in logs and metrics.
     const STORE: &'static str;
 
+    /// Where the record stands in the object, for errors.
+    const PLACE: &'static str;
+
     /// The record in `object`; `None` if there is none, and the text of the problem if there is
     /// something else in its place.
     fn read(object: &Value) -> Result<Option<ElectionRecord>, String>;

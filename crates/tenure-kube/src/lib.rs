@@ -32,6 +32,7 @@ mod form;
 pub mod fuzzing;
 mod held_up;
 mod helper;
+mod intact;
 mod kubeconfig;
 mod lease_candidate;
 mod lines;

@@ -3,6 +3,7 @@
 use std::collections::HashSet;
 use std::marker::PhantomData;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use serde_json::Value;
 use tenure_core::record::{Liveness, Record, RecordHolder, Step, Version, Versioned, Written};
@@ -16,11 +17,16 @@ use crate::coordination::Coordination;
 use crate::crowded::Crowded;
 use crate::election_record::ElectionRecord;
 use crate::form::Form;
+use crate::intact;
 use crate::pods::{self, Pod};
 use crate::reply::Answer;
+use crate::resource::Verb;
 use crate::term::{TERM_ANNOTATION, Term};
 use crate::warned::Warned;
 use crate::wish::{WISH_ANNOTATION, WishText};
+
+/// The lease in a record without a holder, as client-go writes it.
+const GIVEN_BACK: Duration = Duration::from_secs(1);
 
 /// What is wrong with a record, and what to do. The program that wrote it may read it well, so its
 /// holder may be at work. The object itself says its name and namespace, with any bytes.
@@ -211,7 +217,44 @@ impl<F: Form> Objects<F> {
         object
     }
 
-    pub(crate) fn applied(&self, answer: Answer) -> Result<Written, Error> {
+    /// What a write of `sent` has come to. A term that the object does not tell as it was written
+    /// does not begin: its claim is given back at once. Dropping the future, or an error of that, leaves
+    /// the claim to end with its lease.
+    pub(crate) async fn settled(
+        &self,
+        api: &Api,
+        lock: &LockName,
+        step: Step,
+        sent: &Value,
+        answer: Answer,
+    ) -> Result<Written, Error> {
+        let written = self.applied(answer)?;
+        if let Written::Applied(found) = &written
+            && let Some(kept) = found.state::<Value>()
+            && step != Step::Release
+        {
+            let request = api.request(step.operation(), Verb::Update, &F::RESOURCE, lock.as_str());
+            let outcome = intact::check::<F>(&request, sent, &kept);
+            if outcome.is_err() && step == Step::Acquire {
+                self.give_back(api, lock, &kept).await;
+            }
+            outcome?;
+        }
+        Ok(written)
+    }
+
+    /// Gives back the claim in `kept`, if nobody has written the object since.
+    async fn give_back(&self, api: &Api, lock: &LockName, kept: &Value) {
+        let found = F::read(kept).ok().flatten();
+        let free = Record::new(None, GIVEN_BACK);
+        let object = self.written(kept.clone(), found.as_ref(), &free, Step::Release);
+        let giving_back = api.update(Operation::Acquire, &F::RESOURCE, lock.as_str(), &object);
+        if let Err(error) = giving_back.await {
+            tracing::debug!(%lock, %error, "a record without a term is left to end by itself");
+        }
+    }
+
+    fn applied(&self, answer: Answer) -> Result<Written, Error> {
         match answer {
             Answer::Object(object) => Ok(Written::Applied(self.versioned(object)?)),
             Answer::Absent | Answer::Conflict => Ok(Written::Conflict),

@@ -162,7 +162,8 @@ impl<F: Form> RecordStore for ObjectStore<F> {
         let answer = api
             .create(Operation::Acquire, &F::RESOURCE, lock.as_str(), &object)
             .await?;
-        objects.applied(answer)
+        let step = Step::Acquire;
+        objects.settled(&api, lock, step, &object, answer).await
     }
 
     async fn replace(
@@ -194,7 +195,8 @@ impl<F: Form> RecordStore for ObjectStore<F> {
             let found = F::read(&object).ok().flatten().unwrap_or_default();
             let object = objects.written(Value::clone(&object), Some(&found), record, step);
             let answer = api.update(operation, &F::RESOURCE, lock.as_str(), &object);
-            let written = objects.applied(answer.await?)?;
+            let answer = answer.await?;
+            let written = objects.settled(&api, lock, step, &object, answer).await?;
             if let Written::Applied(_) = written {
                 objects.crowded.write_succeeded(lock);
                 return Ok(written);

@@ -6,15 +6,21 @@ use http::{Method, StatusCode};
 use serde_json::Value;
 use tenure_core::{Check, Error, ErrorKind, LockName, Operation};
 
+use crate::annotations::{annotation, set_annotation};
 use crate::api::Api;
 use crate::config::KubeConfig;
 use crate::errors::{Refuser, Request};
+use crate::intact;
 use crate::reply::{Answer, Reply};
 use crate::resource::{Resource, Verb};
+use crate::term::TERM_ANNOTATION;
 
 /// How long a dry run may take, and how often it is repeated when the object has changed.
 const TRIAL_LIMIT: Duration = Duration::from_secs(12);
 const TRIALS: usize = 2;
+
+/// What the annotation of a term says in it.
+const TERM: &str = "trial";
 
 /// A write that changes nothing: a dry run, which passes the admission policies and webhooks.
 pub(crate) struct Trial {
@@ -37,14 +43,16 @@ impl Trial {
             let mut object = resource.object(&api.namespace, lock);
             config.write_new(&mut object);
             config.write_labels(&mut object);
+            set_annotation(&mut object, TERM_ANNOTATION, TERM.to_owned());
             return Self::once(api, resource, lock, Verb::Create, &object).await;
         };
-        let labelled = |object: &Value| {
+        let marked = |object: &Value| {
             let mut object = object.clone();
             config.write_labels(&mut object);
+            set_annotation(&mut object, TERM_ANNOTATION, TERM.to_owned());
             object
         };
-        let mut trial = Self::once(api, resource, lock, Verb::Update, &labelled(object)).await;
+        let mut trial = Self::once(api, resource, lock, Verb::Update, &marked(object)).await;
         // Its holder has renewed meanwhile.
         for _ in 0..TRIALS {
             let conflicts = |reply: &Reply| reply.status == StatusCode::CONFLICT;
@@ -53,7 +61,7 @@ impl Trial {
             }
             let again = api.get(Operation::Connect, resource, lock.as_str()).await;
             if let Ok(Answer::Object(object)) = again {
-                trial = Self::once(api, resource, lock, Verb::Update, &labelled(&object)).await;
+                trial = Self::once(api, resource, lock, Verb::Update, &marked(&object)).await;
             }
         }
         trial
@@ -109,6 +117,16 @@ impl Trial {
             Err(error) if error.kind() == ErrorKind::Timeout => return self.slow(NAME, lease),
             Err(error) => return unreachable(NAME, error),
         };
+        if reply.status.is_success() && !Self::term_is_kept(reply) {
+            let target = self.request(api, resource, lock).target();
+            return Check::unusable(
+                NAME,
+                format!(
+                    "the annotation {TERM_ANNOTATION} of {target} is not kept as it is written"
+                ),
+                format!("{}; then run doctor again", intact::REMEDY),
+            );
+        }
         if reply.status.is_success() || reply.status == StatusCode::CONFLICT {
             if self.took * 2 > default_request_timeout(lease) {
                 return self.slow(NAME, lease);
@@ -126,6 +144,12 @@ impl Trial {
             ),
             _ => untold(refused.message()),
         }
+    }
+
+    /// Whether the annotation comes back, without which no term lasts.
+    fn term_is_kept(reply: &Reply) -> bool {
+        let object: Value = serde_json::from_slice(&reply.body).unwrap_or_default();
+        annotation(&object, TERM_ANNOTATION) == Some(TERM)
     }
 
     fn slow(&self, name: &'static str, lease: Duration) -> Check {

@@ -1,4 +1,5 @@
-//! A proxy in front of the API server, in plain HTTP, that answers as it is told instead.
+//! A proxy in front of the API server, in plain HTTP, that answers as it is told instead, or changes
+//! what is written.
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::{Arc, Mutex};
@@ -7,6 +8,7 @@ use std::time::{Duration, Instant};
 use futures_util::StreamExt as _;
 use http_body_util::BodyExt as _;
 use kube::client::Body;
+use serde_json::Value;
 use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
@@ -79,10 +81,14 @@ pub struct Seen {
     pub answered: Option<Instant>,
 }
 
+/// What an admission webhook makes of an object.
+pub type Mutation = fn(&mut Value);
+
 #[derive(Debug, Default)]
 struct Script {
     /// Each for so many requests of its kind.
     faults: Vec<(Kind, Fault, usize)>,
+    mutation: Option<Mutation>,
     seen: Vec<Seen>,
 }
 
@@ -144,9 +150,16 @@ impl FaultyApi {
             .push((kind, fault, times));
     }
 
-    /// All requests pass from here on.
+    /// Objects that are written are changed before, as by an admission webhook.
+    pub fn mutate(&self, mutation: Mutation) {
+        self.script.lock().unwrap().mutation = Some(mutation);
+    }
+
+    /// All requests pass from here on, as they are.
     pub fn mend(&self) {
-        self.script.lock().unwrap().faults.clear();
+        let mut script = self.script.lock().unwrap();
+        script.faults.clear();
+        script.mutation = None;
     }
 
     /// Ends the watches that last.
@@ -183,8 +196,11 @@ struct Asked {
 impl Connection {
     async fn serve(mut self, stream: TcpStream) {
         let mut stream = BufReader::new(stream);
-        while let Some(asked) = read(&mut stream).await {
+        while let Some(mut asked) = read(&mut stream).await {
             let kind = kind_of(&asked);
+            if matches!(kind, Some(Kind::Post | Kind::Put)) {
+                self.mutate(&mut asked.body);
+            }
             let (fault, number) = self.note(kind);
             let going_on = match fault {
                 None => self.pass(asked, number, &mut stream).await,
@@ -198,6 +214,15 @@ impl Connection {
             if going_on.is_none() {
                 return;
             }
+        }
+    }
+
+    fn mutate(&self, body: &mut Vec<u8>) {
+        let mutation = self.script.lock().unwrap().mutation;
+        if let Some(mutation) = mutation {
+            let mut object: Value = serde_json::from_slice(body).unwrap();
+            mutation(&mut object);
+            *body = object.to_string().into_bytes();
         }
     }
 

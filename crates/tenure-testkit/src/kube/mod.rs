@@ -8,6 +8,8 @@ pub mod faulty_api;
 #[cfg(all(feature = "kube", target_os = "linux"))]
 pub mod flood;
 pub mod launch;
+#[cfg(feature = "kube")]
+pub mod mutations;
 #[cfg(all(feature = "kube", feature = "postgres"))]
 pub mod on_kine;
 #[cfg(feature = "kube")]
