@@ -29,6 +29,7 @@ async fn an_earlier_self_is_known_by_its_identity_and_its_campaign() {
     let earlier = connect(server.config()).await.unwrap();
     let identity = Identity::new("pod-0").unwrap();
     let config = server.config().take_back_from_earlier_self(identity);
-    let restarted = connect(config).await.unwrap();
-    owners::an_earlier_self_is_an_identity_and_a_campaign(&earlier, &restarted).await;
+    let restarted = connect(config.clone()).await.unwrap();
+    let beside = connect(config).await.unwrap();
+    owners::an_earlier_self_is_an_identity_and_a_campaign(&earlier, &restarted, &beside).await;
 }

@@ -202,7 +202,7 @@ impl KubeConfig {
     }
 
     /// Takes a lock that this identity holds back at once, in a new term, when this process did
-    /// not acquire it itself. Off by default.
+    /// not acquire it itself, by a backend with this setting. Off by default.
     ///
     /// For a process with a fixed identity that is restarted, as in a `StatefulSet`: instead of
     /// waiting for its own old lease to end. **Only where never two processes have that identity

@@ -37,6 +37,7 @@ mod kubeconfig;
 mod lease_candidate;
 mod lines;
 mod objects;
+mod own;
 mod owner;
 mod pace;
 mod pods;

@@ -1,13 +1,12 @@
 //! What the objects of a namespace say, and what is written to them.
 
-use std::collections::HashSet;
 use std::marker::PhantomData;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use serde_json::Value;
 use tenure_core::record::{Liveness, Record, RecordHolder, Step, Version, Versioned, Written};
-use tenure_core::{BootClock, CampaignId, Clock as _, Error, ErrorKind, LockName, Operation};
+use tenure_core::{BootClock, Clock as _, Error, ErrorKind, Identity, LockName, Operation};
 use tenure_kit::limits::shown;
 
 use crate::annotations::{annotation, remove_annotation, set_annotation};
@@ -18,6 +17,7 @@ use crate::crowded::Crowded;
 use crate::election_record::ElectionRecord;
 use crate::form::Form;
 use crate::intact;
+use crate::own;
 use crate::pods::{self, Pod};
 use crate::reply::Answer;
 use crate::resource::Verb;
@@ -60,8 +60,6 @@ pub(crate) struct Objects<F> {
     pub(crate) warned_of_watch: Warned,
     /// That pods cannot be looked at.
     warned_of_pods: Warned,
-    /// The campaigns that this process itself has won locks with as `reclaim`.
-    own: Mutex<HashSet<CampaignId>>,
     form: PhantomData<F>,
 }
 
@@ -74,7 +72,6 @@ impl<F: Form> Objects<F> {
             crowded: Crowded::default(),
             warned_of_watch: Warned::default(),
             warned_of_pods: Warned::default(),
-            own: Mutex::default(),
             form: PhantomData,
         }
     }
@@ -153,27 +150,24 @@ impl<F: Form> Objects<F> {
     }
 
     fn is_of_earlier_self(&self, holder: &RecordHolder) -> bool {
-        let Some(own) = &self.cluster.config().reclaim else {
-            return false;
-        };
-        let mine = self.own.lock().unwrap_or_else(PoisonError::into_inner);
-        holder.identity == own.as_str()
-            && !holder
-                .campaign
-                .is_some_and(|campaign| mine.contains(&campaign))
+        self.may_be_taken_back(holder) && !holder.campaign.is_some_and(own::contains)
     }
 
-    /// Before the request is sent: its answer may be lost.
+    /// Whether the holder has the identity of this process, or of an earlier one in its place.
+    fn may_be_taken_back(&self, holder: &RecordHolder) -> bool {
+        let reclaim = &self.cluster.config().reclaim;
+        let is_ours = |identity: &Identity| identity.as_str() == holder.identity;
+        reclaim.as_ref().is_some_and(is_ours)
+    }
+
+    /// Before the request is sent: its answer may be lost. A campaign's number alone could be that of
+    /// another candidate, and of an earlier self.
     pub(crate) fn remember(&self, record: &Record) {
-        let (Some(own), Some(holder)) = (&self.cluster.config().reclaim, &record.holder) else {
-            return;
-        };
-        // A campaign's number alone could be that of another candidate, and of an earlier self.
-        if holder.identity == own.as_str()
+        if let Some(holder) = &record.holder
+            && self.may_be_taken_back(holder)
             && let Some(campaign) = holder.campaign
         {
-            let mut mine = self.own.lock().unwrap_or_else(PoisonError::into_inner);
-            mine.insert(campaign);
+            own::remember(campaign);
         }
     }
 

@@ -20,6 +20,7 @@ use crate::cluster::Cluster;
 use crate::coordination;
 use crate::form::Form;
 use crate::objects::Objects;
+use crate::own;
 use crate::reply::Answer;
 use crate::watch;
 use crate::wish::{WISH_ANNOTATION, WishText};
@@ -84,7 +85,11 @@ impl<F: Form> ObjectStore<F> {
         }
     }
 
-    /// Takes part no more. Before the lock is given back.
+    /// Takes part no more. Before the lock is given back: while the candidate's object is there, the
+    /// API server could give the lock to us again, and the next leader would wait for that lease.
+    ///
+    /// Takes 5 s at most, without an answer. A second call does not wait. Dropping the future leaves
+    /// the candidate's object, as if there had been no answer.
     pub async fn leave(&self, lock: &LockName) {
         if let Some(coordination) = &self.objects.coordination {
             coordination.leave(&self.objects.cluster, lock).await;
@@ -199,6 +204,9 @@ impl<F: Form> RecordStore for ObjectStore<F> {
             let written = objects.settled(&api, lock, step, &object, answer).await?;
             if let Written::Applied(_) = written {
                 objects.crowded.write_succeeded(lock);
+                if step == Step::Release {
+                    own::forget(&expected.record);
+                }
                 return Ok(written);
             }
             // The token of a new term must be checked before each write: that is the caller's.

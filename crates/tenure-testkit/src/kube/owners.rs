@@ -68,10 +68,12 @@ async fn renewed(backend: &dyn LockBackend, grant: &Grant) -> Grant {
     }
 }
 
-/// `restarted` takes back what "pod-0" has left, unless it has won it itself.
+/// `restarted` takes back what "pod-0" has left, unless its process has won it itself: not even
+/// `beside` does so, another value with the same configuration.
 pub async fn an_earlier_self_is_an_identity_and_a_campaign(
     earlier: &dyn LockBackend,
     restarted: &dyn LockBackend,
+    beside: &dyn LockBackend,
 ) {
     let held = async |backend: &dyn LockBackend, name: &str, candidate: &Candidate| {
         let outcome = backend.acquire(&lock(name), candidate, LONG).await;
@@ -86,7 +88,10 @@ pub async fn an_earlier_self_is_an_identity_and_a_campaign(
     let new = held(restarted, "mine", &candidate("pod-0", 9)).await;
     assert!(new.token > old.token);
     // Its own term is not an earlier self's.
-    let second = candidate("pod-0", 10);
-    let outcome = restarted.acquire(&lock("mine"), &second, LONG).await;
-    assert!(matches!(outcome, Ok(Acquired::Taken { .. })), "{outcome:?}");
+    for backend in [restarted, beside] {
+        let second = candidate("pod-0", 10);
+        let outcome = backend.acquire(&lock("mine"), &second, LONG).await;
+        assert!(matches!(outcome, Ok(Acquired::Taken { .. })), "{outcome:?}");
+    }
+    renewed(restarted, &new).await;
 }
