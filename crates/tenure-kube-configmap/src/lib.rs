@@ -119,7 +119,7 @@ pub struct ConfigMapForm;
 impl Form for ConfigMapForm {
     const RESOURCE: Resource = CONFIG_MAPS;
     const STORE: &'static str = "kube-configmap";
-    const PLACE: &'static str = "the annotation control-plane.alpha.kubernetes.io/leader";
+    const LOCATION: &'static str = "the annotation control-plane.alpha.kubernetes.io/leader";
 
     fn read(object: &Value) -> Result<Option<ElectionRecord>, String> {
         let Some(text) = annotation(object, LEADER_ANNOTATION) else {

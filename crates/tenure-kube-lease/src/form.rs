@@ -10,7 +10,7 @@ pub struct LeaseForm;
 impl Form for LeaseForm {
     const RESOURCE: Resource = LEASES;
     const STORE: &'static str = "kube-lease";
-    const PLACE: &'static str = "the spec";
+    const LOCATION: &'static str = "the spec";
 
     fn read(object: &Value) -> Result<Option<ElectionRecord>, String> {
         let spec = &object["spec"];

@@ -17,7 +17,7 @@ pub trait Form: fmt::Debug + Send + Sync + 'static {
     const STORE: &'static str;
 
     /// Where the record stands in the object, for errors.
-    const PLACE: &'static str;
+    const LOCATION: &'static str;
 
     /// The record in `object`; `None` if there is none, and the text of the problem if there is
     /// something else in its place.

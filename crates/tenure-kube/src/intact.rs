@@ -49,7 +49,7 @@ fn altered<F: Form>(sent: &Value, kept: &Value) -> Option<(String, String)> {
             found.lease_seconds,
             shown(&renewed)
         );
-        return Some((F::PLACE.to_owned(), stands));
+        return Some((F::LOCATION.to_owned(), stands));
     }
     let (ours, theirs) = (
         annotation(sent, TERM_ANNOTATION),
