@@ -303,19 +303,17 @@ impl LockBackend for EtcdBackend {
 
     async fn renew(&self, grant: &Grant, not_before: Time) -> Result<Renewal, Error> {
         self.own(Operation::Renew)?;
-        let GrantState { session, held } = grant
+        let grant_state = grant
             .state::<GrantState>()
             .ok_or_else(|| foreign(Operation::Renew))?;
-        let renewed = session
-            .renew(&grant.lock, held, grant.token, &grant.candidate, not_before)
-            .await;
+        let (renewed, grant_state) = grant_state.renew(grant, not_before).await;
         match renewed.map_err(|error| error.into_error(Operation::Renew))? {
             RenewOutcome::Proven { at, asked } => {
                 let mut grant = grant.clone();
                 grant.proven_at = at;
-                grant.lease = session.lease;
+                grant.lease = grant_state.session.lease;
                 grant.wish = asked.map(|until| Wish::new(grant.token, until));
-                Ok(Renewal::Renewed(grant))
+                Ok(Renewal::Renewed(grant.with_state(grant_state)))
             }
             RenewOutcome::Lost => Ok(Renewal::lost(None)),
         }

@@ -173,21 +173,14 @@ async fn alarms(connector: &Arc<Connector>) -> Check {
     }
 }
 
-/// Whether the user may read and write the lock's keys: asked by a transaction whose condition
-/// never holds. etcd checks the rights of both branches before it looks at the condition.
+/// Whether the user may read and write the lock's keys.
 async fn permissions(connector: &Arc<Connector>, lock: &LockName) -> Check {
     const NAME: &str = "permissions";
     let queue = connector.config.election(lock);
     let key = keys::candidate(&queue, NO_LEASE);
     let ask = |mut client: Client| {
-        let never = Compare::create_revision(key.clone(), CompareOp::Equal, i64::MAX);
-        let put = TxnOp::put(key.clone(), "", None);
-        let get = TxnOp::get(
-            queue.clone(),
-            Some(GetOptions::new().with_prefix().with_limit(1)),
-        );
-        let transaction = Txn::new().when([never]).and_then([put]).or_else([get]);
-        async move { client.txn(transaction).await }
+        let rights = keys::candidates_rights(&queue, &key);
+        async move { client.txn(rights).await }
     };
     match connector.call(connector.config.request_timeout, ask).await {
         Ok(_) => Check::fine(NAME, format!("the keys {queue}* can be read and written")),

@@ -42,6 +42,14 @@ pub(crate) fn lease_gone() -> StoreError {
     .recover_by(Recovery::Store(EtcdRecovery::LeaseGone))
 }
 
+/// A watch would begin before the oldest revision that the store still has.
+pub(crate) fn compacted() -> StoreError {
+    StoreError::new(
+        ErrorKind::Unavailable,
+        "what happened since a watch was begun was compacted",
+    )
+}
+
 pub(crate) fn unreadable(what: &str) -> StoreError {
     StoreError::new(
         ErrorKind::Internal,
@@ -98,6 +106,11 @@ pub(crate) fn proxy(endpoint: &str) -> StoreError {
 /// Whether the error asks for this recovery.
 pub(crate) fn asks_for(error: &StoreError, recovery: EtcdRecovery) -> bool {
     error.recovery == Recovery::Store(recovery)
+}
+
+/// Whether the user lacks a right, to one of the keys of a request or of its lease.
+pub(crate) fn is_denied(error: &StoreError) -> bool {
+    error.kind == ErrorKind::Forbidden && error.recovery == Recovery::None
 }
 
 pub(crate) fn is_lease_gone(error: &StoreError) -> bool {

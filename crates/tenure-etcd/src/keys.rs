@@ -13,7 +13,7 @@
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use etcd_client::{Compare, CompareOp, GetOptions, KeyValue, SortOrder, SortTarget};
+use etcd_client::{Compare, CompareOp, GetOptions, KeyValue, SortOrder, SortTarget, Txn, TxnOp};
 use tenure_core::{Candidate, Error, ErrorKind, FencingToken, Holder};
 
 use crate::errors::StoreError;
@@ -30,6 +30,14 @@ const MOST_OF_IDENTITY: usize = 1024;
 /// The key of the candidate with this lease, in the election whose keys begin so.
 pub(crate) fn candidate(election: &str, lease: i64) -> String {
     format!("{election}{lease:x}")
+}
+
+/// The election whose candidate has this key: what is before the lease.
+pub(crate) fn election_of(key: &[u8]) -> Option<&str> {
+    let text = std::str::from_utf8(key).ok()?;
+    let (election, lease) = text.split_at(text.rfind('/')? + 1);
+    let is_lease = !lease.is_empty() && lease.bytes().all(|byte| byte.is_ascii_hexdigit());
+    is_lease.then_some(election)
 }
 
 /// Whether a key of one election would take part in the other.
@@ -192,6 +200,26 @@ pub(crate) fn none(election: &str) -> Compare {
     Compare::create_revision(election, CompareOp::Equal, 0).with_prefix()
 }
 
+/// Does nothing, and is refused to a user who may not read and write these keys: etcd checks the
+/// rights of a transaction before it looks at the condition, which never holds.
+pub(crate) fn rights(some: impl Iterator<Item = impl Into<Vec<u8>> + Clone>) -> Txn {
+    let (mut compares, mut puts) = (Vec::new(), Vec::new());
+    for key in some {
+        compares.push(Compare::create_revision(
+            key.clone(),
+            CompareOp::Equal,
+            i64::MAX,
+        ));
+        puts.push(TxnOp::put(key, "", None));
+    }
+    Txn::new().when(compares).and_then(puts)
+}
+
+/// The same for all that a candidate does.
+pub(crate) fn candidates_rights(election: &str, key: &str) -> Txn {
+    rights([key].into_iter()).or_else([TxnOp::get(election, Some(first()))])
+}
+
 #[cfg(test)]
 mod tests {
     use tenure_core::{CampaignId, Identity, PublishedValue};
@@ -206,6 +234,14 @@ mod tests {
         );
         // Go prints without padding.
         assert_eq!(candidate("locks/billing/", 0x1f), "locks/billing/1f");
+    }
+
+    #[test]
+    fn a_key_names_its_election() {
+        assert_eq!(election_of(b"/t/job/1a2b"), Some("/t/job/"));
+        for other in ["/t/job/", "/t/job", "job", "/t/job/xyz"] {
+            assert_eq!(election_of(other.as_bytes()), None, "{other}");
+        }
     }
 
     #[test]

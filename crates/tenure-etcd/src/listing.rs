@@ -7,6 +7,7 @@ use tenure_core::{ErrorKind, LockName};
 
 use crate::connector::Connector;
 use crate::errors::StoreError;
+use crate::keys;
 
 /// How many keys one request reads.
 const AT_A_TIME: i64 = 100;
@@ -41,7 +42,7 @@ pub(crate) async fn list(
         let mut answer = reading.await?;
         let keys = answer.take_kvs();
         for key in &keys {
-            let lock = election_of(key.key()).and_then(|election| config.lock_of(election));
+            let lock = keys::election_of(key.key()).and_then(|election| config.lock_of(election));
             // Those of one election follow each other.
             names.extend(lock.filter(|lock| names.last() != Some(lock)));
         }
@@ -54,14 +55,6 @@ pub(crate) async fn list(
         ErrorKind::Unsupported,
         "there are too many keys below the prefix; name more of it",
     ))
-}
-
-/// The election whose candidate has this key: what is before the lease.
-fn election_of(key: &[u8]) -> Option<&str> {
-    let text = std::str::from_utf8(key).ok()?;
-    let (election, lease) = text.split_at(text.rfind('/')? + 1);
-    let is_lease = !lease.is_empty() && lease.bytes().all(|byte| byte.is_ascii_hexdigit());
-    is_lease.then_some(election)
 }
 
 /// The first key after those of the election to which this one belongs.
@@ -90,11 +83,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn keys_name_their_election_and_the_next_one() {
-        assert_eq!(election_of(b"/t/job/1a2b"), Some("/t/job/"));
-        for other in ["/t/job/", "/t/job", "job", "/t/job/xyz"] {
-            assert_eq!(election_of(other.as_bytes()), None, "{other}");
-        }
+    fn a_key_leads_to_the_next_election() {
         assert_eq!(next_election(b"/t/job/1a2b"), b"/t/job0");
         assert_eq!(end_of(b"/t/"), b"/t0");
         assert_eq!(end_of(b"\xff"), vec![0]);

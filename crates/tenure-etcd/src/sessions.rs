@@ -4,11 +4,11 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use tenure_core::{Candidate, LockName};
+use tenure_core::{Candidate, Grant, LockName, Time};
 use tenure_kit::SingleFlight;
 
 use crate::errors::{self, EtcdRecovery, StoreError};
-use crate::session::{Attempt, HeldLock, Session, Shared};
+use crate::session::{Attempt, HeldLock, RenewOutcome, Session, Shared};
 
 /// A campaign's key, and the session that it hangs on. A grant needs them to be renewed or
 /// released.
@@ -16,6 +16,28 @@ use crate::session::{Attempt, HeldLock, Session, Shared};
 pub(crate) struct GrantState {
     pub(crate) session: Arc<Session>,
     pub(crate) held: Arc<HeldLock>,
+}
+
+impl GrantState {
+    /// As [`Session::renew`], in the session that has the key by now. It can move meanwhile.
+    pub(crate) async fn renew(
+        &self,
+        grant: &Grant,
+        not_before: Time,
+    ) -> (Result<RenewOutcome, StoreError>, Self) {
+        let held = &self.held;
+        let mut session = self.session.home_of(held);
+        loop {
+            let renewing = session.renew(held, grant.token, &grant.candidate, not_before);
+            let renewed = renewing.await;
+            let home = session.home_of(held);
+            if Arc::ptr_eq(&home, &session) || matches!(renewed, Ok(RenewOutcome::Proven { .. })) {
+                let held = held.clone();
+                return (renewed, Self { session, held });
+            }
+            session = home;
+        }
+    }
 }
 
 /// The sessions of a backend, by their lease duration.
@@ -33,7 +55,16 @@ struct Pool {
 
 impl Pool {
     fn open(&self) -> MutexGuard<'_, Vec<Arc<Session>>> {
-        self.open.lock().unwrap_or_else(PoisonError::into_inner)
+        let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut number = 0;
+        while let Some(session) = open.get(number) {
+            let is_new = |new: &Arc<Session>| !open.iter().any(|known| Arc::ptr_eq(known, new));
+            let mut split_off = session.split_off();
+            split_off.retain(is_new);
+            open.extend(split_off);
+            number += 1;
+        }
+        open
     }
 
     /// The key that the candidate has, or a new one where there is room.
@@ -121,12 +152,20 @@ impl Sessions {
         for _ in 0..3 {
             let grant_state = self.held(lock, candidate, lease, &gone).await?;
             let GrantState { session, held } = &grant_state;
-            match session.acquire(lock, held, candidate, &gone).await {
-                Ok(Attempt::Moved) => {}
-                Err(error) if errors::is_lease_gone(&error) => last = error,
-                Err(error) => return Err(error),
+            let error = match session.acquire(lock, held, candidate, &gone).await {
+                Ok(Attempt::Moved) => continue,
                 Ok(attempt) => return Ok((attempt, grant_state)),
+                Err(error) => error,
+            };
+            // Once the key has moved, or was given up, the error is not about it.
+            if !errors::is_lease_gone(&error)
+                && session.has(held)
+                && !(errors::is_denied(&error)
+                    && session.is_refused_for_another(lock, held).await?)
+            {
+                return Err(error);
             }
+            last = error;
         }
         Err(last)
     }

@@ -177,7 +177,7 @@ impl Watcher {
                         }
                         Ok(response) => {
                             self.connector.cluster.compare(response.header(), &connection.endpoint)?;
-                            pending.extend(self.heard(&response));
+                            pending.extend(self.heard(&response)?);
                         }
                         Err(error) => {
                             connection.fail();
@@ -200,7 +200,33 @@ impl Watcher {
         }
     }
 
-    fn heard(&mut self, response: &WatchResponse) -> Option<Request> {
+    /// Fails when the store has forgotten what happened since a watch was begun. On a new stream
+    /// they begin later: on this one the server keeps the number of a watch that it has ended.
+    fn heard(&mut self, response: &WatchResponse) -> Result<Option<Request>, StoreError> {
+        let forgotten = response.compact_revision();
+        if response.canceled() && forgotten > 0 {
+            self.skip_to_now(forgotten);
+            return Err(errors::compacted());
+        }
+        Ok(self.told(response))
+    }
+
+    /// Watches from now what would begin before this revision. It is looked at once that stands; a
+    /// leader's key by the heartbeat that watches it again.
+    fn skip_to_now(&mut self, forgotten: i64) {
+        self.targets.retain(|_, target| {
+            if target.from >= forgotten {
+                return true;
+            }
+            target.from = 0;
+            if let Some(term_key_gone) = &target.term_key_gone {
+                term_key_gone.notify_one();
+            }
+            target.term_key_gone.is_none()
+        });
+    }
+
+    fn told(&mut self, response: &WatchResponse) -> Option<Request> {
         let id = response.watch_id();
         let revision = response
             .header()
@@ -216,28 +242,20 @@ impl Watcher {
             return None;
         };
         if response.canceled() {
-            if response.compact_revision() == 0 {
-                // Refused. The candidate looks once a heartbeat.
-                tracing::warn!(
-                    lock = %target.lock,
-                    reason = ?response.cancel_reason(),
-                    "etcd refuses to watch a lock; its changes are seen at the next look only"
-                );
-                self.targets.remove(&id);
-                return None;
-            }
-            // What happened since is forgotten: watched from now, and looked at once that stands.
-            target.from = 0;
-            return Some(Request::Watch(id));
+            // Refused. The candidate looks once a heartbeat.
+            tracing::warn!(
+                lock = %target.lock,
+                reason = ?response.cancel_reason(),
+                "etcd refuses to watch a lock; its changes are seen at the next look only"
+            );
+            self.targets.remove(&id);
+            return None;
         }
         let looked = target.from != 0;
         if response.created() {
             if !looked {
                 target.from = revision + 1;
-                match &target.term_key_gone {
-                    Some(term_key_gone) => term_key_gone.notify_one(),
-                    None => notifications.tell(&target.lock),
-                }
+                notifications.tell(&target.lock);
             }
             return None;
         }

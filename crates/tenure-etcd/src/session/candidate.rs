@@ -2,13 +2,13 @@
 
 use std::sync::Arc;
 
-use etcd_client::{GetOptions, KeyValue, PutOptions, Txn, TxnOp, TxnOpResponse, TxnResponse};
+use etcd_client::{GetOptions, KeyValue, PutOptions, Txn, TxnOp};
 use tenure_core::{Candidate, ErrorKind, FencingToken, Holder, LockName, Time};
 use tokio::sync::oneshot;
 
 use super::held_lock::HeldLock;
 use super::lease::Session;
-use super::look::{Ask, Intent, Look, is, is_unchanged, revision_of};
+use super::look::{Ask, Intent, Look, is, is_unchanged, only_key, revision_of};
 
 use crate::errors::{self, StoreError};
 use crate::keys::{self, First};
@@ -43,7 +43,7 @@ impl Session {
             if gone() {
                 return Ok(Attempt::Taken(None));
             }
-            if held.state().closed {
+            if !held.state().is_on(self.id) {
                 return Ok(Attempt::Moved);
             }
             let young = self.shared.clock.now().minus(self.lease / 4);
@@ -57,7 +57,7 @@ impl Session {
                 Some(own) => Intent::Lead(own),
             };
             let (looked, proof) = tokio::join!(
-                self.look(lock, intent, candidate),
+                self.look(lock, held, intent, candidate),
                 self.prove(young, |proof| proof.lease)
             );
             let (own, first, predecessor, revision) = match self.note(looked)? {
@@ -70,7 +70,7 @@ impl Session {
                     first_in_queue = false;
                     continue;
                 }
-                Look::Overwritten => return Err(self.overwritten(lock)),
+                Look::Overwritten => return Err(overwritten(held)),
                 Look::Queue {
                     own,
                     first,
@@ -78,13 +78,17 @@ impl Session {
                     revision,
                 } => (own, first, predecessor, revision),
             };
-            held.entered(own, self.shared.clock.now(), self.lease);
+            if !held.entered(own, revision, self.shared.clock.now(), self.lease) {
+                // What a split of the session has closed, it does not delete.
+                self.leave(held, Some(own)).await?;
+                return Ok(Attempt::Moved);
+            }
             let Some(first) = first else {
                 return Err(errors::unreadable("the queue of a lock"));
             };
             if first.create_revision() == own {
                 if first.lease() != self.id {
-                    return Err(self.overwritten(lock));
+                    return Err(overwritten(held));
                 }
                 if first.mod_revision() == own && first.value() == waiting.as_bytes() {
                     first_in_queue = true;
@@ -96,16 +100,15 @@ impl Session {
                 } else {
                     // As an earlier attempt or another program has left it.
                     held.state().written = written;
-                    self.write(lock, held, own, candidate).await?;
+                    self.write(held, own, candidate).await?;
                 }
                 proof?;
                 self.shared.notifications.stop_waiting(lock, self.id);
                 let token = keys::token(own)
                     .map_err(|error| StoreError::new(error.kind(), error.message()))?;
                 // The session may have ended meanwhile, and everybody been told.
-                let Some(proven) =
-                    held.elected(own, &self.proof, self.shared.clock.now() + self.lease)
-                else {
+                let until = self.shared.clock.now() + self.lease;
+                let Some(proven) = held.elected(own, self.id, &self.proof, until) else {
                     continue;
                 };
                 self.watch_a_term();
@@ -136,31 +139,17 @@ impl Session {
         Ok(Attempt::Taken(None))
     }
 
-    /// Our own key is there, and not ours any more.
-    fn overwritten(&self, lock: &LockName) -> StoreError {
-        let key = self.key(lock);
-        StoreError::new(
-            ErrorKind::Corrupted,
-            format!(
-                "the key {} of this candidate was written by another program without its lease; \
-                 that program may lead: stop it and this candidate first, and only then delete the \
-                 key: `{}`",
-                keys::shown(key.as_bytes()),
-                keys::deletion(key.as_bytes())
-            ),
-        )
-    }
-
     async fn look(
         &self,
         lock: &LockName,
+        held: &HeldLock,
         intent: Intent,
         candidate: &Candidate,
     ) -> Result<Look, StoreError> {
         let (answer, answered) = oneshot::channel();
         let ask = Ask {
             election: self.shared.connector.config.election(lock),
-            key: self.key(lock),
+            key: held.key.clone(),
             lease: self.id,
             intent,
             waiting: keys::waiting(candidate),
@@ -227,7 +216,6 @@ impl Session {
     /// Writes the candidate's value, if it is not what stands there.
     pub(super) async fn publish(
         &self,
-        lock: &LockName,
         held: &HeldLock,
         own: i64,
         candidate: &Candidate,
@@ -235,32 +223,37 @@ impl Session {
         if held.state().value == candidate.value {
             return Ok(());
         }
-        self.write(lock, held, own, candidate).await
+        self.write(held, own, candidate).await
     }
 
     /// Puts the leader's value in place of what stood there last. A key that is gone meanwhile is
     /// forgotten, and the term with it.
     pub(super) async fn write(
         &self,
-        lock: &LockName,
         held: &HeldLock,
         own: i64,
         candidate: &Candidate,
     ) -> Result<(), StoreError> {
-        let key = self.key(lock);
+        let key = held.key.as_str();
         let proposal = keys::proposal(candidate);
         for _ in 0..3 {
-            let written = held.state().written;
+            let written = {
+                let state = held.state();
+                if !state.is_on(self.id) {
+                    return Err(moved());
+                }
+                state.written
+            };
             let outcome = self
                 .shared
                 .connector
                 .call(self.limit, |mut client| {
                     let lease = PutOptions::new().with_lease(self.id);
-                    let put = TxnOp::put(key.clone(), proposal.clone(), Some(lease));
+                    let put = TxnOp::put(key, proposal.clone(), Some(lease));
                     let txn = Txn::new()
-                        .when([is(&key, own), is_unchanged(&key, written)])
+                        .when([is(key, own), is_unchanged(key, written)])
                         .and_then([put])
-                        .or_else([TxnOp::get(key.clone(), None)]);
+                        .or_else([TxnOp::get(key, None)]);
                     async move { client.txn(txn).await }
                 })
                 .await;
@@ -295,17 +288,24 @@ impl Session {
 
     /// Gives back the term with this token, or whatever the candidate has here.
     pub(crate) async fn release(
-        &self,
+        self: &Arc<Self>,
         lock: &LockName,
         held: &Arc<HeldLock>,
         token: Option<FencingToken>,
     ) -> Result<(), StoreError> {
         let _turn = held.turn.lock().await;
+        let home = self.home_of(held);
         // The deletion is no news.
-        self.stop_watching_term(lock);
+        home.stop_watching_term(lock);
         let own = token.map(keys::revision);
         let known = held.state().revision;
-        self.leave(lock, own.or(known)).await?;
+        if let Err(error) = home.leave(held, own.or(known)).await {
+            if known.is_some() && errors::is_denied(&error) {
+                // Kept alive for the others, the key would keep everybody out of the lock.
+                home.split(Some(lock)).await?;
+            }
+            return Err(error);
+        }
         let is_over = {
             let mut state = held.state();
             let is_over = own.is_none_or(|own| state.revision.is_none_or(|now| now == own));
@@ -315,7 +315,7 @@ impl Session {
             is_over
         };
         if is_over {
-            self.remove(lock, held);
+            self.home_of(held).remove(lock, held);
         }
         Ok(())
     }
@@ -324,14 +324,17 @@ impl Session {
     ///
     /// Never without a create revision: a deletion that arrives late would meet the key of a later
     /// campaign on this lease, which may lead by then.
-    pub(super) async fn leave(&self, lock: &LockName, own: Option<i64>) -> Result<(), StoreError> {
+    pub(super) async fn leave(&self, held: &HeldLock, own: Option<i64>) -> Result<(), StoreError> {
         if self.has_ended() {
             return Ok(());
         }
-        let key = self.key(lock);
+        self.delete(&held.key, own).await
+    }
+
+    pub(super) async fn delete(&self, key: &str, own: Option<i64>) -> Result<(), StoreError> {
         let own = match own {
             Some(own) => own,
-            None => match self.own_key(&key).await? {
+            None => match self.own_key(key).await? {
                 Some(own) => own,
                 None => return Ok(()),
             },
@@ -340,8 +343,8 @@ impl Session {
             .connector
             .call(self.limit, |mut client| {
                 let txn = Txn::new()
-                    .when([is(&key, own)])
-                    .and_then([TxnOp::delete(key.clone(), None)]);
+                    .when([is(key, own)])
+                    .and_then([TxnOp::delete(key, None)]);
                 async move { client.txn(txn).await }
             })
             .await?;
@@ -369,13 +372,25 @@ impl Session {
         let own = held.state().led_by()?;
         let led = keys::token(own).ok()?;
         led.equals_but_for_generation(token)
-            .then(|| (self.key(lock), own))
+            .then(|| (held.key.clone(), own))
     }
 }
 
-fn only_key(answer: &TxnResponse) -> Option<KeyValue> {
-    match answer.op_responses().into_iter().next()? {
-        TxnOpResponse::Get(mut get) => get.take_kvs().into_iter().next(),
-        _ => None,
-    }
+/// Our own key is there, and not ours any more.
+fn overwritten(held: &HeldLock) -> StoreError {
+    let key = held.key.as_bytes();
+    StoreError::new(
+        ErrorKind::Corrupted,
+        format!(
+            "the key {} of this candidate was written by another program without its lease; that \
+             program may lead: stop it and this candidate first, and only then delete the key: `{}`",
+            keys::shown(key),
+            keys::deletion(key)
+        ),
+    )
+}
+
+/// The next call meets the key where it is by then.
+fn moved() -> StoreError {
+    StoreError::new(ErrorKind::Conflict, "the key has moved to another lease")
 }

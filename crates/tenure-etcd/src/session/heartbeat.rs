@@ -7,11 +7,12 @@ use std::time::Duration;
 
 use etcd_client::{KeyValue, LeaseTimeToLiveOptions, ResponseHeader, Txn, TxnOp, TxnOpResponse};
 use futures_util::future::try_join_all;
-use tenure_core::{Candidate, ErrorKind, FencingToken, LockName, Time};
+use tenure_core::{Candidate, ErrorKind, FencingToken, Time};
 use tenure_kit::Deadline;
 
 use super::held_lock::HeldLock;
 use super::lease::Session;
+use super::look::revision_of;
 use super::proof::{KeepAlive, Proof};
 use crate::cluster::Opened;
 use crate::connection::Connection;
@@ -31,10 +32,19 @@ pub(crate) enum RenewOutcome {
     Lost,
 }
 
+/// An answer that more than half of the members have confirmed.
+struct Read {
+    term: u64,
+    revision: i64,
+    found: Vec<KeyValue>,
+}
+
 /// What more than half of the members have confirmed.
 struct Confirmed {
     /// The raft term in which they did; none when there were two.
     term: Option<u64>,
+    /// All of it stood so in this revision of the store.
+    revision: i64,
     /// The create revisions of the terms' keys, as far as they are there with our lease.
     revisions: HashMap<Vec<u8>, i64>,
     /// How long the leaders that were asked to resign are asked to yet; zero where that is over.
@@ -48,20 +58,18 @@ impl Session {
     /// All of it has one time limit, the lease: later the term has expired in any case.
     pub(crate) async fn renew(
         self: &Arc<Self>,
-        lock: &LockName,
         held: &Arc<HeldLock>,
         token: FencingToken,
         candidate: &Candidate,
         not_before: Time,
     ) -> Result<RenewOutcome, StoreError> {
-        let renewing = Box::pin(self.renew_without_limit(lock, held, token, candidate, not_before));
+        let renewing = Box::pin(self.renew_without_limit(held, token, candidate, not_before));
         let deadline = Deadline::for_lease(self.lease);
         deadline.rest("etcd", renewing).await
     }
 
     async fn renew_without_limit(
         self: &Arc<Self>,
-        lock: &LockName,
         held: &Arc<HeldLock>,
         token: FencingToken,
         candidate: &Candidate,
@@ -86,7 +94,7 @@ impl Session {
             }
             if held.state().value != candidate.value {
                 let _turn = held.turn.lock().await;
-                match self.publish(lock, held, own, candidate).await {
+                match self.publish(held, own, candidate).await {
                     Err(error) if self.has_ended() => return over(error),
                     outcome => outcome?,
                 }
@@ -94,7 +102,7 @@ impl Session {
             if held.state().wish.is_old() {
                 let _turn = held.turn.lock().await;
                 // The term is proven whatever becomes of this; the next heartbeat tries again.
-                if let Err(error) = self.write(lock, held, own, candidate).await {
+                if let Err(error) = self.write(held, own, candidate).await {
                     tracing::debug!(reason = error.message(), "an old wish was not removed");
                 }
             }
@@ -130,7 +138,11 @@ impl Session {
             async move {
                 // The lease would have ended by then.
                 let deadline = Deadline::for_lease(session.lease);
-                deadline.rest("etcd", Box::pin(session.heartbeat())).await
+                let outcome = deadline.rest("etcd", Box::pin(session.heartbeat())).await;
+                if outcome.as_ref().is_err_and(errors::is_denied) {
+                    session.split(None).await?;
+                }
+                outcome
             }
         };
         let late_enough = |sent: &Time| *sent >= not_before;
@@ -147,6 +159,7 @@ impl Session {
     /// leader was the leader when the read was sent or later, and the leader after it restarts
     /// all leases.
     async fn heartbeat(self: &Arc<Self>) -> Result<Time, StoreError> {
+        let _turn = self.turn.lock().await;
         // The second time on another endpoint, or after an election of the members.
         for _ in 0..self.shared.connector.attempts() {
             if self.has_ended() {
@@ -169,8 +182,11 @@ impl Session {
                 proof.lease = proof.lease.max(asked);
             }
             self.judge(&keys, &confirmed, asked);
-            let mut proof = self.proof();
-            proof.keys = proof.keys.max(asked);
+            {
+                let mut proof = self.proof();
+                proof.keys = proof.keys.max(asked);
+            }
+            self.watch_a_term();
             return Ok(asked);
         }
         Err(StoreError::new(
@@ -211,19 +227,27 @@ impl Session {
         let reads = terms.chunks(KEYS).map(|some| self.read(some));
         let mut confirmed = Confirmed {
             term: None,
+            revision: i64::MAX,
             revisions: HashMap::new(),
             wishes: HashMap::new(),
             asked,
         };
         let answers = if terms.is_empty() {
-            vec![self.read(&[self.any_key()]).await?]
+            let any = self.any_key();
+            match self.read(&[any]).await {
+                Err(error) if errors::is_denied(&error) => vec![self.agree().await?],
+                answer => vec![answer?],
+            }
         } else {
             try_join_all(reads).await?
         };
-        let in_term = answers.first().map(|(term, _)| *term);
-        let agree = answers.iter().all(|(term, _)| Some(*term) == in_term);
+        let in_term = answers.first().map(|answer| answer.term);
+        let agree = answers.iter().all(|answer| Some(answer.term) == in_term);
         confirmed.term = in_term.filter(|_| agree);
-        for kv in answers.into_iter().flat_map(|(_, kvs)| kvs) {
+        for answer in &answers {
+            confirmed.revision = confirmed.revision.min(answer.revision);
+        }
+        for kv in answers.into_iter().flat_map(|answer| answer.found) {
             if kv.lease() == self.id {
                 if let Some(left) = keys::wish(kv.value()) {
                     confirmed.wishes.insert(kv.key().to_vec(), left);
@@ -237,36 +261,43 @@ impl Session {
 
     fn keys_of_terms(&self) -> Vec<String> {
         let held_locks = self.held_locks();
-        let terms = held_locks
-            .by_lock
-            .iter()
-            .filter(|(_, held)| held.state().leads);
-        terms.map(|(lock, _)| self.key(lock)).collect()
+        let terms = held_locks.by_lock.values();
+        let terms = terms.filter(|held| held.state().leads);
+        terms.map(|held| held.key.clone()).collect()
     }
 
-    /// One that the user may read.
+    /// One that the user may most likely read.
     fn any_key(&self) -> String {
         let held_locks = self.held_locks();
-        let any = held_locks.by_lock.keys().next();
+        let any = held_locks.by_lock.values().next();
         any.map_or_else(
             || self.shared.connector.config.prefix.clone(),
-            |lock| self.key(lock),
+            |held| held.key.clone(),
         )
+    }
+
+    /// Asks more than half of the members for their raft term and for no key: every user may. A
+    /// transaction that does nothing costs them an entry in their logs, unlike a read.
+    async fn agree(&self) -> Result<Read, StoreError> {
+        self.transact(|| vec![TxnOp::txn(Txn::new())]).await
     }
 
     /// These keys, and the raft term in which they were read. With their values: etcd 3.7 tells the
     /// lease of a key in no other read.
-    async fn read(&self, some: &[String]) -> Result<(u64, Vec<KeyValue>), StoreError> {
+    async fn read(&self, some: &[String]) -> Result<Read, StoreError> {
+        let get = |key: &String| TxnOp::get(key.clone(), None);
+        self.transact(|| some.iter().map(get).collect()).await
+    }
+
+    async fn transact(&self, what: impl Fn() -> Vec<TxnOp>) -> Result<Read, StoreError> {
         let answer = self
             .shared
             .connector
             .call(self.limit, |mut client| {
-                let get = |key: &String| TxnOp::get(key.clone(), None);
-                let reads: Vec<_> = some.iter().map(get).collect();
-                async move { client.txn(Txn::new().and_then(reads)).await }
+                let txn = Txn::new().and_then(what());
+                async move { client.txn(txn).await }
             })
             .await?;
-        let term = term_of(answer.header())?;
         let found = answer
             .op_responses()
             .into_iter()
@@ -274,7 +305,11 @@ impl Session {
                 TxnOpResponse::Get(mut get) => get.take_kvs(),
                 _ => Vec::new(),
             });
-        Ok((term, found.collect()))
+        Ok(Read {
+            term: term_of(answer.header())?,
+            revision: revision_of(&answer),
+            found: found.collect(),
+        })
     }
 
     /// Sends one keepalive and reads its answer; the raft term in which it was taken.
@@ -347,12 +382,15 @@ impl Session {
         let held_locks = self.held_locks();
         for (lock, held) in &held_locks.by_lock {
             let mut state = held.state();
-            let key = self.key(lock).into_bytes();
-            let found = confirmed.revisions.get(&key).copied();
-            let stands = !confirmed.asked.contains(&key) || found == state.revision;
-            if present.remove(key.as_slice()) && stands {
+            let key = held.key.as_bytes();
+            let found = confirmed.revisions.get(key).copied();
+            let stands = !confirmed.asked.contains(key) || found == state.revision;
+            if present.remove(key) && stands {
                 let now = self.shared.clock.now();
-                state.wish.found(confirmed.wishes.get(&key).copied(), now);
+                state.wish.found(confirmed.wishes.get(key).copied(), now);
+                if found.is_some() {
+                    state.seen = state.seen.max(confirmed.revision);
+                }
                 if state.revision.is_some() && state.since <= asked {
                     state.proven = state.proven.max(asked);
                 }
@@ -365,15 +403,12 @@ impl Session {
             }
         }
         drop(held_locks);
-        let tail = format!("{:x}", self.id);
         let config = &self.shared.connector.config;
         for key in present {
-            let lock = key
-                .strip_suffix(tail.as_bytes())
-                .and_then(|election| config.lock_of(std::str::from_utf8(election).ok()?));
+            let lock = keys::election_of(key).and_then(|election| config.lock_of(election));
             if let Some(lock) = lock {
-                let session = self.clone();
-                let cleaning = async move { session.clean(&lock).await };
+                let (session, key) = (self.clone(), String::from_utf8_lossy(key).into_owned());
+                let cleaning = async move { session.clean(&lock, &key).await };
                 self.shared.spawn(cleaning);
             }
         }

@@ -15,6 +15,8 @@ use super::wish::WishState;
 pub(super) struct HeldLocks {
     pub(super) by_lock: HashMap<LockName, Arc<HeldLock>>,
     pub(super) empty_since: Option<Time>,
+    /// The user may not write all the keys that hang on the lease: no new ones join them.
+    pub(super) is_split: bool,
 }
 
 /// Whose key it is: two candidates can have drawn one number, or bear one name, but not both.
@@ -33,9 +35,17 @@ impl Owner {
     }
 }
 
+/// Where a key is.
+pub(super) struct KeyOnLease {
+    pub(super) key: String,
+    pub(super) lease: i64,
+}
+
 /// A candidate's key.
 pub(crate) struct HeldLock {
     owner: Option<Owner>,
+    /// Named by the lease of the session in which it began.
+    pub(super) key: String,
     /// Requests about the key are sent one after the other.
     pub(super) turn: tokio::sync::Mutex<()>,
     state: Mutex<State>,
@@ -49,6 +59,10 @@ pub(super) struct State {
     pub(super) leads: bool,
     /// It is in no session any more, and nobody keeps its key.
     pub(super) closed: bool,
+    /// The lease on which the key hangs: only what proves this one proves a term.
+    lease: i64,
+    /// The last revision at which the key is known to have stood there.
+    pub(super) seen: i64,
     /// What the key publishes, and the revision that wrote it. Each write compares it: a request
     /// that arrives late would undo what was published since.
     pub(super) value: Option<PublishedValue>,
@@ -64,20 +78,23 @@ pub(super) struct State {
 
 impl HeldLock {
     /// `None` is nobody's: it keeps others away while what stands there is deleted.
-    pub(super) fn new(owner: Option<Owner>, now: Time, lease: Duration) -> Self {
+    pub(super) fn new(owner: Option<Owner>, at: KeyOnLease, now: Time, until: Time) -> Self {
         Self {
             owner,
+            key: at.key,
             turn: tokio::sync::Mutex::default(),
             state: Mutex::new(State {
                 revision: None,
                 leads: false,
                 closed: false,
+                lease: at.lease,
+                seen: 0,
                 value: None,
                 written: 0,
                 wish: WishState::default(),
                 proven: Time::ZERO,
                 since: now,
-                until: now + lease,
+                until,
             }),
             gone: Notify::new(),
         }
@@ -105,22 +122,43 @@ impl HeldLock {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The key with this create revision was seen `now`.
-    pub(super) fn entered(&self, own: i64, now: Time, lease: Duration) {
+    /// The key with this create revision was seen `now`, in this revision of the store. False when
+    /// it was given up meanwhile.
+    pub(super) fn entered(&self, own: i64, seen: i64, now: Time, lease: Duration) -> bool {
         let mut state = self.state();
+        if state.closed {
+            return false;
+        }
         if state.revision != Some(own) {
             state.leads = false;
             state.revision = Some(own);
             state.since = now;
         }
+        state.seen = state.seen.max(seen);
         state.until = now + lease;
+        true
+    }
+
+    /// Gives the key up, unless it is known to be there.
+    pub(super) fn close_unless_entered(&self) -> bool {
+        let mut state = self.state();
+        if state.revision.is_none() {
+            state.close();
+        }
+        state.closed
     }
 
     /// Begins the term, unless it is over already. Its proof is the newest of the lease: one that
     /// is acknowledged while the first is read here would otherwise pass this key by.
-    pub(super) fn elected(&self, own: i64, proof: &Mutex<Proof>, until: Time) -> Option<Time> {
+    pub(super) fn elected(
+        &self,
+        own: i64,
+        lease: i64,
+        proof: &Mutex<Proof>,
+        until: Time,
+    ) -> Option<Time> {
         let mut state = self.state();
-        if state.closed || state.revision != Some(own) {
+        if !state.is_on(lease) || state.revision != Some(own) {
             return None;
         }
         state.leads = true;
@@ -136,6 +174,17 @@ impl State {
         self.value = value.cloned();
         self.written = written;
         self.wish.is_overwritten();
+    }
+
+    /// Whether the key belongs to the session with this lease.
+    pub(super) fn is_on(&self, lease: i64) -> bool {
+        !self.closed && self.lease == lease
+    }
+
+    /// The key hangs on this lease, or is on its way there.
+    pub(super) fn moves_to(&mut self, lease: i64, now: Time) {
+        self.lease = lease;
+        self.since = now;
     }
 
     pub(super) fn close(&mut self) {

@@ -9,7 +9,7 @@ use tenure_kit::SingleFlight;
 use tokio::sync::{Notify, mpsc};
 use tokio::task::JoinHandle;
 
-use super::held_lock::{HeldLock, HeldLocks, Owner};
+use super::held_lock::{HeldLock, HeldLocks, KeyOnLease, Owner};
 use super::look::Ask;
 use super::proof::{KeepAlive, Proof};
 use crate::connector::Connector;
@@ -52,6 +52,10 @@ pub(crate) struct Session {
     pub(super) limit: Duration,
     pub(super) held_locks: Mutex<HeldLocks>,
     pub(super) proof: Mutex<Proof>,
+    /// A heartbeat and a split take turns: a key that moves would be missed.
+    pub(super) turn: tokio::sync::Mutex<()>,
+    /// The session that has the keys which left this one.
+    pub(super) moved_to: Mutex<Vec<Arc<Session>>>,
     /// One heartbeat for all who wait for a proof.
     pub(super) heartbeat: SingleFlight<Time, EtcdRecovery>,
     /// The stream of keepalives, unless a heartbeat is using it.
@@ -84,8 +88,19 @@ impl Session {
         self.proof.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// The key of a candidate that begins here.
     pub(super) fn key(&self, lock: &LockName) -> String {
         keys::candidate(&self.shared.connector.config.election(lock), self.id)
+    }
+
+    /// What is known of a key that is still to be put, or to be looked for.
+    pub(super) fn new_held(&self, lock: &LockName, owner: Option<Owner>) -> Arc<HeldLock> {
+        let at = KeyOnLease {
+            key: self.key(lock),
+            lease: self.id,
+        };
+        let now = self.shared.clock.now();
+        Arc::new(HeldLock::new(owner, at, now, now + self.lease))
     }
 
     /// The key of this candidate in this campaign, if it has one here.
@@ -99,35 +114,38 @@ impl Session {
     pub(crate) fn reserve(&self, lock: &LockName, candidate: &Candidate) -> Option<Arc<HeldLock>> {
         let mut held_locks = self.held_locks();
         if self.has_ended()
+            || held_locks.is_split
             || held_locks.by_lock.len() >= self.shared.connector.config.keys_per_lease
             || held_locks.by_lock.contains_key(lock)
         {
             return None;
         }
-        let held = Arc::new(HeldLock::new(
-            Some(Owner::of(candidate)),
-            self.shared.clock.now(),
-            self.lease,
-        ));
+        let held = self.new_held(lock, Some(Owner::of(candidate)));
         held_locks.by_lock.insert(lock.clone(), held.clone());
         held_locks.empty_since = None;
         self.shared.notifications.key_added(lock);
         Some(held)
     }
 
+    /// The key is gone, or will be.
     pub(super) fn remove(&self, lock: &LockName, held: &Arc<HeldLock>) {
+        held.state().close();
+        self.let_go(lock, held);
+        self.watch_a_term();
+    }
+
+    /// The key is not this session's any more.
+    pub(super) fn let_go(&self, lock: &LockName, held: &Arc<HeldLock>) {
         let mut held_locks = self.held_locks();
         let is_it = |known: &Arc<HeldLock>| Arc::ptr_eq(known, held);
         if held_locks.by_lock.get(lock).is_some_and(is_it) {
             held_locks.by_lock.remove(lock);
-            held.state().close();
             if held_locks.by_lock.is_empty() {
                 held_locks.empty_since = Some(self.shared.clock.now());
             }
             drop(held_locks);
             self.shared.notifications.key_removed(lock, self.id);
             self.stop_watching_term(lock);
-            self.watch_a_term();
         }
     }
 
@@ -137,23 +155,31 @@ impl Session {
             .unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Watches the key of one term, if there is any: all of them end with the lease.
+    /// Watches the key of one term, if there is any: all of them end with the lease. From where it
+    /// was seen last: what is older is known, or forgotten by the store.
     pub(super) fn watch_a_term(&self) {
+        if self.watched_term().is_some() {
+            return;
+        }
         let term = {
             let held_locks = self.held_locks();
             let term = |(lock, held): (&LockName, &Arc<HeldLock>)| {
-                Some((lock.clone(), held.state().led_by()?))
+                let state = held.state();
+                state.led_by()?;
+                Some((lock.clone(), held.key.clone(), state.seen + 1))
             };
             held_locks.by_lock.iter().find_map(term)
         };
-        let Some((lock, own)) = term else { return };
+        let Some((lock, key, from)) = term else {
+            return;
+        };
         let mut watched_term = self.watched_term();
         if watched_term.is_none() && !self.has_ended() {
-            let (key, term_key_gone) = (self.key(&lock), self.term_key_gone.clone());
+            let term_key_gone = self.term_key_gone.clone();
             let id = self
                 .shared
                 .notifications
-                .watch_term(&lock, key, own + 1, term_key_gone);
+                .watch_term(&lock, key, from, term_key_gone);
             *watched_term = Some((lock, id));
         }
     }
@@ -165,7 +191,8 @@ impl Session {
         }
     }
 
-    /// The key that was watched is gone: what that means, a heartbeat finds out.
+    /// The key that was watched is gone, or the store has forgotten what became of it. A heartbeat
+    /// finds out, and only one that succeeds begins another watch: it would tell the same again.
     pub(super) async fn on_term_key_gone(self: Arc<Self>) {
         // That watch has ended.
         self.watched_term().take();
@@ -176,7 +203,6 @@ impl Session {
                 "a heartbeat after the key of a term was gone failed"
             );
         }
-        self.watch_a_term();
     }
 
     /// The lease is gone, and with it all terms on it: they are over when this returns.
@@ -197,8 +223,13 @@ impl Session {
             self.shared.notifications.unwatch_term(id);
         }
         for (lock, held) in held_locks {
-            held.state().close();
-            held.gone.notify_waiters();
+            let mut state = held.state();
+            // One that is moving to another session goes on there.
+            if state.is_on(self.id) {
+                state.close();
+                held.gone.notify_waiters();
+            }
+            drop(state);
             self.shared.notifications.key_removed(&lock, self.id);
         }
         self.revoke_later();

@@ -124,6 +124,14 @@ pub(super) fn revision_of(answer: &TxnResponse) -> i64 {
         .map_or(0, etcd_client::ResponseHeader::revision)
 }
 
+/// What the only read of a transaction has found.
+pub(super) fn only_key(answer: &TxnResponse) -> Option<KeyValue> {
+    match answer.op_responses().into_iter().next()? {
+        TxnOpResponse::Get(mut get) => get.take_kvs().into_iter().next(),
+        _ => None,
+    }
+}
+
 impl Ask {
     fn txn(&self) -> Txn {
         let first = TxnOp::get(self.election.clone(), Some(keys::first()));

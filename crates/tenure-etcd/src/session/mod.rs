@@ -12,6 +12,7 @@
 //!   of its own, at which it is deleted unless its owner was heard of (point 6 of the contract).
 //!   And a key that hangs on the lease and belongs to nobody, because a request arrived late, is
 //!   deleted as soon as it is seen.
+//! - A key that the user may not write any more takes no other term with it: the session is split.
 //! - Leadership is read from the store in the same transaction that finds the own key alive,
 //!   never concluded from the deletion of another key.
 
@@ -22,6 +23,7 @@ mod lease;
 mod look;
 mod open;
 mod proof;
+mod split;
 mod sweep;
 mod wish;
 

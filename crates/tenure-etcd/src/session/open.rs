@@ -51,6 +51,8 @@ impl Session {
             limit,
             held_locks: Mutex::default(),
             proof: Mutex::new(Proof::new(sent)),
+            turn: tokio::sync::Mutex::default(),
+            moved_to: Mutex::default(),
             heartbeat: SingleFlight::new(shared.connector.tasks.clone()),
             stream: Mutex::default(),
             asks,
