@@ -131,7 +131,7 @@ impl Connector {
         Err(failed.swap_remove(reason).with_message(messages.join("; ")))
     }
 
-    /// Connects to this very host, within the connect timeout. `answered` is told of the first
+    /// Connects to this very host, within the connect timeout. `answered` hears of the first
     /// sign of the server.
     pub(crate) async fn connect_again(
         &self,

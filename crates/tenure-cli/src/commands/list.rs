@@ -73,7 +73,7 @@ async fn look(backend: &dyn LockBackend, page: Page<'_>) -> Result<Vec<Seen>, Er
     Ok(elections)
 }
 
-/// Whether the others may be read all the same.
+/// Whether others can be read although this one cannot.
 fn is_of_one_lock(kind: ErrorKind) -> bool {
     matches!(
         kind,
