@@ -101,6 +101,7 @@ mod format;
 #[cfg(feature = "fuzzing")]
 #[doc(hidden)]
 pub mod fuzzing;
+mod listing;
 mod open_dir;
 mod record_file;
 mod trust;

@@ -5,8 +5,8 @@ use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use rustix::fd::OwnedFd;
-use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, Stat};
+use rustix::fd::{AsFd as _, OwnedFd};
+use rustix::fs::{AtFlags, FileType, Mode, OFlags, Stat};
 use rustix::io::Errno;
 
 use crate::errors::{Action, During as _, StoreError};
@@ -156,15 +156,9 @@ impl OpenDir {
         )?)
     }
 
-    /// The names in it, without those that are no text: none of ours is.
+    /// The names in it, as they stand at one [moment](crate::listing).
     pub(crate) fn names(&self) -> io::Result<Vec<String>> {
-        let mut names = Vec::new();
-        for entry in Dir::read_from(&self.fd)? {
-            if let Ok(name) = entry?.file_name().to_str() {
-                names.push(name.to_owned());
-            }
-        }
-        Ok(names)
+        crate::listing::names(self.fd.as_fd())
     }
 
     pub(crate) fn sync(&self) -> io::Result<()> {

@@ -3,14 +3,20 @@
 use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use http::Uri;
 use tower::{BoxError, Service};
 
 use crate::transport::Generation;
 
-/// Connects. What has not connected when [two later attempts have begun](Generation::replaced) is
-/// given up. What has connected goes on, and so does its TLS handshake: slow is not dead.
+/// A connection has this long to come up, however soon later attempts begin: those of other
+/// elections, or of calls that are dropped early, may follow each other quickly.
+const LEAST: Duration = Duration::from_secs(2);
+
+/// Connects. What has not connected when [two later attempts have begun](Generation::replaced), and
+/// after 2 s, is given up. What has connected goes on, and so does its TLS handshake: slow is not
+/// dead.
 #[derive(Clone)]
 pub(crate) struct Connects<C> {
     connector: C,
@@ -43,11 +49,12 @@ where
     fn call(&mut self, server: Uri) -> Self::Future {
         let connecting = self.connector.call(server);
         let replaced = self.generation.replaced();
+        let replaced = async { tokio::join!(replaced, tokio::time::sleep(LEAST)) };
         Box::pin(async move {
             tokio::select! {
                 biased;
                 made = connecting => made.map_err(Into::into),
-                () = replaced => {
+                _ = replaced => {
                     let message = "no connection before two later attempts began";
                     Err(io::Error::new(io::ErrorKind::TimedOut, message).into())
                 }

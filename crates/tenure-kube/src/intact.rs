@@ -41,7 +41,7 @@ fn altered<F: Form>(sent: &Value, kept: &Value) -> Option<(String, String)> {
     let is_kept = found.holder == wrote.holder
         && found.transitions == wrote.transitions
         && found.renewed == wrote.renewed
-        && found.lease() >= wrote.lease();
+        && found.lease_seconds >= wrote.lease_seconds;
     if !is_kept {
         let (holder, renewed) = (shown(&found.holder), found.renewed.unwrap_or_default());
         let stands = format!(

@@ -50,8 +50,7 @@ struct Numbered {
 /// Sockets that overdue requests may keep: from there on they are dropped when the next are sent.
 const MOST_AT_ONCE: usize = 1024;
 
-/// A connection that has not come up is given up when so many later generations have begun. With two
-/// it always has the time of one whole attempt.
+/// A connection that has not come up is replaced when so many later generations have begun.
 const CONNECTS_FOR: u64 = 2;
 
 impl Generation {
