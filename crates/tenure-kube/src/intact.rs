@@ -13,29 +13,34 @@ use crate::term::{TERM_ANNOTATION, Term};
 pub(crate) const REMEDY: &str = "exempt the object from the admission webhook or policy that changes \
     it (kubectl get mutatingwebhookconfigurations,mutatingadmissionpolicies)";
 
-/// Fails with [`Misconfigured`](ErrorKind::Misconfigured) where `kept`, the answer to the write of
-/// `sent`, lacks what a term depends on. Others would judge by another record than its holder does.
-pub(crate) fn check<F: Form>(
+/// What a term depends on is not kept as it was sent.
+pub(crate) struct Altered {
+    /// [`Misconfigured`](ErrorKind::Misconfigured): which part, and what to do.
+    pub(crate) error: Error,
+    /// Whether it is the record, by which others judge.
+    pub(crate) is_record: bool,
+}
+
+/// What `kept`, the answer to the write of `sent`, lacks of what a term depends on.
+pub(crate) fn altered<F: Form>(
     request: &Request<'_>,
     sent: &Value,
     kept: &Value,
-) -> Result<(), Error> {
-    let Some((part, stands)) = altered::<F>(sent, kept) else {
-        return Ok(());
-    };
-    Err(Error::new(
-        ErrorKind::Misconfigured,
-        request.operation,
-        format!(
-            "{part} of {} is not kept as it was written, and no term can last without it: {stands}; \
-             {REMEDY}",
-            request.target()
-        ),
-    ))
+) -> Option<Altered> {
+    let (part, stands) = altered_part::<F>(sent, kept)?;
+    let message = format!(
+        "{part} of {} is not kept as it was written, and no term can last without it: {stands}; \
+         {REMEDY}",
+        request.target()
+    );
+    Some(Altered {
+        error: Error::new(ErrorKind::Misconfigured, request.operation, message),
+        is_record: part == F::LOCATION,
+    })
 }
 
 /// The part that is not as it was sent, and what stands there. A longer lease does no harm.
-fn altered<F: Form>(sent: &Value, kept: &Value) -> Option<(String, String)> {
+fn altered_part<F: Form>(sent: &Value, kept: &Value) -> Option<(String, String)> {
     let record = |object| F::read(object).ok().flatten().unwrap_or_default();
     let (wrote, found) = (record(sent), record(kept));
     let is_kept = found.holder == wrote.holder

@@ -212,7 +212,8 @@ impl<F: Form> Objects<F> {
     }
 
     /// What a write of `sent` has come to. A term that the object does not tell as it was written
-    /// does not begin: its claim is given back at once. Dropping the future, or an error of that, leaves
+    /// does not begin: its claim is given back at once. One whose record a renewal has altered is
+    /// over. Dropping the future, or an error of that, leaves
     /// the claim to end with its lease.
     pub(crate) async fn settled(
         &self,
@@ -228,11 +229,16 @@ impl<F: Form> Objects<F> {
             && step != Step::Release
         {
             let request = api.request(step.operation(), Verb::Update, &F::RESOURCE, lock.as_str());
-            let outcome = intact::check::<F>(&request, sent, &kept);
-            if outcome.is_err() && step == Step::Acquire {
+            let Some(altered) = intact::altered::<F>(&request, sent, &kept) else {
+                return Ok(written);
+            };
+            if step == Step::Acquire {
                 self.give_back(api, lock, &kept).await;
+            } else if altered.is_record {
+                tracing::error!(%lock, error = %altered.error, "the term ends");
+                return Ok(Written::Altered);
             }
-            outcome?;
+            return Err(altered.error);
         }
         Ok(written)
     }

@@ -209,6 +209,9 @@ impl<F: Form> RecordStore for ObjectStore<F> {
                 }
                 return Ok(written);
             }
+            if let Written::Altered = written {
+                return Ok(written);
+            }
             // The token of a new term must be checked before each write: that is the caller's.
             let is_crowded = objects.crowded.write_failed(lock, &expected.version);
             if !is_crowded || step == Step::Acquire {

@@ -191,15 +191,19 @@ impl<S: RecordStore> Inner<S> {
                 .store
                 .replace(&grant.lock, &record, Step::Renew, &expected)
                 .await?;
-            if let Written::Applied(written) = written {
-                return Ok(Renewal::Renewed(self.grant(
-                    &grant.lock,
-                    &grant.candidate,
-                    grant.token,
-                    grant.lease,
-                    proven_at,
-                    written,
-                )));
+            match written {
+                Written::Applied(written) => {
+                    return Ok(Renewal::Renewed(self.grant(
+                        &grant.lock,
+                        &grant.candidate,
+                        grant.token,
+                        grant.lease,
+                        proven_at,
+                        written,
+                    )));
+                }
+                Written::Altered => return Ok(Renewal::Lost { holder: None }),
+                Written::Conflict => {}
             }
             // Perhaps our own earlier renewal was applied and only its answer lost.
             match self.store.get(&grant.lock).await? {

@@ -145,6 +145,10 @@ pub enum Written {
     Applied(Versioned),
     /// The record had changed meanwhile; nothing was written.
     Conflict,
+    /// The answer to a renewal: it was applied, but the store keeps another record than the one
+    /// that was sent, for example because a policy changes it. Others judge by that one, so the
+    /// term is over.
+    Altered,
 }
 
 /// A record: who holds the lock, and for how long after each renewal.

@@ -217,7 +217,7 @@ impl Observed {
     fn written(&self, written: Written) -> Written {
         match written {
             Written::Applied(written) => Written::Applied(self.shown(written)),
-            Written::Conflict => Written::Conflict,
+            other => other,
         }
     }
 }
@@ -322,7 +322,7 @@ impl Numbered {
                 self.writes.fetch_add(1, Ordering::Relaxed);
                 Written::Applied(self.shown(written))
             }
-            Written::Conflict => Written::Conflict,
+            other => other,
         }
     }
 }
