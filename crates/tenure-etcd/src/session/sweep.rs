@@ -89,13 +89,8 @@ impl Session {
         }
         if held_locks.by_lock.is_empty() {
             let since = *held_locks.empty_since.get_or_insert(now);
-            // No new key joins one that was split.
-            let stays = if held_locks.is_split {
-                Duration::ZERO
-            } else {
-                self.lease
-            };
-            overdue.next = since + stays;
+            // One that was split stays as long, too: a key whose move failed may hang on it yet.
+            overdue.next = since + self.lease;
             if overdue.next <= now {
                 self.ended.store(true, Ordering::Release);
                 drop(held_locks);
