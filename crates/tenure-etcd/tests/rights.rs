@@ -4,6 +4,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use futures_util::future::join_all;
 use tenure_core::{Acquired, Election, Error, ErrorKind, Grant, LockBackend as _, Policy, Renewal};
 use tenure_etcd::{EtcdBackend, EtcdConfig};
 use tenure_testkit::etcd::metrics::Metrics;
@@ -39,6 +40,7 @@ on_each_release! {
     a_candidate_without_rights_moves_nothing
     the_end_of_another_term_is_told
     a_deletion_that_cannot_be_judged_is_not_looked_at_without_end
+    many_refused_keys_cost_few_requests
 }
 
 /// Its default makes each login cost a tenth of a second of a core.
@@ -60,21 +62,27 @@ fn with_rights(mut cluster: Cluster) -> Cluster {
 }
 
 fn grant(cluster: &Cluster, rights: &str, name: &str) {
-    let keys = format!("app/{name}/");
+    grant_prefix(cluster, rights, &format!("app/{name}/"));
+}
+
+fn grant_prefix(cluster: &Cluster, rights: &str, keys: &str) {
     let granting = [
         "role",
         "grant-permission",
         "app",
         "--prefix=true",
         rights,
-        &keys,
+        keys,
     ];
     cluster.ctl(&granting);
 }
 
 fn revoke(cluster: &Cluster, name: &str) {
-    let keys = format!("app/{name}/");
-    cluster.ctl(&["role", "revoke-permission", "app", "--prefix=true", &keys]);
+    revoke_prefix(cluster, &format!("app/{name}/"));
+}
+
+fn revoke_prefix(cluster: &Cluster, keys: &str) {
+    cluster.ctl(&["role", "revoke-permission", "app", "--prefix=true", keys]);
 }
 
 async fn connect(cluster: &Cluster, user: &str) -> Arc<EtcdBackend> {
@@ -271,4 +279,31 @@ async fn a_deletion_that_cannot_be_judged_is_not_looked_at_without_end(cluster: 
     let watches = metrics.read().watches - before;
     println!("{watches} watches");
     assert!(watches < 10, "{watches}");
+}
+
+/// Each of their terms finds out that it is refused, and so does each deletion.
+async fn many_refused_keys_cost_few_requests(cluster: Cluster) {
+    const REFUSED: u64 = 40;
+    grant_prefix(&cluster, "readwrite", "app/many-");
+    let app = connect(&cluster, "app").await;
+    let me = candidate("me", 1);
+    let one = held(app.acquire(&lock("one"), &me, LONG).await.unwrap());
+    let mut refused = Vec::new();
+    for number in 0..REFUSED {
+        let name = lock(&format!("many-{number}"));
+        refused.push(held(app.acquire(&name, &me, LONG).await.unwrap()));
+    }
+    let metrics = Metrics::of(&cluster);
+    revoke_prefix(&cluster, "app/many-");
+    let before = metrics.read().transactions;
+    for error in join_all(refused.iter().map(|grant| renew(&app, grant))).await {
+        forbidden(&error.unwrap_err());
+    }
+    for grant in &refused {
+        forbidden(&app.release(grant).await.unwrap_err());
+    }
+    renewed(renew(&app, &one).await.unwrap());
+    let requests = metrics.read().transactions - before;
+    println!("{requests} transactions");
+    assert!(requests < REFUSED * 10, "{requests}");
 }

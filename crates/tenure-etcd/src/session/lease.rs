@@ -12,6 +12,7 @@ use tokio::task::JoinHandle;
 use super::held_lock::{HeldLock, HeldLocks, KeyOnLease, Owner};
 use super::look::Ask;
 use super::proof::{KeepAlive, Proof};
+use super::split::LastSplit;
 use crate::connector::Connector;
 use crate::errors::{self, EtcdRecovery, StoreError};
 use crate::keys;
@@ -53,7 +54,7 @@ pub(crate) struct Session {
     pub(super) held_locks: Mutex<HeldLocks>,
     pub(super) proof: Mutex<Proof>,
     /// A heartbeat and a split take turns: a key that moves would be missed.
-    pub(super) turn: tokio::sync::Mutex<()>,
+    pub(super) turn: tokio::sync::Mutex<Option<LastSplit>>,
     /// The session that has the keys which left this one.
     pub(super) moved_to: Mutex<Vec<Arc<Session>>>,
     /// One heartbeat for all who wait for a proof.

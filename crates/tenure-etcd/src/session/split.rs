@@ -6,13 +6,16 @@
 //! tokens and places in the queue go on. The old lease ends by itself, with what is left on it,
 //! unless the right comes back in time.
 
+use std::collections::VecDeque;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use etcd_client::{Compare, CompareOp, PutOptions, Txn, TxnOp, TxnOpResponse, TxnResponse};
 use futures_util::future::{BoxFuture, join_all};
-use futures_util::{StreamExt as _, stream};
-use tenure_core::LockName;
-use tenure_kit::Deadline;
+use tenure_core::{ErrorKind, LockName, Time};
+use tenure_kit::{Backoff, Deadline};
+use tokio::time::sleep;
 
 use super::held_lock::HeldLock;
 use super::lease::Session;
@@ -26,7 +29,35 @@ const KEYS: usize = 100;
 /// So many requests about rights are under way at a time.
 const AT_ONCE: usize = 10;
 
+/// After so many refusals in a row no more is asked: each costs the members an entry in their logs.
+const REFUSALS: usize = 500;
+
+/// Between two attempts to move keys.
+const SHORTEST_PAUSE: Duration = Duration::from_millis(50);
+const LONGEST_PAUSE: Duration = Duration::from_millis(250);
+
 type Held = (LockName, Arc<HeldLock>);
+
+/// The last time that a session was split. A role that is taken away refuses many keys at once, so
+/// each of them asks for a split.
+pub(super) struct LastSplit {
+    began: Time,
+    /// Whether only refused keys are left in the session.
+    outcome: Result<bool, StoreError>,
+}
+
+impl LastSplit {
+    /// What it says to one who was refused before `called`; none if another split is needed.
+    fn serves(&self, called: Time, now: Time, lease: Duration) -> Option<Result<(), StoreError>> {
+        let is_recent = now < self.began + lease / 4;
+        match &self.outcome {
+            outcome if self.began > called => Some(outcome.clone().map(|_| ())),
+            // No key has come since. A right that comes back is found out a little later.
+            Ok(true) if is_recent => Some(Ok(())),
+            _ => None,
+        }
+    }
+}
 
 impl Session {
     /// Moves the keys that the user may read and write to a new session, all but the one of
@@ -35,39 +66,62 @@ impl Session {
         self: &'a Arc<Self>,
         refused: Option<&'a LockName>,
     ) -> BoxFuture<'a, Result<(), StoreError>> {
+        let called = self.shared.clock.now();
         Box::pin(async move {
-            let _turn = self.turn.lock().await;
-            let all = self.close_to_new_keys();
-            let others = all.into_iter().filter(|(lock, _)| Some(lock) != refused);
-            // A lease later there is nothing left to move.
-            let deadline = Deadline::for_lease(self.lease);
-            let permitted = self.permitted(others.collect());
-            let permitted = deadline.rest("etcd", permitted).await?;
-            if permitted.is_empty() || self.has_ended() {
+            let mut last = self.turn.lock().await;
+            if self.has_ended() {
                 return Ok(());
             }
-            tracing::warn!(
-                lease = format_args!("{:x}", self.id),
-                elections = permitted.len(),
-                "the user may not write a key on an etcd lease: the others move to a new one"
-            );
-            let new = Self::open(self.shared.clone(), self.lease).await?;
-            // No other task knows the new session before all have moved, so no heartbeat of it
-            // finds a key missing that is on its way.
-            join_all(permitted.chunks(KEYS).map(|some| self.move_to(&new, some))).await;
-            self.moved_to().push(new.clone());
-            for (lock, held) in &permitted {
-                let left = if held.state().is_on(new.id) {
-                    self
-                } else {
-                    &new
-                };
-                left.let_go(lock, held);
+            let began = self.shared.clock.now();
+            let last_one = last.as_ref();
+            if let Some(outcome) = last_one.and_then(|last| last.serves(called, began, self.lease))
+            {
+                return outcome;
             }
-            self.watch_a_term();
-            new.watch_a_term();
-            Ok(())
+            let outcome = self.split_in_turn(refused).await;
+            let answer = outcome.clone().map(|_| ());
+            *last = Some(LastSplit { began, outcome });
+            answer
         })
+    }
+
+    /// Whether only refused keys are left here.
+    async fn split_in_turn(
+        self: &Arc<Self>,
+        refused: Option<&LockName>,
+    ) -> Result<bool, StoreError> {
+        let all = self.close_to_new_keys();
+        let others = all.into_iter().filter(|(lock, _)| Some(lock) != refused);
+        // A lease later there is nothing left to move.
+        let deadline = Deadline::for_lease(self.lease);
+        let permitted = self.permitted(others.collect());
+        let permitted = deadline.rest("etcd", permitted).await?;
+        if permitted.is_empty() || self.has_ended() {
+            return Ok(true);
+        }
+        tracing::warn!(
+            lease = format_args!("{:x}", self.id),
+            elections = permitted.len(),
+            "the user may not write a key on an etcd lease: the others move to a new one"
+        );
+        let new = Self::open(self.shared.clone(), self.lease).await?;
+        // No other task knows the new session before all have moved, so no heartbeat of it
+        // finds a key missing that is on its way.
+        let parts = permitted.chunks(KEYS);
+        let moving = parts.map(|some| self.move_to(&new, some, deadline));
+        let outcomes = join_all(moving).await;
+        self.moved_to().push(new.clone());
+        for (lock, held) in &permitted {
+            let left = if held.state().is_on(new.id) {
+                self
+            } else {
+                &new
+            };
+            left.let_go(lock, held);
+        }
+        self.watch_a_term();
+        new.watch_a_term();
+        Ok(outcomes.into_iter().all(|has_left| has_left))
     }
 
     fn moved_to(&self) -> MutexGuard<'_, Vec<Arc<Self>>> {
@@ -138,20 +192,22 @@ impl Session {
         // Those with one prefix mostly have the same rights.
         all.sort_by(|(_, one), (_, other)| one.key.cmp(&other.key));
         let mut permitted = Vec::new();
-        let mut parts: Vec<Vec<Held>> = all.chunks(KEYS).map(<[Held]>::to_vec).collect();
-        while !parts.is_empty() {
-            let asking = parts.drain(..).map(|part| self.may_write(part));
-            let answers: Vec<_> = stream::iter(asking)
-                .buffer_unordered(AT_ONCE)
-                .collect()
-                .await;
+        let mut parts: VecDeque<Vec<Held>> = all.chunks(KEYS).map(<[Held]>::to_vec).collect();
+        let mut refusals = 0;
+        while !parts.is_empty() && refusals < REFUSALS {
+            let some = parts.drain(..parts.len().min(AT_ONCE));
+            let answers = join_all(some.map(|part| self.may_write(part))).await;
             for answer in answers {
                 let (mut part, may) = answer?;
                 if may {
                     permitted.extend(part);
-                } else if part.len() > 1 {
-                    parts.push(part.split_off(part.len() / 2));
-                    parts.push(part);
+                    refusals = 0;
+                    continue;
+                }
+                refusals += 1;
+                if part.len() > 1 {
+                    let half = part.split_off(part.len() / 2);
+                    parts.extend([part, half]);
                 }
             }
         }
@@ -170,9 +226,9 @@ impl Session {
         }
     }
 
-    /// Moves these keys, as far as they stand unchanged. Where no answer comes, a heartbeat of the
-    /// new session finds out.
-    async fn move_to(self: &Arc<Self>, new: &Arc<Self>, some: &[Held]) {
+    /// Moves these keys, as far as they stand unchanged. Where no answer comes in time, a heartbeat
+    /// of the new session finds out. False if they stay here.
+    async fn move_to(self: &Arc<Self>, new: &Arc<Self>, some: &[Held], deadline: Deadline) -> bool {
         let mut moving = Vec::new();
         for (lock, held) in some {
             let mut state = held.state();
@@ -185,42 +241,54 @@ impl Session {
             new.take_in(lock, held);
             moving.push((held, own));
         }
-        let outcome = self
-            .shared
-            .connector
-            .call(self.limit, |mut client| {
-                let moves = moving.iter().map(|(held, own)| {
-                    // The value stays, whatever was written meanwhile.
-                    let put = PutOptions::new().with_lease(new.id).with_ignore_value();
-                    let is_here = Compare::lease(held.key.as_str(), CompareOp::Equal, self.id);
-                    let txn = Txn::new()
-                        .when([is(&held.key, *own), is_here])
-                        .and_then([TxnOp::put(held.key.as_str(), "", Some(put))])
-                        .or_else([TxnOp::get(held.key.as_str(), None)]);
-                    TxnOp::txn(txn)
-                });
-                let txn = Txn::new().and_then(moves.collect::<Vec<_>>());
+        let sent = AtomicUsize::new(0);
+        let mut backoff = Backoff::new(SHORTEST_PAUSE, LONGEST_PAUSE);
+        loop {
+            let asking = self.shared.connector.call(self.limit, |mut client| {
+                sent.fetch_add(1, Ordering::Relaxed);
+                let txn = self.moves(new, &moving);
                 async move { client.txn(txn).await }
-            })
-            .await;
-        match outcome {
-            Ok(answer) => {
-                for ((held, own), response) in moving.iter().zip(answer.op_responses()) {
-                    if let TxnOpResponse::Txn(response) = response {
-                        new.has_taken(held, *own, &response, revision_of(&answer));
+            });
+            let error = match deadline.rest("etcd", asking).await {
+                Ok(answer) => {
+                    for ((held, own), response) in moving.iter().zip(answer.op_responses()) {
+                        if let TxnOpResponse::Txn(response) = response {
+                            new.has_taken(held, *own, &response, revision_of(&answer));
+                        }
                     }
+                    return true;
                 }
-            }
-            Err(error) if errors::is_denied(&error) => {
+                Err(error) => error,
+            };
+            // An earlier attempt without an answer may have moved them.
+            if errors::is_denied(&error) && sent.load(Ordering::Relaxed) == 1 {
                 let now = self.shared.clock.now();
                 for (held, _) in moving {
                     held.state().moves_to(self.id, now);
                 }
+                return false;
             }
-            Err(error) => {
-                tracing::debug!(reason = error.message(), "no answer to the move of keys");
+            tracing::debug!(reason = error.message(), "no answer to the move of keys");
+            let is_throttled = matches!(error.kind, ErrorKind::Throttled { .. });
+            if deadline.left().is_zero() || !(error.needs_reconnect() || is_throttled) {
+                return true;
             }
+            sleep(deadline.at_most(backoff.next(None))).await;
         }
+    }
+
+    fn moves(&self, new: &Self, moving: &[(&Arc<HeldLock>, i64)]) -> Txn {
+        let moves = moving.iter().map(|(held, own)| {
+            // The value stays, whatever was written meanwhile.
+            let put = PutOptions::new().with_lease(new.id).with_ignore_value();
+            let is_here = Compare::lease(held.key.as_str(), CompareOp::Equal, self.id);
+            let txn = Txn::new()
+                .when([is(&held.key, *own), is_here])
+                .and_then([TxnOp::put(held.key.as_str(), "", Some(put))])
+                .or_else([TxnOp::get(held.key.as_str(), None)]);
+            TxnOp::txn(txn)
+        });
+        Txn::new().and_then(moves.collect::<Vec<_>>())
     }
 
     fn take_in(&self, lock: &LockName, held: &Arc<HeldLock>) {
