@@ -1,10 +1,13 @@
 //! A user loses the right to one lock while it leads others: on real servers with authentication.
 #![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
+mod support;
+
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use futures_util::future::join_all;
+use support::breaking::Breaking;
 use tenure_core::{Acquired, Election, Error, ErrorKind, Grant, LockBackend as _, Policy, Renewal};
 use tenure_etcd::{EtcdBackend, EtcdConfig};
 use tenure_testkit::etcd::metrics::Metrics;
@@ -41,6 +44,7 @@ on_each_release! {
     the_end_of_another_term_is_told
     a_deletion_that_cannot_be_judged_is_not_looked_at_without_end
     many_refused_keys_cost_few_requests
+    a_move_that_does_not_arrive_is_repeated
 }
 
 /// Its default makes each login cost a tenth of a second of a core.
@@ -86,7 +90,10 @@ fn revoke_prefix(cluster: &Cluster, keys: &str) {
 }
 
 async fn connect(cluster: &Cluster, user: &str) -> Arc<EtcdBackend> {
-    let address = cluster.members[0].address();
+    connect_to(&cluster.members[0].address(), user).await
+}
+
+async fn connect_to(address: &str, user: &str) -> Arc<EtcdBackend> {
     let url = format!("etcd://{user}:{PASSWORD}@{address}/app");
     let config = EtcdConfig::from_url(&url).unwrap();
     Arc::new(EtcdBackend::connect(config).await.unwrap())
@@ -306,4 +313,25 @@ async fn many_refused_keys_cost_few_requests(cluster: Cluster) {
     let requests = metrics.read().transactions - before;
     println!("{requests} transactions");
     assert!(requests < REFUSED * 10, "{requests}");
+}
+
+/// More often than one request is tried.
+async fn a_move_that_does_not_arrive_is_repeated(cluster: Cluster) {
+    let breaking = Breaking::start(cluster.members[0].address()).await;
+    let app = connect_to(&breaking.address().to_string(), "app").await;
+    let me = candidate("me", 1);
+    let one = held(app.acquire(&lock("one"), &me, LONG).await.unwrap());
+    let two = held(app.acquire(&lock("two"), &me, LONG).await.unwrap());
+    let queue = cluster.queue("app/two");
+    let [key] = queue.as_slice() else {
+        panic!("{queue:?}")
+    };
+    // Only the move puts it with a lease and without a value: protobuf's field 3 follows its name.
+    breaking.breaks_at([key.as_bytes(), &[0x18]].concat(), 7);
+    revoke(&cluster, "one");
+    forbidden(&renew(&app, &one).await.unwrap_err());
+    assert_eq!(breaking.left(), 0);
+    let renewal = renewed(renew(&app, &two).await.unwrap());
+    assert_eq!(renewal.token, two.token);
+    assert_eq!(cluster.queue("app/two"), queue);
 }
