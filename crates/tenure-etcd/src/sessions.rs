@@ -28,7 +28,8 @@ impl GrantState {
         let held = &self.held;
         let mut session = self.session.home_of(held);
         loop {
-            let renewing = session.renew(held, grant.token, &grant.candidate, not_before);
+            let (lock, token, candidate) = (&grant.lock, grant.token, &grant.candidate);
+            let renewing = session.renew(lock, held, token, candidate, not_before);
             let renewed = renewing.await;
             let home = session.home_of(held);
             if Arc::ptr_eq(&home, &session) || matches!(renewed, Ok(RenewOutcome::Proven { .. })) {

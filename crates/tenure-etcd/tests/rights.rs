@@ -8,7 +8,9 @@ use std::time::{Duration, Instant};
 
 use futures_util::future::join_all;
 use support::breaking::Breaking;
-use tenure_core::{Acquired, Election, Error, ErrorKind, Grant, LockBackend as _, Policy, Renewal};
+use tenure_core::{
+    Acquired, Election, Error, ErrorKind, Grant, LockBackend as _, Policy, PublishedValue, Renewal,
+};
 use tenure_etcd::{EtcdBackend, EtcdConfig};
 use tenure_testkit::etcd::metrics::Metrics;
 use tenure_testkit::etcd::{Cluster, start_newer_with, start_with};
@@ -45,6 +47,7 @@ on_each_release! {
     a_deletion_that_cannot_be_judged_is_not_looked_at_without_end
     many_refused_keys_cost_few_requests
     a_move_that_does_not_arrive_is_repeated
+    a_value_is_published_beside_a_refused_key
 }
 
 /// Its default makes each login cost a tenth of a second of a core.
@@ -334,4 +337,18 @@ async fn a_move_that_does_not_arrive_is_repeated(cluster: Cluster) {
     let renewal = renewed(renew(&app, &two).await.unwrap());
     assert_eq!(renewal.token, two.token);
     assert_eq!(cluster.queue("app/two"), queue);
+}
+
+/// Without a heartbeat that would have found it out: the last proof is good enough.
+async fn a_value_is_published_beside_a_refused_key(cluster: Cluster) {
+    let app = connect(&cluster, "app").await;
+    let me = candidate("me", 1);
+    held(app.acquire(&lock("one"), &me, LONG).await.unwrap());
+    let mut two = held(app.acquire(&lock("two"), &me, LONG).await.unwrap());
+    revoke(&cluster, "one");
+    two.candidate.value = Some(PublishedValue::new("new").unwrap());
+    let renewal = renewed(app.renew(&two, two.proven_at).await.unwrap());
+    assert_eq!(renewal.token, two.token);
+    let queue = cluster.queue("app/two");
+    assert!(cluster.ctl(&["get", &queue[0]]).contains("new"));
 }

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use etcd_client::{KeyValue, LeaseTimeToLiveOptions, ResponseHeader, Txn, TxnOp, TxnOpResponse};
 use futures_util::future::try_join_all;
-use tenure_core::{Candidate, ErrorKind, FencingToken, Time};
+use tenure_core::{Candidate, ErrorKind, FencingToken, LockName, Time};
 use tenure_kit::Deadline;
 
 use super::held_lock::HeldLock;
@@ -58,18 +58,20 @@ impl Session {
     /// All of it has one time limit, the lease: later the term has expired in any case.
     pub(crate) async fn renew(
         self: &Arc<Self>,
+        lock: &LockName,
         held: &Arc<HeldLock>,
         token: FencingToken,
         candidate: &Candidate,
         not_before: Time,
     ) -> Result<RenewOutcome, StoreError> {
-        let renewing = Box::pin(self.renew_without_limit(held, token, candidate, not_before));
+        let renewing = Box::pin(self.renew_without_limit(lock, held, token, candidate, not_before));
         let deadline = Deadline::for_lease(self.lease);
         deadline.rest("etcd", renewing).await
     }
 
     async fn renew_without_limit(
         self: &Arc<Self>,
+        lock: &LockName,
         held: &Arc<HeldLock>,
         token: FencingToken,
         candidate: &Candidate,
@@ -96,6 +98,16 @@ impl Session {
                 let _turn = held.turn.lock().await;
                 match self.publish(held, own, candidate).await {
                     Err(error) if self.has_ended() => return over(error),
+                    Err(error) if errors::is_denied(&error) => {
+                        let (session, lock, held) = (self.clone(), lock.clone(), held.clone());
+                        // A split goes on when nobody waits for it any more.
+                        let splitting = self.shared.spawn(async move {
+                            session.is_refused_for_another(&lock, &held).await
+                        });
+                        // The caller goes on in the session that has the key by then.
+                        let _split = splitting.await;
+                        return Err(error);
+                    }
                     outcome => outcome?,
                 }
             }
