@@ -12,7 +12,9 @@ use std::sync::{Arc, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use etcd_client::{Compare, CompareOp, PutOptions, Txn, TxnOp, TxnOpResponse, TxnResponse};
+use futures_util::StreamExt as _;
 use futures_util::future::{BoxFuture, join_all};
+use futures_util::stream::FuturesUnordered;
 use tenure_core::{ErrorKind, LockName, Time};
 use tenure_kit::{Backoff, Deadline};
 use tokio::time::sleep;
@@ -94,10 +96,9 @@ impl Session {
         let others = all.into_iter().filter(|(lock, _)| Some(lock) != refused);
         // A lease later there is nothing left to move.
         let deadline = Deadline::for_lease(self.lease);
-        let permitted = self.permitted(others.collect());
-        let permitted = deadline.rest("etcd", permitted).await?;
+        let (permitted, are_all) = self.permitted(others.collect(), deadline).await?;
         if permitted.is_empty() || self.has_ended() {
-            return Ok(true);
+            return Ok(are_all);
         }
         tracing::warn!(
             lease = format_args!("{:x}", self.id),
@@ -121,7 +122,7 @@ impl Session {
         }
         self.watch_a_term();
         new.watch_a_term();
-        Ok(outcomes.into_iter().all(|has_left| has_left))
+        Ok(are_all && outcomes.into_iter().all(|has_left| has_left))
     }
 
     fn moved_to(&self) -> MutexGuard<'_, Vec<Arc<Self>>> {
@@ -187,31 +188,46 @@ impl Session {
         there
     }
 
-    /// Those of them that the user may read and write.
-    async fn permitted(&self, mut all: Vec<Held>) -> Result<Vec<Held>, StoreError> {
+    /// Those of them that the user may read and write, and whether these are all. Where one is
+    /// known after a quarter of the lease, it waits for no other.
+    async fn permitted(
+        &self,
+        mut all: Vec<Held>,
+        deadline: Deadline,
+    ) -> Result<(Vec<Held>, bool), StoreError> {
+        let soon = Deadline::for_lease(self.lease / 4);
         // Those with one prefix mostly have the same rights.
         all.sort_by(|(_, one), (_, other)| one.key.cmp(&other.key));
         let mut permitted = Vec::new();
         let mut parts: VecDeque<Vec<Held>> = all.chunks(KEYS).map(<[Held]>::to_vec).collect();
+        let mut asking = FuturesUnordered::new();
         let mut refusals = 0;
-        while !parts.is_empty() && refusals < REFUSALS {
-            let some = parts.drain(..parts.len().min(AT_ONCE));
-            let answers = join_all(some.map(|part| self.may_write(part))).await;
-            for answer in answers {
-                let (mut part, may) = answer?;
-                if may {
+        loop {
+            while asking.len() < AT_ONCE
+                && refusals < REFUSALS
+                && let Some(part) = parts.pop_front()
+            {
+                asking.push(self.may_write(part));
+            }
+            let until = if permitted.is_empty() { deadline } else { soon };
+            let next = async { asking.next().await.transpose() };
+            match until.rest("etcd", next).await {
+                Ok(None) => return Ok((permitted, true)),
+                Ok(Some((part, true))) => {
                     permitted.extend(part);
                     refusals = 0;
-                    continue;
                 }
-                refusals += 1;
-                if part.len() > 1 {
-                    let half = part.split_off(part.len() / 2);
-                    parts.extend([part, half]);
+                Ok(Some((mut part, false))) => {
+                    refusals += 1;
+                    if part.len() > 1 {
+                        let half = part.split_off(part.len() / 2);
+                        parts.extend([part, half]);
+                    }
                 }
+                Err(error) if permitted.is_empty() => return Err(error),
+                Err(_) => return Ok((permitted, false)),
             }
         }
-        Ok(permitted)
     }
 
     async fn may_write(&self, some: Vec<Held>) -> Result<(Vec<Held>, bool), StoreError> {
