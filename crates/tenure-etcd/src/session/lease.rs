@@ -10,9 +10,9 @@ use tokio::sync::{Notify, mpsc};
 use tokio::task::JoinHandle;
 
 use super::held_lock::{HeldLock, HeldLocks, KeyOnLease, Owner};
+use super::last_split::LastSplit;
 use super::look::Ask;
 use super::proof::{KeepAlive, Proof};
-use super::split::LastSplit;
 use crate::connector::Connector;
 use crate::errors::{self, EtcdRecovery, StoreError};
 use crate::keys;

@@ -19,6 +19,7 @@
 mod candidate;
 mod heartbeat;
 mod held_lock;
+mod last_split;
 mod lease;
 mod look;
 mod open;

@@ -15,11 +15,12 @@ use etcd_client::{Compare, CompareOp, PutOptions, Txn, TxnOp, TxnOpResponse, Txn
 use futures_util::StreamExt as _;
 use futures_util::future::{BoxFuture, join_all};
 use futures_util::stream::FuturesUnordered;
-use tenure_core::{ErrorKind, LockName, Time};
+use tenure_core::{ErrorKind, LockName};
 use tenure_kit::{Backoff, Deadline};
 use tokio::time::sleep;
 
 use super::held_lock::HeldLock;
+use super::last_split::LastSplit;
 use super::lease::Session;
 use super::look::{is, only_key, revision_of};
 use crate::errors::{self, StoreError};
@@ -39,27 +40,6 @@ const SHORTEST_PAUSE: Duration = Duration::from_millis(50);
 const LONGEST_PAUSE: Duration = Duration::from_millis(250);
 
 type Held = (LockName, Arc<HeldLock>);
-
-/// The last time that a session was split. A role that is taken away refuses many keys at once, so
-/// each of them asks for a split.
-pub(super) struct LastSplit {
-    began: Time,
-    /// Whether only refused keys are left in the session.
-    outcome: Result<bool, StoreError>,
-}
-
-impl LastSplit {
-    /// What it says to one who was refused before `called`; none if another split is needed.
-    fn serves(&self, called: Time, now: Time, lease: Duration) -> Option<Result<(), StoreError>> {
-        let is_recent = now < self.began + lease / 4;
-        match &self.outcome {
-            outcome if self.began > called => Some(outcome.clone().map(|_| ())),
-            // No key has come since. A right that comes back is found out a little later.
-            Ok(true) if is_recent => Some(Ok(())),
-            _ => None,
-        }
-    }
-}
 
 impl Session {
     /// Moves the keys that the user may read and write to a new session, all but the one of
