@@ -193,14 +193,10 @@ impl<S: RecordStore> Inner<S> {
                 .await?;
             match written {
                 Written::Applied(written) => {
-                    return Ok(Renewal::Renewed(self.grant(
-                        &grant.lock,
-                        &grant.candidate,
-                        grant.token,
-                        grant.lease,
-                        proven_at,
-                        written,
-                    )));
+                    let (lock, candidate) = (&grant.lock, &grant.candidate);
+                    let (token, lease) = (grant.token, grant.lease);
+                    let renewed = self.grant(lock, candidate, token, lease, proven_at, written);
+                    return Ok(Renewal::Renewed(renewed));
                 }
                 Written::Altered => return Ok(Renewal::Lost { holder: None }),
                 Written::Conflict => {}
