@@ -122,8 +122,16 @@ impl Sessions {
     ) -> Result<GrantState, StoreError> {
         let pool = self.pool(lease);
         let open = || {
-            let (shared, pool) = (self.shared.clone(), pool.clone());
+            let (shared, pool, lock) = (self.shared.clone(), pool.clone(), lock.clone());
             async move {
+                // Others may have opened one since the caller found none.
+                if pool
+                    .open()
+                    .iter()
+                    .any(|session| session.has_room_for(&lock))
+                {
+                    return Ok(());
+                }
                 let session = Session::open(shared, lease).await?;
                 pool.open().push(session);
                 Ok(())

@@ -1,6 +1,6 @@
 //! The names in a directory, as they stood at one moment.
 //!
-//! The kernel tells the names of one moment in each call. It takes several calls when they do not
+//! On most file systems the kernel tells the names of one moment in each call. It takes several calls when they do not
 //! fit into the buffer, and also when a signal comes in the middle, such as the one that stops a
 //! process. Between two calls others add and remove files. So a listing of several calls may show
 //! neither an old record nor the one that has taken its place, and would look like no record at all.
@@ -17,10 +17,6 @@ const ROOM: usize = 32 * 1024;
 #[cfg(target_os = "linux")]
 const MOST_ROOM: usize = 1024 * 1024;
 
-/// How often it is read again: each time a signal would have to come within microseconds.
-#[cfg(target_os = "linux")]
-const ATTEMPTS: usize = 16;
-
 /// The names in it, without those that are no text: none of ours is.
 #[cfg(target_os = "linux")]
 pub(crate) fn names(dir: BorrowedFd<'_>) -> io::Result<Vec<String>> {
@@ -34,14 +30,13 @@ fn names_in_room(
     mut room: usize,
     before: &mut dyn FnMut(),
 ) -> io::Result<Vec<String>> {
-    let mut attempt = 1;
     loop {
         let (names, calls) = read(dir, room, before)?;
         // One of more calls is what POSIX allows, and what a swap is proven for.
-        if calls <= 1 || attempt == ATTEMPTS {
+        if calls <= 1 || room == MOST_ROOM {
             return Ok(names);
         }
-        attempt += 1;
+        // A signal would have to come within microseconds each time.
         room = (room * 2).min(MOST_ROOM);
     }
 }

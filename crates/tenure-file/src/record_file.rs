@@ -178,12 +178,20 @@ impl RecordFiles {
 
     /// The highest version; `None` when there is none.
     pub(crate) fn highest(&self) -> Result<Option<u64>, StoreError> {
-        let listing = match self.list() {
-            // The directory was removed since it was opened.
-            Err(error) if error.is_missing() => return Ok(None),
-            listing => listing?,
-        };
-        Ok(listing.versions.last().copied().filter(|last| *last > 0))
+        // Some file systems leave out what was made since the directory was opened, and what was
+        // removed since. So that there is nothing is believed when it is seen three times.
+        for _ in 0..3 {
+            let listing = match self.list() {
+                // The directory was removed since it was opened.
+                Err(error) if error.is_missing() => return Ok(None),
+                listing => listing?,
+            };
+            let highest = listing.versions.last().copied();
+            if highest.is_some_and(|highest| highest > 0) {
+                return Ok(highest);
+            }
+        }
+        Ok(None)
     }
 
     /// The alive files, of whomever.

@@ -4,7 +4,7 @@
 use tenure_kube_configmap::{KubeConfig, LEADER_ANNOTATION, connect};
 use tenure_testkit::kube::Server;
 use tenure_testkit::kube::faulty_api::{FaultyApi, Mutation};
-use tenure_testkit::kube::mutations::{Taken, no_term_begins, without};
+use tenure_testkit::kube::mutations::{no_term_begins, without};
 
 const STRIPS: Mutation = |object| without(object, "tenure/term");
 /// Others would find the lock free.
@@ -19,8 +19,8 @@ async fn no_term_begins_without_what_it_depends_on() {
     let config = KubeConfig::server(api.url()).namespace(&*server.namespace);
     let backend = connect(config.unwrap()).await.unwrap();
     for (mutation, part) in [
-        (STRIPS, (Taken::Annotation, "the annotation tenure/term")),
-        (STRIPS_THE_RECORD, (Taken::Record, LEADER_ANNOTATION)),
+        (STRIPS, "the annotation tenure/term"),
+        (STRIPS_THE_RECORD, LEADER_ANNOTATION),
     ] {
         no_term_begins(&api, &backend, mutation, part).await;
     }

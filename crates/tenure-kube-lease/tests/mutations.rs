@@ -11,7 +11,7 @@ use tenure_core::{Election, ErrorKind, Identity, LockBackend as _, Verdict};
 use tenure_kube_lease::connect;
 use tenure_testkit::kube::Server;
 use tenure_testkit::kube::faulty_api::{FaultyApi, Mutation};
-use tenure_testkit::kube::mutations::{Taken, no_term_begins, without};
+use tenure_testkit::kube::mutations::{no_term_begins, without};
 use tenure_testkit::{LONG, lock, within_limit};
 
 const STRIPS: Mutation = |lease| without(lease, "tenure/term");
@@ -37,10 +37,10 @@ async fn no_term_begins_without_what_it_depends_on() {
     let api = FaultyApi::start(&server).await;
     let backend = connect(config_of(&api, &server)).await.unwrap();
     for (mutation, part) in [
-        (STRIPS, (Taken::Annotation, "the annotation tenure/term")),
-        (ALTERS, (Taken::Annotation, "redacted")),
-        (SHORTENS, (Taken::Record, "the spec")),
-        (REMOVES_THE_LEASE, (Taken::Record, "the spec")),
+        (STRIPS, "the annotation tenure/term"),
+        (ALTERS, "redacted"),
+        (SHORTENS, "the spec"),
+        (REMOVES_THE_LEASE, "the spec"),
     ] {
         no_term_begins(&api, &backend, mutation, part).await;
     }

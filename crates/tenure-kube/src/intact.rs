@@ -13,30 +13,20 @@ use crate::term::{TERM_ANNOTATION, Term};
 pub(crate) const REMEDY: &str = "exempt the object from the admission webhook or policy that changes \
     it (kubectl get mutatingwebhookconfigurations,mutatingadmissionpolicies)";
 
-/// What a term depends on is not kept as it was sent.
-pub(crate) struct Altered {
-    /// [`Misconfigured`](ErrorKind::Misconfigured): which part, and what to do.
-    pub(crate) error: Error,
-    /// Whether it is the record, by which others judge.
-    pub(crate) is_record: bool,
-}
-
-/// What `kept`, the answer to the write of `sent`, lacks of what a term depends on.
-pub(crate) fn altered<F: Form>(
-    request: &Request<'_>,
-    sent: &Value,
-    kept: &Value,
-) -> Option<Altered> {
+/// [`Misconfigured`](ErrorKind::Misconfigured) with what `kept`, the answer to the write of `sent`,
+/// lacks of what a term depends on. Others would judge by another record than its holder does.
+pub(crate) fn altered<F: Form>(request: &Request<'_>, sent: &Value, kept: &Value) -> Option<Error> {
     let (part, stands) = altered_part::<F>(sent, kept)?;
     let message = format!(
         "{part} of {} is not kept as it was written, and no term can last without it: {stands}; \
          {REMEDY}",
         request.target()
     );
-    Some(Altered {
-        error: Error::new(ErrorKind::Misconfigured, request.operation, message),
-        is_record: part == F::LOCATION,
-    })
+    Some(Error::new(
+        ErrorKind::Misconfigured,
+        request.operation,
+        message,
+    ))
 }
 
 /// The part that is not as it was sent, and what stands there. A longer lease does no harm.

@@ -212,7 +212,7 @@ impl<F: Form> Objects<F> {
     }
 
     /// What a write of `sent` has come to. A term that the object does not tell as it was written
-    /// does not begin: its claim is given back at once. One whose record a renewal has altered is
+    /// does not begin: its claim is given back at once. One that is altered at a renewal is
     /// over. Dropping the future, or an error of that, leaves
     /// the claim to end with its lease.
     pub(crate) async fn settled(
@@ -234,11 +234,10 @@ impl<F: Form> Objects<F> {
             };
             if step == Step::Acquire {
                 self.give_back(api, lock, &kept).await;
-            } else if altered.is_record {
-                tracing::error!(%lock, error = %altered.error, "the term ends");
-                return Ok(Written::Altered);
+                return Err(altered);
             }
-            return Err(altered.error);
+            tracing::error!(%lock, error = %altered, "the term ends");
+            return Ok(Written::Altered);
         }
         Ok(written)
     }

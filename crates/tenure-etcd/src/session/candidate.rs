@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use etcd_client::{GetOptions, KeyValue, PutOptions, Txn, TxnOp};
+use etcd_client::{Compare, CompareOp, GetOptions, KeyValue, PutOptions, Txn, TxnOp};
 use tenure_core::{Candidate, ErrorKind, FencingToken, Holder, LockName, Time};
 use tokio::sync::oneshot;
 
@@ -331,19 +331,22 @@ impl Session {
         self.delete(&held.key, own).await
     }
 
+    /// Deletes the key with this create revision; without one, whatever hangs on this lease.
     pub(super) async fn delete(&self, key: &str, own: Option<i64>) -> Result<(), StoreError> {
-        let own = match own {
-            Some(own) => own,
+        let (own, is_here) = match own {
+            Some(own) => (own, None),
             None => match self.own_key(key).await? {
-                Some(own) => own,
+                // It may move to another session meanwhile, and lead there.
+                Some(own) => (own, Some(Compare::lease(key, CompareOp::Equal, self.id))),
                 None => return Ok(()),
             },
         };
         self.shared
             .connector
             .call(self.limit, |mut client| {
+                let conditions = [is(key, own)].into_iter().chain(is_here.clone());
                 let txn = Txn::new()
-                    .when([is(key, own)])
+                    .when(conditions.collect::<Vec<_>>())
                     .and_then([TxnOp::delete(key, None)]);
                 async move { client.txn(txn).await }
             })

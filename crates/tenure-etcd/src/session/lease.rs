@@ -114,11 +114,7 @@ impl Session {
     /// with one key would both be told that they lead.
     pub(crate) fn reserve(&self, lock: &LockName, candidate: &Candidate) -> Option<Arc<HeldLock>> {
         let mut held_locks = self.held_locks();
-        if self.has_ended()
-            || held_locks.is_split
-            || held_locks.by_lock.len() >= self.shared.connector.config.keys_per_lease
-            || held_locks.by_lock.contains_key(lock)
-        {
+        if !self.takes(lock, &held_locks) {
             return None;
         }
         let held = self.new_held(lock, Some(Owner::of(candidate)));
@@ -126,6 +122,18 @@ impl Session {
         held_locks.empty_since = None;
         self.shared.notifications.key_added(lock);
         Some(held)
+    }
+
+    /// Whether another key has room here.
+    pub(crate) fn has_room_for(&self, lock: &LockName) -> bool {
+        self.takes(lock, &self.held_locks())
+    }
+
+    fn takes(&self, lock: &LockName, held_locks: &HeldLocks) -> bool {
+        !self.has_ended()
+            && !held_locks.is_split
+            && held_locks.by_lock.len() < self.shared.connector.config.keys_per_lease
+            && !held_locks.by_lock.contains_key(lock)
     }
 
     /// The key is gone, or will be.

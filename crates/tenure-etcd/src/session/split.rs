@@ -86,6 +86,9 @@ impl Session {
             "the user may not write a key on an etcd lease: the others move to a new one"
         );
         let new = Self::open(self.shared.clone(), self.lease).await?;
+        if deadline.left().is_zero() {
+            return Ok(false);
+        }
         // No other task knows the new session before all have moved, so no heartbeat of it
         // finds a key missing that is on its way.
         let parts = permitted.chunks(KEYS);
@@ -112,6 +115,14 @@ impl Session {
     /// The sessions to which keys of this one have moved.
     pub(crate) fn split_off(&self) -> Vec<Arc<Self>> {
         self.moved_to().clone()
+    }
+
+    /// Whether a session that has keys of this one knows this key.
+    pub(super) fn has_moved(&self, key: &str) -> bool {
+        self.split_off().iter().any(|new| {
+            let is_known = new.held_locks().by_lock.values().any(|it| it.key == key);
+            is_known || new.has_moved(key)
+        })
     }
 
     /// The session that has the key by now: this one if none has.

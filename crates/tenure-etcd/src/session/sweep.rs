@@ -141,6 +141,10 @@ impl Session {
     /// Deletes a key that belongs to nobody: its request arrived after it was withdrawn, or after
     /// it was given up on the way here.
     pub(super) async fn clean(self: &Arc<Self>, lock: &LockName, key: &str) {
+        if self.has_moved(key) {
+            // It was to move, and has not: the session that expects it finds out.
+            return;
+        }
         if key != self.key(lock) {
             // No candidate begins with this one. If that fails it is seen again.
             let _deleted = self.delete(key, None).await;
