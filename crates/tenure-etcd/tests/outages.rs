@@ -1,17 +1,15 @@
 //! A store that is silent, slow or restarted for a while: the term goes on.
 #![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
-mod support;
-
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use futures_util::future::join_all;
-use support::line::Line;
 use tenure_conformance::proxy::{FaultProxy, Way};
 use tenure_core::{Grant, LockBackend as _, Policy, Renewal};
 use tenure_etcd::{EtcdBackend, EtcdConfig};
 use tenure_testkit::etcd::{Cluster, start};
+use tenure_testkit::line::Line;
 use tenure_testkit::{LONG, candidate, held, is_taken, lock, renewed, until, within_limit};
 
 async fn connect(address: impl std::fmt::Display, parameters: &str) -> EtcdBackend {
@@ -28,7 +26,7 @@ fn proxy(cluster: &Cluster) -> FaultProxy {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_attempt_that_hangs_keeps_no_later_one_waiting() {
     let Some(cluster) = start() else { return };
-    let line = Line::start(cluster.members[0].address()).await;
+    let line = Line::start(cluster.members[0].address().parse().unwrap());
     let backend = Arc::new(connect(line.address(), "?request_timeout=10s").await);
     let (job, me) = (lock("job"), candidate("me", 1));
     let grant = held(backend.acquire(&job, &me, LONG).await.unwrap());

@@ -21,7 +21,7 @@ use crate::supervisor::reaper::{self, Awaited};
 use crate::supervisor::terminal::Terminal;
 use crate::supervisor::witness::Witness;
 
-/// How soon it is looked again whether a process that was told to end has ended.
+/// How soon we look again whether a process that was told to end has ended.
 const LOOK_AGAIN: Duration = Duration::from_millis(1);
 
 /// What the command finds in its environment.

@@ -3,7 +3,6 @@
 #![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
 pub(crate) mod breaking;
-pub(crate) mod line;
 pub(crate) mod memory;
 
 use tenure_etcd::etcd_client::Client;

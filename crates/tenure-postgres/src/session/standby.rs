@@ -16,7 +16,7 @@ use super::Session;
 use super::statements::Statements;
 use crate::errors::StoreError;
 
-/// How often it is looked whether a try waits.
+/// How often we look whether a try waits.
 const BETWEEN_LOOKS: Duration = Duration::from_millis(100);
 
 impl Session {
